@@ -1,0 +1,267 @@
+//! The handle the agent holds and the seat the backend sits on.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use portcullis_compiler::{CompileError, Intent};
+use portcullis_policy::{Direction, IpPacket, Name};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::status::TargetStatus;
+
+/// Queries waiting at most.
+const QUEUE: usize = 64;
+
+/// One datapath.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What sort it is: `ovs`.
+    fn kind(&self) -> &'static str;
+
+    /// Compiles and proves an intent for this target without writing anything. An intent that passes can be
+    /// realized as far as rules go.
+    fn check(&self, intent: &Intent) -> Result<(), CompileError>;
+
+    /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
+    async fn run(self: Arc<Self>, seat: Seat);
+}
+
+/// What a backend works with.
+#[derive(Debug)]
+pub struct Seat {
+    /// The newest intent; the older ones do not matter.
+    pub intents: watch::Receiver<Option<Arc<Intent>>>,
+    /// Where it tells how it stands.
+    pub status: watch::Sender<Arc<TargetStatus>>,
+    /// Questions.
+    pub queries: mpsc::Receiver<Query>,
+    /// Turns true when it shall stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What an intent would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct Plan {
+    /// Per table, in pipeline order.
+    pub tables: Vec<TablePlan>,
+    /// The rows, as `+`, `~` or `-` and the row's text, in the order in which they would be written.
+    pub rows: Vec<String>,
+}
+
+/// What an intent would change in one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct TablePlan {
+    /// The table.
+    pub table: String,
+    /// Rows now.
+    pub now: u64,
+    /// Rows to be added.
+    pub add: u64,
+    /// Rows to be changed.
+    pub change: u64,
+    /// Rows to be deleted.
+    pub delete: u64,
+    /// Rows it can hold; unbounded when absent.
+    pub size: Option<u64>,
+}
+
+/// A packet whose rows are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The direction.
+    pub direction: Direction,
+    /// The packet from the endpoint's side.
+    pub packet: IpPacket,
+}
+
+/// A row as the target itself reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnforcingRow {
+    /// Its table.
+    pub table: String,
+    /// The row in the target's own terms.
+    pub row: String,
+    /// Whether the target holds it.
+    pub present: bool,
+    /// Packets that hit it.
+    pub packets: u64,
+    /// Bytes that hit it.
+    pub bytes: u64,
+}
+
+/// How often a rule decided.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Hit {
+    /// The direction.
+    pub direction: Direction,
+    /// The rule: `baseline/smtp`, `default/ingress`, `guard/web1`.
+    pub rule: String,
+    /// The class, where the rule decided for one.
+    pub class: Option<u32>,
+    /// The endpoints of that class on this target.
+    pub endpoints: Vec<String>,
+    /// `allow` or `deny`.
+    pub action: String,
+    /// Packets since the rule's rows were written; on some targets, with a delay of seconds.
+    pub packets: u64,
+    /// Bytes likewise.
+    pub bytes: u64,
+}
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The datapath cannot be asked now.
+    #[error("target {target} is {state}: its rows cannot be asked for now; see `portcullis status`")]
+    NotReady {
+        /// The target.
+        target: String,
+        /// Its state.
+        state: crate::SessionState,
+    },
+    /// The endpoint is not realized on this target.
+    #[error("endpoint {endpoint} is not on target {target}: {why}")]
+    NotHere {
+        /// The endpoint.
+        endpoint: String,
+        /// The target.
+        target: String,
+        /// Why.
+        why: String,
+    },
+    /// The datapath did not answer in time.
+    #[error("target {target} did not answer within {seconds} s; see its log")]
+    Timeout {
+        /// The target.
+        target: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The intent cannot be compiled for this target.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The target's task is gone: the agent is stopping.
+    #[error("target {0} is stopping")]
+    Stopping(String),
+}
+
+/// A question to a backend.
+#[derive(Debug)]
+pub enum Query {
+    /// What would this intent change?
+    Plan(Arc<Intent>, oneshot::Sender<Result<Plan, QueryError>>),
+    /// Which rows decide about this packet?
+    Explain(Trace, oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>),
+    /// How often did each rule decide?
+    Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
+}
+
+/// A running target.
+#[derive(Debug, Clone)]
+pub struct TargetHandle {
+    name: Arc<str>,
+    backend: Arc<dyn DynBackend>,
+    intents: watch::Sender<Option<Arc<Intent>>>,
+    status: watch::Receiver<Arc<TargetStatus>>,
+    queries: mpsc::Sender<Query>,
+    stop: watch::Sender<bool>,
+}
+
+/// [`Backend`] with `Debug`, so that handles have it.
+trait DynBackend: Send + Sync {
+    fn kind(&self) -> &'static str;
+    fn check(&self, intent: &Intent) -> Result<(), CompileError>;
+}
+
+impl<B: Backend> DynBackend for B {
+    fn kind(&self) -> &'static str {
+        Backend::kind(self)
+    }
+    fn check(&self, intent: &Intent) -> Result<(), CompileError> {
+        Backend::check(self, intent)
+    }
+}
+
+impl std::fmt::Debug for dyn DynBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+/// Starts a backend's task.
+pub fn launch<B: Backend>(name: &str, backend: Arc<B>) -> (TargetHandle, JoinHandle<()>) {
+    let (intents, intents_seen) = watch::channel(None);
+    let (status_told, status) = watch::channel(Arc::new(TargetStatus::default()));
+    let (queries, queries_asked) = mpsc::channel(QUEUE);
+    let (stop, stop_seen) = watch::channel(false);
+    let seat =
+        Seat { intents: intents_seen, status: status_told, queries: queries_asked, stop: stop_seen };
+    let task = tokio::spawn(Arc::clone(&backend).run(seat));
+    (TargetHandle { name: name.into(), backend, intents, status, queries, stop }, task)
+}
+
+impl TargetHandle {
+    /// The target's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What sort it is.
+    pub fn kind(&self) -> &'static str {
+        self.backend.kind()
+    }
+
+    /// Compiles and proves without writing; see [`Backend::check`].
+    pub fn check(&self, intent: &Intent) -> Result<(), CompileError> {
+        self.backend.check(intent)
+    }
+
+    /// Sets what the datapath shall hold.
+    pub fn set_intent(&self, intent: Arc<Intent>) {
+        self.intents.send_replace(Some(intent));
+    }
+
+    /// The status now.
+    pub fn status(&self) -> Arc<TargetStatus> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    /// A receiver that is told of every change of status.
+    pub fn watch(&self) -> watch::Receiver<Arc<TargetStatus>> {
+        self.status.clone()
+    }
+
+    /// Tells the task to end; await the join handle that [`launch`] gave.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    async fn ask<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<Result<T, QueryError>>) -> Query,
+    ) -> Result<T, QueryError> {
+        let stopping = || QueryError::Stopping(self.name.to_string());
+        let (answer, answered) = oneshot::channel();
+        self.queries.send(query(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// What would this intent change here?
+    pub async fn plan(&self, intent: Arc<Intent>) -> Result<Plan, QueryError> {
+        self.ask(|answer| Query::Plan(intent, answer)).await
+    }
+
+    /// Which rows decide about this packet, asked back from the datapath?
+    pub async fn explain(&self, trace: Trace) -> Result<Vec<EnforcingRow>, QueryError> {
+        self.ask(|answer| Query::Explain(trace, answer)).await
+    }
+
+    /// How often did each rule decide?
+    pub async fn hits(&self) -> Result<Vec<Hit>, QueryError> {
+        self.ask(Query::Hits).await
+    }
+}

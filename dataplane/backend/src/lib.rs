@@ -1,0 +1,18 @@
+//! The seam to a target.
+//!
+//! A [`Backend`] programs one datapath. The agent holds a [`TargetHandle`]: it sets the newest intent, reads
+//! the [`TargetStatus`], and asks [queries](TargetHandle::plan). Between them runs the session, whose core,
+//! the [`Machine`](machine::Machine), is pure: desired rows, observed rows, the delta and its order.
+//!
+//! * [`machine`] — what to write next, in batches that never let a packet meet a mix.
+//! * [`fake`] — a switch in memory, with faults, and the conformance suite every backend's machine passes.
+#![forbid(unsafe_code)]
+
+pub mod delta;
+pub mod fake;
+mod handle;
+pub mod machine;
+mod status;
+
+pub use handle::{Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch};
+pub use status::{Pending, SessionState, TableUse, TargetStatus};

@@ -1,0 +1,81 @@
+//! What a target tells of itself.
+
+use std::collections::BTreeMap;
+
+use portcullis_compiler::Unsupported;
+use serde::Serialize;
+
+/// Where the session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Default)]
+pub enum SessionState {
+    /// No connection to the datapath.
+    #[default]
+    Disconnected,
+    /// Connected; versions and features are being settled.
+    Handshaking,
+    /// Reading back what the datapath holds.
+    Observing,
+    /// Writing the difference.
+    Applying,
+    /// The datapath holds what is desired.
+    InSync,
+}
+
+impl std::fmt::Display for SessionState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct TableUse {
+    /// The table's name.
+    pub table: String,
+    /// Its number on the target, where it has one.
+    pub number: Option<u32>,
+    /// Rows of ours in it.
+    pub rows: u64,
+    /// Rows it can hold; unbounded when absent.
+    pub size: Option<u64>,
+}
+
+/// An endpoint that is not realized on this target, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Pending {
+    /// The endpoint.
+    pub endpoint: String,
+    /// What it waits for.
+    pub why: String,
+}
+
+/// The state of one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct TargetStatus {
+    /// Where the session stands.
+    pub state: SessionState,
+    /// What is being waited for, or went wrong last; empty when all is well.
+    pub detail: String,
+    /// Versions and capabilities by name: `ovs_version`, `dpdk_version`, `openflow`.
+    pub versions: BTreeMap<String, String>,
+    /// Generation of the newest intent.
+    pub wanted: u64,
+    /// Generation that the datapath is known to hold.
+    pub applied: u64,
+    /// Use of each table, in pipeline order.
+    pub tables: Vec<TableUse>,
+    /// Rows of others in our tables; untouched.
+    pub foreign_rows: u64,
+    /// Endpoints realized here.
+    pub realized: u64,
+    /// Endpoints that are meant for this target and wait for something.
+    pub pending: Vec<Pending>,
+    /// What this target cannot do.
+    pub unsupported: Vec<Unsupported>,
+    /// Rows written since the session began: added, changed and deleted.
+    pub writes: [u64; 3],
+    /// Rows found missing, altered or left over and put right.
+    pub drift_repaired: u64,
+    /// Connections to the datapath that ended.
+    pub disconnects: u64,
+}

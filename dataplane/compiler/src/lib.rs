@@ -1,0 +1,26 @@
+//! From policies to match-action rows: classes, stage models, encodings, and a proof every time.
+//!
+//! Everything here is pure. The way through the crate:
+//!
+//! 1. [`Compiler::resolve`] turns a document into an [`Intent`]: endpoints bound to [`Class`]es, one class for
+//!    each distinct policy.
+//! 2. [`lower`](lower::lower) turns a class's policy into a [`Program`]: rows of the `remote` and policy
+//!    stages, in the terms of a [`StageModel`] and nothing else.
+//! 3. [`prove`](proof::prove) compares those rows with the policy over the whole packet space, exactly. It
+//!    shares no code with the encoder. [`Programs::get`] never hands out rows that were not proved.
+#![forbid(unsafe_code)]
+
+pub mod class;
+pub mod lower;
+pub mod model;
+pub mod ortc;
+mod plane;
+pub mod program;
+pub mod programs;
+pub mod proof;
+
+pub use class::{Class, ClassId, Compiler, EndpointIntent, Fingerprint, Intent};
+pub use model::{PortKind, StageModel, TableModel};
+pub use program::{FrameMatch, PolicyRow, PortMatch, Program, RemoteRow, RowKey, Unsupported};
+pub use programs::{CompileError, Programs};
+pub use proof::Counterexample;

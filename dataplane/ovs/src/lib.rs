@@ -1,0 +1,1 @@
+//! Backend for Open vSwitch with DPDK.

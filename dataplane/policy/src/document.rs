@@ -1,0 +1,262 @@
+//! The policy document, as written in YAML and as stored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Action, Direction, Family, IcmpMatch, MacAddr, Name, PortRange, Protocol, StrictPrefix};
+use crate::validate::{DocumentError, FieldError};
+
+/// The only document version there is.
+pub const VERSION: &str = "portcullis/v1";
+
+/// The verdict of each direction where no rule matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// What endpoints send.
+    #[serde(default = "allow")]
+    pub egress: Action,
+    /// What endpoints are sent.
+    #[serde(default = "allow")]
+    pub ingress: Action,
+}
+
+fn allow() -> Action {
+    Action::Allow
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Defaults { egress: Action::Allow, ingress: Action::Allow }
+    }
+}
+
+impl Defaults {
+    /// The default of one direction.
+    pub fn of(&self, direction: Direction) -> Action {
+        match direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        }
+    }
+}
+
+/// A default that a profile may set for a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileDefaults {
+    /// Egress, when the profile sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Action>,
+    /// Ingress, when the profile sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Action>,
+}
+
+impl ProfileDefaults {
+    fn is_empty(&self) -> bool {
+        self.egress.is_none() && self.ingress.is_none()
+    }
+}
+
+/// What holds for a port that is plugged in without an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmanaged {
+    /// The mandatory rules, the baseline and the defaults.
+    #[default]
+    Baseline,
+    /// Everything passes.
+    Allow,
+    /// Nothing passes.
+    Deny,
+}
+
+/// A match with a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Unique in its list.
+    pub name: Name,
+    /// The verdict.
+    pub action: Action,
+    /// The direction it is about.
+    pub direction: Direction,
+    /// The protocol; any when absent.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Destination ports; every port when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRange>,
+    /// Source ports; every port when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ports: Vec<PortRange>,
+    /// The other side: destination on egress, source on ingress; everywhere when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<StrictPrefix>,
+    /// The endpoint's side; every address when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<StrictPrefix>,
+    /// ICMP type and code, for protocols icmp and icmpv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpMatch>,
+    /// Only this IP version; both when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Family>,
+    /// Why the rule exists, shown to whoever asks why a port is closed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// A named ordered list of rules, bound to endpoints when they are provisioned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Defaults it sets: `deny` wins over the document's default and over other profiles.
+    #[serde(default, skip_serializing_if = "ProfileDefaults::is_empty")]
+    pub default: ProfileDefaults,
+    /// First match wins.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// Where an endpoint plugs in: exactly one of `interface` and `iface_id`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// Name of an OVS interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Value of an OVS interface's `external_ids:iface-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iface_id: Option<String>,
+    /// Name of a configured target; any target that has the interface when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// MACs behind this attachment, when the endpoint has several attachments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<MacAddr>,
+}
+
+impl std::fmt::Display for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.interface, &self.iface_id) {
+            (Some(name), _) => write!(f, "interface {name}"),
+            (None, Some(id)) => write!(f, "iface-id {id}"),
+            (None, None) => f.write_str("nothing"),
+        }
+    }
+}
+
+/// A server whose ports are policed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Where it plugs in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// Its MACs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<MacAddr>,
+    /// Its addresses and prefixes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<StrictPrefix>,
+    /// Names of profiles, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<Name>,
+    /// Its own rules, before its profiles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Free key-value pairs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it may send only with its MACs and addresses. `true` when absent.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub source_guard: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Endpoint {
+            attachments: Vec::new(),
+            macs: Vec::new(),
+            addresses: Vec::new(),
+            profiles: Vec::new(),
+            rules: Vec::new(),
+            labels: BTreeMap::new(),
+            source_guard: true,
+        }
+    }
+}
+
+/// The whole policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// [`VERSION`].
+    pub version: String,
+    /// Verdicts where no rule matches.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// What holds for ports without an endpoint.
+    #[serde(default)]
+    pub unmanaged: Unmanaged,
+    /// Rules above everything.
+    #[serde(default)]
+    pub mandatory: Vec<Rule>,
+    /// Rules for everybody, below everything else.
+    #[serde(default)]
+    pub baseline: Vec<Rule>,
+    /// Profiles by name.
+    #[serde(default)]
+    pub profiles: BTreeMap<Name, std::sync::Arc<Profile>>,
+    /// Endpoints by name.
+    #[serde(default)]
+    pub endpoints: BTreeMap<Name, std::sync::Arc<Endpoint>>,
+}
+
+impl Default for Document {
+    fn default() -> Self {
+        Document {
+            version: VERSION.to_string(),
+            defaults: Defaults::default(),
+            unmanaged: Unmanaged::default(),
+            mandatory: Vec::new(),
+            baseline: Vec::new(),
+            profiles: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        }
+    }
+}
+
+impl Document {
+    /// Parses and validates a YAML (or JSON) document.
+    pub fn from_yaml(text: &str) -> Result<Self, DocumentError> {
+        let value: serde_json::Value =
+            serde_saphyr::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?;
+        if value.is_null() {
+            return Err(DocumentError::Syntax(format!("the document is empty: begin with `version: {VERSION}`")));
+        }
+        Self::from_value(value)
+    }
+
+    /// Takes and validates a document that was parsed already.
+    pub fn from_value(value: serde_json::Value) -> Result<Self, DocumentError> {
+        let document: Document = serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            DocumentError::Fields(vec![FieldError { path, problem: error.into_inner().to_string() }])
+        })?;
+        document.validate()?;
+        Ok(document)
+    }
+
+    /// Whether it says nothing but its version: applying it would remove everything.
+    pub fn is_empty(&self) -> bool {
+        *self == Document::default()
+    }
+}

@@ -1,0 +1,30 @@
+//! Port policy: the document, its validation, tiers, and the reference verdict.
+//!
+//! Everything here is pure: no I/O, no clock. The way through the crate:
+//!
+//! 1. [`Document`] is what an operator writes ([`Document::from_yaml`]) or the API assembles; every field
+//!    type refuses bad input where it is parsed, and [`validate`](Document::validate) checks what only the
+//!    whole document can tell.
+//! 2. [`effective`] resolves tiers, profiles, essentials and replies of one endpoint and direction into a
+//!    [`Policy`]: an ordered list, first match wins.
+//! 3. [`judge`](Policy::judge) is the reference verdict on a [`Packet`]: the oracle for every compiler and
+//!    every target.
+#![forbid(unsafe_code)]
+
+mod document;
+mod effective;
+mod findings;
+mod matcher;
+mod types;
+mod validate;
+mod verdict;
+
+pub use document::{Attachment, Defaults, Document, Endpoint, Profile, Rule, Unmanaged, VERSION};
+pub use effective::{Decider, Entry, Policy, Tier, effective, mirrored, unmanaged};
+pub use findings::{Finding, findings};
+pub use matcher::{Families, FlagMatch, Matcher, Ranges};
+pub use types::{
+    Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,
+};
+pub use validate::{DocumentError, FieldError};
+pub use verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};

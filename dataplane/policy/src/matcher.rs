@@ -1,0 +1,326 @@
+//! The match of a rule in canonical form, and its algebra.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+use crate::document::Rule;
+use crate::types::{Family, IcmpMatch, PortRange, Protocol};
+
+/// A set of 16-bit numbers: sorted, disjoint, never adjacent inclusive ranges.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ranges(Vec<(u16, u16)>);
+
+impl Ranges {
+    /// Every number.
+    pub fn all() -> Self {
+        Ranges(vec![(0, u16::MAX)])
+    }
+
+    /// The union of ranges; every number when there are none, as in a rule.
+    pub fn of(ports: &[PortRange]) -> Self {
+        if ports.is_empty() {
+            return Self::all();
+        }
+        let mut sorted: Vec<(u16, u16)> = ports.iter().map(|r| (r.low, r.high)).collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
+        for (low, high) in sorted {
+            match merged.last_mut() {
+                Some(last) if u32::from(low) <= u32::from(last.1) + 1 => last.1 = last.1.max(high),
+                _ => merged.push((low, high)),
+            }
+        }
+        Ranges(merged)
+    }
+
+    /// The ranges, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Whether it is every number.
+    pub fn is_all(&self) -> bool {
+        self.0 == [(0, u16::MAX)]
+    }
+
+    /// Whether it holds `n`.
+    pub fn contains(&self, n: u16) -> bool {
+        let after = self.0.partition_point(|(low, _)| *low <= n);
+        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|(_, high)| n <= *high)
+    }
+
+    /// Numbers in both; `None` when there are none.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        let mut both = Vec::new();
+        for (low, high) in self.iter() {
+            for (other_low, other_high) in other.iter() {
+                let (low, high) = (low.max(other_low), high.min(other_high));
+                if low <= high {
+                    both.push((low, high));
+                }
+            }
+        }
+        if both.is_empty() { None } else { Some(Ranges(both)) }
+    }
+
+    /// Whether `self` holds all of `other`.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.iter().all(|(low, high)| self.iter().any(|(l, h)| l <= low && high <= h))
+    }
+
+    /// Numbers in either.
+    pub fn union(&self, other: &Self) -> Self {
+        let ranges: Vec<PortRange> =
+            self.iter().chain(other.iter()).map(|(low, high)| PortRange { low, high }).collect();
+        Self::of(&ranges)
+    }
+}
+
+/// Which IP versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Both.
+    pub const BOTH: Families = Families { v4: true, v6: true };
+
+    /// Just one.
+    pub fn only(family: Family) -> Self {
+        Families { v4: family == Family::V4, v6: family == Family::V6 }
+    }
+
+    /// Whether `family` is among them.
+    pub fn contains(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Families { v4: self.v4 && other.v4, v6: self.v6 && other.v6 }
+    }
+
+    fn is_empty(self) -> bool {
+        !self.v4 && !self.v6
+    }
+}
+
+/// Which TCP segments; packets of other protocols match either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlagMatch {
+    /// Every segment.
+    Any,
+    /// Segments that do not open a connection: anything but SYN without ACK.
+    NotOpening,
+}
+
+/// What a rule matches, in canonical form: a product of one set per dimension, never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Matcher {
+    /// IP versions.
+    pub families: Families,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Destination ports.
+    pub dst_ports: Ranges,
+    /// Source ports.
+    pub src_ports: Ranges,
+    /// Remote prefixes; everywhere when empty.
+    pub remote: Vec<IpNet>,
+    /// Local prefixes; everywhere when empty.
+    pub local: Vec<IpNet>,
+    /// ICMP type and code; every one when absent.
+    pub icmp: Option<IcmpMatch>,
+    /// TCP flags.
+    pub flags: FlagMatch,
+}
+
+fn families_of(prefixes: &[IpNet]) -> Families {
+    if prefixes.is_empty() {
+        return Families::BOTH;
+    }
+    Families {
+        v4: prefixes.iter().any(|p| matches!(p, IpNet::V4(_))),
+        v6: prefixes.iter().any(|p| matches!(p, IpNet::V6(_))),
+    }
+}
+
+fn canonical_prefixes(prefixes: &[IpNet], families: Families) -> Vec<IpNet> {
+    let kept: Vec<IpNet> =
+        prefixes.iter().copied().filter(|p| families.contains(Family::of(p.addr()))).collect();
+    let mut merged = IpNet::aggregate(&kept);
+    merged.sort_unstable();
+    // `0.0.0.0/0` and `::/0` together say nothing when both versions are meant; one of them does.
+    let whole = |f: Family| merged.iter().any(|p| p.prefix_len() == 0 && Family::of(p.addr()) == f);
+    if Family::BOTH.iter().all(|f| !families.contains(*f) || whole(*f)) { Vec::new() } else { merged }
+}
+
+fn intersect_prefixes(a: &[IpNet], b: &[IpNet]) -> Option<Vec<IpNet>> {
+    if a.is_empty() {
+        return Some(b.to_vec());
+    }
+    if b.is_empty() {
+        return Some(a.to_vec());
+    }
+    let mut both = Vec::new();
+    for x in a {
+        for y in b {
+            if x.contains(y) {
+                both.push(*y);
+            } else if y.contains(x) {
+                both.push(*x);
+            }
+        }
+    }
+    if both.is_empty() { None } else { Some(both) }
+}
+
+fn covers_prefixes(a: &[IpNet], b: &[IpNet]) -> bool {
+    a.is_empty() || (!b.is_empty() && b.iter().all(|y| a.iter().any(|x| x.contains(y))))
+}
+
+/// Whether `address` is in one of `prefixes`, or there are none.
+fn within(prefixes: &[IpNet], address: IpAddr) -> bool {
+    prefixes.is_empty() || prefixes.iter().any(|p| p.contains(&address))
+}
+
+impl Matcher {
+    /// Matches every IP packet.
+    pub fn everything() -> Self {
+        Matcher {
+            families: Families::BOTH,
+            protocol: Protocol::Any,
+            dst_ports: Ranges::all(),
+            src_ports: Ranges::all(),
+            remote: Vec::new(),
+            local: Vec::new(),
+            icmp: None,
+            flags: FlagMatch::Any,
+        }
+    }
+
+    /// The match of a rule; `None` when it can match nothing.
+    pub fn of(rule: &Rule) -> Option<Self> {
+        let remote: Vec<IpNet> = rule.remote.iter().map(|p| p.0).collect();
+        let local: Vec<IpNet> = rule.local.iter().map(|p| p.0).collect();
+        let base = Matcher {
+            families: rule.ip.map_or(Families::BOTH, Families::only),
+            protocol: rule.protocol,
+            dst_ports: Ranges::of(&rule.ports),
+            src_ports: Ranges::of(&rule.source_ports),
+            remote,
+            local,
+            icmp: rule.icmp,
+            flags: FlagMatch::Any,
+        };
+        base.canonical()
+    }
+
+    /// Draws the conclusions of one dimension for the others; `None` when nothing is left.
+    fn canonical(mut self) -> Option<Self> {
+        let by_protocol = match self.protocol {
+            Protocol::Number(Protocol::ICMP) => Families::only(Family::V4),
+            Protocol::Number(Protocol::ICMPV6) => Families::only(Family::V6),
+            _ => Families::BOTH,
+        };
+        self.families =
+            self.families.and(by_protocol).and(families_of(&self.remote)).and(families_of(&self.local));
+        if self.families.is_empty() {
+            return None;
+        }
+        self.remote = canonical_prefixes(&self.remote, self.families);
+        self.local = canonical_prefixes(&self.local, self.families);
+        Some(self)
+    }
+
+    /// What both match; `None` when nothing.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        let protocol = match (self.protocol, other.protocol) {
+            (Protocol::Any, p) | (p, Protocol::Any) => p,
+            (p, q) if p == q => p,
+            _ => return None,
+        };
+        let icmp = match (self.icmp, other.icmp) {
+            (None, m) | (m, None) => m,
+            (Some(a), Some(b)) if a.kind != b.kind => return None,
+            (Some(a), Some(b)) => match (a.code, b.code) {
+                (None, code) | (code, None) => Some(IcmpMatch { kind: a.kind, code }),
+                (x, y) if x == y => Some(a),
+                _ => return None,
+            },
+        };
+        let flags = if self.flags == FlagMatch::Any { other.flags } else { self.flags };
+        Matcher {
+            families: self.families.and(other.families),
+            protocol,
+            dst_ports: self.dst_ports.intersect(&other.dst_ports)?,
+            src_ports: self.src_ports.intersect(&other.src_ports)?,
+            remote: intersect_prefixes(&self.remote, &other.remote)?,
+            local: intersect_prefixes(&self.local, &other.local)?,
+            icmp,
+            flags,
+        }
+        .canonical()
+    }
+
+    /// Whether everything but the destination ports of `other` is matched by `self`.
+    pub fn covers_but_ports(&self, other: &Self) -> bool {
+        let families = (self.families.v4 || !other.families.v4) && (self.families.v6 || !other.families.v6);
+        let protocol = self.protocol == Protocol::Any || self.protocol == other.protocol;
+        let icmp = match (self.icmp, other.icmp) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(a), Some(b)) => a.kind == b.kind && (a.code.is_none() || a.code == b.code),
+        };
+        families
+            && protocol
+            && icmp
+            && (self.flags == FlagMatch::Any || self.flags == other.flags)
+            && self.src_ports.covers(&other.src_ports)
+            && covers_prefixes(&self.remote, &other.remote)
+            && covers_prefixes(&self.local, &other.local)
+    }
+
+    /// Whether it matches packets of this version, protocol and these addresses, ports aside.
+    pub fn matches_addresses(&self, protocol: u8, local: IpAddr, remote: IpAddr) -> bool {
+        self.families.contains(Family::of(remote))
+            && (self.protocol == Protocol::Any || self.protocol == Protocol::Number(protocol))
+            && within(&self.remote, remote)
+            && within(&self.local, local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_merge_what_touches() {
+        let r = |low, high| PortRange { low, high };
+        let set = Ranges::of(&[r(10, 20), r(21, 30), r(5, 12), r(65535, 65535), r(0, 0)]);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [(0, 0), (5, 30), (65535, 65535)]);
+        for (n, is_in) in [(0, true), (1, false), (5, true), (30, true), (31, false), (65535, true)] {
+            assert_eq!(set.contains(n), is_in, "{n}");
+        }
+        assert!(Ranges::of(&[r(0, 100), r(101, 65535)]).is_all());
+    }
+
+    #[test]
+    fn prefixes_limit_the_family() {
+        let rule: Rule = serde_json::from_value(serde_json::json!(
+            {"name": "a", "action": "deny", "direction": "egress", "remote": ["192.0.2.0/25", "192.0.2.128/25"]}
+        ))
+        .unwrap();
+        let matcher = Matcher::of(&rule).unwrap();
+        assert_eq!(matcher.families, Families::only(Family::V4));
+        assert_eq!(matcher.remote, ["192.0.2.0/24".parse().unwrap()]);
+        let v6 = Matcher { families: Families::only(Family::V6), ..Matcher::everything() };
+        assert_eq!(matcher.intersect(&v6), None);
+    }
+}

@@ -1,0 +1,494 @@
+//! The value types of a rule. Each parses strictly and prints as it is written in a document.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Why a value was refused. The text says what is wrong and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(pub String);
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, ParseError> {
+    Err(ParseError(text.into()))
+}
+
+/// What happens to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The packet passes.
+    Allow,
+    /// The packet is dropped.
+    Deny,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        })
+    }
+}
+
+impl FromStr for Action {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "allow" => Ok(Action::Allow),
+            "deny" => Ok(Action::Deny),
+            _ => refuse(format!("`{s}` is not an action: write allow or deny")),
+        }
+    }
+}
+
+/// Seen from the endpoint: `egress` is what it sends, `ingress` what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the endpoint.
+    Egress,
+    /// To the endpoint.
+    Ingress,
+}
+
+impl Direction {
+    /// Both directions, egress first: the order in which a packet meets them.
+    pub const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+    /// The other direction.
+    pub fn opposite(self) -> Self {
+        match self {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::Egress => "egress",
+            Direction::Ingress => "ingress",
+        })
+    }
+}
+
+impl FromStr for Direction {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "egress" => Ok(Direction::Egress),
+            "ingress" => Ok(Direction::Ingress),
+            _ => refuse(format!("`{s}` is not a direction: write egress or ingress")),
+        }
+    }
+}
+
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4 (RFC 791).
+    V4,
+    /// IPv6 (RFC 8200).
+    V6,
+}
+
+impl Family {
+    /// Both versions.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The version of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Address width in bits.
+    pub fn bits(self) -> u8 {
+        match self {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        })
+    }
+}
+
+impl TryFrom<u8> for Family {
+    type Error = ParseError;
+    fn try_from(n: u8) -> Result<Self, ParseError> {
+        match n {
+            4 => Ok(Family::V4),
+            6 => Ok(Family::V6),
+            _ => refuse(format!("{n} is not an IP version: write 4 or 6")),
+        }
+    }
+}
+
+impl Serialize for Family {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u8(if *self == Family::V4 { 4 } else { 6 })
+    }
+}
+
+impl<'de> Deserialize<'de> for Family {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Family::try_from(u8::deserialize(d)?).map_err(de::Error::custom)
+    }
+}
+
+/// An IP protocol, or any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Protocol {
+    /// Every IP protocol.
+    #[default]
+    Any,
+    /// The protocol with this number (IANA protocol numbers).
+    Number(u8),
+}
+
+impl Protocol {
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+
+    const NAMES: [(&'static str, u8); 5] = [
+        ("tcp", Self::TCP),
+        ("udp", Self::UDP),
+        ("sctp", Self::SCTP),
+        ("icmp", Self::ICMP),
+        ("icmpv6", Self::ICMPV6),
+    ];
+
+    /// Whether a protocol number is one whose headers begin with two 16-bit ports.
+    pub fn has_ports(number: u8) -> bool {
+        matches!(number, Self::TCP | Self::UDP | Self::SCTP)
+    }
+
+    /// The name used in documents, or the number.
+    pub fn name(number: u8) -> String {
+        Self::NAMES
+            .iter()
+            .find(|(_, n)| *n == number)
+            .map_or_else(|| number.to_string(), |(name, _)| (*name).to_string())
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Protocol::Any => f.write_str("any"),
+            Protocol::Number(n) => f.write_str(&Self::name(*n)),
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        if s == "any" {
+            return Ok(Protocol::Any);
+        }
+        if let Some((_, n)) = Self::NAMES.iter().find(|(name, _)| *name == s) {
+            return Ok(Protocol::Number(*n));
+        }
+        match s.parse::<u8>() {
+            Ok(n) => Ok(Protocol::Number(n)),
+            Err(_) => refuse(format!(
+                "`{s}` is not a protocol: write tcp, udp, sctp, icmp, icmpv6, any, or a number from 0 to 255"
+            )),
+        }
+    }
+}
+
+/// An inclusive range of ports; one port is a range of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// First port.
+    pub low: u16,
+    /// Last port, not below `low`.
+    pub high: u16,
+}
+
+impl PortRange {
+    fn port(text: &str) -> Result<u16, ParseError> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse::<u16>() {
+            Ok(n) if digits => Ok(n),
+            _ if digits => refuse(format!("port {text} is out of range: ports are 0 to 65535")),
+            _ => refuse(format!("`{text}` is not a port: write a number from 0 to 65535, or a range \"low-high\"")),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.low == self.high {
+            write!(f, "{}", self.low)
+        } else {
+            write!(f, "{}-{}", self.low, self.high)
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let (low, high) = match s.split_once('-') {
+            Some((low, high)) => (Self::port(low.trim())?, Self::port(high.trim())?),
+            None => {
+                let port = Self::port(s.trim())?;
+                (port, port)
+            }
+        };
+        if low > high {
+            return refuse(format!("range {s} is backwards: write {high}-{low}"));
+        }
+        Ok(PortRange { low, high })
+    }
+}
+
+/// A MAC address (EUI-48), one endpoint's: not a group address, not all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// The address as the number whose six octets it is.
+    pub fn to_u64(self) -> u64 {
+        self.0.iter().fold(0, |n, octet| (n << 8) | u64::from(*octet))
+    }
+
+    /// The IPv6 link-local address a host forms from this MAC (RFC 4291, appendix A).
+    pub fn link_local(self) -> std::net::Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let parts: Vec<&str> = s.split(':').collect();
+        let mut octets = [0u8; 6];
+        let well_formed = parts.len() == 6
+            && parts.iter().zip(octets.iter_mut()).all(|(part, octet)| {
+                part.len() == 2 && u8::from_str_radix(part, 16).map(|value| *octet = value).is_ok()
+            });
+        if !well_formed {
+            return refuse(format!("`{s}` is not a MAC address: write six octets, as in 02:00:00:00:00:01"));
+        }
+        if octets[0] & 1 == 1 {
+            return refuse(format!("{s} is a group address: an endpoint's MAC has an even first octet"));
+        }
+        if octets == [0; 6] {
+            return refuse(format!("{s} cannot be an endpoint's MAC"));
+        }
+        Ok(MacAddr(octets))
+    }
+}
+
+/// A prefix without host bits; an address alone is a prefix of full length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StrictPrefix(pub IpNet);
+
+impl fmt::Display for StrictPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
+impl FromStr for StrictPrefix {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let net = match (s.parse::<IpAddr>(), s.parse::<IpNet>()) {
+            (Ok(address), _) => IpNet::from(address),
+            (_, Ok(net)) => net,
+            _ => {
+                return refuse(format!(
+                    "`{s}` is not an address or prefix: write 192.0.2.0/24, 192.0.2.10, 2001:db8::/32"
+                ));
+            }
+        };
+        if net != net.trunc() {
+            return refuse(format!("prefix {s} has host bits: write {}", net.trunc()));
+        }
+        Ok(StrictPrefix(net))
+    }
+}
+
+/// A resource's or rule's name: 1 to 63 of letters, digits, `.`, `_`, `-`, beginning with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Name {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let starts = s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if s.len() > 63 || !starts || !s.bytes().all(legal) {
+            return refuse(format!(
+                "`{s}` is not a name: use 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first"
+            ));
+        }
+        Ok(Name(s.to_string()))
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An ICMP or ICMPv6 type, and perhaps a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IcmpMatch {
+    /// The message type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The code; every code when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
+/// Serde through `Display`/`FromStr`, taking unsigned numbers as their text.
+macro_rules! serde_as_text {
+    ($type:ty, $expecting:literal) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E: de::Error>(self, v: &str) -> Result<$type, E> {
+                        v.parse().map_err(E::custom)
+                    }
+                    fn visit_u64<E: de::Error>(self, v: u64) -> Result<$type, E> {
+                        self.visit_str(&v.to_string())
+                    }
+                    fn visit_i64<E: de::Error>(self, v: i64) -> Result<$type, E> {
+                        self.visit_str(&v.to_string())
+                    }
+                }
+                d.deserialize_any(Text)
+            }
+        }
+    };
+}
+
+serde_as_text!(Protocol, "a protocol name or number");
+serde_as_text!(MacAddr, "a MAC address");
+serde_as_text!(StrictPrefix, "an address or prefix");
+serde_as_text!(Name, "a name");
+
+// One port is written as a number, a range as text: programs that read the document back want it so.
+impl Serialize for PortRange {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if self.low == self.high { s.serialize_u16(self.low) } else { s.collect_str(self) }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Port;
+        impl Visitor<'_> for Port {
+            type Value = PortRange;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port or a range \"low-high\"")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<PortRange, E> {
+                v.parse().map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<PortRange, E> {
+                self.visit_str(&v.to_string())
+            }
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<PortRange, E> {
+                Err(E::custom(format!("port {v} is out of range: ports are 0 to 65535")))
+            }
+        }
+        d.deserialize_any(Port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_ranges_parse_strictly() {
+        assert_eq!("25".parse::<PortRange>().unwrap(), PortRange { low: 25, high: 25 });
+        assert_eq!("0-65535".parse::<PortRange>().unwrap(), PortRange { low: 0, high: 65535 });
+        for bad in ["70000", "-1", "", "2-1", "a", "1-", "+25", "1-2-3"] {
+            assert!(bad.parse::<PortRange>().is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn prefixes_refuse_host_bits_and_say_the_right_one() {
+        let error = "198.51.100.1/24".parse::<StrictPrefix>().unwrap_err();
+        assert!(error.to_string().contains("198.51.100.0/24"), "{error}");
+        assert_eq!("2001:db8::10".parse::<StrictPrefix>().unwrap().0.prefix_len(), 128);
+    }
+
+    #[test]
+    fn macs_are_unicast() {
+        assert!("02:00:00:00:00:01".parse::<MacAddr>().is_ok());
+        for bad in ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "2:0:0:0:0:1", "02-00-00-00-00-01"] {
+            assert!(bad.parse::<MacAddr>().is_err(), "{bad} was accepted");
+        }
+        let mac: MacAddr = "02:00:00:00:00:01".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::ff:fe00:1");
+    }
+}

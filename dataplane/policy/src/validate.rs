@@ -1,0 +1,208 @@
+//! What only the whole document can tell.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::document::{Attachment, Document, Endpoint, Rule, VERSION};
+use crate::matcher::Matcher;
+use crate::types::{MacAddr, Name, Protocol};
+
+/// One field that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Where: `endpoints.web1.addresses[0]`.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+impl std::fmt::Display for FieldError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.problem)
+    }
+}
+
+/// Why a document was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// Not YAML.
+    #[error("not a readable document: {0}")]
+    Syntax(String),
+    /// Fields are wrong; at least one.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Fields(Vec<FieldError>),
+}
+
+impl DocumentError {
+    /// The wrong fields; a document that cannot be read has one, with an empty path.
+    pub fn fields(&self) -> Vec<FieldError> {
+        match self {
+            DocumentError::Syntax(problem) => {
+                vec![FieldError { path: String::new(), problem: problem.clone() }]
+            }
+            DocumentError::Fields(fields) => fields.clone(),
+        }
+    }
+}
+
+/// Longest `reason`, in bytes.
+const MAX_REASON: usize = 1024;
+/// Most rules in one list.
+const MAX_RULES: usize = 1_000_000;
+
+#[derive(Default)]
+struct Check {
+    errors: Vec<FieldError>,
+}
+
+impl Check {
+    fn fail(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+        self.errors.push(FieldError { path: path.into(), problem: problem.into() });
+    }
+
+    fn rules(&mut self, path: &str, rules: &[Rule]) {
+        if rules.len() > MAX_RULES {
+            self.fail(path, format!("has {} rules: at most {MAX_RULES}", rules.len()));
+            return;
+        }
+        let mut seen: HashMap<&Name, usize> = HashMap::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            let at = || format!("{path}[{index}]");
+            if let Some(first) = seen.insert(&rule.name, index) {
+                self.fail(
+                    format!("{}.name", at()),
+                    format!("`{}` is the name of {path}[{first}] already: rename one", rule.name),
+                );
+            }
+            self.rule(&at, rule);
+        }
+    }
+
+    fn rule(&mut self, at: &dyn Fn() -> String, rule: &Rule) {
+        let has_ports = matches!(rule.protocol, Protocol::Number(n) if Protocol::has_ports(n));
+        for (field, ports) in [("ports", &rule.ports), ("source_ports", &rule.source_ports)] {
+            if !ports.is_empty() && !has_ports {
+                self.fail(
+                    format!("{}.{field}", at()),
+                    format!("protocol {} has no ports: set protocol to tcp, udp or sctp", rule.protocol),
+                );
+            }
+        }
+        if rule.protocol == Protocol::Number(0) {
+            self.fail(
+                format!("{}.protocol", at()),
+                "0 is the IPv6 hop-by-hop header, which no packet ends with: name the protocol behind it",
+            );
+        }
+        let is_icmp = matches!(rule.protocol, Protocol::Number(Protocol::ICMP | Protocol::ICMPV6));
+        if rule.icmp.is_some() && !is_icmp {
+            self.fail(
+                format!("{}.icmp", at()),
+                format!("protocol {} has no ICMP type: set protocol to icmp or icmpv6", rule.protocol),
+            );
+        }
+        if rule.reason.len() > MAX_REASON {
+            self.fail(format!("{}.reason", at()), format!("is longer than {MAX_REASON} bytes"));
+        }
+        if Matcher::of(rule).is_none() {
+            self.fail(
+                at(),
+                "can never match: its protocol, ip, remote and local leave no IP version; \
+                 icmp is IPv4 only, icmpv6 is IPv6 only, prefixes limit the rule to their own versions",
+            );
+        }
+    }
+
+    fn attachment(&mut self, path: &str, attachment: &Attachment) {
+        match (&attachment.interface, &attachment.iface_id) {
+            (Some(name), None) if name.is_empty() || name.len() > 255 => {
+                self.fail(format!("{path}.interface"), "is not an interface name: 1 to 255 bytes");
+            }
+            (None, Some(id)) if id.is_empty() || id.len() > 255 => {
+                self.fail(format!("{path}.iface_id"), "is not an iface-id: 1 to 255 bytes");
+            }
+            (Some(_), None) | (None, Some(_)) => {}
+            (None, None) => self.fail(path, "names nothing to attach to: set interface or iface_id"),
+            (Some(_), Some(_)) => self.fail(path, "names both interface and iface_id: keep one"),
+        }
+    }
+
+    fn endpoint(&mut self, path: &str, endpoint: &Endpoint, document: &Document) {
+        for (index, profile) in endpoint.profiles.iter().enumerate() {
+            if !document.profiles.contains_key(profile) {
+                self.fail(
+                    format!("{path}.profiles[{index}]"),
+                    format!("there is no profile `{profile}`: define it or remove the reference"),
+                );
+            }
+            if endpoint.profiles.iter().take(index).any(|earlier| earlier == profile) {
+                self.fail(format!("{path}.profiles[{index}]"), format!("`{profile}` is bound twice"));
+            }
+        }
+        for (index, attachment) in endpoint.attachments.iter().enumerate() {
+            self.attachment(&format!("{path}.attachments[{index}]"), attachment);
+            for (k, mac) in attachment.macs.iter().enumerate() {
+                if !endpoint.macs.contains(mac) {
+                    self.fail(
+                        format!("{path}.attachments[{index}].macs[{k}]"),
+                        format!("{mac} is not among the endpoint's macs: add it there"),
+                    );
+                }
+            }
+        }
+        for key in endpoint.labels.keys() {
+            if key.is_empty() || key.len() > 255 {
+                self.fail(format!("{path}.labels"), format!("`{key}` is not a label key: 1 to 255 bytes"));
+            }
+        }
+        self.rules(&format!("{path}.rules"), &endpoint.rules);
+    }
+
+    /// An attachment or a MAC belongs to one endpoint.
+    fn claims(&mut self, document: &Document) {
+        type Plug<'a> = (Option<&'a str>, Option<&'a str>);
+        let mut attachments: BTreeMap<Plug<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
+        let mut macs: HashMap<MacAddr, String> = HashMap::new();
+        for (name, endpoint) in &document.endpoints {
+            for (index, attachment) in endpoint.attachments.iter().enumerate() {
+                let path = format!("endpoints.{name}.attachments[{index}]");
+                let target = attachment.target.as_deref();
+                let plug = (attachment.interface.as_deref(), attachment.iface_id.as_deref());
+                let claims = attachments.entry(plug).or_default();
+                // An attachment that names no target is found on every one.
+                let clash = claims.iter().find(|(other, _)| {
+                    other.is_none() || target.is_none() || *other == target
+                });
+                if let Some((_, other)) = clash {
+                    self.fail(path.clone(), format!("{attachment} is claimed by {other} already"));
+                }
+                claims.push((target, path));
+            }
+            for (index, mac) in endpoint.macs.iter().enumerate() {
+                let path = format!("endpoints.{name}.macs[{index}]");
+                if let Some(other) = macs.insert(*mac, path.clone()) {
+                    self.fail(path, format!("{mac} is claimed by {other} already"));
+                }
+            }
+        }
+    }
+}
+
+impl Document {
+    /// Checks what the types of the fields cannot: references, names, claims, rules that cannot match.
+    pub fn validate(&self) -> Result<(), DocumentError> {
+        let mut check = Check::default();
+        if self.version != VERSION {
+            check.fail("version", format!("`{}` is not known: write {VERSION}", self.version));
+        }
+        check.rules("mandatory", &self.mandatory);
+        check.rules("baseline", &self.baseline);
+        for (name, profile) in &self.profiles {
+            check.rules(&format!("profiles.{name}.rules"), &profile.rules);
+        }
+        for (name, endpoint) in &self.endpoints {
+            check.endpoint(&format!("endpoints.{name}"), endpoint, self);
+        }
+        check.claims(self);
+        if check.errors.is_empty() { Ok(()) } else { Err(DocumentError::Fields(check.errors)) }
+    }
+}

@@ -1,0 +1,242 @@
+//! The reference verdict: what a policy says about one packet.
+//!
+//! Written for clarity, not speed: it is the oracle that compilers and targets are compared with.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::effective::{Decider, Entry, Policy};
+use crate::matcher::FlagMatch;
+use crate::types::{Action, Protocol};
+
+/// SYN in the TCP flags (RFC 9293).
+pub const TCP_SYN: u16 = 0x02;
+/// ACK in the TCP flags (RFC 9293).
+pub const TCP_ACK: u16 = 0x10;
+
+/// A packet as a policy sees it, from the endpoint's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// What the frame carries.
+    pub frame: Frame,
+}
+
+/// What a frame carries behind its VLAN tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// ARP (RFC 826).
+    Arp,
+    /// Neither IP nor ARP, and not a known carrier of IP.
+    Other,
+    /// IP that cannot be reached: more tags than can be parsed, MPLS, PPPoE, a broken IP header.
+    Opaque,
+    /// IP.
+    Ip(IpPacket),
+}
+
+/// An IP packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpPacket {
+    /// The endpoint's address.
+    pub local: IpAddr,
+    /// The other side's.
+    pub remote: IpAddr,
+    /// The protocol behind all extension headers; `None` when the chain cannot be parsed.
+    pub protocol: Option<u8>,
+    /// Fragmentation.
+    pub fragment: Fragment,
+    /// The beginning of the payload.
+    pub l4: L4,
+}
+
+/// Which fragment of a datagram it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    /// The whole datagram.
+    Whole,
+    /// The first of several.
+    First,
+    /// A later one; its offset in units of 8 bytes (RFC 791).
+    Later {
+        /// Fragment offset, from 1.
+        offset: u16,
+    },
+}
+
+/// What the payload shows of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP, UDP, SCTP ports; flags are TCP's, zero otherwise.
+    Ports {
+        /// Source port.
+        src: u16,
+        /// Destination port.
+        dst: u16,
+        /// The TCP flags.
+        flags: u16,
+    },
+    /// ICMP or ICMPv6.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// Too short to show its ports, flags or type.
+    Short,
+    /// A protocol without any of these, or a later fragment.
+    Nothing,
+}
+
+/// What a target can see of a packet. The verdict on what it cannot see is the safe one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct View {
+    /// It sees fragment offsets, not only "first" and "later".
+    pub fragment_offset: bool,
+    /// It tells a header that is too short from one whose ports (and flags) are all zero.
+    pub short_header: bool,
+}
+
+impl View {
+    /// Sees everything: the policy's own meaning.
+    pub const FULL: View = View { fragment_offset: true, short_header: true };
+}
+
+fn first_match(entries: &[(u32, &Entry)], default: Action, hit: impl Fn(&Entry) -> bool) -> (Action, Decider) {
+    entries
+        .iter()
+        .find(|(_, entry)| hit(entry))
+        .map_or((default, Decider::Default), |(index, entry)| (entry.action, Decider::Entry(*index)))
+}
+
+fn hits_ports(entry: &Entry, protocol: u8, src: u16, dst: u16, flags: u16) -> bool {
+    let opening = protocol == Protocol::TCP && flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    entry.matcher.src_ports.contains(src)
+        && entry.matcher.dst_ports.contains(dst)
+        && (entry.matcher.flags == FlagMatch::Any || !opening)
+}
+
+fn hits_icmp(entry: &Entry, kind: u8, code: u8) -> bool {
+    entry.matcher.icmp.is_none_or(|m| m.kind == kind && m.code.is_none_or(|c| c == code))
+}
+
+impl Policy {
+    /// The verdict on a packet, and what decided it, on a target that sees as much as `view` says.
+    pub fn judge(&self, packet: &Packet, view: View) -> (Action, Decider) {
+        if !self.may_deny() {
+            // Nothing can be evaded where nothing is denied.
+            return match &packet.frame {
+                Frame::Ip(ip) => self.judge_permissive(ip),
+                Frame::Arp => (Action::Allow, Decider::Arp),
+                _ => (Action::Allow, Decider::Default),
+            };
+        }
+        match &packet.frame {
+            Frame::Arp => (Action::Allow, Decider::Arp),
+            Frame::Other => (self.default, Decider::Default),
+            Frame::Opaque => (Action::Deny, Decider::Evasion),
+            Frame::Ip(ip) => match ip.protocol {
+                // Protocol 0 is the hop-by-hop header: a chain that ends there has no end.
+                None | Some(0) => (Action::Deny, Decider::Evasion),
+                Some(protocol) => self.judge_ip(ip, protocol, view),
+            },
+        }
+    }
+
+    fn judge_permissive(&self, ip: &IpPacket) -> (Action, Decider) {
+        let Some(protocol) = ip.protocol else { return (Action::Allow, Decider::Default) };
+        let candidates = self.candidates(ip, protocol);
+        match ip.l4 {
+            L4::Ports { src, dst, flags } if Protocol::has_ports(protocol) => {
+                first_match(&candidates, self.default, |e| hits_ports(e, protocol, src, dst, flags))
+            }
+            L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
+            _ => (Action::Allow, Decider::Default),
+        }
+    }
+
+    fn candidates(&self, ip: &IpPacket, protocol: u8) -> Vec<(u32, &Entry)> {
+        (0u32..)
+            .zip(&self.entries)
+            .filter(|(_, e)| e.matcher.matches_addresses(protocol, ip.local, ip.remote))
+            .collect()
+    }
+
+    fn judge_ip(&self, ip: &IpPacket, protocol: u8, view: View) -> (Action, Decider) {
+        let candidates = self.candidates(ip, protocol);
+        let is_icmp = matches!(
+            (protocol, ip.remote.is_ipv4()),
+            (Protocol::ICMP, true) | (Protocol::ICMPV6, false)
+        );
+        if let Fragment::Later { offset } = ip.fragment {
+            if Protocol::has_ports(protocol) {
+                return self.judge_later_ports(&candidates, protocol, offset, view);
+            }
+            if is_icmp {
+                return self.judge_later_icmp(&candidates);
+            }
+            return first_match(&candidates, self.default, |_| true);
+        }
+        let blank = (L4::Ports { src: 0, dst: 0, flags: 0 }, L4::Icmp { kind: 0, code: 0 });
+        if Protocol::has_ports(protocol) {
+            return match ip.l4 {
+                l4 if l4 == blank.0 && !view.short_header => (Action::Deny, Decider::Evasion),
+                L4::Ports { src, dst, flags } => {
+                    first_match(&candidates, self.default, |e| hits_ports(e, protocol, src, dst, flags))
+                }
+                _ => (Action::Deny, Decider::Evasion),
+            };
+        }
+        if is_icmp {
+            return match if ip.l4 == L4::Short && !view.short_header { blank.1 } else { ip.l4 } {
+                L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
+                _ => (Action::Deny, Decider::Evasion),
+            };
+        }
+        first_match(&candidates, self.default, |_| true)
+    }
+
+    /// Denied when every port is denied; TCP also where a fragment could turn a reply into an opening.
+    fn judge_later_ports(
+        &self,
+        candidates: &[(u32, &Entry)],
+        protocol: u8,
+        offset: u16,
+        view: View,
+    ) -> (Action, Decider) {
+        if protocol == Protocol::TCP && view.fragment_offset && offset == 1 {
+            return (Action::Deny, Decider::Evasion);
+        }
+        let starts = |ranges: &dyn Fn(&Entry) -> Vec<(u16, u16)>| -> BTreeSet<u16> {
+            let bounds = candidates.iter().flat_map(|(_, e)| ranges(e));
+            std::iter::once(0)
+                .chain(bounds.flat_map(|(low, high)| [Some(low), high.checked_add(1)].into_iter().flatten()))
+                .collect()
+        };
+        let sources = starts(&|e| e.matcher.src_ports.iter().collect());
+        let destinations = starts(&|e| e.matcher.dst_ports.iter().collect());
+        let mut passes = false;
+        for src in &sources {
+            for dst in &destinations {
+                let verdict = |flags| {
+                    first_match(candidates, self.default, |e| hits_ports(e, protocol, *src, *dst, flags)).0
+                };
+                let (opening, other) = (verdict(TCP_SYN), verdict(TCP_ACK));
+                if protocol == Protocol::TCP && !view.fragment_offset && opening != other {
+                    return (Action::Deny, Decider::Evasion);
+                }
+                passes |= other == Action::Allow || opening == Action::Allow;
+            }
+        }
+        (if passes { Action::Allow } else { Action::Deny }, Decider::Fragment)
+    }
+
+    fn judge_later_icmp(&self, candidates: &[(u32, &Entry)]) -> (Action, Decider) {
+        let passes = (0..=255u8).any(|kind| {
+            (0..=255u8).any(|code| {
+                first_match(candidates, self.default, |e| hits_icmp(e, kind, code)).0 == Action::Allow
+            })
+        });
+        (if passes { Action::Allow } else { Action::Deny }, Decider::Fragment)
+    }
+}
