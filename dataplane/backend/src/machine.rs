@@ -1,1 +1,329 @@
-//! x
+//! The core of a session: which rows to write next. Pure: no I/O and no clock.
+//!
+//! ```text
+//! Disconnected ──connected──▶ Handshaking ──ready──▶ Observing ──observed──▶ Applying ──last ack──▶ InSync
+//!      ▲                                                ▲  (rows read back)     │ ▲                   │
+//!      └────────────── disconnected (any state) ────────┴─── resync, rejected ──┘ └── newer desired ──┘
+//! ```
+//!
+//! The machine holds the rows desired, the rows known to be installed, and the *suspects*: keys on which the
+//! two may differ. Work is proportional to suspects, not to rows. A batch is one [`Step`] of make before
+//! break; the next is made only after it is confirmed, from whatever is desired by then.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::delta::{Key, Op, Step, op};
+use crate::status::SessionState;
+
+/// Rows that are made and dropped together: a class, a port.
+pub type Unit<K, B> = Arc<Vec<(K, B)>>;
+
+/// Everything a target shall hold, by unit.
+pub type Desired<U, K, B> = BTreeMap<U, Unit<K, B>>;
+
+/// Writes that are sent together and confirmed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch<K, B> {
+    /// Which step.
+    pub step: Step,
+    /// The writes, in the order of their keys.
+    pub ops: Vec<Op<K, B>>,
+}
+
+/// What a read-back showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed<K, B> {
+    /// Rows with our tag.
+    pub ours: Vec<(K, B)>,
+    /// Keys of rows without it, in our tables.
+    pub foreign: Vec<K>,
+}
+
+/// Rows that were not as this machine left them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drift<K> {
+    /// Written by us and gone.
+    pub missing: Vec<K>,
+    /// Changed by somebody.
+    pub altered: Vec<K>,
+    /// With our tag and not ours.
+    pub surplus: Vec<K>,
+}
+
+impl<K> Drift<K> {
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.missing.len() + self.altered.len() + self.surplus.len()
+    }
+
+    /// Whether nothing drifted.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The machine; `U` names units, `K` rows, `B` is what a row does.
+#[derive(Debug)]
+pub struct Machine<U, K, B> {
+    state: SessionState,
+    units: Desired<U, K, B>,
+    desired: HashMap<K, B>,
+    installed: HashMap<K, B>,
+    foreign: HashSet<K>,
+    suspects: BTreeSet<K>,
+    /// Content that nothing leads to any more: flips that abandoned it are confirmed.
+    garbage: BTreeSet<K>,
+    in_flight: Option<(Batch<K, B>, Vec<K>)>,
+    wanted: u64,
+    applied: u64,
+    has_desired: bool,
+    /// The rows were known once since the connection began.
+    known: bool,
+    resync: bool,
+    writes: [u64; 3],
+}
+
+impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> {
+    fn default() -> Self {
+        Machine {
+            state: SessionState::Disconnected,
+            units: BTreeMap::new(),
+            desired: HashMap::new(),
+            installed: HashMap::new(),
+            foreign: HashSet::new(),
+            suspects: BTreeSet::new(),
+            garbage: BTreeSet::new(),
+            in_flight: None,
+            wanted: 0,
+            applied: 0,
+            has_desired: false,
+            known: false,
+            resync: false,
+            writes: [0; 3],
+        }
+    }
+}
+
+impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
+    /// Where the session stands.
+    pub fn state(&self) -> SessionState {
+        self.state
+    }
+
+    /// Generation of the newest desired state, and the one known to be installed.
+    pub fn generations(&self) -> (u64, u64) {
+        (self.wanted, self.applied)
+    }
+
+    /// Rows added, changed, deleted so far.
+    pub fn writes(&self) -> [u64; 3] {
+        self.writes
+    }
+
+    /// The rows known to be installed.
+    pub fn installed(&self) -> &HashMap<K, B> {
+        &self.installed
+    }
+
+    /// The rows desired.
+    pub fn desired(&self) -> &HashMap<K, B> {
+        &self.desired
+    }
+
+    /// The units desired.
+    pub fn units(&self) -> &Desired<U, K, B> {
+        &self.units
+    }
+
+    /// Rows of others in our tables.
+    pub fn foreign(&self) -> usize {
+        self.foreign.len()
+    }
+
+    /// Desired rows whose place a foreign row holds: they cannot be written without overwriting it.
+    pub fn conflicts(&self) -> Vec<&K> {
+        self.suspects.iter().filter(|k| self.blocked(k)).collect()
+    }
+
+    /// A connection exists; versions are being settled.
+    pub fn connected(&mut self) {
+        self.disconnected();
+        self.state = SessionState::Handshaking;
+    }
+
+    /// The peer is ready: its rows have to be read.
+    pub fn ready(&mut self) {
+        self.state = SessionState::Observing;
+    }
+
+    /// The connection ended. What was in flight may or may not have happened: the next read-back tells.
+    pub fn disconnected(&mut self) {
+        self.state = SessionState::Disconnected;
+        self.in_flight = None;
+        self.known = false;
+        self.resync = false;
+        self.garbage.clear();
+    }
+
+    /// Asks for a read-back before the next batch, busy or not.
+    pub fn request_resync(&mut self) {
+        self.resync = true;
+    }
+
+    /// Whether the driver shall read back now.
+    pub fn wants_observation(&mut self) -> bool {
+        let connected = matches!(self.state, SessionState::Applying | SessionState::InSync);
+        if connected && self.resync && self.in_flight.is_none() {
+            self.resync = false;
+            self.state = SessionState::Observing;
+        }
+        self.state == SessionState::Observing
+    }
+
+    /// Sets the desired state. Units that are the same `Arc` cost nothing.
+    pub fn set_desired(&mut self, generation: u64, units: Desired<U, K, B>) {
+        let mut changed: Vec<(Option<Unit<K, B>>, Option<Unit<K, B>>)> = Vec::new();
+        for (id, unit) in &units {
+            match self.units.get(id) {
+                Some(old) if Arc::ptr_eq(old, unit) || old == unit => {}
+                old => changed.push((old.cloned(), Some(Arc::clone(unit)))),
+            }
+        }
+        let gone = self.units.iter().filter(|(id, _)| !units.contains_key(id));
+        changed.extend(gone.map(|(_, unit)| (Some(Arc::clone(unit)), None)));
+        for (key, _) in changed.iter().filter_map(|(old, _)| old.as_ref()).flat_map(|u| u.iter()) {
+            self.desired.remove(key);
+            self.suspects.insert(key.clone());
+        }
+        for (key, body) in changed.iter().filter_map(|(_, new)| new.as_ref()).flat_map(|u| u.iter()) {
+            self.desired.insert(key.clone(), body.clone());
+            self.suspects.insert(key.clone());
+        }
+        self.units = units;
+        self.wanted = generation;
+        self.has_desired = true;
+        self.settle();
+    }
+
+    /// Takes a read-back. Returns the drift since this machine last knew the rows.
+    pub fn observed(&mut self, observed: Observed<K, B>) -> Drift<K> {
+        let seen: HashMap<K, B> = observed.ours.into_iter().collect();
+        let mut drift = Drift { missing: Vec::new(), altered: Vec::new(), surplus: Vec::new() };
+        if self.known {
+            for (key, body) in &self.installed {
+                match seen.get(key) {
+                    None => drift.missing.push(key.clone()),
+                    Some(other) if other != body => drift.altered.push(key.clone()),
+                    Some(_) => {}
+                }
+            }
+            drift.surplus.extend(seen.keys().filter(|k| !self.installed.contains_key(*k)).cloned());
+        }
+        self.installed = seen;
+        self.foreign = observed.foreign.into_iter().collect();
+        self.suspects = self
+            .desired
+            .iter()
+            .filter(|(key, body)| self.installed.get(*key) != Some(*body))
+            .map(|(key, _)| key.clone())
+            .chain(self.installed.keys().filter(|k| !self.desired.contains_key(*k)).cloned())
+            .collect();
+        self.known = true;
+        self.state = SessionState::Applying;
+        self.settle();
+        drift
+    }
+
+    fn blocked(&self, key: &K) -> bool {
+        self.foreign.contains(key) && !self.installed.contains_key(key)
+    }
+
+    /// The next batch, when the session may write and there is something to write.
+    pub fn next_batch(&mut self) -> Option<Batch<K, B>> {
+        if self.state != SessionState::Applying || self.in_flight.is_some() || self.resync || !self.has_desired {
+            return None;
+        }
+        let mut by_step: BTreeMap<Step, Vec<Op<K, B>>> = BTreeMap::new();
+        for key in self.suspects.iter().filter(|k| !self.blocked(k)) {
+            if let Some((step, op)) = op(key, self.desired.get(key), self.installed.get(key)) {
+                by_step.entry(step).or_default().push(op);
+            }
+        }
+        let (step, mut ops) = by_step.pop_first()?;
+        // What this batch's flip will have abandoned may go with any later batch.
+        let abandoned: Vec<K> = match step {
+            Step::Flip => by_step.remove(&Step::Collect).unwrap_or_default().iter().map(|o| o.key().clone()).collect(),
+            _ => Vec::new(),
+        };
+        if step != Step::Collect {
+            let dead = self.garbage.iter().filter(|k| !self.desired.contains_key(*k) && self.installed.contains_key(*k));
+            ops.extend(dead.map(|k| Op::Delete(k.clone())));
+        }
+        let batch = Batch { step, ops };
+        self.in_flight = Some((batch.clone(), abandoned));
+        Some(batch)
+    }
+
+    /// The batch in flight is confirmed.
+    pub fn acknowledged(&mut self) {
+        let Some((batch, abandoned)) = self.in_flight.take() else { return };
+        for op in batch.ops {
+            let kind = match op {
+                Op::Add(key, body) => {
+                    self.installed.insert(key, body);
+                    0
+                }
+                Op::Change(key, body) => {
+                    self.installed.insert(key, body);
+                    1
+                }
+                Op::Delete(key) => {
+                    self.garbage.remove(&key);
+                    self.installed.remove(&key);
+                    2
+                }
+            };
+            self.writes[kind] += 1;
+        }
+        self.garbage.extend(abandoned);
+        self.settle();
+    }
+
+    /// The batch in flight was refused as a whole, or it is unknown what became of it: read back first.
+    pub fn rejected(&mut self) {
+        self.in_flight = None;
+        if self.state == SessionState::Applying {
+            self.state = SessionState::Observing;
+        }
+    }
+
+    /// Drops what is no suspect any more; with none left, the newest generation is installed.
+    fn settle(&mut self) {
+        if !matches!(self.state, SessionState::Applying | SessionState::InSync) {
+            return;
+        }
+        let (desired, installed) = (&self.desired, &self.installed);
+        self.suspects.retain(|key| desired.get(key) != installed.get(key));
+        if self.suspects.is_empty() && self.has_desired && self.in_flight.is_none() {
+            self.applied = self.wanted;
+            self.state = SessionState::InSync;
+        } else {
+            self.state = SessionState::Applying;
+        }
+    }
+
+    /// The writes that would lead from what is installed to `units`, in the order of the steps.
+    pub fn plan(&self, units: &Desired<U, K, B>) -> Vec<Op<K, B>> {
+        let mut plan: Vec<(Step, Op<K, B>)> = Vec::new();
+        let wanted: HashMap<&K, &B> = units.values().flat_map(|u| u.iter()).map(|(k, b)| (k, b)).collect();
+        for (key, body) in &wanted {
+            plan.extend(op(*key, Some(*body), self.installed.get(*key)));
+        }
+        for (key, body) in self.installed.iter().filter(|(k, _)| !wanted.contains_key(k)) {
+            plan.extend(op(key, None, Some(body)));
+        }
+        plan.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.key().cmp(y.key())));
+        plan.into_iter().map(|(_, op)| op).collect()
+    }
+}
