@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Action, Decider, Entry, FlagMatch, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK,
+    Action, Entry, FlagMatch, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK,
     TCP_SYN,
 };
 
@@ -400,12 +400,13 @@ fn flag_cells(rows: &[&PolicyRow]) -> Vec<u16> {
         .collect()
 }
 
-/// The verdict of the rows on one packet: what a correct target does with them. `None` when none is certain.
-pub fn evaluate(program: &Program, fixed: &[PolicyRow], packet: &Packet) -> Option<(Action, Decider)> {
-    let id = |address: IpAddr| {
-        let hits = program.remote.iter().filter(|r| r.prefix.contains(&address));
-        hits.max_by_key(|r| r.prefix.prefix_len()).map_or(0, |r| r.id)
-    };
+/// The remote id that the rows give an address, and the row that gives it.
+pub fn remote_row(program: &Program, address: IpAddr) -> Option<&crate::program::RemoteRow> {
+    program.remote.iter().filter(|r| r.prefix.contains(&address)).max_by_key(|r| r.prefix.prefix_len())
+}
+
+/// The row that decides about one packet: what a correct target does. `None` when no row matches.
+pub fn deciding_row<'a>(program: &'a Program, fixed: &'a [PolicyRow], packet: &Packet) -> Option<&'a PolicyRow> {
     let hit = |row: &&PolicyRow| -> bool {
         let k = &row.key;
         match &packet.frame {
@@ -418,18 +419,17 @@ pub fn evaluate(program: &Program, fixed: &[PolicyRow], packet: &Packet) -> Opti
                     L4::Short | L4::Nothing => (0, 0, 0),
                 };
                 let later = matches!(ip.fragment, Fragment::Later { .. });
+                let id = || remote_row(program, ip.remote).map_or(0, |r| r.id);
                 reach_frame(row, Family::of(ip.remote))
                     && k.protocol.is_none_or(|p| ip.protocol.unwrap_or(0) == p)
                     && k.later.is_none_or(|want| want == later)
                     && flags_hit(k.flags, flags)
-                    && k.remote.is_none_or(|want| want == id(ip.remote))
+                    && k.remote.is_none_or(|want| want == id())
                     && k.local.is_none_or(|p| p.contains(&ip.local))
                     && k.src.hits(src)
                     && k.dst.hits(dst)
             }
         }
     };
-    let rows: Vec<&PolicyRow> = fixed.iter().chain(&program.policy).filter(hit).collect();
-    let best = rows.iter().max_by_key(|r| r.priority)?;
-    top(rows.iter().copied()).map(|action| (action, best.by))
+    fixed.iter().chain(&program.policy).filter(hit).max_by_key(|r| r.priority)
 }

@@ -1,1 +1,28 @@
-//! Backend for Open vSwitch with DPDK.
+//! Backend for Open vSwitch with DPDK: OVSDB to know the ports, OpenFlow to write the rows.
+//!
+//! ```text
+//! OVSDB ──▶ ports (which port is what) ─┐
+//! intent ──▶ programs (proved rows) ────┴─▶ units (tables/*.rs) ──▶ machine ──▶ session ──▶ OpenFlow bundles
+//! ```
+//!
+//! Pure: [`ports`], [`units`], [`tables`], [`session`]. I/O: `driver`, `no_flood`, `discover`.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod config;
+mod discover;
+mod driver;
+mod flow;
+mod io;
+mod no_flood;
+pub mod ports;
+mod query;
+pub mod regs;
+pub mod session;
+pub mod tables;
+pub mod units;
+
+pub use backend::OvsBackend;
+pub use config::{Config, FinalAction};
+pub use discover::{Found, NotFound, discover};
+pub use flow::{Flow, FlowBody, FlowKey, Place, SharedPlace, Writer, text};

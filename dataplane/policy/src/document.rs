@@ -1,6 +1,6 @@
 //! The policy document, as written in YAML and as stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,10 @@ fn allow() -> Action {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { egress: Action::Allow, ingress: Action::Allow }
+        Defaults {
+            egress: Action::Allow,
+            ingress: Action::Allow,
+        }
     }
 }
 
@@ -237,22 +240,33 @@ impl Default for Document {
 impl Document {
     /// Parses and validates a YAML (or JSON) document.
     pub fn from_yaml(text: &str) -> Result<Self, DocumentError> {
+        let (document, _) = Self::parse(text)?;
+        document.validate()?;
+        Ok(document)
+    }
+
+    /// Parses a YAML (or JSON) document without validating it, and tells which top-level fields it has: a
+    /// document to be merged says nothing about the others.
+    pub fn parse(text: &str) -> Result<(Self, BTreeSet<String>), DocumentError> {
         let value: serde_json::Value =
             serde_saphyr::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?;
         if value.is_null() {
-            return Err(DocumentError::Syntax(format!("the document is empty: begin with `version: {VERSION}`")));
+            return Err(DocumentError::Syntax(format!(
+                "the document is empty: begin with `version: {VERSION}`"
+            )));
         }
-        Self::from_value(value)
-    }
-
-    /// Takes and validates a document that was parsed already.
-    pub fn from_value(value: serde_json::Value) -> Result<Self, DocumentError> {
-        let document: Document = serde_path_to_error::deserialize(value).map_err(|error| {
+        let fields = value
+            .as_object()
+            .map(|map| map.keys().cloned().collect())
+            .unwrap_or_default();
+        let document = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
-            DocumentError::Fields(vec![FieldError { path, problem: error.into_inner().to_string() }])
+            DocumentError::Fields(vec![FieldError {
+                path,
+                problem: error.into_inner().to_string(),
+            }])
         })?;
-        document.validate()?;
-        Ok(document)
+        Ok((document, fields))
     }
 
     /// Whether it says nothing but its version: applying it would remove everything.

@@ -80,7 +80,11 @@ pub struct Policy {
 impl Policy {
     /// One that lets everything pass, or nothing.
     pub fn constant(direction: Direction, default: Action) -> Self {
-        Policy { direction, entries: Vec::new(), default }
+        Policy {
+            direction,
+            entries: Vec::new(),
+            default,
+        }
     }
 
     /// Whether some packet could be denied.
@@ -91,9 +95,10 @@ impl Policy {
     /// The text that names a decider.
     pub fn origin(&self, decider: Decider) -> String {
         match decider {
-            Decider::Entry(index) => {
-                self.entries.get(index as usize).map_or_else(|| "?".to_string(), |e| e.origin.to_string())
-            }
+            Decider::Entry(index) => self
+                .entries
+                .get(index as usize)
+                .map_or_else(|| "?".to_string(), |e| e.origin.to_string()),
             Decider::Default => format!("default/{}", self.direction),
             Decider::Fragment => "evasion/later-fragment".to_string(),
             Decider::Evasion => "evasion/unreadable-header".to_string(),
@@ -140,7 +145,10 @@ fn essentials(direction: Direction) -> Vec<Entry> {
         Direction::Egress => (&[133, 135, 136], (68, 67), (546, 547)),
         Direction::Ingress => (&[134, 135, 136, 137], (67, 68), (547, 546)),
     };
-    let mut list: Vec<Entry> = kinds.iter().map(|k| allow("neighbour-discovery", nd(*k))).collect();
+    let mut list: Vec<Entry> = kinds
+        .iter()
+        .map(|k| allow("neighbour-discovery", nd(*k)))
+        .collect();
     list.push(allow("dhcp", dhcp(Family::V4, v4.0, v4.1)));
     list.push(allow("dhcpv6", dhcp(Family::V6, v6.0, v6.1)));
     list
@@ -151,17 +159,22 @@ fn with_essentials(direction: Direction, rules: &[Entry], default: Action) -> Ve
     let mut list = Vec::new();
     for essential in essentials(direction) {
         let endangered = default == Action::Deny
-            || rules.iter().any(|e| {
-                e.action == Action::Deny && e.matcher.intersect(&essential.matcher).is_some()
-            });
+            || rules
+                .iter()
+                .any(|e| e.action == Action::Deny && e.matcher.intersect(&essential.matcher).is_some());
         if !endangered {
             continue;
         }
         // A rule for any protocol does not name them.
-        let named = rules.iter().filter(|e| e.tier == Tier::Mandatory && e.matcher.protocol != Protocol::Any);
+        let named = rules
+            .iter()
+            .filter(|e| e.tier == Tier::Mandatory && e.matcher.protocol != Protocol::Any);
         for rule in named {
             if let Some(matcher) = rule.matcher.intersect(&essential.matcher) {
-                list.push(Entry { matcher, ..rule.clone() });
+                list.push(Entry {
+                    matcher,
+                    ..rule.clone()
+                });
             }
         }
         list.push(essential);
@@ -181,7 +194,10 @@ pub fn mirrored(matcher: &Matcher) -> Option<Matcher> {
                 (false, 128) => 129,
                 _ => return None,
             };
-            Some(IcmpMatch { kind: reply, code: None })
+            Some(IcmpMatch {
+                kind: reply,
+                code: None,
+            })
         }
     };
     Some(Matcher {
@@ -196,7 +212,10 @@ pub fn mirrored(matcher: &Matcher) -> Option<Matcher> {
 /// Replies under default deny. An explicit deny of the other direction ends what is a reply, so it is
 /// mirrored too, at its place.
 fn replies(other_direction: &[Entry]) -> Vec<Entry> {
-    let errors = [(Protocol::ICMP, Family::V4, &[3u8, 11, 12][..]), (Protocol::ICMPV6, Family::V6, &[1, 2, 3, 4])];
+    let errors = [
+        (Protocol::ICMP, Family::V4, &[3u8, 11, 12][..]),
+        (Protocol::ICMPV6, Family::V6, &[1, 2, 3, 4]),
+    ];
     let mut list = Vec::new();
     for (protocol, family, kinds) in errors {
         for kind in kinds {
@@ -208,7 +227,10 @@ fn replies(other_direction: &[Entry]) -> Vec<Entry> {
                 matcher: Matcher {
                     families: Families::only(family),
                     protocol: Protocol::Number(protocol),
-                    icmp: Some(IcmpMatch { kind: *kind, code: None }),
+                    icmp: Some(IcmpMatch {
+                        kind: *kind,
+                        code: None,
+                    }),
                     ..Matcher::everything()
                 },
             });
@@ -258,7 +280,11 @@ fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direc
             set == Some(Action::Deny)
         })
     });
-    if by_profile { Action::Deny } else { document.defaults.of(direction) }
+    if by_profile {
+        Action::Deny
+    } else {
+        document.defaults.of(direction)
+    }
 }
 
 fn resolve(document: &Document, endpoint: Option<(&str, &Endpoint)>, direction: Direction) -> Policy {
@@ -269,7 +295,11 @@ fn resolve(document: &Document, endpoint: Option<(&str, &Endpoint)>, direction: 
     if default == Action::Deny {
         entries.extend(replies(&explicit(document, endpoint, direction.opposite())));
     }
-    Policy { direction, entries, default }
+    Policy {
+        direction,
+        entries,
+        default,
+    }
 }
 
 /// The effective policy of an endpoint.

@@ -63,7 +63,9 @@ fn covered<'a>(matcher: &Matcher, earlier: impl Iterator<Item = (String, &'a Mat
     let mut taken: Option<Ranges> = None;
     let mut names = Vec::new();
     for (name, other) in earlier {
-        let Some(ports) = other.dst_ports.intersect(&matcher.dst_ports) else { continue };
+        let Some(ports) = other.dst_ports.intersect(&matcher.dst_ports) else {
+            continue;
+        };
         if !other.covers_but_ports(matcher) {
             continue;
         }
@@ -102,7 +104,9 @@ fn across_tiers(policy: &Policy, found: &mut BTreeSet<Finding>) {
 
 /// Default deny inwards and default allow outwards, with no outward rule: its own connections get no answer.
 fn one_way(policy: &Policy, document: &Document, name: &str, found: &mut BTreeSet<Finding>) {
-    let Some(endpoint) = document.endpoints.get(name) else { return };
+    let Some(endpoint) = document.endpoints.get(name) else {
+        return;
+    };
     if policy.default != Action::Deny {
         return;
     }
@@ -111,12 +115,19 @@ fn one_way(policy: &Policy, document: &Document, name: &str, found: &mut BTreeSe
         policy.entries.iter().any(|e| {
             e.action == Action::Allow
                 && !matches!(e.tier, Tier::Essential | Tier::Replies)
-                && !matches!(e.matcher.protocol, Protocol::Number(Protocol::ICMP | Protocol::ICMPV6))
+                && !matches!(
+                    e.matcher.protocol,
+                    Protocol::Number(Protocol::ICMP | Protocol::ICMPV6)
+                )
         })
     };
     if other.default == Action::Allow && !explicit(&other) {
         let names: Vec<&str> = endpoint.profiles.iter().map(crate::types::Name::as_str).collect();
-        let at = if names.is_empty() { format!("endpoints/{name}") } else { format!("profiles/{}", names.join("+")) };
+        let at = if names.is_empty() {
+            format!("endpoints/{name}")
+        } else {
+            format!("profiles/{}", names.join("+"))
+        };
         found.insert(Finding {
             at,
             text: format!(

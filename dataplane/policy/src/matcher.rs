@@ -46,7 +46,10 @@ impl Ranges {
     /// Whether it holds `n`.
     pub fn contains(&self, n: u16) -> bool {
         let after = self.0.partition_point(|(low, _)| *low <= n);
-        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|(_, high)| n <= *high)
+        after
+            .checked_sub(1)
+            .and_then(|i| self.0.get(i))
+            .is_some_and(|(_, high)| n <= *high)
     }
 
     /// Numbers in both; `None` when there are none.
@@ -65,13 +68,18 @@ impl Ranges {
 
     /// Whether `self` holds all of `other`.
     pub fn covers(&self, other: &Self) -> bool {
-        other.iter().all(|(low, high)| self.iter().any(|(l, h)| l <= low && high <= h))
+        other
+            .iter()
+            .all(|(low, high)| self.iter().any(|(l, h)| l <= low && high <= h))
     }
 
     /// Numbers in either.
     pub fn union(&self, other: &Self) -> Self {
-        let ranges: Vec<PortRange> =
-            self.iter().chain(other.iter()).map(|(low, high)| PortRange { low, high }).collect();
+        let ranges: Vec<PortRange> = self
+            .iter()
+            .chain(other.iter())
+            .map(|(low, high)| PortRange { low, high })
+            .collect();
         Self::of(&ranges)
     }
 }
@@ -91,7 +99,10 @@ impl Families {
 
     /// Just one.
     pub fn only(family: Family) -> Self {
-        Families { v4: family == Family::V4, v6: family == Family::V6 }
+        Families {
+            v4: family == Family::V4,
+            v6: family == Family::V6,
+        }
     }
 
     /// Whether `family` is among them.
@@ -103,7 +114,10 @@ impl Families {
     }
 
     fn and(self, other: Self) -> Self {
-        Families { v4: self.v4 && other.v4, v6: self.v6 && other.v6 }
+        Families {
+            v4: self.v4 && other.v4,
+            v6: self.v6 && other.v6,
+        }
     }
 
     fn is_empty(self) -> bool {
@@ -152,13 +166,24 @@ fn families_of(prefixes: &[IpNet]) -> Families {
 }
 
 fn canonical_prefixes(prefixes: &[IpNet], families: Families) -> Vec<IpNet> {
-    let kept: Vec<IpNet> =
-        prefixes.iter().copied().filter(|p| families.contains(Family::of(p.addr()))).collect();
+    let kept: Vec<IpNet> = prefixes
+        .iter()
+        .copied()
+        .filter(|p| families.contains(Family::of(p.addr())))
+        .collect();
     let mut merged = IpNet::aggregate(&kept);
     merged.sort_unstable();
     // `0.0.0.0/0` and `::/0` together say nothing when both versions are meant; one of them does.
-    let whole = |f: Family| merged.iter().any(|p| p.prefix_len() == 0 && Family::of(p.addr()) == f);
-    if Family::BOTH.iter().all(|f| !families.contains(*f) || whole(*f)) { Vec::new() } else { merged }
+    let whole = |f: Family| {
+        merged
+            .iter()
+            .any(|p| p.prefix_len() == 0 && Family::of(p.addr()) == f)
+    };
+    if Family::BOTH.iter().all(|f| !families.contains(*f) || whole(*f)) {
+        Vec::new()
+    } else {
+        merged
+    }
 }
 
 fn intersect_prefixes(a: &[IpNet], b: &[IpNet]) -> Option<Vec<IpNet>> {
@@ -229,8 +254,11 @@ impl Matcher {
             Protocol::Number(Protocol::ICMPV6) => Families::only(Family::V6),
             _ => Families::BOTH,
         };
-        self.families =
-            self.families.and(by_protocol).and(families_of(&self.remote)).and(families_of(&self.local));
+        self.families = self
+            .families
+            .and(by_protocol)
+            .and(families_of(&self.remote))
+            .and(families_of(&self.local));
         if self.families.is_empty() {
             return None;
         }
@@ -255,7 +283,11 @@ impl Matcher {
                 _ => return None,
             },
         };
-        let flags = if self.flags == FlagMatch::Any { other.flags } else { self.flags };
+        let flags = if self.flags == FlagMatch::Any {
+            other.flags
+        } else {
+            self.flags
+        };
         Matcher {
             families: self.families.and(other.families),
             protocol,
@@ -305,7 +337,14 @@ mod tests {
         let r = |low, high| PortRange { low, high };
         let set = Ranges::of(&[r(10, 20), r(21, 30), r(5, 12), r(65535, 65535), r(0, 0)]);
         assert_eq!(set.iter().collect::<Vec<_>>(), [(0, 0), (5, 30), (65535, 65535)]);
-        for (n, is_in) in [(0, true), (1, false), (5, true), (30, true), (31, false), (65535, true)] {
+        for (n, is_in) in [
+            (0, true),
+            (1, false),
+            (5, true),
+            (30, true),
+            (31, false),
+            (65535, true),
+        ] {
             assert_eq!(set.contains(n), is_in, "{n}");
         }
         assert!(Ranges::of(&[r(0, 100), r(101, 65535)]).is_all());
@@ -320,7 +359,10 @@ mod tests {
         let matcher = Matcher::of(&rule).unwrap();
         assert_eq!(matcher.families, Families::only(Family::V4));
         assert_eq!(matcher.remote, ["192.0.2.0/24".parse().unwrap()]);
-        let v6 = Matcher { families: Families::only(Family::V6), ..Matcher::everything() };
+        let v6 = Matcher {
+            families: Families::only(Family::V6),
+            ..Matcher::everything()
+        };
         assert_eq!(matcher.intersect(&v6), None);
     }
 }

@@ -235,7 +235,9 @@ impl PortRange {
         match text.parse::<u16>() {
             Ok(n) if digits => Ok(n),
             _ if digits => refuse(format!("port {text} is out of range: ports are 0 to 65535")),
-            _ => refuse(format!("`{text}` is not a port: write a number from 0 to 65535, or a range \"low-high\"")),
+            _ => refuse(format!(
+                "`{text}` is not a port: write a number from 0 to 65535, or a range \"low-high\""
+            )),
         }
     }
 }
@@ -281,7 +283,16 @@ impl MacAddr {
     pub fn link_local(self) -> std::net::Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-        std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+        std::net::Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            pair(a ^ 2, b),
+            pair(c, 0xff),
+            pair(0xfe, d),
+            pair(e, f),
+        )
     }
 }
 
@@ -302,10 +313,14 @@ impl FromStr for MacAddr {
                 part.len() == 2 && u8::from_str_radix(part, 16).map(|value| *octet = value).is_ok()
             });
         if !well_formed {
-            return refuse(format!("`{s}` is not a MAC address: write six octets, as in 02:00:00:00:00:01"));
+            return refuse(format!(
+                "`{s}` is not a MAC address: write six octets, as in 02:00:00:00:00:01"
+            ));
         }
         if octets[0] & 1 == 1 {
-            return refuse(format!("{s} is a group address: an endpoint's MAC has an even first octet"));
+            return refuse(format!(
+                "{s} is a group address: an endpoint's MAC has an even first octet"
+            ));
         }
         if octets == [0; 6] {
             return refuse(format!("{s} cannot be an endpoint's MAC"));
@@ -436,7 +451,11 @@ serde_as_text!(Name, "a name");
 // One port is written as a number, a range as text: programs that read the document back want it so.
 impl Serialize for PortRange {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.low == self.high { s.serialize_u16(self.low) } else { s.collect_str(self) }
+        if self.low == self.high {
+            s.serialize_u16(self.low)
+        } else {
+            s.collect_str(self)
+        }
     }
 }
 
@@ -455,7 +474,9 @@ impl<'de> Deserialize<'de> for PortRange {
                 self.visit_str(&v.to_string())
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<PortRange, E> {
-                Err(E::custom(format!("port {v} is out of range: ports are 0 to 65535")))
+                Err(E::custom(format!(
+                    "port {v} is out of range: ports are 0 to 65535"
+                )))
             }
         }
         d.deserialize_any(Port)
@@ -468,8 +489,14 @@ mod tests {
 
     #[test]
     fn ports_and_ranges_parse_strictly() {
-        assert_eq!("25".parse::<PortRange>().unwrap(), PortRange { low: 25, high: 25 });
-        assert_eq!("0-65535".parse::<PortRange>().unwrap(), PortRange { low: 0, high: 65535 });
+        assert_eq!(
+            "25".parse::<PortRange>().unwrap(),
+            PortRange { low: 25, high: 25 }
+        );
+        assert_eq!(
+            "0-65535".parse::<PortRange>().unwrap(),
+            PortRange { low: 0, high: 65535 }
+        );
         for bad in ["70000", "-1", "", "2-1", "a", "1-", "+25", "1-2-3"] {
             assert!(bad.parse::<PortRange>().is_err(), "{bad} was accepted");
         }
@@ -479,13 +506,22 @@ mod tests {
     fn prefixes_refuse_host_bits_and_say_the_right_one() {
         let error = "198.51.100.1/24".parse::<StrictPrefix>().unwrap_err();
         assert!(error.to_string().contains("198.51.100.0/24"), "{error}");
-        assert_eq!("2001:db8::10".parse::<StrictPrefix>().unwrap().0.prefix_len(), 128);
+        assert_eq!(
+            "2001:db8::10".parse::<StrictPrefix>().unwrap().0.prefix_len(),
+            128
+        );
     }
 
     #[test]
     fn macs_are_unicast() {
         assert!("02:00:00:00:00:01".parse::<MacAddr>().is_ok());
-        for bad in ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "2:0:0:0:0:1", "02-00-00-00-00-01"] {
+        for bad in [
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "2:0:0:0:0:1",
+            "02-00-00-00-00-01",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad} was accepted");
         }
         let mac: MacAddr = "02:00:00:00:00:01".parse().unwrap();

@@ -37,7 +37,10 @@ impl DocumentError {
     pub fn fields(&self) -> Vec<FieldError> {
         match self {
             DocumentError::Syntax(problem) => {
-                vec![FieldError { path: String::new(), problem: problem.clone() }]
+                vec![FieldError {
+                    path: String::new(),
+                    problem: problem.clone(),
+                }]
             }
             DocumentError::Fields(fields) => fields.clone(),
         }
@@ -56,7 +59,10 @@ struct Check {
 
 impl Check {
     fn fail(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.errors.push(FieldError { path: path.into(), problem: problem.into() });
+        self.errors.push(FieldError {
+            path: path.into(),
+            problem: problem.into(),
+        });
     }
 
     fn rules(&mut self, path: &str, rules: &[Rule]) {
@@ -70,7 +76,10 @@ impl Check {
             if let Some(first) = seen.insert(&rule.name, index) {
                 self.fail(
                     format!("{}.name", at()),
-                    format!("`{}` is the name of {path}[{first}] already: rename one", rule.name),
+                    format!(
+                        "`{}` is the name of {path}[{first}] already: rename one",
+                        rule.name
+                    ),
                 );
             }
             self.rule(&at, rule);
@@ -83,7 +92,10 @@ impl Check {
             if !ports.is_empty() && !has_ports {
                 self.fail(
                     format!("{}.{field}", at()),
-                    format!("protocol {} has no ports: set protocol to tcp, udp or sctp", rule.protocol),
+                    format!(
+                        "protocol {} has no ports: set protocol to tcp, udp or sctp",
+                        rule.protocol
+                    ),
                 );
             }
         }
@@ -97,11 +109,17 @@ impl Check {
         if rule.icmp.is_some() && !is_icmp {
             self.fail(
                 format!("{}.icmp", at()),
-                format!("protocol {} has no ICMP type: set protocol to icmp or icmpv6", rule.protocol),
+                format!(
+                    "protocol {} has no ICMP type: set protocol to icmp or icmpv6",
+                    rule.protocol
+                ),
             );
         }
         if rule.reason.len() > MAX_REASON {
-            self.fail(format!("{}.reason", at()), format!("is longer than {MAX_REASON} bytes"));
+            self.fail(
+                format!("{}.reason", at()),
+                format!("is longer than {MAX_REASON} bytes"),
+            );
         }
         if Matcher::of(rule).is_none() {
             self.fail(
@@ -115,7 +133,10 @@ impl Check {
     fn attachment(&mut self, path: &str, attachment: &Attachment) {
         match (&attachment.interface, &attachment.iface_id) {
             (Some(name), None) if name.is_empty() || name.len() > 255 => {
-                self.fail(format!("{path}.interface"), "is not an interface name: 1 to 255 bytes");
+                self.fail(
+                    format!("{path}.interface"),
+                    "is not an interface name: 1 to 255 bytes",
+                );
             }
             (None, Some(id)) if id.is_empty() || id.len() > 255 => {
                 self.fail(format!("{path}.iface_id"), "is not an iface-id: 1 to 255 bytes");
@@ -134,8 +155,16 @@ impl Check {
                     format!("there is no profile `{profile}`: define it or remove the reference"),
                 );
             }
-            if endpoint.profiles.iter().take(index).any(|earlier| earlier == profile) {
-                self.fail(format!("{path}.profiles[{index}]"), format!("`{profile}` is bound twice"));
+            if endpoint
+                .profiles
+                .iter()
+                .take(index)
+                .any(|earlier| earlier == profile)
+            {
+                self.fail(
+                    format!("{path}.profiles[{index}]"),
+                    format!("`{profile}` is bound twice"),
+                );
             }
         }
         for (index, attachment) in endpoint.attachments.iter().enumerate() {
@@ -151,7 +180,10 @@ impl Check {
         }
         for key in endpoint.labels.keys() {
             if key.is_empty() || key.len() > 255 {
-                self.fail(format!("{path}.labels"), format!("`{key}` is not a label key: 1 to 255 bytes"));
+                self.fail(
+                    format!("{path}.labels"),
+                    format!("`{key}` is not a label key: 1 to 255 bytes"),
+                );
             }
         }
         self.rules(&format!("{path}.rules"), &endpoint.rules);
@@ -169,11 +201,14 @@ impl Check {
                 let plug = (attachment.interface.as_deref(), attachment.iface_id.as_deref());
                 let claims = attachments.entry(plug).or_default();
                 // An attachment that names no target is found on every one.
-                let clash = claims.iter().find(|(other, _)| {
-                    other.is_none() || target.is_none() || *other == target
-                });
+                let clash = claims
+                    .iter()
+                    .find(|(other, _)| other.is_none() || target.is_none() || *other == target);
                 if let Some((_, other)) = clash {
-                    self.fail(path.clone(), format!("{attachment} is claimed by {other} already"));
+                    self.fail(
+                        path.clone(),
+                        format!("{attachment} is claimed by {other} already"),
+                    );
                 }
                 claims.push((target, path));
             }
@@ -187,12 +222,76 @@ impl Check {
     }
 }
 
+/// Whether two attachments are one place: an attachment that names no target is found on every one.
+fn same_place(a: &Attachment, b: &Attachment) -> bool {
+    a.interface == b.interface
+        && a.iface_id == b.iface_id
+        && (a.target.is_none() || b.target.is_none() || a.target == b.target)
+}
+
+impl Check {
+    /// What [`claims`](Self::claims) checks, for one endpoint against all.
+    fn claims_of(&mut self, name: &Name, endpoint: &Endpoint, document: &Document) {
+        let path = format!("endpoints.{name}");
+        let others = || document.endpoints.iter().filter(|(other, _)| *other != name);
+        for (index, attachment) in endpoint.attachments.iter().enumerate() {
+            let within = endpoint
+                .attachments
+                .iter()
+                .take(index)
+                .position(|a| same_place(a, attachment));
+            let elsewhere = || {
+                others().find_map(|(other, e)| {
+                    let at = e.attachments.iter().position(|a| same_place(a, attachment))?;
+                    Some(format!("endpoints.{other}.attachments[{at}]"))
+                })
+            };
+            let taken = within
+                .map(|at| format!("{path}.attachments[{at}]"))
+                .or_else(elsewhere);
+            if let Some(taken) = taken {
+                self.fail(
+                    format!("{path}.attachments[{index}]"),
+                    format!("{attachment} is claimed by {taken} already"),
+                );
+            }
+        }
+        for (index, mac) in endpoint.macs.iter().enumerate() {
+            let within = endpoint.macs.iter().take(index).position(|m| m == mac);
+            let elsewhere = || {
+                others().find_map(|(other, e)| {
+                    let at = e.macs.iter().position(|m| m == mac)?;
+                    Some(format!("endpoints.{other}.macs[{at}]"))
+                })
+            };
+            let taken = within.map(|at| format!("{path}.macs[{at}]")).or_else(elsewhere);
+            if let Some(taken) = taken {
+                self.fail(
+                    format!("{path}.macs[{index}]"),
+                    format!("{mac} is claimed by {taken} already"),
+                );
+            }
+        }
+    }
+
+    fn done(self) -> Result<(), DocumentError> {
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(DocumentError::Fields(self.errors))
+        }
+    }
+}
+
 impl Document {
     /// Checks what the types of the fields cannot: references, names, claims, rules that cannot match.
     pub fn validate(&self) -> Result<(), DocumentError> {
         let mut check = Check::default();
         if self.version != VERSION {
-            check.fail("version", format!("`{}` is not known: write {VERSION}", self.version));
+            check.fail(
+                "version",
+                format!("`{}` is not known: write {VERSION}", self.version),
+            );
         }
         check.rules("mandatory", &self.mandatory);
         check.rules("baseline", &self.baseline);
@@ -203,6 +302,89 @@ impl Document {
             check.endpoint(&format!("endpoints.{name}"), endpoint, self);
         }
         check.claims(self);
-        if check.errors.is_empty() { Ok(()) } else { Err(DocumentError::Fields(check.errors)) }
+        check.done()
+    }
+
+    /// [`validate`](Self::validate) for a document in which only this endpoint changed; it may be absent.
+    pub fn validate_endpoint(&self, name: &Name) -> Result<(), DocumentError> {
+        let mut check = Check::default();
+        if let Some(endpoint) = self.endpoints.get(name) {
+            check.endpoint(&format!("endpoints.{name}"), endpoint, self);
+            check.claims_of(name, endpoint, self);
+        }
+        check.done()
+    }
+
+    /// [`validate`](Self::validate) for a document in which only this profile was added or changed.
+    pub fn validate_profile(&self, name: &Name) -> Result<(), DocumentError> {
+        let mut check = Check::default();
+        if let Some(profile) = self.profiles.get(name) {
+            check.rules(&format!("profiles.{name}.rules"), &profile.rules);
+        }
+        check.done()
+    }
+
+    /// [`validate`](Self::validate) for a document in which only the rules for everybody changed.
+    pub fn validate_baseline(&self) -> Result<(), DocumentError> {
+        let mut check = Check::default();
+        check.rules("mandatory", &self.mandatory);
+        check.rules("baseline", &self.baseline);
+        check.done()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = r#"
+version: portcullis/v1
+profiles:
+  web: {rules: [{name: http, action: allow, direction: ingress, protocol: tcp, ports: [80]}]}
+endpoints:
+  a: {attachments: [{interface: a}], macs: ["02:00:00:00:00:01"], profiles: [web]}
+  b: {attachments: [{interface: b, target: one}, {iface_id: x}], macs: ["02:00:00:00:00:02"]}
+"#;
+
+    /// Changes `b` and compares what both checks say about it.
+    fn both(change: impl FnOnce(&mut Endpoint)) -> Vec<String> {
+        let mut document = Document::from_yaml(DOCUMENT).unwrap();
+        let name: Name = "b".parse().unwrap();
+        let mut endpoint = Endpoint::clone(&document.endpoints[&name]);
+        change(&mut endpoint);
+        document.endpoints.insert(name.clone(), endpoint.into());
+        let texts = |result: Result<(), DocumentError>| -> Vec<String> {
+            result
+                .err()
+                .map(|e| e.fields().iter().map(ToString::to_string).collect())
+                .unwrap_or_default()
+        };
+        let one = texts(document.validate_endpoint(&name));
+        assert_eq!(one, texts(document.validate()));
+        one
+    }
+
+    #[test]
+    fn one_endpoint_is_checked_as_the_whole_document_is() {
+        let mac = |text: &str| text.parse::<MacAddr>().unwrap();
+        assert!(both(|_| ()).is_empty());
+        assert_eq!(
+            both(|e| e.macs.push(mac("02:00:00:00:00:01"))),
+            ["endpoints.b.macs[1]: 02:00:00:00:00:01 is claimed by endpoints.a.macs[0] already"]
+        );
+        assert_eq!(both(|e| e.macs.push(mac("02:00:00:00:00:02"))).len(), 1);
+        assert_eq!(
+            both(|e| e.attachments[0].interface = Some("a".to_string())),
+            ["endpoints.b.attachments[0]: interface a is claimed by endpoints.a.attachments[0] already"]
+        );
+        assert_eq!(both(|e| e.attachments.push(e.attachments[1].clone())).len(), 1);
+        assert!(
+            both(|e| e.attachments.push(Attachment {
+                target: Some("two".to_string()),
+                ..e.attachments[0].clone()
+            }))
+            .is_empty()
+        );
+        assert_eq!(both(|e| e.profiles.push("none".parse().unwrap())).len(), 1);
     }
 }

@@ -99,14 +99,23 @@ pub struct View {
 
 impl View {
     /// Sees everything: the policy's own meaning.
-    pub const FULL: View = View { fragment_offset: true, short_header: true };
+    pub const FULL: View = View {
+        fragment_offset: true,
+        short_header: true,
+    };
 }
 
-fn first_match(entries: &[(u32, &Entry)], default: Action, hit: impl Fn(&Entry) -> bool) -> (Action, Decider) {
+fn first_match(
+    entries: &[(u32, &Entry)],
+    default: Action,
+    hit: impl Fn(&Entry) -> bool,
+) -> (Action, Decider) {
     entries
         .iter()
         .find(|(_, entry)| hit(entry))
-        .map_or((default, Decider::Default), |(index, entry)| (entry.action, Decider::Entry(*index)))
+        .map_or((default, Decider::Default), |(index, entry)| {
+            (entry.action, Decider::Entry(*index))
+        })
 }
 
 fn hits_ports(entry: &Entry, protocol: u8, src: u16, dst: u16, flags: u16) -> bool {
@@ -117,7 +126,10 @@ fn hits_ports(entry: &Entry, protocol: u8, src: u16, dst: u16, flags: u16) -> bo
 }
 
 fn hits_icmp(entry: &Entry, kind: u8, code: u8) -> bool {
-    entry.matcher.icmp.is_none_or(|m| m.kind == kind && m.code.is_none_or(|c| c == code))
+    entry
+        .matcher
+        .icmp
+        .is_none_or(|m| m.kind == kind && m.code.is_none_or(|c| c == code))
 }
 
 impl Policy {
@@ -144,11 +156,15 @@ impl Policy {
     }
 
     fn judge_permissive(&self, ip: &IpPacket) -> (Action, Decider) {
-        let Some(protocol) = ip.protocol else { return (Action::Allow, Decider::Default) };
+        let Some(protocol) = ip.protocol else {
+            return (Action::Allow, Decider::Default);
+        };
         let candidates = self.candidates(ip, protocol);
         match ip.l4 {
             L4::Ports { src, dst, flags } if Protocol::has_ports(protocol) => {
-                first_match(&candidates, self.default, |e| hits_ports(e, protocol, src, dst, flags))
+                first_match(&candidates, self.default, |e| {
+                    hits_ports(e, protocol, src, dst, flags)
+                })
             }
             L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
             _ => (Action::Allow, Decider::Default),
@@ -177,19 +193,32 @@ impl Policy {
             }
             return first_match(&candidates, self.default, |_| true);
         }
-        let blank = (L4::Ports { src: 0, dst: 0, flags: 0 }, L4::Icmp { kind: 0, code: 0 });
+        let blank = (
+            L4::Ports {
+                src: 0,
+                dst: 0,
+                flags: 0,
+            },
+            L4::Icmp { kind: 0, code: 0 },
+        );
         if Protocol::has_ports(protocol) {
             return match ip.l4 {
                 l4 if l4 == blank.0 && !view.short_header => (Action::Deny, Decider::Evasion),
-                L4::Ports { src, dst, flags } => {
-                    first_match(&candidates, self.default, |e| hits_ports(e, protocol, src, dst, flags))
-                }
+                L4::Ports { src, dst, flags } => first_match(&candidates, self.default, |e| {
+                    hits_ports(e, protocol, src, dst, flags)
+                }),
                 _ => (Action::Deny, Decider::Evasion),
             };
         }
         if is_icmp {
-            return match if ip.l4 == L4::Short && !view.short_header { blank.1 } else { ip.l4 } {
-                L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
+            return match if ip.l4 == L4::Short && !view.short_header {
+                blank.1
+            } else {
+                ip.l4
+            } {
+                L4::Icmp { kind, code } => {
+                    first_match(&candidates, self.default, |e| hits_icmp(e, kind, code))
+                }
                 _ => (Action::Deny, Decider::Evasion),
             };
         }
@@ -219,7 +248,10 @@ impl Policy {
         for src in &sources {
             for dst in &destinations {
                 let verdict = |flags| {
-                    first_match(candidates, self.default, |e| hits_ports(e, protocol, *src, *dst, flags)).0
+                    first_match(candidates, self.default, |e| {
+                        hits_ports(e, protocol, *src, *dst, flags)
+                    })
+                    .0
                 };
                 let (opening, other) = (verdict(TCP_SYN), verdict(TCP_ACK));
                 if protocol == Protocol::TCP && !view.fragment_offset && opening != other {
@@ -228,7 +260,10 @@ impl Policy {
                 passes |= other == Action::Allow || opening == Action::Allow;
             }
         }
-        (if passes { Action::Allow } else { Action::Deny }, Decider::Fragment)
+        (
+            if passes { Action::Allow } else { Action::Deny },
+            Decider::Fragment,
+        )
     }
 
     fn judge_later_icmp(&self, candidates: &[(u32, &Entry)]) -> (Action, Decider) {
@@ -237,6 +272,9 @@ impl Policy {
                 first_match(candidates, self.default, |e| hits_icmp(e, kind, code)).0 == Action::Allow
             })
         });
-        (if passes { Action::Allow } else { Action::Deny }, Decider::Fragment)
+        (
+            if passes { Action::Allow } else { Action::Deny },
+            Decider::Fragment,
+        )
     }
 }

@@ -1,0 +1,86 @@
+//! What can go wrong while reading or writing a message.
+
+use crate::version::Version;
+
+/// Why bytes from the peer are not an OpenFlow message. After any of these the connection is out of step and
+/// should be closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The version byte is not one this codec speaks for this message type.
+    #[error(
+        "version byte {version:#04x} of message type {msg_type} is neither OpenFlow 1.4 (0x05) nor 1.5 (0x06): \
+         let the switch offer one of them (bridge column `protocols`) and reconnect"
+    )]
+    Version {
+        /// The version byte.
+        version: u8,
+        /// The message type byte.
+        msg_type: u8,
+    },
+    /// A part ends before its fixed content does.
+    #[error("{what} is cut short: {need} more bytes needed, {have} left; close the connection")]
+    Truncated {
+        /// The part being read.
+        what: &'static str,
+        /// Bytes asked for.
+        need: usize,
+        /// Bytes left.
+        have: usize,
+    },
+    /// A length field contradicts the bytes around it.
+    #[error("{what} claims a length of {length} bytes, which cannot be; close the connection")]
+    Length {
+        /// The part whose length is wrong.
+        what: &'static str,
+        /// The length claimed.
+        length: usize,
+    },
+    /// A value that has no meaning.
+    #[error("{what} has the value {value:#x}, which OpenFlow does not define; close the connection")]
+    Value {
+        /// The part being read.
+        what: &'static str,
+        /// The value found.
+        value: u64,
+    },
+    /// A match names one field twice.
+    #[error("a match names {field} twice; close the connection")]
+    DuplicateField {
+        /// Name of the field.
+        field: &'static str,
+    },
+    /// A bundled message holds another bundled message.
+    #[error("a bundled message holds another bundled message; close the connection")]
+    NestedBundle,
+}
+
+/// Why a message cannot be put on the wire. Nothing has been written when this is returned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The message, or a part of it, is longer than its 16-bit length field can say.
+    #[error("{what} needs {length} bytes, more than its length field can say: split it")]
+    TooLong {
+        /// The part that does not fit.
+        what: &'static str,
+        /// Bytes it needs.
+        length: usize,
+    },
+    /// The protocol version has no way to say this.
+    #[error("{what} cannot be said in {version}: {hint}")]
+    NotExpressible {
+        /// What was to be said.
+        what: &'static str,
+        /// The version in use.
+        version: Version,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// A value does not fit its field.
+    #[error("{what} cannot hold {value:#x}: use a value within its width")]
+    Range {
+        /// The field.
+        what: &'static str,
+        /// The value.
+        value: u128,
+    },
+}

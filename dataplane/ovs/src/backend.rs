@@ -1,0 +1,49 @@
+//! The [`Backend`] of one bridge.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use portcullis_backend::{Backend, Seat};
+use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
+
+use crate::config::Config;
+use crate::driver::Driver;
+
+/// One OVS bridge as a target.
+#[derive(Debug)]
+pub struct OvsBackend {
+    config: Config,
+    programs: Mutex<Programs>,
+}
+
+impl OvsBackend {
+    /// With this configuration.
+    pub fn new(config: Config) -> Arc<Self> {
+        Arc::new(OvsBackend { config, programs: Mutex::new(Programs::new(StageModel::ovs())) })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The proved rows. A holder that panicked left whole entries behind: entries are only ever added whole.
+    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Backend for OvsBackend {
+    fn kind(&self) -> &'static str {
+        "ovs"
+    }
+
+    fn check(&self, intent: &Intent) -> Result<(), CompileError> {
+        self.programs().check(intent)
+    }
+
+    async fn run(self: Arc<Self>, seat: Seat) {
+        Driver::new(self).run(seat).await;
+    }
+}

@@ -1,0 +1,129 @@
+//! A row of an OVS table, before it is a message.
+
+use std::sync::Arc;
+
+use portcullis_backend::delta::{Key, Layer};
+use portcullis_openflow::{Action, Bits, Instruction, LearnSpec, Match};
+
+use crate::tables::Table;
+
+/// What makes two flows the same row.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The table.
+    pub table: Table,
+    /// The priority.
+    pub priority: u16,
+    /// The match.
+    pub matching: Match,
+}
+
+/// A shared [`Place`]: it stands in several maps.
+pub type FlowKey = SharedPlace;
+
+/// See [`FlowKey`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SharedPlace(pub Arc<Place>);
+
+impl Key for SharedPlace {
+    fn layer(&self) -> Layer {
+        self.0.table.layer()
+    }
+}
+
+/// What a row does. Two bodies that do the same are equal, whichever generation wrote them.
+#[derive(Debug, Clone)]
+pub struct FlowBody {
+    /// The instructions in canonical order.
+    pub instructions: Arc<[Instruction]>,
+    /// The generation that wrote it; in the cookie, where it names the row's age.
+    pub generation: u64,
+}
+
+impl PartialEq for FlowBody {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.instructions, &other.instructions) || self.instructions == other.instructions
+    }
+}
+
+impl Eq for FlowBody {}
+
+/// A row.
+pub type Flow = (FlowKey, FlowBody);
+
+/// Builds rows of one generation.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer {
+    /// The generation.
+    pub generation: u64,
+}
+
+impl Writer {
+    /// A row.
+    pub fn flow(&self, table: Table, priority: u16, matching: Match, instructions: Vec<Instruction>) -> Flow {
+        let key = SharedPlace(Arc::new(Place { table, priority, matching }));
+        (key, FlowBody { instructions: instructions.into(), generation: self.generation })
+    }
+
+    /// A row that drops.
+    pub fn drop(&self, table: Table, priority: u16, matching: Match) -> Flow {
+        self.flow(table, priority, matching, Vec::new())
+    }
+}
+
+/// Actions, then a table.
+pub fn then(actions: Vec<Action>, goto: u8) -> Vec<Instruction> {
+    let mut list = Vec::with_capacity(2);
+    if !actions.is_empty() {
+        list.push(Instruction::ApplyActions(actions));
+    }
+    list.push(Instruction::GotoTable(goto));
+    list
+}
+
+/// The row as people read it, close to `ovs-ofctl`'s way.
+pub fn text(place: &Place, instructions: &[Instruction]) -> String {
+    let matching = place.matching.to_string();
+    let comma = if matching.is_empty() { "" } else { "," };
+    format!("table={} priority={}{comma}{matching} actions={}", place.table.name(), place.priority, doing(instructions))
+}
+
+fn doing(instructions: &[Instruction]) -> String {
+    let parts: Vec<String> = instructions
+        .iter()
+        .map(|i| match i {
+            Instruction::ApplyActions(list) => actions(list),
+            Instruction::GotoTable(n) => format!("goto_table:{n}"),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    if parts.is_empty() { "drop".to_string() } else { parts.join(",") }
+}
+
+fn bits(b: &Bits) -> String {
+    format!("{}[{}..]", b.field, b.offset)
+}
+
+fn actions(list: &[Action]) -> String {
+    let one = |action: &Action| match action {
+        Action::Output { port, .. } if *port == portcullis_openflow::port::NORMAL => "NORMAL".to_string(),
+        Action::Output { port, .. } => format!("output:{port}"),
+        Action::SetField(oxm) => format!("set_field:{:#x}->{}", oxm.value, oxm.field),
+        Action::Move { src, dst, n_bits } => format!("move:{}->{}:{n_bits}", bits(src), bits(dst)),
+        Action::Resubmit { table, .. } => format!("resubmit(,{table})"),
+        Action::PopVlan => "pop_vlan".to_string(),
+        Action::PushVlan(t) => format!("push_vlan:{t:#06x}"),
+        Action::Clone(inner) => format!("clone({})", actions(inner)),
+        Action::Learn(learn) => {
+            let spec = |s: &LearnSpec| match s {
+                LearnSpec::MatchField { src, dst, .. } => format!("{}={}", bits(dst), bits(src)),
+                LearnSpec::LoadField { src, dst, .. } => format!("load:{}->{}", bits(src), bits(dst)),
+                other => format!("{other:?}"),
+            };
+            let specs: Vec<String> = learn.specs.iter().map(spec).collect();
+            format!("learn(table={},idle_timeout={},{})", learn.table_id, learn.idle_timeout, specs.join(","))
+        }
+        other => format!("{other:?}"),
+    };
+    list.iter().map(one).collect::<Vec<_>>().join(",")
+}

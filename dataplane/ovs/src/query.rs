@@ -1,0 +1,222 @@
+//! Questions about the rows: which enforce a verdict, how often each rule decided.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use portcullis_backend::machine::Desired;
+use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
+use portcullis_compiler::proof::{deciding_row, remote_row};
+use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
+use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
+use portcullis_policy::{Action, Direction, Frame, Packet};
+
+use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, Writer, text};
+use crate::ports::{Ports, SwitchPort};
+use crate::session::OvsMachine;
+use crate::tables::{Pipeline, Table, policy, remote};
+use crate::units::{UnitId, Units};
+
+/// Endpoints named with a hit.
+const NAMED: usize = 16;
+
+/// The rows that decide about a packet of one port, as they are desired.
+pub(crate) fn trace(
+    trace: &Trace,
+    port: &SwitchPort,
+    intent: &Intent,
+    programs: &mut Programs,
+    machine: &OvsMachine,
+    pipeline: &Pipeline,
+) -> Result<Vec<FlowKey>, CompileError> {
+    let writer = Writer { generation: intent.generation };
+    let table = match trace.direction {
+        Direction::Egress => Table::Attach,
+        Direction::Ingress => Table::Deliver,
+    };
+    let unit = machine.units().get(&UnitId::Port(port.number));
+    let mut keys: Vec<FlowKey> = unit
+        .into_iter()
+        .flat_map(|rows| rows.iter())
+        .filter(|(key, body)| key.0.table == table && !body.instructions.is_empty())
+        .map(|(key, _)| key.clone())
+        .collect();
+    let Some(class) = port.policed().map(|p| match trace.direction {
+        Direction::Egress => p.egress,
+        Direction::Ingress => p.ingress,
+    }) else {
+        return Ok(keys);
+    };
+    let Some(class) = intent.classes.get(&class) else {
+        // Nothing is denied to it: the row that skips the policy.
+        let open = Match::new().exact(crate::regs::CLASS, 0u128);
+        let frame = machine.units().get(&UnitId::Frame).into_iter().flat_map(|u| u.iter());
+        keys.extend(
+            frame
+                .filter(|(k, _)| k.0.table == Table::remote(trace.direction) && k.0.matching == open)
+                .map(|(k, _)| k.clone()),
+        );
+        return Ok(keys);
+    };
+    let program = programs.get(class)?;
+    if let Some(row) = remote_row(&program, trace.packet.remote) {
+        keys.push(remote::row(class.id, trace.direction, row, pipeline, &writer).0);
+    }
+    let packet = Packet { frame: Frame::Ip(trace.packet.clone()) };
+    let fixed = programs.fixed().to_vec();
+    if let Some(row) = deciding_row(&program, &fixed, &packet) {
+        let class = if fixed.contains(row) { None } else { Some(class.id) };
+        keys.push(policy::row(class, trace.direction, row, pipeline, &writer).0);
+    }
+    Ok(keys)
+}
+
+/// What to ask the switch to see those rows.
+pub(crate) fn requests(keys: &[FlowKey], pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
+    keys.iter()
+        .map(|key| FlowStatsRequest {
+            table_id: pipeline.number(key.0.table),
+            match_: key.0.matching.clone(),
+            ..FlowStatsRequest::default()
+        })
+        .collect()
+}
+
+/// The rows of an answer, by key.
+pub(crate) fn by_key(rows: Vec<FlowStats>, pipeline: &Pipeline) -> HashMap<FlowKey, FlowStats> {
+    rows.into_iter()
+        .filter_map(|row| {
+            let table = pipeline.table(row.table_id)?;
+            let place = Place { table, priority: row.priority, matching: row.match_.clone() };
+            Some((SharedPlace(Arc::new(place)), row))
+        })
+        .collect()
+}
+
+/// The rows as the switch reported them.
+pub(crate) fn enforcing(keys: &[FlowKey], seen: &HashMap<FlowKey, FlowStats>) -> Vec<EnforcingRow> {
+    keys.iter()
+        .map(|key| {
+            let row = seen.get(key);
+            EnforcingRow {
+                table: key.0.table.name().to_string(),
+                row: text(&key.0, row.map_or(&[], |r| r.instructions.as_slice())),
+                present: row.is_some(),
+                packets: row.map_or(0, |r| r.packet_count),
+                bytes: row.map_or(0, |r| r.byte_count),
+            }
+        })
+        .collect()
+}
+
+/// What to ask the switch to count hits.
+pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
+    [Table::Guard, Table::EgressPolicy, Table::IngressPolicy]
+        .map(|t| FlowStatsRequest { table_id: pipeline.number(t), ..FlowStatsRequest::default() })
+        .to_vec()
+}
+
+/// How often each rule decided.
+pub(crate) fn hits(
+    seen: &HashMap<FlowKey, FlowStats>,
+    intent: &Intent,
+    ports: &Ports,
+    programs: &mut Programs,
+    pipeline: &Pipeline,
+) -> Result<Vec<Hit>, CompileError> {
+    let writer = Writer { generation: intent.generation };
+    let mut sums: BTreeMap<(Direction, Option<ClassId>, String, Action), (u64, u64)> = BTreeMap::new();
+    let mut add = |place: (Direction, Option<ClassId>, String, Action), row: Option<&FlowStats>| {
+        let sum = sums.entry(place).or_default();
+        if let Some(row) = row {
+            sum.0 += row.packet_count;
+            sum.1 += row.byte_count;
+        }
+    };
+    let members = members(ports);
+    for id in members.keys() {
+        let Some(class) = intent.classes.get(id) else { continue };
+        let direction = class.policy.direction;
+        let program = programs.get(class)?;
+        for row in &program.policy {
+            let key = policy::row(Some(class.id), direction, row, pipeline, &writer).0;
+            add((direction, Some(*id), class.policy.origin(row.by), row.action), seen.get(&key));
+        }
+    }
+    for direction in Direction::BOTH {
+        for row in programs.fixed() {
+            let key = policy::row(None, direction, row, pipeline, &writer).0;
+            let rule = if row.action == Action::Allow { "essential/arp" } else { "evasion/unreadable-header" };
+            add((direction, None, rule.to_string(), row.action), seen.get(&key));
+        }
+    }
+    for (key, row) in seen.iter().filter(|(k, r)| k.0.table == Table::Guard && r.instructions.is_empty()) {
+        let number = key.0.matching.get(Field::InPort).map(|oxm| oxm.value as u32);
+        let endpoint = number.and_then(|n| ports.ports.get(&n)).and_then(SwitchPort::policed);
+        if let Some(name) = endpoint.and_then(|p| p.endpoint.as_ref()) {
+            add((Direction::Egress, None, format!("guard/{name}"), Action::Deny), Some(row));
+        }
+    }
+    let mut list = Vec::with_capacity(sums.len());
+    for ((direction, class, rule, action), (packets, bytes)) in sums {
+        let endpoints = class.and_then(|c| members.get(&c)).cloned().unwrap_or_default();
+        let (class, action) = (class.map(|c| c.0), action.to_string());
+        list.push(Hit { direction, rule, class, endpoints, action, packets, bytes });
+    }
+    Ok(list)
+}
+
+/// The endpoints of each class on this bridge; ports without an endpoint by their interface.
+fn members(ports: &Ports) -> BTreeMap<ClassId, Vec<String>> {
+    let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
+    for port in ports.ports.values() {
+        let Some(policed) = port.policed() else { continue };
+        let name = policed.endpoint.as_ref().map_or_else(|| format!("({})", port.name), ToString::to_string);
+        for class in [policed.egress, policed.ingress] {
+            let list = members.entry(class).or_default();
+            if list.len() < NAMED && list.last() != Some(&name) {
+                list.push(name.clone());
+            }
+        }
+    }
+    members
+}
+
+/// What an intent would change.
+pub(crate) fn plan(
+    intent: &Intent,
+    ports: &Ports,
+    machine: &OvsMachine,
+    pipeline: Pipeline,
+    programs: &mut Programs,
+) -> Result<Plan, CompileError> {
+    let desired: Desired<UnitId, FlowKey, FlowBody> = Units::new(pipeline).build(intent, ports, programs)?;
+    let mut tables: BTreeMap<Table, TablePlan> = BTreeMap::new();
+    for table in Table::all() {
+        tables.insert(table, TablePlan { table: table.name().to_string(), ..TablePlan::default() });
+    }
+    for key in machine.installed().keys() {
+        if let Some(table) = tables.get_mut(&key.0.table) {
+            table.now += 1;
+        }
+    }
+    let mut rows = Vec::new();
+    for op in machine.plan(&desired) {
+        if let Some(table) = tables.get_mut(&op.key().0.table) {
+            match op.sign() {
+                '+' => table.add += 1,
+                '~' => table.change += 1,
+                _ => table.delete += 1,
+            }
+        }
+        let instructions: &[_] = match &op {
+            portcullis_backend::delta::Op::Add(_, body) | portcullis_backend::delta::Op::Change(_, body) => {
+                &body.instructions
+            }
+            portcullis_backend::delta::Op::Delete(key) => {
+                machine.installed().get(key).map_or(&[], |b| b.instructions.as_ref())
+            }
+        };
+        rows.push(format!("{} {}", op.sign(), text(&op.key().0, instructions)));
+    }
+    Ok(Plan { tables: tables.into_values().collect(), rows })
+}

@@ -1,0 +1,463 @@
+//! The OpenFlow session: messages in, messages and events out. Pure: no socket, and time is an argument.
+//!
+//! Hello and version, features, fragment mode, ports; then the [`Machine`] decides what to read and write. A
+//! batch is one atomic, ordered bundle followed by a barrier; the answers of both confirm it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use portcullis_backend::delta::Op;
+use portcullis_backend::machine::{Batch, Drift, Machine, Observed};
+use portcullis_openflow::{
+    BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
+    FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, bundle,
+    decode, encode, frame_len,
+};
+
+use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, text};
+use crate::regs;
+use crate::tables::{Pipeline, Table};
+use crate::units::UnitId;
+
+/// The machine of an OVS bridge.
+pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
+
+/// An idle connection is probed after so long, and given up after as long again.
+const PROBE: Duration = Duration::from_secs(5);
+/// Refused rows that are named; the rest is counted.
+const NAMED_ERRORS: usize = 20;
+
+/// Why the connection has to be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The bytes are not OpenFlow, or not as its specification has them.
+    #[error("the switch sent something that is not OpenFlow 1.4 or 1.5")]
+    Decode(#[from] DecodeError),
+    /// A message of ours does not fit.
+    #[error("a row does not fit into a message")]
+    Encode(#[from] EncodeError),
+    /// No common version.
+    #[error(
+        "the bridge speaks OpenFlow versions {theirs:#x} (bit n: version n) and Portcullis 1.4 and 1.5: allow one with \
+         `ovs-vsctl set bridge BRIDGE protocols=OpenFlow10,OpenFlow14,OpenFlow15`"
+    )]
+    Version {
+        /// Their bitmap.
+        theirs: u32,
+    },
+    /// The switch refused something that is not a row.
+    #[error("the switch refused {what}: {why}")]
+    Refused {
+        /// What we asked.
+        what: &'static str,
+        /// Its answer.
+        why: String,
+    },
+    /// Silence.
+    #[error("the switch has not answered for {0:?}")]
+    Silent(Duration),
+}
+
+/// A row the switch refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// The row.
+    pub row: String,
+    /// The switch's reason.
+    pub why: String,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The handshake is done.
+    Ready(Features, Version),
+    /// Rows were read back.
+    Observed(Drift<FlowKey>),
+    /// A batch was confirmed.
+    Confirmed,
+    /// A batch was refused as a whole; nothing of it happened.
+    Refused(Vec<RefusedRow>),
+    /// An answer to [`Session::read`].
+    Read(u64, Vec<FlowStats>),
+    /// The bridge's ports changed, or are known now.
+    Ports,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Observe,
+    Query(u64),
+}
+
+#[derive(Debug)]
+struct Reading {
+    purpose: Purpose,
+    open: BTreeSet<u32>,
+    rows: Vec<FlowStats>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    rows: HashMap<u32, FlowKey>,
+    commit: u32,
+    barrier: u32,
+    committed: bool,
+    refused: Vec<RefusedRow>,
+}
+
+/// The session of one connection after another.
+#[derive(Debug)]
+pub struct Session {
+    /// What to write next.
+    pub machine: OvsMachine,
+    pipeline: Pipeline,
+    version: Option<Version>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    xid: u32,
+    bundle: u32,
+    readings: Vec<Reading>,
+    in_flight: Option<InFlight>,
+    handshake: BTreeSet<u32>,
+    features: Option<Features>,
+    ports: Vec<PortDesc>,
+    ports_parts: Vec<PortDesc>,
+    ports_xid: u32,
+    heard: Duration,
+    probe: Option<Duration>,
+    held: bool,
+}
+
+impl Session {
+    /// For a pipeline.
+    pub fn new(pipeline: Pipeline) -> Self {
+        Session {
+            machine: OvsMachine::default(),
+            pipeline,
+            version: None,
+            input: Vec::new(),
+            output: Vec::new(),
+            xid: 0,
+            bundle: 0,
+            readings: Vec::new(),
+            in_flight: None,
+            handshake: BTreeSet::new(),
+            features: None,
+            ports: Vec::new(),
+            ports_parts: Vec::new(),
+            ports_xid: 0,
+            heard: Duration::ZERO,
+            probe: None,
+            held: false,
+        }
+    }
+
+    /// While held nothing new is read or written: after a refusal, until it is time to try again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// The bridge's ports as it describes them.
+    pub fn ports(&self) -> &[PortDesc] {
+        &self.ports
+    }
+
+    /// Takes what is to be sent.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// A connection exists.
+    pub fn connected(&mut self, now: Duration) -> Result<(), SessionError> {
+        let machine = std::mem::take(&mut self.machine);
+        let (xid, bundle) = (self.xid, self.bundle);
+        *self = Session { machine, xid, bundle, heard: now, ..Session::new(self.pipeline) };
+        self.machine.connected();
+        self.send_as(Version::V1_5, &Message::Hello(Hello { versions: Version::BOTH }))?;
+        Ok(())
+    }
+
+    /// The connection ended.
+    pub fn disconnected(&mut self) {
+        self.machine.disconnected();
+        self.version = None;
+        self.input.clear();
+        self.output.clear();
+        self.readings.clear();
+        self.in_flight = None;
+    }
+
+    fn send_as(&mut self, version: Version, message: &Message) -> Result<u32, SessionError> {
+        self.xid = self.xid.wrapping_add(1).max(1);
+        encode(message, version, self.xid, &mut self.output)?;
+        Ok(self.xid)
+    }
+
+    fn send(&mut self, message: &Message) -> Result<u32, SessionError> {
+        self.send_as(self.version.unwrap_or(Version::V1_5), message)
+    }
+
+    /// Bytes arrived. After an error the connection has to be closed.
+    pub fn received(&mut self, bytes: &[u8], now: Duration) -> Result<Vec<Event>, SessionError> {
+        self.heard = now;
+        self.probe = None;
+        self.input.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        let mut at = 0;
+        while let Some(length) = frame_len(self.input.get(at..).unwrap_or(&[]))? {
+            let Some(frame) = self.input.get(at..at + length) else { break };
+            let (header, message) = decode(frame)?;
+            at += length;
+            self.message(header.xid, message, &mut events)?;
+        }
+        self.input.drain(..at);
+        self.advance()?;
+        Ok(events)
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Duration) -> Result<(), SessionError> {
+        match self.probe {
+            Some(since) if now >= since + PROBE => return Err(SessionError::Silent(now.saturating_sub(self.heard))),
+            None if now >= self.heard + PROBE => {
+                self.probe = Some(now);
+                self.send(&Message::EchoRequest(Vec::new()))?;
+            }
+            _ => {}
+        }
+        self.advance()
+    }
+
+    /// Sends what the machine wants next, if anything: call after changing what is desired.
+    pub fn advance(&mut self) -> Result<(), SessionError> {
+        if self.held {
+            return Ok(());
+        }
+        let observing = self.readings.iter().any(|r| matches!(r.purpose, Purpose::Observe));
+        if self.machine.wants_observation() && !observing {
+            let requests = Table::all()
+                .map(|t| FlowStatsRequest { table_id: self.pipeline.number(t), ..FlowStatsRequest::default() })
+                .collect();
+            self.start_reading(Purpose::Observe, requests)?;
+        }
+        while let Some(batch) = self.machine.next_batch() {
+            self.send_batch(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the switch for rows; [`Event::Read`] with this number answers.
+    pub fn read(&mut self, number: u64, requests: Vec<FlowStatsRequest>) -> Result<(), SessionError> {
+        self.start_reading(Purpose::Query(number), requests)
+    }
+
+    /// Whether questions can be asked.
+    pub fn is_ready(&self) -> bool {
+        self.version.is_some() && self.handshake.is_empty() && self.features.is_some()
+    }
+
+    fn start_reading(&mut self, purpose: Purpose, requests: Vec<FlowStatsRequest>) -> Result<(), SessionError> {
+        let mut open = BTreeSet::new();
+        for request in requests {
+            open.insert(self.send(&Message::MultipartRequest(MultipartRequest::Flow(request)))?);
+        }
+        self.readings.push(Reading { purpose, open, rows: Vec::new() });
+        Ok(())
+    }
+
+    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>) -> FlowMod {
+        let SharedPlace(place) = op.key();
+        let base = FlowMod {
+            table_id: self.pipeline.number(place.table),
+            priority: place.priority,
+            match_: place.matching.clone(),
+            ..FlowMod::default()
+        };
+        match op {
+            Op::Add(_, body) | Op::Change(_, body) => FlowMod {
+                command: Command::Add,
+                cookie: regs::cookie(self.pipeline.tag, body.generation),
+                instructions: body.instructions.to_vec(),
+                ..base
+            },
+            Op::Delete(_) => FlowMod {
+                command: Command::DeleteStrict,
+                cookie: regs::cookie(self.pipeline.tag, 0),
+                cookie_mask: regs::TAG_MASK,
+                ..base
+            },
+        }
+    }
+
+    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>) -> Result<(), SessionError> {
+        self.bundle = self.bundle.wrapping_add(1).max(1);
+        let (bundle_id, flags) = (self.bundle, bundle::flags::ATOMIC | bundle::flags::ORDERED);
+        let control = |kind| Message::BundleControl(BundleControl { bundle_id, kind, flags });
+        let version = self.version.unwrap_or(Version::V1_5);
+        self.send(&control(BundleKind::OpenRequest))?;
+        let mut rows = HashMap::with_capacity(batch.ops.len());
+        for op in &batch.ops {
+            self.xid = self.xid.wrapping_add(1).max(1);
+            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op))));
+            let add = Message::BundleAdd(BundleAdd { bundle_id, flags, message: inner });
+            encode(&add, version, self.xid, &mut self.output)?;
+            rows.insert(self.xid, op.key().clone());
+        }
+        let commit = self.send(&control(BundleKind::CommitRequest))?;
+        let barrier = self.send(&Message::BarrierRequest)?;
+        self.in_flight = Some(InFlight { rows, commit, barrier, committed: false, refused: Vec::new() });
+        Ok(())
+    }
+
+    fn message(&mut self, xid: u32, message: Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        match message {
+            Message::Hello(hello) => self.hello(&hello)?,
+            Message::EchoRequest(data) => {
+                let version = self.version.unwrap_or(Version::V1_5);
+                encode(&Message::EchoReply(data), version, xid, &mut self.output)?;
+            }
+            Message::FeaturesReply(features) => {
+                self.features = Some(features);
+                self.handshake.remove(&xid);
+                self.greeted(events);
+            }
+            Message::MultipartReply { more, body } => self.reply(xid, more, body, events),
+            Message::BundleControl(control) if control.kind == BundleKind::CommitReply => {
+                if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == xid) {
+                    batch.committed = true;
+                }
+            }
+            Message::BarrierReply => self.barrier(xid, events),
+            Message::Error(error) => self.error(xid, &error.explain())?,
+            Message::PortStatus(_) => {
+                self.ports_parts.clear();
+                self.ports_xid = self.send(&Message::MultipartRequest(MultipartRequest::all_ports()))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, hello: &Hello) -> Result<(), SessionError> {
+        let version = portcullis_openflow::negotiate(Version::BOTH, hello)
+            .ok_or(SessionError::Version { theirs: hello.versions })?;
+        self.version = Some(version);
+        let features = self.send(&Message::FeaturesRequest)?;
+        // Later fragments are judged as such (ovs-fields(7), ip_frag), not reassembled.
+        let config = SwitchConfig { fragments: Fragments::Normal, miss_send_len: 0 };
+        self.send(&Message::SetConfig(config))?;
+        let ports = self.send(&Message::MultipartRequest(MultipartRequest::all_ports()))?;
+        self.ports_xid = ports;
+        self.handshake = BTreeSet::from([features, ports]);
+        Ok(())
+    }
+
+    fn greeted(&mut self, events: &mut Vec<Event>) {
+        if let (true, Some(features), Some(version)) = (self.handshake.is_empty(), self.features, self.version)
+            && self.machine.state() == portcullis_backend::SessionState::Handshaking
+        {
+            self.machine.ready();
+            events.push(Event::Ready(features, version));
+        }
+    }
+
+    fn reply(&mut self, xid: u32, more: bool, body: ReplyBody, events: &mut Vec<Event>) {
+        match body {
+            ReplyBody::PortDesc(ports) => {
+                // Only the newest question counts; its answer may come in parts.
+                if xid == self.ports_xid {
+                    self.ports_parts.extend(ports);
+                    if !more {
+                        self.ports = std::mem::take(&mut self.ports_parts);
+                        events.push(Event::Ports);
+                    }
+                }
+                if !more && self.handshake.remove(&xid) {
+                    self.greeted(events);
+                }
+            }
+            ReplyBody::Flow(rows) => {
+                let Some(at) = self.readings.iter().position(|r| r.open.contains(&xid)) else { return };
+                let Some(reading) = self.readings.get_mut(at) else { return };
+                reading.rows.extend(rows);
+                if !more {
+                    reading.open.remove(&xid);
+                }
+                if reading.open.is_empty() {
+                    let reading = self.readings.remove(at);
+                    self.finish_reading(reading, events);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_reading(&mut self, reading: Reading, events: &mut Vec<Event>) {
+        match reading.purpose {
+            Purpose::Query(number) => events.push(Event::Read(number, reading.rows)),
+            Purpose::Observe => {
+                let observed = observe(reading.rows, &self.pipeline, &self.machine);
+                events.push(Event::Observed(self.machine.observed(observed)));
+            }
+        }
+    }
+
+    fn barrier(&mut self, xid: u32, events: &mut Vec<Event>) {
+        let Some(batch) = self.in_flight.take_if(|b| b.barrier == xid) else { return };
+        if batch.committed && batch.refused.is_empty() {
+            self.machine.acknowledged();
+            events.push(Event::Confirmed);
+        } else {
+            self.machine.rejected();
+            self.held = true;
+            let mut refused = batch.refused;
+            if refused.is_empty() {
+                refused.push(RefusedRow { row: "the bundle".to_string(), why: "it was not committed".to_string() });
+            }
+            events.push(Event::Refused(refused));
+        }
+    }
+
+    fn error(&mut self, xid: u32, why: &str) -> Result<(), SessionError> {
+        if let Some(batch) = &mut self.in_flight {
+            let known = batch.rows.get(&xid).map(|key| text(&key.0, &[]));
+            if known.is_some() || xid == batch.commit || batch.rows.is_empty() {
+                let row = known.unwrap_or_else(|| "the bundle".to_string());
+                if batch.refused.len() < NAMED_ERRORS {
+                    batch.refused.push(RefusedRow { row, why: why.to_string() });
+                }
+                return Ok(());
+            }
+        }
+        let what = if self.handshake.contains(&xid) { "the handshake" } else { "a request" };
+        Err(SessionError::Refused { what, why: why.to_string() })
+    }
+}
+
+/// Sorts rows read back: ours, and those of others in our tables. What the switch learned on our behalf is not
+/// ours to compare.
+fn observe(rows: Vec<FlowStats>, pipeline: &Pipeline, machine: &OvsMachine) -> Observed<FlowKey, FlowBody> {
+    let mut observed = Observed { ours: Vec::with_capacity(rows.len()), foreign: Vec::new() };
+    for row in rows {
+        let Some(table) = pipeline.table(row.table_id) else { continue };
+        let ours = regs::is_ours(pipeline.tag, row.cookie);
+        if ours && regs::is_learned(row.cookie) {
+            continue;
+        }
+        let place = Place { table, priority: row.priority, matching: row.match_ };
+        let key = SharedPlace(place.into());
+        if !ours {
+            observed.foreign.push(key);
+            continue;
+        }
+        // Rows as desired share their memory with what is desired.
+        let seen = FlowBody { instructions: row.instructions.into(), generation: row.cookie & ((1 << 40) - 1) };
+        let timeless = row.idle_timeout == 0 && row.hard_timeout == 0;
+        match machine.desired().get_key_value(&key).filter(|(_, body)| **body == seen && timeless) {
+            Some((key, body)) => observed.ours.push((key.clone(), body.clone())),
+            None => observed.ours.push((key, seen)),
+        }
+    }
+    observed
+}

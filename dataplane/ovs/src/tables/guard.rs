@@ -1,0 +1,197 @@
+//! `guard`: a guarded sender uses its own MACs and addresses, in IP, ARP and neighbour discovery alike.
+
+use std::net::Ipv6Addr;
+
+use ipnet::IpNet;
+use portcullis_openflow::{Field, Instruction, Match};
+use portcullis_policy::{MacAddr, Protocol};
+
+use super::{Pipeline, Table, attach};
+use crate::flow::{Flow, Writer, then};
+use crate::ports::{Policed, SwitchPort};
+
+/// Sources that are allowed.
+const ALLOWED: u16 = 30;
+/// Neighbour discovery that does not say what it may not, and the rest of it.
+const ND_CHECK: u16 = 40;
+const ND_DENY: u16 = 35;
+/// IP and ARP from any other source.
+const DENIED: u16 = 20;
+/// Frames that are neither.
+const OTHER: u16 = 10;
+/// A foreign MAC.
+const FOREIGN_MAC: u16 = 5;
+
+const IPV4: u128 = 0x0800;
+const ARP: u128 = 0x0806;
+const IPV6: u128 = 0x86dd;
+
+fn ip(matching: Match, field: (Field, Field), net: &IpNet) -> Match {
+    match net {
+        IpNet::V4(n) => masked(
+            matching.exact(Field::EthType, IPV4),
+            field.0,
+            u128::from(u32::from(n.network())),
+            u128::from(u32::from(n.netmask())),
+        ),
+        IpNet::V6(n) => {
+            masked(matching.exact(Field::EthType, IPV6), field.1, u128::from(n.network()), u128::from(n.netmask()))
+        }
+    }
+}
+
+fn masked(matching: Match, field: Field, value: u128, mask: u128) -> Match {
+    if mask == 0 { matching } else { matching.masked(field, value, mask) }
+}
+
+/// The rows of one guarded port: every packet of it comes here.
+pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let from_port = Match::new().exact(Field::InPort, u128::from(port.number));
+    let mut rows = Vec::new();
+    let macs: Vec<Option<MacAddr>> =
+        if policed.guard_macs.is_empty() { vec![None] } else { policed.guard_macs.iter().copied().map(Some).collect() };
+    for mac in macs {
+        let from = match mac {
+            Some(mac) => from_port.clone().exact(Field::EthSrc, u128::from(mac.to_u64())),
+            None => from_port.clone(),
+        };
+        of_mac(mac, from, policed, pipeline, writer, &mut rows);
+    }
+    if !policed.guard_macs.is_empty() {
+        rows.push(writer.drop(Table::Guard, FOREIGN_MAC, from_port));
+    }
+    rows
+}
+
+/// Where a packet goes that may be sent; its source is learned where the port's MACs are not known.
+fn after(policed: &Policed, pipeline: &Pipeline) -> Vec<Instruction> {
+    let learn = if policed.learns() { vec![attach::learn(pipeline)] } else { Vec::new() };
+    then(learn, pipeline.number(Table::EgressRemote))
+}
+
+fn of_mac(
+    mac: Option<MacAddr>,
+    from: Match,
+    policed: &Policed,
+    pipeline: &Pipeline,
+    writer: &Writer,
+    rows: &mut Vec<Flow>,
+) {
+    let next = || after(policed, pipeline);
+    let mut pass = |priority, matching| rows.push(writer.flow(Table::Guard, priority, matching, next()));
+    if policed.addresses.is_empty() {
+        pass(OTHER, from.clone());
+        arp_hardware(mac, &from, writer, rows);
+        return;
+    }
+    let mut sources: Vec<IpNet> = policed.addresses.iter().map(|p| p.0).collect();
+    let has_v6 = sources.iter().any(|n| matches!(n, IpNet::V6(_)));
+    if has_v6 {
+        // What a host forms by itself from its MAC (RFC 4291), for neighbour discovery and DHCPv6.
+        sources.extend(mac.map(|m| IpNet::from(std::net::IpAddr::V6(m.link_local()))));
+    }
+    for net in &sources {
+        pass(ALLOWED, ip(from.clone(), (Field::Ipv4Src, Field::Ipv6Src), net));
+        if let IpNet::V4(n) = net {
+            let arp = from.clone().exact(Field::EthType, ARP);
+            let arp = match mac {
+                Some(m) => arp.exact(Field::ArpSha, u128::from(m.to_u64())),
+                None => arp,
+            };
+            let (network, mask) = (u128::from(u32::from(n.network())), u128::from(u32::from(n.netmask())));
+            pass(ALLOWED, masked(arp, Field::ArpSpa, network, mask));
+        }
+    }
+    // Not configured yet: DHCP (RFC 2131), ARP probes (RFC 5227), the unspecified address (RFC 4861, 4862).
+    let v4 = from.clone().exact(Field::EthType, IPV4).exact(Field::Ipv4Src, 0u128);
+    pass(
+        ALLOWED,
+        v4.exact(Field::IpProto, u128::from(Protocol::UDP)).exact(Field::UdpSrc, 68u128).exact(Field::UdpDst, 67u128),
+    );
+    for net in sources.iter().filter(|n| matches!(n, IpNet::V4(_))) {
+        if let IpNet::V4(n) = net {
+            let probe = from.clone().exact(Field::EthType, ARP).exact(Field::ArpSpa, 0u128);
+            let probe = match mac {
+                Some(m) => probe.exact(Field::ArpSha, u128::from(m.to_u64())),
+                None => probe,
+            };
+            let (network, mask) = (u128::from(u32::from(n.network())), u128::from(u32::from(n.netmask())));
+            pass(ALLOWED, masked(probe, Field::ArpTpa, network, mask));
+        }
+    }
+    if has_v6 {
+        let unspecified = from.clone().exact(Field::EthType, IPV6).exact(Field::Ipv6Src, u128::from(Ipv6Addr::UNSPECIFIED));
+        pass(ALLOWED, unspecified.exact(Field::IpProto, u128::from(Protocol::ICMPV6)));
+        advertisements(mac, &from, &sources, &after(policed, pipeline), writer, rows);
+    }
+    for kind in [IPV4, ARP, IPV6] {
+        rows.push(writer.drop(Table::Guard, DENIED, from.clone().exact(Field::EthType, kind)));
+    }
+    rows.push(writer.flow(Table::Guard, OTHER, from, next()));
+}
+
+/// Without declared addresses ARP still has to name the sender's own MAC.
+fn arp_hardware(mac: Option<MacAddr>, from: &Match, writer: &Writer, rows: &mut Vec<Flow>) {
+    if let Some(mac) = mac
+        && let Some(pass) = rows.pop()
+    {
+        let arp = from.clone().exact(Field::EthType, ARP);
+        let own = arp.clone().exact(Field::ArpSha, u128::from(mac.to_u64()));
+        let next = pass.1.instructions.to_vec();
+        rows.push(pass);
+        rows.push(writer.flow(Table::Guard, ALLOWED, own, next));
+        rows.push(writer.drop(Table::Guard, DENIED, arp));
+    }
+}
+
+/// Neighbour advertisements (type 136) speak of the sender's own addresses and MAC; solicitations (135) carry
+/// its own MAC. An absent option shows as zero.
+fn advertisements(
+    mac: Option<MacAddr>,
+    from: &Match,
+    sources: &[IpNet],
+    next: &[Instruction],
+    writer: &Writer,
+    rows: &mut Vec<Flow>,
+) {
+    let nd = |kind: u128| {
+        from.clone()
+            .exact(Field::EthType, IPV6)
+            .exact(Field::IpProto, u128::from(Protocol::ICMPV6))
+            .exact(Field::Icmpv6Type, kind)
+            .exact(Field::Icmpv6Code, 0u128)
+    };
+    let options = |field: Field, matching: Match| -> Vec<Match> {
+        match mac {
+            Some(m) => [0, u128::from(m.to_u64())].map(|v| matching.clone().exact(field, v)).to_vec(),
+            None => vec![matching],
+        }
+    };
+    let next = || next.to_vec();
+    for target in sources {
+        let IpNet::V6(t) = target else { continue };
+        for source in sources {
+            let IpNet::V6(_) = source else { continue };
+            let speaks = masked(nd(136), Field::NdTarget, u128::from(t.network()), u128::from(t.netmask()));
+            let speaks = ip(speaks, (Field::Ipv4Src, Field::Ipv6Src), source);
+            for matching in options(Field::NdTll, speaks) {
+                rows.push(writer.flow(Table::Guard, ND_CHECK, matching, next()));
+            }
+        }
+    }
+    for source in sources.iter().filter(|n| matches!(n, IpNet::V6(_))) {
+        for matching in options(Field::NdSll, ip(nd(135), (Field::Ipv4Src, Field::Ipv6Src), source)) {
+            rows.push(writer.flow(Table::Guard, ND_CHECK, matching, next()));
+        }
+    }
+    // Duplicate address detection is about an own address and carries no option (RFC 4862).
+    for target in sources {
+        let IpNet::V6(t) = target else { continue };
+        let probe = nd(135).exact(Field::Ipv6Src, 0u128).exact(Field::NdSll, 0u128);
+        let probe = masked(probe, Field::NdTarget, u128::from(t.network()), u128::from(t.netmask()));
+        rows.push(writer.flow(Table::Guard, ND_CHECK, probe, next()));
+    }
+    for kind in [135, 136] {
+        rows.push(writer.drop(Table::Guard, ND_DENY, nd(kind)));
+    }
+}

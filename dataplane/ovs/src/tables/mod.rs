@@ -1,0 +1,191 @@
+//! The pipeline: its tables in order, one file each.
+//!
+//! Docs of it are printed, not kept by hand: [`describe`], `docs/ovs-pipeline.md`, and the test that compares.
+
+pub mod attach;
+pub mod deliver;
+pub mod flood;
+pub mod forward;
+pub mod guard;
+pub mod l2;
+pub mod output;
+pub mod policy;
+pub mod remote;
+
+use std::fmt::Write as _;
+
+use portcullis_backend::delta::Layer;
+use portcullis_openflow::{Action, Field, Instruction, Match, port};
+use portcullis_policy::Direction;
+
+use crate::config::FinalAction;
+use crate::flow::{Flow, Writer};
+use crate::regs;
+
+/// A table of the pipeline, in the order in which packets meet them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Table {
+    /// Port and VLAN tag → sender's class and VLAN.
+    Attach,
+    /// Source MAC and address of a guarded sender.
+    Guard,
+    /// Class and destination → remote id.
+    EgressRemote,
+    /// Class, remote id, protocol, flags, ports → verdict.
+    EgressPolicy,
+    /// One receiver, or many.
+    Forward,
+    /// Destination MAC → output port.
+    L2,
+    /// VLAN → a copy for every receiver.
+    Flood,
+    /// Output port → receiver's class.
+    Deliver,
+    /// Class and source → remote id.
+    IngressRemote,
+    /// Class, remote id, protocol, flags, ports → verdict.
+    IngressPolicy,
+    /// Output port and VLAN tag → tag as that port has it, and out.
+    Output,
+}
+
+/// How many tables there are.
+pub const COUNT: u8 = 11;
+
+/// One line on each table: name, key, what it does.
+type Row = (Table, &'static str, &'static str, &'static str);
+
+const TABLES: [Row; COUNT as usize] = [
+    (Table::Attach, "attach", "in_port, vlan_vid", "sender's class and VLAN; ports nobody knows yet are unmanaged"),
+    (Table::Guard, "guard", "in_port, eth_src, nw_src | ipv6_src | arp | nd", "drops what a guarded sender may not use as its source"),
+    (Table::EgressRemote, "egress_remote", "class, nw_dst | ipv6_dst", "remote id by longest prefix"),
+    (Table::EgressPolicy, "egress_policy", "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports", "the sender's policy"),
+    (Table::Forward, "forward", "eth_dst group bit, nw_dst | ipv6_dst", "one receiver or many; unicast IP in group frames goes to no endpoint"),
+    (Table::L2, "l2", "eth_dst", "output port of a declared or learned MAC"),
+    (Table::Flood, "flood", "part, VLAN", "a copy for each policed receiver of the VLAN"),
+    (Table::Deliver, "deliver", "output port", "receiver's class; what has none takes the final action"),
+    (Table::IngressRemote, "ingress_remote", "class, nw_src | ipv6_src", "remote id by longest prefix"),
+    (Table::IngressPolicy, "ingress_policy", "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports", "the receiver's policy"),
+    (Table::Output, "output", "output port, VLAN, vlan_vid", "tag as the port has it, then output"),
+];
+
+impl Table {
+    /// Every table in pipeline order.
+    pub fn all() -> impl Iterator<Item = Table> {
+        TABLES.iter().map(|(table, ..)| *table)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        TABLES.iter().find(|(t, ..)| *t == self).map_or("?", |(_, name, ..)| name)
+    }
+
+    /// Whether its rows belong to classes.
+    pub fn layer(self) -> Layer {
+        match self {
+            Table::EgressRemote | Table::EgressPolicy | Table::IngressRemote | Table::IngressPolicy => Layer::Content,
+            _ => Layer::Wiring,
+        }
+    }
+
+    /// The remote stage of a direction.
+    pub fn remote(direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Table::EgressRemote,
+            Direction::Ingress => Table::IngressRemote,
+        }
+    }
+
+    /// The policy stage of a direction.
+    pub fn policy(direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Table::EgressPolicy,
+            Direction::Ingress => Table::IngressPolicy,
+        }
+    }
+}
+
+/// What rows need to know of the whole: numbers, tag, the end of the pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Pipeline {
+    /// Number of the first table; the others follow.
+    pub first: u8,
+    /// Tag of our cookies.
+    pub tag: u16,
+    /// What ends the pipeline for packets that no endpoint receives.
+    pub last: FinalAction,
+}
+
+impl Pipeline {
+    /// The number of a table on the switch.
+    pub fn number(&self, table: Table) -> u8 {
+        self.first.saturating_add(table as u8)
+    }
+
+    /// The table with a number on the switch.
+    pub fn table(&self, number: u8) -> Option<Table> {
+        Table::all().find(|t| self.number(*t) == number)
+    }
+
+    /// The final action.
+    pub fn finish(&self) -> Vec<Instruction> {
+        match self.last {
+            FinalAction::Normal => vec![Instruction::ApplyActions(vec![Action::output(port::NORMAL)])],
+            FinalAction::GotoTable(n) => {
+                // A foreign pipeline expects registers as a packet brings them: zero.
+                let clear = regs::ALL.iter().map(|r| Action::set(*r, 0u128)).collect();
+                vec![Instruction::ApplyActions(clear), Instruction::GotoTable(n)]
+            }
+        }
+    }
+}
+
+/// Rows that are there whatever the policy: the frame of every table.
+pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let mut rows = forward::rows(pipeline, writer);
+    rows.extend(deliver::frame(pipeline, writer));
+    for direction in Direction::BOTH {
+        rows.extend(remote::frame(direction, pipeline, writer));
+    }
+    // What no row of a table takes is dropped there, visibly.
+    for table in [Table::Guard, Table::Flood, Table::Deliver, Table::Output, Table::EgressPolicy, Table::IngressPolicy] {
+        rows.push(writer.drop(table, 0, Match::new()));
+    }
+    rows
+}
+
+/// The pipeline as a document.
+pub fn describe() -> String {
+    let mut text = String::from(
+        "# The OVS pipeline\n\nPrinted by `portcullis docs ovs-pipeline`; a test compares. Numbers are relative to \
+         `first_table`.\n\n| table | name | key | what it does | layer |\n|---|---|---|---|---|\n",
+    );
+    for (table, name, key, does) in TABLES {
+        let layer = match table.layer() {
+            Layer::Content => "content",
+            Layer::Wiring => "wiring",
+        };
+        let _infallible = writeln!(text, "| +{} | `{name}` | {key} | {does} | {layer} |", table as u8);
+    }
+    text.push_str(
+        "\nContent rows belong to a class and are written before wiring leads to it; wiring is flipped in one atomic \
+         bundle.\n\n| register | holds |\n|---|---|\n",
+    );
+    let registers: [(Field, &str); 6] = [
+        (regs::CLASS, "class of the sender, then of the receiver; 0: nothing is denied"),
+        (regs::REMOTE, "remote id; 0: no rule names the other side"),
+        (regs::VLAN, "VLAN the frame belongs to, tagged or not"),
+        (regs::OUT, "output port; 0: not known"),
+        (regs::POLICED, "1 when the sender is policed"),
+        (regs::FLOOD, "part of the receivers being flooded to"),
+    ];
+    for (register, holds) in registers {
+        let _infallible = writeln!(text, "| {register} | {holds} |");
+    }
+    text.push_str(
+        "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
+         | 47 | the switch learned the row by itself |\n| 39..0 | generation that wrote the row |\n",
+    );
+    text
+}

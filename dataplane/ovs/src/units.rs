@@ -1,0 +1,165 @@
+//! Everything the bridge shall hold, in units that are made and dropped together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use portcullis_backend::machine::{Desired, Unit};
+use portcullis_compiler::{Class, ClassId, CompileError, Intent, Program, Programs};
+use portcullis_policy::Direction;
+
+use crate::flow::{Flow, FlowBody, FlowKey, Writer};
+use crate::ports::{Ports, Role, SwitchPort};
+use crate::tables::flood::Receivers;
+use crate::tables::{Pipeline, attach, deliver, frame, guard, l2, output, policy, remote};
+
+/// A unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnitId {
+    /// The rows of every table that never change.
+    Frame,
+    /// The rows that hold for every class.
+    Fixed,
+    /// Ports that nobody knows yet.
+    Unknown,
+    /// One class.
+    Class(ClassId),
+    /// One port.
+    Port(u32),
+    /// Receivers of a VLAN, one part of them.
+    Flood(u16, u32),
+}
+
+/// Builds units, and takes over those whose input did not change.
+#[derive(Debug)]
+pub struct Units {
+    pipeline: Pipeline,
+    ports: HashMap<u32, (SwitchPort, Unit<FlowKey, FlowBody>)>,
+    classes: HashMap<ClassId, Unit<FlowKey, FlowBody>>,
+    steady: Option<[Unit<FlowKey, FlowBody>; 2]>,
+    unknown: Option<(ClassId, Unit<FlowKey, FlowBody>)>,
+    flood: Option<(Receivers, FloodUnits)>,
+}
+
+type FloodUnits = Vec<((u16, u32), Unit<FlowKey, FlowBody>)>;
+
+impl Units {
+    /// For a pipeline.
+    pub fn new(pipeline: Pipeline) -> Self {
+        Units { pipeline, ports: HashMap::new(), classes: HashMap::new(), steady: None, unknown: None, flood: None }
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// The desired state of the bridge.
+    pub fn build(
+        &mut self,
+        intent: &Intent,
+        ports: &Ports,
+        programs: &mut Programs,
+    ) -> Result<Desired<UnitId, FlowKey, FlowBody>, CompileError> {
+        let writer = Writer { generation: intent.generation };
+        let mut desired = Desired::new();
+        let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
+        let policed = ports.ports.values().filter_map(SwitchPort::policed);
+        for id in policed.flat_map(|p| [p.egress, p.ingress]).chain([intent.unmanaged.0]) {
+            if let Some(class) = intent.classes.get(&id) {
+                used.insert(id, class);
+            }
+        }
+        let [frame, fixed] = self.steady(programs, &writer);
+        desired.insert(UnitId::Frame, frame);
+        desired.insert(UnitId::Fixed, fixed);
+        desired.insert(UnitId::Unknown, self.unknown(intent.unmanaged.0, &writer));
+        self.classes.retain(|id, _| used.contains_key(id));
+        for (id, class) in used {
+            let unit = match self.classes.get(&id) {
+                Some(unit) => Arc::clone(unit),
+                None => {
+                    let unit = Arc::new(class_rows(class, &*programs.get(class)?, &self.pipeline, &writer));
+                    self.classes.insert(id, Arc::clone(&unit));
+                    unit
+                }
+            };
+            desired.insert(UnitId::Class(id), unit);
+        }
+        self.ports.retain(|number, _| ports.ports.contains_key(number));
+        for port in ports.ports.values() {
+            desired.insert(UnitId::Port(port.number), self.port(port, &writer));
+        }
+        for (id, unit) in self.flood(ports, &writer) {
+            desired.insert(UnitId::Flood(id.0, id.1), unit);
+        }
+        Ok(desired)
+    }
+
+    fn steady(&mut self, programs: &Programs, writer: &Writer) -> [Unit<FlowKey, FlowBody>; 2] {
+        let pipeline = self.pipeline;
+        let make = || {
+            let fixed = Direction::BOTH.iter().flat_map(|direction| {
+                programs.fixed().iter().map(|row| policy::row(None, *direction, row, &pipeline, writer))
+            });
+            [Arc::new(frame(&pipeline, writer)), Arc::new(fixed.collect::<Vec<Flow>>())]
+        };
+        self.steady.get_or_insert_with(make).clone()
+    }
+
+    fn unknown(&mut self, egress: ClassId, writer: &Writer) -> Unit<FlowKey, FlowBody> {
+        match &self.unknown {
+            Some((class, unit)) if *class == egress => Arc::clone(unit),
+            _ => {
+                let unit = Arc::new(attach::unknown(egress, &self.pipeline, writer));
+                self.unknown = Some((egress, Arc::clone(&unit)));
+                unit
+            }
+        }
+    }
+
+    fn port(&mut self, port: &SwitchPort, writer: &Writer) -> Unit<FlowKey, FlowBody> {
+        if let Some((before, unit)) = self.ports.get(&port.number)
+            && before == port
+        {
+            return Arc::clone(unit);
+        }
+        let unit = Arc::new(port_rows(port, &self.pipeline, writer));
+        self.ports.insert(port.number, (port.clone(), Arc::clone(&unit)));
+        unit
+    }
+
+    fn flood(&mut self, ports: &Ports, writer: &Writer) -> FloodUnits {
+        let receivers = Receivers::of(ports.ports.values().filter(|p| p.policed().is_some()));
+        if let Some((before, units)) = &self.flood
+            && *before == receivers
+        {
+            return units.clone();
+        }
+        let rows = receivers.rows(&self.pipeline, writer);
+        let units: FloodUnits = rows.into_iter().map(|(id, row)| (id, Arc::new(vec![row]))).collect();
+        self.flood = Some((receivers, units.clone()));
+        units
+    }
+}
+
+/// The rows of one class.
+fn class_rows(class: &Class, program: &Program, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let direction = class.policy.direction;
+    let remotes = program.remote.iter().map(|r| remote::row(class.id, direction, r, pipeline, writer));
+    let policies = program.policy.iter().map(|r| policy::row(Some(class.id), direction, r, pipeline, writer));
+    remotes.chain(policies).collect()
+}
+
+/// The rows of one port.
+fn port_rows(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let mut rows = attach::rows(port, pipeline, writer);
+    if let Role::Policed(policed) = &port.role {
+        if policed.guarded() {
+            rows.extend(guard::rows(port, policed, pipeline, writer));
+        }
+        rows.extend(policed.macs.iter().map(|mac| l2::row(*mac, port.number, writer)));
+        rows.push(deliver::row(port.number, policed.ingress, pipeline, writer));
+        rows.extend(output::rows(port, writer));
+    }
+    rows
+}

@@ -1,0 +1,27 @@
+//! Test support: a private Open vSwitch with DPDK, network namespaces and raw packets.
+//!
+//! [`Sandbox`] drives `hack/sandbox`; [`NetnsHost`] is one endpoint plugged into it. Everything a sandbox makes is
+//! removed when it is dropped, and also when the test is killed. Nothing here is part of the product.
+
+#![deny(unsafe_code)]
+#![allow(
+    clippy::panic,
+    reason = "only tests run this, and a broken testbed must fail them"
+)]
+
+mod capture;
+mod error;
+mod gate;
+mod netns;
+pub mod probe;
+mod root;
+mod sandbox;
+#[allow(unsafe_code)]
+mod sys;
+
+pub use capture::Capture;
+pub use error::{Result, TestbedError};
+pub use etherparse;
+pub use netns::{EndpointSpec, NetnsHost};
+pub use root::{missing_for_real_switch, need_root};
+pub use sandbox::{Sandbox, SandboxOptions};
