@@ -59,7 +59,11 @@ pub enum Step {
 }
 
 /// The write that brings one row from `installed` to `desired`, and its step.
-pub fn op<K: Key, B: Clone + PartialEq>(key: &K, desired: Option<&B>, installed: Option<&B>) -> Option<(Step, Op<K, B>)> {
+pub fn op<K: Key, B: Clone + PartialEq>(
+    key: &K,
+    desired: Option<&B>,
+    installed: Option<&B>,
+) -> Option<(Step, Op<K, B>)> {
     let op = match (desired, installed) {
         (Some(want), None) => Op::Add(key.clone(), want.clone()),
         (Some(want), Some(have)) if want != have => Op::Change(key.clone(), want.clone()),

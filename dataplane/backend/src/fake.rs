@@ -72,10 +72,16 @@ impl FakeSwitch {
         for op in &batch.ops {
             let there = self.rows.get(op.key()).copied();
             match op {
-                _ if self.foreign.contains(op.key()) => return broken(format!("{op:?} touches a foreign row")),
+                _ if self.foreign.contains(op.key()) => {
+                    return broken(format!("{op:?} touches a foreign row"));
+                }
                 Op::Add(..) if there.is_some() => return broken(format!("{op:?}: it is there already")),
-                Op::Change(_, body) if there == Some(*body) => return broken(format!("{op:?} changes nothing")),
-                Op::Change(..) | Op::Delete(_) if there.is_none() => return broken(format!("{op:?}: it is not there")),
+                Op::Change(_, body) if there == Some(*body) => {
+                    return broken(format!("{op:?} changes nothing"));
+                }
+                Op::Change(..) | Op::Delete(_) if there.is_none() => {
+                    return broken(format!("{op:?}: it is not there"));
+                }
                 Op::Add(key, body) | Op::Change(key, body) => {
                     self.rows.insert(*key, *body);
                 }
@@ -97,10 +103,15 @@ impl FakeSwitch {
             .map(|(key, class)| (*key, *class))
             .collect();
         for (port, class) in classes {
-            let rows: Vec<u32> =
-                self.rows.range(FakeKey::Class(class, 0)..=FakeKey::Class(class, u32::MAX)).map(|(_, n)| *n).collect();
+            let rows: Vec<u32> = self
+                .rows
+                .range(FakeKey::Class(class, 0)..=FakeKey::Class(class, u32::MAX))
+                .map(|(_, n)| *n)
+                .collect();
             if rows.is_empty() || rows.iter().any(|n| rows.len() != *n as usize) {
-                return Err(Violation(format!("{port:?} leads to class {class}, which is not whole: {rows:?}")));
+                return Err(Violation(format!(
+                    "{port:?} leads to class {class}, which is not whole: {rows:?}"
+                )));
             }
         }
         Ok(())
@@ -151,7 +162,10 @@ impl Conformance {
                 if self.machine.state() == SessionState::InSync {
                     return Ok(());
                 }
-                return Err(Violation(format!("stuck in {} with nothing to write", self.machine.state())));
+                return Err(Violation(format!(
+                    "stuck in {} with nothing to write",
+                    self.machine.state()
+                )));
             };
             match fault.take() {
                 Some(Fault::Refuse) => self.machine.rejected(),
@@ -175,7 +189,12 @@ impl Conformance {
 
     /// Somebody meddles with a row of ours; a read-back is asked for.
     pub fn meddle(&mut self, fault: Fault, nth: usize) {
-        let Some((key, body)) = self.switch.rows.iter().nth(nth % self.switch.rows.len().max(1)).map(|(k, b)| (*k, *b))
+        let Some((key, body)) = self
+            .switch
+            .rows
+            .iter()
+            .nth(nth % self.switch.rows.len().max(1))
+            .map(|(k, b)| (*k, *b))
         else {
             return;
         };
@@ -208,7 +227,11 @@ mod tests {
         assert_eq!(c.machine.writes(), [8, 1, 0]);
         c.machine.set_desired(3, desired(&[(1, 11), (2, 11)], 3));
         c.run(None).unwrap();
-        assert_eq!(c.machine.writes(), [8, 2, 3], "one flip, and the class nobody uses is collected");
+        assert_eq!(
+            c.machine.writes(),
+            [8, 2, 3],
+            "one flip, and the class nobody uses is collected"
+        );
     }
 
     #[test]
@@ -218,9 +241,15 @@ mod tests {
         c.run(None).unwrap();
         let batches = c.switch.batches;
         c.machine.set_desired(2, desired(&[(1, 10)], 3));
-        assert_eq!((c.machine.state(), c.machine.generations()), (SessionState::InSync, (2, 2)));
+        assert_eq!(
+            (c.machine.state(), c.machine.generations()),
+            (SessionState::InSync, (2, 2))
+        );
         // Another agent process finds everything in place.
-        let mut fresh = Conformance { switch: std::mem::take(&mut c.switch), machine: Machine::default() };
+        let mut fresh = Conformance {
+            switch: std::mem::take(&mut c.switch),
+            machine: Machine::default(),
+        };
         fresh.machine.set_desired(2, desired(&[(1, 10)], 3));
         fresh.run(None).unwrap();
         assert_eq!(fresh.switch.batches, batches);
@@ -233,7 +262,11 @@ mod tests {
         c.machine.set_desired(1, desired(&[(1, 10), (2, 10)], 1));
         assert!(c.run(None).is_err(), "it cannot be in sync");
         assert_eq!(c.machine.conflicts(), [&FakeKey::Port(1)]);
-        assert_eq!(c.switch.rows.get(&FakeKey::Port(2)), Some(&10), "the others are realized");
+        assert_eq!(
+            c.switch.rows.get(&FakeKey::Port(2)),
+            Some(&10),
+            "the others are realized"
+        );
         assert!(c.switch.foreign.contains(&FakeKey::Port(1)));
     }
 
@@ -263,7 +296,8 @@ mod tests {
         c.run(None).unwrap();
         // A newer intent arrives after every flip, so that the collect step is never reached.
         for generation in 2..200u32 {
-            c.machine.set_desired(u64::from(generation), desired(&[(1, generation)], 4));
+            c.machine
+                .set_desired(u64::from(generation), desired(&[(1, generation)], 4));
             for _ in 0..2 {
                 let batch = c.machine.next_batch().unwrap();
                 c.switch.execute(&batch).unwrap();

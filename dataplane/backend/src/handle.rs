@@ -198,10 +198,24 @@ pub fn launch<B: Backend>(name: &str, backend: Arc<B>) -> (TargetHandle, JoinHan
     let (status_told, status) = watch::channel(Arc::new(TargetStatus::default()));
     let (queries, queries_asked) = mpsc::channel(QUEUE);
     let (stop, stop_seen) = watch::channel(false);
-    let seat =
-        Seat { intents: intents_seen, status: status_told, queries: queries_asked, stop: stop_seen };
+    let seat = Seat {
+        intents: intents_seen,
+        status: status_told,
+        queries: queries_asked,
+        stop: stop_seen,
+    };
     let task = tokio::spawn(Arc::clone(&backend).run(seat));
-    (TargetHandle { name: name.into(), backend, intents, status, queries, stop }, task)
+    (
+        TargetHandle {
+            name: name.into(),
+            backend,
+            intents,
+            status,
+            queries,
+            stop,
+        },
+        task,
+    )
 }
 
 impl TargetHandle {

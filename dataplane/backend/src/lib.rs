@@ -14,5 +14,7 @@ mod handle;
 pub mod machine;
 mod status;
 
-pub use handle::{Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch};
+pub use handle::{
+    Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
+};
 pub use status::{Pending, SessionState, TableUse, TargetStatus};

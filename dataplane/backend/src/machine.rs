@@ -192,11 +192,19 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         let gone = self.units.iter().filter(|(id, _)| !units.contains_key(id));
         changed.extend(gone.map(|(_, unit)| (Some(Arc::clone(unit)), None)));
-        for (key, _) in changed.iter().filter_map(|(old, _)| old.as_ref()).flat_map(|u| u.iter()) {
+        for (key, _) in changed
+            .iter()
+            .filter_map(|(old, _)| old.as_ref())
+            .flat_map(|u| u.iter())
+        {
             self.desired.remove(key);
             self.suspects.insert(key.clone());
         }
-        for (key, body) in changed.iter().filter_map(|(_, new)| new.as_ref()).flat_map(|u| u.iter()) {
+        for (key, body) in changed
+            .iter()
+            .filter_map(|(_, new)| new.as_ref())
+            .flat_map(|u| u.iter())
+        {
             self.desired.insert(key.clone(), body.clone());
             self.suspects.insert(key.clone());
         }
@@ -209,7 +217,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// Takes a read-back. Returns the drift since this machine last knew the rows.
     pub fn observed(&mut self, observed: Observed<K, B>) -> Drift<K> {
         let seen: HashMap<K, B> = observed.ours.into_iter().collect();
-        let mut drift = Drift { missing: Vec::new(), altered: Vec::new(), surplus: Vec::new() };
+        let mut drift = Drift {
+            missing: Vec::new(),
+            altered: Vec::new(),
+            surplus: Vec::new(),
+        };
         if self.known {
             for (key, body) in &self.installed {
                 match seen.get(key) {
@@ -218,7 +230,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
                     Some(_) => {}
                 }
             }
-            drift.surplus.extend(seen.keys().filter(|k| !self.installed.contains_key(*k)).cloned());
+            drift
+                .surplus
+                .extend(seen.keys().filter(|k| !self.installed.contains_key(*k)).cloned());
         }
         self.installed = seen;
         self.foreign = observed.foreign.into_iter().collect();
@@ -227,7 +241,12 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             .iter()
             .filter(|(key, body)| self.installed.get(*key) != Some(*body))
             .map(|(key, _)| key.clone())
-            .chain(self.installed.keys().filter(|k| !self.desired.contains_key(*k)).cloned())
+            .chain(
+                self.installed
+                    .keys()
+                    .filter(|k| !self.desired.contains_key(*k))
+                    .cloned(),
+            )
             .collect();
         self.known = true;
         self.state = SessionState::Applying;
@@ -241,7 +260,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// The next batch, when the session may write and there is something to write.
     pub fn next_batch(&mut self) -> Option<Batch<K, B>> {
-        if self.state != SessionState::Applying || self.in_flight.is_some() || self.resync || !self.has_desired {
+        if self.state != SessionState::Applying
+            || self.in_flight.is_some()
+            || self.resync
+            || !self.has_desired
+        {
             return None;
         }
         let mut by_step: BTreeMap<Step, Vec<Op<K, B>>> = BTreeMap::new();
@@ -253,11 +276,19 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         let (step, mut ops) = by_step.pop_first()?;
         // What this batch's flip will have abandoned may go with any later batch.
         let abandoned: Vec<K> = match step {
-            Step::Flip => by_step.remove(&Step::Collect).unwrap_or_default().iter().map(|o| o.key().clone()).collect(),
+            Step::Flip => by_step
+                .remove(&Step::Collect)
+                .unwrap_or_default()
+                .iter()
+                .map(|o| o.key().clone())
+                .collect(),
             _ => Vec::new(),
         };
         if step != Step::Collect {
-            let dead = self.garbage.iter().filter(|k| !self.desired.contains_key(*k) && self.installed.contains_key(*k));
+            let dead = self
+                .garbage
+                .iter()
+                .filter(|k| !self.desired.contains_key(*k) && self.installed.contains_key(*k));
             ops.extend(dead.map(|k| Op::Delete(k.clone())));
         }
         let batch = Batch { step, ops };
@@ -267,7 +298,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// The batch in flight is confirmed.
     pub fn acknowledged(&mut self) {
-        let Some((batch, abandoned)) = self.in_flight.take() else { return };
+        let Some((batch, abandoned)) = self.in_flight.take() else {
+            return;
+        };
         for op in batch.ops {
             let kind = match op {
                 Op::Add(key, body) => {
@@ -316,7 +349,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// The writes that would lead from what is installed to `units`, in the order of the steps.
     pub fn plan(&self, units: &Desired<U, K, B>) -> Vec<Op<K, B>> {
         let mut plan: Vec<(Step, Op<K, B>)> = Vec::new();
-        let wanted: HashMap<&K, &B> = units.values().flat_map(|u| u.iter()).map(|(k, b)| (k, b)).collect();
+        let wanted: HashMap<&K, &B> = units
+            .values()
+            .flat_map(|u| u.iter())
+            .map(|(k, b)| (k, b))
+            .collect();
         for (key, body) in &wanted {
             plan.extend(op(*key, Some(*body), self.installed.get(*key)));
         }

@@ -36,7 +36,10 @@ impl Fingerprint {
         for entry in &policy.entries {
             let m = &entry.matcher;
             let ranges = |r: &portcullis_policy::Ranges| {
-                r.iter().map(|(low, high)| format!("{low}-{high}")).collect::<Vec<_>>().join(",")
+                r.iter()
+                    .map(|(low, high)| format!("{low}-{high}"))
+                    .collect::<Vec<_>>()
+                    .join(",")
             };
             hash.update(format!(
                 "{} {} {} v4={} v6={} {} dst={} src={} remote={:?} local={:?} icmp={:?} flags={:?}\n",
@@ -142,7 +145,11 @@ impl Compiler {
     pub fn new(next: u32, known: impl IntoIterator<Item = (Fingerprint, ClassId)>) -> Self {
         let known: HashMap<Fingerprint, ClassId> = known.into_iter().collect();
         let above = known.values().map(|id| id.0 + 1).max().unwrap_or(1);
-        Compiler { next: next.max(above).max(1), known, last: None }
+        Compiler {
+            next: next.max(above).max(1),
+            known,
+            last: None,
+        }
     }
 
     /// The first class id that was never used: persist it with the classes.
@@ -179,7 +186,12 @@ impl Compiler {
                 classes.entry(id).or_insert(class);
             }
         }
-        let intent = Arc::new(Intent { generation, classes, endpoints, unmanaged: (open[0], open[1]) });
+        let intent = Arc::new(Intent {
+            generation,
+            classes,
+            endpoints,
+            unmanaged: (open[0], open[1]),
+        });
         self.known = intent.classes.values().map(|c| (c.fingerprint, c.id)).collect();
         self.last = Some((document.clone(), Arc::clone(&intent)));
         intent
@@ -215,7 +227,13 @@ impl<'a> Round<'a> {
                 id
             }
         };
-        self.classes.entry(id).or_insert_with(|| Arc::new(Class { id, policy, fingerprint }));
+        self.classes.entry(id).or_insert_with(|| {
+            Arc::new(Class {
+                id,
+                policy,
+                fingerprint,
+            })
+        });
         id
     }
 

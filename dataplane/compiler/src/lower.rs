@@ -50,18 +50,42 @@ impl Rank {
 
 /// The rows that hold for every class that may deny something: ARP passes; what hides its ports does not.
 pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
-    let row = |action, by, key| PolicyRow { priority: FIXED, key, action, by };
+    let row = |action, by, key| PolicyRow {
+        priority: FIXED,
+        key,
+        action,
+        by,
+    };
     let deny = |key| row(Action::Deny, Decider::Evasion, key);
-    let mut rows = vec![row(Action::Allow, Decider::Arp, RowKey { frame: FrameMatch::Arp, ..RowKey::ANY })];
-    rows.extend(
-        model.opaque_ethertypes.iter().map(|t| deny(RowKey { frame: FrameMatch::EtherType(*t), ..RowKey::ANY })),
-    );
+    let mut rows = vec![row(
+        Action::Allow,
+        Decider::Arp,
+        RowKey {
+            frame: FrameMatch::Arp,
+            ..RowKey::ANY
+        },
+    )];
+    rows.extend(model.opaque_ethertypes.iter().map(|t| {
+        deny(RowKey {
+            frame: FrameMatch::EtherType(*t),
+            ..RowKey::ANY
+        })
+    }));
     for family in Family::BOTH {
-        let ip = RowKey { frame: FrameMatch::Ip(family), ..RowKey::ANY };
-        rows.push(deny(RowKey { protocol: Some(0), ..ip }));
+        let ip = RowKey {
+            frame: FrameMatch::Ip(family),
+            ..RowKey::ANY
+        };
+        rows.push(deny(RowKey {
+            protocol: Some(0),
+            ..ip
+        }));
         if !model.view.short_header {
             let zero = match model.ports {
-                PortKind::Masked => PortMatch::Masked { value: 0, mask: u16::MAX },
+                PortKind::Masked => PortMatch::Masked {
+                    value: 0,
+                    mask: u16::MAX,
+                },
                 PortKind::Range => PortMatch::Range { low: 0, high: 0 },
             };
             for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
@@ -107,7 +131,11 @@ fn atoms(entries: &[(u32, &Entry)], prefixes: impl Fn(&Entry) -> &[IpNet], famil
             holders.entry(*prefix).or_default().push(*index);
         }
     }
-    let mut list = vec![Atom { prefix: None, parent: 0, members: everywhere }];
+    let mut list = vec![Atom {
+        prefix: None,
+        parent: 0,
+        members: everywhere,
+    }];
     let mut at: HashMap<IpNet, usize> = HashMap::new();
     for prefix in all {
         let parent = std::iter::successors(prefix.supernet(), IpNet::supernet)
@@ -116,14 +144,21 @@ fn atoms(entries: &[(u32, &Entry)], prefixes: impl Fn(&Entry) -> &[IpNet], famil
         let mut members = list.get(parent).map(|a| a.members.clone()).unwrap_or_default();
         members.extend(holders.get(&prefix).into_iter().flatten());
         at.insert(prefix, list.len());
-        list.push(Atom { prefix: Some(prefix), parent, members });
+        list.push(Atom {
+            prefix: Some(prefix),
+            parent,
+            members,
+        });
     }
     list
 }
 
 /// Encodes one policy. The rows are not proved yet.
 pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported> {
-    let mut program = Program { naive: naive(policy), ..Program::default() };
+    let mut program = Program {
+        naive: naive(policy),
+        ..Program::default()
+    };
     if !policy.may_deny() {
         return Ok(program);
     }
@@ -136,7 +171,9 @@ pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported
         action: policy.default,
         by: Decider::Default,
     });
-    program.policy.sort_unstable_by(|a, b| b.priority.cmp(&a.priority).then(a.key.cmp(&b.key)));
+    program
+        .policy
+        .sort_unstable_by(|a, b| b.priority.cmp(&a.priority).then(a.key.cmp(&b.key)));
     program.remote.sort_unstable();
     Ok(program)
 }
@@ -152,8 +189,17 @@ struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     fn new(policy: &'a Policy, model: &'a StageModel, family: Family) -> Self {
-        let entries = (0u32..).zip(&policy.entries).filter(|(_, e)| e.matcher.families.contains(family)).collect();
-        Lowering { policy, model, family, entries, planes: HashMap::new() }
+        let entries = (0u32..)
+            .zip(&policy.entries)
+            .filter(|(_, e)| e.matcher.families.contains(family))
+            .collect();
+        Lowering {
+            policy,
+            model,
+            family,
+            entries,
+            planes: HashMap::new(),
+        }
     }
 
     fn run(mut self, program: &mut Program) -> Result<(), Unsupported> {
@@ -177,7 +223,11 @@ impl<'a> Lowering<'a> {
             })
             // Flag states and later fragments need a table of their own even where rules say "any".
             .chain([Protocol::TCP, Protocol::UDP, Protocol::SCTP])
-            .chain([if self.family == Family::V4 { Protocol::ICMP } else { Protocol::ICMPV6 }])
+            .chain([if self.family == Family::V4 {
+                Protocol::ICMP
+            } else {
+                Protocol::ICMPV6
+            }])
             .collect();
         let others = self.vectors(None, &sets, &locals);
         let fallback = constant_of(&others);
@@ -188,14 +238,25 @@ impl<'a> Lowering<'a> {
                 None => Some(Decider::Default),
                 Some(_) => fallback,
             };
-            self.group(protocol, &vectors, &locals, &lengths, inherited, &mut program.policy);
+            self.group(
+                protocol,
+                &vectors,
+                &locals,
+                &lengths,
+                inherited,
+                &mut program.policy,
+            );
         }
         Ok(())
     }
 
     /// The rank of each local prefix length in use.
     fn local_ranks(&self, locals: &[Atom]) -> Result<BTreeMap<u8, u16>, Unsupported> {
-        let lengths: BTreeSet<u8> = locals.iter().filter_map(|a| a.prefix).map(|p| p.prefix_len()).collect();
+        let lengths: BTreeSet<u8> = locals
+            .iter()
+            .filter_map(|a| a.prefix)
+            .map(|p| p.prefix_len())
+            .collect();
         let room = self.model.local_lengths.min(usize::from(LOCALS)) - 1;
         if lengths.len() > room {
             return Err(Unsupported {
@@ -213,13 +274,23 @@ impl<'a> Lowering<'a> {
     }
 
     /// Per remote id, per local atom: the plane.
-    fn vectors(&mut self, protocol: Option<u8>, sets: &[BTreeSet<u32>], locals: &[Atom]) -> Vec<Vec<Rc<Plane>>> {
+    fn vectors(
+        &mut self,
+        protocol: Option<u8>,
+        sets: &[BTreeSet<u32>],
+        locals: &[Atom],
+    ) -> Vec<Vec<Rc<Plane>>> {
         let matches = |e: &Entry| match (e.matcher.protocol, protocol) {
             (Protocol::Any, _) => true,
             (Protocol::Number(n), Some(p)) => n == p,
             (Protocol::Number(_), None) => false,
         };
-        let group: Vec<u32> = self.entries.iter().filter(|(_, e)| matches(e)).map(|(i, _)| *i).collect();
+        let group: Vec<u32> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| matches(e))
+            .map(|(i, _)| *i)
+            .collect();
         let mut vectors = Vec::with_capacity(sets.len());
         for remote in sets {
             let mut vector = Vec::with_capacity(locals.len());
@@ -275,7 +346,10 @@ impl<'a> Lowering<'a> {
                     rank: Rank {
                         protocol: protocol.is_some(),
                         remote: specific,
-                        local: atom.prefix.and_then(|p| lengths.get(&p.prefix_len()).copied()).unwrap_or(0),
+                        local: atom
+                            .prefix
+                            .and_then(|p| lengths.get(&p.prefix_len()).copied())
+                            .unwrap_or(0),
                         ..Rank::default()
                     },
                     inherited: inherited.filter(|_| !specific && !nested),
@@ -288,12 +362,31 @@ impl<'a> Lowering<'a> {
     fn block(&self, block: &Block, plane: &Plane, rows: &mut Vec<PolicyRow>) {
         self.grid(block, &plane.grid, 0, rows);
         if let Some(opening) = &plane.opening {
-            self.grid(&Block { inherited: None, ..*block }, opening, 1, rows);
+            self.grid(
+                &Block {
+                    inherited: None,
+                    ..*block
+                },
+                opening,
+                1,
+                rows,
+            );
         }
         if let Some((action, by)) = plane.later {
-            let key = RowKey { later: Some(true), ..self.key(block) };
-            let rank = Rank { state: 2, ..block.rank };
-            rows.push(PolicyRow { priority: rank.priority(), key, action, by });
+            let key = RowKey {
+                later: Some(true),
+                ..self.key(block)
+            };
+            let rank = Rank {
+                state: 2,
+                ..block.rank
+            };
+            rows.push(PolicyRow {
+                priority: rank.priority(),
+                key,
+                action,
+                by,
+            });
         }
     }
 
@@ -324,17 +417,36 @@ impl<'a> Lowering<'a> {
             // Only the outermost line may lean on the rows below this block.
             let inherited = block.inherited.filter(|_| src_rank == 0);
             for (dst, dst_rank, by) in self.cells(line, space, inherited) {
-                let rank = Rank { state, src: src_rank, dst: dst_rank, ..block.rank };
-                let key = RowKey { src, dst, flags, ..self.key(block) };
+                let rank = Rank {
+                    state,
+                    src: src_rank,
+                    dst: dst_rank,
+                    ..block.rank
+                };
+                let key = RowKey {
+                    src,
+                    dst,
+                    flags,
+                    ..self.key(block)
+                };
                 let action = self.action(by);
-                rows.push(PolicyRow { priority: rank.priority(), key, action, by });
+                rows.push(PolicyRow {
+                    priority: rank.priority(),
+                    key,
+                    action,
+                    by,
+                });
             }
         }
     }
 
     fn action(&self, by: Decider) -> Action {
         match by {
-            Decider::Entry(i) => self.policy.entries.get(i as usize).map_or(self.policy.default, |e| e.action),
+            Decider::Entry(i) => self
+                .policy
+                .entries
+                .get(i as usize)
+                .map_or(self.policy.default, |e| e.action),
             _ => self.policy.default,
         }
     }
@@ -348,7 +460,10 @@ impl<'a> Lowering<'a> {
     ) -> Vec<(PortMatch, u16, C)> {
         match (space, self.model.ports) {
             (Space::Point, _) => {
-                let colour = partition.first().map(|(_, c)| *c).filter(|c| inherited != Some(*c));
+                let colour = partition
+                    .first()
+                    .map(|(_, c)| *c)
+                    .filter(|c| inherited != Some(*c));
                 colour.map(|c| (PortMatch::Any, 0, c)).into_iter().collect()
             }
             (Space::Icmp, _) => exact_cells(partition, space, inherited),
@@ -357,7 +472,10 @@ impl<'a> Lowering<'a> {
                 .map(|row| {
                     let port = match row.len {
                         0 => PortMatch::Any,
-                        len => PortMatch::Masked { value: row.value, mask: u16::MAX << (16 - len) },
+                        len => PortMatch::Masked {
+                            value: row.value,
+                            mask: u16::MAX << (16 - len),
+                        },
                     };
                     (port, u16::from(row.len), row.colour)
                 })
@@ -408,8 +526,16 @@ fn exact_cells<C: Copy + Ord>(
     inherited: Option<C>,
 ) -> Vec<(PortMatch, u16, C)> {
     let count = 1u32 << space.width();
-    let ends = partition.iter().skip(1).map(|(s, _)| u32::from(*s)).chain([count]);
-    let spans: Vec<(u32, u32, C)> = partition.iter().zip(ends).map(|((s, c), e)| (u32::from(*s), e, *c)).collect();
+    let ends = partition
+        .iter()
+        .skip(1)
+        .map(|(s, _)| u32::from(*s))
+        .chain([count]);
+    let spans: Vec<(u32, u32, C)> = partition
+        .iter()
+        .zip(ends)
+        .map(|((s, c), e)| (u32::from(*s), e, *c))
+        .collect();
     let mut weight: BTreeMap<C, u32> = BTreeMap::new();
     for (start, end, colour) in &spans {
         *weight.entry(*colour).or_default() += end - start;
@@ -421,7 +547,10 @@ fn exact_cells<C: Copy + Ord>(
     }
     for (start, end, colour) in spans {
         if Some(colour) != commonest {
-            let exact = |n| PortMatch::Masked { value: n as u16, mask: u16::MAX };
+            let exact = |n| PortMatch::Masked {
+                value: n as u16,
+                mask: u16::MAX,
+            };
             cells.extend((start..end).map(|n| (exact(n), 1, colour)));
         }
     }
@@ -429,7 +558,11 @@ fn exact_cells<C: Copy + Ord>(
 }
 
 /// One row per interval over the colour with the most intervals.
-fn range_cells<C: Copy + Ord>(partition: &[(u16, C)], last: u16, inherited: Option<C>) -> Vec<(PortMatch, u16, C)> {
+fn range_cells<C: Copy + Ord>(
+    partition: &[(u16, C)],
+    last: u16,
+    inherited: Option<C>,
+) -> Vec<(PortMatch, u16, C)> {
     let mut count: BTreeMap<C, u32> = BTreeMap::new();
     for (_, colour) in partition {
         *count.entry(*colour).or_default() += 1;
@@ -462,7 +595,11 @@ fn naive(policy: &Policy) -> u64 {
                 return 0;
             }
             let count = |list: &[IpNet]| {
-                if list.is_empty() { 1 } else { list.iter().filter(|p| Family::of(p.addr()) == family).count() as u64 }
+                if list.is_empty() {
+                    1
+                } else {
+                    list.iter().filter(|p| Family::of(p.addr()) == family).count() as u64
+                }
             };
             count(&m.remote) * count(&m.local)
         };

@@ -44,7 +44,10 @@ impl StageModel {
         let table = |name| TableModel { name, size: None };
         StageModel {
             name: "ovs",
-            view: View { fragment_offset: false, short_header: false },
+            view: View {
+                fragment_offset: false,
+                short_header: false,
+            },
             ports: PortKind::Masked,
             local_lengths: 16,
             // VLAN tags beyond what is parsed (802.1Q, 802.1ad, the old 0x9100), MPLS, PPPoE session.

@@ -43,12 +43,20 @@ fn gather<C: Copy + Ord>(partition: &[(u16, C)], low: u16, bits: u8) -> Node<C> 
     if let Some(colour) = first
         && inside.iter().all(|(_, c)| *c == colour)
     {
-        return Node { candidates: vec![colour], halves: None };
+        return Node {
+            candidates: vec![colour],
+            halves: None,
+        };
     }
     let half = bits.saturating_sub(1);
     let zero = gather(inside, low, half);
     let one = gather(inside, low | (1u16 << half), half);
-    let common: Vec<C> = zero.candidates.iter().filter(|c| one.candidates.contains(c)).copied().collect();
+    let common: Vec<C> = zero
+        .candidates
+        .iter()
+        .filter(|c| one.candidates.contains(c))
+        .copied()
+        .collect();
     let candidates = if common.is_empty() {
         let mut all = zero.candidates.clone();
         all.extend(&one.candidates);
@@ -58,13 +66,18 @@ fn gather<C: Copy + Ord>(partition: &[(u16, C)], low: u16, bits: u8) -> Node<C> 
     } else {
         common
     };
-    Node { candidates, halves: Some(Box::new([zero, one])) }
+    Node {
+        candidates,
+        halves: Some(Box::new([zero, one])),
+    }
 }
 
 /// The part of the partition that covers the block of `bits` bits at `low`.
 fn colours_within<C>(partition: &[(u16, C)], low: u16, bits: u8) -> &[(u16, C)] {
     let high = u32::from(low) + (1u32 << bits) - 1;
-    let from = partition.partition_point(|(start, _)| *start <= low).saturating_sub(1);
+    let from = partition
+        .partition_point(|(start, _)| *start <= low)
+        .saturating_sub(1);
     let to = partition.partition_point(|(start, _)| u32::from(*start) <= high);
     partition.get(from..to).unwrap_or(&[])
 }
@@ -101,7 +114,11 @@ mod tests {
         (0..1u32 << width)
             .map(|n| {
                 let hit = |r: &&Row<u8>| (n ^ u32::from(r.value)) >> (width - r.len) == 0;
-                rows.iter().filter(hit).max_by_key(|r| r.len).map(|r| r.colour).or(inherited)
+                rows.iter()
+                    .filter(hit)
+                    .max_by_key(|r| r.len)
+                    .map(|r| r.colour)
+                    .or(inherited)
             })
             .collect()
     }
@@ -143,7 +160,11 @@ mod tests {
                 let (a, b) = colours.split_at(colours.len() / 2);
                 best(a, colour) + best(b, colour)
             };
-            let kept = if inherited.is_some() { halves(inherited) } else { usize::MAX / 4 };
+            let kept = if inherited.is_some() {
+                halves(inherited)
+            } else {
+                usize::MAX / 4
+            };
             (0..3u8).map(|c| 1 + halves(Some(c))).fold(kept, usize::min)
         }
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -151,15 +172,29 @@ mod tests {
             let width = 1 + (round % 4) as u8;
             let colours: Vec<u8> = (0..1 << width)
                 .map(|_| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    seed = seed
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     ((seed >> 33) % 3) as u8
                 })
                 .collect();
-            let inherited = if round % 2 == 0 { None } else { Some((round % 3) as u8) };
+            let inherited = if round % 2 == 0 {
+                None
+            } else {
+                Some((round % 3) as u8)
+            };
             let rows = ortc(&partition(&colours), width, inherited);
             let seen: Vec<Option<u8>> = evaluate(&rows, width, inherited);
-            assert_eq!(seen, colours.iter().map(|c| Some(*c)).collect::<Vec<_>>(), "{colours:?}");
-            assert_eq!(rows.len(), best(&colours, inherited), "{colours:?} inheriting {inherited:?}");
+            assert_eq!(
+                seen,
+                colours.iter().map(|c| Some(*c)).collect::<Vec<_>>(),
+                "{colours:?}"
+            );
+            assert_eq!(
+                rows.len(),
+                best(&colours, inherited),
+                "{colours:?} inheriting {inherited:?}"
+            );
         }
     }
 }

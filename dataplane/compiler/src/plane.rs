@@ -90,13 +90,19 @@ impl Plane {
                 .filter(|(_, e)| wanted(e))
                 .map(|(index, e)| {
                     let (src, dst) = space.extent(e);
-                    Shape { index: *index, src, dst }
+                    Shape {
+                        index: *index,
+                        src,
+                        dst,
+                    }
                 })
                 .collect()
         };
         let grid = grid_of(&shapes(&|_| true), space.last());
         let told_apart = protocol == Some(Protocol::TCP)
-            && entries.iter().any(|(_, e)| e.matcher.flags == FlagMatch::NotOpening);
+            && entries
+                .iter()
+                .any(|(_, e)| e.matcher.flags == FlagMatch::NotOpening);
         let opening = told_apart
             .then(|| grid_of(&shapes(&|e| e.matcher.flags == FlagMatch::Any), space.last()))
             .filter(|opening| *opening != grid);
@@ -118,7 +124,10 @@ impl Plane {
 
 fn action_of(policy: &Policy, colour: Decider) -> Action {
     match colour {
-        Decider::Entry(index) => policy.entries.get(index as usize).map_or(policy.default, |e| e.action),
+        Decider::Entry(index) => policy
+            .entries
+            .get(index as usize)
+            .map_or(policy.default, |e| e.action),
         _ => policy.default,
     }
 }
@@ -135,10 +144,12 @@ fn later(
         return None;
     }
     let colours = |g: &Grid| -> Vec<Action> {
-        g.iter().flat_map(|(_, line)| line.iter()).map(|(_, c)| action_of(policy, *c)).collect()
+        g.iter()
+            .flat_map(|(_, line)| line.iter())
+            .map(|(_, c)| action_of(policy, *c))
+            .collect()
     };
-    let rewritable = !view.fragment_offset
-        && opening.is_some_and(|o| differs(policy, grid, o));
+    let rewritable = !view.fragment_offset && opening.is_some_and(|o| differs(policy, grid, o));
     let mut all = colours(grid);
     all.extend(opening.map(colours).unwrap_or_default());
     let wanted = if rewritable {
@@ -148,7 +159,10 @@ fn later(
     } else {
         (Action::Deny, Decider::Fragment)
     };
-    let at_zero = grid.first().and_then(|(_, line)| line.first()).map(|(_, c)| action_of(policy, *c));
+    let at_zero = grid
+        .first()
+        .and_then(|(_, line)| line.first())
+        .map(|(_, c)| action_of(policy, *c));
     (at_zero != Some(wanted.0)).then_some(wanted)
 }
 
@@ -158,7 +172,8 @@ fn differs(policy: &Policy, a: &Grid, b: &Grid) -> bool {
         let mut rows: Vec<(u16, Vec<(u16, Action)>)> = grid
             .iter()
             .map(|(start, line)| {
-                let mut l: Vec<(u16, Action)> = line.iter().map(|(s, c)| (*s, action_of(policy, *c))).collect();
+                let mut l: Vec<(u16, Action)> =
+                    line.iter().map(|(s, c)| (*s, action_of(policy, *c))).collect();
                 l.dedup_by_key(|(_, action)| *action);
                 (*start, l)
             })
@@ -168,7 +183,6 @@ fn differs(policy: &Policy, a: &Grid, b: &Grid) -> bool {
     };
     by_action(a) != by_action(b)
 }
-
 
 fn grid_of(shapes: &[Shape], last: u16) -> Grid {
     let mut starts: Vec<u16> = vec![0];
@@ -182,7 +196,9 @@ fn grid_of(shapes: &[Shape], last: u16) -> Grid {
     starts.dedup();
     let mut grid: Grid = Vec::with_capacity(starts.len());
     for start in starts {
-        let here = shapes.iter().filter(|s| s.src.iter().any(|(l, h)| *l <= start && start <= *h));
+        let here = shapes
+            .iter()
+            .filter(|s| s.src.iter().any(|(l, h)| *l <= start && start <= *h));
         let line = paint(here, last);
         if grid.last().is_none_or(|(_, before)| **before != line) {
             grid.push((start, Rc::new(line)));

@@ -55,7 +55,10 @@ impl fmt::Display for PortMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PortMatch::Any => f.write_str("*"),
-            PortMatch::Masked { value, mask: u16::MAX } => write!(f, "{value}"),
+            PortMatch::Masked {
+                value,
+                mask: u16::MAX,
+            } => write!(f, "{value}"),
             PortMatch::Masked { value, mask } => write!(f, "{value:#06x}/{mask:#06x}"),
             PortMatch::Range { low, high } => write!(f, "{low}-{high}"),
         }

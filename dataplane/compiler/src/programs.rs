@@ -41,7 +41,11 @@ pub struct Programs {
 impl Programs {
     /// Of a model.
     pub fn new(model: StageModel) -> Self {
-        Programs { fixed: fixed_rows(&model), model, known: HashMap::new() }
+        Programs {
+            fixed: fixed_rows(&model),
+            model,
+            known: HashMap::new(),
+        }
     }
 
     /// The model.
@@ -60,10 +64,12 @@ impl Programs {
             return Ok(Arc::clone(program));
         }
         let program = lower(&class.policy, &self.model)?;
-        prove(&class.policy, &program, &self.fixed, &self.model).map_err(|example| CompileError::Unproved {
-            class: class.id,
-            model: self.model.name,
-            example,
+        prove(&class.policy, &program, &self.fixed, &self.model).map_err(|example| {
+            CompileError::Unproved {
+                class: class.id,
+                model: self.model.name,
+                example,
+            }
         })?;
         let program = Arc::new(program);
         self.known.insert(class.fingerprint, Arc::clone(&program));
@@ -72,13 +78,19 @@ impl Programs {
 
     /// Compiles and proves every class of an intent, so that a later [`get`](Self::get) cannot fail.
     pub fn check(&mut self, intent: &Intent) -> Result<(), CompileError> {
-        intent.classes.values().try_for_each(|class| self.get(class).map(drop))
+        intent
+            .classes
+            .values()
+            .try_for_each(|class| self.get(class).map(drop))
     }
 
     /// Forgets what no intent of these uses.
     pub fn keep(&mut self, intents: &[&Intent]) {
-        let used: std::collections::HashSet<Fingerprint> =
-            intents.iter().flat_map(|i| i.classes.values()).map(|c| c.fingerprint).collect();
+        let used: std::collections::HashSet<Fingerprint> = intents
+            .iter()
+            .flat_map(|i| i.classes.values())
+            .map(|c| c.fingerprint)
+            .collect();
         self.known.retain(|fingerprint, _| used.contains(fingerprint));
     }
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Action, Entry, FlagMatch, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK,
+    Action, Entry, Family, FlagMatch, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK,
     TCP_SYN,
 };
 
@@ -83,7 +83,13 @@ pub fn prove(
     not_ip(policy, &rows, model)?;
     for family in Family::BOTH {
         let reaching: Vec<&PolicyRow> = rows.iter().copied().filter(|r| reach_frame(r, family)).collect();
-        Prover { policy, program, model, family }.addresses(&reaching)?;
+        Prover {
+            policy,
+            program,
+            model,
+            family,
+        }
+        .addresses(&reaching)?;
     }
     Ok(())
 }
@@ -108,11 +114,19 @@ fn not_ip(policy: &Policy, rows: &[&PolicyRow], model: &StageModel) -> Result<()
         let got = top(rows.iter().copied().filter(blank).filter(|r| hit(r.key.frame)));
         let packet = Packet { frame };
         let (wanted, _) = policy.judge(&packet, model.view);
-        if got == Some(wanted) { Ok(()) } else { Err(Box::new(Counterexample { packet, wanted, got })) }
+        if got == Some(wanted) {
+            Ok(())
+        } else {
+            Err(Box::new(Counterexample { packet, wanted, got }))
+        }
     };
     check(Frame::Arp, &|f| matches!(f, FrameMatch::Any | FrameMatch::Arp))?;
     for t in types {
-        let frame = if model.opaque_ethertypes.contains(&t) { Frame::Opaque } else { Frame::Other };
+        let frame = if model.opaque_ethertypes.contains(&t) {
+            Frame::Opaque
+        } else {
+            Frame::Other
+        };
         check(frame, &|f| f == FrameMatch::Any || f == FrameMatch::EtherType(t))?;
     }
     Ok(())
@@ -147,7 +161,11 @@ impl<'a> Prover<'a> {
             IpAddr::V4(a) => u128::from(u32::from(a)),
             IpAddr::V6(a) => u128::from(a),
         };
-        let last = if self.family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
+        let last = if self.family == Family::V4 {
+            u128::from(u32::MAX)
+        } else {
+            u128::MAX
+        };
         let mut cuts: BTreeSet<u128> = BTreeSet::from([0]);
         for prefix in prefixes.filter(|p| Family::of(p.addr()) == self.family) {
             cuts.insert(number(prefix.network()));
@@ -157,11 +175,22 @@ impl<'a> Prover<'a> {
     }
 
     fn addresses(&self, rows: &[&'a PolicyRow]) -> Result<(), Box<Counterexample>> {
-        let entries: Vec<&Entry> =
-            self.policy.entries.iter().filter(|e| e.matcher.families.contains(self.family)).collect();
-        let table = self.program.remote.iter().filter(|r| Family::of(r.prefix.addr()) == self.family);
+        let entries: Vec<&Entry> = self
+            .policy
+            .entries
+            .iter()
+            .filter(|e| e.matcher.families.contains(self.family))
+            .collect();
+        let table = self
+            .program
+            .remote
+            .iter()
+            .filter(|r| Family::of(r.prefix.addr()) == self.family);
         let remotes = self.cuts(
-            entries.iter().flat_map(|e| e.matcher.remote.iter().copied()).chain(table.map(|r| r.prefix)),
+            entries
+                .iter()
+                .flat_map(|e| e.matcher.remote.iter().copied())
+                .chain(table.map(|r| r.prefix)),
         );
         let locals = self.cuts(
             entries
@@ -173,15 +202,20 @@ impl<'a> Prover<'a> {
         let mut judged = HashSet::new();
         for remote in &remotes {
             let id = self.remote_id(*remote);
-            let near: Vec<usize> =
-                (0..entries.len()).filter(|i| within(&entries[*i].matcher.remote, *remote)).collect();
+            let near: Vec<usize> = (0..entries.len())
+                .filter(|i| within(&entries[*i].matcher.remote, *remote))
+                .collect();
             for local in &locals {
-                let e: Vec<usize> =
-                    near.iter().copied().filter(|i| within(&entries[*i].matcher.local, *local)).collect();
+                let e: Vec<usize> = near
+                    .iter()
+                    .copied()
+                    .filter(|i| within(&entries[*i].matcher.local, *local))
+                    .collect();
                 let r: Vec<usize> = (0..rows.len())
                     .filter(|i| {
                         let key = &rows[*i].key;
-                        key.remote.is_none_or(|want| want == id) && key.local.is_none_or(|p| p.contains(local))
+                        key.remote.is_none_or(|want| want == id)
+                            && key.local.is_none_or(|p| p.contains(local))
                     })
                     .collect();
                 if judged.insert((e.clone(), r.clone())) {
@@ -212,7 +246,13 @@ impl<'a> Prover<'a> {
                 Protocol::Any => None,
             })
             .chain(place.rows.iter().filter_map(|r| r.key.protocol))
-            .chain([Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6])
+            .chain([
+                Protocol::TCP,
+                Protocol::UDP,
+                Protocol::SCTP,
+                Protocol::ICMP,
+                Protocol::ICMPV6,
+            ])
             .collect();
         // One stands for all that nobody names.
         numbers.extend((0..=255).find(|n| !numbers.contains(n)));
@@ -222,9 +262,17 @@ impl<'a> Prover<'a> {
                     .entries
                     .iter()
                     .copied()
-                    .filter(|e| matches!(e.matcher.protocol, Protocol::Any) || e.matcher.protocol == Protocol::Number(protocol))
+                    .filter(|e| {
+                        matches!(e.matcher.protocol, Protocol::Any)
+                            || e.matcher.protocol == Protocol::Number(protocol)
+                    })
                     .collect(),
-                rows: place.rows.iter().copied().filter(|r| r.key.protocol.is_none_or(|p| p == protocol)).collect(),
+                rows: place
+                    .rows
+                    .iter()
+                    .copied()
+                    .filter(|r| r.key.protocol.is_none_or(|p| p == protocol))
+                    .collect(),
                 ..*place
             };
             self.later(&place, protocol)?;
@@ -253,31 +301,56 @@ impl<'a> Prover<'a> {
         got: Option<Action>,
     ) -> Result<(), Box<Counterexample>> {
         let (local, remote) = (place.local, place.remote);
-        let ip = IpPacket { local, remote, protocol: Some(protocol), fragment, l4 };
+        let ip = IpPacket {
+            local,
+            remote,
+            protocol: Some(protocol),
+            fragment,
+            l4,
+        };
         let packet = Packet { frame: Frame::Ip(ip) };
         let (wanted, _) = self.policy.judge(&packet, self.model.view);
-        if got == Some(wanted) { Ok(()) } else { Err(Box::new(Counterexample { packet, wanted, got })) }
+        if got == Some(wanted) {
+            Ok(())
+        } else {
+            Err(Box::new(Counterexample { packet, wanted, got }))
+        }
     }
 
     fn ports(&self, place: &Place<'a>, protocol: u8) -> Result<(), Box<Counterexample>> {
-        let rows: Vec<&PolicyRow> = place.rows.iter().copied().filter(|r| r.key.later != Some(true)).collect();
+        let rows: Vec<&PolicyRow> = place
+            .rows
+            .iter()
+            .copied()
+            .filter(|r| r.key.later != Some(true))
+            .collect();
         let icmp = match self.family {
             Family::V4 => Protocol::ICMP,
             Family::V6 => Protocol::ICMPV6,
         } == protocol;
         if !icmp && !Protocol::has_ports(protocol) {
-            let got = top(rows.iter().copied().filter(|r| {
-                r.key.flags.is_none() && r.key.src.hits(0) && r.key.dst.hits(0)
-            }));
+            let got = top(rows
+                .iter()
+                .copied()
+                .filter(|r| r.key.flags.is_none() && r.key.src.hits(0) && r.key.dst.hits(0)));
             return self.compare(place, protocol, Fragment::Whole, L4::Nothing, got);
         }
         let last = if icmp { 255 } else { u16::MAX };
         let sources = cells(place, &rows, last, &|e| extent(e, icmp).0, &|r| r.key.src);
-        let flags: Vec<u16> = if protocol == Protocol::TCP { flag_cells(&rows) } else { vec![0] };
+        let flags: Vec<u16> = if protocol == Protocol::TCP {
+            flag_cells(&rows)
+        } else {
+            vec![0]
+        };
         let mut seen = HashSet::new();
         for src in sources {
             let near = Place {
-                entries: place.entries.iter().copied().filter(|e| inside(&extent(e, icmp).0, src)).collect(),
+                entries: place
+                    .entries
+                    .iter()
+                    .copied()
+                    .filter(|e| inside(&extent(e, icmp).0, src))
+                    .collect(),
                 rows: rows.iter().copied().filter(|r| r.key.src.hits(src)).collect(),
                 ..*place
             };
@@ -303,18 +376,34 @@ impl<'a> Prover<'a> {
         flags: &[u16],
     ) -> Result<(), Box<Counterexample>> {
         for dst in cells(place, &place.rows, last, &|e| extent(e, icmp).1, &|r| r.key.dst) {
-            let entries: Vec<&Entry> =
-                place.entries.iter().copied().filter(|e| inside(&extent(e, icmp).1, dst)).collect();
-            let rows: Vec<&PolicyRow> = place.rows.iter().copied().filter(|r| r.key.dst.hits(dst)).collect();
+            let entries: Vec<&Entry> = place
+                .entries
+                .iter()
+                .copied()
+                .filter(|e| inside(&extent(e, icmp).1, dst))
+                .collect();
+            let rows: Vec<&PolicyRow> = place
+                .rows
+                .iter()
+                .copied()
+                .filter(|r| r.key.dst.hits(dst))
+                .collect();
             for flag in flags {
                 let got = top(rows.iter().copied().filter(|r| flags_hit(r.key.flags, *flag)));
                 if got == Some(self.wanted(&entries, protocol, src, dst, *flag)) {
                     continue;
                 }
                 let l4 = if icmp {
-                    L4::Icmp { kind: src as u8, code: dst as u8 }
+                    L4::Icmp {
+                        kind: src as u8,
+                        code: dst as u8,
+                    }
                 } else {
-                    L4::Ports { src, dst, flags: *flag }
+                    L4::Ports {
+                        src,
+                        dst,
+                        flags: *flag,
+                    }
                 };
                 self.compare(place, protocol, Fragment::Whole, l4, got)?;
             }
@@ -330,7 +419,9 @@ impl<'a> Prover<'a> {
             return Action::Deny;
         }
         let opening = protocol == Protocol::TCP && flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-        let hit = entries.iter().find(|e| e.matcher.flags == FlagMatch::Any || !opening);
+        let hit = entries
+            .iter()
+            .find(|e| e.matcher.flags == FlagMatch::Any || !opening);
         hit.map_or(self.policy.default, |e| e.action)
     }
 }
@@ -396,17 +487,31 @@ fn flag_cells(rows: &[&PolicyRow]) -> Vec<u16> {
         .collect();
     let mut seen = HashSet::new();
     (0..0x1000u16)
-        .filter(|flags| seen.insert(told.iter().map(|t| flags_hit(Some(*t), *flags)).collect::<Vec<bool>>()))
+        .filter(|flags| {
+            seen.insert(
+                told.iter()
+                    .map(|t| flags_hit(Some(*t), *flags))
+                    .collect::<Vec<bool>>(),
+            )
+        })
         .collect()
 }
 
 /// The remote id that the rows give an address, and the row that gives it.
 pub fn remote_row(program: &Program, address: IpAddr) -> Option<&crate::program::RemoteRow> {
-    program.remote.iter().filter(|r| r.prefix.contains(&address)).max_by_key(|r| r.prefix.prefix_len())
+    program
+        .remote
+        .iter()
+        .filter(|r| r.prefix.contains(&address))
+        .max_by_key(|r| r.prefix.prefix_len())
 }
 
 /// The row that decides about one packet: what a correct target does. `None` when no row matches.
-pub fn deciding_row<'a>(program: &'a Program, fixed: &'a [PolicyRow], packet: &Packet) -> Option<&'a PolicyRow> {
+pub fn deciding_row<'a>(
+    program: &'a Program,
+    fixed: &'a [PolicyRow],
+    packet: &Packet,
+) -> Option<&'a PolicyRow> {
     let hit = |row: &&PolicyRow| -> bool {
         let k = &row.key;
         match &packet.frame {
@@ -431,5 +536,9 @@ pub fn deciding_row<'a>(program: &'a Program, fixed: &'a [PolicyRow], packet: &P
             }
         }
     };
-    fixed.iter().chain(&program.policy).filter(hit).max_by_key(|r| r.priority)
+    fixed
+        .iter()
+        .chain(&program.policy)
+        .filter(hit)
+        .max_by_key(|r| r.priority)
 }

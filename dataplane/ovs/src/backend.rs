@@ -19,7 +19,10 @@ pub struct OvsBackend {
 impl OvsBackend {
     /// With this configuration.
     pub fn new(config: Config) -> Arc<Self> {
-        Arc::new(OvsBackend { config, programs: Mutex::new(Programs::new(StageModel::ovs())) })
+        Arc::new(OvsBackend {
+            config,
+            programs: Mutex::new(Programs::new(StageModel::ovs())),
+        })
     }
 
     /// The configuration.

@@ -77,7 +77,9 @@ fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
-            (0..=rest.len()).filter(|i| rest.is_char_boundary(*i)).any(|i| rest.get(i..).is_some_and(|r| matches(tail, r)))
+            (0..=rest.len())
+                .filter(|i| rest.is_char_boundary(*i))
+                .any(|i| rest.get(i..).is_some_and(|r| matches(tail, r)))
         }),
     }
 }
@@ -105,7 +107,10 @@ mod tests {
     #[test]
     fn the_management_socket_is_beside_the_database() {
         let config = Config::new("a", "unix:/run/ovs/db.sock");
-        assert_eq!(config.mgmt_socket("br0"), Some(PathBuf::from("/run/ovs/br0.mgmt")));
+        assert_eq!(
+            config.mgmt_socket("br0"),
+            Some(PathBuf::from("/run/ovs/br0.mgmt"))
+        );
         assert_eq!(Config::new("a", "tcp:127.0.0.1:6640").mgmt_socket("br0"), None);
     }
 }

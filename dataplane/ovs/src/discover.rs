@@ -56,10 +56,16 @@ pub enum NotFound {
 /// The bridge that a configuration means.
 pub(crate) fn choose<'a>(switch: &'a Switch, config: &Config) -> Result<&'a Bridge, NotFound> {
     if switch.dpdk_initialized != Some(true) {
-        return Err(NotFound::NoDpdk { address: config.ovsdb.clone() });
+        return Err(NotFound::NoDpdk {
+            address: config.ovsdb.clone(),
+        });
     }
-    let names: Vec<&str> =
-        switch.bridges.values().filter(|b| b.datapath_type == "netdev").map(|b| b.name.as_str()).collect();
+    let names: Vec<&str> = switch
+        .bridges
+        .values()
+        .filter(|b| b.datapath_type == "netdev")
+        .map(|b| b.name.as_str())
+        .collect();
     let chosen = match (&config.bridge, names.as_slice()) {
         (Some(name), _) => match switch.bridges.get(name) {
             Some(bridge) if bridge.datapath_type == "netdev" => return Ok(bridge),
@@ -74,13 +80,20 @@ pub(crate) fn choose<'a>(switch: &'a Switch, config: &Config) -> Result<&'a Brid
             None => "the bridge has just gone".to_string(),
         },
         (None, []) => "there is no bridge with datapath_type=netdev".to_string(),
-        (None, several) => format!("there are several netdev bridges: set `bridge` to one of {}", list(several)),
+        (None, several) => format!(
+            "there are several netdev bridges: set `bridge` to one of {}",
+            list(several)
+        ),
     };
     Err(NotFound::Bridge(chosen))
 }
 
 fn list(names: &[&str]) -> String {
-    if names.is_empty() { "none".to_string() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_string()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// Asks once.
@@ -88,8 +101,14 @@ pub async fn discover(config: &Config) -> Result<Found, NotFound> {
     let address = config.ovsdb.clone();
     let mut link = Link::connect(&address)
         .await
-        .map_err(|error| NotFound::NoDatabase { address: address.clone(), why: error.to_string() })?;
-    let unusable = |why: String| NotFound::Unusable { address: address.clone(), why };
+        .map_err(|error| NotFound::NoDatabase {
+            address: address.clone(),
+            why: error.to_string(),
+        })?;
+    let unusable = |why: String| NotFound::Unusable {
+        address: address.clone(),
+        why,
+    };
     let mut session = Session::new(SessionConfig::default());
     session.connected(Duration::ZERO);
     let ask = async {
@@ -105,7 +124,9 @@ pub async fn discover(config: &Config) -> Result<Found, NotFound> {
                 });
             }
             let bytes = link.read().await.map_err(|e| unusable(e.to_string()))?.to_vec();
-            session.received(&bytes, Duration::ZERO).map_err(|e| unusable(e.to_string()))?;
+            session
+                .received(&bytes, Duration::ZERO)
+                .map_err(|e| unusable(e.to_string()))?;
         }
     };
     tokio::time::timeout(PATIENCE, ask)

@@ -82,7 +82,11 @@ struct Floods {
 impl Driver {
     pub(crate) fn new(backend: Arc<OvsBackend>) -> Self {
         let config = backend.config();
-        let pipeline = Pipeline { first: config.first_table, tag: config.cookie, last: config.final_action };
+        let pipeline = Pipeline {
+            first: config.first_table,
+            tag: config.cookie,
+            last: config.final_action,
+        };
         let now = Instant::now();
         let backoff = |seed| Backoff::new(Duration::from_millis(100), Duration::from_secs(8), seed);
         Driver {
@@ -103,7 +107,10 @@ impl Driver {
             bridge: None,
             ports: Ports::default(),
             floods: Floods::default(),
-            status: TargetStatus { detail: "not connected yet".to_string(), ..TargetStatus::default() },
+            status: TargetStatus {
+                detail: "not connected yet".to_string(),
+                ..TargetStatus::default()
+            },
             counted: None,
             asked: HashMap::new(),
             question: 0,
@@ -213,9 +220,17 @@ impl Driver {
             }
         }
         let target = self.name().to_string();
-        let late: Vec<u64> = self.asked.iter().filter(|(_, (at, _))| at.elapsed() > PATIENCE).map(|(n, _)| *n).collect();
+        let late: Vec<u64> = self
+            .asked
+            .iter()
+            .filter(|(_, (at, _))| at.elapsed() > PATIENCE)
+            .map(|(n, _)| *n)
+            .collect();
         for asked in late.into_iter().filter_map(|n| self.asked.remove(&n)) {
-            let error = QueryError::Timeout { target: target.clone(), seconds: PATIENCE.as_secs() };
+            let error = QueryError::Timeout {
+                target: target.clone(),
+                seconds: PATIENCE.as_secs(),
+            };
             refuse(asked, error);
         }
     }
@@ -253,7 +268,8 @@ impl Driver {
         }
         let Some(path) = self.backend.config().mgmt_socket(&bridge) else {
             self.status.detail =
-                "OVSDB is reached over TCP: set `mgmt_dir` to the folder of the bridge's management socket".to_string();
+                "OVSDB is reached over TCP: set `mgmt_dir` to the folder of the bridge's management socket"
+                    .to_string();
             return;
         };
         match Link::connect(&format!("unix:{}", path.display())).await {
@@ -281,7 +297,13 @@ impl Driver {
         self.status.detail = format!("lost the OpenFlow connection: {why}");
         let (target, state) = (self.name().to_string(), SessionState::Disconnected);
         for asked in std::mem::take(&mut self.asked).into_values() {
-            refuse(asked, QueryError::NotReady { target: target.clone(), state });
+            refuse(
+                asked,
+                QueryError::NotReady {
+                    target: target.clone(),
+                    state,
+                },
+            );
         }
     }
 
@@ -295,7 +317,9 @@ impl Driver {
 
     async fn database_changed(&mut self) {
         self.links.database_backoff.reset();
-        let Some(switch) = self.database.snapshot() else { return };
+        let Some(switch) = self.database.snapshot() else {
+            return;
+        };
         match choose(&switch, self.backend.config()) {
             Ok(bridge) => {
                 if self.bridge.as_ref() != Some(&bridge.name) {
@@ -322,7 +346,10 @@ impl Driver {
     }
 
     fn versions(&mut self, switch: &Switch) {
-        for (name, value) in [("ovs_version", &switch.ovs_version), ("dpdk_version", &switch.dpdk_version)] {
+        for (name, value) in [
+            ("ovs_version", &switch.ovs_version),
+            ("dpdk_version", &switch.dpdk_version),
+        ] {
             if let Some(value) = value {
                 self.status.versions.insert(name.to_string(), value.clone());
             }
@@ -331,7 +358,9 @@ impl Driver {
 
     /// Sets what the switch shall hold, from the intent and the ports that are there.
     async fn rebuild(&mut self) {
-        let (Some(intent), Some(switch)) = (self.intent.clone(), self.database.snapshot()) else { return };
+        let (Some(intent), Some(switch)) = (self.intent.clone(), self.database.snapshot()) else {
+            return;
+        };
         let Some(bridge) = self.bridge.as_ref().and_then(|name| switch.bridges.get(name)) else {
             self.status.wanted = intent.generation;
             return;
@@ -382,13 +411,27 @@ impl Driver {
 
     /// Policed ports are not flooded to by NORMAL; ports that were and no longer are, are again.
     async fn set_floods(&mut self) {
-        let Some(bridge) = self.bridge.clone().filter(|_| self.session.is_ready()) else { return };
-        let Some(path) = self.backend.config().mgmt_socket(&bridge) else { return };
-        let policed: BTreeSet<u32> =
-            self.ports.ports.values().filter(|p| p.policed().is_some()).map(|p| p.number).collect();
+        let Some(bridge) = self.bridge.clone().filter(|_| self.session.is_ready()) else {
+            return;
+        };
+        let Some(path) = self.backend.config().mgmt_socket(&bridge) else {
+            return;
+        };
+        let policed: BTreeSet<u32> = self
+            .ports
+            .ports
+            .values()
+            .filter(|p| p.policed().is_some())
+            .map(|p| p.number)
+            .collect();
         let known: BTreeSet<u32> = self.ports.ports.keys().copied().collect();
-        let released: BTreeSet<u32> =
-            self.floods.policed.difference(&policed).copied().filter(|n| known.contains(n)).collect();
+        let released: BTreeSet<u32> = self
+            .floods
+            .policed
+            .difference(&policed)
+            .copied()
+            .filter(|n| known.contains(n))
+            .collect();
         let wanted = (policed, released);
         if self.floods.made.as_ref() == Some(&wanted) {
             return;
@@ -413,8 +456,13 @@ impl Driver {
             match event {
                 Event::Ready(features, version) => {
                     self.links.switch_backoff.reset();
-                    self.status.versions.insert("openflow".to_string(), version.to_string());
-                    self.status.versions.insert("datapath_id".to_string(), format!("{:016x}", features.datapath_id));
+                    self.status
+                        .versions
+                        .insert("openflow".to_string(), version.to_string());
+                    self.status.versions.insert(
+                        "datapath_id".to_string(),
+                        format!("{:016x}", features.datapath_id),
+                    );
                     self.status.detail.clear();
                     self.resync_at = Instant::now() + self.backend.config().resync_interval;
                 }
@@ -453,7 +501,10 @@ impl Driver {
                 _ => false,
             });
             let port = key.0.matching.get(portcullis_openflow::Field::InPort);
-            if let Some(number) = port.and_then(|oxm| u32::try_from(oxm.value).ok()).filter(|_| sets_policed) {
+            if let Some(number) = port
+                .and_then(|oxm| u32::try_from(oxm.value).ok())
+                .filter(|_| sets_policed)
+            {
                 self.floods.policed.insert(number);
             }
         }
@@ -461,11 +512,20 @@ impl Driver {
 
     fn drifted(&mut self, drift: &portcullis_backend::machine::Drift<FlowKey>) {
         self.status.drift_repaired += drift.len() as u64;
-        let kinds = [("missing", &drift.missing), ("altered", &drift.altered), ("surplus", &drift.surplus)];
+        let kinds = [
+            ("missing", &drift.missing),
+            ("altered", &drift.altered),
+            ("surplus", &drift.surplus),
+        ];
         for (kind, keys) in kinds {
             for key in keys.iter().take(NAMED) {
                 let row = crate::flow::text(&key.0, &[]);
-                tracing::warn!(target = self.name(), kind, row, "a row had drifted; it is put right");
+                tracing::warn!(
+                    target = self.name(),
+                    kind,
+                    row,
+                    "a row had drifted; it is put right"
+                );
             }
         }
         tracing::warn!(
@@ -479,18 +539,33 @@ impl Driver {
 
     fn refused(&mut self, rows: &[crate::session::RefusedRow]) {
         for row in rows.iter().take(NAMED) {
-            tracing::error!(target = self.name(), row = row.row, why = row.why, "the switch refused a row");
+            tracing::error!(
+                target = self.name(),
+                row = row.row,
+                why = row.why,
+                "the switch refused a row"
+            );
         }
         self.retries = (self.retries + 1).min(6);
         let wait = Duration::from_millis(500) * 2u32.pow(self.retries);
         self.retry_at = Some(Instant::now() + wait);
-        let first = rows.first().map(|r| format!("{}: {}", r.row, r.why)).unwrap_or_default();
-        self.status.detail = format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
+        let first = rows
+            .first()
+            .map(|r| format!("{}: {}", r.row, r.why))
+            .unwrap_or_default();
+        self.status.detail =
+            format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
     }
 
     fn query(&mut self, question: Query) {
-        let not_ready = QueryError::NotReady { target: self.name().to_string(), state: self.session.machine.state() };
-        let ready = matches!(self.session.machine.state(), SessionState::Applying | SessionState::InSync);
+        let not_ready = QueryError::NotReady {
+            target: self.name().to_string(),
+            state: self.session.machine.state(),
+        };
+        let ready = matches!(
+            self.session.machine.state(),
+            SessionState::Applying | SessionState::InSync
+        );
         match question {
             Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
             Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
@@ -506,22 +581,38 @@ impl Driver {
 
     fn plan(&self, intent: &Intent) -> Result<portcullis_backend::Plan, QueryError> {
         let Some((switch, name)) = self.database.snapshot().zip(self.bridge.as_ref()) else {
-            return Err(QueryError::NotReady { target: self.name().to_string(), state: SessionState::Disconnected });
+            return Err(QueryError::NotReady {
+                target: self.name().to_string(),
+                state: SessionState::Disconnected,
+            });
         };
         let Some(bridge) = switch.bridges.get(name) else {
-            return Err(QueryError::NotReady { target: self.name().to_string(), state: SessionState::Disconnected });
+            return Err(QueryError::NotReady {
+                target: self.name().to_string(),
+                state: SessionState::Disconnected,
+            });
         };
         let index = Attachments::of(intent, self.name());
         let ports = resolve(&switch, bridge, intent, &index, self.backend.config());
         let mut programs = self.backend.programs();
-        Ok(query::plan(intent, &ports, &self.session.machine, *self.units.pipeline(), &mut programs)?)
+        Ok(query::plan(
+            intent,
+            &ports,
+            &self.session.machine,
+            *self.units.pipeline(),
+            &mut programs,
+        )?)
     }
 
     fn not_here(&self, endpoint: &Name) -> QueryError {
         let name = endpoint.to_string();
         let pending = self.ports.pending.iter().find(|p| p.endpoint == name);
         let why = pending.map_or_else(|| "it has no attachment here".to_string(), |p| p.why.clone());
-        QueryError::NotHere { endpoint: name, target: self.name().to_string(), why }
+        QueryError::NotHere {
+            endpoint: name,
+            target: self.name().to_string(),
+            why,
+        }
     }
 
     fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
@@ -533,7 +624,14 @@ impl Driver {
         for port in &ports {
             let mut programs = self.backend.programs();
             let machine = &self.session.machine;
-            match query::trace(trace, port, &intent, &mut programs, machine, self.units.pipeline()) {
+            match query::trace(
+                trace,
+                port,
+                &intent,
+                &mut programs,
+                machine,
+                self.units.pipeline(),
+            ) {
                 Ok(more) => keys.extend(more),
                 Err(error) => return drop(answer.send(Err(error.into()))),
             }
@@ -553,7 +651,9 @@ impl Driver {
     }
 
     fn answer(&mut self, number: u64, rows: Vec<FlowStats>) {
-        let Some((_, asked)) = self.asked.remove(&number) else { return };
+        let Some((_, asked)) = self.asked.remove(&number) else {
+            return;
+        };
         let pipeline = *self.units.pipeline();
         let seen = query::by_key(rows, &pipeline);
         match asked {
@@ -562,7 +662,8 @@ impl Driver {
                 let hits = match &self.intent {
                     Some(intent) => {
                         let mut programs = self.backend.programs();
-                        query::hits(&seen, intent, &self.ports, &mut programs, &pipeline).map_err(QueryError::from)
+                        query::hits(&seen, intent, &self.ports, &mut programs, &pipeline)
+                            .map_err(QueryError::from)
                     }
                     None => Ok(Vec::new()),
                 };
@@ -583,15 +684,26 @@ impl Driver {
             self.status.foreign_rows = machine.foreign() as u64;
             self.status.pending = self.ports.pending.clone();
             self.status.unsupported = self.unsupported();
-            self.status.realized = if settled { self.ports.realized } else { self.status.realized };
+            self.status.realized = if settled {
+                self.ports.realized
+            } else {
+                self.status.realized
+            };
         }
         let status = &mut self.status;
-        status.state = if self.links.switch.is_some() { machine.state() } else { SessionState::Disconnected };
+        status.state = if self.links.switch.is_some() {
+            machine.state()
+        } else {
+            SessionState::Disconnected
+        };
         status.wanted = intent.max(wanted);
         status.applied = applied;
         status.writes = machine.writes();
         let conflicts = machine.conflicts();
-        if let Some(first) = conflicts.first().filter(|_| machine.state() == SessionState::Applying) {
+        if let Some(first) = conflicts
+            .first()
+            .filter(|_| machine.state() == SessionState::Applying)
+        {
             status.detail = format!(
                 "{} foreign rows stand where ours belong and are left alone; the first: {}; move them or set first_table",
                 conflicts.len(),
@@ -614,7 +726,9 @@ impl Driver {
                 target: self.name().to_string(),
                 rule: "frames that NORMAL floods".to_string(),
                 table: "flood".to_string(),
-                why: format!("policed ports cannot be excepted from flooding ({why}): such frames reach them unpoliced"),
+                why: format!(
+                    "policed ports cannot be excepted from flooding ({why}): such frames reach them unpoliced"
+                ),
             });
         }
         list

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_backend::delta::{Key, Layer};
+use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Action, Bits, Instruction, LearnSpec, Match};
 
 use crate::tables::Table;
@@ -61,8 +62,18 @@ pub struct Writer {
 impl Writer {
     /// A row.
     pub fn flow(&self, table: Table, priority: u16, matching: Match, instructions: Vec<Instruction>) -> Flow {
-        let key = SharedPlace(Arc::new(Place { table, priority, matching }));
-        (key, FlowBody { instructions: instructions.into(), generation: self.generation })
+        let key = SharedPlace(Arc::new(Place {
+            table,
+            priority,
+            matching,
+        }));
+        (
+            key,
+            FlowBody {
+                instructions: canonical(instructions).into(),
+                generation: self.generation,
+            },
+        )
     }
 
     /// A row that drops.
@@ -85,7 +96,12 @@ pub fn then(actions: Vec<Action>, goto: u8) -> Vec<Instruction> {
 pub fn text(place: &Place, instructions: &[Instruction]) -> String {
     let matching = place.matching.to_string();
     let comma = if matching.is_empty() { "" } else { "," };
-    format!("table={} priority={}{comma}{matching} actions={}", place.table.name(), place.priority, doing(instructions))
+    format!(
+        "table={} priority={}{comma}{matching} actions={}",
+        place.table.name(),
+        place.priority,
+        doing(instructions)
+    )
 }
 
 fn doing(instructions: &[Instruction]) -> String {
@@ -97,7 +113,11 @@ fn doing(instructions: &[Instruction]) -> String {
             other => format!("{other:?}"),
         })
         .collect();
-    if parts.is_empty() { "drop".to_string() } else { parts.join(",") }
+    if parts.is_empty() {
+        "drop".to_string()
+    } else {
+        parts.join(",")
+    }
 }
 
 fn bits(b: &Bits) -> String {
@@ -121,7 +141,12 @@ fn actions(list: &[Action]) -> String {
                 other => format!("{other:?}"),
             };
             let specs: Vec<String> = learn.specs.iter().map(spec).collect();
-            format!("learn(table={},idle_timeout={},{})", learn.table_id, learn.idle_timeout, specs.join(","))
+            format!(
+                "learn(table={},idle_timeout={},{})",
+                learn.table_id,
+                learn.idle_timeout,
+                specs.join(",")
+            )
         }
         other => format!("{other:?}"),
     };

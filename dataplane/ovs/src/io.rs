@@ -23,13 +23,22 @@ pub(crate) struct Link {
 impl Link {
     /// Connects to `unix:PATH` or `tcp:HOST:PORT`.
     pub(crate) async fn connect(address: &str) -> io::Result<Self> {
-        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT:?}"));
+        let late = || {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no connection within {CONNECT:?}"),
+            )
+        };
         if let Some(path) = address.strip_prefix("unix:") {
-            let stream = tokio::time::timeout(CONNECT, UnixStream::connect(path)).await.map_err(|_| late())??;
+            let stream = tokio::time::timeout(CONNECT, UnixStream::connect(path))
+                .await
+                .map_err(|_| late())??;
             let (reader, writer) = stream.into_split();
             Ok(Self::new(reader, writer))
         } else if let Some(host) = address.strip_prefix("tcp:") {
-            let stream = tokio::time::timeout(CONNECT, TcpStream::connect(host)).await.map_err(|_| late())??;
+            let stream = tokio::time::timeout(CONNECT, TcpStream::connect(host))
+                .await
+                .map_err(|_| late())??;
             stream.set_nodelay(true)?;
             let (reader, writer) = stream.into_split();
             Ok(Self::new(reader, writer))
@@ -53,7 +62,11 @@ impl Link {
                 }
             }
         });
-        Link { reader: Box::new(reader), to_write, buffer: vec![0; CHUNK] }
+        Link {
+            reader: Box::new(reader),
+            to_write,
+            buffer: vec![0; CHUNK],
+        }
     }
 
     /// Queues bytes.
@@ -66,7 +79,10 @@ impl Link {
     /// Waits for bytes; an error when the peer has closed. May be cancelled without losing any.
     pub(crate) async fn read(&mut self) -> io::Result<&[u8]> {
         match self.reader.read(&mut self.buffer).await? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the switch closed the connection")),
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the switch closed the connection",
+            )),
             n => Ok(self.buffer.get(..n).unwrap_or(&[])),
         }
     }

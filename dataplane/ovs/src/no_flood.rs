@@ -31,7 +31,9 @@ pub(crate) enum NoFloodError {
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
     /// No OpenFlow 1.0.
-    #[error("the bridge does not speak OpenFlow 1.0, which alone can set it: add OpenFlow10 to Bridge:protocols")]
+    #[error(
+        "the bridge does not speak OpenFlow 1.0, which alone can set it: add OpenFlow10 to Bridge:protocols"
+    )]
     NoVersion,
     /// The switch refused.
     #[error("the switch refused it with error type {typ} code {code}")]
@@ -81,7 +83,13 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 /// The ports of one part of an answer.
 fn ports(body: &[u8]) -> Option<Vec<PortSetting>> {
     body.chunks_exact(PORT_LEN)
-        .map(|p| Some(PortSetting { number: be16(p, 0)?, mac: p.get(2..8)?.try_into().ok()?, config: be32(p, 24)? }))
+        .map(|p| {
+            Some(PortSetting {
+                number: be16(p, 0)?,
+                mac: p.get(2..8)?.try_into().ok()?,
+                config: be32(p, 24)?,
+            })
+        })
         .collect()
 }
 
@@ -118,7 +126,11 @@ impl Peer {
                     let typ = be16(&body, 0).ok_or(NoFloodError::Malformed)?;
                     let code = be16(&body, 2).ok_or(NoFloodError::Malformed)?;
                     // OFPET_HELLO_FAILED.
-                    return Err(if typ == 0 { NoFloodError::NoVersion } else { NoFloodError::Refused { typ, code } });
+                    return Err(if typ == 0 {
+                        NoFloodError::NoVersion
+                    } else {
+                        NoFloodError::Refused { typ, code }
+                    });
                 }
                 _ => {}
             }
@@ -132,11 +144,20 @@ pub(crate) async fn ensure(
     policed: &BTreeSet<u32>,
     released: &BTreeSet<u32>,
 ) -> Result<usize, NoFloodError> {
-    tokio::time::timeout(PATIENCE, talk(address, policed, released)).await.map_err(|_| NoFloodError::Late)?
+    tokio::time::timeout(PATIENCE, talk(address, policed, released))
+        .await
+        .map_err(|_| NoFloodError::Late)?
 }
 
-async fn talk(address: &str, policed: &BTreeSet<u32>, released: &BTreeSet<u32>) -> Result<usize, NoFloodError> {
-    let mut peer = Peer { link: Link::connect(address).await?, input: Vec::new() };
+async fn talk(
+    address: &str,
+    policed: &BTreeSet<u32>,
+    released: &BTreeSet<u32>,
+) -> Result<usize, NoFloodError> {
+    let mut peer = Peer {
+        link: Link::connect(address).await?,
+        input: Vec::new(),
+    };
     peer.link.write(message(HELLO, &[]));
     peer.until(HELLO).await?;
     let mut request = PORT_DESC.to_be_bytes().to_vec();
@@ -180,7 +201,11 @@ mod tests {
 
     #[test]
     fn a_port_mod_is_what_the_specification_says() {
-        let port = PortSetting { number: 3, mac: [2, 0, 0, 0, 0, 9], config: 0 };
+        let port = PortSetting {
+            number: 3,
+            mac: [2, 0, 0, 0, 0, 9],
+            config: 0,
+        };
         let bytes = port_mod(&port, true);
         assert_eq!(bytes.len(), 32);
         assert_eq!(bytes[..8], [1, 15, 0, 32, 0, 0, 0, 1]);

@@ -39,7 +39,11 @@ impl Vlans {
     /// Whether frames without a tag may pass: a trunk with a list carries them only when it names VLAN 0.
     pub fn takes_untagged(&self) -> bool {
         match self {
-            Vlans::Trunk { native: 0, only: Some(vids), .. } => vids.contains(&0),
+            Vlans::Trunk {
+                native: 0,
+                only: Some(vids),
+                ..
+            } => vids.contains(&0),
             _ => true,
         }
     }
@@ -49,7 +53,11 @@ impl Vlans {
         match self {
             Vlans::Access(vid) => Some(vec![*vid]),
             Vlans::Trunk { only: None, .. } => None,
-            Vlans::Trunk { native, only: Some(vids), .. } => {
+            Vlans::Trunk {
+                native,
+                only: Some(vids),
+                ..
+            } => {
                 let mut all = vids.clone();
                 if self.takes_untagged() && !all.contains(native) {
                     all.push(*native);
@@ -64,11 +72,21 @@ impl Vlans {
         let native = port.tag.unwrap_or(0);
         Ok(match (&port.vlan_mode, port.tag) {
             (Some(VlanMode::Access), _) | (None, Some(_)) => Vlans::Access(native),
-            (Some(VlanMode::Trunk) | None, _) => {
-                Vlans::Trunk { native: 0, native_tagged: false, only }
-            }
-            (Some(VlanMode::NativeTagged), _) => Vlans::Trunk { native, native_tagged: true, only },
-            (Some(VlanMode::NativeUntagged), _) => Vlans::Trunk { native, native_tagged: false, only },
+            (Some(VlanMode::Trunk) | None, _) => Vlans::Trunk {
+                native: 0,
+                native_tagged: false,
+                only,
+            },
+            (Some(VlanMode::NativeTagged), _) => Vlans::Trunk {
+                native,
+                native_tagged: true,
+                only,
+            },
+            (Some(VlanMode::NativeUntagged), _) => Vlans::Trunk {
+                native,
+                native_tagged: false,
+                only,
+            },
             (Some(other), _) => return Err(format!("{other:?}")),
         })
     }
@@ -194,13 +212,38 @@ impl Attachments {
 
 /// Interface types that are no servers by themselves.
 const FREE_KINDS: [&str; 14] = [
-    "internal", "patch", "vxlan", "geneve", "gre", "ip6gre", "gtpu", "lisp", "stt", "erspan", "ip6erspan", "bareudp",
-    "srv6", "vxlan-gpe",
+    "internal",
+    "patch",
+    "vxlan",
+    "geneve",
+    "gre",
+    "ip6gre",
+    "gtpu",
+    "lisp",
+    "stt",
+    "erspan",
+    "ip6erspan",
+    "bareudp",
+    "srv6",
+    "vxlan-gpe",
 ];
 
 /// Sorts the bridge's ports.
-pub fn resolve(switch: &Switch, bridge: &Bridge, intent: &Intent, index: &Attachments, config: &Config) -> Ports {
-    let mut round = Round { config, intent, index, found: Ports::default(), seen: HashSet::new(), shared: HashMap::new() };
+pub fn resolve(
+    switch: &Switch,
+    bridge: &Bridge,
+    intent: &Intent,
+    index: &Attachments,
+    config: &Config,
+) -> Ports {
+    let mut round = Round {
+        config,
+        intent,
+        index,
+        found: Ports::default(),
+        seen: HashSet::new(),
+        shared: HashMap::new(),
+    };
     round.count(bridge);
     for port in bridge.ports.values() {
         for interface in port.interfaces.values() {
@@ -235,7 +278,12 @@ impl Round<'_> {
 
     fn unsupported(&mut self, rule: String, table: &str, why: String) {
         let target = self.config.name.clone();
-        self.found.unsupported.push(Unsupported { target, rule, table: table.to_string(), why });
+        self.found.unsupported.push(Unsupported {
+            target,
+            rule,
+            table: table.to_string(),
+            why,
+        });
     }
 
     fn interface(&mut self, port: &Port, interface: &Interface) {
@@ -249,7 +297,10 @@ impl Round<'_> {
                     Some(error) => format!("interface {} failed: {error}", interface.name),
                     None => format!("interface {} has no port number yet", interface.name),
                 };
-                self.found.pending.push(Pending { endpoint: endpoint.name.to_string(), why });
+                self.found.pending.push(Pending {
+                    endpoint: endpoint.name.to_string(),
+                    why,
+                });
             }
             return;
         };
@@ -271,15 +322,29 @@ impl Round<'_> {
             self.unsupported(
                 format!("bond {}", port.name),
                 "output",
-                format!("interface {} is policed by itself: frames to it are not balanced over the bond", interface.name),
+                format!(
+                    "interface {} is policed by itself: frames to it are not balanced over the bond",
+                    interface.name
+                ),
             );
         }
         let number = u16::try_from(number).map_or(number, widen);
-        self.found.ports.insert(number, SwitchPort { number, name: interface.name.clone(), vlans, role });
+        self.found.ports.insert(
+            number,
+            SwitchPort {
+                number,
+                name: interface.name.clone(),
+                vlans,
+                role,
+            },
+        );
     }
 
     fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> Policed {
-        let own = endpoint.attachments.get(at).map_or(&[][..], |a: &Attachment| &a.macs);
+        let own = endpoint
+            .attachments
+            .get(at)
+            .map_or(&[][..], |a: &Attachment| &a.macs);
         let told: Option<MacAddr> = interface.attached_mac().and_then(|m| m.parse().ok());
         let alone = self.shared.get(&endpoint.name).copied().unwrap_or(0) <= 1;
         let guard_macs = match (own.is_empty(), endpoint.macs.is_empty()) {
@@ -307,7 +372,11 @@ impl Round<'_> {
     fn unmanaged(&self, interface: &Interface) -> Policed {
         Policed {
             endpoint: None,
-            macs: interface.attached_mac().and_then(|m| m.parse().ok()).into_iter().collect(),
+            macs: interface
+                .attached_mac()
+                .and_then(|m| m.parse().ok())
+                .into_iter()
+                .collect(),
             guard_macs: Vec::new(),
             addresses: Vec::new(),
             guard: false,
@@ -331,16 +400,28 @@ impl Round<'_> {
     }
 
     fn pending(&mut self) {
-        let realized: HashSet<&Name> =
-            self.found.ports.values().filter_map(|p| p.policed()).filter_map(|p| p.endpoint.as_ref()).collect();
+        let realized: HashSet<&Name> = self
+            .found
+            .ports
+            .values()
+            .filter_map(|p| p.policed())
+            .filter_map(|p| p.endpoint.as_ref())
+            .collect();
         self.found.realized = realized.len() as u64;
         for endpoint in self.intent.endpoints.values() {
             let meant = |a: &&Attachment| a.target.as_deref().is_none_or(|t| t == self.config.name);
-            let attachments: Vec<String> =
-                endpoint.attachments.iter().filter(meant).map(ToString::to_string).collect();
+            let attachments: Vec<String> = endpoint
+                .attachments
+                .iter()
+                .filter(meant)
+                .map(ToString::to_string)
+                .collect();
             if !attachments.is_empty() && !self.seen.contains(&endpoint.name) {
                 let why = format!("{} is not plugged in", attachments.join(", "));
-                self.found.pending.push(Pending { endpoint: endpoint.name.to_string(), why });
+                self.found.pending.push(Pending {
+                    endpoint: endpoint.name.to_string(),
+                    why,
+                });
             }
         }
         self.found.pending.sort_unstable();

@@ -28,7 +28,9 @@ pub(crate) fn trace(
     machine: &OvsMachine,
     pipeline: &Pipeline,
 ) -> Result<Vec<FlowKey>, CompileError> {
-    let writer = Writer { generation: intent.generation };
+    let writer = Writer {
+        generation: intent.generation,
+    };
     let table = match trace.direction {
         Direction::Egress => Table::Attach,
         Direction::Ingress => Table::Deliver,
@@ -49,7 +51,11 @@ pub(crate) fn trace(
     let Some(class) = intent.classes.get(&class) else {
         // Nothing is denied to it: the row that skips the policy.
         let open = Match::new().exact(crate::regs::CLASS, 0u128);
-        let frame = machine.units().get(&UnitId::Frame).into_iter().flat_map(|u| u.iter());
+        let frame = machine
+            .units()
+            .get(&UnitId::Frame)
+            .into_iter()
+            .flat_map(|u| u.iter());
         keys.extend(
             frame
                 .filter(|(k, _)| k.0.table == Table::remote(trace.direction) && k.0.matching == open)
@@ -61,7 +67,9 @@ pub(crate) fn trace(
     if let Some(row) = remote_row(&program, trace.packet.remote) {
         keys.push(remote::row(class.id, trace.direction, row, pipeline, &writer).0);
     }
-    let packet = Packet { frame: Frame::Ip(trace.packet.clone()) };
+    let packet = Packet {
+        frame: Frame::Ip(trace.packet.clone()),
+    };
     let fixed = programs.fixed().to_vec();
     if let Some(row) = deciding_row(&program, &fixed, &packet) {
         let class = if fixed.contains(row) { None } else { Some(class.id) };
@@ -86,7 +94,11 @@ pub(crate) fn by_key(rows: Vec<FlowStats>, pipeline: &Pipeline) -> HashMap<FlowK
     rows.into_iter()
         .filter_map(|row| {
             let table = pipeline.table(row.table_id)?;
-            let place = Place { table, priority: row.priority, matching: row.match_.clone() };
+            let place = Place {
+                table,
+                priority: row.priority,
+                matching: row.match_.clone(),
+            };
             Some((SharedPlace(Arc::new(place)), row))
         })
         .collect()
@@ -111,7 +123,10 @@ pub(crate) fn enforcing(keys: &[FlowKey], seen: &HashMap<FlowKey, FlowStats>) ->
 /// What to ask the switch to count hits.
 pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
     [Table::Guard, Table::EgressPolicy, Table::IngressPolicy]
-        .map(|t| FlowStatsRequest { table_id: pipeline.number(t), ..FlowStatsRequest::default() })
+        .map(|t| FlowStatsRequest {
+            table_id: pipeline.number(t),
+            ..FlowStatsRequest::default()
+        })
         .to_vec()
 }
 
@@ -123,7 +138,9 @@ pub(crate) fn hits(
     programs: &mut Programs,
     pipeline: &Pipeline,
 ) -> Result<Vec<Hit>, CompileError> {
-    let writer = Writer { generation: intent.generation };
+    let writer = Writer {
+        generation: intent.generation,
+    };
     let mut sums: BTreeMap<(Direction, Option<ClassId>, String, Action), (u64, u64)> = BTreeMap::new();
     let mut add = |place: (Direction, Option<ClassId>, String, Action), row: Option<&FlowStats>| {
         let sum = sums.entry(place).or_default();
@@ -134,33 +151,58 @@ pub(crate) fn hits(
     };
     let members = members(ports);
     for id in members.keys() {
-        let Some(class) = intent.classes.get(id) else { continue };
+        let Some(class) = intent.classes.get(id) else {
+            continue;
+        };
         let direction = class.policy.direction;
         let program = programs.get(class)?;
         for row in &program.policy {
             let key = policy::row(Some(class.id), direction, row, pipeline, &writer).0;
-            add((direction, Some(*id), class.policy.origin(row.by), row.action), seen.get(&key));
+            add(
+                (direction, Some(*id), class.policy.origin(row.by), row.action),
+                seen.get(&key),
+            );
         }
     }
     for direction in Direction::BOTH {
         for row in programs.fixed() {
             let key = policy::row(None, direction, row, pipeline, &writer).0;
-            let rule = if row.action == Action::Allow { "essential/arp" } else { "evasion/unreadable-header" };
+            let rule = if row.action == Action::Allow {
+                "essential/arp"
+            } else {
+                "evasion/unreadable-header"
+            };
             add((direction, None, rule.to_string(), row.action), seen.get(&key));
         }
     }
-    for (key, row) in seen.iter().filter(|(k, r)| k.0.table == Table::Guard && r.instructions.is_empty()) {
+    for (key, row) in seen
+        .iter()
+        .filter(|(k, r)| k.0.table == Table::Guard && r.instructions.is_empty())
+    {
         let number = key.0.matching.get(Field::InPort).map(|oxm| oxm.value as u32);
-        let endpoint = number.and_then(|n| ports.ports.get(&n)).and_then(SwitchPort::policed);
+        let endpoint = number
+            .and_then(|n| ports.ports.get(&n))
+            .and_then(SwitchPort::policed);
         if let Some(name) = endpoint.and_then(|p| p.endpoint.as_ref()) {
-            add((Direction::Egress, None, format!("guard/{name}"), Action::Deny), Some(row));
+            add(
+                (Direction::Egress, None, format!("guard/{name}"), Action::Deny),
+                Some(row),
+            );
         }
     }
     let mut list = Vec::with_capacity(sums.len());
     for ((direction, class, rule, action), (packets, bytes)) in sums {
         let endpoints = class.and_then(|c| members.get(&c)).cloned().unwrap_or_default();
         let (class, action) = (class.map(|c| c.0), action.to_string());
-        list.push(Hit { direction, rule, class, endpoints, action, packets, bytes });
+        list.push(Hit {
+            direction,
+            rule,
+            class,
+            endpoints,
+            action,
+            packets,
+            bytes,
+        });
     }
     Ok(list)
 }
@@ -170,7 +212,10 @@ fn members(ports: &Ports) -> BTreeMap<ClassId, Vec<String>> {
     let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
     for port in ports.ports.values() {
         let Some(policed) = port.policed() else { continue };
-        let name = policed.endpoint.as_ref().map_or_else(|| format!("({})", port.name), ToString::to_string);
+        let name = policed
+            .endpoint
+            .as_ref()
+            .map_or_else(|| format!("({})", port.name), ToString::to_string);
         for class in [policed.egress, policed.ingress] {
             let list = members.entry(class).or_default();
             if list.len() < NAMED && list.last() != Some(&name) {
@@ -192,7 +237,13 @@ pub(crate) fn plan(
     let desired: Desired<UnitId, FlowKey, FlowBody> = Units::new(pipeline).build(intent, ports, programs)?;
     let mut tables: BTreeMap<Table, TablePlan> = BTreeMap::new();
     for table in Table::all() {
-        tables.insert(table, TablePlan { table: table.name().to_string(), ..TablePlan::default() });
+        tables.insert(
+            table,
+            TablePlan {
+                table: table.name().to_string(),
+                ..TablePlan::default()
+            },
+        );
     }
     for key in machine.installed().keys() {
         if let Some(table) = tables.get_mut(&key.0.table) {
@@ -212,11 +263,15 @@ pub(crate) fn plan(
             portcullis_backend::delta::Op::Add(_, body) | portcullis_backend::delta::Op::Change(_, body) => {
                 &body.instructions
             }
-            portcullis_backend::delta::Op::Delete(key) => {
-                machine.installed().get(key).map_or(&[], |b| b.instructions.as_ref())
-            }
+            portcullis_backend::delta::Op::Delete(key) => machine
+                .installed()
+                .get(key)
+                .map_or(&[], |b| b.instructions.as_ref()),
         };
         rows.push(format!("{} {}", op.sign(), text(&op.key().0, instructions)));
     }
-    Ok(Plan { tables: tables.into_values().collect(), rows })
+    Ok(Plan {
+        tables: tables.into_values().collect(),
+        rows,
+    })
 }

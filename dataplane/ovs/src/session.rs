@@ -1,17 +1,19 @@
 //! The OpenFlow session: messages in, messages and events out. Pure: no socket, and time is an argument.
 //!
 //! Hello and version, features, fragment mode, ports; then the [`Machine`] decides what to read and write. A
-//! batch is one atomic, ordered bundle followed by a barrier; the answers of both confirm it.
+//! batch is one atomic, ordered bundle: its rows, a barrier, and only when none was refused the commit and
+//! another barrier. Open vSwitch commits what is left of a bundle from which it refused rows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::delta::Op;
 use portcullis_backend::machine::{Batch, Drift, Machine, Observed};
+use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{
     BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
-    FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, bundle,
-    decode, encode, frame_len,
+    FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
+    Version, bundle, decode, encode, frame_len,
 };
 
 use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, text};
@@ -24,6 +26,10 @@ pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
 
 /// An idle connection is probed after so long, and given up after as long again.
 const PROBE: Duration = Duration::from_secs(5);
+/// All rows of a bundle or none, in their order.
+const BUNDLE: u16 = bundle::flags::ATOMIC | bundle::flags::ORDERED;
+/// Stands where no single row is to blame.
+const WHOLE: &str = "the bundle";
 /// Refused rows that are named; the rest is counted.
 const NAMED_ERRORS: usize = 20;
 
@@ -99,9 +105,11 @@ struct Reading {
 
 #[derive(Debug)]
 struct InFlight {
+    bundle: u32,
     rows: HashMap<u32, FlowKey>,
-    commit: u32,
+    /// The barrier behind the rows, then the one behind the commit.
     barrier: u32,
+    commit: Option<u32>,
     committed: bool,
     refused: Vec<RefusedRow>,
 }
@@ -172,9 +180,20 @@ impl Session {
     pub fn connected(&mut self, now: Duration) -> Result<(), SessionError> {
         let machine = std::mem::take(&mut self.machine);
         let (xid, bundle) = (self.xid, self.bundle);
-        *self = Session { machine, xid, bundle, heard: now, ..Session::new(self.pipeline) };
+        *self = Session {
+            machine,
+            xid,
+            bundle,
+            heard: now,
+            ..Session::new(self.pipeline)
+        };
         self.machine.connected();
-        self.send_as(Version::V1_5, &Message::Hello(Hello { versions: Version::BOTH }))?;
+        self.send_as(
+            Version::V1_5,
+            &Message::Hello(Hello {
+                versions: Version::BOTH,
+            }),
+        )?;
         Ok(())
     }
 
@@ -206,7 +225,9 @@ impl Session {
         let mut events = Vec::new();
         let mut at = 0;
         while let Some(length) = frame_len(self.input.get(at..).unwrap_or(&[]))? {
-            let Some(frame) = self.input.get(at..at + length) else { break };
+            let Some(frame) = self.input.get(at..at + length) else {
+                break;
+            };
             let (header, message) = decode(frame)?;
             at += length;
             self.message(header.xid, message, &mut events)?;
@@ -219,7 +240,9 @@ impl Session {
     /// Time passed.
     pub fn tick(&mut self, now: Duration) -> Result<(), SessionError> {
         match self.probe {
-            Some(since) if now >= since + PROBE => return Err(SessionError::Silent(now.saturating_sub(self.heard))),
+            Some(since) if now >= since + PROBE => {
+                return Err(SessionError::Silent(now.saturating_sub(self.heard)));
+            }
             None if now >= self.heard + PROBE => {
                 self.probe = Some(now);
                 self.send(&Message::EchoRequest(Vec::new()))?;
@@ -234,10 +257,16 @@ impl Session {
         if self.held {
             return Ok(());
         }
-        let observing = self.readings.iter().any(|r| matches!(r.purpose, Purpose::Observe));
+        let observing = self
+            .readings
+            .iter()
+            .any(|r| matches!(r.purpose, Purpose::Observe));
         if self.machine.wants_observation() && !observing {
             let requests = Table::all()
-                .map(|t| FlowStatsRequest { table_id: self.pipeline.number(t), ..FlowStatsRequest::default() })
+                .map(|t| FlowStatsRequest {
+                    table_id: self.pipeline.number(t),
+                    ..FlowStatsRequest::default()
+                })
                 .collect();
             self.start_reading(Purpose::Observe, requests)?;
         }
@@ -257,12 +286,20 @@ impl Session {
         self.version.is_some() && self.handshake.is_empty() && self.features.is_some()
     }
 
-    fn start_reading(&mut self, purpose: Purpose, requests: Vec<FlowStatsRequest>) -> Result<(), SessionError> {
+    fn start_reading(
+        &mut self,
+        purpose: Purpose,
+        requests: Vec<FlowStatsRequest>,
+    ) -> Result<(), SessionError> {
         let mut open = BTreeSet::new();
         for request in requests {
             open.insert(self.send(&Message::MultipartRequest(MultipartRequest::Flow(request)))?);
         }
-        self.readings.push(Reading { purpose, open, rows: Vec::new() });
+        self.readings.push(Reading {
+            purpose,
+            open,
+            rows: Vec::new(),
+        });
         Ok(())
     }
 
@@ -290,23 +327,41 @@ impl Session {
         }
     }
 
+    fn bundle_control(&mut self, bundle_id: u32, kind: BundleKind) -> Result<u32, SessionError> {
+        let control = BundleControl {
+            bundle_id,
+            kind,
+            flags: BUNDLE,
+        };
+        self.send(&Message::BundleControl(control))
+    }
+
     fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>) -> Result<(), SessionError> {
         self.bundle = self.bundle.wrapping_add(1).max(1);
-        let (bundle_id, flags) = (self.bundle, bundle::flags::ATOMIC | bundle::flags::ORDERED);
-        let control = |kind| Message::BundleControl(BundleControl { bundle_id, kind, flags });
+        let bundle_id = self.bundle;
         let version = self.version.unwrap_or(Version::V1_5);
-        self.send(&control(BundleKind::OpenRequest))?;
+        self.bundle_control(bundle_id, BundleKind::OpenRequest)?;
         let mut rows = HashMap::with_capacity(batch.ops.len());
         for op in &batch.ops {
             self.xid = self.xid.wrapping_add(1).max(1);
             let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op))));
-            let add = Message::BundleAdd(BundleAdd { bundle_id, flags, message: inner });
+            let add = Message::BundleAdd(BundleAdd {
+                bundle_id,
+                flags: BUNDLE,
+                message: inner,
+            });
             encode(&add, version, self.xid, &mut self.output)?;
             rows.insert(self.xid, op.key().clone());
         }
-        let commit = self.send(&control(BundleKind::CommitRequest))?;
         let barrier = self.send(&Message::BarrierRequest)?;
-        self.in_flight = Some(InFlight { rows, commit, barrier, committed: false, refused: Vec::new() });
+        self.in_flight = Some(InFlight {
+            bundle: bundle_id,
+            rows,
+            barrier,
+            commit: None,
+            committed: false,
+            refused: Vec::new(),
+        });
         Ok(())
     }
 
@@ -324,11 +379,11 @@ impl Session {
             }
             Message::MultipartReply { more, body } => self.reply(xid, more, body, events),
             Message::BundleControl(control) if control.kind == BundleKind::CommitReply => {
-                if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == xid) {
+                if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == Some(xid)) {
                     batch.committed = true;
                 }
             }
-            Message::BarrierReply => self.barrier(xid, events),
+            Message::BarrierReply => self.barrier(xid, events)?,
             Message::Error(error) => self.error(xid, &error.explain())?,
             Message::PortStatus(_) => {
                 self.ports_parts.clear();
@@ -340,12 +395,16 @@ impl Session {
     }
 
     fn hello(&mut self, hello: &Hello) -> Result<(), SessionError> {
-        let version = portcullis_openflow::negotiate(Version::BOTH, hello)
-            .ok_or(SessionError::Version { theirs: hello.versions })?;
+        let version = portcullis_openflow::negotiate(Version::BOTH, hello).ok_or(SessionError::Version {
+            theirs: hello.versions,
+        })?;
         self.version = Some(version);
         let features = self.send(&Message::FeaturesRequest)?;
         // Later fragments are judged as such (ovs-fields(7), ip_frag), not reassembled.
-        let config = SwitchConfig { fragments: Fragments::Normal, miss_send_len: 0 };
+        let config = SwitchConfig {
+            fragments: Fragments::Normal,
+            miss_send_len: 0,
+        };
         self.send(&Message::SetConfig(config))?;
         let ports = self.send(&Message::MultipartRequest(MultipartRequest::all_ports()))?;
         self.ports_xid = ports;
@@ -354,7 +413,8 @@ impl Session {
     }
 
     fn greeted(&mut self, events: &mut Vec<Event>) {
-        if let (true, Some(features), Some(version)) = (self.handshake.is_empty(), self.features, self.version)
+        if let (true, Some(features), Some(version)) =
+            (self.handshake.is_empty(), self.features, self.version)
             && self.machine.state() == portcullis_backend::SessionState::Handshaking
         {
             self.machine.ready();
@@ -378,8 +438,12 @@ impl Session {
                 }
             }
             ReplyBody::Flow(rows) => {
-                let Some(at) = self.readings.iter().position(|r| r.open.contains(&xid)) else { return };
-                let Some(reading) = self.readings.get_mut(at) else { return };
+                let Some(at) = self.readings.iter().position(|r| r.open.contains(&xid)) else {
+                    return;
+                };
+                let Some(reading) = self.readings.get_mut(at) else {
+                    return;
+                };
                 reading.rows.extend(rows);
                 if !more {
                     reading.open.remove(&xid);
@@ -403,58 +467,96 @@ impl Session {
         }
     }
 
-    fn barrier(&mut self, xid: u32, events: &mut Vec<Event>) {
-        let Some(batch) = self.in_flight.take_if(|b| b.barrier == xid) else { return };
-        if batch.committed && batch.refused.is_empty() {
+    fn barrier(&mut self, xid: u32, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        let Some(mut batch) = self.in_flight.take_if(|b| b.barrier == xid) else {
+            return Ok(());
+        };
+        if batch.commit.is_none() && batch.refused.is_empty() {
+            batch.commit = Some(self.bundle_control(batch.bundle, BundleKind::CommitRequest)?);
+            batch.barrier = self.send(&Message::BarrierRequest)?;
+            self.in_flight = Some(batch);
+        } else if batch.committed && batch.refused.is_empty() {
             self.machine.acknowledged();
             events.push(Event::Confirmed);
         } else {
+            if batch.commit.is_none() {
+                self.bundle_control(batch.bundle, BundleKind::DiscardRequest)?;
+            }
+            if batch.refused.is_empty() {
+                batch.refused.push(RefusedRow {
+                    row: WHOLE.to_string(),
+                    why: "it was not committed".to_string(),
+                });
+            }
             self.machine.rejected();
             self.held = true;
-            let mut refused = batch.refused;
-            if refused.is_empty() {
-                refused.push(RefusedRow { row: "the bundle".to_string(), why: "it was not committed".to_string() });
-            }
-            events.push(Event::Refused(refused));
+            events.push(Event::Refused(batch.refused));
         }
+        Ok(())
     }
 
     fn error(&mut self, xid: u32, why: &str) -> Result<(), SessionError> {
         if let Some(batch) = &mut self.in_flight {
             let known = batch.rows.get(&xid).map(|key| text(&key.0, &[]));
-            if known.is_some() || xid == batch.commit || batch.rows.is_empty() {
-                let row = known.unwrap_or_else(|| "the bundle".to_string());
+            if known.is_some() || Some(xid) == batch.commit {
+                let row = known.unwrap_or_else(|| WHOLE.to_string());
                 if batch.refused.len() < NAMED_ERRORS {
-                    batch.refused.push(RefusedRow { row, why: why.to_string() });
+                    batch.refused.push(RefusedRow {
+                        row,
+                        why: why.to_string(),
+                    });
                 }
                 return Ok(());
             }
         }
-        let what = if self.handshake.contains(&xid) { "the handshake" } else { "a request" };
-        Err(SessionError::Refused { what, why: why.to_string() })
+        let what = if self.handshake.contains(&xid) {
+            "the handshake"
+        } else {
+            "a request"
+        };
+        Err(SessionError::Refused {
+            what,
+            why: why.to_string(),
+        })
     }
 }
 
 /// Sorts rows read back: ours, and those of others in our tables. What the switch learned on our behalf is not
 /// ours to compare.
 fn observe(rows: Vec<FlowStats>, pipeline: &Pipeline, machine: &OvsMachine) -> Observed<FlowKey, FlowBody> {
-    let mut observed = Observed { ours: Vec::with_capacity(rows.len()), foreign: Vec::new() };
+    let mut observed = Observed {
+        ours: Vec::with_capacity(rows.len()),
+        foreign: Vec::new(),
+    };
     for row in rows {
-        let Some(table) = pipeline.table(row.table_id) else { continue };
+        let Some(table) = pipeline.table(row.table_id) else {
+            continue;
+        };
         let ours = regs::is_ours(pipeline.tag, row.cookie);
         if ours && regs::is_learned(row.cookie) {
             continue;
         }
-        let place = Place { table, priority: row.priority, matching: row.match_ };
+        let place = Place {
+            table,
+            priority: row.priority,
+            matching: row.match_,
+        };
         let key = SharedPlace(place.into());
         if !ours {
             observed.foreign.push(key);
             continue;
         }
         // Rows as desired share their memory with what is desired.
-        let seen = FlowBody { instructions: row.instructions.into(), generation: row.cookie & ((1 << 40) - 1) };
+        let seen = FlowBody {
+            instructions: canonical(row.instructions).into(),
+            generation: row.cookie & ((1 << 40) - 1),
+        };
         let timeless = row.idle_timeout == 0 && row.hard_timeout == 0;
-        match machine.desired().get_key_value(&key).filter(|(_, body)| **body == seen && timeless) {
+        match machine
+            .desired()
+            .get_key_value(&key)
+            .filter(|(_, body)| **body == seen && timeless)
+        {
             Some((key, body)) => observed.ours.push((key.clone(), body.clone())),
             None => observed.ours.push((key, seen)),
         }

@@ -45,7 +45,14 @@ type FloodUnits = Vec<((u16, u32), Unit<FlowKey, FlowBody>)>;
 impl Units {
     /// For a pipeline.
     pub fn new(pipeline: Pipeline) -> Self {
-        Units { pipeline, ports: HashMap::new(), classes: HashMap::new(), steady: None, unknown: None, flood: None }
+        Units {
+            pipeline,
+            ports: HashMap::new(),
+            classes: HashMap::new(),
+            steady: None,
+            unknown: None,
+            flood: None,
+        }
     }
 
     /// The pipeline.
@@ -60,11 +67,16 @@ impl Units {
         ports: &Ports,
         programs: &mut Programs,
     ) -> Result<Desired<UnitId, FlowKey, FlowBody>, CompileError> {
-        let writer = Writer { generation: intent.generation };
+        let writer = Writer {
+            generation: intent.generation,
+        };
         let mut desired = Desired::new();
         let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
         let policed = ports.ports.values().filter_map(SwitchPort::policed);
-        for id in policed.flat_map(|p| [p.egress, p.ingress]).chain([intent.unmanaged.0]) {
+        for id in policed
+            .flat_map(|p| [p.egress, p.ingress])
+            .chain([intent.unmanaged.0])
+        {
             if let Some(class) = intent.classes.get(&id) {
                 used.insert(id, class);
             }
@@ -99,9 +111,15 @@ impl Units {
         let pipeline = self.pipeline;
         let make = || {
             let fixed = Direction::BOTH.iter().flat_map(|direction| {
-                programs.fixed().iter().map(|row| policy::row(None, *direction, row, &pipeline, writer))
+                programs
+                    .fixed()
+                    .iter()
+                    .map(|row| policy::row(None, *direction, row, &pipeline, writer))
             });
-            [Arc::new(frame(&pipeline, writer)), Arc::new(fixed.collect::<Vec<Flow>>())]
+            [
+                Arc::new(frame(&pipeline, writer)),
+                Arc::new(fixed.collect::<Vec<Flow>>()),
+            ]
         };
         self.steady.get_or_insert_with(make).clone()
     }
@@ -136,7 +154,10 @@ impl Units {
             return units.clone();
         }
         let rows = receivers.rows(&self.pipeline, writer);
-        let units: FloodUnits = rows.into_iter().map(|(id, row)| (id, Arc::new(vec![row]))).collect();
+        let units: FloodUnits = rows
+            .into_iter()
+            .map(|(id, row)| (id, Arc::new(vec![row])))
+            .collect();
         self.flood = Some((receivers, units.clone()));
         units
     }
@@ -145,8 +166,14 @@ impl Units {
 /// The rows of one class.
 fn class_rows(class: &Class, program: &Program, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let direction = class.policy.direction;
-    let remotes = program.remote.iter().map(|r| remote::row(class.id, direction, r, pipeline, writer));
-    let policies = program.policy.iter().map(|r| policy::row(Some(class.id), direction, r, pipeline, writer));
+    let remotes = program
+        .remote
+        .iter()
+        .map(|r| remote::row(class.id, direction, r, pipeline, writer));
+    let policies = program
+        .policy
+        .iter()
+        .map(|r| policy::row(Some(class.id), direction, r, pipeline, writer));
     remotes.chain(policies).collect()
 }
 

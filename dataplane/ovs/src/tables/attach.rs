@@ -31,8 +31,16 @@ pub(crate) fn learn(pipeline: &Pipeline) -> Action {
         fin_idle: 0,
         fin_hard: 0,
         specs: vec![
-            LearnSpec::MatchField { src: Bits::of(Field::EthSrc), dst: Bits::of(Field::EthDst), n_bits: 48 },
-            LearnSpec::LoadField { src: Bits::of(Field::InPort16), dst: Bits::of(regs::OUT), n_bits: 16 },
+            LearnSpec::MatchField {
+                src: Bits::of(Field::EthSrc),
+                dst: Bits::of(Field::EthDst),
+                n_bits: 48,
+            },
+            LearnSpec::LoadField {
+                src: Bits::of(Field::InPort16),
+                dst: Bits::of(regs::OUT),
+                n_bits: 16,
+            },
         ],
     }))
 }
@@ -41,13 +49,21 @@ pub(crate) fn learn(pipeline: &Pipeline) -> Action {
 fn teach_normal() -> Action {
     let mac = |field| Bits::of(field);
     Action::Clone(vec![
-        Action::Move { src: mac(Field::EthSrc), dst: mac(Field::EthDst), n_bits: 48 },
+        Action::Move {
+            src: mac(Field::EthSrc),
+            dst: mac(Field::EthDst),
+            n_bits: 48,
+        },
         Action::output(port::NORMAL),
     ])
 }
 
 fn vlan_from_tag() -> Action {
-    Action::Move { src: Bits::of(Field::VlanVid), dst: Bits::of(regs::VLAN), n_bits: 12 }
+    Action::Move {
+        src: Bits::of(Field::VlanVid),
+        dst: Bits::of(regs::VLAN),
+        n_bits: 12,
+    }
 }
 
 /// How the frames of a port tell their VLAN: the match, and the action that notes it.
@@ -63,7 +79,10 @@ fn ways(vlans: &Vlans) -> Vec<(Match, Option<Action>)> {
         // A tag of VLAN 0 is a priority, not a VLAN (IEEE 802.1Q).
         Vlans::Access(v) => list.push((vid(0), noted(*v))),
         Vlans::Trunk { only: None, .. } => {
-            list.push((Match::new().masked(Field::VlanVid, TAGGED, TAGGED), Some(vlan_from_tag())));
+            list.push((
+                Match::new().masked(Field::VlanVid, TAGGED, TAGGED),
+                Some(vlan_from_tag()),
+            ));
         }
         Vlans::Trunk { only: Some(vids), .. } => {
             if vlans.takes_untagged() {
@@ -95,19 +114,39 @@ pub fn rows(switch_port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> V
                 if policed.egress != ClassId::OPEN {
                     actions.push(Action::set(regs::CLASS, u128::from(policed.egress.0)));
                 }
-                (actions, if policed.guarded() { Table::Guard } else { Table::EgressRemote })
+                (
+                    actions,
+                    if policed.guarded() {
+                        Table::Guard
+                    } else {
+                        Table::EgressRemote
+                    },
+                )
             }
         };
         actions.extend(note);
-        rows.push(writer.flow(Table::Attach, KNOWN, matching, then(actions, pipeline.number(next))));
+        rows.push(writer.flow(
+            Table::Attach,
+            KNOWN,
+            matching,
+            then(actions, pipeline.number(next)),
+        ));
     }
-    rows.push(writer.drop(Table::Attach, NOT_MEMBER, Match::new().exact(Field::InPort, number)));
+    rows.push(writer.drop(
+        Table::Attach,
+        NOT_MEMBER,
+        Match::new().exact(Field::InPort, number),
+    ));
     rows
 }
 
 /// The rows for ports that nobody knows yet: they are unmanaged from their first packet on.
 pub fn unknown(egress: ClassId, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
-    let vlans = Vlans::Trunk { native: 0, native_tagged: false, only: None };
+    let vlans = Vlans::Trunk {
+        native: 0,
+        native_tagged: false,
+        only: None,
+    };
     ways(&vlans)
         .into_iter()
         .map(|(matching, note)| {
@@ -116,7 +155,12 @@ pub fn unknown(egress: ClassId, pipeline: &Pipeline, writer: &Writer) -> Vec<Flo
                 actions.push(Action::set(regs::CLASS, u128::from(egress.0)));
             }
             actions.extend(note);
-            writer.flow(Table::Attach, UNKNOWN, matching, then(actions, pipeline.number(Table::EgressRemote)))
+            writer.flow(
+                Table::Attach,
+                UNKNOWN,
+                matching,
+                then(actions, pipeline.number(Table::EgressRemote)),
+            )
         })
         .collect()
 }

@@ -54,7 +54,16 @@ impl Receivers {
         let every = self.sets.get(&EVERY).map_or(0, BTreeSet::len);
         self.sets
             .iter()
-            .map(|(vid, set)| (*vid, if *vid == EVERY { set.len() } else { set.len() + every }))
+            .map(|(vid, set)| {
+                (
+                    *vid,
+                    if *vid == EVERY {
+                        set.len()
+                    } else {
+                        set.len() + every
+                    },
+                )
+            })
             .filter(|(_, count)| *count > MAX_RECEIVERS)
             .collect()
     }
@@ -106,7 +115,12 @@ impl Receivers {
             EVERY => (INDEX_ANY, begin),
             vid => (INDEX, begin.exact(regs::VLAN, u128::from(vid))),
         };
-        writer.flow(Table::Flood, priority, matching, vec![Instruction::ApplyActions(actions)])
+        writer.flow(
+            Table::Flood,
+            priority,
+            matching,
+            vec![Instruction::ApplyActions(actions)],
+        )
     }
 }
 

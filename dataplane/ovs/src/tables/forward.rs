@@ -32,11 +32,29 @@ pub fn rows(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
         }
         list
     };
-    let to_one = then(vec![Action::resubmit(pipeline.number(Table::L2))], pipeline.number(Table::Deliver));
+    let to_one = then(
+        vec![Action::resubmit(pipeline.number(Table::L2))],
+        pipeline.number(Table::Deliver),
+    );
     vec![
-        writer.flow(table, TO_MANY, v4().masked(Field::Ipv4Dst, 0xe000_0000u128, 0xf000_0000u128), many()),
-        writer.flow(table, TO_MANY, v4().exact(Field::Ipv4Dst, 0xffff_ffffu128), many()),
-        writer.flow(table, TO_MANY, v6().masked(Field::Ipv6Dst, 0xffu128 << 120, 0xffu128 << 120), many()),
+        writer.flow(
+            table,
+            TO_MANY,
+            v4().masked(Field::Ipv4Dst, 0xe000_0000u128, 0xf000_0000u128),
+            many(),
+        ),
+        writer.flow(
+            table,
+            TO_MANY,
+            v4().exact(Field::Ipv4Dst, 0xffff_ffffu128),
+            many(),
+        ),
+        writer.flow(
+            table,
+            TO_MANY,
+            v6().masked(Field::Ipv6Dst, 0xffu128 << 120, 0xffu128 << 120),
+            many(),
+        ),
         writer.flow(table, UNICAST_INSIDE, unpoliced(v4()), pipeline.finish()),
         writer.flow(table, UNICAST_INSIDE, unpoliced(v6()), pipeline.finish()),
         writer.drop(table, UNICAST_INSIDE_POLICED, v4()),

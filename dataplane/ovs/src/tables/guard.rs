@@ -34,22 +34,32 @@ fn ip(matching: Match, field: (Field, Field), net: &IpNet) -> Match {
             u128::from(u32::from(n.network())),
             u128::from(u32::from(n.netmask())),
         ),
-        IpNet::V6(n) => {
-            masked(matching.exact(Field::EthType, IPV6), field.1, u128::from(n.network()), u128::from(n.netmask()))
-        }
+        IpNet::V6(n) => masked(
+            matching.exact(Field::EthType, IPV6),
+            field.1,
+            u128::from(n.network()),
+            u128::from(n.netmask()),
+        ),
     }
 }
 
 fn masked(matching: Match, field: Field, value: u128, mask: u128) -> Match {
-    if mask == 0 { matching } else { matching.masked(field, value, mask) }
+    if mask == 0 {
+        matching
+    } else {
+        matching.masked(field, value, mask)
+    }
 }
 
 /// The rows of one guarded port: every packet of it comes here.
 pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let from_port = Match::new().exact(Field::InPort, u128::from(port.number));
     let mut rows = Vec::new();
-    let macs: Vec<Option<MacAddr>> =
-        if policed.guard_macs.is_empty() { vec![None] } else { policed.guard_macs.iter().copied().map(Some).collect() };
+    let macs: Vec<Option<MacAddr>> = if policed.guard_macs.is_empty() {
+        vec![None]
+    } else {
+        policed.guard_macs.iter().copied().map(Some).collect()
+    };
     for mac in macs {
         let from = match mac {
             Some(mac) => from_port.clone().exact(Field::EthSrc, u128::from(mac.to_u64())),
@@ -65,7 +75,11 @@ pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &
 
 /// Where a packet goes that may be sent; its source is learned where the port's MACs are not known.
 fn after(policed: &Policed, pipeline: &Pipeline) -> Vec<Instruction> {
-    let learn = if policed.learns() { vec![attach::learn(pipeline)] } else { Vec::new() };
+    let learn = if policed.learns() {
+        vec![attach::learn(pipeline)]
+    } else {
+        Vec::new()
+    };
     then(learn, pipeline.number(Table::EgressRemote))
 }
 
@@ -98,30 +112,50 @@ fn of_mac(
                 Some(m) => arp.exact(Field::ArpSha, u128::from(m.to_u64())),
                 None => arp,
             };
-            let (network, mask) = (u128::from(u32::from(n.network())), u128::from(u32::from(n.netmask())));
+            let (network, mask) = (
+                u128::from(u32::from(n.network())),
+                u128::from(u32::from(n.netmask())),
+            );
             pass(ALLOWED, masked(arp, Field::ArpSpa, network, mask));
         }
     }
     // Not configured yet: DHCP (RFC 2131), ARP probes (RFC 5227), the unspecified address (RFC 4861, 4862).
-    let v4 = from.clone().exact(Field::EthType, IPV4).exact(Field::Ipv4Src, 0u128);
+    let v4 = from
+        .clone()
+        .exact(Field::EthType, IPV4)
+        .exact(Field::Ipv4Src, 0u128);
     pass(
         ALLOWED,
-        v4.exact(Field::IpProto, u128::from(Protocol::UDP)).exact(Field::UdpSrc, 68u128).exact(Field::UdpDst, 67u128),
+        v4.exact(Field::IpProto, u128::from(Protocol::UDP))
+            .exact(Field::UdpSrc, 68u128)
+            .exact(Field::UdpDst, 67u128),
     );
     for net in sources.iter().filter(|n| matches!(n, IpNet::V4(_))) {
         if let IpNet::V4(n) = net {
-            let probe = from.clone().exact(Field::EthType, ARP).exact(Field::ArpSpa, 0u128);
+            let probe = from
+                .clone()
+                .exact(Field::EthType, ARP)
+                .exact(Field::ArpSpa, 0u128);
             let probe = match mac {
                 Some(m) => probe.exact(Field::ArpSha, u128::from(m.to_u64())),
                 None => probe,
             };
-            let (network, mask) = (u128::from(u32::from(n.network())), u128::from(u32::from(n.netmask())));
+            let (network, mask) = (
+                u128::from(u32::from(n.network())),
+                u128::from(u32::from(n.netmask())),
+            );
             pass(ALLOWED, masked(probe, Field::ArpTpa, network, mask));
         }
     }
     if has_v6 {
-        let unspecified = from.clone().exact(Field::EthType, IPV6).exact(Field::Ipv6Src, u128::from(Ipv6Addr::UNSPECIFIED));
-        pass(ALLOWED, unspecified.exact(Field::IpProto, u128::from(Protocol::ICMPV6)));
+        let unspecified = from
+            .clone()
+            .exact(Field::EthType, IPV6)
+            .exact(Field::Ipv6Src, u128::from(Ipv6Addr::UNSPECIFIED));
+        pass(
+            ALLOWED,
+            unspecified.exact(Field::IpProto, u128::from(Protocol::ICMPV6)),
+        );
         advertisements(mac, &from, &sources, &after(policed, pipeline), writer, rows);
     }
     for kind in [IPV4, ARP, IPV6] {
@@ -163,7 +197,9 @@ fn advertisements(
     };
     let options = |field: Field, matching: Match| -> Vec<Match> {
         match mac {
-            Some(m) => [0, u128::from(m.to_u64())].map(|v| matching.clone().exact(field, v)).to_vec(),
+            Some(m) => [0, u128::from(m.to_u64())]
+                .map(|v| matching.clone().exact(field, v))
+                .to_vec(),
             None => vec![matching],
         }
     };
@@ -172,7 +208,12 @@ fn advertisements(
         let IpNet::V6(t) = target else { continue };
         for source in sources {
             let IpNet::V6(_) = source else { continue };
-            let speaks = masked(nd(136), Field::NdTarget, u128::from(t.network()), u128::from(t.netmask()));
+            let speaks = masked(
+                nd(136),
+                Field::NdTarget,
+                u128::from(t.network()),
+                u128::from(t.netmask()),
+            );
             let speaks = ip(speaks, (Field::Ipv4Src, Field::Ipv6Src), source);
             for matching in options(Field::NdTll, speaks) {
                 rows.push(writer.flow(Table::Guard, ND_CHECK, matching, next()));
@@ -180,7 +221,10 @@ fn advertisements(
         }
     }
     for source in sources.iter().filter(|n| matches!(n, IpNet::V6(_))) {
-        for matching in options(Field::NdSll, ip(nd(135), (Field::Ipv4Src, Field::Ipv6Src), source)) {
+        for matching in options(
+            Field::NdSll,
+            ip(nd(135), (Field::Ipv4Src, Field::Ipv6Src), source),
+        ) {
             rows.push(writer.flow(Table::Guard, ND_CHECK, matching, next()));
         }
     }
@@ -188,7 +232,12 @@ fn advertisements(
     for target in sources {
         let IpNet::V6(t) = target else { continue };
         let probe = nd(135).exact(Field::Ipv6Src, 0u128).exact(Field::NdSll, 0u128);
-        let probe = masked(probe, Field::NdTarget, u128::from(t.network()), u128::from(t.netmask()));
+        let probe = masked(
+            probe,
+            Field::NdTarget,
+            u128::from(t.network()),
+            u128::from(t.netmask()),
+        );
         rows.push(writer.flow(Table::Guard, ND_CHECK, probe, next()));
     }
     for kind in [135, 136] {

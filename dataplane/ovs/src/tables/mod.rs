@@ -57,17 +57,72 @@ pub const COUNT: u8 = 11;
 type Row = (Table, &'static str, &'static str, &'static str);
 
 const TABLES: [Row; COUNT as usize] = [
-    (Table::Attach, "attach", "in_port, vlan_vid", "sender's class and VLAN; ports nobody knows yet are unmanaged"),
-    (Table::Guard, "guard", "in_port, eth_src, nw_src | ipv6_src | arp | nd", "drops what a guarded sender may not use as its source"),
-    (Table::EgressRemote, "egress_remote", "class, nw_dst | ipv6_dst", "remote id by longest prefix"),
-    (Table::EgressPolicy, "egress_policy", "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports", "the sender's policy"),
-    (Table::Forward, "forward", "eth_dst group bit, nw_dst | ipv6_dst", "one receiver or many; unicast IP in group frames goes to no endpoint"),
-    (Table::L2, "l2", "eth_dst", "output port of a declared or learned MAC"),
-    (Table::Flood, "flood", "part, VLAN", "a copy for each policed receiver of the VLAN"),
-    (Table::Deliver, "deliver", "output port", "receiver's class; what has none takes the final action"),
-    (Table::IngressRemote, "ingress_remote", "class, nw_src | ipv6_src", "remote id by longest prefix"),
-    (Table::IngressPolicy, "ingress_policy", "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports", "the receiver's policy"),
-    (Table::Output, "output", "output port, VLAN, vlan_vid", "tag as the port has it, then output"),
+    (
+        Table::Attach,
+        "attach",
+        "in_port, vlan_vid",
+        "sender's class and VLAN; ports nobody knows yet are unmanaged",
+    ),
+    (
+        Table::Guard,
+        "guard",
+        "in_port, eth_src, nw_src | ipv6_src | arp | nd",
+        "drops what a guarded sender may not use as its source",
+    ),
+    (
+        Table::EgressRemote,
+        "egress_remote",
+        "class, nw_dst | ipv6_dst",
+        "remote id by longest prefix",
+    ),
+    (
+        Table::EgressPolicy,
+        "egress_policy",
+        "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports",
+        "the sender's policy",
+    ),
+    (
+        Table::Forward,
+        "forward",
+        "eth_dst group bit, nw_dst | ipv6_dst",
+        "one receiver or many; unicast IP in group frames goes to no endpoint",
+    ),
+    (
+        Table::L2,
+        "l2",
+        "eth_dst",
+        "output port of a declared or learned MAC",
+    ),
+    (
+        Table::Flood,
+        "flood",
+        "part, VLAN",
+        "a copy for each policed receiver of the VLAN",
+    ),
+    (
+        Table::Deliver,
+        "deliver",
+        "output port",
+        "receiver's class; what has none takes the final action",
+    ),
+    (
+        Table::IngressRemote,
+        "ingress_remote",
+        "class, nw_src | ipv6_src",
+        "remote id by longest prefix",
+    ),
+    (
+        Table::IngressPolicy,
+        "ingress_policy",
+        "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports",
+        "the receiver's policy",
+    ),
+    (
+        Table::Output,
+        "output",
+        "output port, VLAN, vlan_vid",
+        "tag as the port has it, then output",
+    ),
 ];
 
 impl Table {
@@ -78,13 +133,18 @@ impl Table {
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        TABLES.iter().find(|(t, ..)| *t == self).map_or("?", |(_, name, ..)| name)
+        TABLES
+            .iter()
+            .find(|(t, ..)| *t == self)
+            .map_or("?", |(_, name, ..)| name)
     }
 
     /// Whether its rows belong to classes.
     pub fn layer(self) -> Layer {
         match self {
-            Table::EgressRemote | Table::EgressPolicy | Table::IngressRemote | Table::IngressPolicy => Layer::Content,
+            Table::EgressRemote | Table::EgressPolicy | Table::IngressRemote | Table::IngressPolicy => {
+                Layer::Content
+            }
             _ => Layer::Wiring,
         }
     }
@@ -149,7 +209,14 @@ pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
         rows.extend(remote::frame(direction, pipeline, writer));
     }
     // What no row of a table takes is dropped there, visibly.
-    for table in [Table::Guard, Table::Flood, Table::Deliver, Table::Output, Table::EgressPolicy, Table::IngressPolicy] {
+    for table in [
+        Table::Guard,
+        Table::Flood,
+        Table::Deliver,
+        Table::Output,
+        Table::EgressPolicy,
+        Table::IngressPolicy,
+    ] {
         rows.push(writer.drop(table, 0, Match::new()));
     }
     rows
@@ -173,7 +240,10 @@ pub fn describe() -> String {
          bundle.\n\n| register | holds |\n|---|---|\n",
     );
     let registers: [(Field, &str); 6] = [
-        (regs::CLASS, "class of the sender, then of the receiver; 0: nothing is denied"),
+        (
+            regs::CLASS,
+            "class of the sender, then of the receiver; 0: nothing is denied",
+        ),
         (regs::REMOTE, "remote id; 0: no rule names the other side"),
         (regs::VLAN, "VLAN the frame belongs to, tagged or not"),
         (regs::OUT, "output port; 0: not known"),

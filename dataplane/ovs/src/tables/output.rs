@@ -21,7 +21,9 @@ pub fn rows(port: &SwitchPort, writer: &Writer) -> Vec<Flow> {
     let native = port.vlans.native();
     match &port.vlans {
         Vlans::Access(vid) => untagged(port, BY_VLAN, in_vlan(*vid), writer, &mut rows),
-        Vlans::Trunk { native_tagged, only, .. } => {
+        Vlans::Trunk {
+            native_tagged, only, ..
+        } => {
             if !port.vlans.takes_untagged() {
                 // No native VLAN at all.
             } else if native != 0 && *native_tagged {
@@ -48,11 +50,20 @@ pub fn rows(port: &SwitchPort, writer: &Writer) -> Vec<Flow> {
 
 fn out(port: &SwitchPort, priority: u16, matching: Match, mut actions: Vec<Action>, writer: &Writer) -> Flow {
     actions.push(Action::output(port.number));
-    writer.flow(Table::Output, priority, matching, vec![Instruction::ApplyActions(actions)])
+    writer.flow(
+        Table::Output,
+        priority,
+        matching,
+        vec![Instruction::ApplyActions(actions)],
+    )
 }
 
 fn push_tag() -> Vec<Action> {
-    let note = Action::Move { src: Bits::of(regs::VLAN), dst: Bits::of(Field::VlanVid), n_bits: 12 };
+    let note = Action::Move {
+        src: Bits::of(regs::VLAN),
+        dst: Bits::of(Field::VlanVid),
+        n_bits: 12,
+    };
     vec![Action::PushVlan(ETHERTYPE_VLAN), note]
 }
 
@@ -65,7 +76,13 @@ fn no_tag(m: &Match) -> Match {
 }
 
 fn untagged(port: &SwitchPort, priority: u16, matching: Match, writer: &Writer, rows: &mut Vec<Flow>) {
-    rows.push(out(port, priority, has_tag(&matching), vec![Action::PopVlan], writer));
+    rows.push(out(
+        port,
+        priority,
+        has_tag(&matching),
+        vec![Action::PopVlan],
+        writer,
+    ));
     rows.push(out(port, priority, no_tag(&matching), Vec::new(), writer));
 }
 

@@ -12,7 +12,13 @@ use crate::regs;
 const LATER: u128 = 0x2;
 
 /// The flow of a compiled row; `None` for the class stands for every class that may deny something.
-pub fn row(class: Option<ClassId>, direction: Direction, row: &PolicyRow, pipeline: &Pipeline, writer: &Writer) -> Flow {
+pub fn row(
+    class: Option<ClassId>,
+    direction: Direction,
+    row: &PolicyRow,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Flow {
     let matching = matching(class, direction, row);
     let table = Table::policy(direction);
     match row.action {
@@ -74,7 +80,10 @@ fn port_fields(protocol: u8, frame: FrameMatch) -> Option<(Field, Field)> {
 fn port(m: Match, field: Field, port: PortMatch) -> Match {
     match port {
         PortMatch::Any => m,
-        PortMatch::Masked { value, mask: u16::MAX } => m.exact(field, u128::from(value)),
+        PortMatch::Masked {
+            value,
+            mask: u16::MAX,
+        } => m.exact(field, u128::from(value)),
         PortMatch::Masked { value, mask } => m.masked(field, u128::from(value), u128::from(mask)),
         // The `ovs` model has masked ports: the encoder makes no ranges for it, and a single one is exact.
         PortMatch::Range { low, .. } => m.exact(field, u128::from(low)),

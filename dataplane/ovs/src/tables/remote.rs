@@ -29,8 +29,18 @@ pub fn frame(direction: Direction, pipeline: &Pipeline, writer: &Writer) -> Vec<
     let table = Table::remote(direction);
     let open = Match::new().exact(regs::CLASS, 0u128);
     vec![
-        writer.flow(table, OPEN, open, then(Vec::new(), pipeline.number(after(direction)))),
-        writer.flow(table, ELSEWHERE, Match::new(), then(Vec::new(), pipeline.number(Table::policy(direction)))),
+        writer.flow(
+            table,
+            OPEN,
+            open,
+            then(Vec::new(), pipeline.number(after(direction))),
+        ),
+        writer.flow(
+            table,
+            ELSEWHERE,
+            Match::new(),
+            then(Vec::new(), pipeline.number(Table::policy(direction))),
+        ),
     ]
 }
 
@@ -51,14 +61,29 @@ pub(crate) fn address(matching: Match, net: &IpNet, is_source: bool) -> Match {
         ),
     };
     let matching = matching.exact(Field::EthType, kind);
-    if mask == 0 { matching } else { matching.masked(field, value, mask) }
+    if mask == 0 {
+        matching
+    } else {
+        matching.masked(field, value, mask)
+    }
 }
 
 /// The row of one prefix of a class.
-pub fn row(class: ClassId, direction: Direction, row: &RemoteRow, pipeline: &Pipeline, writer: &Writer) -> Flow {
+pub fn row(
+    class: ClassId,
+    direction: Direction,
+    row: &RemoteRow,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Flow {
     let matching = Match::new().exact(regs::CLASS, u128::from(class.0));
     let matching = address(matching, &row.prefix, direction == Direction::Ingress);
     let priority = BASE + u16::from(row.prefix.prefix_len());
     let note = vec![Action::set(regs::REMOTE, u128::from(row.id))];
-    writer.flow(Table::remote(direction), priority, matching, then(note, pipeline.number(Table::policy(direction))))
+    writer.flow(
+        Table::remote(direction),
+        priority,
+        matching,
+        then(note, pipeline.number(Table::policy(direction))),
+    )
 }

@@ -1,0 +1,156 @@
+//! What the tests on the real switch share: a private OVS-DPDK, hosts in namespaces, the backend, an intent.
+#![allow(dead_code)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis_backend::{SessionState, TargetHandle, launch};
+use portcullis_compiler::{Compiler, Intent};
+use portcullis_ovs::{Config, OvsBackend};
+use portcullis_policy::Document;
+use portcullis_testbed::probe::TcpOutcome;
+use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+pub struct Rig {
+    pub sandbox: Sandbox,
+    pub runtime: Runtime,
+    pub config: Config,
+    pub compiler: Compiler,
+    pub generation: u64,
+    pub target: TargetHandle,
+    task: Option<JoinHandle<()>>,
+}
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Rig {
+    /// A bridge with these hosts, host `n` being `192.0.2.n`, `2001:db8::n`, `02:00:00:00:00:0n`.
+    pub fn start(
+        options: SandboxOptions,
+        hosts: &[(&str, u8)],
+        tune: impl FnOnce(&mut Config),
+    ) -> (Rig, Vec<NetnsHost>) {
+        let sandbox = Sandbox::start(options).unwrap();
+        let hosts = hosts
+            .iter()
+            .map(|(name, n)| sandbox.add_endpoint(EndpointSpec::numbered(name, *n)).unwrap())
+            .collect();
+        let mut config = Config::new("ovs", &format!("unix:{}", sandbox.ovsdb_socket().display()));
+        config.uplinks = vec!["internet".to_string()];
+        config.resync_interval = Duration::from_millis(1500);
+        tune(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (target, task) = {
+            let _entered = runtime.enter();
+            launch("ovs", OvsBackend::new(config.clone()))
+        };
+        let rig = Rig {
+            sandbox,
+            runtime,
+            config,
+            compiler: Compiler::default(),
+            generation: 0,
+            target,
+            task: Some(task),
+        };
+        (rig, hosts)
+    }
+
+    /// A new agent process, as far as the switch can tell.
+    pub fn restart_agent(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        let _entered = self.runtime.enter();
+        let (target, task) = launch("ovs", OvsBackend::new(self.config.clone()));
+        self.target = target;
+        self.task = Some(task);
+    }
+
+    pub fn set(&mut self, yaml: &str) -> Arc<Intent> {
+        let document = Document::from_yaml(yaml).unwrap();
+        self.generation += 1;
+        let intent = self.compiler.resolve(&document, self.generation);
+        self.target.check(&intent).unwrap();
+        self.target.set_intent(Arc::clone(&intent));
+        intent
+    }
+
+    /// Sets a document and waits until the switch holds it.
+    pub fn apply(&mut self, yaml: &str) -> Arc<Intent> {
+        let intent = self.set(yaml);
+        self.realized();
+        intent
+    }
+
+    pub fn realized(&self) {
+        self.until("realized", |s| {
+            s.state == SessionState::InSync && s.applied == self.generation
+        });
+    }
+
+    pub fn until(&self, what: &str, done: impl Fn(&portcullis_backend::TargetStatus) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(&self.target.status()) {
+            assert!(
+                Instant::now() < end,
+                "not {what} in time: {:#?}",
+                self.target.status()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Every flow of the bridge as `ovs-ofctl` prints it, without counters, sorted: the independent witness.
+    pub fn flows(&self) -> Vec<String> {
+        let text = self
+            .sandbox
+            .ofctl(["-O", "OpenFlow15", "--no-stats", "dump-flows", &self.bridge()])
+            .unwrap();
+        let mut flows: Vec<String> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.starts_with("OFPST"))
+            .map(str::to_string)
+            .collect();
+        flows.sort();
+        flows
+    }
+
+    pub fn bridge(&self) -> String {
+        format!("unix:{}", self.sandbox.mgmt_socket("br0").display())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.target.stop();
+        if let Some(task) = self.task.take() {
+            let _stopped = self
+                .runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(2), task).await });
+        }
+    }
+}
+
+pub fn v4(n: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([192, 0, 2, n]), port)
+}
+
+pub fn v6(n: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(format!("2001:db8::{n:x}").parse().unwrap(), port)
+}
+
+pub fn connects(from: &NetnsHost, to: SocketAddr) -> bool {
+    matches!(
+        from.tcp_connect(to, Duration::from_millis(700)).unwrap(),
+        TcpOutcome::Open(_)
+    )
+}
