@@ -1,1 +1,16 @@
-//! The Portcullis agent and its command.
+//! The Portcullis agent: API, store, engine, targets, lifecycle; and the client side of its command.
+//!
+//! One way through for a change: [`api`] converts a request, [`engine`] makes it the desired state (validate,
+//! resolve, check on every target, commit to the [`store`], publish), [`targets`] realize it.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod lifecycle;
+pub mod logging;
+pub mod metrics;
+pub mod store;
+pub mod targets;

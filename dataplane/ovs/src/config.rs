@@ -58,12 +58,16 @@ impl Config {
 
     /// The management socket of a bridge.
     pub fn mgmt_socket(&self, bridge: &str) -> Option<PathBuf> {
-        let folder = match (&self.mgmt_dir, self.ovsdb.strip_prefix("unix:")) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(path)) => PathBuf::from(path).parent()?.to_path_buf(),
-            (None, None) => return None,
-        };
-        Some(folder.join(format!("{bridge}.mgmt")))
+        Some(self.run_dir()?.join(format!("{bridge}.mgmt")))
+    }
+
+    /// The folder of the daemon's sockets.
+    pub fn run_dir(&self) -> Option<PathBuf> {
+        match (&self.mgmt_dir, self.ovsdb.strip_prefix("unix:")) {
+            (Some(folder), _) => Some(folder.clone()),
+            (None, Some(path)) => Some(PathBuf::from(path).parent()?.to_path_buf()),
+            (None, None) => None,
+        }
     }
 
     /// Whether an interface is an uplink.

@@ -11,10 +11,11 @@ use portcullis_compiler::{CompileError, Intent, Unsupported};
 use portcullis_openflow::{FlowStats, Instruction};
 use portcullis_ovsdb::{Backoff, Session as Database, SessionConfig, Switch};
 use portcullis_policy::Name;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
+use crate::caches::{self, Passed};
 use crate::discover::choose;
 use crate::flow::FlowKey;
 use crate::io::{Link, read_some};
@@ -54,6 +55,7 @@ pub(crate) struct Driver {
     counted: Option<Instant>,
     asked: HashMap<u64, (Instant, Asked)>,
     question: u64,
+    caches: Caches,
     resync_at: Instant,
     retry_at: Option<Instant>,
     retries: u32,
@@ -67,6 +69,52 @@ struct Links {
     switch: Option<Link>,
     switch_at: Instant,
     switch_backoff: Backoff,
+}
+
+/// What the datapath's caches are known to follow.
+struct Caches {
+    ask: mpsc::UnboundedSender<u64>,
+    passed: mpsc::UnboundedReceiver<Passed>,
+    /// Rows written when the last request was made, and the generation it was for.
+    asked: ([u64; 3], u64),
+    /// The newest generation they follow.
+    follow: u64,
+    problem: Option<String>,
+}
+
+impl Caches {
+    fn start(folder: Option<std::path::PathBuf>) -> Self {
+        let (ask, requests) = mpsc::unbounded_channel();
+        let (tell, passed) = mpsc::unbounded_channel();
+        if let Some(folder) = folder {
+            tokio::spawn(caches::follow(folder, requests, tell));
+        }
+        Caches {
+            ask,
+            passed,
+            asked: ([0; 3], 0),
+            follow: 0,
+            problem: None,
+        }
+    }
+
+    /// The machine reached a generation after so many writes.
+    fn reached(&mut self, generation: u64, writes: [u64; 3]) {
+        if self.asked == (writes, generation) {
+            return;
+        }
+        let untouched = self.asked.0 == writes && self.follow == self.asked.1;
+        self.asked = (writes, generation);
+        if untouched || self.ask.send(generation).is_err() {
+            // Nothing was written since they caught up, or nobody can be asked: then status says so.
+            self.follow = generation;
+        }
+    }
+
+    fn told(&mut self, passed: Passed) {
+        self.follow = self.follow.max(passed.generation);
+        self.problem = passed.problem;
+    }
 }
 
 /// What is known of the flood setting of ports.
@@ -113,6 +161,7 @@ impl Driver {
             },
             counted: None,
             asked: HashMap::new(),
+            caches: Caches::start(config.run_dir()),
             question: 0,
             resync_at: now,
             retry_at: None,
@@ -169,6 +218,7 @@ impl Driver {
                         Err(why) => self.database_lost(&why),
                     }
                 }
+                Some(passed) = self.caches.passed.recv() => self.caches.told(passed),
                 question = seat.queries.recv() => match question {
                     Some(question) => self.query(question),
                     None => return,
@@ -721,6 +771,17 @@ impl Driver {
 
     fn unsupported(&self) -> Vec<Unsupported> {
         let mut list = self.ports.unsupported.clone();
+        if let Some(why) = &self.caches.problem {
+            list.push(Unsupported {
+                target: self.name().to_string(),
+                rule: "flows that are established when a rule changes".to_string(),
+                table: "datapath".to_string(),
+                why: format!(
+                    "it cannot be confirmed when the datapath's caches follow a change ({why}): they do within the \
+                     switch's max-revalidator, 500 ms by default"
+                ),
+            });
+        }
         if let Some(why) = &self.floods.problem {
             list.push(Unsupported {
                 target: self.name().to_string(),

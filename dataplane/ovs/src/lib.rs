@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod caches;
 mod config;
 mod discover;
 mod driver;

@@ -222,23 +222,16 @@ fn traces(id: &str, dir: &Path) -> Vec<String> {
     traces
 }
 
-fn hugepages() -> u64 {
-    let text = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages").unwrap();
-    text.trim().parse().unwrap()
-}
-
-fn hugepages_raised(id: &str) -> u64 {
-    let raised = fs::read_to_string(format!("/run/portcullis-sandbox/{id}/raised")).unwrap_or_default();
-    raised.trim().parse().unwrap_or(0)
-}
-
-/// Raised by every sandbox of the machine, so that one of another process does not disturb the count.
+/// Hugepages of the machine but for those that sandboxes (of other processes too) added for their time.
 fn hugepages_without_sandboxes() -> u64 {
-    let all = fs::read_dir("/run/portcullis-sandbox").into_iter().flatten();
-    hugepages()
-        - all
-            .map(|entry| hugepages_raised(&entry.unwrap().file_name().into_string().unwrap()))
-            .sum::<u64>()
+    let count = |path: &str| fs::read_to_string(path).map_or(0, |text| text.trim().parse::<u64>().unwrap());
+    fs::create_dir_all("/run/portcullis-sandbox").unwrap();
+    let lock = fs::File::create("/run/portcullis-sandbox/lock").unwrap();
+    lock.lock().unwrap();
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    count(&format!("{pool}/nr_hugepages"))
+        - count(&format!("{pool}/surplus_hugepages"))
+        - count("/run/portcullis-sandbox/extra")
 }
 
 fn conf(dir: &Path, key: &str) -> String {

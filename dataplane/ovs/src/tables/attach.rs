@@ -11,10 +11,11 @@ use crate::regs;
 
 /// A tag is present: bit 0x1000 of `vlan_vid` (OXM_OF_VLAN_VID).
 pub(crate) const TAGGED: u128 = 0x1000;
-/// Rows of known ports.
-const KNOWN: u16 = 100;
+/// Rows of known ports. The bridge's first table is where foreign rows live too, and OpenFlow replaces a row of
+/// equal priority and match without a word (1.5, 6.4); so these are priorities that nobody else would choose.
+const KNOWN: u16 = 20_547;
 /// What a known port may not send: frames of VLANs it is not in.
-const NOT_MEMBER: u16 = 90;
+const NOT_MEMBER: u16 = 20_537;
 /// A port that nobody knows yet. Above 0, where a bridge's own default row is.
 const UNKNOWN: u16 = 1;
 /// A learned MAC is forgotten after so many seconds, like `mac-aging-time`.

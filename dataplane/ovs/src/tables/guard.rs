@@ -98,12 +98,14 @@ fn of_mac(
         arp_hardware(mac, &from, writer, rows);
         return;
     }
+    // Aggregated, so that no two rows of a priority overlap.
     let mut sources: Vec<IpNet> = policed.addresses.iter().map(|p| p.0).collect();
     let has_v6 = sources.iter().any(|n| matches!(n, IpNet::V6(_)));
     if has_v6 {
         // What a host forms by itself from its MAC (RFC 4291), for neighbour discovery and DHCPv6.
         sources.extend(mac.map(|m| IpNet::from(std::net::IpAddr::V6(m.link_local()))));
     }
+    let sources = IpNet::aggregate(&sources);
     for net in &sources {
         pass(ALLOWED, ip(from.clone(), (Field::Ipv4Src, Field::Ipv6Src), net));
         if let IpNet::V4(n) = net {

@@ -1,0 +1,105 @@
+//! The gRPC API `portcullis.v1`. [`convert`] is the edge where wire types stop, [`status`] the one map from errors
+//! to gRPC status.
+
+mod calls;
+mod convert;
+mod explain;
+mod listen;
+mod page;
+mod policy;
+mod resources;
+mod status;
+mod target;
+mod watch;
+
+use std::sync::Arc;
+
+use portcullis_proto::v1::baseline_service_server::BaselineServiceServer;
+use portcullis_proto::v1::endpoint_service_server::EndpointServiceServer;
+use portcullis_proto::v1::policy_service_server::PolicyServiceServer;
+use portcullis_proto::v1::profile_service_server::ProfileServiceServer;
+use portcullis_proto::v1::target_service_server::TargetServiceServer;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic::service::Routes;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
+
+pub use calls::Calls;
+pub use listen::{ListenError, Listeners, SocketFile, listen, server};
+pub use status::ApiError;
+
+use crate::config::Limits;
+use crate::engine::Engine;
+use crate::targets::Targets;
+
+/// What every service works with.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    targets: Targets,
+    limits: Limits,
+    watchers: Arc<Semaphore>,
+    stopping: CancellationToken,
+}
+
+impl Api {
+    /// `stopping` ends the calls that would go on for long.
+    pub fn new(engine: Engine, targets: Targets, limits: Limits, stopping: CancellationToken) -> Self {
+        let watchers = Arc::new(Semaphore::new(limits.watchers.min(Semaphore::MAX_PERMITS)));
+        Api(Arc::new(Inner { engine, targets, limits, watchers, stopping }))
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn targets(&self) -> &Targets {
+        &self.0.targets
+    }
+
+    /// Every service, with health and reflection beside them.
+    pub fn routes(&self, health: impl Fn(&mut Routes)) -> Result<Routes, ListenError> {
+        let size = self.0.limits.message_bytes;
+        macro_rules! sized {
+            ($server:ident) => {
+                $server::new(self.clone()).max_decoding_message_size(size).max_encoding_message_size(size)
+            };
+        }
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(portcullis_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(ListenError::Reflection)?;
+        let mut routes = Routes::new(sized!(BaselineServiceServer))
+            .add_service(sized!(ProfileServiceServer))
+            .add_service(sized!(EndpointServiceServer))
+            .add_service(sized!(PolicyServiceServer))
+            .add_service(sized!(TargetServiceServer))
+            .add_service(reflection);
+        health(&mut routes);
+        Ok(routes)
+    }
+}
+
+/// Who calls, as history tells it.
+fn caller<T>(request: &Request<T>) -> String {
+    let extensions = request.extensions();
+    if let Some(unix) = extensions.get::<UdsConnectInfo>() {
+        return unix.peer_cred.map_or_else(|| "socket".to_string(), |cred| format!("uid {}", cred.uid()));
+    }
+    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|tls| tls.get_ref().remote_addr());
+    let tcp = || extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    tls.or_else(tcp).map_or_else(|| "unknown".to_string(), |address| address.to_string())
+}
+
+/// Runs what takes long away from the threads that serve calls.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a call ended without an answer");
+        ApiError::Lost
+    })
+}

@@ -1,0 +1,237 @@
+//! Baseline, profiles and endpoints, one resource at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use portcullis_policy::{DocumentError, Endpoint, Name};
+use portcullis_proto::v1;
+use portcullis_proto::v1::baseline_service_server::BaselineService;
+use portcullis_proto::v1::endpoint_service_server::EndpointService;
+use portcullis_proto::v1::profile_service_server::ProfileService;
+use tonic::{Request, Response, Status};
+
+use super::page::{self, Page};
+use super::status::ApiError;
+use super::{Api, caller, convert};
+use crate::engine::{Baseline, ChangeError, Edit, Outcome, State};
+use crate::store::{Key, Kind};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn key(kind: Kind, name: &Name) -> Key {
+    Key { kind, name: name.to_string() }
+}
+
+/// Where a change of one resource is told: the paths of the document and of the message.
+const BASELINE_PATHS: &[(&str, &str)] = &[("mandatory", "baseline.mandatory"), ("baseline", "baseline.rules")];
+
+/// Makes a change of one resource; wrong fields are told with the paths of its message.
+async fn change(
+    api: &Api,
+    by: String,
+    paths: &[(&str, &str)],
+    edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
+) -> Answer<v1::Committed> {
+    let outcome: Outcome = api.engine().change(by, edit).await.map_err(|error| match error {
+        ChangeError::Document(DocumentError::Fields(fields)) => {
+            let rename = |fields, (document, message): &(&str, &str)| {
+                convert::as_message_paths(fields, document, message)
+            };
+            ApiError::Fields(paths.iter().fold(fields, rename))
+        }
+        error => ApiError::Change(error),
+    })?;
+    Ok(Response::new(v1::Committed { generation: outcome.generation, etag: outcome.etag }))
+}
+
+/// Whether the caller has seen what is there; an empty etag does not ask.
+fn current(key: impl FnOnce() -> Key, given: &str, now: Option<String>) -> Result<(), ChangeError> {
+    if given.is_empty() || now.as_deref() == Some(given) {
+        return Ok(());
+    }
+    let now = now.unwrap_or_else(|| "none".to_string());
+    Err(ChangeError::Stale { key: key(), given: given.to_string(), now })
+}
+
+fn no_etag(path: &str, etag: &str) -> Result<(), ApiError> {
+    if etag.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::field(path, "what is created has no etag yet: leave it empty"))
+}
+
+/// What stands under a name, which must be there and be what the caller has seen.
+fn existing<T>(
+    map: &BTreeMap<Name, Arc<T>>,
+    key: Key,
+    name: &Name,
+    etag: &str,
+    now: impl FnOnce() -> String,
+) -> Result<(), ChangeError> {
+    if !map.contains_key(name) {
+        return Err(ChangeError::NotFound(key));
+    }
+    current(|| key, etag, Some(now()))
+}
+
+#[tonic::async_trait]
+impl BaselineService for Api {
+    async fn get_baseline(&self, _: Request<v1::GetBaselineRequest>) -> Answer<v1::Baseline> {
+        let (document, etag) = self.engine().read(|s| (Arc::clone(s.document()), s.baseline_etag()));
+        Ok(Response::new(convert::baseline_out(&Baseline::of(&document), etag)))
+    }
+
+    async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (baseline, etag) = convert::baseline(request.into_inner().baseline)?;
+        change(self, by, BASELINE_PATHS, move |state| {
+            let key = || Key { kind: Kind::Baseline, name: String::new() };
+            current(key, &etag, Some(state.baseline_etag()))?;
+            Ok(Edit::Baseline(baseline))
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl ProfileService for Api {
+    async fn create_profile(&self, request: Request<v1::CreateProfileRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
+        no_etag("profile.etag", &etag)?;
+        change(self, by, &[(&format!("profiles.{name}"), "profile")], move |state| {
+            if state.document().profiles.contains_key(&name) {
+                return Err(ChangeError::Exists(key(Kind::Profile, &name)));
+            }
+            Ok(Edit::Profile(name, Some(profile)))
+        })
+        .await
+    }
+
+    async fn get_profile(&self, request: Request<v1::GetRequest>) -> Answer<v1::Profile> {
+        let name = convert::name("name", &request.into_inner().name)?;
+        let found = self.engine().read(|state| {
+            let profile = state.document().profiles.get(&name)?;
+            Some(convert::profile_out(&name, profile, state.profile_etag(&name)))
+        });
+        Ok(found.map(Response::new).ok_or_else(|| ApiError::NotFound(key(Kind::Profile, &name)))?)
+    }
+
+    async fn list_profiles(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListProfilesResponse> {
+        let request = request.into_inner();
+        if !request.label.is_empty() {
+            return Err(ApiError::field("label", "profiles have no labels: leave it empty").into());
+        }
+        let page = Page::of(&request)?;
+        let (profiles, next_page_token) = self.engine().read(|state| {
+            let (items, token) = page.take(&state.document().profiles, |_| true);
+            let out = |(name, profile)| convert::profile_out(name, profile, state.profile_etag(name));
+            (items.into_iter().map(out).collect(), token)
+        });
+        Ok(Response::new(v1::ListProfilesResponse { profiles, next_page_token }))
+    }
+
+    async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
+        change(self, by, &[(&format!("profiles.{name}"), "profile")], move |state| {
+            let key = key(Kind::Profile, &name);
+            existing(&state.document().profiles, key, &name, &etag, || state.profile_etag(&name))?;
+            Ok(Edit::Profile(name, Some(profile)))
+        })
+        .await
+    }
+
+    async fn delete_profile(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let v1::DeleteRequest { name, etag } = request.into_inner();
+        let name = convert::name("name", &name)?;
+        change(self, by, &[], move |state| {
+            let key = key(Kind::Profile, &name);
+            existing(&state.document().profiles, key, &name, &etag, || state.profile_etag(&name))?;
+            Ok(Edit::Profile(name, None))
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl EndpointService for Api {
+    async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
+        no_etag("endpoint.etag", &etag)?;
+        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
+            if state.document().endpoints.contains_key(&name) {
+                return Err(ChangeError::Exists(key(Kind::Endpoint, &name)));
+            }
+            Ok(Edit::Endpoint(name, Some(endpoint)))
+        })
+        .await
+    }
+
+    async fn get_endpoint(&self, request: Request<v1::GetRequest>) -> Answer<v1::Endpoint> {
+        let name = convert::name("name", &request.into_inner().name)?;
+        let found = self.engine().read(|state| {
+            let endpoint = state.document().endpoints.get(&name)?;
+            Some(convert::endpoint_out(&name, endpoint, state.endpoint_etag(&name)))
+        });
+        Ok(found.map(Response::new).ok_or_else(|| ApiError::NotFound(key(Kind::Endpoint, &name)))?)
+    }
+
+    async fn list_endpoints(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListEndpointsResponse> {
+        let request = request.into_inner();
+        let label = page::label(&request.label)?;
+        let page = Page::of(&request)?;
+        let carries = |endpoint: &Arc<Endpoint>| {
+            label.is_none_or(|(key, value)| endpoint.labels.get(key).is_some_and(|v| v == value))
+        };
+        let (endpoints, next_page_token) = self.engine().read(|state| {
+            let (items, token) = page.take(&state.document().endpoints, carries);
+            let out = |(name, endpoint)| convert::endpoint_out(name, endpoint, state.endpoint_etag(name));
+            (items.into_iter().map(out).collect(), token)
+        });
+        Ok(Response::new(v1::ListEndpointsResponse { endpoints, next_page_token }))
+    }
+
+    async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
+        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
+            let key = key(Kind::Endpoint, &name);
+            existing(&state.document().endpoints, key, &name, &etag, || state.endpoint_etag(&name))?;
+            Ok(Edit::Endpoint(name, Some(endpoint)))
+        })
+        .await
+    }
+
+    async fn delete_endpoint(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let v1::DeleteRequest { name, etag } = request.into_inner();
+        let name = convert::name("name", &name)?;
+        change(self, by, &[], move |state| {
+            let key = key(Kind::Endpoint, &name);
+            existing(&state.document().endpoints, key, &name, &etag, || state.endpoint_etag(&name))?;
+            Ok(Edit::Endpoint(name, None))
+        })
+        .await
+    }
+
+    async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
+        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
+            let exists = state.document().endpoints.contains_key(&name);
+            let now = exists.then(|| state.endpoint_etag(&name));
+            current(|| key(Kind::Endpoint, &name), &etag, now)?;
+            Ok(Edit::Endpoint(name, Some(endpoint)))
+        })
+        .await
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::Committed> {
+        let by = caller(&request);
+        let name = convert::name("name", &request.into_inner().name)?;
+        change(self, by, &[], move |_| Ok(Edit::Endpoint(name, None))).await
+    }
+}

@@ -1,0 +1,166 @@
+//! The stream of changes. A watcher has a cursor, the newest generation it was told, and reads what follows from
+//! memory or from the store: however slow it is, it sees no gap, and the agent buffers nothing for it. When the
+//! history it needs is forgotten, the stream ends with an error.
+
+use std::sync::Arc;
+
+use portcullis_backend::{SessionState, TargetStatus};
+use portcullis_proto::v1;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::Api;
+use super::status::ApiError;
+use super::target::target_out;
+use crate::store::Generation;
+
+/// Events on their way to a client.
+const BUFFER: usize = 16;
+
+type Events = mpsc::Sender<Result<v1::Event, Status>>;
+
+/// What of a target's status is worth an event.
+type Told = (SessionState, String, u64, u64, usize, usize);
+
+fn worth_telling(status: &TargetStatus) -> Told {
+    let (pending, unsupported) = (status.pending.len(), status.unsupported.len());
+    (status.state, status.detail.clone(), status.wanted, status.applied, pending, unsupported)
+}
+
+struct Watcher {
+    api: Api,
+    events: Events,
+    cursor: u64,
+    told: Vec<Option<Told>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why a watcher ends.
+enum End {
+    /// The client went away.
+    Gone,
+    /// It is told this.
+    Error(ApiError),
+}
+
+pub(super) async fn watch(
+    api: &Api,
+    request: &v1::WatchRequest,
+) -> Result<ReceiverStream<Result<v1::Event, Status>>, ApiError> {
+    let limit = api.0.limits.watchers;
+    let permit = Arc::clone(&api.0.watchers)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::TooManyWatchers { limit })?;
+    let cursor = start(api, request).await?;
+    let (events, stream) = mpsc::channel(BUFFER);
+    let told = vec![None; api.targets().handles().len()];
+    let watcher = Watcher { api: api.clone(), events: events.clone(), cursor, told, _permit: permit };
+    tokio::spawn(async move {
+        if let End::Error(error) = watcher.run().await {
+            // A client that went away meanwhile needs no reason.
+            let _ = events.send(Err(error.into())).await;
+        }
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+/// The generation behind which to begin.
+async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
+    let newest = api.engine().read(|state| state.generation());
+    let after = request.after_generation;
+    if request.from_now {
+        if after != 0 {
+            return Err(ApiError::field("from_now", "contradicts after_generation: set one of them"));
+        }
+        return Ok(newest);
+    }
+    if after > newest {
+        return Err(ApiError::OutOfRange { wanted: after, why: format!("the newest generation is {newest}") });
+    }
+    match api.engine().generations_after(after).await? {
+        Ok(_) => Ok(after),
+        Err(oldest) => Err(forgotten(after, oldest)),
+    }
+}
+
+fn forgotten(after: u64, oldest: u64) -> ApiError {
+    let why = format!(
+        "the oldest that is kept is {oldest}: read the policy as a whole, then watch from its generation"
+    );
+    ApiError::OutOfRange { wanted: after + 1, why }
+}
+
+impl Watcher {
+    async fn run(mut self) -> End {
+        let mut generations = self.api.engine().watch();
+        let mut targets = self.api.targets().changes();
+        let stopping = self.api.0.stopping.clone();
+        loop {
+            generations.borrow_and_update();
+            targets.borrow_and_update();
+            tokio::select! {
+                result = self.tell() => if let Err(end) = result { return end },
+                () = stopping.cancelled() => return End::Error(ApiError::Stopping),
+            }
+            tokio::select! {
+                changed = generations.changed() => if changed.is_err() { return End::Error(ApiError::Stopping) },
+                // Without targets nothing ever changes there.
+                Ok(()) = targets.changed() => {}
+                () = stopping.cancelled() => return End::Error(ApiError::Stopping),
+                () = self.events.closed() => return End::Gone,
+            }
+        }
+    }
+
+    /// Tells what is new: generations first, so that no target is told to hold one that was not.
+    async fn tell(&mut self) -> Result<(), End> {
+        let targets = self.api.targets().clone();
+        let statuses: Vec<_> = targets.handles().iter().map(|target| target.status()).collect();
+        self.tell_generations().await?;
+        for (index, (target, status)) in targets.handles().iter().zip(statuses).enumerate() {
+            let news = worth_telling(&status);
+            let Some(told) = self.told.get_mut(index) else { continue };
+            if told.as_ref() != Some(&news) {
+                *told = Some(news);
+                let event = v1::event::Event::Target(target_out(target, &status));
+                self.send(v1::Event { generation: self.cursor, event: Some(event) }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_generations(&mut self) -> Result<(), End> {
+        loop {
+            let next = self.api.engine().generations_after(self.cursor).await;
+            let next = next.map_err(|error| End::Error(error.into()))?;
+            let next = next.map_err(|oldest| End::Error(forgotten(self.cursor, oldest)))?;
+            if next.is_empty() {
+                return Ok(());
+            }
+            for generation in next {
+                self.send(committed(&generation)).await?;
+                self.cursor = generation.number;
+            }
+        }
+    }
+
+    async fn send(&self, event: v1::Event) -> Result<(), End> {
+        self.events.send(Ok(event)).await.map_err(|_| End::Gone)
+    }
+}
+
+fn committed(generation: &Generation) -> v1::Event {
+    let change = |(change, key): &(crate::store::Change, crate::store::Key)| v1::ResourceChange {
+        change: change.as_str().to_string(),
+        resource: key.to_string(),
+    };
+    v1::Event {
+        generation: generation.number,
+        event: Some(v1::event::Event::Committed(v1::GenerationCommitted {
+            changes: generation.changes.iter().map(change).collect(),
+            at: generation.at,
+            by: generation.by.clone(),
+        })),
+    }
+}

@@ -1,0 +1,348 @@
+//! The arguments of each command, and the types that refuse bad ones where they are parsed.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use portcullis_policy::{Direction, Family, MacAddr, ParseError, PortRange, Protocol, StrictPrefix};
+
+/// Seconds that `--wait` waits when it is given none.
+const WAIT: &str = "30";
+/// Seconds it can wait at most: as long as the agent does.
+const WAIT_MAX: i64 = 600;
+
+/// A document's place.
+#[derive(Debug, Clone, Args)]
+pub struct File {
+    /// The document, YAML or JSON; `-` reads stdin.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Waiting for targets.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Wait {
+    /// Wait until every target holds it, 30 seconds unless told otherwise, 600 at most; exit code 3 when they
+    /// do not by then.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = WAIT,
+        value_parser = clap::value_parser!(u32).range(1..=WAIT_MAX)
+    )]
+    pub wait: Option<u32>,
+}
+
+/// What happens to resources that a document does not name.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Prune {
+    /// Whether what the document does not name is removed; `--prune=false` merges the document instead.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
+    pub prune: bool,
+}
+
+/// `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct Apply {
+    /// The document.
+    #[command(flatten)]
+    pub file: File,
+    /// Prune or merge.
+    #[command(flatten)]
+    pub prune: Prune,
+    /// Let an empty document replace a full one.
+    #[arg(long)]
+    pub allow_empty: bool,
+    /// Only check the document and say what it would change.
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `plan`.
+#[derive(Debug, Clone, Args)]
+pub struct Plan {
+    /// The document.
+    #[command(flatten)]
+    pub file: File,
+    /// Prune or merge.
+    #[command(flatten)]
+    pub prune: Prune,
+    /// List the rows too: `+` added, `~` changed, `-` deleted.
+    #[arg(long)]
+    pub rows: bool,
+    /// Exit code 2 when something would change, 0 when nothing would.
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// What `get` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum What {
+    /// Everything, as a document that `apply` takes.
+    #[default]
+    Document,
+    /// The rules for everybody.
+    Baseline,
+    /// Profiles.
+    #[value(alias = "profile")]
+    Profiles,
+    /// Endpoints.
+    #[value(alias = "endpoint")]
+    Endpoints,
+}
+
+/// `get`.
+#[derive(Debug, Clone, Args)]
+pub struct Get {
+    /// What to show.
+    #[arg(value_enum, default_value_t)]
+    pub what: What,
+    /// One profile or endpoint.
+    pub name: Option<String>,
+    /// Only endpoints with this label.
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "name")]
+    pub label: Option<Label>,
+}
+
+/// `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct Explain {
+    /// The endpoint.
+    pub endpoint: String,
+    /// egress is what it sends, ingress what it is sent.
+    #[arg(value_name = "DIRECTION")]
+    pub direction: Direction,
+    /// Protocol and destination port: tcp/25, udp/53, icmp, icmpv6, or a number.
+    #[arg(value_name = "PROTOCOL[/PORT]")]
+    pub service: Service,
+    /// The other side's address; one that no rule names when absent.
+    #[arg(long, value_name = "ADDRESS")]
+    pub remote: Option<IpAddr>,
+    /// The endpoint's address; its first of the same IP version when absent.
+    #[arg(long, value_name = "ADDRESS")]
+    pub local: Option<IpAddr>,
+    /// Source port; 40000 when absent.
+    #[arg(long, value_name = "PORT")]
+    pub source_port: Option<u16>,
+    /// The TCP segment belongs to a connection that exists; otherwise it opens one.
+    #[arg(long)]
+    pub established: bool,
+    /// ICMP type; an echo request when absent.
+    #[arg(long, value_name = "TYPE")]
+    pub icmp_type: Option<u8>,
+    /// ICMP code; 0 when absent.
+    #[arg(long, value_name = "CODE", requires = "icmp_type")]
+    pub icmp_code: Option<u8>,
+    /// IP version, 4 or 6, when neither an address nor the protocol tells.
+    #[arg(long, value_name = "VERSION", value_parser = ip_version)]
+    pub ip: Option<Family>,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// The generation the targets shall hold; the newest when absent.
+    #[arg(long, value_name = "N")]
+    pub generation: Option<u64>,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `hits`.
+#[derive(Debug, Clone, Args)]
+pub struct Hits {
+    /// Only rules that hold for this endpoint.
+    pub endpoint: Option<String>,
+}
+
+/// `watch`.
+#[derive(Debug, Clone, Args)]
+pub struct Watch {
+    /// Begin after this generation, 0 for the oldest that the agent keeps; with what comes next when absent.
+    #[arg(long, value_name = "GENERATION")]
+    pub after: Option<u64>,
+}
+
+/// `endpoint`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum EndpointCommand {
+    /// Create an endpoint, or make it what is given; repeating the command changes nothing.
+    Provision(Provision),
+    /// Remove an endpoint; it is no error when it is gone already.
+    Release(Release),
+}
+
+/// `endpoint provision`.
+#[derive(Debug, Clone, Args)]
+pub struct Provision {
+    /// The endpoint.
+    pub name: String,
+    /// OVS interface it plugs into; may be repeated.
+    #[arg(long, value_name = "NAME", required_unless_present = "iface_id")]
+    pub interface: Vec<String>,
+    /// Value of external_ids:iface-id of that interface, instead of its name; may be repeated.
+    #[arg(long, value_name = "ID")]
+    pub iface_id: Vec<String>,
+    /// Target that has the interface; any when absent.
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// MAC; may be repeated.
+    #[arg(long, value_name = "MAC")]
+    pub mac: Vec<MacAddr>,
+    /// Address or prefix; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Vec<StrictPrefix>,
+    /// Profile; may be repeated, their order counts.
+    #[arg(long, value_name = "NAME")]
+    pub profile: Vec<String>,
+    /// Label; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<Label>,
+    /// Let it send with any MAC and address.
+    #[arg(long)]
+    pub no_source_guard: bool,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `endpoint release`.
+#[derive(Debug, Clone, Args)]
+pub struct Release {
+    /// The endpoint.
+    pub name: String,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// How `compile` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompileFormat {
+    /// A line per row.
+    Text,
+    /// One object.
+    Json,
+}
+
+/// `compile`.
+#[derive(Debug, Clone, Args)]
+pub struct Compile {
+    /// The document.
+    #[command(flatten)]
+    pub file: File,
+    /// Kind of target to compile for.
+    #[arg(long, value_name = "KIND")]
+    pub target: String,
+    /// Add statistics: classes, rows per table, time.
+    #[arg(long)]
+    pub stats: bool,
+    /// How to write; what --output says when absent.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<CompileFormat>,
+}
+
+/// Pages that `docs` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DocsPage {
+    /// Every command with its options.
+    Cli,
+}
+
+/// A protocol and, where it has ports, the destination port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port; present exactly when the protocol has ports.
+    pub port: Option<u16>,
+}
+
+impl FromStr for Service {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let (name, port) = match s.split_once('/') {
+            Some((name, port)) => (name, Some(port)),
+            None => (s, None),
+        };
+        let Protocol::Number(protocol) = name.to_ascii_lowercase().parse()? else {
+            return Err(ParseError(
+                "a packet has one protocol: write it instead of any".to_string(),
+            ));
+        };
+        match (port, Protocol::has_ports(protocol)) {
+            (None, false) => Ok(Service { protocol, port: None }),
+            (None, true) => Err(ParseError(format!(
+                "{name} has ports: write the destination port, {name}/25"
+            ))),
+            (Some(_), false) => Err(ParseError(format!(
+                "protocol {name} has no ports: write {name} alone"
+            ))),
+            (Some(port), true) => {
+                let range: PortRange = port.parse()?;
+                if range.low != range.high {
+                    return Err(ParseError(format!(
+                        "a packet has one destination port, not {port}"
+                    )));
+                }
+                Ok(Service {
+                    protocol,
+                    port: Some(range.low),
+                })
+            }
+        }
+    }
+}
+
+/// A label of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its key, not empty.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl FromStr for Label {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Label {
+                key: key.to_string(),
+                value: value.to_string(),
+            }),
+            _ => Err(ParseError(format!("`{s}` is not a label: write key=value"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.key, self.value)
+    }
+}
+
+fn ip_version(s: &str) -> Result<Family, ParseError> {
+    match s {
+        "4" => Ok(Family::V4),
+        "6" => Ok(Family::V6),
+        _ => Err(ParseError(format!("`{s}` is not an IP version: write 4 or 6"))),
+    }
+}

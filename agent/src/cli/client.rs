@@ -1,0 +1,122 @@
+//! The connection to the agent.
+
+use std::path::Path;
+
+use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
+use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
+use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
+use portcullis_proto::v1::profile_service_client::ProfileServiceClient;
+use portcullis_proto::v1::target_service_client::TargetServiceClient;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
+
+use super::Globals;
+use super::error::{Failure, Misuse};
+
+/// Longest wait for a connection.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Largest answer, in bytes: plans list rows, and a document can hold every endpoint of a data centre.
+const ANSWER: usize = 256 << 20;
+
+/// A connected agent.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    at: String,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|source| Failure::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn tls(globals: &Globals) -> Result<ClientTlsConfig, Failure> {
+    let ca = globals.ca.as_deref().ok_or(Misuse::NoAuthority)?;
+    let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    match (&globals.cert, &globals.key) {
+        (None, None) => Ok(config),
+        (Some(cert), Some(key)) => Ok(config.identity(Identity::from_pem(read(cert)?, read(key)?))),
+        _ => Err(Misuse::HalfIdentity.into()),
+    }
+}
+
+fn endpoint(globals: &Globals) -> Result<(Endpoint, String), Failure> {
+    let Some(address) = &globals.address else {
+        let path = globals
+            .socket
+            .to_str()
+            .ok_or_else(|| Misuse::Socket(globals.socket.clone()))?;
+        let endpoint = Endpoint::from_shared(format!("unix://{path}"));
+        return endpoint
+            .map(|e| (e, path.to_string()))
+            .map_err(|_| Misuse::Socket(globals.socket.clone()).into());
+    };
+    let wrong = || Failure::from(Misuse::Address(address.clone()));
+    let secure = address.starts_with("https://");
+    if !secure && !address.starts_with("http://") {
+        return Err(wrong());
+    }
+    let mut endpoint = Endpoint::from_shared(address.clone()).map_err(|_| wrong())?;
+    if secure {
+        endpoint = endpoint
+            .tls_config(tls(globals)?)
+            .map_err(|source| Failure::Unreachable {
+                at: address.clone(),
+                source: source.into(),
+            })?;
+    }
+    Ok((endpoint, address.clone()))
+}
+
+impl Client {
+    /// Connects to the agent that the options name.
+    pub async fn connect(globals: &Globals) -> Result<Self, Failure> {
+        let (endpoint, at) = endpoint(globals)?;
+        match endpoint.connect_timeout(CONNECT).connect().await {
+            Ok(channel) => Ok(Client { channel, at }),
+            Err(source) => Err(Failure::Unreachable {
+                at,
+                source: source.into(),
+            }),
+        }
+    }
+
+    /// A status as a failure: one that the transport made means that the agent is gone.
+    pub fn failure(&self, status: Status) -> Failure {
+        let from_transport = std::error::Error::source(&status).is_some();
+        if from_transport && matches!(status.code(), Code::Unavailable | Code::Unknown) {
+            return Failure::Unreachable {
+                at: self.at.clone(),
+                source: status.into(),
+            };
+        }
+        status.into()
+    }
+
+    /// The baseline.
+    pub fn baseline(&self) -> BaselineServiceClient<Channel> {
+        BaselineServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// Profiles.
+    pub fn profiles(&self) -> ProfileServiceClient<Channel> {
+        ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// Endpoints.
+    pub fn endpoints(&self) -> EndpointServiceClient<Channel> {
+        EndpointServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// The document, and questions about it.
+    pub fn policy(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// Targets.
+    pub fn targets(&self) -> TargetServiceClient<Channel> {
+        TargetServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+}

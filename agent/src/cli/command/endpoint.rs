@@ -1,0 +1,80 @@
+//! `endpoint`.
+
+use portcullis_proto::v1;
+
+use super::super::Exit;
+use super::super::args::{EndpointCommand, Provision, Release, Wait};
+use super::super::client::Client;
+use super::super::error::Failure;
+use super::super::term::Term;
+use super::super::view::change::CommittedView;
+
+/// Runs it.
+pub async fn run(command: &EndpointCommand, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
+    match command {
+        EndpointCommand::Provision(args) => {
+            let request = v1::ProvisionRequest {
+                endpoint: Some(endpoint(args)),
+            };
+            let answer = client
+                .endpoints()
+                .provision(request)
+                .await
+                .map_err(|s| client.failure(s))?;
+            finish(&args.name, answer.into_inner(), args.wait, client, term).await
+        }
+        EndpointCommand::Release(Release { name, wait }) => {
+            let request = v1::ReleaseRequest { name: name.clone() };
+            let answer = client
+                .endpoints()
+                .release(request)
+                .await
+                .map_err(|s| client.failure(s))?;
+            finish(name, answer.into_inner(), *wait, client, term).await
+        }
+    }
+}
+
+async fn finish(
+    name: &str,
+    answer: v1::Committed,
+    wait: Wait,
+    client: &Client,
+    term: &mut Term<'_>,
+) -> Result<Exit, Failure> {
+    let realized = super::settle(client, wait, answer.generation, term).await?;
+    term.show(&CommittedView::new(format!("endpoints/{name}"), answer, realized))?;
+    Ok(if realized == Some(false) {
+        Exit::NotRealized
+    } else {
+        Exit::Done
+    })
+}
+
+/// The endpoint that the arguments describe.
+pub fn endpoint(args: &Provision) -> v1::Endpoint {
+    let target = args.target.clone().unwrap_or_default();
+    let attachment = |interface: &str, iface_id: &str| v1::Attachment {
+        interface: interface.to_string(),
+        iface_id: iface_id.to_string(),
+        target: target.clone(),
+        macs: Vec::new(),
+    };
+    let by_name = args.interface.iter().map(|name| attachment(name, ""));
+    let by_id = args.iface_id.iter().map(|id| attachment("", id));
+    v1::Endpoint {
+        name: args.name.clone(),
+        attachments: by_name.chain(by_id).collect(),
+        macs: args.mac.iter().map(ToString::to_string).collect(),
+        addresses: args.address.iter().map(ToString::to_string).collect(),
+        profiles: args.profile.clone(),
+        rules: Vec::new(),
+        labels: args
+            .label
+            .iter()
+            .map(|l| (l.key.clone(), l.value.clone()))
+            .collect(),
+        source_guard: Some(!args.no_source_guard),
+        etag: String::new(),
+    }
+}

@@ -1,0 +1,25 @@
+//! `hits`.
+
+use portcullis_proto::v1;
+
+use super::super::Exit;
+use super::super::args::Hits;
+use super::super::client::Client;
+use super::super::error::Failure;
+use super::super::term::Term;
+use super::super::view::targets::HitsView;
+
+/// Runs it.
+pub async fn run(args: &Hits, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
+    let request = v1::ListHitsRequest {
+        endpoint: args.endpoint.clone().unwrap_or_default(),
+    };
+    let answer = client
+        .targets()
+        .list_hits(request)
+        .await
+        .map_err(|s| client.failure(s))?
+        .into_inner();
+    term.show(&HitsView::from(answer))?;
+    Ok(Exit::Done)
+}

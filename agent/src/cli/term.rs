@@ -1,0 +1,102 @@
+//! Where answers and complaints go: answers to stdout, everything else to stderr.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Output;
+use super::error::Failure;
+
+/// An answer: for programs through serde, for people as text.
+pub trait View: Serialize {
+    /// For people, with a newline at its end; `width` in columns, unbounded when absent.
+    fn text(&self, width: Option<u16>) -> String;
+}
+
+/// Stdout and stderr, and how answers are written.
+pub struct Term<'a> {
+    out: &'a mut (dyn Write + Send),
+    err: &'a mut (dyn Write + Send),
+    output: Output,
+    width: Option<u16>,
+}
+
+impl std::fmt::Debug for Term<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Term")
+            .field("output", &self.output)
+            .field("width", &self.width)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Term<'a> {
+    /// As wide as the process's terminal, or unbounded when stdout is none.
+    pub fn new(out: &'a mut (dyn Write + Send), err: &'a mut (dyn Write + Send), output: Output) -> Self {
+        // The table asks the terminal behind stdout.
+        let width = comfy_table::Table::new().width();
+        Term {
+            out,
+            err,
+            output,
+            width,
+        }
+    }
+
+    /// Of a given width.
+    pub fn with_width(self, width: Option<u16>) -> Self {
+        Term { width, ..self }
+    }
+
+    /// How answers are written.
+    pub fn output(&self) -> Output {
+        self.output
+    }
+
+    /// Writes an answer.
+    pub fn show(&mut self, view: &impl View) -> Result<(), Failure> {
+        self.show_as(view, self.output)
+    }
+
+    /// Writes an answer in a given form.
+    pub fn show_as(&mut self, view: &impl View, output: Output) -> Result<(), Failure> {
+        let text = match output {
+            Output::Table => view.text(self.width),
+            Output::Json => serde_json::to_string_pretty(view).map_err(Failure::Json)? + "\n",
+            Output::Yaml => yaml(view)?,
+        };
+        self.write(&text)
+    }
+
+    /// Writes one answer of a stream: a line, a JSON object on one line, or a YAML document.
+    pub fn show_next(&mut self, view: &impl View) -> Result<(), Failure> {
+        let text = match self.output {
+            Output::Table => view.text(None),
+            Output::Json => serde_json::to_string(view).map_err(Failure::Json)? + "\n",
+            Output::Yaml => format!("---\n{}", yaml(view)?),
+        };
+        self.write(&text)
+    }
+
+    /// Writes text as it is.
+    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        self.out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.out.flush())
+            .map_err(Failure::Write)
+    }
+
+    /// Says something on stderr.
+    pub fn complain(&mut self, text: &str) {
+        // Nobody is left to be told when stderr is gone.
+        let _: io::Result<()> = writeln!(self.err, "{text}");
+    }
+}
+
+fn yaml(view: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_saphyr::to_string(view).map_err(Failure::Yaml)?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}

@@ -1,0 +1,326 @@
+//! What was changed, and what would be: `apply`, `plan`, `endpoint`.
+
+use portcullis_proto::v1;
+use serde::Serialize;
+
+use super::{bound, bound_text};
+use crate::cli::table::Grid;
+use crate::cli::term::View;
+
+/// Something legal and yet worth a word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FindingView {
+    /// Where.
+    pub at: String,
+    /// What.
+    pub text: String,
+}
+
+/// Resources that a document changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ChangesView {
+    /// Resources created.
+    pub created: Vec<String>,
+    /// Resources changed.
+    pub changed: Vec<String>,
+    /// Resources deleted.
+    pub deleted: Vec<String>,
+    /// What is worth a word.
+    pub findings: Vec<FindingView>,
+}
+
+impl ChangesView {
+    fn new(
+        created: Vec<String>,
+        changed: Vec<String>,
+        deleted: Vec<String>,
+        findings: Vec<v1::Finding>,
+    ) -> Self {
+        let findings = findings
+            .into_iter()
+            .map(|f| FindingView {
+                at: f.at,
+                text: f.text,
+            })
+            .collect();
+        ChangesView {
+            created,
+            changed,
+            deleted,
+            findings,
+        }
+    }
+
+    /// Whether nothing is created, changed or deleted.
+    pub fn is_empty(&self) -> bool {
+        self.created.is_empty() && self.changed.is_empty() && self.deleted.is_empty()
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "{} created, {} changed, {} deleted",
+            self.created.len(),
+            self.changed.len(),
+            self.deleted.len()
+        )
+    }
+
+    fn text(&self) -> String {
+        let lists = [('+', &self.created), ('~', &self.changed), ('-', &self.deleted)];
+        let changes = lists
+            .into_iter()
+            .flat_map(|(sign, list)| list.iter().map(move |r| format!("{sign} {r}\n")));
+        let findings = self
+            .findings
+            .iter()
+            .map(|f| format!("note: {}: {}\n", f.at, f.text));
+        changes.chain(findings).collect()
+    }
+}
+
+/// What `apply` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApplyView {
+    /// The generation it made; the last one when nothing changed.
+    pub generation: u64,
+    /// Nothing was changed, because only a check was asked for.
+    pub dry_run: bool,
+    /// What changed.
+    #[serde(flatten)]
+    pub changes: ChangesView,
+    /// Whether every target holds the generation; absent when nobody waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realized: Option<bool>,
+}
+
+impl ApplyView {
+    /// Of an answer.
+    pub fn new(answer: v1::ApplyDocumentResponse, dry_run: bool, realized: Option<bool>) -> Self {
+        let changes = ChangesView::new(answer.created, answer.changed, answer.deleted, answer.findings);
+        ApplyView {
+            generation: answer.generation,
+            dry_run,
+            changes,
+            realized,
+        }
+    }
+}
+
+fn realized_text(realized: Option<bool>) -> &'static str {
+    match realized {
+        None => "",
+        Some(true) => ", realized on every target",
+        Some(false) => ", not realized yet",
+    }
+}
+
+impl View for ApplyView {
+    fn text(&self, _: Option<u16>) -> String {
+        let end = match (self.dry_run, self.changes.is_empty()) {
+            (true, true) => "valid; nothing would change\n".to_string(),
+            (true, false) => format!("valid; would be {}\n", self.changes.summary()),
+            (false, true) => {
+                format!(
+                    "nothing changed: generation {}{}\n",
+                    self.generation,
+                    realized_text(self.realized)
+                )
+            }
+            (false, false) => {
+                let (summary, realized) = (self.changes.summary(), realized_text(self.realized));
+                format!("generation {}: {summary}{realized}\n", self.generation)
+            }
+        };
+        self.changes.text() + &end
+    }
+}
+
+/// One resource that was changed by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommittedView {
+    /// `endpoints/web1`.
+    pub resource: String,
+    /// The generation now.
+    pub generation: u64,
+    /// The resource's etag; absent when it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Whether every target holds the generation; absent when nobody waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realized: Option<bool>,
+}
+
+impl CommittedView {
+    /// Of an answer.
+    pub fn new(resource: String, answer: v1::Committed, realized: Option<bool>) -> Self {
+        let etag = Some(answer.etag).filter(|e| !e.is_empty());
+        CommittedView {
+            resource,
+            generation: answer.generation,
+            etag,
+            realized,
+        }
+    }
+}
+
+impl View for CommittedView {
+    fn text(&self, _: Option<u16>) -> String {
+        let done = if self.etag.is_some() {
+            "provisioned"
+        } else {
+            "released"
+        };
+        format!(
+            "{} {done}: generation {}{}\n",
+            self.resource,
+            self.generation,
+            realized_text(self.realized)
+        )
+    }
+}
+
+/// What would change in one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TablePlanView {
+    /// The table.
+    pub table: String,
+    /// Rows now.
+    pub now: u64,
+    /// Rows added.
+    pub add: u64,
+    /// Rows changed.
+    pub change: u64,
+    /// Rows deleted.
+    pub delete: u64,
+    /// Rows afterwards.
+    pub after: u64,
+    /// Rows it can hold; null when only memory bounds it.
+    pub size: Option<u64>,
+    /// Rows that still fit afterwards; below 0 when the plan does not fit; null when unbounded.
+    pub headroom: Option<i128>,
+}
+
+impl From<v1::TablePlan> for TablePlanView {
+    fn from(t: v1::TablePlan) -> Self {
+        let after = t.now.saturating_add(t.add).saturating_sub(t.delete);
+        let size = bound(t.size);
+        TablePlanView {
+            table: t.table,
+            now: t.now,
+            add: t.add,
+            change: t.change,
+            delete: t.delete,
+            after,
+            size,
+            headroom: size.map(|size| i128::from(size) - i128::from(after)),
+        }
+    }
+}
+
+/// What would change on one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetPlanView {
+    /// The target.
+    pub target: String,
+    /// Why there is no plan for it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub unavailable: String,
+    /// Per table.
+    pub tables: Vec<TablePlanView>,
+    /// The rows, when they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<String>,
+}
+
+/// Classes before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ClassesView {
+    /// Now.
+    pub now: u32,
+    /// Afterwards.
+    pub after: u32,
+}
+
+/// What `plan` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlanView {
+    /// What would change in the policy.
+    #[serde(flatten)]
+    pub changes: ChangesView,
+    /// Distinct policies.
+    pub classes: ClassesView,
+    /// Per target.
+    pub targets: Vec<TargetPlanView>,
+}
+
+impl From<v1::PlanResponse> for PlanView {
+    fn from(p: v1::PlanResponse) -> Self {
+        let target = |t: v1::TargetPlan| TargetPlanView {
+            target: t.target,
+            unavailable: t.unavailable,
+            tables: t.tables.into_iter().map(TablePlanView::from).collect(),
+            rows: t.rows,
+        };
+        PlanView {
+            changes: ChangesView::new(p.created, p.changed, p.deleted, p.findings),
+            classes: ClassesView {
+                now: p.classes_now,
+                after: p.classes_after,
+            },
+            targets: p.targets.into_iter().map(target).collect(),
+        }
+    }
+}
+
+impl PlanView {
+    /// Whether policy or rows would change.
+    pub fn would_change(&self) -> bool {
+        let mut tables = self.targets.iter().flat_map(|t| &t.tables);
+        !self.changes.is_empty() || tables.any(|t| t.add + t.change + t.delete > 0)
+    }
+}
+
+impl View for PlanView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut text = self.changes.text();
+        text += &match self.changes.is_empty() {
+            true => "the policy would not change\n".to_string(),
+            false => format!(
+                "would be {}; policy classes: {} now, {} after\n",
+                self.changes.summary(),
+                self.classes.now,
+                self.classes.after
+            ),
+        };
+        let columns = [
+            "TARGET", "TABLE", "#ROWS", "#ADD", "#CHANGE", "#DELETE", "#AFTER", "#SIZE", "#LEFT",
+        ];
+        let mut grid = Grid::new(&columns);
+        for target in &self.targets {
+            for t in &target.tables {
+                let numbers = [t.now, t.add, t.change, t.delete, t.after].map(|n| n.to_string());
+                let left = t
+                    .headroom
+                    .map_or_else(|| "unbounded".to_string(), |n| n.to_string());
+                let row = [target.target.clone(), t.table.clone()]
+                    .into_iter()
+                    .chain(numbers);
+                grid.row(row.chain([bound_text(t.size), left]));
+            }
+        }
+        if !grid.is_empty() {
+            text.push('\n');
+        }
+        text += &grid.text(width);
+        for target in &self.targets {
+            if !target.unavailable.is_empty() {
+                text += &format!("\n{}: no plan: {}\n", target.target, target.unavailable);
+            }
+            if !target.rows.is_empty() {
+                text += &format!("\nrows on {}:\n", target.target);
+                target.rows.iter().for_each(|row| text += &format!("{row}\n"));
+            }
+        }
+        text
+    }
+}

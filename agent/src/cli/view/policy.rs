@@ -1,0 +1,456 @@
+//! The policy: baseline, profiles, endpoints, document.
+
+use std::collections::BTreeMap;
+
+use portcullis_proto::v1;
+use serde::Serialize;
+
+use super::count;
+use crate::cli::table::{Grid, facts};
+use crate::cli::term::View;
+
+/// `allow`, `deny`, or nothing where it is not set.
+pub(super) fn action(number: i32) -> Option<&'static str> {
+    match v1::Action::try_from(number) {
+        Ok(v1::Action::Allow) => Some("allow"),
+        Ok(v1::Action::Deny) => Some("deny"),
+        Ok(v1::Action::Unspecified) | Err(_) => None,
+    }
+}
+
+/// `egress`, `ingress`, or nothing where it is not set.
+pub(super) fn direction(number: i32) -> Option<&'static str> {
+    match v1::Direction::try_from(number) {
+        Ok(v1::Direction::Egress) => Some("egress"),
+        Ok(v1::Direction::Ingress) => Some("ingress"),
+        Ok(v1::Direction::Unspecified) | Err(_) => None,
+    }
+}
+
+/// An ICMP type and perhaps a code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IcmpView {
+    /// The type.
+    #[serde(rename = "type")]
+    pub kind: u32,
+    /// The code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u32>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleView {
+    /// Its name.
+    pub name: String,
+    /// `allow` or `deny`.
+    pub action: Option<&'static str>,
+    /// `egress` or `ingress`.
+    pub direction: Option<&'static str>,
+    /// The protocol.
+    pub protocol: String,
+    /// Destination ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    /// Source ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_ports: Vec<String>,
+    /// The other side.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<String>,
+    /// The endpoint's side.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<String>,
+    /// ICMP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpView>,
+    /// 4 or 6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<u32>,
+    /// Why it exists.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+impl From<v1::Rule> for RuleView {
+    fn from(rule: v1::Rule) -> Self {
+        RuleView {
+            name: rule.name,
+            action: action(rule.action),
+            direction: direction(rule.direction),
+            protocol: if rule.protocol.is_empty() {
+                "any".to_string()
+            } else {
+                rule.protocol
+            },
+            ports: rule.ports,
+            source_ports: rule.source_ports,
+            remote: rule.remote,
+            local: rule.local,
+            icmp: rule.icmp.map(|i| IcmpView {
+                kind: i.r#type,
+                code: i.code,
+            }),
+            ip: (rule.ip != 0).then_some(rule.ip),
+            reason: rule.reason,
+        }
+    }
+}
+
+impl RuleView {
+    /// What it matches, in words.
+    fn matches(&self) -> String {
+        let mut parts = vec![self.protocol.clone()];
+        if let Some(icmp) = &self.icmp {
+            parts.push(format!("type {}", icmp.kind));
+            parts.extend(icmp.code.map(|code| format!("code {code}")));
+        }
+        let lists = [
+            ("port", &self.ports),
+            ("source port", &self.source_ports),
+            ("remote", &self.remote),
+            ("local", &self.local),
+        ];
+        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            parts.push(format!("{name} {}", list.join(",")));
+        }
+        parts.extend(self.ip.map(|ip| format!("IPv{ip}")));
+        parts.join(" ")
+    }
+
+    fn cells(&self) -> [String; 5] {
+        let or_none = |text: Option<&str>| text.unwrap_or_default().to_string();
+        [
+            self.name.clone(),
+            or_none(self.action),
+            or_none(self.direction),
+            self.matches(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+fn rules_text(rules: &[RuleView], width: Option<u16>) -> String {
+    let mut grid = Grid::new(&["RULE", "ACTION", "DIRECTION", "MATCH", "REASON"]);
+    rules.iter().for_each(|rule| grid.row(rule.cells()));
+    grid.text(width)
+}
+
+fn rules(list: Vec<v1::Rule>) -> Vec<RuleView> {
+    list.into_iter().map(RuleView::from).collect()
+}
+
+/// A default per direction.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct DefaultsView {
+    /// Of what endpoints send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<&'static str>,
+    /// Of what they are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<&'static str>,
+}
+
+impl From<Option<v1::Defaults>> for DefaultsView {
+    fn from(defaults: Option<v1::Defaults>) -> Self {
+        let defaults = defaults.unwrap_or_default();
+        DefaultsView {
+            egress: action(defaults.egress),
+            ingress: action(defaults.ingress),
+        }
+    }
+}
+
+impl std::fmt::Display for DefaultsView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set = [("egress", self.egress), ("ingress", self.ingress)];
+        let parts: Vec<String> = set
+            .iter()
+            .filter_map(|(name, action)| action.map(|a| format!("{name} {a}")))
+            .collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// The baseline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BaselineView {
+    /// Verdicts where no rule matches.
+    pub defaults: DefaultsView,
+    /// `baseline`, `allow` or `deny`.
+    pub unmanaged: &'static str,
+    /// Rules above everything.
+    pub mandatory: Vec<RuleView>,
+    /// Rules below everything.
+    pub rules: Vec<RuleView>,
+    /// Changes with every change.
+    pub etag: String,
+}
+
+impl From<v1::Baseline> for BaselineView {
+    fn from(baseline: v1::Baseline) -> Self {
+        BaselineView {
+            defaults: baseline.defaults.into(),
+            unmanaged: match v1::Unmanaged::try_from(baseline.unmanaged) {
+                Ok(v1::Unmanaged::Allow) => "allow",
+                Ok(v1::Unmanaged::Deny) => "deny",
+                Ok(v1::Unmanaged::Baseline | v1::Unmanaged::Unspecified) | Err(_) => "baseline",
+            },
+            mandatory: rules(baseline.mandatory),
+            rules: rules(baseline.rules),
+            etag: baseline.etag,
+        }
+    }
+}
+
+impl View for BaselineView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut text = facts(&[
+            ("defaults", self.defaults.to_string()),
+            ("ports without an endpoint", self.unmanaged.to_string()),
+        ]);
+        let mut grid = Grid::new(&["TIER", "RULE", "ACTION", "DIRECTION", "MATCH", "REASON"]);
+        for (tier, rules) in [("mandatory", &self.mandatory), ("baseline", &self.rules)] {
+            rules
+                .iter()
+                .for_each(|rule| grid.row([tier.to_string()].into_iter().chain(rule.cells())));
+        }
+        if !grid.is_empty() {
+            text.push('\n');
+        }
+        text + &grid.text(width)
+    }
+}
+
+/// A profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProfileView {
+    /// Its name.
+    pub name: String,
+    /// Defaults it sets.
+    pub default: DefaultsView,
+    /// Its rules in their order.
+    pub rules: Vec<RuleView>,
+    /// Changes with every change.
+    pub etag: String,
+}
+
+impl From<v1::Profile> for ProfileView {
+    fn from(profile: v1::Profile) -> Self {
+        ProfileView {
+            name: profile.name,
+            default: profile.defaults.into(),
+            rules: rules(profile.rules),
+            etag: profile.etag,
+        }
+    }
+}
+
+impl View for ProfileView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut text = facts(&[
+            ("profile", self.name.clone()),
+            ("default", self.default.to_string()),
+        ]);
+        if !self.rules.is_empty() {
+            text.push('\n');
+        }
+        text + &rules_text(&self.rules, width)
+    }
+}
+
+/// Profiles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProfilesView {
+    /// By name.
+    pub profiles: Vec<ProfileView>,
+}
+
+impl View for ProfilesView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut grid = Grid::new(&["PROFILE", "DEFAULT", "#RULES", "NAMES"]);
+        for p in &self.profiles {
+            let names: Vec<&str> = p.rules.iter().map(|r| r.name.as_str()).collect();
+            grid.row([
+                p.name.clone(),
+                p.default.to_string(),
+                p.rules.len().to_string(),
+                names.join(", "),
+            ]);
+        }
+        if grid.is_empty() {
+            "no profiles\n".to_string()
+        } else {
+            grid.text(width)
+        }
+    }
+}
+
+/// Where an endpoint plugs in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttachmentView {
+    /// Name of an interface.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub interface: String,
+    /// Its iface-id.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub iface_id: String,
+    /// Name of a target.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    /// MACs behind it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<String>,
+}
+
+impl std::fmt::Display for AttachmentView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.interface.as_str() {
+            "" => write!(f, "iface-id {}", self.iface_id)?,
+            interface => f.write_str(interface)?,
+        }
+        if self.target.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " on {}", self.target)
+        }
+    }
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndpointView {
+    /// Its name.
+    pub name: String,
+    /// Where it plugs in.
+    pub attachments: Vec<AttachmentView>,
+    /// Its MACs.
+    pub macs: Vec<String>,
+    /// Its addresses and prefixes.
+    pub addresses: Vec<String>,
+    /// Its profiles in their order.
+    pub profiles: Vec<String>,
+    /// Its own rules.
+    pub rules: Vec<RuleView>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it may send only with its MACs and addresses.
+    pub source_guard: bool,
+    /// Changes with every change.
+    pub etag: String,
+}
+
+impl From<v1::Endpoint> for EndpointView {
+    fn from(endpoint: v1::Endpoint) -> Self {
+        let attachment = |a: v1::Attachment| AttachmentView {
+            interface: a.interface,
+            iface_id: a.iface_id,
+            target: a.target,
+            macs: a.macs,
+        };
+        EndpointView {
+            name: endpoint.name,
+            attachments: endpoint.attachments.into_iter().map(attachment).collect(),
+            macs: endpoint.macs,
+            addresses: endpoint.addresses,
+            profiles: endpoint.profiles,
+            rules: rules(endpoint.rules),
+            labels: endpoint.labels.into_iter().collect(),
+            source_guard: endpoint.source_guard.unwrap_or(true),
+            etag: endpoint.etag,
+        }
+    }
+}
+
+impl EndpointView {
+    fn attachments(&self) -> String {
+        self.attachments
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn labels(&self) -> String {
+        self.labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+impl View for EndpointView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut text = facts(&[
+            ("endpoint", self.name.clone()),
+            ("attachments", self.attachments()),
+            ("macs", self.macs.join(", ")),
+            ("addresses", self.addresses.join(", ")),
+            ("profiles", self.profiles.join(", ")),
+            ("labels", self.labels()),
+            (
+                "source guard",
+                if self.source_guard { "on" } else { "off" }.to_string(),
+            ),
+        ]);
+        if !self.rules.is_empty() {
+            text.push('\n');
+        }
+        text + &rules_text(&self.rules, width)
+    }
+}
+
+/// Endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndpointsView {
+    /// By name.
+    pub endpoints: Vec<EndpointView>,
+}
+
+impl View for EndpointsView {
+    fn text(&self, width: Option<u16>) -> String {
+        let columns = [
+            "ENDPOINT",
+            "ATTACHMENTS",
+            "MACS",
+            "ADDRESSES",
+            "PROFILES",
+            "#RULES",
+            "LABELS",
+        ];
+        let mut grid = Grid::new(&columns);
+        for e in &self.endpoints {
+            grid.row([
+                e.name.clone(),
+                e.attachments(),
+                e.macs.join(", "),
+                e.addresses.join(", "),
+                e.profiles.join(", "),
+                e.rules.len().to_string(),
+                e.labels(),
+            ]);
+        }
+        if grid.is_empty() {
+            return "no endpoints\n".to_string();
+        }
+        grid.text(width) + &format!("{}\n", count(self.endpoints.len(), "endpoint"))
+    }
+}
+
+/// The document as a value. For people it is the YAML that the agent wrote.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct DocumentView {
+    /// The document.
+    pub value: serde_json::Value,
+    /// The YAML.
+    #[serde(skip)]
+    pub yaml: String,
+}
+
+impl View for DocumentView {
+    fn text(&self, _: Option<u16>) -> String {
+        self.yaml.clone()
+    }
+}

@@ -1,0 +1,107 @@
+//! The configuration as written.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::value::{Final, Mode, Span};
+use super::{LogFormat, Problem};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub api: Api,
+    pub store: Store,
+    pub target: Vec<Spanned<Target>>,
+    pub metrics: Metrics,
+    pub log: Log,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Api {
+    pub socket: Option<Spanned<PathBuf>>,
+    pub socket_mode: Option<Mode>,
+    pub socket_group: Option<String>,
+    pub listen: Option<Spanned<SocketAddr>>,
+    pub insecure: Option<Spanned<bool>>,
+    pub drain: Option<Span>,
+    pub tls: Option<Spanned<Tls>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Store {
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Target {
+    pub name: Spanned<String>,
+    pub kind: Spanned<String>,
+    pub ovsdb: Option<Spanned<String>>,
+    pub bridge: Option<Spanned<String>>,
+    #[serde(default)]
+    pub uplinks: Vec<Spanned<String>>,
+    pub first_table: Option<Spanned<u8>>,
+    #[serde(rename = "final")]
+    pub final_action: Option<Spanned<Final>>,
+    pub resync_interval: Option<Spanned<Span>>,
+    pub mgmt_dir: Option<PathBuf>,
+    pub cookie: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub format: LogFormat,
+    pub filter: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub message_mib: Option<Spanned<NonZeroUsize>>,
+    pub calls_per_connection: Option<NonZeroUsize>,
+    pub watchers: Option<NonZeroUsize>,
+    pub queued_changes: Option<NonZeroUsize>,
+    pub endpoints: Option<NonZeroUsize>,
+    pub profiles: Option<NonZeroUsize>,
+}
+
+pub(super) fn parse(text: &str) -> Result<Raw, Problem> {
+    let at = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let reader = toml::Deserializer::parse(text).map_err(|error| Problem {
+        offset: at(&error),
+        path: String::new(),
+        problem: error.message().to_string(),
+    })?;
+    serde_path_to_error::deserialize(reader).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        Problem {
+            offset: at(&inner),
+            path: if path == "." { String::new() } else { path },
+            problem: inner.message().to_string(),
+        }
+    })
+}

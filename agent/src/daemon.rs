@@ -1,0 +1,324 @@
+//! The agent as a whole: started in order, watched over, stopped in order.
+
+use std::time::Duration;
+
+use portcullis_backend::TargetHandle;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::api::{self, Api, ListenError, Listeners, SocketFile};
+use crate::config::{Config, Limits};
+use crate::engine::Engine;
+use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
+use crate::metrics::{self, MetricsError};
+use crate::store::{Store, StoreError};
+use crate::targets::{self, Launched, Targets};
+
+/// How long targets may take to end.
+const TARGETS_LIMIT: Duration = Duration::from_secs(5);
+/// How long the engine may take to end: changes that wait already are made first.
+const ENGINE_LIMIT: Duration = Duration::from_secs(5);
+/// How often metrics and status are refreshed when nothing happens.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// Why the agent did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The database.
+    #[error("the policy cannot be loaded")]
+    Store(#[from] StoreError),
+    /// The API.
+    #[error("the API cannot be served")]
+    Listen(#[from] ListenError),
+    /// The metrics.
+    #[error("the metrics cannot be served")]
+    Metrics(#[from] MetricsError),
+    /// Signals.
+    #[error("signals cannot be taken over")]
+    Signals(#[source] std::io::Error),
+    /// A task of the start was lost.
+    #[error("the start was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+    /// A part ended by itself.
+    #[error("{part} ended although nobody asked it to")]
+    Ended {
+        /// Which.
+        part: Part,
+    },
+    /// A part failed.
+    #[error("{part} failed")]
+    Failed {
+        /// Which.
+        part: Part,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Parts did not end in time.
+    #[error("cut off while stopping: {0}")]
+    CutOff(String),
+}
+
+/// An error with everything behind it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some errors of libraries repeat what is behind them.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Runs the agent until a signal or a failure ends it. What goes wrong is logged as it happens.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let mut signals = Signals::take().map_err(AgentError::Signals)?;
+    let launched = targets::start(&config.targets).await;
+    let mut agent = Agent::start(config, launched).await.inspect_err(log)?;
+    let failure = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping");
+            None
+        }
+        failure = agent.failed() => Some(failure),
+    };
+    failure.iter().for_each(log);
+    let stopped = tokio::select! {
+        stopped = agent.stop() => stopped,
+        signal = signals.next() => Err(AgentError::CutOff(format!("{signal} came a second time"))),
+    }
+    .inspect_err(log);
+    failure.map_or(stopped, Err)
+}
+
+fn log(error: &AgentError) {
+    tracing::error!("{}", chain(error));
+}
+
+/// The agent, serving.
+#[derive(Debug)]
+pub struct Agent {
+    engine: Engine,
+    targets: Vec<TargetHandle>,
+    parts: Parts,
+    health: Vec<tonic_health::server::HealthReporter>,
+    stopping: CancellationToken,
+    drain: Duration,
+    socket: SocketFile,
+    tcp: Option<std::net::SocketAddr>,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Agent {
+    /// Loads the policy, hands it to targets, and serves. Everything that can be refused is refused before
+    /// the first call is accepted.
+    pub async fn start(config: Config, launched: Vec<Launched>) -> Result<Self, AgentError> {
+        let mut parts = Parts::default();
+        let mut handles = Vec::with_capacity(launched.len());
+        for Launched { handle, task } in launched {
+            parts.add(Part::Target(handle.name().to_string()), task);
+            handles.push(handle);
+        }
+        let exporter = config.metrics.map(metrics::install).transpose()?;
+        let file = config.store.clone();
+        let (store, loaded) = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
+        // Listening comes before the engine: a second agent shall not touch any target.
+        let listeners = api::listen(&config.api).await?;
+        let (engine, worker) = start_engine(store, loaded, handles.clone(), config.limits).await?;
+        parts.add(Part::Engine, async move { worker.await.map_err(Cause::from)?.map_err(Cause::from) });
+        let stopping = CancellationToken::new();
+        let targets = Targets::new(handles.clone());
+        let followers = follow(&engine, &targets, exporter.is_some());
+        if let Some(exporter) = exporter {
+            parts.add(Part::Metrics, async move { exporter.await.map_err(|e| format!("{e:?}")) });
+        }
+        let api = Api::new(engine.clone(), targets, config.limits, stopping.clone());
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let routes = api.routes(|routes| *routes = std::mem::take(routes).add_service(health.clone()))?;
+        set_health(&reporter, tonic_health::ServingStatus::Serving).await;
+        let Listeners { unix, file: socket, tcp } = listeners;
+        let tcp_address = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
+        serve(&mut parts, &config, routes, unix, tcp, &stopping)?;
+        let generation = engine.read(|state| state.generation());
+        tracing::info!(
+            socket = %config.api.socket.display(),
+            tcp = tcp_address.map(|a| a.to_string()),
+            store = %config.store.display(),
+            generation,
+            targets = handles.len(),
+            "serving"
+        );
+        if generation == 0 {
+            tracing::info!("no policy was ever applied: targets are left as they are until one is");
+        }
+        manager::ready(&status_line(&engine, &handles));
+        Ok(Agent {
+            engine,
+            targets: handles,
+            parts,
+            health: vec![reporter],
+            stopping,
+            drain: config.api.drain,
+            socket,
+            tcp: tcp_address,
+            followers,
+        })
+    }
+
+    /// Where TCP is served, when it is.
+    pub fn tcp(&self) -> Option<std::net::SocketAddr> {
+        self.tcp
+    }
+
+    /// Returns when a part has ended by itself, which none may.
+    pub async fn failed(&mut self) -> AgentError {
+        let Ended { part, result } = self.parts.ended().await;
+        match result {
+            Ok(()) => AgentError::Ended { part },
+            Err(source) => AgentError::Failed { part, source },
+        }
+    }
+
+    /// Stops: no new calls, calls finish, targets end, the store closes. Rows stay where they are.
+    pub async fn stop(mut self) -> Result<(), AgentError> {
+        manager::stopping("stopping; the rows on the targets stay");
+        for reporter in &self.health {
+            set_health(reporter, tonic_health::ServingStatus::NotServing).await;
+        }
+        self.stopping.cancel();
+        let mut late = self.parts.drain(|part| matches!(part, Part::Server(_)), self.drain).await;
+        self.followers.iter().for_each(JoinHandle::abort);
+        self.targets.iter().for_each(TargetHandle::stop);
+        late.extend(self.parts.drain(|part| matches!(part, Part::Target(_)), TARGETS_LIMIT).await);
+        let ended = async {
+            self.engine.stop().await;
+            self.parts.drain(|part| *part == Part::Engine, ENGINE_LIMIT).await
+        };
+        late.extend(tokio::time::timeout(ENGINE_LIMIT * 2, ended).await.unwrap_or_else(|_| vec![Part::Engine]));
+        drop(self.socket);
+        if late.is_empty() {
+            tracing::info!("stopped; the rows on the targets stay in force");
+            return Ok(());
+        }
+        let late: Vec<String> = late.iter().map(ToString::to_string).collect();
+        Err(AgentError::CutOff(late.join(", ")))
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+async fn start_engine(
+    store: Store,
+    loaded: crate::store::Loaded,
+    targets: Vec<TargetHandle>,
+    limits: Limits,
+) -> Result<(Engine, JoinHandle<Result<(), StoreError>>), AgentError> {
+    // Resolving a large policy takes a while; the runtime is needed inside to start the worker.
+    let runtime = tokio::runtime::Handle::current();
+    let started = tokio::task::spawn_blocking(move || {
+        let _inside = runtime.enter();
+        Engine::start(store, loaded, targets, limits)
+    });
+    Ok(started.await??)
+}
+
+fn serve(
+    parts: &mut Parts,
+    config: &Config,
+    routes: Routes,
+    unix: tokio::net::UnixListener,
+    tcp: Option<(tokio::net::TcpListener, Option<tonic::transport::server::ServerTlsConfig>)>,
+    stopping: &CancellationToken,
+) -> Result<(), AgentError> {
+    let end = || stopping.clone().cancelled_owned();
+    let server = api::server(&config.limits, None)?.add_routes(routes.clone());
+    parts.add(
+        Part::Server(config.api.socket.display().to_string()),
+        server.serve_with_incoming_shutdown(UnixListenerStream::new(unix), end()),
+    );
+    if let Some((listener, tls)) = tcp {
+        let address = listener.local_addr().map_or_else(|_| "TCP".to_string(), |a| a.to_string());
+        let server = api::server(&config.limits, tls)?.add_routes(routes);
+        parts.add(
+            Part::Server(address),
+            server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), end()),
+        );
+    }
+    Ok(())
+}
+
+async fn set_health(reporter: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {
+    use portcullis_proto::v1;
+    let services = [
+        "",
+        v1::baseline_service_server::SERVICE_NAME,
+        v1::profile_service_server::SERVICE_NAME,
+        v1::endpoint_service_server::SERVICE_NAME,
+        v1::policy_service_server::SERVICE_NAME,
+        v1::target_service_server::SERVICE_NAME,
+    ];
+    for service in services {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+fn status_line(engine: &Engine, targets: &[TargetHandle]) -> String {
+    let generation = engine.read(|state| state.generation());
+    let target = |t: &TargetHandle| {
+        let status = t.status();
+        format!("{} {} at {}", t.name(), status.state, status.applied)
+    };
+    let told: Vec<String> = targets.iter().map(target).collect();
+    if told.is_empty() {
+        return format!("generation {generation}; no target");
+    }
+    format!("generation {generation}; {}", told.join(", "))
+}
+
+/// Tasks that only tell others how things stand; the agent does without them while it stops.
+fn follow(engine: &Engine, targets: &Targets, measured: bool) -> Vec<JoinHandle<()>> {
+    let mut followers = vec![tokio::spawn(report(engine.clone(), targets.clone(), measured))];
+    if let Some(period) = manager::watchdog() {
+        let engine = engine.clone();
+        followers.push(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(period / 3);
+            loop {
+                ticks.tick().await;
+                // An engine that makes no more changes is not alive: the manager shall start the agent again.
+                if engine.ping().await {
+                    manager::alive();
+                }
+            }
+        }));
+    }
+    followers
+}
+
+async fn report(engine: Engine, targets: Targets, measured: bool) {
+    let mut observer = metrics::Observer::default();
+    let mut changes = targets.changes();
+    let mut line = String::new();
+    loop {
+        if measured {
+            observer.observe(&engine, targets.handles());
+        }
+        let now = status_line(&engine, targets.handles());
+        if now != line {
+            manager::status(&now);
+            line = now;
+        }
+        // Not more often than this, however much changes.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let _ = tokio::time::timeout(REFRESH, async {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,202 @@
+//! Edits: what can be done to a document, and what an edit comes to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portcullis_policy::{Defaults, Document, Endpoint, Name, Profile, Rule, Unmanaged};
+use serde::{Deserialize, Serialize};
+
+use super::ChangeError;
+use crate::config::Limits;
+use crate::store::{Change, Key, Kind};
+
+/// The rules for everybody, as one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// Verdicts where no rule matches.
+    pub defaults: Defaults,
+    /// What holds for ports without an endpoint.
+    pub unmanaged: Unmanaged,
+    /// Rules above everything.
+    pub mandatory: Vec<Rule>,
+    /// Rules below everything.
+    pub rules: Vec<Rule>,
+}
+
+impl Baseline {
+    /// The one of a document.
+    pub fn of(document: &Document) -> Self {
+        Baseline {
+            defaults: document.defaults,
+            unmanaged: document.unmanaged,
+            mandatory: document.mandatory.clone(),
+            rules: document.baseline.clone(),
+        }
+    }
+
+    /// Puts it into a document.
+    pub fn put(self, document: &mut Document) {
+        document.defaults = self.defaults;
+        document.unmanaged = self.unmanaged;
+        document.mandatory = self.mandatory;
+        document.baseline = self.rules;
+    }
+
+    fn same(a: &Document, b: &Document) -> bool {
+        a.defaults == b.defaults && a.unmanaged == b.unmanaged && a.mandatory == b.mandatory && a.baseline == b.baseline
+    }
+}
+
+/// What shall become of the policy.
+#[derive(Debug, Clone)]
+pub enum Edit {
+    /// Nothing.
+    Nothing,
+    /// The rules for everybody become these.
+    Baseline(Baseline),
+    /// A profile becomes this, or goes away.
+    Profile(Name, Option<Profile>),
+    /// An endpoint becomes this, or goes away.
+    Endpoint(Name, Option<Endpoint>),
+    /// Everything becomes this.
+    Document(Document),
+}
+
+/// The key of the baseline.
+pub(super) fn baseline_key() -> Key {
+    Key { kind: Kind::Baseline, name: String::new() }
+}
+
+fn key(kind: Kind, name: &Name) -> Key {
+    Key { kind, name: name.to_string() }
+}
+
+/// A valid document that an edit made, and how it differs from the one before.
+#[derive(Debug)]
+pub(super) struct Edited {
+    pub document: Document,
+    pub changes: Vec<(Change, Key)>,
+    /// The one resource that was edited.
+    pub subject: Option<Key>,
+}
+
+/// Applies an edit; the result is valid, as far as the edit can have made it otherwise.
+pub(super) fn apply(before: &Document, edit: Edit, limits: &Limits) -> Result<Edited, ChangeError> {
+    let edited = match edit {
+        Edit::Nothing => Edited { document: before.clone(), changes: Vec::new(), subject: None },
+        Edit::Baseline(baseline) => apply_baseline(before, baseline)?,
+        Edit::Profile(name, profile) => apply_profile(before, name, profile)?,
+        Edit::Endpoint(name, endpoint) => apply_endpoint(before, name, endpoint)?,
+        Edit::Document(document) => apply_document(before, document)?,
+    };
+    let counts = [
+        ("profiles", edited.document.profiles.len(), limits.profiles),
+        ("endpoints", edited.document.endpoints.len(), limits.endpoints),
+    ];
+    for (what, count, limit) in counts {
+        if count > limit {
+            return Err(ChangeError::TooMany { what, count, limit });
+        }
+    }
+    Ok(edited)
+}
+
+fn apply_baseline(before: &Document, baseline: Baseline) -> Result<Edited, ChangeError> {
+    let mut document = before.clone();
+    baseline.put(&mut document);
+    document.validate_baseline()?;
+    let changes = if Baseline::same(before, &document) { vec![] } else { vec![(Change::Changed, baseline_key())] };
+    Ok(Edited { document, changes, subject: Some(baseline_key()) })
+}
+
+/// Puts a value into a map or takes it out; tells what that changed.
+fn put<T: PartialEq>(map: &mut BTreeMap<Name, Arc<T>>, name: &Name, value: Option<T>) -> Option<Change> {
+    match (map.get(name), value) {
+        (None, None) => None,
+        (Some(old), Some(new)) if **old == new => None,
+        (Some(_), None) => map.remove(name).map(|_| Change::Deleted),
+        (_, Some(new)) => match map.insert(name.clone(), Arc::new(new)) {
+            Some(_) => Some(Change::Changed),
+            None => Some(Change::Created),
+        },
+    }
+}
+
+fn apply_profile(before: &Document, name: Name, profile: Option<Profile>) -> Result<Edited, ChangeError> {
+    let key = key(Kind::Profile, &name);
+    if profile.is_none() {
+        let users: Vec<&Name> =
+            before.endpoints.iter().filter(|(_, e)| e.profiles.contains(&name)).map(|(n, _)| n).collect();
+        if !users.is_empty() {
+            let some: Vec<&str> = users.iter().take(3).map(|n| n.as_str()).collect();
+            let more = if users.len() > some.len() { ", …" } else { "" };
+            let some = format!("{}{more}", some.join(", "));
+            return Err(ChangeError::InUse { key, count: users.len(), some });
+        }
+    }
+    let mut document = before.clone();
+    let change = put(&mut document.profiles, &name, profile);
+    document.validate_profile(&name)?;
+    Ok(Edited { document, changes: change.map(|c| (c, key.clone())).into_iter().collect(), subject: Some(key) })
+}
+
+fn apply_endpoint(before: &Document, name: Name, endpoint: Option<Endpoint>) -> Result<Edited, ChangeError> {
+    let key = key(Kind::Endpoint, &name);
+    let mut document = before.clone();
+    let change = put(&mut document.endpoints, &name, endpoint);
+    document.validate_endpoint(&name)?;
+    Ok(Edited { document, changes: change.map(|c| (c, key.clone())).into_iter().collect(), subject: Some(key) })
+}
+
+fn apply_document(before: &Document, mut document: Document) -> Result<Edited, ChangeError> {
+    document.validate()?;
+    let mut changes = Vec::new();
+    if !Baseline::same(before, &document) {
+        changes.push((Change::Changed, baseline_key()));
+    }
+    share(&before.profiles, &mut document.profiles, Kind::Profile, &mut changes);
+    share(&before.endpoints, &mut document.endpoints, Kind::Endpoint, &mut changes);
+    Ok(Edited { document, changes, subject: None })
+}
+
+/// Lists the differences, and lets what did not change be the very same value: that is how the compiler
+/// recognizes it.
+fn share<T: PartialEq>(
+    before: &BTreeMap<Name, Arc<T>>,
+    after: &mut BTreeMap<Name, Arc<T>>,
+    kind: Kind,
+    changes: &mut Vec<(Change, Key)>,
+) {
+    for (name, value) in after.iter_mut() {
+        match before.get(name) {
+            None => changes.push((Change::Created, key(kind, name))),
+            Some(old) if old == value => *value = Arc::clone(old),
+            Some(_) => changes.push((Change::Changed, key(kind, name))),
+        }
+    }
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    changes.extend(gone.map(|name| (Change::Deleted, key(kind, name))));
+}
+
+/// What a document that is merged comes to: the top-level fields it has replace those there are, its profiles and
+/// endpoints join them, each replacing the one of its name.
+pub fn merge(current: &Document, patch: Document, fields: &BTreeSet<String>) -> Document {
+    let mut document = current.clone();
+    document.version = patch.version;
+    if fields.contains("defaults") {
+        document.defaults = patch.defaults;
+    }
+    if fields.contains("unmanaged") {
+        document.unmanaged = patch.unmanaged;
+    }
+    if fields.contains("mandatory") {
+        document.mandatory = patch.mandatory;
+    }
+    if fields.contains("baseline") {
+        document.baseline = patch.baseline;
+    }
+    document.profiles.extend(patch.profiles);
+    document.endpoints.extend(patch.endpoints);
+    document
+}

@@ -1,0 +1,110 @@
+//! Why a change was refused. Nothing was changed then.
+
+use portcullis_compiler::{CompileError, Unsupported};
+use portcullis_policy::{DocumentError, FieldError};
+
+use crate::store::{Key, StoreError};
+
+/// Why a change was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The resource does not exist.
+    #[error("there is no {0}")]
+    NotFound(Key),
+    /// The resource exists.
+    #[error("{0} exists already: update it instead")]
+    Exists(Key),
+    /// The resource is not what the caller read.
+    #[error("{key} was changed since it was read (etag {given}, now {now}): read it again")]
+    Stale {
+        /// The resource.
+        key: Key,
+        /// The caller's etag.
+        given: String,
+        /// The etag now; `none` when it is gone.
+        now: String,
+    },
+    /// The profile is bound to endpoints.
+    #[error("{key} is bound to {count} endpoints ({some}): unbind it first")]
+    InUse {
+        /// The profile.
+        key: Key,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        some: String,
+    },
+    /// An empty document over a policy that is not.
+    #[error(
+        "the document is empty and would remove the whole policy ({profiles} profiles, {endpoints} endpoints, \
+         {rules} rules for everybody): say --allow-empty (allow_empty) if that is meant"
+    )]
+    EmptyOverFull {
+        /// Profiles there are.
+        profiles: usize,
+        /// Endpoints there are.
+        endpoints: usize,
+        /// Mandatory and baseline rules there are.
+        rules: usize,
+    },
+    /// The document is not one, or fields are wrong.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// More than the configuration allows.
+    #[error("{count} {what} are more than the {limit} allowed by the agent's [limits]")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many changes at a time.
+    #[error("{waiting} changes are waiting already: try again")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// A target cannot enforce it.
+    #[error("target {target} cannot enforce it: {source}", source = .unsupported)]
+    Unsupported {
+        /// The target.
+        target: String,
+        /// What, where and why.
+        unsupported: Unsupported,
+    },
+    /// The rows for a target are not the policy.
+    #[error("target {target}: {error}")]
+    Unproved {
+        /// The target.
+        target: String,
+        /// The counter-example.
+        error: CompileError,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The database failed in a way that leaves open what became of the change.
+    #[error("the database failed; whether the change was made shows when the agent is back: read the resource again")]
+    Unknown,
+    /// A resource could not be written as JSON.
+    #[error("{key} cannot be stored: {problem}")]
+    Encode {
+        /// The resource.
+        key: Key,
+        /// Why.
+        problem: String,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping: nothing was changed")]
+    Stopping,
+}
+
+impl ChangeError {
+    /// One wrong field.
+    pub fn field(path: impl Into<String>, problem: impl Into<String>) -> Self {
+        let field = FieldError { path: path.into(), problem: problem.into() };
+        ChangeError::Document(DocumentError::Fields(vec![field]))
+    }
+}

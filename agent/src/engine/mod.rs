@@ -1,0 +1,271 @@
+//! The one place where the desired state changes.
+//!
+//! A change is a function from the [`State`] to an [`Edit`]. The worker, one thread, takes one change at a time:
+//! it applies the edit, validates, resolves, lets every target check, commits to the store, and only then
+//! publishes the new state to readers and targets. Whatever fails leaves everything as it was. Readers never
+//! wait for a change that is being made.
+
+mod edit;
+mod error;
+mod load;
+mod preview;
+mod worker;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use portcullis_backend::TargetHandle;
+use portcullis_compiler::{Compiler, Intent};
+use portcullis_policy::{Document, Name};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use edit::{Baseline, Edit, merge};
+pub use error::ChangeError;
+pub use preview::{Preview, preview};
+
+use crate::config::Limits;
+use crate::store::{Generation, History, Key, Kind, Loaded, Store, StoreError};
+
+/// Changes of the newest generations that are kept in memory for watchers.
+const RECENT_CHANGES: usize = 20_000;
+/// Generations that a watcher reads from the store at a time.
+pub const HISTORY_PAGE: usize = 256;
+
+/// The desired state as readers see it.
+#[derive(Debug)]
+pub struct State {
+    document: Arc<Document>,
+    intent: Arc<Intent>,
+    generation: u64,
+    next_class: u32,
+    revisions: Revisions,
+    recent: Recent,
+}
+
+/// The generation that changed each resource last.
+#[derive(Debug, Default)]
+struct Revisions {
+    baseline: u64,
+    profiles: HashMap<Name, u64>,
+    endpoints: HashMap<Name, u64>,
+}
+
+/// The newest generations, contiguous.
+#[derive(Debug, Default)]
+struct Recent {
+    generations: VecDeque<Arc<Generation>>,
+    changes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, generation: Arc<Generation>) {
+        // A generation without changes weighs something too.
+        self.changes += generation.changes.len() + 1;
+        self.generations.push_back(generation);
+        while self.changes > RECENT_CHANGES && self.generations.len() > 1 {
+            if let Some(oldest) = self.generations.pop_front() {
+                self.changes -= oldest.changes.len() + 1;
+            }
+        }
+    }
+}
+
+/// A moment of the desired state.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// The policy.
+    pub document: Arc<Document>,
+    /// What it means for targets.
+    pub intent: Arc<Intent>,
+    /// Its number.
+    pub generation: u64,
+    next_class: u32,
+}
+
+impl Base {
+    /// A compiler that gives the classes of this moment the ids they have.
+    fn compiler(&self) -> Compiler {
+        Compiler::new(self.next_class, self.intent.classes.values().map(|c| (c.fingerprint, c.id)))
+    }
+}
+
+impl State {
+    /// The policy.
+    pub fn document(&self) -> &Arc<Document> {
+        &self.document
+    }
+
+    /// Number of the newest commit; 0 when there was none.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The etag of the baseline.
+    pub fn baseline_etag(&self) -> String {
+        etag(self.revisions.baseline)
+    }
+
+    /// The etag of a profile that exists.
+    pub fn profile_etag(&self, name: &Name) -> String {
+        etag(self.revisions.profiles.get(name).copied().unwrap_or_default())
+    }
+
+    /// The etag of an endpoint that exists.
+    pub fn endpoint_etag(&self, name: &Name) -> String {
+        etag(self.revisions.endpoints.get(name).copied().unwrap_or_default())
+    }
+
+    /// This moment, to work with while the state goes on.
+    pub fn base(&self) -> Base {
+        Base {
+            document: Arc::clone(&self.document),
+            intent: Arc::clone(&self.intent),
+            generation: self.generation,
+            next_class: self.next_class,
+        }
+    }
+
+    fn etag_of(&self, key: &Key) -> String {
+        match (key.kind, key.name.parse::<Name>()) {
+            (Kind::Profile, Ok(name)) => self.profile_etag(&name),
+            (Kind::Endpoint, Ok(name)) => self.endpoint_etag(&name),
+            _ => self.baseline_etag(),
+        }
+    }
+
+    /// Generations after a number, when memory still has all of them.
+    fn recent_after(&self, generation: u64, limit: usize) -> Option<Vec<Arc<Generation>>> {
+        if generation >= self.generation {
+            return Some(Vec::new());
+        }
+        let first = self.recent.generations.front()?.number;
+        let skip = usize::try_from((generation + 1).checked_sub(first)?).ok()?;
+        Some(self.recent.generations.iter().skip(skip).take(limit).cloned().collect())
+    }
+}
+
+/// A revision as clients see it.
+fn etag(revision: u64) -> String {
+    format!("r{revision}")
+}
+
+/// What a change came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The generation it made; the newest one when it changed nothing.
+    pub generation: u64,
+    /// What it changed.
+    pub changes: Vec<(crate::store::Change, Key)>,
+    /// The etag of the resource that was edited, when it was one and exists.
+    pub etag: String,
+    /// The policy after it.
+    pub document: Arc<Document>,
+}
+
+type MakeEdit = Box<dyn FnOnce(&State) -> Result<Edit, ChangeError> + Send>;
+
+enum Request {
+    Change { by: String, edit: MakeEdit, answer: oneshot::Sender<Result<Outcome, ChangeError>> },
+    Ping(oneshot::Sender<()>),
+    Stop,
+}
+
+/// The handle to the worker, and the way to read the state.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    state: watch::Receiver<State>,
+    requests: mpsc::Sender<Request>,
+    queue: usize,
+    history: PathBuf,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Request::Change { .. } => "Change",
+            Request::Ping(_) => "Ping",
+            Request::Stop => "Stop",
+        })
+    }
+}
+
+impl Engine {
+    /// Takes up what the store holds, hands it to the targets, and starts the worker.
+    pub fn start(
+        mut store: Store,
+        loaded: Loaded,
+        targets: Vec<TargetHandle>,
+        limits: Limits,
+    ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
+        let (state, compiler) = load::state(&mut store, loaded)?;
+        // Generation 0 is no decision: whatever a datapath holds then, stays.
+        if state.generation > 0 {
+            targets.iter().for_each(|t| t.set_intent(Arc::clone(&state.intent)));
+        }
+        let history = store.file().to_path_buf();
+        let (publish, state) = watch::channel(state);
+        let (requests, queue) = mpsc::channel(limits.queued_changes);
+        let worker = worker::Worker { compiler, store, state: publish, targets, limits };
+        let task = tokio::task::spawn_blocking(move || worker.run(queue));
+        Ok((Engine { state, requests, queue: limits.queued_changes, history }, task))
+    }
+
+    /// Reads the state; the reader must be quick, the next change waits for it.
+    pub fn read<T>(&self, reader: impl FnOnce(&State) -> T) -> T {
+        reader(&self.state.borrow())
+    }
+
+    /// A receiver that is told of every new generation.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Makes a change; it is durable when this returns. A caller that goes away does not undo it.
+    pub async fn change(
+        &self,
+        by: String,
+        edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
+    ) -> Result<Outcome, ChangeError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Change { by, edit: Box::new(edit), answer };
+        self.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ChangeError::Busy { waiting: self.queue },
+            mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
+        })?;
+        answered.await.map_err(|_| ChangeError::Stopping)?
+    }
+
+    /// Generations after a number, at most [`HISTORY_PAGE`], ascending and without a gap; empty when there are
+    /// none. `Err(oldest)` when the next one is forgotten.
+    pub async fn generations_after(
+        &self,
+        generation: u64,
+    ) -> Result<Result<Vec<Arc<Generation>>, u64>, StoreError> {
+        if let Some(recent) = self.read(|state| state.recent_after(generation, HISTORY_PAGE)) {
+            return Ok(Ok(recent));
+        }
+        let file = self.history.clone();
+        let read = move || {
+            let found = History::open(&file)?.after(generation, HISTORY_PAGE)?;
+            Ok(match found.first() {
+                Some(first) if first.number != generation + 1 => Err(first.number),
+                _ => Ok(found.into_iter().map(Arc::new).collect()),
+            })
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Ok(Ok(Vec::new())))
+    }
+
+    /// Returns when the worker has come to this request: it is alive.
+    pub async fn ping(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Ping(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    /// Ends the worker behind the changes that wait already; await the handle that [`start`](Self::start) gave.
+    pub async fn stop(&self) {
+        // A worker that is gone has ended.
+        let _ = self.requests.send(Request::Stop).await;
+    }
+}

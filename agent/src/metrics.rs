@@ -1,0 +1,222 @@
+//! Prometheus metrics: what there is, and the reference printed from it.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, ExporterFuture, PrometheusBuilder};
+use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
+
+use crate::engine::Engine;
+
+/// Bounds of histograms, in seconds.
+const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric.
+struct Metric {
+    name: &'static str,
+    sort: Sort,
+    labels: &'static str,
+    help: &'static str,
+}
+
+const fn metric(name: &'static str, sort: Sort, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, sort, labels, help }
+}
+
+const CALLS: &str = "portcullis_api_calls_total";
+const CALL_SECONDS: &str = "portcullis_api_call_seconds";
+const CHANGE_SECONDS: &str = "portcullis_change_seconds";
+const COMMIT_SECONDS: &str = "portcullis_store_commit_seconds";
+const GENERATION: &str = "portcullis_generation";
+const RESOURCES: &str = "portcullis_resources";
+const CLASSES: &str = "portcullis_classes";
+const WANTED: &str = "portcullis_target_generation_wanted";
+const APPLIED: &str = "portcullis_target_generation_applied";
+const STATE: &str = "portcullis_target_state";
+const ROWS: &str = "portcullis_target_rows";
+const FOREIGN: &str = "portcullis_target_foreign_rows";
+const REALIZED: &str = "portcullis_target_endpoints_realized";
+const PENDING: &str = "portcullis_target_endpoints_pending";
+const UNSUPPORTED: &str = "portcullis_target_unsupported";
+const WRITES: &str = "portcullis_target_row_writes_total";
+const DRIFT: &str = "portcullis_target_drift_repaired_total";
+const DISCONNECTS: &str = "portcullis_target_disconnects_total";
+
+const METRICS: &[Metric] = &[
+    metric(CALLS, Sort::Counter, "method, code", "API calls that were answered; a stream counts when it begins."),
+    metric(CALL_SECONDS, Sort::Histogram, "method", "Time to the answer of API calls; not of streams and waits."),
+    metric(CHANGE_SECONDS, Sort::Histogram, "", "Time to make a change: validate, resolve, check, commit, publish."),
+    metric(COMMIT_SECONDS, Sort::Histogram, "", "Time to commit a change to the store."),
+    metric(GENERATION, Sort::Gauge, "", "Newest committed generation."),
+    metric(RESOURCES, Sort::Gauge, "kind", "Profiles and endpoints of the policy."),
+    metric(CLASSES, Sort::Gauge, "", "Distinct policies in use."),
+    metric(WANTED, Sort::Gauge, "target", "Generation that the target shall hold."),
+    metric(APPLIED, Sort::Gauge, "target", "Generation that the target is known to hold."),
+    metric(STATE, Sort::Gauge, "target, state", "1 for the state the target's session is in, 0 for the others."),
+    metric(ROWS, Sort::Gauge, "target, table", "Rows of this agent."),
+    metric(FOREIGN, Sort::Gauge, "target", "Rows of others in this agent's tables; they are left alone."),
+    metric(REALIZED, Sort::Gauge, "target", "Endpoints realized on the target."),
+    metric(PENDING, Sort::Gauge, "target", "Endpoints that wait for something on the target."),
+    metric(UNSUPPORTED, Sort::Gauge, "target", "What the target cannot do."),
+    metric(WRITES, Sort::Counter, "target, operation", "Rows added, changed and deleted."),
+    metric(DRIFT, Sort::Counter, "target", "Rows found missing, altered or left over and put right."),
+    metric(DISCONNECTS, Sort::Counter, "target", "Connections to the datapath that ended."),
+];
+
+/// The list of metrics as Markdown.
+pub fn reference() -> String {
+    let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for m in METRICS {
+        let sort = match m.sort {
+            Sort::Counter => "counter",
+            Sort::Gauge => "gauge",
+            Sort::Histogram => "histogram",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{}` | {sort} | {} | {} |", m.name, m.labels, m.help);
+    }
+    text
+}
+
+/// Why metrics are not served.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The address cannot be listened on.
+    #[error("cannot serve metrics on {listen}; set another [metrics] listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        source: BuildError,
+    },
+    /// Another recorder is there.
+    #[error("metrics are recorded by something else in this process")]
+    Taken,
+}
+
+/// Begins recording; the future serves what was recorded until it is dropped.
+pub fn install(listen: SocketAddr) -> Result<ExporterFuture, MetricsError> {
+    let failed = |source| MetricsError::Listen { listen, source };
+    let builder = PrometheusBuilder::new().with_http_listener(listen).set_buckets(BUCKETS).map_err(failed)?;
+    let (recorder, exporter) = builder.build().map_err(failed)?;
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
+    for m in METRICS {
+        match m.sort {
+            Sort::Counter => describe_counter!(m.name, m.help),
+            Sort::Gauge => describe_gauge!(m.name, m.help),
+            Sort::Histogram => describe_histogram!(m.name, Unit::Seconds, m.help),
+        }
+    }
+    Ok(exporter)
+}
+
+/// An API call was answered.
+pub(crate) fn called(method: &str, code: i32, took: Option<Duration>) {
+    let code = tonic::Code::from_i32(code);
+    counter!(CALLS, "method" => method.to_string(), "code" => format!("{code:?}")).increment(1);
+    if let Some(took) = took {
+        histogram!(CALL_SECONDS, "method" => method.to_string()).record(took.as_secs_f64());
+    }
+}
+
+/// A change was made.
+pub(crate) fn change_made(took: Duration) {
+    histogram!(CHANGE_SECONDS).record(took.as_secs_f64());
+}
+
+/// A change was committed.
+pub(crate) fn committed(took: Duration) {
+    histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+}
+
+const STATES: [SessionState; 5] = [
+    SessionState::Disconnected,
+    SessionState::Handshaking,
+    SessionState::Observing,
+    SessionState::Applying,
+    SessionState::InSync,
+];
+
+// Gauges are 64-bit floats; what is counted here stays far below their 53 bits.
+fn float(n: u64) -> f64 {
+    n as f64
+}
+
+/// Records how the policy and the targets stand.
+#[derive(Debug, Default)]
+pub struct Observer {
+    // What each target's counters said last: they begin again when its session does.
+    counted: HashMap<String, [u64; 5]>,
+}
+
+impl Observer {
+    /// Records how things stand now.
+    pub fn observe(&mut self, engine: &Engine, targets: &[TargetHandle]) {
+        let base = engine.read(|state| state.base());
+        gauge!(GENERATION).set(float(base.generation));
+        gauge!(RESOURCES, "kind" => "profiles").set(float(base.document.profiles.len() as u64));
+        gauge!(RESOURCES, "kind" => "endpoints").set(float(base.document.endpoints.len() as u64));
+        gauge!(CLASSES).set(float(base.intent.classes.len() as u64));
+        for target in targets {
+            let status = target.status();
+            observe_gauges(target.name(), &status);
+            self.observe_counters(target.name(), &status);
+        }
+    }
+
+    fn observe_counters(&mut self, target: &str, status: &TargetStatus) {
+        let [added, changed, deleted] = status.writes;
+        let now = [added, changed, deleted, status.drift_repaired, status.disconnects];
+        let before = self.counted.insert(target.to_string(), now).unwrap_or_default();
+        let [added, changed, deleted, drift, disconnects] =
+            std::array::from_fn(|i| now[i].checked_sub(before[i]).unwrap_or(now[i]));
+        for (operation, count) in [("added", added), ("changed", changed), ("deleted", deleted)] {
+            counter!(WRITES, "target" => target.to_string(), "operation" => operation).increment(count);
+        }
+        counter!(DRIFT, "target" => target.to_string()).increment(drift);
+        counter!(DISCONNECTS, "target" => target.to_string()).increment(disconnects);
+    }
+}
+
+fn observe_gauges(target: &str, status: &TargetStatus) {
+    let set = |metric: &'static str, value: u64| gauge!(metric, "target" => target.to_string()).set(float(value));
+    set(WANTED, status.wanted);
+    set(APPLIED, status.applied);
+    set(FOREIGN, status.foreign_rows);
+    set(REALIZED, status.realized);
+    set(PENDING, status.pending.len() as u64);
+    set(UNSUPPORTED, status.unsupported.len() as u64);
+    for state in STATES {
+        let here = if status.state == state { 1.0 } else { 0.0 };
+        gauge!(STATE, "target" => target.to_string(), "state" => state.to_string()).set(here);
+    }
+    for table in &status.tables {
+        gauge!(ROWS, "target" => target.to_string(), "table" => table.table.clone()).set(float(table.rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_described_once_and_named_well() {
+        for (index, m) in METRICS.iter().enumerate() {
+            assert!(METRICS[..index].iter().all(|other| other.name != m.name), "{} twice", m.name);
+            assert!(m.name.starts_with("portcullis_") && m.help.ends_with('.'), "{}", m.name);
+            assert_eq!(m.sort == Sort::Counter, m.name.ends_with("_total"), "{}", m.name);
+            assert!(reference().contains(m.name));
+        }
+    }
+}

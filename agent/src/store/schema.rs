@@ -1,0 +1,133 @@
+//! Opening the database: the lock, the settings, the format and its migrations.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::{StoreError, sqlite};
+
+/// In the header of every database of ours (`PRAGMA application_id`): "prtc".
+const APPLICATION: i32 = 0x7072_7463;
+
+/// Each brings the database from the format of its index to the next one; a migration never changes once it
+/// was released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE resources (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO numbers VALUES ('generation', 0), ('next_class', 1);
+    CREATE TABLE classes (id INTEGER PRIMARY KEY, fingerprint BLOB NOT NULL UNIQUE) STRICT;
+    CREATE TABLE generations (
+        generation INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        by TEXT NOT NULL,
+        changes INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE changes (
+        generation INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        change TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (generation, position)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+fn file_error(file: &Path) -> impl Fn(std::io::Error) -> StoreError {
+    let file = file.to_path_buf();
+    move |source| StoreError::File { file: file.clone(), source }
+}
+
+/// Takes the lock beside the database; it falls with the process.
+pub(super) fn lock(file: &Path) -> Result<File, StoreError> {
+    if let Some(folder) = file.parent()
+        && !folder.as_os_str().is_empty()
+    {
+        std::fs::create_dir_all(folder).map_err(file_error(file))?;
+    }
+    let mut name = file.as_os_str().to_os_string();
+    name.push(".lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(PathBuf::from(name))
+        .map_err(file_error(file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { file: file.to_path_buf() }),
+        Err(TryLockError::Error(source)) => Err(StoreError::File { file: file.to_path_buf(), source }),
+    }
+}
+
+/// Opens the database in its newest format.
+pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
+    // Created here, so that nobody else can read it, not even for a moment.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(file_error(file))?;
+    let mut connection = Connection::open(file).map_err(sqlite("open"))?;
+    prepare(&mut connection, file).map_err(|error| match error {
+        StoreError::Sqlite { source, .. } if is_damage(&source) => {
+            StoreError::Damaged { file: file.to_path_buf(), problem: source.to_string() }
+        }
+        other => other,
+    })?;
+    Ok(connection)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
+fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+    let failed = sqlite("open");
+    connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
+    let number = |connection: &Connection, pragma: &str| -> Result<i64, StoreError> {
+        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0)).map_err(sqlite("open"))
+    };
+    let format = u32::try_from(number(connection, "user_version")?).unwrap_or(u32::MAX);
+    let application = number(connection, "application_id")?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(&failed)?;
+    if application != i64::from(APPLICATION) && (application != 0 || format != 0 || tables != 0) {
+        return Err(StoreError::Foreign { file: file.to_path_buf() });
+    }
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if format > known {
+        return Err(StoreError::Newer { file: file.to_path_buf(), found: format, known });
+    }
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(&failed)?;
+    if verdict != "ok" {
+        return Err(StoreError::Damaged { file: file.to_path_buf(), problem: verdict });
+    }
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(&failed)?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(&failed)?;
+    migrate(connection, format).map_err(sqlite("migrate to this version's format"))
+}
+
+fn migrate(connection: &mut Connection, format: u32) -> rusqlite::Result<()> {
+    for (index, migration) in (0u32..).zip(MIGRATIONS).skip(format as usize) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Answers of an agent, complete enough to show every column.
+
+use portcullis_proto::v1::*;
+
+fn rule(name: &str, action: Action, direction: Direction, protocol: &str, ports: &[&str]) -> Rule {
+    Rule {
+        name: name.into(),
+        action: action.into(),
+        direction: direction.into(),
+        protocol: protocol.into(),
+        ports: ports.iter().map(ToString::to_string).collect(),
+        ..Rule::default()
+    }
+}
+
+pub fn baseline() -> Baseline {
+    let smtp = Rule {
+        reason: "spam".into(),
+        ..rule("smtp", Action::Deny, Direction::Egress, "tcp", &["25"])
+    };
+    let ping = Rule {
+        icmp: Some(IcmpMatch {
+            r#type: 8,
+            code: Some(0),
+        }),
+        ip: 4,
+        ..rule("ping", Action::Allow, Direction::Ingress, "icmp", &[])
+    };
+    Baseline {
+        mandatory: vec![ping],
+        rules: vec![smtp],
+        defaults: Some(Defaults {
+            egress: Action::Allow.into(),
+            ingress: Action::Deny.into(),
+        }),
+        unmanaged: Unmanaged::Baseline.into(),
+        etag: "b1".into(),
+    }
+}
+
+pub fn profile() -> Profile {
+    let admin = Rule {
+        remote: vec!["198.51.100.0/24".into(), "2001:db8:1::/48".into()],
+        source_ports: vec!["1024-65535".into()],
+        ..rule("admin", Action::Allow, Direction::Ingress, "tcp", &["22"])
+    };
+    Profile {
+        name: "web".into(),
+        defaults: Some(Defaults {
+            egress: Action::Unspecified.into(),
+            ingress: Action::Deny.into(),
+        }),
+        rules: vec![
+            rule("http", Action::Allow, Direction::Ingress, "tcp", &["80", "443"]),
+            admin,
+        ],
+        etag: "p1".into(),
+    }
+}
+
+pub fn endpoint(name: &str) -> Endpoint {
+    let by_name = Attachment {
+        interface: name.into(),
+        target: "br0".into(),
+        ..Attachment::default()
+    };
+    let by_id = Attachment {
+        iface_id: "8d2c".into(),
+        ..Attachment::default()
+    };
+    Endpoint {
+        name: name.into(),
+        attachments: vec![by_name, by_id],
+        macs: vec!["02:00:00:00:00:01".into()],
+        addresses: vec!["192.0.2.10".into(), "2001:db8::10".into()],
+        profiles: vec!["web".into()],
+        rules: vec![rule("dns", Action::Allow, Direction::Egress, "", &[])],
+        labels: [
+            ("tenant".to_string(), "acme".to_string()),
+            ("row".to_string(), "4".to_string()),
+        ]
+        .into(),
+        source_guard: None,
+        etag: "e1".into(),
+    }
+}
+
+pub fn applied() -> ApplyDocumentResponse {
+    ApplyDocumentResponse {
+        generation: 7,
+        created: vec!["profiles/web".into()],
+        changed: vec!["baseline".into(), "endpoints/web1".into()],
+        deleted: vec!["endpoints/old".into()],
+        findings: vec![Finding {
+            at: "profiles/web/late".into(),
+            text: "can never match: http before it takes all it would match".into(),
+        }],
+    }
+}
+
+pub fn plan() -> PlanResponse {
+    let table = |table: &str, now, add, change, delete, size| TablePlan {
+        table: table.into(),
+        now,
+        add,
+        change,
+        delete,
+        size,
+    };
+    PlanResponse {
+        created: vec!["endpoints/web1".into()],
+        changed: Vec::new(),
+        deleted: Vec::new(),
+        findings: Vec::new(),
+        targets: vec![
+            TargetPlan {
+                target: "br0".into(),
+                tables: vec![
+                    table("attach", 3, 1, 0, 0, 0),
+                    table("egress_policy", 30, 20, 2, 5, 40),
+                ],
+                rows: vec![
+                    "+ attach in_port=4 class=2".into(),
+                    "- egress_policy class=1".into(),
+                ],
+                unavailable: String::new(),
+            },
+            TargetPlan {
+                target: "br1".into(),
+                unavailable: "target br1 is Disconnected".into(),
+                ..TargetPlan::default()
+            },
+        ],
+        classes_now: 1,
+        classes_after: 2,
+    }
+}
+
+pub fn explained() -> ExplainResponse {
+    ExplainResponse {
+        verdict: Action::Deny.into(),
+        tier: "baseline".into(),
+        rule: "baseline/smtp".into(),
+        reason: "spam".into(),
+        packet: "tcp 192.0.2.10:40000 > 203.0.113.1:25, opening".into(),
+        class: 3,
+        targets: vec![
+            TargetExplanation {
+                target: "br0".into(),
+                rows: vec![
+                    EnforcingRow {
+                        table: "attach".into(),
+                        row: "in_port=4 actions=set_field:3->reg0".into(),
+                        present: true,
+                        packets: 12,
+                        bytes: 888,
+                    },
+                    EnforcingRow {
+                        table: "egress_policy".into(),
+                        row: "tcp,reg0=3,tp_dst=25 actions=drop".into(),
+                        present: false,
+                        packets: 0,
+                        bytes: 0,
+                    },
+                ],
+                unavailable: String::new(),
+            },
+            TargetExplanation {
+                target: "br1".into(),
+                rows: Vec::new(),
+                unavailable: "endpoint web1 is not on target br1: no interface".into(),
+            },
+        ],
+    }
+}
+
+pub fn target(name: &str, state: &str, applied: u64, wanted: u64) -> Target {
+    Target {
+        name: name.into(),
+        kind: "ovs".into(),
+        versions: [
+            ("ovs".to_string(), "3.1.0".to_string()),
+            ("dpdk".to_string(), "22.11".to_string()),
+        ]
+        .into(),
+        state: state.into(),
+        detail: String::new(),
+        generation_wanted: wanted,
+        generation_applied: applied,
+        tables: vec![
+            TableUse {
+                table: "attach".into(),
+                number: 0,
+                rows: 2,
+                size: 0,
+            },
+            TableUse {
+                table: "egress_policy".into(),
+                number: 3,
+                rows: 41,
+                size: 1000,
+            },
+        ],
+        foreign_rows: 1,
+        endpoints_realized: 2,
+        pending: Vec::new(),
+        unsupported: Vec::new(),
+        rows_added: 43,
+        rows_changed: 1,
+        rows_deleted: 2,
+        drift_repaired: 1,
+        disconnects: 0,
+    }
+}
+
+/// A target that is behind, in every way.
+pub fn lagging() -> Target {
+    Target {
+        detail: "connecting to /run/openvswitch/br1.mgmt: no such file".into(),
+        pending: vec![Pending {
+            endpoint: "web2".into(),
+            why: "no interface named web2".into(),
+        }],
+        unsupported: vec![Unsupported {
+            rule: "profiles/web/rtp".into(),
+            table: "egress_policy".into(),
+            why: "too many prefix lengths".into(),
+        }],
+        tables: Vec::new(),
+        ..target("br1", "Disconnected", 6, 7)
+    }
+}
+
+pub fn hits() -> ListHitsResponse {
+    let hit = |rule: &str, class, endpoints: &[&str], count, packets| Hit {
+        target: "br0".into(),
+        direction: Direction::Egress.into(),
+        rule: rule.into(),
+        class,
+        endpoints: endpoints.iter().map(ToString::to_string).collect(),
+        endpoint_count: count,
+        action: "deny".into(),
+        packets,
+        bytes: packets * 74,
+    };
+    ListHitsResponse {
+        hits: vec![
+            hit("baseline/smtp", 3, &["mail2", "web1"], 2, 9),
+            hit("default/egress", 4, &["a", "b", "c", "d"], 20, 1),
+            hit("guard/web1", 0, &["web1"], 1, 0),
+        ],
+        unavailable: vec![],
+    }
+}
+
+pub fn committed(generation: u64) -> Event {
+    let changes = vec![
+        ResourceChange {
+            change: "created".into(),
+            resource: "endpoints/web1".into(),
+        },
+        ResourceChange {
+            change: "changed".into(),
+            resource: "baseline".into(),
+        },
+    ];
+    let event = GenerationCommitted {
+        changes,
+        at: 1_700_000_000,
+        by: "uid 0".into(),
+    };
+    Event {
+        generation,
+        event: Some(event::Event::Committed(event)),
+    }
+}
+
+pub fn told(generation: u64, target: Target) -> Event {
+    Event {
+        generation,
+        event: Some(event::Event::Target(target)),
+    }
+}

@@ -1,0 +1,49 @@
+# Sourced by the scripts beside it: what has to be installed, and how it is.
+# shellcheck shell=bash
+
+rust_wanted=1.89
+
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# Puts cargo on the PATH, also that of the user who called sudo.
+need_cargo() {
+    local home
+    for home in "$HOME" "${SUDO_USER:+$(getent passwd "${SUDO_USER:-}" | cut -d: -f6)}"; do
+        if command -v cargo >/dev/null; then break; fi
+        if [[ -n $home && -x $home/.cargo/bin/cargo ]]; then
+            PATH=$home/.cargo/bin:$PATH
+            export RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
+        fi
+    done
+    command -v cargo >/dev/null ||
+        die "Rust $rust_wanted or newer is needed: install it from https://rustup.rs and run this again"
+    local have
+    have=$(cargo --version | cut -d' ' -f2)
+    [[ $(printf '%s\n' "$rust_wanted" "$have" | sort -V | head -n 1) == "$rust_wanted" ]] ||
+        die "Rust $rust_wanted or newer is needed, and this is $have: run \`rustup update\`"
+}
+
+# Installs the Debian packages among "$@" that are missing. Returns 1 when they are missing and cannot be installed.
+need_packages() {
+    local package missing=()
+    if ! command -v dpkg-query >/dev/null; then
+        printf 'Not a Debian machine: what these packages hold has to be there already: %s\n' "$*"
+        return 0
+    fi
+    for package in "$@"; do
+        if ! dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$'; then missing+=("$package"); fi
+    done
+    if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
+    if [[ $EUID -ne 0 ]]; then
+        printf 'Missing packages: %s. As root: apt-get install %s\n' "${missing[*]}" "${missing[*]}"
+        return 1
+    fi
+    printf 'Installing %s\n' "${missing[*]}"
+    apt-get update -qq
+    # An Open vSwitch that is there already would be restarted by an upgrade.
+    if apt-get install --simulate "${missing[@]}" | grep -q '^Inst openvswitch-switch \['; then
+        printf 'This would upgrade, and so restart, the Open vSwitch of this machine. Do it yourself when it suits: apt-get install %s\n' "${missing[*]}"
+        return 1
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
