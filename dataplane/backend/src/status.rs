@@ -60,7 +60,9 @@ pub struct TargetStatus {
     pub versions: BTreeMap<String, String>,
     /// Generation of the newest intent.
     pub wanted: u64,
-    /// Generation that the datapath is known to hold.
+    /// Generation whose rows the datapath confirmed: new flows meet it.
+    pub confirmed: u64,
+    /// Generation that the datapath follows, flows it had cached before included.
     pub applied: u64,
     /// Use of each table, in pipeline order.
     pub tables: Vec<TableUse>,

@@ -175,17 +175,18 @@ impl Compiler {
             before: last.as_ref().filter(|_| same_rules).map(|(d, i)| (d, i.as_ref())),
         };
         let open = [Direction::Egress, Direction::Ingress].map(|d| round.class(unmanaged(document, d)));
-        let mut endpoints = BTreeMap::new();
-        for (name, endpoint) in &document.endpoints {
-            endpoints.insert(name.clone(), round.endpoint(name, endpoint));
-        }
-        let mut classes: BTreeMap<ClassId, Arc<Class>> = BTreeMap::new();
-        let used = endpoints.values().flat_map(|e| [e.egress, e.ingress]).chain(open);
-        for id in used {
-            if let Some(class) = round.find(id) {
-                classes.entry(id).or_insert(class);
-            }
-        }
+        let endpoints = round.endpoints();
+        let mut used: Vec<ClassId> = endpoints
+            .values()
+            .flat_map(|e| [e.egress, e.ingress])
+            .chain(open)
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        let classes = used
+            .into_iter()
+            .filter_map(|id| Some((id, round.find(id)?)))
+            .collect();
         let intent = Arc::new(Intent {
             generation,
             classes,
@@ -237,13 +238,32 @@ impl<'a> Round<'a> {
         id
     }
 
-    fn endpoint(&mut self, name: &Name, endpoint: &'a Arc<Endpoint>) -> Arc<EndpointIntent> {
-        if let Some((document, intent)) = self.before
-            && let (Some(old), Some(done)) = (document.endpoints.get(name), intent.endpoints.get(name))
-            && (Arc::ptr_eq(old, endpoint) || old == endpoint)
-        {
-            return Arc::clone(done);
+    /// Every endpoint; those that did not change are the ones of before. Both maps are sorted by name, so that one
+    /// walk through them finds the differences.
+    fn endpoints(&mut self) -> BTreeMap<Name, Arc<EndpointIntent>> {
+        let mut before = self.before.map(|(document, intent)| {
+            document
+                .endpoints
+                .iter()
+                .zip(intent.endpoints.values())
+                .peekable()
+        });
+        let mut resolved = Vec::with_capacity(self.document.endpoints.len());
+        for (name, endpoint) in &self.document.endpoints {
+            let same = before.as_mut().and_then(|before| {
+                while before.next_if(|((earlier, _), _)| *earlier < name).is_some() {}
+                let ((_, was), done) = before.next_if(|((earlier, _), _)| *earlier == name)?;
+                (Arc::ptr_eq(was, endpoint) || was == endpoint).then(|| Arc::clone(done))
+            });
+            resolved.push((
+                name.clone(),
+                same.unwrap_or_else(|| self.endpoint(name, endpoint)),
+            ));
         }
+        resolved.into_iter().collect()
+    }
+
+    fn endpoint(&mut self, name: &Name, endpoint: &'a Endpoint) -> Arc<EndpointIntent> {
         let (egress, ingress) = self.classes_of(name, endpoint);
         Arc::new(EndpointIntent {
             name: name.clone(),
@@ -270,5 +290,59 @@ impl<'a> Round<'a> {
             self.by_profiles.insert(&endpoint.profiles, (egress, ingress));
         }
         (egress, ingress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(endpoints: &[(&str, &str)]) -> Document {
+        let mut text = "version: portcullis/v1\nprofiles: {p: {default: {ingress: deny}}, q: {default: {egress: deny}}}\nendpoints:\n  zz: {}\n".to_string();
+        for (name, profile) in endpoints {
+            text.push_str(&format!("  {name}: {{profiles: [{profile}]}}\n"));
+        }
+        Document::from_yaml(&text).unwrap()
+    }
+
+    fn essence(intent: &Intent) -> Vec<(String, Vec<Option<Fingerprint>>)> {
+        let fingerprint = |id: ClassId| intent.classes.get(&id).map(|c| c.fingerprint);
+        let of = |e: &Arc<EndpointIntent>| vec![fingerprint(e.egress), fingerprint(e.ingress)];
+        intent
+            .endpoints
+            .iter()
+            .map(|(name, e)| (name.to_string(), of(e)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_taken_over_is_what_would_be_resolved_anew() {
+        let mut compiler = Compiler::default();
+        let steps: [&[(&str, &str)]; 7] = [
+            &[("b", "p"), ("d", "q")],
+            &[("a", "q"), ("b", "p"), ("c", "p"), ("d", "q")],
+            &[("a", "q"), ("b", "q"), ("d", "q")],
+            &[("d", "q")],
+            &[],
+            &[("a", "p"), ("zzz", "q")],
+            &[("a", "p"), ("zzz", "p")],
+        ];
+        for (generation, step) in (1..).zip(steps) {
+            let document = document(step);
+            let intent = compiler.resolve(&document, generation);
+            let anew = Compiler::default().resolve(&document, generation);
+            assert_eq!(essence(&intent), essence(&anew), "{step:?}");
+            assert_eq!(intent.classes.len(), anew.classes.len(), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_very_same() {
+        let mut compiler = Compiler::default();
+        let before = compiler.resolve(&document(&[("a", "p"), ("b", "p")]), 1);
+        let after = compiler.resolve(&document(&[("a", "p"), ("b", "q")]), 2);
+        assert!(Arc::ptr_eq(&before.endpoints["a"], &after.endpoints["a"]));
+        assert_ne!(before.endpoints["b"], after.endpoints["b"]);
+        assert_eq!(before.endpoints["a"].ingress, after.endpoints["a"].ingress);
     }
 }

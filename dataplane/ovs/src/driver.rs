@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
-use crate::caches::{self, Passed};
+use crate::caches::{self, Progress};
 use crate::discover::choose;
 use crate::flow::FlowKey;
 use crate::io::{Link, read_some};
@@ -74,9 +74,12 @@ struct Links {
 /// What the datapath's caches are known to follow.
 struct Caches {
     ask: mpsc::UnboundedSender<u64>,
-    passed: mpsc::UnboundedReceiver<Passed>,
-    /// Rows written when the last request was made, and the generation it was for.
-    asked: ([u64; 3], u64),
+    progress: mpsc::UnboundedReceiver<Progress>,
+    /// Rows written when the last request was made.
+    writes: [u64; 3],
+    /// Number of the last request, and of the last that was answered.
+    asked: u64,
+    answered: u64,
     /// The newest generation they follow.
     follow: u64,
     problem: Option<String>,
@@ -85,35 +88,37 @@ struct Caches {
 impl Caches {
     fn start(folder: Option<std::path::PathBuf>) -> Self {
         let (ask, requests) = mpsc::unbounded_channel();
-        let (tell, passed) = mpsc::unbounded_channel();
+        let (tell, progress) = mpsc::unbounded_channel();
         if let Some(folder) = folder {
             tokio::spawn(caches::follow(folder, requests, tell));
         }
         Caches {
             ask,
-            passed,
-            asked: ([0; 3], 0),
+            progress,
+            writes: [0; 3],
+            asked: 0,
+            answered: 0,
             follow: 0,
             problem: None,
         }
     }
 
-    /// The machine reached a generation after so many writes.
-    fn reached(&mut self, generation: u64, writes: [u64; 3]) {
-        if self.asked == (writes, generation) {
-            return;
+    /// The rows of a generation are confirmed, after so many writes. Tells whether the caches follow them.
+    fn reached(&mut self, generation: u64, writes: [u64; 3]) -> bool {
+        if self.writes != writes {
+            self.writes = writes;
+            self.asked += 1;
+            if self.ask.send(self.asked).is_err() {
+                // Nobody can be asked; the status says so.
+                self.answered = self.asked;
+                self.problem = Some("OVSDB is reached over TCP and `mgmt_dir` is not set".to_string());
+            }
         }
-        let untouched = self.asked.0 == writes && self.follow == self.asked.1;
-        self.asked = (writes, generation);
-        if untouched || self.ask.send(generation).is_err() {
-            // Nothing was written since they caught up, or nobody can be asked: then status says so.
+        let caught_up = self.answered == self.asked;
+        if caught_up {
             self.follow = generation;
         }
-    }
-
-    fn told(&mut self, passed: Passed) {
-        self.follow = self.follow.max(passed.generation);
-        self.problem = passed.problem;
+        caught_up
     }
 }
 
@@ -218,7 +223,7 @@ impl Driver {
                         Err(why) => self.database_lost(&why),
                     }
                 }
-                Some(passed) = self.caches.passed.recv() => self.caches.told(passed),
+                Some(progress) = self.caches.progress.recv() => self.caches_progress(progress),
                 question = seat.queries.recv() => match question {
                     Some(question) => self.query(question),
                     None => return,
@@ -227,6 +232,20 @@ impl Driver {
             }
             self.flush();
             self.publish(&seat);
+        }
+    }
+
+    fn caches_progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Nudge => {
+                if let Err(error) = self.session.nudge() {
+                    self.switch_lost(&explain(&error));
+                }
+            }
+            Progress::Done { request, problem } => {
+                self.caches.answered = self.caches.answered.max(request);
+                self.caches.problem = problem;
+            }
         }
     }
 
@@ -740,14 +759,16 @@ impl Driver {
                 self.status.realized
             };
         }
+        let caught_up = settled && self.caches.reached(applied, machine.writes());
         let status = &mut self.status;
-        status.state = if self.links.switch.is_some() {
-            machine.state()
-        } else {
-            SessionState::Disconnected
+        status.state = match machine.state() {
+            _ if self.links.switch.is_none() => SessionState::Disconnected,
+            SessionState::InSync if !caught_up => SessionState::Applying,
+            state => state,
         };
         status.wanted = intent.max(wanted);
-        status.applied = applied;
+        status.confirmed = applied;
+        status.applied = self.caches.follow;
         status.writes = machine.writes();
         let conflicts = machine.conflicts();
         if let Some(first) = conflicts

@@ -21,14 +21,15 @@ pub const ALL: [Field; 6] = [CLASS, REMOTE, VLAN, OUT, POLICED, FLOOD];
 /// Bits of the cookie that hold the tag.
 pub const TAG_MASK: u64 = 0xffff << 48;
 const LEARNED: u64 = 1 << 47;
-const GENERATION: u64 = (1 << 40) - 1;
+/// Bits of the cookie that hold the generation.
+pub const GENERATION: u64 = (1 << 40) - 1;
 
 /// The cookie of a row: the agent's tag and the generation that wrote it.
 pub fn cookie(tag: u16, generation: u64) -> u64 {
     (u64::from(tag) << 48) | (generation & GENERATION)
 }
 
-/// The cookie of the rows that the switch learns by itself on our behalf.
+/// The cookie of rows that are not compared: those the switch learns on our behalf, and the nudge.
 pub fn learned_cookie(tag: u16) -> u64 {
     (u64::from(tag) << 48) | LEARNED
 }
@@ -38,7 +39,7 @@ pub fn is_ours(tag: u16, cookie: u64) -> bool {
     cookie & TAG_MASK == u64::from(tag) << 48
 }
 
-/// Whether a cookie of ours is of a learned row.
+/// Whether a cookie of ours is of a row that is not compared.
 pub fn is_learned(cookie: u64) -> bool {
     cookie & LEARNED != 0
 }

@@ -12,7 +12,7 @@ use portcullis_backend::machine::{Batch, Drift, Machine, Observed};
 use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{
     BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
-    FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
+    FlowStatsRequest, Fragments, Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
     Version, bundle, decode, encode, frame_len,
 };
 
@@ -281,6 +281,22 @@ impl Session {
         self.start_reading(Purpose::Query(number), requests)
     }
 
+    /// Writes a row that no packet can meet once more: any write makes the switch check its cached flows now.
+    pub fn nudge(&mut self) -> Result<(), SessionError> {
+        if !self.is_ready() {
+            return Ok(());
+        }
+        let (generation, _) = self.machine.generations();
+        let nowhere = Match::new().exact(regs::FLOOD, u128::from(u32::MAX));
+        self.send(&Message::FlowMod(FlowMod {
+            table_id: self.pipeline.number(Table::Flood),
+            cookie: regs::learned_cookie(self.pipeline.tag) | (generation & regs::GENERATION),
+            match_: nowhere,
+            ..FlowMod::default()
+        }))?;
+        Ok(())
+    }
+
     /// Whether questions can be asked.
     pub fn is_ready(&self) -> bool {
         self.version.is_some() && self.handshake.is_empty() && self.features.is_some()
@@ -400,9 +416,9 @@ impl Session {
         })?;
         self.version = Some(version);
         let features = self.send(&Message::FeaturesRequest)?;
-        // Later fragments are judged as such (ovs-fields(7), ip_frag), not reassembled.
+        // In the normal mode first fragments match as if their ports were 0: any port would be open to them.
         let config = SwitchConfig {
-            fragments: Fragments::Normal,
+            fragments: Fragments::NxMatch,
             miss_send_len: 0,
         };
         self.send(&Message::SetConfig(config))?;
@@ -549,7 +565,7 @@ fn observe(rows: Vec<FlowStats>, pipeline: &Pipeline, machine: &OvsMachine) -> O
         // Rows as desired share their memory with what is desired.
         let seen = FlowBody {
             instructions: canonical(row.instructions).into(),
-            generation: row.cookie & ((1 << 40) - 1),
+            generation: row.cookie & regs::GENERATION,
         };
         let timeless = row.idle_timeout == 0 && row.hard_timeout == 0;
         match machine

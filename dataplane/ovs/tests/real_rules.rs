@@ -94,15 +94,11 @@ fn a_foreign_row_in_our_place_is_reported_and_kept() {
     }
     let (mut rig, _hosts) = Rig::start(SandboxOptions::default(), &HOSTS, |_| {});
     let bridge = rig.bridge();
-    rig.until("connected", |s| {
-        s.state != SessionState::Disconnected && s.versions.contains_key("openflow")
-    });
-    std::thread::sleep(Duration::from_millis(300));
-    // After the agent has read the tables: the switch itself has to refuse to replace it.
-    let row = "table=0,priority=100,in_port=1,vlan_tci=0x0000,cookie=0x1,actions=drop";
+    let row = "table=0,priority=20547,in_port=1,vlan_tci=0x0000,cookie=0x1,actions=drop";
     rig.sandbox
         .ofctl(["-O", "OpenFlow15", "add-flow", &bridge, row])
         .unwrap();
+    rig.until("seen", |s| s.foreign_rows == 2); // with the standalone bridge's own
     rig.set(&document("25"));
     rig.until("the conflict told", |s| {
         s.detail.contains("foreign rows stand where ours belong")

@@ -255,10 +255,12 @@ impl Document {
                 "the document is empty: begin with `version: {VERSION}`"
             )));
         }
-        let fields = value
-            .as_object()
-            .map(|map| map.keys().cloned().collect())
-            .unwrap_or_default();
+        let serde_json::Value::Object(map) = &value else {
+            return Err(DocumentError::Syntax(format!(
+                "not a mapping: begin with `version: {VERSION}`"
+            )));
+        };
+        let fields = map.keys().cloned().collect();
         let document = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             DocumentError::Fields(vec![FieldError {

@@ -363,8 +363,9 @@ impl FromStr for StrictPrefix {
 }
 
 /// A resource's or rule's name: 1 to 63 of letters, digits, `.`, `_`, `-`, beginning with a letter or digit.
+/// Cheap to clone: every change copies maps with thousands of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(std::sync::Arc<str>);
 
 impl Name {
     /// The name as text.
@@ -389,7 +390,7 @@ impl FromStr for Name {
                 "`{s}` is not a name: use 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first"
             ));
         }
-        Ok(Name(s.to_string()))
+        Ok(Name(s.into()))
     }
 }
 

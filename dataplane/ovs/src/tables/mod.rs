@@ -255,7 +255,7 @@ pub fn describe() -> String {
     }
     text.push_str(
         "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
-         | 47 | the switch learned the row by itself |\n| 39..0 | generation that wrote the row |\n",
+         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 39..0 | generation that wrote the row |\n",
     );
     text
 }

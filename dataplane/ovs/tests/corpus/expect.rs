@@ -1,0 +1,241 @@
+//! What ought to arrive where: the reference verdict, the source guard and the receivers of a frame.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use portcullis_policy::{
+    Action, Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, MacAddr, Packet, Policy, Protocol,
+    View, effective, unmanaged,
+};
+
+use super::craft::{Content, Frame, IpSays};
+use super::{Host, INTERNET, Mac};
+
+/// A document as the switch should enforce it.
+pub struct World {
+    document: Document,
+    policies: BTreeMap<(Host, bool), Policy>,
+    view: View,
+    vlan_limit: usize,
+}
+
+/// Where a frame should arrive, or the place where it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub receivers: BTreeSet<Host>,
+    /// Whether the source guard of the switch ends it.
+    pub guarded: bool,
+    /// What the switch has no field for, where a difference may come from that.
+    pub unseen: Option<&'static str>,
+    /// The verdicts on the way, for the reader of a failure.
+    pub why: Vec<String>,
+}
+
+impl World {
+    pub fn new(document: Document, view: View, vlan_limit: usize) -> Self {
+        let mut policies = BTreeMap::new();
+        for host in Host::all().filter(|h| *h != INTERNET) {
+            for direction in Direction::BOTH {
+                let policy = match document.endpoints.get(host.name()) {
+                    Some(endpoint) => effective(&document, host.name(), endpoint, direction),
+                    None => unmanaged(&document, direction),
+                };
+                policies.insert((host, direction == Direction::Egress), policy);
+            }
+        }
+        World {
+            document,
+            policies,
+            view,
+            vlan_limit,
+        }
+    }
+
+    fn endpoint(&self, host: Host) -> Option<&Endpoint> {
+        self.document.endpoints.get(host.name()).map(AsRef::as_ref)
+    }
+
+    /// What the frame carries, as far as the tags let it be seen.
+    fn seen<'a>(&self, frame: &'a Frame) -> &'a Content {
+        let parsed = |tpid: u16| matches!(tpid, 0x8100 | 0x88a8);
+        let visible = frame.tags.len() <= self.vlan_limit && frame.tags.iter().all(|(tpid, _)| parsed(*tpid));
+        if visible {
+            &frame.content
+        } else {
+            &Content::Encapsulated
+        }
+    }
+
+    fn judge(&self, host: Host, direction: Direction, content: &Content, why: &mut Vec<String>) -> bool {
+        let Some(policy) = self.policies.get(&(host, direction == Direction::Egress)) else {
+            return true;
+        };
+        let (action, by) = policy.judge(&packet(content, direction), self.view);
+        why.push(format!(
+            "{direction} of {}: {action} by {}",
+            host.name(),
+            policy.origin(by)
+        ));
+        action == Action::Allow
+    }
+
+    pub fn expected(&self, frame: &Frame) -> Expected {
+        let content = self.seen(frame);
+        let from = frame.route.from;
+        let mut why = Vec::new();
+        let mut unseen = frame.unseen;
+        let none = |guarded: bool, unseen: Option<&'static str>, why: Vec<String>| Expected {
+            receivers: BTreeSet::new(),
+            guarded,
+            unseen,
+            why,
+        };
+        if let Some(endpoint) = self.endpoint(from)
+            && endpoint.source_guard
+            && let Err(breach) = guard(endpoint, frame, &frame.content)
+        {
+            why.push(format!("guard of {}: {breach}", from.name()));
+            let shown = guard(endpoint, frame, content).is_err();
+            if !shown {
+                unseen = Some("the source behind more tags than are parsed");
+            }
+            return none(shown && unseen.is_none(), unseen, why);
+        }
+        if !self.judge(from, Direction::Egress, content, &mut why) {
+            return none(false, unseen, why);
+        }
+        let group = frame.route.dst[0] & 1 == 1;
+        let candidates: Vec<Host> = if group {
+            if hides_unicast(content) {
+                why.push("no group address in a group frame".to_string());
+                return none(false, unseen, why);
+            }
+            Host::all().filter(|h| *h != from).collect()
+        } else {
+            let owner = Host::all().find(|h| h.mac() == frame.route.dst);
+            owner
+                .or(Some(INTERNET))
+                .filter(|h| *h != from)
+                .into_iter()
+                .collect()
+        };
+        let receivers = candidates
+            .into_iter()
+            .filter(|h| *h != INTERNET || !not_forwarded(frame))
+            .filter(|h| self.judge(*h, Direction::Ingress, content, &mut why))
+            .collect();
+        Expected {
+            receivers,
+            guarded: false,
+            unseen,
+            why,
+        }
+    }
+}
+
+/// What Open vSwitch's own forwarding (`NORMAL`) drops on its way to an uplink:
+/// - groups that bridges keep to themselves, IEEE 802.1Q table 8-1 and Cisco's (`other_config:forward-bpdu`);
+/// - frames whose EtherType says that a tag follows where none can be ("partial VLAN tag").
+fn not_forwarded(frame: &Frame) -> bool {
+    let dst = frame.route.dst;
+    let ieee = dst[..5] == [0x01, 0x80, 0xc2, 0, 0] && dst[5] <= 0x0f;
+    let cisco = dst[..5] == [0x01, 0x00, 0x0c, 0xcc, 0xcc];
+    ieee || cisco || frame.content == Content::BareTag
+}
+
+/// An IP packet that is not known to be meant for a group.
+fn hides_unicast(content: &Content) -> bool {
+    match content {
+        Content::BrokenIp => true,
+        Content::Ip(ip) => match ip.dst {
+            IpAddr::V4(a) => !a.is_multicast() && !a.is_broadcast(),
+            IpAddr::V6(a) => !a.is_multicast(),
+        },
+        Content::Arp(_) | Content::Other | Content::Encapsulated | Content::BareTag => false,
+    }
+}
+
+/// The packet from the endpoint's side.
+fn packet(content: &Content, direction: Direction) -> Packet {
+    let frame = match content {
+        Content::Arp(_) => Judged::Arp,
+        Content::Other => Judged::Other,
+        Content::Encapsulated | Content::BareTag | Content::BrokenIp => Judged::Opaque,
+        Content::Ip(ip) => {
+            let (local, remote) = match direction {
+                Direction::Egress => (ip.src, ip.dst),
+                Direction::Ingress => (ip.dst, ip.src),
+            };
+            Judged::Ip(IpPacket {
+                local,
+                remote,
+                protocol: ip.protocol,
+                fragment: ip.fragment,
+                l4: ip.l4,
+            })
+        }
+    };
+    Packet { frame }
+}
+
+/// Whether a guarded endpoint may send this: its own MAC, its own addresses, ARP and neighbour discovery included.
+fn guard(endpoint: &Endpoint, frame: &Frame, content: &Content) -> Result<(), &'static str> {
+    let own_mac = |mac: Mac| endpoint.macs.is_empty() || endpoint.macs.contains(&MacAddr(mac));
+    if !own_mac(frame.route.src) {
+        return Err("foreign MAC");
+    }
+    let known = !endpoint.addresses.is_empty();
+    let has_v6 = endpoint.addresses.iter().any(|p| p.0.addr().is_ipv6());
+    let link_local = IpAddr::V6(MacAddr(frame.route.src).link_local());
+    let own = |address: IpAddr| {
+        !known
+            || endpoint.addresses.iter().any(|p| p.0.contains(&address))
+            || (has_v6 && address == link_local)
+    };
+    match content {
+        Content::Arp(arp) if !arp.well_formed => Err("ARP that does not show its sender"),
+        Content::Arp(arp) if arp.sha != frame.route.src => Err("foreign hardware address in ARP"),
+        Content::Arp(arp) => {
+            let asks_for_own = arp.spa.is_unspecified() && own(arp.tpa.into());
+            if own(arp.spa.into()) || asks_for_own {
+                Ok(())
+            } else {
+                Err("foreign protocol address in ARP")
+            }
+        }
+        Content::BrokenIp if known => Err("IP that does not show its source"),
+        Content::Ip(ip) if known => {
+            let unset = not_configured_yet(ip, has_v6);
+            if !own(ip.src) && !unset {
+                return Err("foreign address");
+            }
+            nd_guard(ip, own, own_mac)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// DHCP (RFC 2131) and ICMPv6 from the unspecified address (RFC 4861, 4862).
+fn not_configured_yet(ip: &IpSays, has_v6: bool) -> bool {
+    let dhcp = matches!(ip.l4, L4::Ports { src: 68, dst: 67, .. }) && ip.protocol == Some(Protocol::UDP);
+    let icmp6 = ip.protocol == Some(Protocol::ICMPV6) && has_v6;
+    ip.src.is_unspecified() && if ip.src.is_ipv4() { dhcp } else { icmp6 }
+}
+
+fn nd_guard(
+    ip: &IpSays,
+    own: impl Fn(IpAddr) -> bool,
+    own_mac: impl Fn(Mac) -> bool,
+) -> Result<(), &'static str> {
+    let Some(nd) = ip.nd else { return Ok(()) };
+    let own_option = nd.mac.is_none_or(own_mac);
+    let own_target = own(nd.target.into());
+    match (nd.kind, ip.src.is_unspecified()) {
+        (135, true) if nd.mac.is_some() => Err("duplicate address detection with an option"),
+        (135, true) if !own_target => Err("duplicate address detection of a foreign address"),
+        (136, true) => Err("advertisement from the unspecified address"),
+        (136, _) if !own_target => Err("advertisement of a foreign address"),
+        _ if !own_option => Err("foreign hardware address in neighbour discovery"),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Every frame of a corpus over a real OVS-DPDK bridge, under every document: what arrives where is what the
+//! reference verdict says.
+
+mod corpus;
+mod rig;
+
+use corpus::craft::Frame;
+use corpus::documents::{Case, cases};
+use corpus::expect::World;
+use corpus::run::{Wire, silence};
+use corpus::{HOSTS, Host};
+use portcullis_compiler::StageModel;
+use portcullis_testbed::{SandboxOptions, need_root};
+use rig::Rig;
+use std::time::{Duration, Instant};
+
+/// Differences printed in full per document; all are counted.
+const PRINTED: usize = 40;
+
+/// Sends `frames` under each of `cases` over a switch that parses `vlan_limit` tags.
+fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
+    let options = SandboxOptions {
+        vlan_limit,
+        ..SandboxOptions::default()
+    };
+    let (mut rig, hosts) = Rig::start(options, &HOSTS, |_| {});
+    silence(&hosts);
+    let mut total = 0;
+    for (seed, case) in (1u64..).zip(cases) {
+        rig.apply(&case.yaml);
+        // The rows are there; caches made before them are gone after a round of the revalidators.
+        rig.sandbox.appctl(["revalidator/wait"]).unwrap();
+        let limit = usize::from(vlan_limit.unwrap_or(1));
+        let world = World::new(case.document(), StageModel::ovs().view, limit);
+        let before: Vec<u64> = Host::all().map(|h| guard_hits(&rig, h)).collect();
+        let begin = Instant::now();
+        let outcome = Wire::new(&hosts, &rig.sandbox, frames).compare(&world, seed);
+        eprintln!(
+            "{} (VLAN limit {limit}): {} frames, {} to arrive, {} not, {} by the guard; {} differences; {:.1?}",
+            case.name,
+            frames.len(),
+            outcome.passed,
+            outcome.dropped,
+            outcome.guarded.iter().sum::<u64>(),
+            outcome.differences.len(),
+            begin.elapsed(),
+        );
+        for (what, count) in &outcome.unseen {
+            eprintln!("   {count} differ because Open vSwitch does not show {what}");
+        }
+        for difference in outcome.differences.iter().take(PRINTED) {
+            eprintln!("-- {difference}");
+        }
+        if outcome.differences.is_empty() {
+            for host in Host::all() {
+                counted(&rig, host, before[host.0] + outcome.guarded[host.0]);
+            }
+        }
+        total += outcome.differences.len();
+    }
+    assert_eq!(
+        total, 0,
+        "frames went another way than the policy says; see above"
+    );
+}
+
+fn guard_hits(rig: &Rig, host: Host) -> u64 {
+    let end = Instant::now() + rig::PATIENCE;
+    let hits = loop {
+        // Not while the rows are being read back.
+        match rig.runtime.block_on(rig.target.hits()) {
+            Ok(hits) => break hits,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let rule = format!("guard/{}", host.name());
+    hits.iter().filter(|h| h.rule == rule).map(|h| h.packets).sum()
+}
+
+/// Drops of the guard are counted as such, each once; the switch's counters lag.
+fn counted(rig: &Rig, host: Host, wanted: u64) {
+    let end = Instant::now() + Duration::from_secs(15);
+    while guard_hits(rig, host) != wanted && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        guard_hits(rig, host),
+        wanted,
+        "packets counted by the guard of {}",
+        host.name()
+    );
+}
+
+#[test]
+fn every_frame_goes_where_the_policy_says() {
+    if !need_root("every_frame_goes_where_the_policy_says") {
+        return;
+    }
+    let frames = corpus::corpus();
+    assert!(frames.len() >= 2000, "{} frames", frames.len());
+    run(Some(2), &cases(), &frames);
+}
+
+#[test]
+fn two_tags_are_opaque_to_a_switch_that_parses_one() {
+    if !need_root("two_tags_are_opaque_to_a_switch_that_parses_one") {
+        return;
+    }
+    let mut frames = corpus::corpus();
+    frames.retain(|f| !f.tags.is_empty());
+    run(None, &cases(), &frames);
+}
