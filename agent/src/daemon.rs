@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use portcullis_backend::TargetHandle;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 
-use crate::api::{self, Api, ListenError, Listeners, SocketFile};
+use crate::api::{self, Accept, Api, ListenError, Listeners, SocketFile};
 use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
@@ -20,6 +21,8 @@ use crate::targets::{self, Launched, Targets};
 const TARGETS_LIMIT: Duration = Duration::from_secs(5);
 /// How long the engine may take to end: changes that wait already are made first.
 const ENGINE_LIMIT: Duration = Duration::from_secs(5);
+/// Silence after which the kernel asks whether a TCP peer is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How often metrics and status are refreshed when nothing happens.
 const REFRESH: Duration = Duration::from_secs(5);
 
@@ -130,18 +133,26 @@ impl Agent {
         // Listening comes before the engine: a second agent shall not touch any target.
         let listeners = api::listen(&config.api).await?;
         let (engine, worker) = start_engine(store, loaded, handles.clone(), config.limits).await?;
-        parts.add(Part::Engine, async move { worker.await.map_err(Cause::from)?.map_err(Cause::from) });
+        parts.add(Part::Engine, async move {
+            worker.await.map_err(Cause::from)?.map_err(Cause::from)
+        });
         let stopping = CancellationToken::new();
         let targets = Targets::new(handles.clone());
         let followers = follow(&engine, &targets, exporter.is_some());
         if let Some(exporter) = exporter {
-            parts.add(Part::Metrics, async move { exporter.await.map_err(|e| format!("{e:?}")) });
+            parts.add(Part::Metrics, async move {
+                exporter.await.map_err(|e| format!("{e:?}"))
+            });
         }
         let api = Api::new(engine.clone(), targets, config.limits, stopping.clone());
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes = api.routes(|routes| *routes = std::mem::take(routes).add_service(health.clone()))?;
         set_health(&reporter, tonic_health::ServingStatus::Serving).await;
-        let Listeners { unix, file: socket, tcp } = listeners;
+        let Listeners {
+            unix,
+            file: socket,
+            tcp,
+        } = listeners;
         let tcp_address = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         serve(&mut parts, &config, routes, unix, tcp, &stopping)?;
         let generation = engine.read(|state| state.generation());
@@ -191,15 +202,26 @@ impl Agent {
             set_health(reporter, tonic_health::ServingStatus::NotServing).await;
         }
         self.stopping.cancel();
-        let mut late = self.parts.drain(|part| matches!(part, Part::Server(_)), self.drain).await;
+        let mut late = self
+            .parts
+            .drain(|part| matches!(part, Part::Server(_)), self.drain)
+            .await;
         self.followers.iter().for_each(JoinHandle::abort);
         self.targets.iter().for_each(TargetHandle::stop);
-        late.extend(self.parts.drain(|part| matches!(part, Part::Target(_)), TARGETS_LIMIT).await);
+        late.extend(
+            self.parts
+                .drain(|part| matches!(part, Part::Target(_)), TARGETS_LIMIT)
+                .await,
+        );
         let ended = async {
             self.engine.stop().await;
             self.parts.drain(|part| *part == Part::Engine, ENGINE_LIMIT).await
         };
-        late.extend(tokio::time::timeout(ENGINE_LIMIT * 2, ended).await.unwrap_or_else(|_| vec![Part::Engine]));
+        late.extend(
+            tokio::time::timeout(ENGINE_LIMIT * 2, ended)
+                .await
+                .unwrap_or_else(|_| vec![Part::Engine]),
+        );
         drop(self.socket);
         if late.is_empty() {
             tracing::info!("stopped; the rows on the targets stay in force");
@@ -232,21 +254,29 @@ fn serve(
     config: &Config,
     routes: Routes,
     unix: tokio::net::UnixListener,
-    tcp: Option<(tokio::net::TcpListener, Option<tonic::transport::server::ServerTlsConfig>)>,
+    tcp: Option<(
+        tokio::net::TcpListener,
+        Option<tonic::transport::server::ServerTlsConfig>,
+    )>,
     stopping: &CancellationToken,
 ) -> Result<(), AgentError> {
     let end = || stopping.clone().cancelled_owned();
     let server = api::server(&config.limits, None)?.add_routes(routes.clone());
     parts.add(
         Part::Server(config.api.socket.display().to_string()),
-        server.serve_with_incoming_shutdown(UnixListenerStream::new(unix), end()),
+        server.serve_with_incoming_shutdown(Accept::new(UnixListenerStream::new(unix)), end()),
     );
     if let Some((listener, tls)) = tcp {
-        let address = listener.local_addr().map_or_else(|_| "TCP".to_string(), |a| a.to_string());
+        let address = listener
+            .local_addr()
+            .map_or_else(|_| "TCP".to_string(), |a| a.to_string());
+        let incoming = TcpIncoming::from(listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(TCP_KEEPALIVE));
         let server = api::server(&config.limits, tls)?.add_routes(routes);
         parts.add(
             Part::Server(address),
-            server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), end()),
+            server.serve_with_incoming_shutdown(Accept::new(incoming), end()),
         );
     }
     Ok(())

@@ -56,7 +56,12 @@ impl Parts {
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let named = part.clone();
-        let abort = self.running.spawn(async move { Ended { part, result: work.await.map_err(Into::into) } });
+        let abort = self.running.spawn(async move {
+            Ended {
+                part,
+                result: work.await.map_err(Into::into),
+            }
+        });
         self.known.push((named, abort));
     }
 
@@ -78,7 +83,10 @@ impl Parts {
     fn panicked(&mut self, error: JoinError) -> Ended {
         let at = self.known.iter().position(|(_, abort)| abort.id() == error.id());
         let part = at.map_or(Part::Engine, |at| self.known.remove(at).0);
-        Ended { part, result: Err(error.into()) }
+        Ended {
+            part,
+            result: Err(error.into()),
+        }
     }
 
     /// Waits until the parts of one sort have ended; those that have not in time are cut off and returned. A part
@@ -87,12 +95,17 @@ impl Parts {
         let deadline = tokio::time::Instant::now() + limit;
         while self.known.iter().any(|(part, _)| sort(part)) {
             match tokio::time::timeout_at(deadline, self.ended()).await {
-                Ok(Ended { part, result: Err(error) }) => tracing::warn!(%part, %error, "failed while it ended"),
+                Ok(Ended {
+                    part,
+                    result: Err(error),
+                }) => tracing::warn!(%part, %error, "failed while it ended"),
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
-        let (late, rest) = std::mem::take(&mut self.known).into_iter().partition(|(part, _)| sort(part));
+        let (late, rest) = std::mem::take(&mut self.known)
+            .into_iter()
+            .partition(|(part, _)| sort(part));
         self.known = rest;
         let late: Vec<(Part, AbortHandle)> = late;
         late.into_iter()
@@ -114,7 +127,10 @@ pub struct Signals {
 impl Signals {
     /// Takes them over.
     pub fn take() -> std::io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// The next one's name.
@@ -200,13 +216,18 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_end_in_time_is_cut_off() {
         let mut parts = Parts::default();
-        parts.add(Part::Server("a".to_string()), std::future::pending::<Result<(), &str>>());
+        parts.add(
+            Part::Server("a".to_string()),
+            std::future::pending::<Result<(), &str>>(),
+        );
         parts.add(Part::Server("b".to_string()), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             Ok::<(), &str>(())
         });
         parts.add(Part::Engine, quick(Ok(())));
-        let late = parts.drain(|part| matches!(part, Part::Server(_)), Duration::from_millis(500)).await;
+        let late = parts
+            .drain(|part| matches!(part, Part::Server(_)), Duration::from_millis(500))
+            .await;
         assert_eq!(late, [Part::Server("a".to_string())]);
         assert!(parts.drain(|_| true, Duration::from_secs(1)).await.is_empty());
     }

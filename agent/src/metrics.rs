@@ -12,8 +12,9 @@ use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
 use crate::engine::Engine;
 
 /// Bounds of histograms, in seconds.
-const BUCKETS: &[f64] =
-    &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
@@ -31,7 +32,12 @@ struct Metric {
 }
 
 const fn metric(name: &'static str, sort: Sort, labels: &'static str, help: &'static str) -> Metric {
-    Metric { name, sort, labels, help }
+    Metric {
+        name,
+        sort,
+        labels,
+        help,
+    }
 }
 
 const CALLS: &str = "portcullis_api_calls_total";
@@ -54,24 +60,94 @@ const DRIFT: &str = "portcullis_target_drift_repaired_total";
 const DISCONNECTS: &str = "portcullis_target_disconnects_total";
 
 const METRICS: &[Metric] = &[
-    metric(CALLS, Sort::Counter, "method, code", "API calls that were answered; a stream counts when it begins."),
-    metric(CALL_SECONDS, Sort::Histogram, "method", "Time to the answer of API calls; not of streams and waits."),
-    metric(CHANGE_SECONDS, Sort::Histogram, "", "Time to make a change: validate, resolve, check, commit, publish."),
-    metric(COMMIT_SECONDS, Sort::Histogram, "", "Time to commit a change to the store."),
+    metric(
+        CALLS,
+        Sort::Counter,
+        "method, code",
+        "API calls that were answered; a stream counts when it begins.",
+    ),
+    metric(
+        CALL_SECONDS,
+        Sort::Histogram,
+        "method",
+        "Time to the answer of API calls; not of streams and waits.",
+    ),
+    metric(
+        CHANGE_SECONDS,
+        Sort::Histogram,
+        "",
+        "Time to make a change: validate, resolve, check, commit, publish.",
+    ),
+    metric(
+        COMMIT_SECONDS,
+        Sort::Histogram,
+        "",
+        "Time to commit a change to the store.",
+    ),
     metric(GENERATION, Sort::Gauge, "", "Newest committed generation."),
-    metric(RESOURCES, Sort::Gauge, "kind", "Profiles and endpoints of the policy."),
+    metric(
+        RESOURCES,
+        Sort::Gauge,
+        "kind",
+        "Profiles and endpoints of the policy.",
+    ),
     metric(CLASSES, Sort::Gauge, "", "Distinct policies in use."),
-    metric(WANTED, Sort::Gauge, "target", "Generation that the target shall hold."),
-    metric(APPLIED, Sort::Gauge, "target", "Generation that the target is known to hold."),
-    metric(STATE, Sort::Gauge, "target, state", "1 for the state the target's session is in, 0 for the others."),
+    metric(
+        WANTED,
+        Sort::Gauge,
+        "target",
+        "Generation that the target shall hold.",
+    ),
+    metric(
+        APPLIED,
+        Sort::Gauge,
+        "target",
+        "Generation that the target is known to hold.",
+    ),
+    metric(
+        STATE,
+        Sort::Gauge,
+        "target, state",
+        "1 for the state the target's session is in, 0 for the others.",
+    ),
     metric(ROWS, Sort::Gauge, "target, table", "Rows of this agent."),
-    metric(FOREIGN, Sort::Gauge, "target", "Rows of others in this agent's tables; they are left alone."),
-    metric(REALIZED, Sort::Gauge, "target", "Endpoints realized on the target."),
-    metric(PENDING, Sort::Gauge, "target", "Endpoints that wait for something on the target."),
+    metric(
+        FOREIGN,
+        Sort::Gauge,
+        "target",
+        "Rows of others in this agent's tables; they are left alone.",
+    ),
+    metric(
+        REALIZED,
+        Sort::Gauge,
+        "target",
+        "Endpoints realized on the target.",
+    ),
+    metric(
+        PENDING,
+        Sort::Gauge,
+        "target",
+        "Endpoints that wait for something on the target.",
+    ),
     metric(UNSUPPORTED, Sort::Gauge, "target", "What the target cannot do."),
-    metric(WRITES, Sort::Counter, "target, operation", "Rows added, changed and deleted."),
-    metric(DRIFT, Sort::Counter, "target", "Rows found missing, altered or left over and put right."),
-    metric(DISCONNECTS, Sort::Counter, "target", "Connections to the datapath that ended."),
+    metric(
+        WRITES,
+        Sort::Counter,
+        "target, operation",
+        "Rows added, changed and deleted.",
+    ),
+    metric(
+        DRIFT,
+        Sort::Counter,
+        "target",
+        "Rows found missing, altered or left over and put right.",
+    ),
+    metric(
+        DISCONNECTS,
+        Sort::Counter,
+        "target",
+        "Connections to the datapath that ended.",
+    ),
 ];
 
 /// The list of metrics as Markdown.
@@ -108,7 +184,10 @@ pub enum MetricsError {
 /// Begins recording; the future serves what was recorded until it is dropped.
 pub fn install(listen: SocketAddr) -> Result<ExporterFuture, MetricsError> {
     let failed = |source| MetricsError::Listen { listen, source };
-    let builder = PrometheusBuilder::new().with_http_listener(listen).set_buckets(BUCKETS).map_err(failed)?;
+    let builder = PrometheusBuilder::new()
+        .with_http_listener(listen)
+        .set_buckets(BUCKETS)
+        .map_err(failed)?;
     let (recorder, exporter) = builder.build().map_err(failed)?;
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
     for m in METRICS {
@@ -190,7 +269,8 @@ impl Observer {
 }
 
 fn observe_gauges(target: &str, status: &TargetStatus) {
-    let set = |metric: &'static str, value: u64| gauge!(metric, "target" => target.to_string()).set(float(value));
+    let set =
+        |metric: &'static str, value: u64| gauge!(metric, "target" => target.to_string()).set(float(value));
     set(WANTED, status.wanted);
     set(APPLIED, status.applied);
     set(FOREIGN, status.foreign_rows);
@@ -213,8 +293,16 @@ mod tests {
     #[test]
     fn every_metric_is_described_once_and_named_well() {
         for (index, m) in METRICS.iter().enumerate() {
-            assert!(METRICS[..index].iter().all(|other| other.name != m.name), "{} twice", m.name);
-            assert!(m.name.starts_with("portcullis_") && m.help.ends_with('.'), "{}", m.name);
+            assert!(
+                METRICS[..index].iter().all(|other| other.name != m.name),
+                "{} twice",
+                m.name
+            );
+            assert!(
+                m.name.starts_with("portcullis_") && m.help.ends_with('.'),
+                "{}",
+                m.name
+            );
             assert_eq!(m.sort == Sort::Counter, m.name.ends_with("_total"), "{}", m.name);
             assert!(reference().contains(m.name));
         }

@@ -39,7 +39,10 @@ impl Targets {
                 }
             });
         }
-        Targets { handles: handles.into(), changes }
+        Targets {
+            handles: handles.into(),
+            changes,
+        }
     }
 
     /// The targets, in the order of the configuration.
@@ -57,7 +60,11 @@ impl Targets {
         let mut changes = self.changes();
         loop {
             changes.borrow_and_update();
-            if self.handles.iter().all(|target| target.status().applied >= generation) {
+            if self
+                .handles
+                .iter()
+                .all(|target| target.status().applied >= generation)
+            {
                 return;
             }
             if changes.changed().await.is_err() {

@@ -1,1 +1,18 @@
-//! Benchmarks of Portcullis.
+//! Benchmarks of Portcullis: what they measure with, shared by the criterion benches and the harness.
+//!
+//! Nothing here asserts a threshold: it measures, and says on which machine. What it does check is that a figure is
+//! about the thing it names: the same flows, no row rewritten, every endpoint in its place.
+#![forbid(unsafe_code)]
+
+pub mod bulk;
+pub mod change;
+pub mod daemon;
+pub mod documents;
+mod error;
+pub mod machine;
+pub mod offline;
+pub mod report;
+pub mod restart;
+pub mod switch;
+
+pub use error::{BenchError, Result};

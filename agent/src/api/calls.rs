@@ -14,7 +14,10 @@ use tower::{Layer, Service};
 use crate::metrics;
 
 /// Calls whose duration says nothing: they wait or stream.
-const UNTIMED: [&str; 2] = ["/portcullis.v1.TargetService/Watch", "/portcullis.v1.TargetService/WaitRealized"];
+const UNTIMED: [&str; 2] = [
+    "/portcullis.v1.TargetService/Watch",
+    "/portcullis.v1.TargetService/WaitRealized",
+];
 
 /// The layer around every service. Clients cannot make up metrics: unknown methods count as one.
 #[derive(Debug, Clone, Default)]
@@ -29,14 +32,23 @@ impl Calls {
         let methods = descriptors.file.iter().flat_map(|file| {
             file.service.iter().flat_map(move |service| {
                 let path = format!("/{}.{}", file.package(), service.name());
-                service.method.iter().map(move |method| format!("{path}/{}", method.name()))
+                service
+                    .method
+                    .iter()
+                    .map(move |method| format!("{path}/{}", method.name()))
             })
         });
-        Calls { known: Arc::new(methods.collect()) }
+        Calls {
+            known: Arc::new(methods.collect()),
+        }
     }
 
     fn method<'a>(&self, path: &'a str) -> &'a str {
-        if self.known.contains(path) { path.trim_start_matches('/') } else { "other" }
+        if self.known.contains(path) {
+            path.trim_start_matches('/')
+        } else {
+            "other"
+        }
     }
 }
 
@@ -44,7 +56,10 @@ impl<S> Layer<S> for Calls {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, calls: self.clone() }
+        Counted {
+            inner,
+            calls: self.clone(),
+        }
     }
 }
 
@@ -76,7 +91,10 @@ where
         Box::pin(async move {
             let response = answer.await?;
             // Without the header the call went well: errors of calls come without a body, in the headers.
-            let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+            let status = response
+                .headers()
+                .get("grpc-status")
+                .and_then(|value| value.to_str().ok()?.parse().ok());
             metrics::called(&method, status.unwrap_or(0), timed.then(|| started.elapsed()));
             Ok(response)
         })
@@ -90,7 +108,10 @@ mod tests {
     #[test]
     fn only_methods_of_the_api_are_named() {
         let calls = Calls::new();
-        assert_eq!(calls.method("/portcullis.v1.PolicyService/Explain"), "portcullis.v1.PolicyService/Explain");
+        assert_eq!(
+            calls.method("/portcullis.v1.PolicyService/Explain"),
+            "portcullis.v1.PolicyService/Explain"
+        );
         assert_eq!(calls.method("/portcullis.v1.PolicyService/Explode"), "other");
         assert!(UNTIMED.iter().all(|path| calls.known.contains(*path)));
     }

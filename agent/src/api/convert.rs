@@ -22,7 +22,10 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn fail(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.errors.push(FieldError { path: path.into(), problem: problem.into() });
+        self.errors.push(FieldError {
+            path: path.into(),
+            problem: problem.into(),
+        });
     }
 
     /// The value, unless something was wrong.
@@ -34,12 +37,17 @@ impl Fields {
     }
 
     pub(super) fn parse<T: FromStr<Err = ParseError>>(&mut self, path: &str, text: &str) -> Option<T> {
-        text.parse().map_err(|error: ParseError| self.fail(path, error.to_string())).ok()
+        text.parse()
+            .map_err(|error: ParseError| self.fail(path, error.to_string()))
+            .ok()
     }
 
     fn list<T: FromStr<Err = ParseError>>(&mut self, path: &str, texts: &[String]) -> Option<Vec<T>> {
-        let parsed: Vec<Option<T>> =
-            texts.iter().enumerate().map(|(i, text)| self.parse(&format!("{path}[{i}]"), text)).collect();
+        let parsed: Vec<Option<T>> = texts
+            .iter()
+            .enumerate()
+            .map(|(i, text)| self.parse(&format!("{path}[{i}]"), text))
+            .collect();
         parsed.into_iter().collect()
     }
 
@@ -54,7 +62,10 @@ impl Fields {
     pub(super) fn port(&mut self, path: &str, number: u32) -> Option<u16> {
         let port = u16::try_from(number).ok();
         if port.is_none() {
-            self.fail(path, format!("port {number} is out of range: ports are 0 to 65535"));
+            self.fail(
+                path,
+                format!("port {number} is out of range: ports are 0 to 65535"),
+            );
         }
         port
     }
@@ -62,7 +73,10 @@ impl Fields {
     pub(super) fn icmp(&mut self, path: &str, icmp: &v1::IcmpMatch) -> Option<IcmpMatch> {
         let kind = self.byte(&format!("{path}.type"), icmp.r#type);
         let code = icmp.code.map(|code| self.byte(&format!("{path}.code"), code));
-        Some(IcmpMatch { kind: kind?, code: code.map_or(Some(None), |c| c.map(Some))? })
+        Some(IcmpMatch {
+            kind: kind?,
+            code: code.map_or(Some(None), |c| c.map(Some))?,
+        })
     }
 
     /// `Some(None)` for 0, which means both.
@@ -72,7 +86,10 @@ impl Fields {
             4 => Some(Some(Family::V4)),
             6 => Some(Some(Family::V6)),
             other => {
-                self.fail(path, format!("{other} is not an IP version: write 4 or 6, or 0 for both"));
+                self.fail(
+                    path,
+                    format!("{other} is not an IP version: write 4 or 6, or 0 for both"),
+                );
                 None
             }
         }
@@ -104,7 +121,10 @@ impl Fields {
             Ok(v1::Action::Deny) => Some(Some(Action::Deny)),
             Ok(v1::Action::Unspecified) => Some(None),
             Err(_) => {
-                self.fail(path, format!("{action} is not an action: write ACTION_ALLOW or ACTION_DENY"));
+                self.fail(
+                    path,
+                    format!("{action} is not an action: write ACTION_ALLOW or ACTION_DENY"),
+                );
                 None
             }
         }
@@ -141,8 +161,11 @@ impl Fields {
     }
 
     fn rules(&mut self, path: &str, rules: Vec<v1::Rule>) -> Option<Vec<Rule>> {
-        let converted: Vec<Option<Rule>> =
-            rules.into_iter().enumerate().map(|(i, rule)| self.rule(&format!("{path}[{i}]"), rule)).collect();
+        let converted: Vec<Option<Rule>> = rules
+            .into_iter()
+            .enumerate()
+            .map(|(i, rule)| self.rule(&format!("{path}[{i}]"), rule))
+            .collect();
         converted.into_iter().collect()
     }
 
@@ -190,8 +213,16 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
     let mandatory = fields.rules("baseline.mandatory", message.mandatory);
     let rules = fields.rules("baseline.rules", message.rules);
     let whole = || {
-        let defaults = Defaults { egress: egress?, ingress: ingress? };
-        Some(Baseline { defaults, unmanaged: unmanaged?, mandatory: mandatory?, rules: rules? })
+        let defaults = Defaults {
+            egress: egress?,
+            ingress: ingress?,
+        };
+        Some(Baseline {
+            defaults,
+            unmanaged: unmanaged?,
+            mandatory: mandatory?,
+            rules: rules?,
+        })
     };
     let whole = whole();
     Ok((fields.done(whole)?, message.etag))
@@ -207,7 +238,10 @@ pub(super) fn profile(message: Option<v1::Profile>) -> Result<(Name, Profile, St
     let ingress = fields.maybe_action("profile.defaults.ingress", set.ingress);
     let rules = fields.rules("profile.rules", message.rules);
     let whole = || {
-        let mut profile = Profile { rules: rules?, ..Profile::default() };
+        let mut profile = Profile {
+            rules: rules?,
+            ..Profile::default()
+        };
         profile.default.egress = egress?;
         profile.default.ingress = ingress?;
         Some((name?, profile))
@@ -250,15 +284,17 @@ pub(super) fn endpoint(message: Option<v1::Endpoint>) -> Result<(Name, Endpoint,
 }
 
 /// Paths of the document as paths of the message: `endpoints.web1.macs[0]` in a call that carries one endpoint is
-/// `endpoint.macs[0]`.
-pub(super) fn as_message_paths(fields: Vec<FieldError>, document: &str, message: &str) -> Vec<FieldError> {
-    let rename = |mut field: FieldError| {
-        if let Some(rest) = field.path.strip_prefix(document)
-            && (rest.is_empty() || rest.starts_with(['.', '[']))
-        {
-            field.path = format!("{message}{rest}");
-        }
-        field
+/// `endpoint.macs[0]`. Each pair is a beginning in the document and its beginning in the message.
+pub(super) fn as_message_paths(fields: Vec<FieldError>, paths: &[(&str, &str)]) -> Vec<FieldError> {
+    let renamed = |path: &str| {
+        paths.iter().find_map(|(document, message)| {
+            let rest = path.strip_prefix(document)?;
+            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| format!("{message}{rest}"))
+        })
+    };
+    let rename = |field: FieldError| FieldError {
+        path: renamed(&field.path).unwrap_or(field.path),
+        ..field
     };
     fields.into_iter().map(rename).collect()
 }
@@ -291,10 +327,13 @@ fn rule_out(rule: &Rule) -> v1::Rule {
         source_ports: texts(&rule.source_ports),
         remote: texts(&rule.remote),
         local: texts(&rule.local),
-        icmp: rule
-            .icmp
-            .map(|icmp| v1::IcmpMatch { r#type: icmp.kind.into(), code: icmp.code.map(u32::from) }),
-        ip: rule.ip.map_or(0, |family| if family == Family::V4 { 4 } else { 6 }),
+        icmp: rule.icmp.map(|icmp| v1::IcmpMatch {
+            r#type: icmp.kind.into(),
+            code: icmp.code.map(u32::from),
+        }),
+        ip: rule
+            .ip
+            .map_or(0, |family| if family == Family::V4 { 4 } else { 6 }),
         reason: rule.reason.clone(),
     }
 }

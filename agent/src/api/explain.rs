@@ -6,14 +6,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_backend::{TargetHandle, Trace};
 use portcullis_policy::{
-    Action, Decider, Direction, Endpoint, Entry, Family, Fragment, Frame, IcmpMatch, IpPacket, L4, Name, Packet,
-    Policy, Protocol, TCP_ACK, TCP_SYN, View, effective,
+    Action, Decider, Direction, Endpoint, Entry, Family, Fragment, Frame, IcmpMatch, IpPacket, L4, Name,
+    Packet, Policy, Protocol, TCP_ACK, TCP_SYN, View, effective,
 };
 use portcullis_proto::v1;
 
+use super::Api;
 use super::convert::{self, Fields};
 use super::status::ApiError;
-use super::Api;
 use crate::store::{Key, Kind};
 
 /// How long a target may take to be asked.
@@ -65,7 +65,10 @@ fn protocol(fields: &mut Fields, text: &str) -> Option<u8> {
             None
         }
         Err(_) if text.is_empty() => {
-            fields.fail("protocol", "is required: tcp, udp, sctp, icmp, icmpv6, or a number");
+            fields.fail(
+                "protocol",
+                "is required: tcp, udp, sctp, icmp, icmpv6, or a number",
+            );
             None
         }
         Err(error) => {
@@ -81,7 +84,10 @@ fn address(fields: &mut Fields, path: &str, text: &str) -> Option<Option<IpAddr>
     }
     let address = text.parse().ok();
     if address.is_none() {
-        fields.fail(path, format!("`{text}` is not an address: write 192.0.2.10 or 2001:db8::10"));
+        fields.fail(
+            path,
+            format!("`{text}` is not an address: write 192.0.2.10 or 2001:db8::10"),
+        );
     }
     address.map(Some)
 }
@@ -110,7 +116,10 @@ fn family(
         match (agreed, family) {
             (None, told) => agreed = told,
             (Some(before), Some(now)) if before != now => {
-                fields.fail(path, format!("means {now}, and what stands before it {before}: make them one"));
+                fields.fail(
+                    path,
+                    format!("means {now}, and what stands before it {before}: make them one"),
+                );
                 return None;
             }
             _ => {}
@@ -122,11 +131,17 @@ fn family(
 fn l4(fields: &mut Fields, request: &v1::ExplainRequest, protocol: u8) -> Option<L4> {
     let name = Protocol::name(protocol);
     if request.established && protocol != Protocol::TCP {
-        fields.fail("established", format!("{name} has no connections that a packet shows: only tcp has"));
+        fields.fail(
+            "established",
+            format!("{name} has no connections that a packet shows: only tcp has"),
+        );
         return None;
     }
     if !matches!(protocol, Protocol::ICMP | Protocol::ICMPV6) && request.icmp.is_some() {
-        fields.fail("icmp", format!("{name} has no ICMP type: set protocol to icmp or icmpv6"));
+        fields.fail(
+            "icmp",
+            format!("{name} has no ICMP type: set protocol to icmp or icmpv6"),
+        );
         return None;
     }
     if Protocol::has_ports(protocol) {
@@ -137,17 +152,33 @@ fn l4(fields: &mut Fields, request: &v1::ExplainRequest, protocol: u8) -> Option
             Protocol::TCP => TCP_SYN,
             _ => 0,
         };
-        return Some(L4::Ports { src: src?, dst: dst?, flags });
+        return Some(L4::Ports {
+            src: src?,
+            dst: dst?,
+            flags,
+        });
     }
     if request.port != 0 || request.source_port.is_some() {
-        fields.fail("port", format!("{name} has no ports: set protocol to tcp, udp or sctp"));
+        fields.fail(
+            "port",
+            format!("{name} has no ports: set protocol to tcp, udp or sctp"),
+        );
         return None;
     }
-    let echo = IcmpMatch { kind: if protocol == Protocol::ICMP { 8 } else { 128 }, code: None };
+    let echo = IcmpMatch {
+        kind: if protocol == Protocol::ICMP { 8 } else { 128 },
+        code: None,
+    };
     match protocol {
         Protocol::ICMP | Protocol::ICMPV6 => {
-            let icmp = request.icmp.as_ref().map_or(Some(echo), |icmp| fields.icmp("icmp", icmp))?;
-            Some(L4::Icmp { kind: icmp.kind, code: icmp.code.unwrap_or(0) })
+            let icmp = request
+                .icmp
+                .as_ref()
+                .map_or(Some(echo), |icmp| fields.icmp("icmp", icmp))?;
+            Some(L4::Icmp {
+                kind: icmp.kind,
+                code: icmp.code.unwrap_or(0),
+            })
         }
         _ => Some(L4::Nothing),
     }
@@ -160,7 +191,10 @@ fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Opt
         IpAddr::V6(a) => a.to_bits(),
     };
     let (first, last): (IpAddr, IpAddr) = match family {
-        Family::V4 => (Ipv4Addr::new(203, 0, 113, 1).into(), Ipv4Addr::new(223, 255, 255, 255).into()),
+        Family::V4 => (
+            Ipv4Addr::new(203, 0, 113, 1).into(),
+            Ipv4Addr::new(223, 255, 255, 255).into(),
+        ),
         Family::V6 => (
             Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
             Ipv6Addr::new(0x3fff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff).into(),
@@ -196,7 +230,13 @@ fn packet(question: &Question, endpoint: &Endpoint, policy: &Policy) -> Result<I
         Some(remote) => remote,
         None => unnamed(question.family, remotes()).ok_or_else(|| everywhere("remote"))?,
     };
-    let own = || endpoint.addresses.iter().map(|a| a.0.addr()).find(|a| Family::of(*a) == question.family);
+    let own = || {
+        endpoint
+            .addresses
+            .iter()
+            .map(|a| a.0.addr())
+            .find(|a| Family::of(*a) == question.family)
+    };
     let local = match question.local.or_else(own) {
         Some(local) => local,
         None => unnamed(question.family, locals()).ok_or_else(|| everywhere("local"))?,
@@ -224,9 +264,15 @@ fn in_words(direction: Direction, packet: &IpPacket) -> String {
                 _ => "",
             };
             let at = |address: IpAddr, port: u16| std::net::SocketAddr::new(address, port);
-            format!("{direction}: {protocol} from {} to {}{opens}", at(from, src), at(to, dst))
+            format!(
+                "{direction}: {protocol} from {} to {}{opens}",
+                at(from, src),
+                at(to, dst)
+            )
         }
-        L4::Icmp { kind, code } => format!("{direction}: {protocol} type {kind} code {code} from {from} to {to}"),
+        L4::Icmp { kind, code } => {
+            format!("{direction}: {protocol} type {kind} code {code} from {from} to {to}")
+        }
         L4::Short | L4::Nothing => format!("{direction}: protocol {protocol} from {from} to {to}"),
     }
 }
@@ -234,7 +280,10 @@ fn in_words(direction: Direction, packet: &IpPacket) -> String {
 /// Whether the source guard lets the endpoint send from this address.
 fn guarded(endpoint: &Endpoint, direction: Direction, local: IpAddr) -> bool {
     let own = endpoint.addresses.iter().any(|a| a.0.contains(&local));
-    let link_local = endpoint.macs.iter().any(|mac| IpAddr::V6(mac.link_local()) == local);
+    let link_local = endpoint
+        .macs
+        .iter()
+        .any(|mac| IpAddr::V6(mac.link_local()) == local);
     direction == Direction::Egress
         && endpoint.source_guard
         && !endpoint.addresses.is_empty()
@@ -255,10 +304,15 @@ fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -
             action: Action::Deny,
             tier: "guard".to_string(),
             rule: format!("guard/{name}"),
-            reason: format!("{name} may send only with its own addresses, and {} is none", packet.local),
+            reason: format!(
+                "{name} may send only with its own addresses, and {} is none",
+                packet.local
+            ),
         };
     }
-    let frame = Packet { frame: Frame::Ip(packet.clone()) };
+    let frame = Packet {
+        frame: Frame::Ip(packet.clone()),
+    };
     let (action, decider) = policy.judge(&frame, View::FULL);
     let entry = match decider {
         Decider::Entry(index) => policy.entries.get(index as usize),
@@ -270,7 +324,12 @@ fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -
         (None, _) => "evasion".to_string(),
     };
     let reason = entry.map(|e| e.reason.to_string()).unwrap_or_default();
-    Verdict { action, tier, rule: policy.origin(decider), reason }
+    Verdict {
+        action,
+        tier,
+        rule: policy.origin(decider),
+        reason,
+    }
 }
 
 async fn ask(target: TargetHandle, trace: Trace) -> v1::TargetExplanation {
@@ -300,17 +359,26 @@ pub(super) async fn explain(api: &Api, request: v1::ExplainRequest) -> Result<v1
     let question = read(&request)?;
     let base = api.engine().read(|state| state.base());
     let name = &question.endpoint;
-    let endpoint = base
-        .document
-        .endpoints
-        .get(name)
-        .ok_or_else(|| ApiError::NotFound(Key { kind: Kind::Endpoint, name: name.to_string() }))?;
+    let endpoint = base.document.endpoints.get(name).ok_or_else(|| {
+        ApiError::NotFound(Key {
+            kind: Kind::Endpoint,
+            name: name.to_string(),
+        })
+    })?;
     let policy = effective(&base.document, name.as_str(), endpoint, question.direction);
     let packet = packet(&question, endpoint, &policy)?;
     let verdict = judge(name, endpoint, &policy, &packet);
-    let trace = Trace { endpoint: name.clone(), direction: question.direction, packet: packet.clone() };
-    let asked: Vec<_> =
-        api.targets().handles().iter().map(|target| tokio::spawn(ask(target.clone(), trace.clone()))).collect();
+    let trace = Trace {
+        endpoint: name.clone(),
+        direction: question.direction,
+        packet: packet.clone(),
+    };
+    let asked: Vec<_> = api
+        .targets()
+        .handles()
+        .iter()
+        .map(|target| tokio::spawn(ask(target.clone(), trace.clone())))
+        .collect();
     let mut targets = Vec::with_capacity(asked.len());
     for answer in asked {
         targets.push(answer.await.map_err(|_| ApiError::Lost)?);
@@ -321,7 +389,11 @@ pub(super) async fn explain(api: &Api, request: v1::ExplainRequest) -> Result<v1
         rule: verdict.rule,
         reason: verdict.reason,
         packet: in_words(question.direction, &packet),
-        class: base.intent.endpoints.get(name).map_or(0, |e| e.class(question.direction).0),
+        class: base
+            .intent
+            .endpoints
+            .get(name)
+            .map_or(0, |e| e.class(question.direction).0),
         targets,
     })
 }
@@ -339,7 +411,10 @@ mod tests {
     fn an_address_that_no_rule_names() {
         assert_eq!(unnamed_by(Family::V4, &[]).unwrap(), "203.0.113.1");
         assert_eq!(unnamed_by(Family::V4, &["0.0.0.0/0"]).unwrap(), "203.0.113.1");
-        assert_eq!(unnamed_by(Family::V4, &["203.0.112.0/22", "203.0.116.0/32"]).unwrap(), "203.0.116.1");
+        assert_eq!(
+            unnamed_by(Family::V4, &["203.0.112.0/22", "203.0.116.0/32"]).unwrap(),
+            "203.0.116.1"
+        );
         assert_eq!(unnamed_by(Family::V4, &["128.0.0.0/1"]).unwrap(), "1.0.0.0");
         assert_eq!(unnamed_by(Family::V4, &["128.0.0.0/1", "0.0.0.0/1"]), None);
         assert_eq!(unnamed_by(Family::V6, &["2001:db8::/32"]).unwrap(), "2001:db9::");

@@ -97,7 +97,10 @@ pub async fn listen(api: &config::Api) -> Result<Listeners, ListenError> {
         None => None,
         Some(tcp) => {
             let tls = tcp.tls.as_ref().map(tls).transpose()?;
-            let failed = |source| ListenError::Tcp { address: tcp.listen, source };
+            let failed = |source| ListenError::Tcp {
+                address: tcp.listen,
+                source,
+            };
             Some((TcpListener::bind(tcp.listen).await.map_err(failed)?, tls))
         }
     };
@@ -118,13 +121,15 @@ pub fn server(
         .concurrency_limit_per_connection(limits.calls_per_connection)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .tcp_nodelay(true)
         .layer(Calls::new()))
 }
 
 fn unix(api: &config::Api) -> Result<(UnixListener, SocketFile), ListenError> {
     let path = &api.socket;
-    let failed = |source| ListenError::Socket { path: path.clone(), source };
+    let failed = |source| ListenError::Socket {
+        path: path.clone(),
+        source,
+    };
     make_room(path)?;
     // Made under another name and moved when its mode is right: nobody can connect before.
     let mut name = path.as_os_str().to_os_string();
@@ -143,12 +148,21 @@ fn unix(api: &config::Api) -> Result<(UnixListener, SocketFile), ListenError> {
     std::fs::rename(&fresh, path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
-    Ok((listener, SocketFile { path: path.clone(), inode }))
+    Ok((
+        listener,
+        SocketFile {
+            path: path.clone(),
+            inode,
+        },
+    ))
 }
 
 /// Removes what a killed agent left behind, and nothing else.
 fn make_room(path: &Path) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Socket { path: path.to_path_buf(), source };
+    let failed = |source| ListenError::Socket {
+        path: path.to_path_buf(),
+        source,
+    };
     let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed)?,
@@ -177,12 +191,18 @@ fn group_id(group: &str) -> Result<u32, ListenError> {
         }
         fields.nth(1)?.parse().ok()
     };
-    groups.lines().find_map(id).ok_or_else(|| ListenError::NoGroup(group.to_string()))
+    groups
+        .lines()
+        .find_map(id)
+        .ok_or_else(|| ListenError::NoGroup(group.to_string()))
 }
 
 fn tls(tls: &config::Tls) -> Result<ServerTlsConfig, ListenError> {
     let read = |file: &Path| {
-        std::fs::read(file).map_err(|source| ListenError::TlsFile { file: file.to_path_buf(), source })
+        std::fs::read(file).map_err(|source| ListenError::TlsFile {
+            file: file.to_path_buf(),
+            source,
+        })
     };
     let config = ServerTlsConfig::new()
         .identity(Identity::from_pem(read(&tls.cert)?, read(&tls.key)?))

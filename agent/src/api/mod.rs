@@ -1,6 +1,7 @@
 //! The gRPC API `portcullis.v1`. [`convert`] is the edge where wire types stop, [`status`] the one map from errors
 //! to gRPC status.
 
+mod accept;
 mod calls;
 mod convert;
 mod explain;
@@ -25,6 +26,7 @@ use tonic::Request;
 use tonic::service::Routes;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 
+pub use accept::Accept;
 pub use calls::Calls;
 pub use listen::{ListenError, Listeners, SocketFile, listen, server};
 pub use status::ApiError;
@@ -50,7 +52,13 @@ impl Api {
     /// `stopping` ends the calls that would go on for long.
     pub fn new(engine: Engine, targets: Targets, limits: Limits, stopping: CancellationToken) -> Self {
         let watchers = Arc::new(Semaphore::new(limits.watchers.min(Semaphore::MAX_PERMITS)));
-        Api(Arc::new(Inner { engine, targets, limits, watchers, stopping }))
+        Api(Arc::new(Inner {
+            engine,
+            targets,
+            limits,
+            watchers,
+            stopping,
+        }))
     }
 
     fn engine(&self) -> &Engine {
@@ -66,7 +74,9 @@ impl Api {
         let size = self.0.limits.message_bytes;
         macro_rules! sized {
             ($server:ident) => {
-                $server::new(self.clone()).max_decoding_message_size(size).max_encoding_message_size(size)
+                $server::new(self.clone())
+                    .max_decoding_message_size(size)
+                    .max_encoding_message_size(size)
             };
         }
         let reflection = tonic_reflection::server::Builder::configure()
@@ -89,11 +99,20 @@ impl Api {
 fn caller<T>(request: &Request<T>) -> String {
     let extensions = request.extensions();
     if let Some(unix) = extensions.get::<UdsConnectInfo>() {
-        return unix.peer_cred.map_or_else(|| "socket".to_string(), |cred| format!("uid {}", cred.uid()));
+        return unix
+            .peer_cred
+            .map_or_else(|| "socket".to_string(), |cred| format!("uid {}", cred.uid()));
     }
-    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|tls| tls.get_ref().remote_addr());
-    let tcp = || extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    tls.or_else(tcp).map_or_else(|| "unknown".to_string(), |address| address.to_string())
+    let tls = extensions
+        .get::<TlsConnectInfo<TcpConnectInfo>>()
+        .and_then(|tls| tls.get_ref().remote_addr());
+    let tcp = || {
+        extensions
+            .get::<TcpConnectInfo>()
+            .and_then(TcpConnectInfo::remote_addr)
+    };
+    tls.or_else(tcp)
+        .map_or_else(|| "unknown".to_string(), |address| address.to_string())
 }
 
 /// Runs what takes long away from the threads that serve calls.

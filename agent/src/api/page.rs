@@ -21,13 +21,16 @@ pub(super) struct Page {
 }
 
 fn encode(label: &str, last: &Name) -> String {
-    format!("{last}\0{label}").bytes().map(|b| format!("{b:02x}")).collect()
+    format!("{last}\0{label}")
+        .bytes()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 fn decode(token: &str) -> Option<(Name, String)> {
     let digits = token.as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
@@ -42,12 +45,25 @@ impl Page {
             "" => None,
             token => match decode(token) {
                 Some((last, label)) if label == request.label => Some(last),
-                Some(_) => return Err(ApiError::field("page_token", "belongs to a list with another label")),
+                Some(_) => {
+                    return Err(ApiError::field(
+                        "page_token",
+                        "belongs to a list with another label",
+                    ));
+                }
                 None => return Err(ApiError::field("page_token", "is not of an earlier answer")),
             },
         };
-        let size = if request.page_size == 0 { DEFAULT_SIZE } else { request.page_size.min(LARGEST) };
-        Ok(Page { size: size as usize, after, label: request.label.clone() })
+        let size = if request.page_size == 0 {
+            DEFAULT_SIZE
+        } else {
+            request.page_size.min(LARGEST)
+        };
+        Ok(Page {
+            size: size as usize,
+            after,
+            label: request.label.clone(),
+        })
     }
 
     /// The items of this page, and the token of the next one; empty when this is the last.
@@ -63,7 +79,10 @@ impl Page {
             return (items, String::new());
         }
         items.truncate(self.size);
-        let token = items.last().map(|(name, _)| encode(&self.label, name)).unwrap_or_default();
+        let token = items
+            .last()
+            .map(|(name, _)| encode(&self.label, name))
+            .unwrap_or_default();
         (items, token)
     }
 }
@@ -73,7 +92,10 @@ pub(super) fn label(text: &str) -> Result<Option<(&str, &str)>, ApiError> {
     match text.split_once('=') {
         _ if text.is_empty() => Ok(None),
         Some((key, value)) if !key.is_empty() => Ok(Some((key, value))),
-        _ => Err(ApiError::field("label", format!("`{text}` is not a label: write key=value"))),
+        _ => Err(ApiError::field(
+            "label",
+            format!("`{text}` is not a label: write key=value"),
+        )),
     }
 }
 
@@ -93,7 +115,11 @@ mod tests {
     #[test]
     fn pages_neither_repeat_nor_hide() {
         let mut map: BTreeMap<Name, u32> = (0..10).map(|i| (format!("n{i}").parse().unwrap(), i)).collect();
-        let request = |token: String| v1::ListRequest { page_size: 4, page_token: token, label: String::new() };
+        let request = |token: String| v1::ListRequest {
+            page_size: 4,
+            page_token: token,
+            label: String::new(),
+        };
         let take = |map: &BTreeMap<Name, u32>, token: String| -> (Vec<u32>, String) {
             let page = Page::of(&request(token)).unwrap();
             let (items, next) = page.take(map, |v| v % 2 == 0);

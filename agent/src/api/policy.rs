@@ -40,11 +40,21 @@ fn parse(
 }
 
 fn named(changes: &[(Change, Key)], wanted: Change) -> Vec<String> {
-    changes.iter().filter(|(change, _)| *change == wanted).map(|(_, key)| key.to_string()).collect()
+    changes
+        .iter()
+        .filter(|(change, _)| *change == wanted)
+        .map(|(_, key)| key.to_string())
+        .collect()
 }
 
 fn findings_out(found: Vec<Finding>) -> Vec<v1::Finding> {
-    found.into_iter().map(|f| v1::Finding { at: f.at, text: f.text }).collect()
+    found
+        .into_iter()
+        .map(|f| v1::Finding {
+            at: f.at,
+            text: f.text,
+        })
+        .collect()
 }
 
 fn applied(
@@ -82,7 +92,11 @@ fn target_plan(target: &TargetHandle, plan: Result<Plan, String>, rows: bool) ->
     }
 }
 
-async fn plan_on(target: TargetHandle, intent: Arc<portcullis_compiler::Intent>, rows: bool) -> v1::TargetPlan {
+async fn plan_on(
+    target: TargetHandle,
+    intent: Arc<portcullis_compiler::Intent>,
+    rows: bool,
+) -> v1::TargetPlan {
     let plan = match tokio::time::timeout(PLAN_TIMEOUT, target.plan(intent)).await {
         Ok(plan) => plan.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", PLAN_TIMEOUT.as_secs())),
@@ -97,18 +111,31 @@ impl PolicyService for Api {
         request: Request<v1::ApplyDocumentRequest>,
     ) -> Result<Response<v1::ApplyDocumentResponse>, Status> {
         let by = caller(&request);
-        let v1::ApplyDocumentRequest { document, merge, allow_empty, validate_only } = request.into_inner();
+        let v1::ApplyDocumentRequest {
+            document,
+            merge,
+            allow_empty,
+            validate_only,
+        } = request.into_inner();
         let edit = blocking(move || parse(&document, merge, allow_empty)).await??;
         if validate_only {
             let base: Base = self.engine().read(|state| state.base());
             let (limits, targets) = (self.0.limits, self.targets().handles().to_vec());
             let checked = move || -> Result<_, ChangeError> {
                 let preview = preview(&base, edit(&base.document)?, &limits, &targets)?;
-                Ok(applied(base.generation, &preview.changes, findings(&preview.document)))
+                Ok(applied(
+                    base.generation,
+                    &preview.changes,
+                    findings(&preview.document),
+                ))
             };
             return Ok(blocking(checked).await?.map_err(ApiError::Change)?);
         }
-        let outcome = self.engine().change(by, move |state| edit(state.document())).await.map_err(ApiError::Change)?;
+        let outcome = self
+            .engine()
+            .change(by, move |state| edit(state.document()))
+            .await
+            .map_err(ApiError::Change)?;
         let document = Arc::clone(&outcome.document);
         let found = blocking(move || findings(&document)).await?;
         Ok(applied(outcome.generation, &outcome.changes, found))
@@ -121,11 +148,18 @@ impl PolicyService for Api {
         let base = self.engine().read(|state| state.base());
         let written = blocking(move || serde_saphyr::to_string(base.document.as_ref())).await?;
         let document = written.map_err(|error| ApiError::Yaml(error.to_string()))?;
-        Ok(Response::new(v1::GetDocumentResponse { document, generation: base.generation }))
+        Ok(Response::new(v1::GetDocumentResponse {
+            document,
+            generation: base.generation,
+        }))
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
-        let v1::PlanRequest { document, merge, rows } = request.into_inner();
+        let v1::PlanRequest {
+            document,
+            merge,
+            rows,
+        } = request.into_inner();
         let base = self.engine().read(|state| state.base());
         let classes_now = base.intent.classes.len();
         let limits = self.0.limits;
@@ -139,7 +173,11 @@ impl PolicyService for Api {
         let (preview, found) = blocking(made).await??;
         let mut targets = Vec::new();
         for target in self.targets().handles() {
-            targets.push(tokio::spawn(plan_on(target.clone(), Arc::clone(&preview.intent), rows)));
+            targets.push(tokio::spawn(plan_on(
+                target.clone(),
+                Arc::clone(&preview.intent),
+                rows,
+            )));
         }
         let mut response = v1::PlanResponse {
             created: named(&preview.changes, Change::Created),

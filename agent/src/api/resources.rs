@@ -19,11 +19,17 @@ use crate::store::{Key, Kind};
 type Answer<T> = Result<Response<T>, Status>;
 
 fn key(kind: Kind, name: &Name) -> Key {
-    Key { kind, name: name.to_string() }
+    Key {
+        kind,
+        name: name.to_string(),
+    }
 }
 
 /// Where a change of one resource is told: the paths of the document and of the message.
-const BASELINE_PATHS: &[(&str, &str)] = &[("mandatory", "baseline.mandatory"), ("baseline", "baseline.rules")];
+const BASELINE_PATHS: &[(&str, &str)] = &[
+    ("mandatory", "baseline.mandatory"),
+    ("baseline", "baseline.rules"),
+];
 
 /// Makes a change of one resource; wrong fields are told with the paths of its message.
 async fn change(
@@ -34,14 +40,14 @@ async fn change(
 ) -> Answer<v1::Committed> {
     let outcome: Outcome = api.engine().change(by, edit).await.map_err(|error| match error {
         ChangeError::Document(DocumentError::Fields(fields)) => {
-            let rename = |fields, (document, message): &(&str, &str)| {
-                convert::as_message_paths(fields, document, message)
-            };
-            ApiError::Fields(paths.iter().fold(fields, rename))
+            ApiError::Fields(convert::as_message_paths(fields, paths))
         }
         error => ApiError::Change(error),
     })?;
-    Ok(Response::new(v1::Committed { generation: outcome.generation, etag: outcome.etag }))
+    Ok(Response::new(v1::Committed {
+        generation: outcome.generation,
+        etag: outcome.etag,
+    }))
 }
 
 /// Whether the caller has seen what is there; an empty etag does not ask.
@@ -50,14 +56,21 @@ fn current(key: impl FnOnce() -> Key, given: &str, now: Option<String>) -> Resul
         return Ok(());
     }
     let now = now.unwrap_or_else(|| "none".to_string());
-    Err(ChangeError::Stale { key: key(), given: given.to_string(), now })
+    Err(ChangeError::Stale {
+        key: key(),
+        given: given.to_string(),
+        now,
+    })
 }
 
 fn no_etag(path: &str, etag: &str) -> Result<(), ApiError> {
     if etag.is_empty() {
         return Ok(());
     }
-    Err(ApiError::field(path, "what is created has no etag yet: leave it empty"))
+    Err(ApiError::field(
+        path,
+        "what is created has no etag yet: leave it empty",
+    ))
 }
 
 /// What stands under a name, which must be there and be what the caller has seen.
@@ -77,15 +90,23 @@ fn existing<T>(
 #[tonic::async_trait]
 impl BaselineService for Api {
     async fn get_baseline(&self, _: Request<v1::GetBaselineRequest>) -> Answer<v1::Baseline> {
-        let (document, etag) = self.engine().read(|s| (Arc::clone(s.document()), s.baseline_etag()));
-        Ok(Response::new(convert::baseline_out(&Baseline::of(&document), etag)))
+        let (document, etag) = self
+            .engine()
+            .read(|s| (Arc::clone(s.document()), s.baseline_etag()));
+        Ok(Response::new(convert::baseline_out(
+            &Baseline::of(&document),
+            etag,
+        )))
     }
 
     async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
         let by = caller(&request);
         let (baseline, etag) = convert::baseline(request.into_inner().baseline)?;
         change(self, by, BASELINE_PATHS, move |state| {
-            let key = || Key { kind: Kind::Baseline, name: String::new() };
+            let key = || Key {
+                kind: Kind::Baseline,
+                name: String::new(),
+            };
             current(key, &etag, Some(state.baseline_etag()))?;
             Ok(Edit::Baseline(baseline))
         })
@@ -99,12 +120,17 @@ impl ProfileService for Api {
         let by = caller(&request);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         no_etag("profile.etag", &etag)?;
-        change(self, by, &[(&format!("profiles.{name}"), "profile")], move |state| {
-            if state.document().profiles.contains_key(&name) {
-                return Err(ChangeError::Exists(key(Kind::Profile, &name)));
-            }
-            Ok(Edit::Profile(name, Some(profile)))
-        })
+        change(
+            self,
+            by,
+            &[(&format!("profiles.{name}"), "profile")],
+            move |state| {
+                if state.document().profiles.contains_key(&name) {
+                    return Err(ChangeError::Exists(key(Kind::Profile, &name)));
+                }
+                Ok(Edit::Profile(name, Some(profile)))
+            },
+        )
         .await
     }
 
@@ -114,7 +140,9 @@ impl ProfileService for Api {
             let profile = state.document().profiles.get(&name)?;
             Some(convert::profile_out(&name, profile, state.profile_etag(&name)))
         });
-        Ok(found.map(Response::new).ok_or_else(|| ApiError::NotFound(key(Kind::Profile, &name)))?)
+        Ok(found
+            .map(Response::new)
+            .ok_or_else(|| ApiError::NotFound(key(Kind::Profile, &name)))?)
     }
 
     async fn list_profiles(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListProfilesResponse> {
@@ -128,17 +156,27 @@ impl ProfileService for Api {
             let out = |(name, profile)| convert::profile_out(name, profile, state.profile_etag(name));
             (items.into_iter().map(out).collect(), token)
         });
-        Ok(Response::new(v1::ListProfilesResponse { profiles, next_page_token }))
+        Ok(Response::new(v1::ListProfilesResponse {
+            profiles,
+            next_page_token,
+        }))
     }
 
     async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> Answer<v1::Committed> {
         let by = caller(&request);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
-        change(self, by, &[(&format!("profiles.{name}"), "profile")], move |state| {
-            let key = key(Kind::Profile, &name);
-            existing(&state.document().profiles, key, &name, &etag, || state.profile_etag(&name))?;
-            Ok(Edit::Profile(name, Some(profile)))
-        })
+        change(
+            self,
+            by,
+            &[(&format!("profiles.{name}"), "profile")],
+            move |state| {
+                let key = key(Kind::Profile, &name);
+                existing(&state.document().profiles, key, &name, &etag, || {
+                    state.profile_etag(&name)
+                })?;
+                Ok(Edit::Profile(name, Some(profile)))
+            },
+        )
         .await
     }
 
@@ -148,7 +186,9 @@ impl ProfileService for Api {
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
             let key = key(Kind::Profile, &name);
-            existing(&state.document().profiles, key, &name, &etag, || state.profile_etag(&name))?;
+            existing(&state.document().profiles, key, &name, &etag, || {
+                state.profile_etag(&name)
+            })?;
             Ok(Edit::Profile(name, None))
         })
         .await
@@ -161,12 +201,17 @@ impl EndpointService for Api {
         let by = caller(&request);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
-        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
-            if state.document().endpoints.contains_key(&name) {
-                return Err(ChangeError::Exists(key(Kind::Endpoint, &name)));
-            }
-            Ok(Edit::Endpoint(name, Some(endpoint)))
-        })
+        change(
+            self,
+            by,
+            &[(&format!("endpoints.{name}"), "endpoint")],
+            move |state| {
+                if state.document().endpoints.contains_key(&name) {
+                    return Err(ChangeError::Exists(key(Kind::Endpoint, &name)));
+                }
+                Ok(Edit::Endpoint(name, Some(endpoint)))
+            },
+        )
         .await
     }
 
@@ -176,7 +221,9 @@ impl EndpointService for Api {
             let endpoint = state.document().endpoints.get(&name)?;
             Some(convert::endpoint_out(&name, endpoint, state.endpoint_etag(&name)))
         });
-        Ok(found.map(Response::new).ok_or_else(|| ApiError::NotFound(key(Kind::Endpoint, &name)))?)
+        Ok(found
+            .map(Response::new)
+            .ok_or_else(|| ApiError::NotFound(key(Kind::Endpoint, &name)))?)
     }
 
     async fn list_endpoints(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListEndpointsResponse> {
@@ -191,17 +238,27 @@ impl EndpointService for Api {
             let out = |(name, endpoint)| convert::endpoint_out(name, endpoint, state.endpoint_etag(name));
             (items.into_iter().map(out).collect(), token)
         });
-        Ok(Response::new(v1::ListEndpointsResponse { endpoints, next_page_token }))
+        Ok(Response::new(v1::ListEndpointsResponse {
+            endpoints,
+            next_page_token,
+        }))
     }
 
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
         let by = caller(&request);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
-        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
-            let key = key(Kind::Endpoint, &name);
-            existing(&state.document().endpoints, key, &name, &etag, || state.endpoint_etag(&name))?;
-            Ok(Edit::Endpoint(name, Some(endpoint)))
-        })
+        change(
+            self,
+            by,
+            &[(&format!("endpoints.{name}"), "endpoint")],
+            move |state| {
+                let key = key(Kind::Endpoint, &name);
+                existing(&state.document().endpoints, key, &name, &etag, || {
+                    state.endpoint_etag(&name)
+                })?;
+                Ok(Edit::Endpoint(name, Some(endpoint)))
+            },
+        )
         .await
     }
 
@@ -211,7 +268,9 @@ impl EndpointService for Api {
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
             let key = key(Kind::Endpoint, &name);
-            existing(&state.document().endpoints, key, &name, &etag, || state.endpoint_etag(&name))?;
+            existing(&state.document().endpoints, key, &name, &etag, || {
+                state.endpoint_etag(&name)
+            })?;
             Ok(Edit::Endpoint(name, None))
         })
         .await
@@ -220,12 +279,17 @@ impl EndpointService for Api {
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
         let by = caller(&request);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
-        change(self, by, &[(&format!("endpoints.{name}"), "endpoint")], move |state| {
-            let exists = state.document().endpoints.contains_key(&name);
-            let now = exists.then(|| state.endpoint_etag(&name));
-            current(|| key(Kind::Endpoint, &name), &etag, now)?;
-            Ok(Edit::Endpoint(name, Some(endpoint)))
-        })
+        change(
+            self,
+            by,
+            &[(&format!("endpoints.{name}"), "endpoint")],
+            move |state| {
+                let exists = state.document().endpoints.contains_key(&name);
+                let now = exists.then(|| state.endpoint_etag(&name));
+                current(|| key(Kind::Endpoint, &name), &etag, now)?;
+                Ok(Edit::Endpoint(name, Some(endpoint)))
+            },
+        )
         .await
     }
 

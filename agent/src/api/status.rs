@@ -55,16 +55,32 @@ pub enum ApiError {
 impl ApiError {
     /// One wrong field.
     pub(super) fn field(path: impl Into<String>, problem: impl Into<String>) -> Self {
-        ApiError::Fields(vec![FieldError { path: path.into(), problem: problem.into() }])
+        ApiError::Fields(vec![FieldError {
+            path: path.into(),
+            problem: problem.into(),
+        }])
     }
 }
 
 fn list(fields: &[FieldError]) -> String {
-    fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    fields
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn bad_request(fields: &[FieldError]) -> ErrorDetails {
-    let violation = |f: &FieldError| FieldViolation::new(f.path.clone(), f.problem.clone());
+    // What cannot be read at all has no field but the one that carries it.
+    let path = |f: &FieldError| {
+        if matches!(f.path.as_str(), "" | ".") {
+            "document"
+        } else {
+            &f.path
+        }
+        .to_string()
+    };
+    let violation = |f: &FieldError| FieldViolation::new(path(f), f.problem.clone());
     ErrorDetails::with_bad_request(fields.iter().map(violation).collect::<Vec<_>>())
 }
 
@@ -74,32 +90,54 @@ fn info<const N: usize>(reason: &str, metadata: [(&str, &str); N]) -> ErrorDetai
 }
 
 fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
-    let resource = |key: &Key, why: &str| ErrorDetails::with_resource_info(key.kind.as_str(), &key.name, "", why);
+    let resource =
+        |key: &Key, why: &str| ErrorDetails::with_resource_info(key.kind.as_str(), &key.name, "", why);
     match error {
         ChangeError::NotFound(key) => (Code::NotFound, resource(key, "does not exist")),
         ChangeError::Exists(key) => (Code::AlreadyExists, resource(key, "exists")),
-        ChangeError::Stale { key, now, .. } => {
-            (Code::Aborted, info("STALE_ETAG", [("resource", &key.to_string()), ("etag", now)]))
-        }
+        ChangeError::Stale { key, now, .. } => (
+            Code::Aborted,
+            info("STALE_ETAG", [("resource", &key.to_string()), ("etag", now)]),
+        ),
         ChangeError::InUse { key, some, .. } => (
             Code::FailedPrecondition,
-            ErrorDetails::with_precondition_failure_violation("IN_USE", key.to_string(), format!("bound to {some}")),
+            ErrorDetails::with_precondition_failure_violation(
+                "IN_USE",
+                key.to_string(),
+                format!("bound to {some}"),
+            ),
         ),
         ChangeError::EmptyOverFull { .. } => (
             Code::FailedPrecondition,
-            ErrorDetails::with_precondition_failure_violation("EMPTY_DOCUMENT", "document", "set allow_empty"),
+            ErrorDetails::with_precondition_failure_violation(
+                "EMPTY_DOCUMENT",
+                "document",
+                "set allow_empty",
+            ),
         ),
         ChangeError::Document(error) => (Code::InvalidArgument, bad_request(&error.fields())),
         ChangeError::TooMany { what, .. } => (
             Code::ResourceExhausted,
             ErrorDetails::with_quota_failure_violation(format!("limits.{what}"), error.to_string()),
         ),
-        ChangeError::Busy { .. } => {
-            (Code::ResourceExhausted, ErrorDetails::with_retry_info(Some(Duration::from_secs(1))))
-        }
-        ChangeError::Unsupported { target, unsupported: u } => (
+        ChangeError::Busy { .. } => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_retry_info(Some(Duration::from_secs(1))),
+        ),
+        ChangeError::Unsupported {
+            target,
+            unsupported: u,
+        } => (
             Code::Unimplemented,
-            info("UNSUPPORTED", [("target", target), ("rule", &u.rule), ("table", &u.table), ("why", &u.why)]),
+            info(
+                "UNSUPPORTED",
+                [
+                    ("target", target),
+                    ("rule", &u.rule),
+                    ("table", &u.table),
+                    ("why", &u.why),
+                ],
+            ),
         ),
         ChangeError::Unproved { target, .. } => (Code::Internal, info("UNPROVED", [("target", target)])),
         ChangeError::Store(_) => (Code::Internal, info("STORE", [])),

@@ -46,12 +46,19 @@ pub(super) fn target_out(target: &TargetHandle, status: &TargetStatus) -> v1::Ta
         pending: status
             .pending
             .iter()
-            .map(|p| v1::Pending { endpoint: p.endpoint.clone(), why: p.why.clone() })
+            .map(|p| v1::Pending {
+                endpoint: p.endpoint.clone(),
+                why: p.why.clone(),
+            })
             .collect(),
         unsupported: status
             .unsupported
             .iter()
-            .map(|u| v1::Unsupported { rule: u.rule.clone(), table: u.table.clone(), why: u.why.clone() })
+            .map(|u| v1::Unsupported {
+                rule: u.rule.clone(),
+                table: u.table.clone(),
+                why: u.why.clone(),
+            })
             .collect(),
         rows_added,
         rows_changed,
@@ -97,7 +104,12 @@ impl TargetService for Api {
         _: Request<v1::ListTargetsRequest>,
     ) -> Result<Response<v1::ListTargetsResponse>, Status> {
         let generation = self.engine().read(|state| state.generation());
-        let targets = self.targets().handles().iter().map(|t| target_out(t, &t.status())).collect();
+        let targets = self
+            .targets()
+            .handles()
+            .iter()
+            .map(|t| target_out(t, &t.status()))
+            .collect();
         Ok(Response::new(v1::ListTargetsResponse { targets, generation }))
     }
 
@@ -110,20 +122,31 @@ impl TargetService for Api {
             text => {
                 let name = convert::name("endpoint", text)?;
                 let intent = self.engine().read(|state| state.base().intent);
-                let not_found = || ApiError::NotFound(Key { kind: Kind::Endpoint, name: name.to_string() });
+                let not_found = || {
+                    ApiError::NotFound(Key {
+                        kind: Kind::Endpoint,
+                        name: name.to_string(),
+                    })
+                };
                 let endpoint = intent.endpoints.get(&name).cloned().ok_or_else(not_found)?;
                 Some((name, endpoint))
             }
         };
-        let asked: Vec<_> =
-            self.targets().handles().iter().map(|t| tokio::spawn(hits_of(t.clone()))).collect();
+        let asked: Vec<_> = self
+            .targets()
+            .handles()
+            .iter()
+            .map(|t| tokio::spawn(hits_of(t.clone())))
+            .collect();
         let mut response = v1::ListHitsResponse::default();
         for answer in asked {
             let (target, hits) = answer.await.map_err(|_| ApiError::Lost)?;
             match hits {
                 Ok(hits) => {
                     let mine = |hit: &Hit| wanted.as_ref().is_none_or(|(name, e)| concerns(hit, name, e));
-                    response.hits.extend(hits.into_iter().filter(mine).map(|hit| hit_out(&target, hit)));
+                    response
+                        .hits
+                        .extend(hits.into_iter().filter(mine).map(|hit| hit_out(&target, hit)));
                 }
                 Err(why) => response.unavailable.push(v1::Unavailable { target, why }),
             }
@@ -135,11 +158,18 @@ impl TargetService for Api {
         &self,
         request: Request<v1::WaitRealizedRequest>,
     ) -> Result<Response<v1::WaitRealizedResponse>, Status> {
-        let v1::WaitRealizedRequest { generation, timeout_ms } = request.into_inner();
+        let v1::WaitRealizedRequest {
+            generation,
+            timeout_ms,
+        } = request.into_inner();
         let newest = self.engine().read(|state| state.generation());
         if generation > newest {
             let why = format!("the newest generation is {newest}");
-            return Err(ApiError::OutOfRange { wanted: generation, why }.into());
+            return Err(ApiError::OutOfRange {
+                wanted: generation,
+                why,
+            }
+            .into());
         }
         if timeout_ms > LONGEST_WAIT {
             let problem = format!("{timeout_ms} ms are too long: at most {LONGEST_WAIT}");
@@ -152,8 +182,17 @@ impl TargetService for Api {
             () = tokio::time::sleep(timeout) => false,
             () = self.0.stopping.cancelled() => return Err(ApiError::Stopping.into()),
         };
-        let targets = self.targets().handles().iter().map(|t| target_out(t, &t.status())).collect();
-        Ok(Response::new(v1::WaitRealizedResponse { realized, generation, targets }))
+        let targets = self
+            .targets()
+            .handles()
+            .iter()
+            .map(|t| target_out(t, &t.status()))
+            .collect();
+        Ok(Response::new(v1::WaitRealizedResponse {
+            realized,
+            generation,
+            targets,
+        }))
     }
 
     type WatchStream = ReceiverStream<Result<v1::Event, Status>>;

@@ -25,7 +25,14 @@ type Told = (SessionState, String, u64, u64, usize, usize);
 
 fn worth_telling(status: &TargetStatus) -> Told {
     let (pending, unsupported) = (status.pending.len(), status.unsupported.len());
-    (status.state, status.detail.clone(), status.wanted, status.applied, pending, unsupported)
+    (
+        status.state,
+        status.detail.clone(),
+        status.wanted,
+        status.applied,
+        pending,
+        unsupported,
+    )
 }
 
 struct Watcher {
@@ -55,7 +62,13 @@ pub(super) async fn watch(
     let cursor = start(api, request).await?;
     let (events, stream) = mpsc::channel(BUFFER);
     let told = vec![None; api.targets().handles().len()];
-    let watcher = Watcher { api: api.clone(), events: events.clone(), cursor, told, _permit: permit };
+    let watcher = Watcher {
+        api: api.clone(),
+        events: events.clone(),
+        cursor,
+        told,
+        _permit: permit,
+    };
     tokio::spawn(async move {
         if let End::Error(error) = watcher.run().await {
             // A client that went away meanwhile needs no reason.
@@ -71,12 +84,18 @@ async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
     let after = request.after_generation;
     if request.from_now {
         if after != 0 {
-            return Err(ApiError::field("from_now", "contradicts after_generation: set one of them"));
+            return Err(ApiError::field(
+                "from_now",
+                "contradicts after_generation: set one of them",
+            ));
         }
         return Ok(newest);
     }
     if after > newest {
-        return Err(ApiError::OutOfRange { wanted: after, why: format!("the newest generation is {newest}") });
+        return Err(ApiError::OutOfRange {
+            wanted: after,
+            why: format!("the newest generation is {newest}"),
+        });
     }
     match api.engine().generations_after(after).await? {
         Ok(_) => Ok(after),
@@ -88,7 +107,10 @@ fn forgotten(after: u64, oldest: u64) -> ApiError {
     let why = format!(
         "the oldest that is kept is {oldest}: read the policy as a whole, then watch from its generation"
     );
-    ApiError::OutOfRange { wanted: after + 1, why }
+    ApiError::OutOfRange {
+        wanted: after + 1,
+        why,
+    }
 }
 
 impl Watcher {
@@ -120,11 +142,17 @@ impl Watcher {
         self.tell_generations().await?;
         for (index, (target, status)) in targets.handles().iter().zip(statuses).enumerate() {
             let news = worth_telling(&status);
-            let Some(told) = self.told.get_mut(index) else { continue };
+            let Some(told) = self.told.get_mut(index) else {
+                continue;
+            };
             if told.as_ref() != Some(&news) {
                 *told = Some(news);
                 let event = v1::event::Event::Target(target_out(target, &status));
-                self.send(v1::Event { generation: self.cursor, event: Some(event) }).await?;
+                self.send(v1::Event {
+                    generation: self.cursor,
+                    event: Some(event),
+                })
+                .await?;
             }
         }
         Ok(())

@@ -262,6 +262,10 @@ pub struct Compile {
 pub enum DocsPage {
     /// Every command with its options.
     Cli,
+    /// The tables of the OVS pipeline, its registers and cookies.
+    OvsPipeline,
+    /// The agent's Prometheus metrics.
+    Metrics,
 }
 
 /// A protocol and, where it has ports, the destination port.

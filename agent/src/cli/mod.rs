@@ -208,8 +208,6 @@ async fn dispatch(
         }
         Command::Compile(args) => command::compile::run(&args, term),
         Command::Completions { shell } => command::docs::completions(shell, root, term),
-        Command::Docs {
-            page: args::DocsPage::Cli,
-        } => command::docs::cli(root, term),
+        Command::Docs { page } => command::docs::print(page, root, term),
     }
 }

@@ -18,7 +18,9 @@ pub const EXAMPLE: &str = include_str!("../../config/agent.toml");
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {file}: {source}; write one (see --print-default-config) or name another with --config")]
+    #[error(
+        "cannot read the configuration {file}: {source}; write one (see --print-default-config) or name another with --config"
+    )]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -40,7 +42,11 @@ pub enum ConfigError {
 }
 
 fn at(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!("{path}: ") }
+    if path.is_empty() {
+        String::new()
+    } else {
+        format!("{path}: ")
+    }
 }
 
 /// The resolved configuration.
@@ -175,19 +181,23 @@ pub struct Limits {
 
 /// Reads and resolves a file.
 pub fn load(file: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| ConfigError::Unreadable { file: file.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+        file: file.to_path_buf(),
+        source,
+    })?;
     parse(file, &text)
 }
 
 /// Resolves a text; `file` is only named in errors.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    raw::parse(text).and_then(resolve::resolve).map_err(|problem| ConfigError::Setting {
-        file: file.to_path_buf(),
-        line: line_of(text, problem.offset),
-        path: problem.path,
-        problem: problem.problem,
-    })
+    raw::parse(text)
+        .and_then(resolve::resolve)
+        .map_err(|problem| ConfigError::Setting {
+            file: file.to_path_buf(),
+            line: line_of(text, problem.offset),
+            path: problem.path,
+            problem: problem.problem,
+        })
 }
 
 /// What is wrong, and where in the text.

@@ -96,7 +96,11 @@ pub(super) fn parse(text: &str) -> Result<Raw, Problem> {
         problem: error.message().to_string(),
     })?;
     serde_path_to_error::deserialize(reader).map_err(|error| {
-        let path = error.path().to_string();
+        // Spans are read as a field of their own.
+        let path = error
+            .path()
+            .to_string()
+            .replace(".$__serde_spanned_private_value", "");
         let inner = error.into_inner();
         Problem {
             offset: at(&inner),

@@ -19,13 +19,20 @@ const LARGEST_MESSAGE: usize = 2048;
 type Result<T> = std::result::Result<T, Problem>;
 
 fn refuse<T, S>(at: &Spanned<S>, path: impl Into<String>, problem: impl Into<String>) -> Result<T> {
-    Err(Problem { offset: at.span().start, path: path.into(), problem: problem.into() })
+    Err(Problem {
+        offset: at.span().start,
+        path: path.into(),
+        problem: problem.into(),
+    })
 }
 
 pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
     Ok(Config {
         api: api(raw.api)?,
-        store: raw.store.path.unwrap_or_else(|| "/var/lib/portcullis/portcullis.db".into()),
+        store: raw
+            .store
+            .path
+            .unwrap_or_else(|| "/var/lib/portcullis/portcullis.db".into()),
         targets: targets(raw.target)?,
         metrics: raw.metrics.listen,
         log: log(raw.log)?,
@@ -40,22 +47,37 @@ fn api(raw: raw::Api) -> Result<Api> {
             return refuse(&path, "api.socket", "is not an absolute path: begin with /");
         }
         Some(path) if path.get_ref().as_os_str().len() > LONGEST_SOCKET => {
-            return refuse(&path, "api.socket", format!("is longer than the {LONGEST_SOCKET} bytes a socket's path can have"));
+            return refuse(
+                &path,
+                "api.socket",
+                format!("is longer than the {LONGEST_SOCKET} bytes a socket's path can have"),
+            );
         }
         Some(path) => path.into_inner(),
     };
     if raw.listen.is_none()
         && let Some(tls) = &raw.tls
     {
-        return refuse(tls, "api.tls", "is only used with api.listen: set it or remove this section");
+        return refuse(
+            tls,
+            "api.tls",
+            "is only used with api.listen: set it or remove this section",
+        );
     }
     let insecure = raw.insecure.as_ref().is_some_and(|i| *i.get_ref());
-    let tcp = raw.listen.map(|listen| tcp(listen, raw.tls, insecure)).transpose()?;
+    let tcp = raw
+        .listen
+        .map(|listen| tcp(listen, raw.tls, insecure))
+        .transpose()?;
     if insecure
         && let Some(at) = &raw.insecure
         && tcp.as_ref().is_none_or(|t| t.tls.is_some())
     {
-        return refuse(at, "api.insecure", "contradicts the rest: it is for api.listen without [api.tls]");
+        return refuse(
+            at,
+            "api.insecure",
+            "contradicts the rest: it is for api.listen without [api.tls]",
+        );
     }
     Ok(Api {
         socket,
@@ -82,7 +104,11 @@ fn tcp(listen: Spanned<std::net::SocketAddr>, tls: Option<Spanned<raw::Tls>>, in
         }
         None if insecure && loopback => None,
         None if insecure => {
-            return refuse(&listen, "api.listen", "is not a loopback address: insecure does not hold for it; set [api.tls]");
+            return refuse(
+                &listen,
+                "api.listen",
+                "is not a loopback address: insecure does not hold for it; set [api.tls]",
+            );
         }
         None => {
             return refuse(
@@ -92,7 +118,10 @@ fn tcp(listen: Spanned<std::net::SocketAddr>, tls: Option<Spanned<raw::Tls>>, in
             );
         }
     };
-    Ok(Tcp { listen: listen.into_inner(), tls })
+    Ok(Tcp {
+        listen: listen.into_inner(),
+        tls,
+    })
 }
 
 /// What holds for a target that says nothing.
@@ -118,9 +147,14 @@ fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<Targets> {
     for (index, entry) in raw.into_iter().enumerate() {
         let (span, path) = (Spanned::new(entry.span(), ()), format!("target[{index}]"));
         let target = target(&path, entry.into_inner(), &targets)?;
-        let same = |t: &&Target| t.ovsdb == target.ovsdb && t.bridge == target.bridge && t.cookie == target.cookie;
+        let same =
+            |t: &&Target| t.ovsdb == target.ovsdb && t.bridge == target.bridge && t.cookie == target.cookie;
         if let Some(other) = targets.iter().find(same) {
-            return refuse(&span, path, format!("is the same bridge as target `{}`: remove one", other.name));
+            return refuse(
+                &span,
+                path,
+                format!("is the same bridge as target `{}`: remove one", other.name),
+            );
         }
         targets.push(target);
     }
@@ -133,7 +167,10 @@ fn target(path: &str, raw: raw::Target, earlier: &[Target]) -> Result<Target> {
         return refuse(&raw.name, at("name"), error.to_string());
     }
     if earlier.iter().any(|t| t.name == *raw.name.get_ref()) {
-        let problem = format!("`{}` is the name of another target already: rename one", raw.name.get_ref());
+        let problem = format!(
+            "`{}` is the name of another target already: rename one",
+            raw.name.get_ref()
+        );
         return refuse(&raw.name, at("name"), problem);
     }
     if raw.kind.get_ref() != "ovs" {
@@ -148,11 +185,19 @@ fn target(path: &str, raw: raw::Target, earlier: &[Target]) -> Result<Target> {
     if let Some(bridge) = &raw.bridge
         && bridge.get_ref().is_empty()
     {
-        return refuse(bridge, at("bridge"), "is empty: name a bridge or remove the setting");
+        return refuse(
+            bridge,
+            at("bridge"),
+            "is empty: name a bridge or remove the setting",
+        );
     }
     for (index, pattern) in raw.uplinks.iter().enumerate() {
         if pattern.get_ref().is_empty() {
-            return refuse(pattern, format!("{path}.uplinks[{index}]"), "is empty: write a port's name or a pattern with *");
+            return refuse(
+                pattern,
+                format!("{path}.uplinks[{index}]"),
+                "is empty: write a port's name or a pattern with *",
+            );
         }
     }
     let (first_table, final_action) = tables(path, raw.first_table, raw.final_action)?;
@@ -186,7 +231,10 @@ fn ovsdb(text: Spanned<String>, path: String) -> Result<String> {
     if known {
         return Ok(text.into_inner());
     }
-    let problem = format!("`{}` is not an OVSDB address: write \"unix:/PATH\" or \"tcp:HOST:PORT\"", text.get_ref());
+    let problem = format!(
+        "`{}` is not an OVSDB address: write \"unix:/PATH\" or \"tcp:HOST:PORT\"",
+        text.get_ref()
+    );
     refuse(&text, path, problem)
 }
 
@@ -228,15 +276,24 @@ fn log(raw: raw::Log) -> Result<Log> {
         },
         None => "info".to_string(),
     };
-    Ok(Log { format: raw.format, filter })
+    Ok(Log {
+        format: raw.format,
+        filter,
+    })
 }
 
 fn limits(raw: raw::Limits) -> Result<Limits> {
-    let or = |value: Option<std::num::NonZeroUsize>, default: usize| value.map_or(default, std::num::NonZeroUsize::get);
+    let or = |value: Option<std::num::NonZeroUsize>, default: usize| {
+        value.map_or(default, std::num::NonZeroUsize::get)
+    };
     if let Some(mib) = &raw.message_mib
         && mib.get_ref().get() > LARGEST_MESSAGE
     {
-        return refuse(mib, "limits.message_mib", format!("is too large: at most {LARGEST_MESSAGE}"));
+        return refuse(
+            mib,
+            "limits.message_mib",
+            format!("is too large: at most {LARGEST_MESSAGE}"),
+        );
     }
     Ok(Limits {
         message_bytes: or(raw.message_mib.map(Spanned::into_inner), 64) << 20,

@@ -29,15 +29,23 @@ fn every_setting_of_the_example_exists() {
         .filter(|line| *line != "insecure = false")
         .collect();
     let config = read(&shown.join("\n")).unwrap();
-    let Targets::Configured(targets) = config.targets else { panic!("no target") };
+    let Targets::Configured(targets) = config.targets else {
+        panic!("no target")
+    };
     assert_eq!(targets[0].cookie, 0x5043);
-    assert_eq!(config.api.tcp.unwrap().tls.unwrap().client_ca.unwrap(), Path::new("/etc/portcullis/tls/clients.crt"));
+    assert_eq!(
+        config.api.tcp.unwrap().tls.unwrap().client_ca.unwrap(),
+        Path::new("/etc/portcullis/tls/clients.crt")
+    );
 }
 
 #[test]
 fn unknown_settings_are_refused_by_name_and_line() {
     assert!(refused("[api]\nsockt = \"/x\"\n").starts_with("agent.toml:2: api.sockt: unknown field `sockt`"));
-    assert!(refused("[[target]]\nname = \"a\"\nkind = \"ovs\"\nbrigde = \"b\"\n").starts_with("agent.toml:4: target[0]"));
+    assert!(
+        refused("[[target]]\nname = \"a\"\nkind = \"ovs\"\nbrigde = \"b\"\n")
+            .starts_with("agent.toml:4: target[0]")
+    );
     assert!(refused("speed = 1\n").contains("unknown field `speed`"));
     assert!(refused("[api\n").starts_with("agent.toml:1:"));
 }
@@ -48,7 +56,15 @@ fn tcp_needs_tls() {
     assert!(refused(&text("192.0.2.1:1", "")).contains("api.listen: needs [api.tls]"));
     assert!(refused(&text("192.0.2.1:1", "insecure = true")).contains("not a loopback address"));
     assert!(refused(&text("127.0.0.1:1", "")).contains("insecure = true does without"));
-    assert!(read(&text("127.0.0.1:1", "insecure = true")).unwrap().api.tcp.unwrap().tls.is_none());
+    assert!(
+        read(&text("127.0.0.1:1", "insecure = true"))
+            .unwrap()
+            .api
+            .tcp
+            .unwrap()
+            .tls
+            .is_none()
+    );
     let tls = "[api.tls]\ncert = \"c\"\nkey = \"k\"\n";
     assert!(refused(&text("192.0.2.1:1", tls)).starts_with("agent.toml:3: api.tls.client_ca: is missing"));
     assert!(read(&text("127.0.0.1:1", tls)).is_ok());
@@ -72,18 +88,36 @@ fn targets_are_checked() {
     assert_eq!(targets[0].resync_interval, Duration::from_secs(500));
     for (bad, why) in [
         ("first_table = 250", "target[0].first_table: is too high"),
-        ("final = { goto_table = 3 }", "target[0].final: table 3 cannot follow"),
+        (
+            "final = { goto_table = 3 }",
+            "target[0].final: table 3 cannot follow",
+        ),
         ("final = \"drop\"", "target[0].final: `drop` is not an action"),
-        ("resync_interval = \"10\"", "target[0].resync_interval: `10` is not a duration"),
-        ("resync_interval = \"10ms\"", "target[0].resync_interval: is too short"),
-        ("ovsdb = \"/run/db.sock\"", "target[0].ovsdb: `/run/db.sock` is not an OVSDB address"),
+        (
+            "resync_interval = \"10\"",
+            "target[0].resync_interval: `10` is not a duration",
+        ),
+        (
+            "resync_interval = \"10ms\"",
+            "target[0].resync_interval: is too short",
+        ),
+        (
+            "ovsdb = \"/run/db.sock\"",
+            "target[0].ovsdb: `/run/db.sock` is not an OVSDB address",
+        ),
         ("uplinks = [\"\"]", "target[0].uplinks[0]: is empty"),
         ("bridge = \"\"", "target[0].bridge: is empty"),
     ] {
         let error = refused(&target(bad));
-        assert!(error.starts_with("agent.toml:4: ") && error.contains(why), "{bad}: {error}");
+        assert!(
+            error.starts_with("agent.toml:4: ") && error.contains(why),
+            "{bad}: {error}"
+        );
     }
-    assert!(refused("[[target]]\nname = \"a\"\nkind = \"bmv2\"\n").contains("target[0].kind: `bmv2` is not in this version"));
+    assert!(
+        refused("[[target]]\nname = \"a\"\nkind = \"bmv2\"\n")
+            .contains("target[0].kind: `bmv2` is not in this version")
+    );
     let twice = format!("{}{}", target(""), target(""));
     assert!(refused(&twice).contains("target[1].name: `a` is the name of another target"));
     let same = format!("{}{}", target(""), target("").replace("\"a\"", "\"b\""));
@@ -97,10 +131,19 @@ fn the_rest_is_checked() {
         ("[log]\nformat = \"xml\"", "log.format: unknown variant"),
         ("[limits]\nwatchers = 0", "limits.watchers"),
         ("[limits]\nmessage_mib = 5000", "limits.message_mib: is too large"),
-        ("[api]\nsocket = \"agent.sock\"", "api.socket: is not an absolute path"),
-        ("[api]\nsocket_mode = \"0999\"", "api.socket_mode: `0999` is not a mode"),
+        (
+            "[api]\nsocket = \"agent.sock\"",
+            "api.socket: is not an absolute path",
+        ),
+        (
+            "[api]\nsocket_mode = \"0999\"",
+            "api.socket_mode: `0999` is not a mode",
+        ),
     ] {
         let error = refused(bad);
-        assert!(error.starts_with("agent.toml:2: ") && error.contains(why), "{bad}: {error}");
+        assert!(
+            error.starts_with("agent.toml:2: ") && error.contains(why),
+            "{bad}: {error}"
+        );
     }
 }

@@ -11,7 +11,11 @@ pub(super) struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        let refuse = || de::Error::custom(format!("`{text}` is not a duration: write \"500ms\", \"10s\" or \"5m\""));
+        let refuse = || {
+            de::Error::custom(format!(
+                "`{text}` is not a duration: write \"500ms\", \"10s\" or \"5m\""
+            ))
+        };
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| refuse())?;
@@ -21,7 +25,9 @@ impl<'de> Deserialize<'de> for Span {
             "m" => number.checked_mul(60_000),
             _ => None,
         };
-        milliseconds.map(|ms| Span(Duration::from_millis(ms))).ok_or_else(refuse)
+        milliseconds
+            .map(|ms| Span(Duration::from_millis(ms)))
+            .ok_or_else(refuse)
     }
 }
 
@@ -34,7 +40,9 @@ impl<'de> Deserialize<'de> for Mode {
         let text = String::deserialize(d)?;
         match u32::from_str_radix(&text, 8) {
             Ok(bits) if bits <= 0o777 => Ok(Mode(bits)),
-            _ => Err(de::Error::custom(format!("`{text}` is not a mode: write octal digits, as in \"0660\""))),
+            _ => Err(de::Error::custom(format!(
+                "`{text}` is not a mode: write octal digits, as in \"0660\""
+            ))),
         }
     }
 }
@@ -59,7 +67,9 @@ impl<'de> Deserialize<'de> for Final {
             fn visit_str<E: de::Error>(self, v: &str) -> Result<Final, E> {
                 match v {
                     "normal" => Ok(Final(super::FinalAction::Normal)),
-                    _ => Err(E::custom(format!("`{v}` is not an action: write \"normal\" or {{ goto_table = N }}"))),
+                    _ => Err(E::custom(format!(
+                        "`{v}` is not an action: write \"normal\" or {{ goto_table = N }}"
+                    ))),
                 }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Final, A::Error> {

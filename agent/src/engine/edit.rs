@@ -44,7 +44,10 @@ impl Baseline {
     }
 
     fn same(a: &Document, b: &Document) -> bool {
-        a.defaults == b.defaults && a.unmanaged == b.unmanaged && a.mandatory == b.mandatory && a.baseline == b.baseline
+        a.defaults == b.defaults
+            && a.unmanaged == b.unmanaged
+            && a.mandatory == b.mandatory
+            && a.baseline == b.baseline
     }
 }
 
@@ -65,11 +68,17 @@ pub enum Edit {
 
 /// The key of the baseline.
 pub(super) fn baseline_key() -> Key {
-    Key { kind: Kind::Baseline, name: String::new() }
+    Key {
+        kind: Kind::Baseline,
+        name: String::new(),
+    }
 }
 
 fn key(kind: Kind, name: &Name) -> Key {
-    Key { kind, name: name.to_string() }
+    Key {
+        kind,
+        name: name.to_string(),
+    }
 }
 
 /// A valid document that an edit made, and how it differs from the one before.
@@ -84,7 +93,11 @@ pub(super) struct Edited {
 /// Applies an edit; the result is valid, as far as the edit can have made it otherwise.
 pub(super) fn apply(before: &Document, edit: Edit, limits: &Limits) -> Result<Edited, ChangeError> {
     let edited = match edit {
-        Edit::Nothing => Edited { document: before.clone(), changes: Vec::new(), subject: None },
+        Edit::Nothing => Edited {
+            document: before.clone(),
+            changes: Vec::new(),
+            subject: None,
+        },
         Edit::Baseline(baseline) => apply_baseline(before, baseline)?,
         Edit::Profile(name, profile) => apply_profile(before, name, profile)?,
         Edit::Endpoint(name, endpoint) => apply_endpoint(before, name, endpoint)?,
@@ -106,8 +119,16 @@ fn apply_baseline(before: &Document, baseline: Baseline) -> Result<Edited, Chang
     let mut document = before.clone();
     baseline.put(&mut document);
     document.validate_baseline()?;
-    let changes = if Baseline::same(before, &document) { vec![] } else { vec![(Change::Changed, baseline_key())] };
-    Ok(Edited { document, changes, subject: Some(baseline_key()) })
+    let changes = if Baseline::same(before, &document) {
+        vec![]
+    } else {
+        vec![(Change::Changed, baseline_key())]
+    };
+    Ok(Edited {
+        document,
+        changes,
+        subject: Some(baseline_key()),
+    })
 }
 
 /// Puts a value into a map or takes it out; tells what that changed.
@@ -126,19 +147,31 @@ fn put<T: PartialEq>(map: &mut BTreeMap<Name, Arc<T>>, name: &Name, value: Optio
 fn apply_profile(before: &Document, name: Name, profile: Option<Profile>) -> Result<Edited, ChangeError> {
     let key = key(Kind::Profile, &name);
     if profile.is_none() {
-        let users: Vec<&Name> =
-            before.endpoints.iter().filter(|(_, e)| e.profiles.contains(&name)).map(|(n, _)| n).collect();
+        let users: Vec<&Name> = before
+            .endpoints
+            .iter()
+            .filter(|(_, e)| e.profiles.contains(&name))
+            .map(|(n, _)| n)
+            .collect();
         if !users.is_empty() {
             let some: Vec<&str> = users.iter().take(3).map(|n| n.as_str()).collect();
             let more = if users.len() > some.len() { ", …" } else { "" };
             let some = format!("{}{more}", some.join(", "));
-            return Err(ChangeError::InUse { key, count: users.len(), some });
+            return Err(ChangeError::InUse {
+                key,
+                count: users.len(),
+                some,
+            });
         }
     }
     let mut document = before.clone();
     let change = put(&mut document.profiles, &name, profile);
     document.validate_profile(&name)?;
-    Ok(Edited { document, changes: change.map(|c| (c, key.clone())).into_iter().collect(), subject: Some(key) })
+    Ok(Edited {
+        document,
+        changes: change.map(|c| (c, key.clone())).into_iter().collect(),
+        subject: Some(key),
+    })
 }
 
 fn apply_endpoint(before: &Document, name: Name, endpoint: Option<Endpoint>) -> Result<Edited, ChangeError> {
@@ -146,7 +179,11 @@ fn apply_endpoint(before: &Document, name: Name, endpoint: Option<Endpoint>) -> 
     let mut document = before.clone();
     let change = put(&mut document.endpoints, &name, endpoint);
     document.validate_endpoint(&name)?;
-    Ok(Edited { document, changes: change.map(|c| (c, key.clone())).into_iter().collect(), subject: Some(key) })
+    Ok(Edited {
+        document,
+        changes: change.map(|c| (c, key.clone())).into_iter().collect(),
+        subject: Some(key),
+    })
 }
 
 fn apply_document(before: &Document, mut document: Document) -> Result<Edited, ChangeError> {
@@ -155,9 +192,23 @@ fn apply_document(before: &Document, mut document: Document) -> Result<Edited, C
     if !Baseline::same(before, &document) {
         changes.push((Change::Changed, baseline_key()));
     }
-    share(&before.profiles, &mut document.profiles, Kind::Profile, &mut changes);
-    share(&before.endpoints, &mut document.endpoints, Kind::Endpoint, &mut changes);
-    Ok(Edited { document, changes, subject: None })
+    share(
+        &before.profiles,
+        &mut document.profiles,
+        Kind::Profile,
+        &mut changes,
+    );
+    share(
+        &before.endpoints,
+        &mut document.endpoints,
+        Kind::Endpoint,
+        &mut changes,
+    );
+    Ok(Edited {
+        document,
+        changes,
+        subject: None,
+    })
 }
 
 /// Lists the differences, and lets what did not change be the very same value: that is how the compiler

@@ -72,7 +72,7 @@ pub enum ChangeError {
         /// The target.
         target: String,
         /// What, where and why.
-        unsupported: Unsupported,
+        unsupported: Box<Unsupported>,
     },
     /// The rows for a target are not the policy.
     #[error("target {target}: {error}")]
@@ -80,13 +80,15 @@ pub enum ChangeError {
         /// The target.
         target: String,
         /// The counter-example.
-        error: CompileError,
+        error: Box<CompileError>,
     },
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The database failed in a way that leaves open what became of the change.
-    #[error("the database failed; whether the change was made shows when the agent is back: read the resource again")]
+    #[error(
+        "the database failed; whether the change was made shows when the agent is back: read the resource again"
+    )]
     Unknown,
     /// A resource could not be written as JSON.
     #[error("{key} cannot be stored: {problem}")]
@@ -104,7 +106,10 @@ pub enum ChangeError {
 impl ChangeError {
     /// One wrong field.
     pub fn field(path: impl Into<String>, problem: impl Into<String>) -> Self {
-        let field = FieldError { path: path.into(), problem: problem.into() };
+        let field = FieldError {
+            path: path.into(),
+            problem: problem.into(),
+        };
         ChangeError::Document(DocumentError::Fields(vec![field]))
     }
 }

@@ -16,7 +16,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn damaged(&self, key: &Key, problem: impl std::fmt::Display) -> StoreError {
-        StoreError::Damaged { file: self.store.file().to_path_buf(), problem: format!("{key}: {problem}") }
+        StoreError::Damaged {
+            file: self.store.file().to_path_buf(),
+            problem: format!("{key}: {problem}"),
+        }
     }
 
     fn body<T: DeserializeOwned>(&self, key: &Key, stored: &Stored) -> Result<T, StoreError> {
@@ -37,12 +40,16 @@ impl Reader<'_> {
                 }
                 Kind::Profile => {
                     let name = self.name(key)?;
-                    document.profiles.insert(name.clone(), Arc::new(self.body(key, stored)?));
+                    document
+                        .profiles
+                        .insert(name.clone(), Arc::new(self.body(key, stored)?));
                     revisions.profiles.insert(name, stored.revision);
                 }
                 Kind::Endpoint => {
                     let name = self.name(key)?;
-                    document.endpoints.insert(name.clone(), Arc::new(self.body(key, stored)?));
+                    document
+                        .endpoints
+                        .insert(name.clone(), Arc::new(self.body(key, stored)?));
                     revisions.endpoints.insert(name, stored.revision);
                 }
             }
@@ -58,7 +65,11 @@ pub(super) fn state(store: &mut Store, loaded: Loaded) -> Result<(State, Compile
         // It was valid when it was committed: a newer version may have become stricter.
         tracing::warn!(%error, "the stored policy would be refused today; it stays in force until it is changed");
     }
-    let before: Vec<_> = loaded.classes.iter().map(|(fingerprint, id)| (*id, *fingerprint)).collect();
+    let before: Vec<_> = loaded
+        .classes
+        .iter()
+        .map(|(fingerprint, id)| (*id, *fingerprint))
+        .collect();
     let mut compiler = Compiler::new(loaded.next_class, loaded.classes);
     let intent = compiler.resolve(&document, loaded.generation);
     let changes = class_changes(before.into_iter(), &intent, compiler.next_id());

@@ -87,7 +87,10 @@ pub struct Base {
 impl Base {
     /// A compiler that gives the classes of this moment the ids they have.
     fn compiler(&self) -> Compiler {
-        Compiler::new(self.next_class, self.intent.classes.values().map(|c| (c.fingerprint, c.id)))
+        Compiler::new(
+            self.next_class,
+            self.intent.classes.values().map(|c| (c.fingerprint, c.id)),
+        )
     }
 }
 
@@ -142,7 +145,15 @@ impl State {
         }
         let first = self.recent.generations.front()?.number;
         let skip = usize::try_from((generation + 1).checked_sub(first)?).ok()?;
-        Some(self.recent.generations.iter().skip(skip).take(limit).cloned().collect())
+        Some(
+            self.recent
+                .generations
+                .iter()
+                .skip(skip)
+                .take(limit)
+                .cloned()
+                .collect(),
+        )
     }
 }
 
@@ -167,7 +178,11 @@ pub struct Outcome {
 type MakeEdit = Box<dyn FnOnce(&State) -> Result<Edit, ChangeError> + Send>;
 
 enum Request {
-    Change { by: String, edit: MakeEdit, answer: oneshot::Sender<Result<Outcome, ChangeError>> },
+    Change {
+        by: String,
+        edit: MakeEdit,
+        answer: oneshot::Sender<Result<Outcome, ChangeError>>,
+    },
     Ping(oneshot::Sender<()>),
     Stop,
 }
@@ -202,14 +217,30 @@ impl Engine {
         let (state, compiler) = load::state(&mut store, loaded)?;
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
-            targets.iter().for_each(|t| t.set_intent(Arc::clone(&state.intent)));
+            targets
+                .iter()
+                .for_each(|t| t.set_intent(Arc::clone(&state.intent)));
         }
         let history = store.file().to_path_buf();
         let (publish, state) = watch::channel(state);
         let (requests, queue) = mpsc::channel(limits.queued_changes);
-        let worker = worker::Worker { compiler, store, state: publish, targets, limits };
+        let worker = worker::Worker {
+            compiler,
+            store,
+            state: publish,
+            targets,
+            limits,
+        };
         let task = tokio::task::spawn_blocking(move || worker.run(queue));
-        Ok((Engine { state, requests, queue: limits.queued_changes, history }, task))
+        Ok((
+            Engine {
+                state,
+                requests,
+                queue: limits.queued_changes,
+                history,
+            },
+            task,
+        ))
     }
 
     /// Reads the state; the reader must be quick, the next change waits for it.
@@ -229,7 +260,11 @@ impl Engine {
         edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
     ) -> Result<Outcome, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        let request = Request::Change { by, edit: Box::new(edit), answer };
+        let request = Request::Change {
+            by,
+            edit: Box::new(edit),
+            answer,
+        };
         self.requests.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ChangeError::Busy { waiting: self.queue },
             mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
@@ -247,14 +282,16 @@ impl Engine {
             return Ok(Ok(recent));
         }
         let file = self.history.clone();
-        let read = move || {
-            let found = History::open(&file)?.after(generation, HISTORY_PAGE)?;
-            Ok(match found.first() {
-                Some(first) if first.number != generation + 1 => Err(first.number),
-                _ => Ok(found.into_iter().map(Arc::new).collect()),
-            })
-        };
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Ok(Ok(Vec::new())))
+        let read = move || History::open(&file)?.after(generation, HISTORY_PAGE);
+        let found = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(StoreError::Lost)??;
+        Ok(match found.first() {
+            Some(first) if first.number == generation + 1 => Ok(found.into_iter().map(Arc::new).collect()),
+            Some(first) => Err(first.number),
+            // There were generations after it, or memory would have answered.
+            None => Err(self.read(State::generation) + 1),
+        })
     }
 
     /// Returns when the worker has come to this request: it is alive.

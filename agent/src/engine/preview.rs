@@ -24,9 +24,18 @@ pub struct Preview {
 
 /// Applies an edit to a moment of the state. Slow for large documents; runs on any thread. With targets, each
 /// checks the result as it would if the change were made.
-pub fn preview(base: &Base, edit: Edit, limits: &Limits, targets: &[TargetHandle]) -> Result<Preview, ChangeError> {
+pub fn preview(
+    base: &Base,
+    edit: Edit,
+    limits: &Limits,
+    targets: &[TargetHandle],
+) -> Result<Preview, ChangeError> {
     let edited = edit::apply(&base.document, edit, limits)?;
     let intent = base.compiler().resolve(&edited.document, base.generation + 1);
     check(targets, &intent)?;
-    Ok(Preview { document: edited.document, changes: edited.changes, intent })
+    Ok(Preview {
+        document: edited.document,
+        changes: edited.changes,
+        intent,
+    })
 }

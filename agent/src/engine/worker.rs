@@ -50,10 +50,16 @@ impl Worker {
             let state = self.state.borrow();
             (state.base(), make(&state)?)
         };
-        let Edited { document, changes, subject } = edit::apply(&base.document, edit, &self.limits)?;
+        let Edited {
+            document,
+            changes,
+            subject,
+        } = edit::apply(&base.document, edit, &self.limits)?;
         if changes.is_empty() {
             let state = self.state.borrow();
-            let etag = subject.filter(|key| exists(&document, key)).map(|key| state.etag_of(&key));
+            let etag = subject
+                .filter(|key| exists(&document, key))
+                .map(|key| state.etag_of(&key));
             return Ok(Outcome {
                 generation: base.generation,
                 changes,
@@ -62,7 +68,12 @@ impl Worker {
             });
         }
         let intent = self.compiler.resolve(&document, base.generation + 1);
-        let generation = Generation { number: base.generation + 1, at: now(), by, changes };
+        let generation = Generation {
+            number: base.generation + 1,
+            at: now(),
+            by,
+            changes,
+        };
         if let Err(error) = self.make_durable(&document, &intent, &base.intent, &generation) {
             // The compiler has seen a document that never was.
             self.compiler = base.compiler();
@@ -82,8 +93,11 @@ impl Worker {
         generation: &Generation,
     ) -> Result<(), ChangeError> {
         check(&self.targets, intent)?;
-        let writes =
-            generation.changes.iter().map(|c| write(document, c)).collect::<Result<Vec<Write>, ChangeError>>()?;
+        let writes = generation
+            .changes
+            .iter()
+            .map(|c| write(document, c))
+            .collect::<Result<Vec<Write>, ChangeError>>()?;
         let before = before.classes.values().map(|class| (class.id, class.fingerprint));
         let classes = class_changes(before, intent, self.compiler.next_id());
         let started = Instant::now();
@@ -107,13 +121,25 @@ impl Worker {
             state.intent = Arc::clone(&intent);
             state.generation = number;
             state.next_class = next_class;
-            generation.changes.iter().for_each(|change| revise(state, change, number));
+            generation
+                .changes
+                .iter()
+                .for_each(|change| revise(state, change, number));
             state.recent.push(Arc::new(generation));
         });
         // A burst keeps at most one intent waiting per target: the newest.
-        self.targets.iter().for_each(|target| target.set_intent(Arc::clone(&intent)));
-        let etag = subject.filter(|key| exists(&document, key)).map(|key| self.state.borrow().etag_of(&key));
-        Outcome { generation: number, changes, etag: etag.unwrap_or_default(), document }
+        self.targets
+            .iter()
+            .for_each(|target| target.set_intent(Arc::clone(&intent)));
+        let etag = subject
+            .filter(|key| exists(&document, key))
+            .map(|key| self.state.borrow().etag_of(&key));
+        Outcome {
+            generation: number,
+            changes,
+            etag: etag.unwrap_or_default(),
+            document,
+        }
     }
 }
 
@@ -147,10 +173,16 @@ pub(super) fn check(targets: &[TargetHandle], intent: &Intent) -> Result<(), Cha
         target.check(intent).map_err(|error| {
             let target = target.name().to_string();
             match error {
-                CompileError::Unsupported(unsupported) => ChangeError::Unsupported { target, unsupported },
+                CompileError::Unsupported(unsupported) => ChangeError::Unsupported {
+                    target,
+                    unsupported: Box::new(unsupported),
+                },
                 error @ CompileError::Unproved { .. } => {
                     tracing::error!(target, %error, "a change was refused");
-                    ChangeError::Unproved { target, error }
+                    ChangeError::Unproved {
+                        target,
+                        error: Box::new(error),
+                    }
                 }
             }
         })?;
@@ -175,7 +207,12 @@ pub(super) fn class_changes(
             .collect(),
         removed: before
             .iter()
-            .filter(|(id, fingerprint)| intent.classes.get(*id).is_none_or(|c| c.fingerprint != **fingerprint))
+            .filter(|(id, fingerprint)| {
+                intent
+                    .classes
+                    .get(*id)
+                    .is_none_or(|c| c.fingerprint != **fingerprint)
+            })
             .map(|(id, _)| *id)
             .collect(),
         next,
@@ -186,15 +223,29 @@ fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, Ch
     let name = key.name.as_str();
     let body = match key.kind {
         Kind::Baseline => Some(json(key, &Baseline::of(document))?),
-        Kind::Profile => document.profiles.get(name).map(|profile| json(key, profile)).transpose()?,
-        Kind::Endpoint => document.endpoints.get(name).map(|endpoint| json(key, endpoint)).transpose()?,
+        Kind::Profile => document
+            .profiles
+            .get(name)
+            .map(|profile| json(key, profile))
+            .transpose()?,
+        Kind::Endpoint => document
+            .endpoints
+            .get(name)
+            .map(|endpoint| json(key, endpoint))
+            .transpose()?,
     };
-    Ok(Write { key: key.clone(), change: *change, body })
+    Ok(Write {
+        key: key.clone(),
+        change: *change,
+        body,
+    })
 }
 
 fn json(key: &Key, value: &impl Serialize) -> Result<String, ChangeError> {
-    serde_json::to_string(value)
-        .map_err(|error| ChangeError::Encode { key: key.clone(), problem: error.to_string() })
+    serde_json::to_string(value).map_err(|error| ChangeError::Encode {
+        key: key.clone(),
+        problem: error.to_string(),
+    })
 }
 
 /// Seconds since the Unix epoch.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{Change, Generation, KEPT_CHANGES, KEPT_GENERATIONS, Key, Kind, StoreError, signed, sqlite, unsigned};
+use super::{
+    Change, Generation, KEPT_CHANGES, KEPT_GENERATIONS, Key, Kind, StoreError, signed, sqlite, unsigned,
+};
 
 /// How much history there is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,13 +18,24 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        connection.query_row("SELECT count(*), coalesce(sum(changes), 0) FROM generations", [], |row| {
-            Ok(Kept { generations: unsigned(row.get(0)?), changes: unsigned(row.get(1)?) })
-        })
+        connection.query_row(
+            "SELECT count(*), coalesce(sum(changes), 0) FROM generations",
+            [],
+            |row| {
+                Ok(Kept {
+                    generations: unsigned(row.get(0)?),
+                    changes: unsigned(row.get(1)?),
+                })
+            },
+        )
     }
 
     /// Writes a generation and forgets the oldest ones beyond what is kept.
-    pub(super) fn append(mut self, connection: &Connection, generation: &Generation) -> rusqlite::Result<Self> {
+    pub(super) fn append(
+        mut self,
+        connection: &Connection,
+        generation: &Generation,
+    ) -> rusqlite::Result<Self> {
         let number = signed(generation.number);
         let count = generation.changes.len() as u64;
         connection
@@ -32,7 +45,13 @@ impl Kept {
             "INSERT INTO changes (generation, position, change, kind, name) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         for (position, (change, key)) in (0i64..).zip(&generation.changes) {
-            insert.execute(params![number, position, change.as_str(), key.kind.as_str(), key.name])?;
+            insert.execute(params![
+                number,
+                position,
+                change.as_str(),
+                key.kind.as_str(),
+                key.name
+            ])?;
         }
         self.generations += 1;
         self.changes += count;
@@ -51,8 +70,12 @@ impl Kept {
         let (oldest, changes): (i64, i64) = connection
             .prepare_cached("SELECT generation, changes FROM generations ORDER BY generation LIMIT 1")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        connection.prepare_cached("DELETE FROM changes WHERE generation = ?1")?.execute([oldest])?;
-        connection.prepare_cached("DELETE FROM generations WHERE generation = ?1")?.execute([oldest])?;
+        connection
+            .prepare_cached("DELETE FROM changes WHERE generation = ?1")?
+            .execute([oldest])?;
+        connection
+            .prepare_cached("DELETE FROM generations WHERE generation = ?1")?
+            .execute([oldest])?;
         self.generations -= 1;
         self.changes = self.changes.saturating_sub(unsigned(changes));
         Ok(())
@@ -99,11 +122,17 @@ impl History {
         )?;
         let mut generations = select
             .query_map(params![signed(generation), signed(limit as u64)], |row| {
-                Ok(Generation { number: unsigned(row.get(0)?), at: row.get(1)?, by: row.get(2)?, changes: Vec::new() })
+                Ok(Generation {
+                    number: unsigned(row.get(0)?),
+                    at: row.get(1)?,
+                    by: row.get(2)?,
+                    changes: Vec::new(),
+                })
             })?
             .collect::<rusqlite::Result<Vec<Generation>>>()?;
-        let mut select = transaction
-            .prepare_cached("SELECT change, kind, name FROM changes WHERE generation = ?1 ORDER BY position")?;
+        let mut select = transaction.prepare_cached(
+            "SELECT change, kind, name FROM changes WHERE generation = ?1 ORDER BY position",
+        )?;
         for generation in &mut generations {
             let mut rows = select.query([signed(generation.number)])?;
             while let Some(row) = rows.next()? {

@@ -38,7 +38,9 @@ pub enum StoreError {
         file: PathBuf,
     },
     /// Not a database, or a damaged one.
-    #[error("the database {file} is damaged ({problem}): restore a backup, or move it away and apply the policy again")]
+    #[error(
+        "the database {file} is damaged ({problem}): restore a backup, or move it away and apply the policy again"
+    )]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -52,7 +54,9 @@ pub enum StoreError {
         file: PathBuf,
     },
     /// Written by a newer version.
-    #[error("the database {file} has format {found}, this version reads up to {known}: install the newer version again")]
+    #[error(
+        "the database {file} has format {found}, this version reads up to {known}: install the newer version again"
+    )]
     Newer {
         /// The file.
         file: PathBuf,
@@ -62,11 +66,16 @@ pub enum StoreError {
         known: u32,
     },
     /// A commit failed, and so did asking what became of it.
-    #[error("the database cannot tell whether a change was committed; the agent stops, and knows when it starts again")]
+    #[error(
+        "the database cannot tell whether a change was committed; the agent stops, and knows when it starts again"
+    )]
     Unknown {
         /// Why.
         source: rusqlite::Error,
     },
+    /// A reader of the history ended without an answer: a bug.
+    #[error("the history was not read to its end; the agent's log tells why")]
+    Lost(#[source] tokio::task::JoinError),
     /// SQLite failed.
     #[error("the database failed to {action}; look at the disk's space and health")]
     Sqlite {
@@ -108,7 +117,9 @@ impl Kind {
     }
 
     fn named(text: &str) -> Option<Self> {
-        [Kind::Baseline, Kind::Profile, Kind::Endpoint].into_iter().find(|kind| kind.as_str() == text)
+        [Kind::Baseline, Kind::Profile, Kind::Endpoint]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 
@@ -143,7 +154,9 @@ impl Change {
     }
 
     fn named(text: &str) -> Option<Self> {
-        [Change::Created, Change::Changed, Change::Deleted].into_iter().find(|change| change.as_str() == text)
+        [Change::Created, Change::Changed, Change::Deleted]
+            .into_iter()
+            .find(|change| change.as_str() == text)
     }
 }
 
@@ -225,7 +238,15 @@ impl Store {
         let connection = schema::open(file)?;
         let loaded = load(&connection, file)?;
         let kept = history::Kept::read(&connection).map_err(sqlite("read the history"))?;
-        Ok((Store { connection, file: file.to_path_buf(), kept, _lock: lock }, loaded))
+        Ok((
+            Store {
+                connection,
+                file: file.to_path_buf(),
+                kept,
+                _lock: lock,
+            },
+            loaded,
+        ))
     }
 
     /// The file.
@@ -234,17 +255,27 @@ impl Store {
     }
 
     /// Makes one generation durable: all of it or nothing.
-    pub fn commit(&mut self, generation: &Generation, writes: &[Write], classes: &ClassChanges) -> Result<(), StoreError> {
+    pub fn commit(
+        &mut self,
+        generation: &Generation,
+        writes: &[Write],
+        classes: &ClassChanges,
+    ) -> Result<(), StoreError> {
         let kept = match self.write(generation, writes, classes) {
             Ok(kept) => kept,
             // A COMMIT that failed can have reached the disk nevertheless: the database itself tells.
             Err(source) => {
                 let newest: i64 = self
                     .connection
-                    .query_row("SELECT value FROM numbers WHERE name = 'generation'", [], |row| row.get(0))
+                    .query_row("SELECT value FROM numbers WHERE name = 'generation'", [], |row| {
+                        row.get(0)
+                    })
                     .map_err(|source| StoreError::Unknown { source })?;
                 if newest != signed(generation.number) {
-                    return Err(StoreError::Sqlite { action: "commit a change", source });
+                    return Err(StoreError::Sqlite {
+                        action: "commit a change",
+                        source,
+                    });
                 }
                 history::Kept::read(&self.connection).map_err(sqlite("read the history"))?
             }
@@ -259,14 +290,17 @@ impl Store {
         writes: &[Write],
         classes: &ClassChanges,
     ) -> rusqlite::Result<history::Kept> {
-        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let number = signed(generation.number);
         {
             let mut put = transaction.prepare_cached(
                 "INSERT INTO resources (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision, body = excluded.body",
             )?;
-            let mut delete = transaction.prepare_cached("DELETE FROM resources WHERE kind = ?1 AND name = ?2")?;
+            let mut delete =
+                transaction.prepare_cached("DELETE FROM resources WHERE kind = ?1 AND name = ?2")?;
             for write in writes {
                 let (kind, name) = (write.key.kind.as_str(), &write.key.name);
                 match &write.body {
@@ -276,7 +310,10 @@ impl Store {
             }
         }
         write_classes(&transaction, classes)?;
-        transaction.execute("UPDATE numbers SET value = ?1 WHERE name = 'generation'", [number])?;
+        transaction.execute(
+            "UPDATE numbers SET value = ?1 WHERE name = 'generation'",
+            [number],
+        )?;
         let kept = self.kept.append(&transaction, generation)?;
         transaction.commit()?;
         Ok(kept)
@@ -286,7 +323,9 @@ impl Store {
     pub fn commit_classes(&mut self, classes: &ClassChanges) -> Result<(), StoreError> {
         let failed = sqlite("commit class ids");
         let transaction = self.connection.transaction().map_err(&failed)?;
-        write_classes(&transaction, classes).and_then(|()| transaction.commit()).map_err(failed)
+        write_classes(&transaction, classes)
+            .and_then(|()| transaction.commit())
+            .map_err(failed)
     }
 
     /// Folds the log into the database and closes it.
@@ -317,16 +356,24 @@ fn write_classes(connection: &Connection, classes: &ClassChanges) -> rusqlite::R
     for (fingerprint, id) in &classes.added {
         insert.execute(params![id.0, fingerprint.0.as_slice()])?;
     }
-    connection.execute("UPDATE numbers SET value = ?1 WHERE name = 'next_class'", [classes.next])?;
+    connection.execute(
+        "UPDATE numbers SET value = ?1 WHERE name = 'next_class'",
+        [classes.next],
+    )?;
     Ok(())
 }
 
 fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
     let failed = || sqlite("read the policy");
-    let damaged = |problem: String| StoreError::Damaged { file: file.to_path_buf(), problem };
+    let damaged = |problem: String| StoreError::Damaged {
+        file: file.to_path_buf(),
+        problem,
+    };
     let number = |name: &'static str| -> Result<i64, StoreError> {
         connection
-            .query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| row.get(0))
+            .query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
             .optional()
             .map_err(failed())?
             .ok_or_else(|| damaged(format!("the number `{name}` is missing")))
@@ -336,8 +383,9 @@ fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
         next_class: u32::try_from(number("next_class")?).map_err(|e| damaged(e.to_string()))?,
         ..Loaded::default()
     };
-    let mut select =
-        connection.prepare("SELECT kind, name, revision, body FROM resources").map_err(failed())?;
+    let mut select = connection
+        .prepare("SELECT kind, name, revision, body FROM resources")
+        .map_err(failed())?;
     let mut rows = select.query([]).map_err(failed())?;
     while let Some(row) = rows.next().map_err(failed())? {
         let read = || -> rusqlite::Result<(String, String, i64, String)> {
@@ -345,9 +393,17 @@ fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
         };
         let (kind, name, revision, body) = read().map_err(failed())?;
         let kind = Kind::named(&kind).ok_or_else(|| damaged(format!("`{kind}` is no kind of resource")))?;
-        loaded.resources.insert(Key { kind, name }, Stored { revision: unsigned(revision), body });
+        loaded.resources.insert(
+            Key { kind, name },
+            Stored {
+                revision: unsigned(revision),
+                body,
+            },
+        );
     }
-    let mut select = connection.prepare("SELECT id, fingerprint FROM classes").map_err(failed())?;
+    let mut select = connection
+        .prepare("SELECT id, fingerprint FROM classes")
+        .map_err(failed())?;
     let mut rows = select.query([]).map_err(failed())?;
     while let Some(row) = rows.next().map_err(failed())? {
         let read = || -> rusqlite::Result<(u32, [u8; 32])> { Ok((row.get(0)?, row.get(1)?)) };

@@ -12,6 +12,10 @@ use super::{StoreError, sqlite};
 /// In the header of every database of ours (`PRAGMA application_id`): "prtc".
 const APPLICATION: i32 = 0x7072_7463;
 
+/// Pages of the log (4 KiB each) that are gathered before a commit also folds them into the database, which takes
+/// it several times as long.
+const CHECKPOINT_PAGES: u32 = 4096;
+
 /// Each brings the database from the format of its index to the next one; a migration never changes once it
 /// was released.
 const MIGRATIONS: &[&str] = &["
@@ -43,7 +47,10 @@ const MIGRATIONS: &[&str] = &["
 
 fn file_error(file: &Path) -> impl Fn(std::io::Error) -> StoreError {
     let file = file.to_path_buf();
-    move |source| StoreError::File { file: file.clone(), source }
+    move |source| StoreError::File {
+        file: file.clone(),
+        source,
+    }
 }
 
 /// Takes the lock beside the database; it falls with the process.
@@ -64,8 +71,13 @@ pub(super) fn lock(file: &Path) -> Result<File, StoreError> {
         .map_err(file_error(file))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { file: file.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(StoreError::File { file: file.to_path_buf(), source }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            file: file.to_path_buf(),
+        }),
+        Err(TryLockError::Error(source)) => Err(StoreError::File {
+            file: file.to_path_buf(),
+            source,
+        }),
     }
 }
 
@@ -81,23 +93,29 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
         .map_err(file_error(file))?;
     let mut connection = Connection::open(file).map_err(sqlite("open"))?;
     prepare(&mut connection, file).map_err(|error| match error {
-        StoreError::Sqlite { source, .. } if is_damage(&source) => {
-            StoreError::Damaged { file: file.to_path_buf(), problem: source.to_string() }
-        }
+        StoreError::Sqlite { source, .. } if is_damage(&source) => StoreError::Damaged {
+            file: file.to_path_buf(),
+            problem: source.to_string(),
+        },
         other => other,
     })?;
     Ok(connection)
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
 }
 
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let failed = sqlite("open");
     connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
     let number = |connection: &Connection, pragma: &str| -> Result<i64, StoreError> {
-        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0)).map_err(sqlite("open"))
+        connection
+            .query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+            .map_err(sqlite("open"))
     };
     let format = u32::try_from(number(connection, "user_version")?).unwrap_or(u32::MAX);
     let application = number(connection, "application_id")?;
@@ -105,19 +123,35 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(&failed)?;
     if application != i64::from(APPLICATION) && (application != 0 || format != 0 || tables != 0) {
-        return Err(StoreError::Foreign { file: file.to_path_buf() });
+        return Err(StoreError::Foreign {
+            file: file.to_path_buf(),
+        });
     }
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     if format > known {
-        return Err(StoreError::Newer { file: file.to_path_buf(), found: format, known });
+        return Err(StoreError::Newer {
+            file: file.to_path_buf(),
+            found: format,
+            known,
+        });
     }
-    let verdict: String =
-        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(&failed)?;
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(&failed)?;
     if verdict != "ok" {
-        return Err(StoreError::Damaged { file: file.to_path_buf(), problem: verdict });
+        return Err(StoreError::Damaged {
+            file: file.to_path_buf(),
+            problem: verdict,
+        });
     }
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(&failed)?;
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(&failed)?;
+    connection
+        .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+        .map_err(&failed)?;
+    connection
+        .execute_batch(&format!(
+            "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
+        ))
+        .map_err(&failed)?;
     migrate(connection, format).map_err(sqlite("migrate to this version's format"))
 }
 

@@ -70,8 +70,17 @@ impl StageModel {
         }
     }
 
+    fn built_in() -> [Self; 1] {
+        [Self::ovs()]
+    }
+
     /// The built-in model with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::ovs()].into_iter().find(|m| m.name == name)
+        Self::built_in().into_iter().find(|m| m.name == name)
+    }
+
+    /// The names of the built-in models.
+    pub fn names() -> Vec<&'static str> {
+        Self::built_in().iter().map(|m| m.name).collect()
     }
 }

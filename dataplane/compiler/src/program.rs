@@ -109,7 +109,12 @@ impl fmt::Display for RowKey {
             FrameMatch::EtherType(t) => write!(f, "ethertype={t:#06x}")?,
         }
         if let Some(protocol) = self.protocol {
-            write!(f, " {}", Protocol::name(protocol))?;
+            let name = Protocol::name(protocol);
+            if name.starts_with(|c: char| c.is_ascii_digit()) {
+                write!(f, " protocol={name}")?;
+            } else {
+                write!(f, " {name}")?;
+            }
         }
         match self.later {
             Some(true) => f.write_str(" later-fragment")?,

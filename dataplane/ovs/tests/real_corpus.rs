@@ -1,6 +1,12 @@
 //! Every frame of a corpus over a real OVS-DPDK bridge, under every document: what arrives where is what the
 //! reference verdict says.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the whole file is a test, its modules too"
+)]
+
 mod corpus;
 mod rig;
 

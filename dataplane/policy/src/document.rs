@@ -237,6 +237,18 @@ impl Default for Document {
     }
 }
 
+/// However large, what is written out is read; aliases cannot make more of a text than its size.
+fn reading(text: &str) -> serde_saphyr::Options {
+    let most = text.len().saturating_mul(2).saturating_add(1000);
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: most,
+            max_nodes: most,
+            max_total_scalar_bytes: most,
+        },
+    }
+}
+
 impl Document {
     /// Parses and validates a YAML (or JSON) document.
     pub fn from_yaml(text: &str) -> Result<Self, DocumentError> {
@@ -248,8 +260,8 @@ impl Document {
     /// Parses a YAML (or JSON) document without validating it, and tells which top-level fields it has: a
     /// document to be merged says nothing about the others.
     pub fn parse(text: &str) -> Result<(Self, BTreeSet<String>), DocumentError> {
-        let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|error| DocumentError::Syntax(error.to_string()))?;
+        let value: serde_json::Value = serde_saphyr::from_str_with_options(text, reading(text))
+            .map_err(|error| DocumentError::Syntax(error.to_string()))?;
         if value.is_null() {
             return Err(DocumentError::Syntax(format!(
                 "the document is empty: begin with `version: {VERSION}`"
@@ -274,5 +286,28 @@ impl Document {
     /// Whether it says nothing but its version: applying it would remove everything.
     pub fn is_empty(&self) -> bool {
         *self == Document::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_documents_are_read_and_bombs_are_not() {
+        let mut text = format!("version: {VERSION}\nendpoints:\n");
+        for i in 0..30_000 {
+            text.push_str(&format!(
+                "  e{i}: {{addresses: [10.0.0.1, 10.0.0.2], labels: {{a: b}}}}\n"
+            ));
+        }
+        assert_eq!(Document::parse(&text).unwrap().0.endpoints.len(), 30_000);
+        let mut bomb = format!("version: {VERSION}\nx0: &x0 [a]\n");
+        for i in 1..40 {
+            let before = i - 1;
+            bomb.push_str(&format!("x{i}: &x{i} [*x{before}, *x{before}]\n"));
+        }
+        let error = Document::parse(&bomb).unwrap_err();
+        assert!(matches!(error, DocumentError::Syntax(_)), "{error}");
     }
 }

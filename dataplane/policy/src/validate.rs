@@ -233,7 +233,6 @@ impl Check {
     /// What [`claims`](Self::claims) checks, for one endpoint against all.
     fn claims_of(&mut self, name: &Name, endpoint: &Endpoint, document: &Document) {
         let path = format!("endpoints.{name}");
-        let others = || document.endpoints.iter().filter(|(other, _)| *other != name);
         for (index, attachment) in endpoint.attachments.iter().enumerate() {
             let within = endpoint
                 .attachments
@@ -241,9 +240,9 @@ impl Check {
                 .take(index)
                 .position(|a| same_place(a, attachment));
             let elsewhere = || {
-                others().find_map(|(other, e)| {
+                document.endpoints.iter().find_map(|(other, e)| {
                     let at = e.attachments.iter().position(|a| same_place(a, attachment))?;
-                    Some(format!("endpoints.{other}.attachments[{at}]"))
+                    (other != name).then(|| format!("endpoints.{other}.attachments[{at}]"))
                 })
             };
             let taken = within
@@ -259,9 +258,9 @@ impl Check {
         for (index, mac) in endpoint.macs.iter().enumerate() {
             let within = endpoint.macs.iter().take(index).position(|m| m == mac);
             let elsewhere = || {
-                others().find_map(|(other, e)| {
+                document.endpoints.iter().find_map(|(other, e)| {
                     let at = e.macs.iter().position(|m| m == mac)?;
-                    Some(format!("endpoints.{other}.macs[{at}]"))
+                    (other != name).then(|| format!("endpoints.{other}.macs[{at}]"))
                 })
             };
             let taken = within.map(|at| format!("{path}.macs[{at}]")).or_else(elsewhere);

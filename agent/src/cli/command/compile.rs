@@ -17,14 +17,11 @@ use super::super::view::compiled::{
 };
 use super::super::{Exit, Output};
 
-/// Kinds of targets that have a stage model built in.
-pub const TARGETS: [&str; 1] = ["ovs"];
-
 /// Runs it.
 pub fn run(args: &Compile, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let unknown = || Misuse::Target {
         name: args.target.clone(),
-        known: TARGETS.to_vec(),
+        known: StageModel::names(),
     };
     let model = StageModel::named(&args.target).ok_or_else(unknown)?;
     let path = &args.file.file;
@@ -202,16 +199,4 @@ fn tables(
         });
     }
     tables
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{StageModel, TARGETS};
-
-    #[test]
-    fn every_known_target_has_a_model() {
-        for name in TARGETS {
-            assert_eq!(StageModel::named(name).map(|m| m.name), Some(name));
-        }
-    }
 }

@@ -7,6 +7,7 @@ use clap::{Arg, Command};
 use clap_complete::Shell;
 
 use super::super::Exit;
+use super::super::args::DocsPage;
 use super::super::error::Failure;
 use super::super::term::Term;
 
@@ -19,9 +20,14 @@ pub fn completions(shell: Shell, mut root: Command, term: &mut Term<'_>) -> Resu
     Ok(Exit::Done)
 }
 
-/// Prints every command with its options.
-pub fn cli(root: Command, term: &mut Term<'_>) -> Result<Exit, Failure> {
-    term.write(&markdown(root))?;
+/// Prints a page.
+pub fn print(page: DocsPage, root: Command, term: &mut Term<'_>) -> Result<Exit, Failure> {
+    let text = match page {
+        DocsPage::Cli => markdown(root),
+        DocsPage::OvsPipeline => portcullis_ovs::tables::describe(),
+        DocsPage::Metrics => crate::metrics::reference(),
+    };
+    term.write(&text)?;
     Ok(Exit::Done)
 }
 

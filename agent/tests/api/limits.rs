@@ -1,0 +1,195 @@
+//! Pages, and what is too much.
+
+use portcullis_proto::v1;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn lists_have_pages() {
+    let mut rig = Rig::new().await;
+    for i in 0..25u8 {
+        let labels = [(
+            "tenant".to_string(),
+            if i % 2 == 0 { "acme" } else { "other" }.to_string(),
+        )]
+        .into();
+        let e = v1::Endpoint {
+            labels,
+            ..endpoint(&format!("e{i:02}"), i)
+        };
+        rig.client.provision(e).await.unwrap();
+    }
+    let ask = |page_size, page_token: &str, label: &str| v1::ListRequest {
+        page_size,
+        page_token: page_token.to_string(),
+        label: label.to_string(),
+    };
+    let mut names = Vec::new();
+    let mut token = String::new();
+    let mut pages = 0;
+    loop {
+        let page = rig
+            .client
+            .endpoints
+            .list_endpoints(ask(10, &token, ""))
+            .await
+            .unwrap()
+            .into_inner();
+        names.extend(page.endpoints.into_iter().map(|e| e.name));
+        pages += 1;
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+        if pages == 1 {
+            // In between, one on a page that was read goes and one on it comes; one on the next page goes.
+            for name in ["e03", "e12"] {
+                rig.client
+                    .endpoints
+                    .release(v1::ReleaseRequest {
+                        name: name.to_string(),
+                    })
+                    .await
+                    .unwrap();
+            }
+            rig.client.provision(endpoint("e021", 99)).await.unwrap();
+        }
+    }
+    let expected: Vec<String> = (0..25).filter(|i| *i != 12).map(|i| format!("e{i:02}")).collect();
+    assert_eq!((names, pages), (expected, 3));
+
+    let acme = rig
+        .client
+        .endpoints
+        .list_endpoints(ask(5, "", "tenant=acme"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(acme.endpoints.iter().all(|e| e.labels["tenant"] == "acme") && acme.endpoints.len() == 5);
+    let token = acme.next_page_token;
+    let next = rig
+        .client
+        .endpoints
+        .list_endpoints(ask(0, &token, "tenant=acme"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((next.endpoints.len(), next.next_page_token.as_str()), (7, ""));
+    for (request, field) in [
+        (ask(0, &token, "tenant=other"), "page_token"),
+        (ask(0, "garbage", ""), "page_token"),
+        (ask(0, "", "tenant"), "label"),
+        (ask(0, "", "=acme"), "label"),
+    ] {
+        assert_eq!(
+            fields(&rig.client.endpoints.list_endpoints(request).await.unwrap_err()),
+            [field]
+        );
+    }
+    assert_eq!(
+        fields(
+            &rig.client
+                .profiles
+                .list_profiles(ask(0, "", "a=b"))
+                .await
+                .unwrap_err()
+        ),
+        ["label"]
+    );
+    assert!(
+        rig.client
+            .profiles
+            .list_profiles(ask(0, "", ""))
+            .await
+            .unwrap()
+            .into_inner()
+            .profiles
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn limits_are_told_with_numbers() {
+    let mut rig = Rig::new().await;
+    for i in 0..10 {
+        let profile = v1::Profile {
+            name: format!("p{i}"),
+            ..Default::default()
+        };
+        rig.client
+            .profiles
+            .create_profile(v1::CreateProfileRequest {
+                profile: Some(profile),
+            })
+            .await
+            .unwrap();
+    }
+    let profile = v1::Profile {
+        name: "more".to_string(),
+        ..Default::default()
+    };
+    let error = rig
+        .client
+        .profiles
+        .create_profile(v1::CreateProfileRequest {
+            profile: Some(profile),
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert_eq!(
+        error.message(),
+        "11 profiles are more than the 10 allowed by the agent's [limits]"
+    );
+    assert_eq!(rig.seen().await.0, 10);
+}
+
+#[tokio::test]
+async fn a_change_that_takes_long_holds_no_reader_up_and_the_queue_is_bounded() {
+    let mut rig = Rig::with_document().await;
+    let fake = std::sync::Arc::clone(&rig.fake);
+    let (held, release) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        let _programs = fake.programs.lock().unwrap();
+        // Until the test lets go.
+        let _ = release.recv();
+    });
+    while rig.fake.programs.try_lock().is_ok() {
+        std::thread::yield_now();
+    }
+    // One that is being made, and four that wait; which of the six is refused, is a matter of order.
+    let calls: Vec<_> = (0..6)
+        .map(|i| {
+            let mut client = rig.client.clone();
+            tokio::spawn(async move { client.provision(endpoint(&format!("e{i}"), i)).await })
+        })
+        .collect();
+    assert_eq!(rig.client.document().await.generation, 1);
+    while calls.iter().filter(|call| call.is_finished()).count() < 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    drop(held);
+    holder.join().unwrap();
+    let mut refused = Vec::new();
+    for call in calls {
+        refused.extend(call.await.unwrap().err());
+    }
+    let [error] = refused.as_slice() else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert_eq!(error.message(), "4 changes are waiting already: try again");
+    assert!(error.get_error_details().retry_info().is_some());
+    assert_eq!(rig.client.document().await.generation, 6);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_with_numbers() {
+    let mut rig = Rig::new().await;
+    let large = format!("version: portcullis/v1 # {}", "x".repeat(1 << 20));
+    let error = rig.client.apply(&large).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange);
+    assert!(error.message().contains("1048576 bytes"), "{}", error.message());
+}

@@ -1,0 +1,377 @@
+//! An agent in this process, or as one of its own, and clients for it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use portcullis::config::{self, Config};
+use portcullis::daemon::{Agent, AgentError};
+use portcullis::targets::Launched;
+use portcullis_backend::{
+    Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, SessionState, TablePlan, TargetStatus, launch,
+};
+use portcullis_compiler::{CompileError, Counterexample, Intent, Programs, StageModel, Unsupported};
+use portcullis_policy::{Action, Frame, Packet};
+use portcullis_proto::v1;
+use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
+use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
+use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
+use portcullis_proto::v1::profile_service_client::ProfileServiceClient;
+use portcullis_proto::v1::target_service_client::TargetServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The document of the examples.
+pub const DOCUMENT: &str = r#"
+version: portcullis/v1
+baseline:
+  - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25], reason: "spam"}
+profiles:
+  web:
+    default: {ingress: deny}
+    rules:
+      - {name: http, action: allow, direction: ingress, protocol: tcp, ports: [80, 443]}
+      - {name: admin, action: allow, direction: ingress, protocol: tcp, ports: [22], remote: [198.51.100.0/24, "2001:db8:1::/48"]}
+endpoints:
+  web1:
+    attachments: [{interface: web1}]
+    macs: ["02:00:00:00:00:01"]
+    addresses: [192.0.2.10, "2001:db8::10"]
+    profiles: [web]
+    labels: {tenant: acme}
+  mail1:
+    attachments: [{iface_id: 7d2c}]
+    macs: ["02:00:00:00:00:02"]
+    addresses: [192.0.2.20]
+"#;
+
+/// A target in memory. It compiles and proves for real; what it refuses, holds back and answers can be set.
+#[derive(Debug)]
+pub struct Fake {
+    /// Compiling waits while somebody holds it.
+    pub programs: Mutex<Programs>,
+    /// Every intent it was given.
+    pub intents: Mutex<Vec<Arc<Intent>>>,
+    /// Holds intents without applying them while set.
+    pub held: AtomicBool,
+    /// Answers no question while set.
+    pub deaf: AtomicBool,
+    /// Never ends when told to stop while set.
+    pub stubborn: AtomicBool,
+    /// Ends by itself when told.
+    pub end: tokio::sync::Notify,
+    /// Looks at `held` again when told.
+    pub wake: tokio::sync::Notify,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Fake {
+            programs: Mutex::new(Programs::new(StageModel::ovs())),
+            intents: Mutex::default(),
+            held: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
+            stubborn: AtomicBool::new(false),
+            end: tokio::sync::Notify::new(),
+            wake: tokio::sync::Notify::new(),
+        }
+    }
+}
+
+impl Fake {
+    pub fn newest(&self) -> Arc<Intent> {
+        Arc::clone(self.intents.lock().unwrap().last().expect("an intent"))
+    }
+
+    fn answer(&self, query: Query) {
+        let deaf = || QueryError::NotReady {
+            target: "fake".to_string(),
+            state: SessionState::Disconnected,
+        };
+        let is_deaf = self.deaf.load(Ordering::Relaxed);
+        match query {
+            Query::Plan(intent, answer) => {
+                let add = intent.endpoints.len() as u64;
+                let plan = Plan {
+                    tables: vec![TablePlan {
+                        table: "attach".to_string(),
+                        add,
+                        size: Some(7),
+                        ..TablePlan::default()
+                    }],
+                    rows: vec!["+ attach in_port=1".to_string()],
+                };
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(plan) }));
+            }
+            Query::Explain(trace, answer) => {
+                let row = EnforcingRow {
+                    table: "egress_policy".to_string(),
+                    row: format!("{} {:?}", trace.endpoint, trace.packet.l4),
+                    present: true,
+                    packets: 3,
+                    bytes: 180,
+                };
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(vec![row]) }));
+            }
+            Query::Hits(answer) => {
+                let intent = self.newest();
+                let hits = intent
+                    .endpoints
+                    .values()
+                    .filter(|e| e.ingress.0 != 0)
+                    .map(|e| Hit {
+                        direction: portcullis_policy::Direction::Ingress,
+                        rule: "default/ingress".to_string(),
+                        class: Some(e.ingress.0),
+                        endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
+                        action: "deny".to_string(),
+                        packets: 5,
+                        bytes: 300,
+                    });
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(hits.collect()) }));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
+    fn check(&self, intent: &Intent) -> Result<(), CompileError> {
+        for class in intent.classes.values() {
+            if class
+                .policy
+                .entries
+                .iter()
+                .any(|e| e.origin.ends_with("/unproved"))
+            {
+                let packet = Packet { frame: Frame::Other };
+                let example = Box::new(Counterexample {
+                    packet,
+                    wanted: Action::Deny,
+                    got: None,
+                });
+                return Err(CompileError::Unproved {
+                    class: class.id,
+                    model: "fake",
+                    example,
+                });
+            }
+            if let Some(entry) = class
+                .policy
+                .entries
+                .iter()
+                .find(|e| e.origin.ends_with("/impossible"))
+            {
+                return Err(CompileError::Unsupported(Unsupported {
+                    target: "fake".to_string(),
+                    rule: entry.origin.to_string(),
+                    table: "egress_policy".to_string(),
+                    why: "this target cannot".to_string(),
+                }));
+            }
+        }
+        self.programs.lock().unwrap().check(intent)
+    }
+
+    async fn run(self: Arc<Self>, mut seat: Seat) {
+        let mut status = TargetStatus::default();
+        loop {
+            let intent = seat.intents.borrow_and_update().clone();
+            if let Some(intent) = intent {
+                status.wanted = intent.generation;
+                status.state = SessionState::Applying;
+                if !self.held.load(Ordering::Relaxed) {
+                    status.applied = intent.generation;
+                    status.state = SessionState::InSync;
+                }
+                let mut intents = self.intents.lock().unwrap();
+                if intents.last().is_none_or(|last| !Arc::ptr_eq(last, &intent)) {
+                    status.writes[0] += 1;
+                    intents.push(intent);
+                }
+            }
+            seat.status.send_replace(Arc::new(status.clone()));
+            tokio::select! {
+                changed = seat.intents.changed() => if changed.is_err() { return },
+                Some(query) = seat.queries.recv() => self.answer(query),
+                _ = seat.stop.changed() => if !self.stubborn.load(Ordering::Relaxed) { return },
+                () = self.end.notified() => return,
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+}
+
+/// A configuration whose files are in a folder.
+pub fn config(folder: &Path, more: &str) -> Config {
+    let folder = folder.display();
+    let text = format!(
+        "[store]\npath = \"{folder}/p.db\"\n[limits]\nendpoints = 50\nprofiles = 10\nwatchers = 3\nqueued_changes = 4\nmessage_mib = 1\n[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
+    );
+    config::parse(Path::new("test.toml"), &text).unwrap()
+}
+
+/// An agent in this process.
+pub struct Rig {
+    pub folder: tempfile::TempDir,
+    pub agent: Option<Agent>,
+    pub fake: Arc<Fake>,
+    pub client: Client,
+    pub more: String,
+}
+
+pub async fn start(folder: &Path, more: &str, fake: &Arc<Fake>) -> Result<Agent, AgentError> {
+    let (handle, task) = launch("fake", Arc::clone(fake));
+    Agent::start(config(folder, more), vec![Launched { handle, task }]).await
+}
+
+impl Rig {
+    pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With more settings of `[api]` or other sections.
+    pub async fn with(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fake::default());
+        let agent = start(folder.path(), more, &fake).await.unwrap();
+        let client = Client::unix(&folder.path().join("agent.sock")).await;
+        Rig {
+            folder,
+            agent: Some(agent),
+            fake,
+            client,
+            more: more.to_string(),
+        }
+    }
+
+    /// With the document of the examples.
+    pub async fn with_document() -> Self {
+        let mut rig = Rig::new().await;
+        assert_eq!(rig.client.apply(DOCUMENT).await.unwrap().generation, 1);
+        rig
+    }
+
+    pub async fn restart(&mut self) {
+        self.agent.take().unwrap().stop().await.unwrap();
+        self.fake = Arc::new(Fake::default());
+        self.agent = Some(start(self.folder.path(), &self.more, &self.fake).await.unwrap());
+        self.client = Client::unix(&self.folder.path().join("agent.sock")).await;
+    }
+
+    /// Everything a client can see, to be compared.
+    pub async fn seen(&mut self) -> (u64, String, usize) {
+        let document = self.client.document().await;
+        let intents = self.fake.intents.lock().unwrap().len();
+        (document.generation, document.document, intents)
+    }
+}
+
+/// Every service of one agent.
+#[derive(Clone)]
+pub struct Client {
+    pub channel: Channel,
+    pub baseline: BaselineServiceClient<Channel>,
+    pub profiles: ProfileServiceClient<Channel>,
+    pub endpoints: EndpointServiceClient<Channel>,
+    pub policy: PolicyServiceClient<Channel>,
+    pub targets: TargetServiceClient<Channel>,
+}
+
+impl Client {
+    pub async fn unix(socket: &Path) -> Self {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+        for _ in 0..200 {
+            if let Ok(channel) = endpoint.connect().await {
+                return Self::over(channel);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("nothing answers on {}", socket.display());
+    }
+
+    pub fn over(channel: Channel) -> Self {
+        let size = 64 << 20;
+        Client {
+            baseline: BaselineServiceClient::new(channel.clone()),
+            profiles: ProfileServiceClient::new(channel.clone()),
+            endpoints: EndpointServiceClient::new(channel.clone()),
+            policy: PolicyServiceClient::new(channel.clone()).max_decoding_message_size(size),
+            targets: TargetServiceClient::new(channel.clone()).max_decoding_message_size(size),
+            channel,
+        }
+    }
+
+    pub async fn apply(&mut self, document: &str) -> Result<v1::ApplyDocumentResponse, Status> {
+        let request = v1::ApplyDocumentRequest {
+            document: document.to_string(),
+            ..Default::default()
+        };
+        Ok(self.policy.apply_document(request).await?.into_inner())
+    }
+
+    pub async fn document(&mut self) -> v1::GetDocumentResponse {
+        self.policy
+            .get_document(v1::GetDocumentRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    pub async fn endpoint(&mut self, name: &str) -> Result<v1::Endpoint, Status> {
+        Ok(self
+            .endpoints
+            .get_endpoint(v1::GetRequest {
+                name: name.to_string(),
+            })
+            .await?
+            .into_inner())
+    }
+
+    pub async fn provision(&mut self, endpoint: v1::Endpoint) -> Result<v1::Committed, Status> {
+        let request = v1::ProvisionRequest {
+            endpoint: Some(endpoint),
+        };
+        Ok(self.endpoints.provision(request).await?.into_inner())
+    }
+}
+
+/// An endpoint with a MAC made from a number.
+pub fn endpoint(name: &str, number: u8) -> v1::Endpoint {
+    v1::Endpoint {
+        name: name.to_string(),
+        attachments: vec![v1::Attachment {
+            interface: name.to_string(),
+            ..Default::default()
+        }],
+        macs: vec![format!("02:00:00:00:01:{number:02x}")],
+        addresses: vec![format!("198.51.100.{number}")],
+        ..Default::default()
+    }
+}
+
+pub fn rule(name: &str, action: v1::Action, direction: v1::Direction) -> v1::Rule {
+    v1::Rule {
+        name: name.to_string(),
+        action: action.into(),
+        direction: direction.into(),
+        protocol: "tcp".to_string(),
+        ports: vec!["25".to_string()],
+        ..Default::default()
+    }
+}
+
+/// The fields that a status complains about; its code is INVALID_ARGUMENT.
+pub fn fields(status: &Status) -> Vec<String> {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let details = status.get_error_details();
+    let request = details.bad_request().expect("a BadRequest");
+    request.field_violations.iter().map(|v| v.field.clone()).collect()
+}

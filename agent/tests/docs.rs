@@ -1,0 +1,44 @@
+//! Docs that the program prints are the ones checked in. `UPDATE_DOCS=1 cargo test -p portcullis --test docs`
+//! writes them anew.
+
+use std::path::Path;
+use std::process::Command;
+
+fn compare(page: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["docs", page])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs")
+        .join(format!("{page}.md"));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &printed).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        kept, printed,
+        "docs/{page}.md is not what is printed: run this test with UPDATE_DOCS=1"
+    );
+}
+
+#[test]
+fn the_command_reference_is_current() {
+    compare("cli");
+}
+
+#[test]
+fn the_ovs_pipeline_is_current() {
+    compare("ovs-pipeline");
+}
+
+#[test]
+fn the_metrics_reference_is_current() {
+    compare("metrics");
+}

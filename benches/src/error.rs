@@ -1,0 +1,91 @@
+//! Why there is no figure.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// What functions here return.
+pub type Result<T> = std::result::Result<T, BenchError>;
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The private switch.
+    #[error("the private switch failed")]
+    Testbed(#[from] portcullis_testbed::TestbedError),
+    /// A document that was made here is not one.
+    #[error("the generated document is refused")]
+    Document(#[from] portcullis_policy::DocumentError),
+    /// A value that was made here is not one.
+    #[error("the generated document is no document")]
+    Generated(#[from] serde_json::Error),
+    /// The compiler refused it.
+    #[error("the generated document does not compile")]
+    Compile(#[from] portcullis_compiler::CompileError),
+    /// A file, a process or a thread.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A command failed.
+    #[error("`{command}` ended with {status}: {stderr}")]
+    Command {
+        /// Its command line.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// Something did not happen in time.
+    #[error("not {what} within {limit:?}; last seen: {seen}")]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// The patience.
+        limit: Duration,
+        /// What was there instead.
+        seen: String,
+    },
+    /// The program that is measured is not built.
+    #[error("{0} is not there: build it with `cargo build --release -p portcullis`, or name it with --agent")]
+    NotBuilt(PathBuf),
+    /// The agent ended.
+    #[error("the agent ended with {status}; its log: {log}")]
+    AgentEnded {
+        /// How.
+        status: ExitStatus,
+        /// The end of its log.
+        log: String,
+    },
+    /// The agent refused a call.
+    #[error("the agent refused {what}")]
+    Call {
+        /// The call.
+        what: &'static str,
+        /// Its answer.
+        source: Box<tonic::Status>,
+    },
+    /// What was measured is not what the figure would say.
+    #[error("the figure would not be true: {0}")]
+    Untrue(String),
+}
+
+impl BenchError {
+    /// An I/O error with what was tried.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| BenchError::Io { what, source }
+    }
+
+    /// A refused call.
+    pub(crate) fn call(what: &'static str) -> impl FnOnce(tonic::Status) -> Self {
+        move |status| BenchError::Call {
+            what,
+            source: Box::new(status),
+        }
+    }
+}
