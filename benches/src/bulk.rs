@@ -77,14 +77,28 @@ pub async fn run(options: Options) -> Result<Section> {
     let file = switch.sandbox().dir().join("flows.txt");
     warm_up(&switch, &document, &file, rows).await?;
     let mut section = Section::new(
-        format!("bulk: {rows} rows into an empty bridge, against ovs-ofctl --bundle add-flows of the same flows"),
-        &["round", "resolve", "compile + prove", "send + confirm", "ours, ms", "ovs-ofctl, ms", "ours / ovs-ofctl"],
+        format!(
+            "bulk: {rows} rows into an empty bridge, against ovs-ofctl --bundle add-flows of the same flows"
+        ),
+        &[
+            "round",
+            "resolve",
+            "compile + prove",
+            "send + confirm",
+            "ours, ms",
+            "ovs-ofctl, ms",
+            "ours / ovs-ofctl",
+        ],
     );
     section.note(format!(
         "{endpoints} endpoints on dummy ports, each with a profile of its own: 24 scattered ports and 8 + 8 prefixes"
     ));
-    section.note("ours: from the document in memory until the switch confirmed every row; a new backend each round");
-    section.note("ovs-ofctl: its process, from start to end, reading the text of the flows that ours had written");
+    section.note(
+        "ours: from the document in memory until the switch confirmed every row; a new backend each round",
+    );
+    section.note(
+        "ovs-ofctl: its process, from start to end, reading the text of the flows that ours had written",
+    );
     let (mut ours_all, mut theirs_all, mut ratios, mut follow) = (vec![], vec![], vec![], vec![]);
     for round in 0..options.rounds {
         let (ours, theirs) = if round % 2 == 0 {
@@ -107,9 +121,27 @@ pub async fn run(options: Options) -> Result<Section> {
     }
     let [ours, theirs, ratio] = [&ours_all, &theirs_all, &ratios].map(|all| median(all));
     let per_second = |ms: f64| format!("{:.0} rows/s", rows as f64 / ms * 1e3);
-    section.row(["median", "", "", "", &format!("{ours:.2}"), &format!("{theirs:.2}"), &format!("{ratio:.2}")].map(str::to_string));
-    section.note(format!("medians: ours {}, ovs-ofctl {}", per_second(ours), per_second(theirs)));
-    section.note(format!("the datapath's caches follow {:.2} ms after that (median)", median(&follow)));
+    section.row(
+        [
+            "median",
+            "",
+            "",
+            "",
+            &format!("{ours:.2}"),
+            &format!("{theirs:.2}"),
+            &format!("{ratio:.2}"),
+        ]
+        .map(str::to_string),
+    );
+    section.note(format!(
+        "medians: ours {}, ovs-ofctl {}",
+        per_second(ours),
+        per_second(theirs)
+    ));
+    section.note(format!(
+        "the datapath's caches follow {:.2} ms after that (median)",
+        median(&follow)
+    ));
     section.figure("rows", rows);
     section.figure("ours, median, ms", ours);
     section.figure("ovs-ofctl, median, ms", theirs);
@@ -123,12 +155,17 @@ async fn warm_up(switch: &Switch, document: &Document, file: &PathBuf, rows: usi
     ours(switch, document, rows).await?;
     let flows = switch.flows()?;
     if flows.len() != rows {
-        return Err(BenchError::Untrue(format!("{rows} rows were meant and {} are there", flows.len())));
+        return Err(BenchError::Untrue(format!(
+            "{rows} rows were meant and {} are there",
+            flows.len()
+        )));
     }
     std::fs::write(file, flows.join("\n")).map_err(BenchError::io(format!("write {}", file.display())))?;
     theirs(switch, file)?;
     if switch.flows()? != flows {
-        return Err(BenchError::Untrue("ovs-ofctl made other flows of the same text".to_string()));
+        return Err(BenchError::Untrue(
+            "ovs-ofctl made other flows of the same text".to_string(),
+        ));
     }
     Ok(())
 }
@@ -147,7 +184,10 @@ async fn ours(switch: &Switch, document: &Document, rows: usize) -> Result<Ours>
     let (applied, _) = target.until("applied", |status| status.applied == 1).await?;
     target.stop().await;
     if status.writes != [rows as u64, 0, 0] {
-        return Err(BenchError::Untrue(format!("{rows} rows were meant; added, changed, deleted: {:?}", status.writes)));
+        return Err(BenchError::Untrue(format!(
+            "{rows} rows were meant; added, changed, deleted: {:?}",
+            status.writes
+        )));
     }
     Ok(Ours {
         resolve: resolved - began,

@@ -37,16 +37,86 @@ endpoints:
 
 /// The TCP ports found open most often on the internet, as inclusive ranges: 100 of them.
 const MOST_USED: [(u16, u16); 80] = [
-    (7, 7), (9, 9), (13, 13), (21, 23), (25, 26), (37, 37), (53, 53), (79, 81), (88, 88), (106, 106), (110, 111),
-    (113, 113), (119, 119), (135, 135), (139, 139), (143, 144), (179, 179), (199, 199), (389, 389), (427, 427),
-    (443, 445), (465, 465), (513, 515), (543, 544), (548, 548), (554, 554), (587, 587), (631, 631), (646, 646),
-    (873, 873), (990, 990), (993, 993), (995, 995), (1025, 1029), (1110, 1110), (1433, 1433), (1720, 1720),
-    (1723, 1723), (1755, 1755), (1900, 1900), (2000, 2001), (2049, 2049), (2121, 2121), (2717, 2717), (3000, 3000),
-    (3128, 3128), (3306, 3306), (3389, 3389), (3986, 3986), (4899, 4899), (5000, 5000), (5009, 5009), (5051, 5051),
-    (5060, 5060), (5101, 5101), (5190, 5190), (5357, 5357), (5432, 5432), (5631, 5631), (5666, 5666), (5800, 5800),
-    (5900, 5900), (6000, 6001), (6646, 6646), (7070, 7070), (8000, 8000), (8008, 8009), (8080, 8081), (8443, 8443),
-    (8888, 8888), (9100, 9100), (9999, 9999), (10000, 10000), (32768, 32768), (49152, 49152), (49153, 49153),
-    (49154, 49154), (49155, 49155), (49156, 49156), (49157, 49157),
+    (7, 7),
+    (9, 9),
+    (13, 13),
+    (21, 23),
+    (25, 26),
+    (37, 37),
+    (53, 53),
+    (79, 81),
+    (88, 88),
+    (106, 106),
+    (110, 111),
+    (113, 113),
+    (119, 119),
+    (135, 135),
+    (139, 139),
+    (143, 144),
+    (179, 179),
+    (199, 199),
+    (389, 389),
+    (427, 427),
+    (443, 445),
+    (465, 465),
+    (513, 515),
+    (543, 544),
+    (548, 548),
+    (554, 554),
+    (587, 587),
+    (631, 631),
+    (646, 646),
+    (873, 873),
+    (990, 990),
+    (993, 993),
+    (995, 995),
+    (1025, 1029),
+    (1110, 1110),
+    (1433, 1433),
+    (1720, 1720),
+    (1723, 1723),
+    (1755, 1755),
+    (1900, 1900),
+    (2000, 2001),
+    (2049, 2049),
+    (2121, 2121),
+    (2717, 2717),
+    (3000, 3000),
+    (3128, 3128),
+    (3306, 3306),
+    (3389, 3389),
+    (3986, 3986),
+    (4899, 4899),
+    (5000, 5000),
+    (5009, 5009),
+    (5051, 5051),
+    (5060, 5060),
+    (5101, 5101),
+    (5190, 5190),
+    (5357, 5357),
+    (5432, 5432),
+    (5631, 5631),
+    (5666, 5666),
+    (5800, 5800),
+    (5900, 5900),
+    (6000, 6001),
+    (6646, 6646),
+    (7070, 7070),
+    (8000, 8000),
+    (8008, 8009),
+    (8080, 8081),
+    (8443, 8443),
+    (8888, 8888),
+    (9100, 9100),
+    (9999, 9999),
+    (10000, 10000),
+    (32768, 32768),
+    (49152, 49152),
+    (49153, 49153),
+    (49154, 49154),
+    (49155, 49155),
+    (49156, 49156),
+    (49157, 49157),
 ];
 
 /// One endpoint that may be sent TCP on the 100 most used ports only: all others are denied by one rule.
@@ -102,7 +172,12 @@ impl Fleet {
         let profiles: serde_json::Map<String, Value> =
             (0..self.profiles).map(|n| (name(n), self.profile(n))).collect();
         let endpoints: serde_json::Map<String, Value> = (0..self.endpoints)
-            .map(|n| (endpoint_name(n), endpoint(n, &name(n % self.profiles.max(1)), n < self.attached)))
+            .map(|n| {
+                (
+                    endpoint_name(n),
+                    endpoint(n, &name(n % self.profiles.max(1)), n < self.attached),
+                )
+            })
             .collect();
         made(json!({
             "version": "portcullis/v1",
@@ -148,7 +223,11 @@ pub fn endpoint_name(n: u32) -> String {
 }
 
 fn endpoint(n: u32, profile: &str, attached: bool) -> Value {
-    let interface = if attached { format!("dummy{}", n + 1) } else { format!("later{n}") };
+    let interface = if attached {
+        format!("dummy{}", n + 1)
+    } else {
+        format!("later{n}")
+    };
     json!({
         "attachments": [{"interface": interface}],
         "macs": [format!("02:00:00:{:02x}:{:02x}:{:02x}", n >> 16, (n >> 8) & 255, n & 255)],
@@ -175,7 +254,11 @@ pub fn own_rule(n: u64) -> Result<Rule> {
 pub fn changed(document: &Document, endpoint: &Name, n: u64) -> Result<Document> {
     let mut next = document.clone();
     if let Some(known) = next.endpoints.get_mut(endpoint) {
-        let rules = if known.rules.is_empty() { vec![own_rule(n)?] } else { Vec::new() };
+        let rules = if known.rules.is_empty() {
+            vec![own_rule(n)?]
+        } else {
+            Vec::new()
+        };
         *known = Arc::new(Endpoint {
             rules,
             ..Endpoint::clone(known)
@@ -190,11 +273,18 @@ mod tests {
 
     #[test]
     fn the_most_used_ports_are_a_hundred_ascending() {
-        let count: u32 = MOST_USED.iter().map(|(first, last)| u32::from(last - first) + 1).sum();
+        let count: u32 = MOST_USED
+            .iter()
+            .map(|(first, last)| u32::from(last - first) + 1)
+            .sum();
         assert_eq!(count, 100);
         assert!(MOST_USED.windows(2).all(|pair| pair[0].1 < pair[1].0));
         let rule = &all_but_the_most_used().unwrap().profiles["narrow"].rules[0];
-        let denied: u32 = rule.ports.iter().map(|range| u32::from(range.high - range.low) + 1).sum();
+        let denied: u32 = rule
+            .ports
+            .iter()
+            .map(|range| u32::from(range.high - range.low) + 1)
+            .sum();
         assert_eq!(denied, 65_536 - 100);
     }
 
@@ -202,7 +292,12 @@ mod tests {
     fn a_fleet_is_what_it_says() {
         let document = Fleet::hosting(600, 200, 40).document().unwrap();
         assert_eq!((document.endpoints.len(), document.profiles.len()), (600, 200));
-        let attached = |e: &Endpoint| e.attachments[0].interface.as_ref().is_some_and(|i| i.starts_with("dummy"));
+        let attached = |e: &Endpoint| {
+            e.attachments[0]
+                .interface
+                .as_ref()
+                .is_some_and(|i| i.starts_with("dummy"))
+        };
         assert_eq!(document.endpoints.values().filter(|e| attached(e)).count(), 40);
         let mut profiles: Vec<String> = document.profiles.values().map(|p| format!("{p:?}")).collect();
         profiles.sort();

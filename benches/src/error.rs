@@ -16,6 +16,9 @@ pub enum BenchError {
     /// A document that was made here is not one.
     #[error("the generated document is refused")]
     Document(#[from] portcullis_policy::DocumentError),
+    /// A name that was made here is none.
+    #[error("the generated document has a name that is none")]
+    Name(#[from] portcullis_policy::ParseError),
     /// A value that was made here is not one.
     #[error("the generated document is no document")]
     Generated(#[from] serde_json::Error),

@@ -32,7 +32,12 @@ impl Machine {
         Machine {
             processor: field("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_mib: memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
+            memory_mib: memory
+                .split(' ')
+                .next()
+                .and_then(|kib| kib.parse::<u64>().ok())
+                .unwrap_or(0)
+                / 1024,
             kernel: read("/proc/sys/kernel/osrelease"),
             open_vswitch: open_vswitch(),
             portcullis: env!("CARGO_PKG_VERSION").to_string(),
@@ -57,7 +62,11 @@ impl Machine {
 
 /// The load averages now.
 pub fn load() -> String {
-    read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+    read("/proc/loadavg")
+        .split(' ')
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The first value of `name: value` in a file of `/proc`.
@@ -77,9 +86,10 @@ fn read(path: &str) -> String {
 /// What a command prints, in one line.
 fn said(command: &str, arguments: &[&str]) -> String {
     match Command::new(command).args(arguments).output() {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>().join("; ")
-        }
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .collect::<Vec<_>>()
+            .join("; "),
         _ => "unknown".to_string(),
     }
 }

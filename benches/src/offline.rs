@@ -18,11 +18,14 @@ use crate::documents::PER_VLAN;
 pub type Rows = Desired<UnitId, FlowKey, FlowBody>;
 
 /// The numbers and tags that a configuration without settings gives.
-pub const PIPELINE: Pipeline = Pipeline {
-    first: 0,
-    tag: Config::DEFAULT_COOKIE,
-    last: FinalAction::Normal,
-};
+fn pipeline() -> Pipeline {
+    Pipeline {
+        first: 0,
+        tag: Config::DEFAULT_COOKIE,
+        last: FinalAction::Normal,
+        opaque: StageModel::ovs().opaque_ethertypes,
+    }
+}
 
 /// A backend's pure part, at a bridge with ports `dummy1` to `dummyN`.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl Paper {
             bridge,
             config: Config::new("ovs", "unix:/nowhere/db.sock"),
             programs: Programs::new(StageModel::ovs()),
-            units: Units::new(PIPELINE),
+            units: Units::new(pipeline()),
         }
     }
 
@@ -95,11 +98,12 @@ pub fn count(rows: &Rows) -> usize {
 
 /// Each row as a message that adds it to bundle 1.
 pub fn bundle_adds(rows: &Rows) -> Vec<Message> {
+    let pipeline = pipeline();
     let flow_mod = |(key, body): &(FlowKey, FlowBody)| FlowMod {
-        table_id: PIPELINE.number(key.0.table),
+        table_id: pipeline.number(key.0.table),
         priority: key.0.priority,
         match_: key.0.matching.clone(),
-        cookie: regs::cookie(PIPELINE.tag, body.generation),
+        cookie: regs::cookie(pipeline.tag, body.generation),
         instructions: body.instructions.to_vec(),
         ..FlowMod::default()
     };
@@ -118,11 +122,12 @@ pub fn bundle_adds(rows: &Rows) -> Vec<Message> {
 
 /// Each row as the switch reports it.
 pub fn flow_stats(rows: &Rows) -> Vec<FlowStats> {
+    let pipeline = pipeline();
     let stats = |(key, body): &(FlowKey, FlowBody)| FlowStats {
-        table_id: PIPELINE.number(key.0.table),
+        table_id: pipeline.number(key.0.table),
         priority: key.0.priority,
         match_: key.0.matching.clone(),
-        cookie: regs::cookie(PIPELINE.tag, body.generation),
+        cookie: regs::cookie(pipeline.tag, body.generation),
         instructions: body.instructions.to_vec(),
         duration_sec: 1_000,
         packet_count: 1_000_000,

@@ -101,7 +101,10 @@ impl std::fmt::Display for Section {
 /// A table whose first column is text and whose others are numbers.
 pub fn table(columns: &[String], rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_header(columns);
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .force_no_tty()
+        .set_header(columns);
     table.add_rows(rows);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -172,7 +175,12 @@ mod tests {
 
     #[test]
     fn medians() {
-        for (numbers, expected) in [(&[][..], 0.0), (&[3.0], 3.0), (&[9.0, 1.0], 5.0), (&[9.0, 1.0, 2.0], 2.0)] {
+        for (numbers, expected) in [
+            (&[][..], 0.0),
+            (&[3.0], 3.0),
+            (&[9.0, 1.0], 5.0),
+            (&[9.0, 1.0, 2.0], 2.0),
+        ] {
             assert!((median(numbers) - expected).abs() < 1e-9, "{numbers:?}");
         }
     }

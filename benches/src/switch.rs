@@ -58,7 +58,10 @@ impl Switch {
 
     /// The bridge, as `ovs-ofctl` is told of it.
     pub fn bridge(&self) -> String {
-        format!("unix:{}", self.sandbox.mgmt_socket(self.sandbox.bridge()).display())
+        format!(
+            "unix:{}",
+            self.sandbox.mgmt_socket(self.sandbox.bridge()).display()
+        )
     }
 
     /// RFC 7047 section 5.2.4: one transaction for each VLAN.
@@ -75,18 +78,26 @@ impl Switch {
                 .arg(serde_json::Value::from(transaction).to_string());
             let answer = run(command)?;
             if answer.contains("\"error\"") {
-                return Err(BenchError::Untrue(format!("OVSDB refused the VLAN tags: {answer}")));
+                return Err(BenchError::Untrue(format!(
+                    "OVSDB refused the VLAN tags: {answer}"
+                )));
             }
         }
         // Waits until the switch has taken up the tags.
-        self.sandbox
-            .vsctl(["--timeout=900", "set", "Open_vSwitch", ".", "external_ids:tagged=true"])?;
+        self.sandbox.vsctl([
+            "--timeout=900",
+            "set",
+            "Open_vSwitch",
+            ".",
+            "external_ids:tagged=true",
+        ])?;
         Ok(())
     }
 
     /// Deletes every flow.
     pub fn delete_flows(&self) -> Result<()> {
-        self.sandbox.ofctl(["-O", "OpenFlow15", "del-flows", &self.bridge()])?;
+        self.sandbox
+            .ofctl(["-O", "OpenFlow15", "del-flows", &self.bridge()])?;
         Ok(())
     }
 
@@ -103,9 +114,13 @@ impl Switch {
 
     /// How many flows there are, and the age of the youngest in seconds: a flow that is written again begins anew.
     pub fn youngest_flow(&self) -> Result<(usize, f64)> {
-        let text = self.sandbox.ofctl(["-O", "OpenFlow15", "dump-flows", &self.bridge()])?;
+        let text = self
+            .sandbox
+            .ofctl(["-O", "OpenFlow15", "dump-flows", &self.bridge()])?;
         let ages = lines(&text).filter_map(age);
-        Ok(ages.fold((0, f64::INFINITY), |(count, youngest), age| (count + 1, age.min(youngest))))
+        Ok(ages.fold((0, f64::INFINITY), |(count, youngest), age| {
+            (count + 1, age.min(youngest))
+        }))
     }
 
     /// Waits until ovs-vswitchd has nothing left to do, memory to free among it.
@@ -143,7 +158,9 @@ fn tag_update(n: u32) -> serde_json::Value {
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.starts_with("OFPST"))
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with("OFPST"))
 }
 
 fn age(line: &str) -> Option<f64> {

@@ -80,7 +80,9 @@ impl Worker {
             self.compiler.resolve(&base.document, base.generation);
             return Err(error);
         }
+        let by = generation.by.clone();
         let outcome = self.publish(document, intent, generation, subject);
+        tell(&outcome, &by);
         metrics::change_made(started.elapsed());
         Ok(outcome)
     }
@@ -141,6 +143,30 @@ impl Worker {
             document,
         }
     }
+}
+
+/// One line for every generation.
+fn tell(outcome: &Outcome, by: &str) {
+    let count = |wanted: Change| {
+        outcome
+            .changes
+            .iter()
+            .filter(|(change, _)| *change == wanted)
+            .count()
+    };
+    let first = outcome
+        .changes
+        .first()
+        .map(|(change, key)| format!("{} {key}", change.as_str()));
+    tracing::info!(
+        generation = outcome.generation,
+        by,
+        created = count(Change::Created),
+        changed = count(Change::Changed),
+        deleted = count(Change::Deleted),
+        first,
+        "committed"
+    );
 }
 
 fn exists(document: &Document, key: &Key) -> bool {

@@ -136,6 +136,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         &self.units
     }
 
+    /// Whether the rows were read since the connection began.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
     /// Rows of others in our tables.
     pub fn foreign(&self) -> usize {
         self.foreign.len()

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use ipnet::IpNet;
-use portcullis_policy::{Action, Decider, Entry, Family, Policy, Protocol, TCP_ACK, TCP_SYN};
+use portcullis_policy::{Action, Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN};
 
 use crate::model::{PortKind, StageModel};
 use crate::ortc::ortc;
@@ -178,6 +178,9 @@ pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported
     Ok(program)
 }
 
+/// Per remote id, per local atom: the plane.
+type Vectors = Vec<Vec<Rc<Plane>>>;
+
 /// One IP version of one policy.
 struct Lowering<'a> {
     policy: &'a Policy,
@@ -228,19 +231,26 @@ impl<'a> Lowering<'a> {
             } else {
                 Protocol::ICMPV6
             }])
+            .chain(self.blind().then_some(IPV6_FRAGMENT))
             .collect();
         let others = self.vectors(None, &sets, &locals);
         let fallback = constant_of(&others);
-        let groups = std::iter::once(None).chain(named.into_iter().map(Some));
-        for protocol in groups {
-            let vectors = self.vectors(protocol, &sets, &locals);
+        let mut groups: Vec<(Option<u8>, Vectors)> = vec![(None, others)];
+        for protocol in named {
+            let vectors = self.vectors(Some(protocol), &sets, &locals);
+            groups.push((Some(protocol), vectors));
+        }
+        if self.blind() {
+            self.merge_later(&mut groups);
+        }
+        for (protocol, vectors) in &groups {
             let inherited = match protocol {
                 None => Some(Decider::Default),
                 Some(_) => fallback,
             };
             self.group(
-                protocol,
-                &vectors,
+                *protocol,
+                vectors,
                 &locals,
                 &lengths,
                 inherited,
@@ -248,6 +258,39 @@ impl<'a> Lowering<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Whether later fragments of this IP version come without their protocol.
+    fn blind(&self) -> bool {
+        self.family == Family::V6 && !self.model.view.later_v6_protocol
+    }
+
+    /// Gives all later fragments the one verdict they have, in the table of the protocol they are shown with.
+    fn merge_later(&self, groups: &mut [(Option<u8>, Vectors)]) {
+        let passing: Vec<Vec<bool>> = match groups.first() {
+            None => return,
+            Some((_, first)) => (0..first.len())
+                .map(|remote| {
+                    let passes = |local: usize| {
+                        groups.iter().any(|(_, vectors)| {
+                            let plane = vectors.get(remote).and_then(|v| v.get(local));
+                            plane.is_some_and(|p| p.passes_some(self.policy))
+                        })
+                    };
+                    (0..first.get(remote).map_or(0, Vec::len)).map(passes).collect()
+                })
+                .collect(),
+        };
+        for (protocol, vectors) in groups {
+            let shown = *protocol == Some(IPV6_FRAGMENT);
+            for (planes, passing) in vectors.iter_mut().zip(&passing) {
+                for (plane, passes) in planes.iter_mut().zip(passing) {
+                    let action = if *passes { Action::Allow } else { Action::Deny };
+                    let wanted = shown.then_some((action, Decider::Fragment));
+                    *plane = Rc::new(plane.with_later(self.policy, wanted));
+                }
+            }
+        }
     }
 
     /// The rank of each local prefix length in use.
@@ -274,12 +317,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Per remote id, per local atom: the plane.
-    fn vectors(
-        &mut self,
-        protocol: Option<u8>,
-        sets: &[BTreeSet<u32>],
-        locals: &[Atom],
-    ) -> Vec<Vec<Rc<Plane>>> {
+    fn vectors(&mut self, protocol: Option<u8>, sets: &[BTreeSet<u32>], locals: &[Atom]) -> Vectors {
         let matches = |e: &Entry| match (e.matcher.protocol, protocol) {
             (Protocol::Any, _) => true,
             (Protocol::Number(n), Some(p)) => n == p,

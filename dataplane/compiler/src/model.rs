@@ -38,8 +38,8 @@ pub struct StageModel {
 }
 
 impl StageModel {
-    /// Open vSwitch: masked ports, class and remote id in registers, fragments without offsets, and headers
-    /// that are too short shown as zeros.
+    /// Open vSwitch: masked ports, class and remote id in registers, fragments without offsets, later IPv6
+    /// fragments without their protocol, and headers that are too short shown as zeros.
     pub fn ovs() -> Self {
         let table = |name| TableModel { name, size: None };
         StageModel {
@@ -47,6 +47,7 @@ impl StageModel {
             view: View {
                 fragment_offset: false,
                 short_header: false,
+                later_v6_protocol: false,
             },
             ports: PortKind::Masked,
             local_lengths: 16,

@@ -58,7 +58,7 @@ impl Space {
     }
 
     /// The source and destination intervals an entry covers.
-    fn extent(self, entry: &Entry) -> (Vec<(u16, u16)>, Vec<(u16, u16)>) {
+    fn extent(self, entry: &Entry) -> (Intervals, Intervals) {
         let m = &entry.matcher;
         match (self, m.icmp) {
             (Space::Ports, _) => (m.src_ports.iter().collect(), m.dst_ports.iter().collect()),
@@ -71,6 +71,9 @@ impl Space {
         }
     }
 }
+
+/// Inclusive intervals.
+type Intervals = Vec<(u16, u16)>;
 
 struct Shape {
     index: u32,
@@ -108,6 +111,28 @@ impl Plane {
             .filter(|opening| *opening != grid);
         let later = later(policy, space, &grid, opening.as_ref(), view);
         Plane { grid, opening, later }
+    }
+
+    /// Whether it lets anything pass.
+    pub(crate) fn passes_some(&self, policy: &Policy) -> bool {
+        let grids = std::iter::once(&self.grid).chain(self.opening.as_ref());
+        let mut colours = grids.flatten().flat_map(|(_, line)| line.iter());
+        colours.any(|(_, colour)| action_of(policy, *colour) == Action::Allow)
+    }
+
+    /// The same with another verdict on later fragments, where zero ports do not give it already.
+    pub(crate) fn with_later(&self, policy: &Policy, wanted: Option<(Action, Decider)>) -> Self {
+        let at_zero = self
+            .grid
+            .first()
+            .and_then(|(_, line)| line.first())
+            .map(|(_, c)| action_of(policy, *c));
+        let later = wanted.filter(|(action, _)| at_zero != Some(*action));
+        Plane {
+            grid: self.grid.clone(),
+            opening: self.opening.clone(),
+            later,
+        }
     }
 
     /// Its colour when it has only one.

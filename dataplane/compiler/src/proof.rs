@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Action, Entry, Family, FlagMatch, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK,
-    TCP_SYN,
+    Action, Entry, Family, FlagMatch, Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Policy, Protocol,
+    TCP_ACK, TCP_SYN, View,
 };
 
 use crate::model::StageModel;
@@ -238,6 +238,7 @@ impl<'a> Prover<'a> {
     }
 
     fn protocols(&self, place: &Place<'a>) -> Result<(), Box<Counterexample>> {
+        let all = &place.rows;
         let mut numbers: BTreeSet<u8> = place
             .entries
             .iter()
@@ -275,17 +276,28 @@ impl<'a> Prover<'a> {
                     .collect(),
                 ..*place
             };
-            self.later(&place, protocol)?;
+            self.later(&place, all, protocol)?;
             self.ports(&place, protocol)?;
         }
         Ok(())
     }
 
-    /// Later fragments: targets show them with zero ports, flags, type and code.
-    fn later(&self, place: &Place<'a>, protocol: u8) -> Result<(), Box<Counterexample>> {
-        let got = top(place.rows.iter().copied().filter(|r| {
+    /// Later fragments: targets show them with zero ports, flags, type and code; of IPv6 perhaps as protocol 44.
+    fn later(
+        &self,
+        place: &Place<'a>,
+        all: &[&'a PolicyRow],
+        protocol: u8,
+    ) -> Result<(), Box<Counterexample>> {
+        let hidden = self.family == Family::V6 && !self.model.view.later_v6_protocol;
+        let shown = if hidden { IPV6_FRAGMENT } else { protocol };
+        let got = top(all.iter().copied().filter(|r| {
             let k = &r.key;
-            k.later != Some(false) && flags_hit(k.flags, 0) && k.src.hits(0) && k.dst.hits(0)
+            k.protocol.is_none_or(|p| p == shown)
+                && k.later != Some(false)
+                && flags_hit(k.flags, 0)
+                && k.src.hits(0)
+                && k.dst.hits(0)
         }));
         // Offset 2, because offset 1 of TCP is Evasion's on targets that see offsets.
         let fragment = Fragment::Later { offset: 2 };
@@ -430,8 +442,11 @@ fn flags_hit(want: Option<(u16, u16)>, flags: u16) -> bool {
     want.is_none_or(|(value, mask)| flags & mask == value)
 }
 
+/// Inclusive intervals.
+type Intervals = Vec<(u16, u16)>;
+
 /// Source and destination intervals of an entry; type and code for ICMP.
-fn extent(entry: &Entry, icmp: bool) -> (Vec<(u16, u16)>, Vec<(u16, u16)>) {
+fn extent(entry: &Entry, icmp: bool) -> (Intervals, Intervals) {
     let m = &entry.matcher;
     if !icmp {
         return (m.src_ports.iter().collect(), m.dst_ports.iter().collect());
@@ -511,6 +526,7 @@ pub fn deciding_row<'a>(
     program: &'a Program,
     fixed: &'a [PolicyRow],
     packet: &Packet,
+    view: View,
 ) -> Option<&'a PolicyRow> {
     let hit = |row: &&PolicyRow| -> bool {
         let k = &row.key;
@@ -524,9 +540,15 @@ pub fn deciding_row<'a>(
                     L4::Short | L4::Nothing => (0, 0, 0),
                 };
                 let later = matches!(ip.fragment, Fragment::Later { .. });
+                let hidden = later && ip.remote.is_ipv6() && !view.later_v6_protocol;
+                let shown = if hidden {
+                    IPV6_FRAGMENT
+                } else {
+                    ip.protocol.unwrap_or(0)
+                };
                 let id = || remote_row(program, ip.remote).map_or(0, |r| r.id);
                 reach_frame(row, Family::of(ip.remote))
-                    && k.protocol.is_none_or(|p| ip.protocol.unwrap_or(0) == p)
+                    && k.protocol.is_none_or(|p| shown == p)
                     && k.later.is_none_or(|want| want == later)
                     && flags_hit(k.flags, flags)
                     && k.remote.is_none_or(|want| want == id())

@@ -5,14 +5,23 @@ mod support;
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::proof::{deciding_row, prove};
 use portcullis_compiler::{PolicyRow, PortMatch, Program, StageModel};
-use portcullis_policy::{Action, Direction, Packet, Policy};
+use portcullis_policy::{Action, Direction, Packet, Policy, View};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use support::{document, packet, policy};
 
+/// Open vSwitch, and one with ranges that sees everything but offsets.
 fn models() -> [StageModel; 2] {
-    let ranges = StageModel { ports: portcullis_compiler::PortKind::Range, ..StageModel::ovs() };
+    let view = View {
+        fragment_offset: false,
+        ..View::FULL
+    };
+    let ranges = StageModel {
+        ports: portcullis_compiler::PortKind::Range,
+        view,
+        ..StageModel::ovs()
+    };
     [StageModel::ovs(), ranges]
 }
 
@@ -35,7 +44,7 @@ proptest! {
                 if policy.may_deny() {
                     for packet in &packets {
                         let (wanted, by) = policy.judge(packet, model.view);
-                        let row = deciding_row(&program, &fixed, packet);
+                        let row = deciding_row(&program, &fixed, packet, model.view);
                         prop_assert_eq!(row.map(|r| r.action), Some(wanted), "{:?} by {:?}\n{:#?}", packet, by, policy);
                     }
                 }
@@ -52,7 +61,11 @@ fn mutate(program: &Program, seed: u64) -> Option<Program> {
     match seed % 16 {
         0..=2 => drop(mutated.policy.remove(at)),
         3..=5 => {
-            let action = if mutated.policy[at].action == Action::Allow { Action::Deny } else { Action::Allow };
+            let action = if mutated.policy[at].action == Action::Allow {
+                Action::Deny
+            } else {
+                Action::Allow
+            };
             mutated.policy[at].action = action;
         }
         6 | 7 => {
@@ -65,11 +78,20 @@ fn mutate(program: &Program, seed: u64) -> Option<Program> {
                 *mask <<= 1;
                 *value &= *mask;
             }
-            other => *other = PortMatch::Masked { value: 25, mask: u16::MAX },
+            other => {
+                *other = PortMatch::Masked {
+                    value: 25,
+                    mask: u16::MAX,
+                }
+            }
         },
         11 => {
             let mut copy = mutated.policy[at];
-            copy.action = if copy.action == Action::Allow { Action::Deny } else { Action::Allow };
+            copy.action = if copy.action == Action::Allow {
+                Action::Deny
+            } else {
+                Action::Allow
+            };
             mutated.policy.push(copy);
         }
         12 => {
@@ -88,10 +110,16 @@ fn mutate(program: &Program, seed: u64) -> Option<Program> {
 }
 
 /// Whether some packet near the edges gets another verdict, or none, or two: the slow way to know.
-fn differs(policy: &Policy, program: &Program, fixed: &[PolicyRow], model: &StageModel, packets: &[Packet]) -> bool {
+fn differs(
+    policy: &Policy,
+    program: &Program,
+    fixed: &[PolicyRow],
+    model: &StageModel,
+    packets: &[Packet],
+) -> bool {
     packets.iter().any(|packet| {
         let (wanted, _) = policy.judge(packet, model.view);
-        deciding_row(program, fixed, packet).map(|r| r.action) != Some(wanted)
+        deciding_row(program, fixed, packet, model.view).map(|r| r.action) != Some(wanted)
     })
 }
 
@@ -107,19 +135,26 @@ fn mutations_are_caught_unless_they_change_nothing() {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     while mutations < 10_000 {
         let document = document().new_tree(&mut runner).unwrap().current();
-        let direction = if mutations.is_multiple_of(2) { Direction::Egress } else { Direction::Ingress };
+        let direction = if mutations.is_multiple_of(2) {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
         let policy = policy(&document, direction);
         if !policy.may_deny() {
             continue;
         }
         let program = lower(&policy, &model).unwrap();
-        let packets: Vec<Packet> =
-            (0..200).map(|_| packet().new_tree(&mut runner).unwrap().current()).collect();
+        let packets: Vec<Packet> = (0..200)
+            .map(|_| packet().new_tree(&mut runner).unwrap().current())
+            .collect();
         for _ in 0..20 {
             seed ^= seed << 13;
             seed ^= seed >> 7;
             seed ^= seed << 17;
-            let Some(mutated) = mutate(&program, seed) else { continue };
+            let Some(mutated) = mutate(&program, seed) else {
+                continue;
+            };
             mutations += 1;
             match prove(&policy, &mutated, &fixed, &model) {
                 Err(example) => {

@@ -5,6 +5,10 @@
 //! `revalidator/wait` (ovs-vswitchd(8)) on the daemon's control socket. That answers when the pass under way ends,
 //! and that pass may have begun before the change: only the end of a second one proves that every cached flow was
 //! checked. Passes are 500 ms apart when nothing happens, so the driver *nudges* the switch while it waits.
+//!
+//! Releases before 2.17.8, 3.0.5, 3.1.3 and 3.2.0 may update the wrong one of two overlapping cached flows in the
+//! userspace datapath (`dpif_netdev_flow_put` found it by key, not by its id), and the right one keeps its old
+//! verdict. There, the second pass is a `revalidator/purge`: every cached flow is forgotten and made anew.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +32,13 @@ const NEXT_NUDGE: Duration = Duration::from_millis(5);
 pub(crate) enum Progress {
     /// Time for a nudge: make the switch begin a pass.
     Nudge,
+    /// Which daemon it is.
+    Daemon {
+        /// Its version, as it says.
+        version: String,
+        /// Whether its cached flows are forgotten after each change.
+        purges: bool,
+    },
     /// The caches follow what was written up to this request, or it cannot be known, and why.
     Done {
         /// The number of the request.
@@ -50,16 +61,31 @@ fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Whether a release has the fault described above. What cannot be read is taken for one that has it.
+fn is_faulty(version: &str) -> bool {
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    match (next(), next(), next()) {
+        (2, 17, patch) => patch < 8,
+        (3, 0, patch) => patch < 5,
+        (3, 1, patch) => patch < 3,
+        (major, _, _) => major < 3,
+    }
+}
+
 /// One daemon's control connection.
 struct Control {
     link: Link,
     framer: Framer,
     id: u64,
+    purges: bool,
 }
 
 impl Control {
     /// Connects to the daemon that answers; a dead one's socket may lie beside it.
-    async fn connect(folder: &Path) -> io::Result<Self> {
+    async fn connect(folder: &Path, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
         let mut last = io::Error::new(
             io::ErrorKind::NotFound,
             format!("no ovs-vswitchd control socket in {}", folder.display()),
@@ -67,11 +93,14 @@ impl Control {
         for path in sockets(folder)? {
             match Link::connect(&format!("unix:{}", path.display())).await {
                 Ok(link) => {
-                    return Ok(Control {
+                    let mut control = Control {
                         link,
                         framer: Framer::default(),
                         id: 0,
-                    });
+                        purges: true,
+                    };
+                    control.greet(progress).await?;
+                    return Ok(control);
                 }
                 Err(error) => last = error,
             }
@@ -79,42 +108,84 @@ impl Control {
         Err(last)
     }
 
+    /// Asks which daemon it is: `ovs-vswitchd (Open vSwitch) 3.1.0`, and lines about its libraries.
+    async fn greet(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
+        self.ask("version");
+        let said = self.answer().await?;
+        let version = said
+            .lines()
+            .next()
+            .and_then(|l| l.split(' ').next_back())
+            .unwrap_or("")
+            .to_string();
+        self.purges = is_faulty(&version);
+        progress
+            .send(Progress::Daemon {
+                version,
+                purges: self.purges,
+            })
+            .map_err(|_| stopping())
+    }
+
+    fn ask(&mut self, method: &str) {
+        self.id += 1;
+        let message = format!(r#"{{"method":"{method}","params":[],"id":{}}}"#, self.id);
+        self.link.write(message.into_bytes());
+    }
+
     /// Waits for one pass to end, nudging until it does: a nudge that the switch handled before it knew of the
     /// waiting is lost.
     async fn wait(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
-        self.id += 1;
-        let message = format!(r#"{{"method":"revalidator/wait","params":[],"id":{}}}"#, self.id);
-        self.link.write(message.into_bytes());
+        self.ask("revalidator/wait");
         let mut pause = FIRST_NUDGE;
         loop {
             tokio::select! {
-                answered = self.answer() => return answered,
+                answered = self.answer() => return answered.map(drop),
                 () = tokio::time::sleep(pause) => {
-                    if progress.send(Progress::Nudge).is_err() {
-                        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the target is stopping"));
-                    }
+                    progress.send(Progress::Nudge).map_err(|_| stopping())?;
                     pause = NEXT_NUDGE;
                 }
             }
         }
     }
 
+    /// Two passes, or one and a purge.
+    async fn settle(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
+        self.wait(progress).await?;
+        if self.purges {
+            self.ask("revalidator/purge");
+            return self.answer().await.map(drop);
+        }
+        self.wait(progress).await
+    }
+
     /// The answer: JSON-RPC 1.0 without framing, as OVSDB's. May be cancelled without losing anything.
-    async fn answer(&mut self) -> io::Result<()> {
+    async fn answer(&mut self) -> io::Result<String> {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         loop {
             if let Some(answer) = self.framer.next_value().map_err(|e| invalid(e.to_string()))? {
                 let is_mine = answer.get("id").and_then(serde_json::Value::as_u64) == Some(self.id);
+                let said = || {
+                    answer
+                        .get("result")
+                        .and_then(serde_json::Value::as_str)
+                        .unwrap_or("")
+                        .to_string()
+                };
                 return match answer.get("error") {
                     _ if !is_mine => Err(invalid("an answer to something else".to_string())),
-                    None | Some(serde_json::Value::Null) => Ok(()),
-                    Some(error) => Err(invalid(format!("revalidator/wait: {error}"))),
+                    None | Some(serde_json::Value::Null) => Ok(said()),
+                    Some(error) => Err(invalid(format!("ovs-vswitchd refused: {error}"))),
                 };
             }
             let bytes = self.link.read().await?.to_vec();
             self.framer.push(&bytes);
         }
     }
+}
+
+fn stopping() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the target is stopping")
 }
 
 /// Waits for each request it is given and reports back; only the newest of those that queued up counts.
@@ -128,10 +199,7 @@ pub(crate) async fn follow(
         while let Ok(newer) = requests.try_recv() {
             request = newer;
         }
-        let mut result = pass(&folder, &mut control, &progress).await;
-        if result.is_ok() {
-            result = pass(&folder, &mut control, &progress).await;
-        }
+        let result = settle(&folder, &mut control, &progress).await;
         let problem = result.err().map(|error| error.to_string());
         if progress.send(Progress::Done { request, problem }).is_err() {
             return;
@@ -139,8 +207,8 @@ pub(crate) async fn follow(
     }
 }
 
-/// Waits for one pass, over the connection there is or a new one.
-async fn pass(
+/// Settles once, over the connection there is or a new one.
+async fn settle(
     folder: &Path,
     control: &mut Option<Control>,
     progress: &mpsc::UnboundedSender<Progress>,
@@ -148,23 +216,47 @@ async fn pass(
     let attempt = async {
         // The connection may be one to a daemon that has been restarted since.
         if let Some(mut known) = control.take()
-            && known.wait(progress).await.is_ok()
+            && known.settle(progress).await.is_ok()
         {
             *control = Some(known);
             return Ok(());
         }
-        let mut fresh = Control::connect(folder).await?;
-        fresh.wait(progress).await?;
+        let mut fresh = Control::connect(folder, progress).await?;
+        fresh.settle(progress).await?;
         *control = Some(fresh);
         Ok(())
     };
     let late = || {
         io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("revalidator/wait took longer than {PATIENCE:?}"),
+            format!("no answer from ovs-vswitchd within {PATIENCE:?}"),
         )
     };
     tokio::time::timeout(PATIENCE, attempt)
         .await
         .map_err(|_| late())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_faulty;
+
+    #[test]
+    fn releases_with_the_fault() {
+        for (version, faulty) in [
+            ("3.1.0", true),
+            ("3.1.2", true),
+            ("3.1.3", false),
+            ("3.0.4", true),
+            ("3.0.5", false),
+            ("2.17.7", true),
+            ("2.17.8", false),
+            ("2.16.9", true),
+            ("3.2.0", false),
+            ("3.3.10", false),
+            ("", true),
+        ] {
+            assert_eq!(is_faulty(version), faulty, "{version}");
+        }
+    }
 }

@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Drifted or refused rows named in the log; the rest is counted.
 const NAMED: usize = 10;
 
+/// What status says of a daemon with the fault that `caches.rs` describes.
+const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
+                      2.17.8, 3.0.5, 3.1.3 and 3.2.0";
+
 type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
 
 enum Asked {
@@ -139,6 +143,7 @@ impl Driver {
             first: config.first_table,
             tag: config.cookie,
             last: config.final_action,
+            opaque: backend.programs().model().opaque_ethertypes,
         };
         let now = Instant::now();
         let backoff = |seed| Backoff::new(Duration::from_millis(100), Duration::from_secs(8), seed);
@@ -241,6 +246,14 @@ impl Driver {
                 if let Err(error) = self.session.nudge() {
                     self.switch_lost(&explain(&error));
                 }
+            }
+            Progress::Daemon { version, purges } => {
+                self.status.versions.insert("vswitchd".to_string(), version);
+                let note = if purges { PURGES } else { "" };
+                self.status
+                    .versions
+                    .insert("datapath_caches".to_string(), note.to_string());
+                self.status.versions.retain(|_, value| !value.is_empty());
             }
             Progress::Done { request, problem } => {
                 self.caches.answered = self.caches.answered.max(request);
@@ -547,6 +560,14 @@ impl Driver {
                     self.status.detail.clear();
                 }
                 Event::Refused(rows) => self.refused(&rows),
+                Event::FragmentMode(found) => {
+                    self.status.drift_repaired += 1;
+                    tracing::warn!(
+                        target = self.name(),
+                        ?found,
+                        "the bridge's fragment mode had been changed"
+                    );
+                }
                 Event::Read(number, rows) => self.answer(number, rows),
                 // A restarted switch forgets the setting of its ports.
                 Event::Ports => {
@@ -631,10 +652,7 @@ impl Driver {
             target: self.name().to_string(),
             state: self.session.machine.state(),
         };
-        let ready = matches!(
-            self.session.machine.state(),
-            SessionState::Applying | SessionState::InSync
-        );
+        let ready = self.session.is_ready() && self.session.machine.is_known();
         match question {
             Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
             Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),

@@ -71,7 +71,7 @@ pub(crate) fn trace(
         frame: Frame::Ip(trace.packet.clone()),
     };
     let fixed = programs.fixed().to_vec();
-    if let Some(row) = deciding_row(&program, &fixed, &packet) {
+    if let Some(row) = deciding_row(&program, &fixed, &packet, programs.model().view) {
         let class = if fixed.contains(row) { None } else { Some(class.id) };
         keys.push(policy::row(class, trace.direction, row, pipeline, &writer).0);
     }

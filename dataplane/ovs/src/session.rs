@@ -26,6 +26,11 @@ pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
 
 /// An idle connection is probed after so long, and given up after as long again.
 const PROBE: Duration = Duration::from_secs(5);
+/// In the normal mode first fragments match as if their ports were 0: any port would be open to them.
+const CONFIG: SwitchConfig = SwitchConfig {
+    fragments: Fragments::NxMatch,
+    miss_send_len: 0,
+};
 /// All rows of a bundle or none, in their order.
 const BUNDLE: u16 = bundle::flags::ATOMIC | bundle::flags::ORDERED;
 /// Stands where no single row is to blame.
@@ -86,6 +91,8 @@ pub enum Event {
     Refused(Vec<RefusedRow>),
     /// An answer to [`Session::read`].
     Read(u64, Vec<FlowStats>),
+    /// Somebody had set the bridge's fragment mode; it is put right.
+    FragmentMode(Fragments),
     /// The bridge's ports changed, or are known now.
     Ports,
 }
@@ -269,6 +276,8 @@ impl Session {
                 })
                 .collect();
             self.start_reading(Purpose::Observe, requests)?;
+            // The fragment mode is the bridge's: anybody may have set it.
+            self.send(&Message::GetConfigRequest)?;
         }
         while let Some(batch) = self.machine.next_batch() {
             self.send_batch(&batch)?;
@@ -393,6 +402,10 @@ impl Session {
                 self.handshake.remove(&xid);
                 self.greeted(events);
             }
+            Message::GetConfigReply(config) if config.fragments != CONFIG.fragments => {
+                self.send(&Message::SetConfig(CONFIG))?;
+                events.push(Event::FragmentMode(config.fragments));
+            }
             Message::MultipartReply { more, body } => self.reply(xid, more, body, events),
             Message::BundleControl(control) if control.kind == BundleKind::CommitReply => {
                 if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == Some(xid)) {
@@ -416,12 +429,7 @@ impl Session {
         })?;
         self.version = Some(version);
         let features = self.send(&Message::FeaturesRequest)?;
-        // In the normal mode first fragments match as if their ports were 0: any port would be open to them.
-        let config = SwitchConfig {
-            fragments: Fragments::NxMatch,
-            miss_send_len: 0,
-        };
-        self.send(&Message::SetConfig(config))?;
+        self.send(&Message::SetConfig(CONFIG))?;
         let ports = self.send(&Message::MultipartRequest(MultipartRequest::all_ports()))?;
         self.ports_xid = ports;
         self.handshake = BTreeSet::from([features, ports]);

@@ -27,4 +27,4 @@ pub use types::{
     Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,
 };
 pub use validate::{DocumentError, FieldError};
-pub use verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
+pub use verdict::{Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};

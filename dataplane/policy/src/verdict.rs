@@ -49,6 +49,13 @@ pub struct IpPacket {
     pub l4: L4,
 }
 
+impl IpPacket {
+    /// Whether it is a later fragment.
+    pub fn is_later(&self) -> bool {
+        matches!(self.fragment, Fragment::Later { .. })
+    }
+}
+
 /// Which fragment of a datagram it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
@@ -95,13 +102,22 @@ pub struct View {
     pub fragment_offset: bool,
     /// It tells a header that is too short from one whose ports (and flags) are all zero.
     pub short_header: bool,
+    /// It tells the protocol of later IPv6 fragments. Where it does not, they have one verdict: they pass when a
+    /// fragment of any protocol does, since without its first fragment, which is judged, nothing can be
+    /// reassembled, and receivers discard overlapping IPv6 fragments (RFC 5722).
+    pub later_v6_protocol: bool,
 }
+
+/// What a target that does not tell the protocol of later IPv6 fragments shows instead: the fragment header's own
+/// number (RFC 8200).
+pub const IPV6_FRAGMENT: u8 = 44;
 
 impl View {
     /// Sees everything: the policy's own meaning.
     pub const FULL: View = View {
         fragment_offset: true,
         short_header: true,
+        later_v6_protocol: true,
     };
 }
 
@@ -147,6 +163,9 @@ impl Policy {
             Frame::Arp => (Action::Allow, Decider::Arp),
             Frame::Other => (self.default, Decider::Default),
             Frame::Opaque => (Action::Deny, Decider::Evasion),
+            Frame::Ip(ip) if ip.is_later() && ip.remote.is_ipv6() && !view.later_v6_protocol => {
+                self.judge_later_unknown(ip)
+            }
             Frame::Ip(ip) => match ip.protocol {
                 // Protocol 0 is the hop-by-hop header: a chain that ends there has no end.
                 None | Some(0) => (Action::Deny, Decider::Evasion),
@@ -260,6 +279,39 @@ impl Policy {
                 passes |= other == Action::Allow || opening == Action::Allow;
             }
         }
+        (
+            if passes { Action::Allow } else { Action::Deny },
+            Decider::Fragment,
+        )
+    }
+
+    /// Passes when a fragment of any protocol would: of those the entries name, or of one that none names.
+    fn judge_later_unknown(&self, ip: &IpPacket) -> (Action, Decider) {
+        let named: BTreeSet<u8> = self
+            .entries
+            .iter()
+            .filter_map(|e| match e.matcher.protocol {
+                Protocol::Number(n) => Some(n),
+                Protocol::Any => None,
+            })
+            .chain([Protocol::TCP])
+            .collect();
+        let unnamed = (1..=255u8).find(|n| !named.contains(n));
+        let fragment = Fragment::Later { offset: 2 };
+        let passes = named
+            .iter()
+            .copied()
+            .chain(unnamed)
+            .filter(|n| *n != 0)
+            .any(|protocol| {
+                let one = IpPacket {
+                    protocol: Some(protocol),
+                    fragment,
+                    l4: L4::Nothing,
+                    ..ip.clone()
+                };
+                self.judge_ip(&one, protocol, View::FULL).0 == Action::Allow
+            });
         (
             if passes { Action::Allow } else { Action::Deny },
             Decider::Fragment,

@@ -27,40 +27,56 @@ fn ports() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn prefixes(chance: f64) -> impl Strategy<Value = Vec<String>> {
-    let some = prop::collection::vec(prop::sample::select(PREFIXES.to_vec()).prop_map(str::to_string), 1..3);
+    let some = prop::collection::vec(
+        prop::sample::select(PREFIXES.to_vec()).prop_map(str::to_string),
+        1..3,
+    );
     prop::option::weighted(chance, some).prop_map(Option::unwrap_or_default)
 }
 
 fn rule() -> impl Strategy<Value = serde_json::Value> {
     let protocol = prop::sample::select(vec!["tcp", "tcp", "udp", "sctp", "icmp", "icmpv6", "any", "47"]);
-    let icmp = prop::option::of((prop::sample::select(vec![0u8, 3, 8, 128, 135, 255]), prop::option::of(0u8..2)));
+    let icmp = prop::option::of((
+        prop::sample::select(vec![0u8, 3, 8, 128, 135, 255]),
+        prop::option::of(0u8..2),
+    ));
     let shape = (any::<bool>(), any::<bool>(), protocol, ports(), ports(), icmp);
-    (shape, prefixes(0.3), prefixes(0.15), prop::option::weighted(0.2, any::<bool>())).prop_map(
-        |((deny, egress, protocol, dst, src, icmp), remote, local, family)| {
-            let mut rule = serde_json::json!({
-                "name": "r",
-                "action": if deny { "deny" } else { "allow" },
-                "direction": if egress { "egress" } else { "ingress" },
-                "protocol": protocol,
-                "remote": remote,
-                "local": local,
-            });
-            if matches!(protocol, "tcp" | "udp" | "sctp") {
-                rule["ports"] = dst.into();
-                rule["source_ports"] = if src.len() == 2 { src.into() } else { Vec::<String>::new().into() };
-            }
-            if let (true, Some((kind, code))) = (protocol.starts_with("icmp"), icmp) {
-                rule["icmp"] = match code {
-                    Some(code) => serde_json::json!({"type": kind, "code": code}),
-                    None => serde_json::json!({"type": kind}),
-                };
-            }
-            if let Some(v4) = family {
-                rule["ip"] = if v4 { 4 } else { 6 }.into();
-            }
-            rule
-        },
+    (
+        shape,
+        prefixes(0.3),
+        prefixes(0.15),
+        prop::option::weighted(0.2, any::<bool>()),
     )
+        .prop_map(
+            |((deny, egress, protocol, dst, src, icmp), remote, local, family)| {
+                let mut rule = serde_json::json!({
+                    "name": "r",
+                    "action": if deny { "deny" } else { "allow" },
+                    "direction": if egress { "egress" } else { "ingress" },
+                    "protocol": protocol,
+                    "remote": remote,
+                    "local": local,
+                });
+                if matches!(protocol, "tcp" | "udp" | "sctp") {
+                    rule["ports"] = dst.into();
+                    rule["source_ports"] = if src.len() == 2 {
+                        src.into()
+                    } else {
+                        Vec::<String>::new().into()
+                    };
+                }
+                if let (true, Some((kind, code))) = (protocol.starts_with("icmp"), icmp) {
+                    rule["icmp"] = match code {
+                        Some(code) => serde_json::json!({"type": kind, "code": code}),
+                        None => serde_json::json!({"type": kind}),
+                    };
+                }
+                if let Some(v4) = family {
+                    rule["ip"] = if v4 { 4 } else { 6 }.into();
+                }
+                rule
+            },
+        )
 }
 
 fn list(max: usize) -> impl Strategy<Value = Vec<serde_json::Value>> {
@@ -102,13 +118,27 @@ pub fn policy(document: &Document, direction: Direction) -> Policy {
 
 fn address(v4: bool) -> BoxedStrategy<IpAddr> {
     if v4 {
-        prop::sample::select(vec![[10, 1, 2, 3], [10, 1, 2, 4], [10, 1, 3, 0], [10, 2, 0, 0], [11, 0, 0, 0], [0, 0, 0, 0]])
-            .prop_map(|a| IpAddr::V4(Ipv4Addr::from(a)))
-            .boxed()
+        prop::sample::select(vec![
+            [10, 1, 2, 3],
+            [10, 1, 2, 4],
+            [10, 1, 3, 0],
+            [10, 2, 0, 0],
+            [11, 0, 0, 0],
+            [0, 0, 0, 0],
+        ])
+        .prop_map(|a| IpAddr::V4(Ipv4Addr::from(a)))
+        .boxed()
     } else {
-        prop::sample::select(vec!["2001:db8:1::7", "2001:db8:1::8", "2001:db8:2::", "2001:db9::", "::", "fe80::1"])
-            .prop_map(|a| IpAddr::V6(a.parse::<Ipv6Addr>().expect("an address")))
-            .boxed()
+        prop::sample::select(vec![
+            "2001:db8:1::7",
+            "2001:db8:1::8",
+            "2001:db8:2::",
+            "2001:db9::",
+            "::",
+            "fe80::1",
+        ])
+        .prop_map(|a| IpAddr::V6(a.parse::<Ipv6Addr>().expect("an address")))
+        .boxed()
     }
 }
 
@@ -124,8 +154,20 @@ pub fn packet() -> impl Strategy<Value = Packet> {
     let ip = any::<bool>().prop_flat_map(|v4| {
         let protocol = prop::sample::select(vec![0u8, 1, 6, 6, 6, 17, 17, 58, 132, 47, 50]);
         let flags = prop::sample::select(vec![0u16, 0x02, 0x12, 0x10, 0x04, 0x03]);
-        let icmp = (prop::sample::select(vec![0u8, 3, 8, 11, 128, 133, 135, 255]), 0u8..3);
-        (address(v4), address(v4), protocol, near_port(), near_port(), flags, icmp, 0u8..5)
+        let icmp = (
+            prop::sample::select(vec![0u8, 3, 8, 11, 128, 133, 135, 255]),
+            0u8..3,
+        );
+        (
+            address(v4),
+            address(v4),
+            protocol,
+            near_port(),
+            near_port(),
+            flags,
+            icmp,
+            0u8..5,
+        )
     });
     let ip = ip.prop_map(|(local, remote, protocol, src, dst, flags, (kind, code), part)| {
         let fragment = match part {
@@ -136,13 +178,23 @@ pub fn packet() -> impl Strategy<Value = Packet> {
         let is_icmp = matches!((protocol, local), (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)));
         let l4 = match fragment {
             Fragment::Later { .. } => L4::Nothing,
-            _ if Protocol::has_ports(protocol) => {
-                L4::Ports { src, dst, flags: if protocol == Protocol::TCP { flags } else { 0 } }
-            }
+            _ if Protocol::has_ports(protocol) => L4::Ports {
+                src,
+                dst,
+                flags: if protocol == Protocol::TCP { flags } else { 0 },
+            },
             _ if is_icmp => L4::Icmp { kind, code },
             _ => L4::Nothing,
         };
-        Packet { frame: Frame::Ip(IpPacket { local, remote, protocol: Some(protocol), fragment, l4 }) }
+        Packet {
+            frame: Frame::Ip(IpPacket {
+                local,
+                remote,
+                protocol: Some(protocol),
+                fragment,
+                l4,
+            }),
+        }
     });
     prop_oneof![
         20 => ip,

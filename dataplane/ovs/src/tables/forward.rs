@@ -8,6 +8,12 @@ use crate::regs;
 
 /// Bit of a MAC that says "group address" (IEEE 802).
 const GROUP: u128 = 0x0100_0000_0000;
+/// Groups that no bridge forwards (IEEE 802.1D, 7.12.6; Cisco's likewise): NORMAL knows what to do.
+const RESERVED: u16 = 210;
+const RESERVED_GROUPS: [(u128, u128); 2] = [
+    (0x0180_c200_0000, 0xffff_ffff_fff0),
+    (0x0100_0ccc_cccc, 0xffff_ffff_fffe),
+];
 /// Group frames with a group address, or without IP.
 const TO_MANY: u16 = 200;
 /// Group frames with a unicast address, from a sender that is not policed: not for endpoints.
@@ -36,7 +42,15 @@ pub fn rows(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
         vec![Action::resubmit(pipeline.number(Table::L2))],
         pipeline.number(Table::Deliver),
     );
-    vec![
+    let reserved = RESERVED_GROUPS.map(|(group, mask)| {
+        writer.flow(
+            table,
+            RESERVED,
+            Match::new().masked(Field::EthDst, group, mask),
+            pipeline.finish(),
+        )
+    });
+    let others = vec![
         writer.flow(
             table,
             TO_MANY,
@@ -61,5 +75,6 @@ pub fn rows(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
         writer.drop(table, UNICAST_INSIDE_POLICED, v6()),
         writer.flow(table, GROUP_OTHER, group(), many()),
         writer.flow(table, TO_ONE, Match::new(), to_one),
-    ]
+    ];
+    reserved.into_iter().chain(others).collect()
 }

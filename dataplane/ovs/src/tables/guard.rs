@@ -15,6 +15,8 @@ const ALLOWED: u16 = 30;
 /// Neighbour discovery that does not say what it may not, and the rest of it.
 const ND_CHECK: u16 = 40;
 const ND_DENY: u16 = 35;
+/// Neighbour discovery whose options the switch could not read.
+const ND_HIDDEN: u16 = 45;
 /// IP and ARP from any other source.
 const DENIED: u16 = 20;
 /// Frames that are neither.
@@ -160,7 +162,9 @@ fn of_mac(
         );
         advertisements(mac, &from, &sources, &after(policed, pipeline), writer, rows);
     }
-    for kind in [IPV4, ARP, IPV6] {
+    // What may carry IP unseen may carry it from any source.
+    let opaque = pipeline.opaque.iter().map(|t| u128::from(*t));
+    for kind in [IPV4, ARP, IPV6].into_iter().chain(opaque) {
         rows.push(writer.drop(Table::Guard, DENIED, from.clone().exact(Field::EthType, kind)));
     }
     rows.push(writer.flow(Table::Guard, OTHER, from, next()));
@@ -241,6 +245,10 @@ fn advertisements(
             u128::from(t.netmask()),
         );
         rows.push(writer.flow(Table::Guard, ND_CHECK, probe, next()));
+    }
+    // An option given twice hides all of them from the switch, target included; a real target is never `::`.
+    for kind in [135, 136] {
+        rows.push(writer.drop(Table::Guard, ND_HIDDEN, nd(kind).exact(Field::NdTarget, 0u128)));
     }
     for kind in [135, 136] {
         rows.push(writer.drop(Table::Guard, ND_DENY, nd(kind)));

@@ -175,6 +175,8 @@ pub struct Pipeline {
     pub tag: u16,
     /// What ends the pipeline for packets that no endpoint receives.
     pub last: FinalAction,
+    /// EtherTypes that carry IP where the switch does not see it.
+    pub opaque: &'static [u16],
 }
 
 impl Pipeline {

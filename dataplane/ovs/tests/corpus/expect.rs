@@ -90,22 +90,24 @@ impl World {
             unseen,
             why,
         };
-        if let Some(endpoint) = self.endpoint(from)
-            && endpoint.source_guard
-            && let Err(breach) = guard(endpoint, frame, &frame.content)
-        {
-            why.push(format!("guard of {}: {breach}", from.name()));
-            let shown = guard(endpoint, frame, content).is_err();
-            if !shown {
-                unseen = Some("the source behind more tags than are parsed");
+        if let Some(endpoint) = self.endpoint(from).filter(|e| e.source_guard) {
+            if let Err(breach) = guard(endpoint, frame, content) {
+                why.push(format!("guard of {}: {breach}", from.name()));
+                return none(unseen.is_none(), unseen, why);
             }
-            return none(shown && unseen.is_none(), unseen, why);
+            if let Err(breach) = guard(endpoint, frame, &frame.content) {
+                why.push(format!("guard of {}: {breach}", from.name()));
+                return none(false, Some("the source behind more tags than are parsed"), why);
+            }
         }
         if !self.judge(from, Direction::Egress, content, &mut why) {
             return none(false, unseen, why);
         }
         let group = frame.route.dst[0] & 1 == 1;
-        let candidates: Vec<Host> = if group {
+        let candidates: Vec<Host> = if reserved(frame) {
+            why.push("a group that bridges keep to themselves".to_string());
+            Vec::new()
+        } else if group {
             if hides_unicast(content) {
                 why.push("no group address in a group frame".to_string());
                 return none(false, unseen, why);
@@ -133,14 +135,18 @@ impl World {
     }
 }
 
-/// What Open vSwitch's own forwarding (`NORMAL`) drops on its way to an uplink:
-/// - groups that bridges keep to themselves, IEEE 802.1Q table 8-1 and Cisco's (`other_config:forward-bpdu`);
-/// - frames whose EtherType says that a tag follows where none can be ("partial VLAN tag").
+/// Open vSwitch's own forwarding (`NORMAL`) drops frames whose EtherType says that a tag follows where none can
+/// be ("partial VLAN tag") on their way to an uplink.
 fn not_forwarded(frame: &Frame) -> bool {
+    frame.content == Content::BareTag
+}
+
+/// Groups that bridges keep to themselves: IEEE 802.1Q table 8-1, and Cisco's (`other_config:forward-bpdu`).
+fn reserved(frame: &Frame) -> bool {
     let dst = frame.route.dst;
     let ieee = dst[..5] == [0x01, 0x80, 0xc2, 0, 0] && dst[5] <= 0x0f;
     let cisco = dst[..5] == [0x01, 0x00, 0x0c, 0xcc, 0xcc];
-    ieee || cisco || frame.content == Content::BareTag
+    ieee || cisco
 }
 
 /// An IP packet that is not known to be meant for a group.
@@ -203,6 +209,7 @@ fn guard(endpoint: &Endpoint, frame: &Frame, content: &Content) -> Result<(), &'
                 Err("foreign protocol address in ARP")
             }
         }
+        Content::Encapsulated | Content::BareTag if known => Err("what carries IP unseen"),
         Content::BrokenIp if known => Err("IP that does not show its source"),
         Content::Ip(ip) if known => {
             let unset = not_configured_yet(ip, has_v6);
