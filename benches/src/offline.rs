@@ -14,6 +14,9 @@ use portcullis_ovsdb::{Bridge, Interface, Port, Switch};
 
 use crate::documents::PER_VLAN;
 
+/// OFPP_LOCAL as the database has it.
+const LOCAL: u32 = 65_534;
+
 /// What a bridge shall hold.
 pub type Rows = Desired<UnitId, FlowKey, FlowBody>;
 
@@ -40,9 +43,16 @@ pub struct Paper {
 impl Paper {
     /// With so many ports, [`PER_VLAN`] of them in each VLAN.
     pub fn new(ports: u32) -> Self {
-        let ports: BTreeMap<String, Arc<Port>> = (1..=ports)
-            .map(|n| (format!("dummy{n}"), Arc::new(port(n))))
+        let mut ports: BTreeMap<String, Arc<Port>> = (1..=ports)
+            .map(|n| {
+                (
+                    format!("dummy{n}"),
+                    Arc::new(port(&format!("dummy{n}"), "dummy", n, Some(vlan(n)))),
+                )
+            })
             .collect();
+        // Every bridge has a port of its own.
+        ports.insert("br0".to_string(), Arc::new(port("br0", "internal", LOCAL, None)));
         let bridge = Bridge {
             name: "br0".to_string(),
             datapath_type: "netdev".to_string(),
@@ -69,18 +79,17 @@ impl Paper {
     }
 }
 
-fn port(n: u32) -> Port {
-    let name = format!("dummy{n}");
+fn port(name: &str, kind: &str, number: u32, tag: Option<u16>) -> Port {
     let interface = Interface {
-        name: name.clone(),
-        kind: "dummy".to_string(),
-        ofport: Some(n),
+        name: name.to_string(),
+        kind: kind.to_string(),
+        ofport: Some(number),
         ..Interface::default()
     };
     Port {
-        name: name.clone(),
-        tag: Some(vlan(n)),
-        interfaces: BTreeMap::from([(name, interface)]),
+        name: name.to_string(),
+        tag,
+        interfaces: BTreeMap::from([(name.to_string(), interface)]),
         ..Port::default()
     }
 }

@@ -1,4 +1,4 @@
-//! The gRPC API `portcullis.v1`. [`convert`] is the edge where wire types stop, [`status`] the one map from errors
+//! The gRPC API `portcullis.v1`. `convert` is the edge where wire types stop, `status` the one map from errors
 //! to gRPC status.
 
 mod accept;

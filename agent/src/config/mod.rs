@@ -1,4 +1,4 @@
-//! The configuration: [`raw`] as written in TOML, then resolved and checked, in [`Config`].
+//! The configuration: `raw` as written in TOML, then resolved and checked, in [`Config`].
 
 mod raw;
 mod resolve;
