@@ -1,5 +1,6 @@
 //! Docs that the program prints are the ones checked in. `UPDATE_DOCS=1 cargo test -p portcullis --test docs`
 //! writes them anew.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::process::Command;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_backend::{TargetHandle, TargetStatus, launch};
-use portcullis_ovs::{Config, OvsBackend};
+use portcullis_ovs::{Config, OvsBackend, regs};
 use portcullis_testbed::{Sandbox, SandboxOptions};
 use tokio::task::JoinHandle;
 
@@ -101,13 +101,17 @@ impl Switch {
         Ok(())
     }
 
-    /// Every flow as `ovs-ofctl` prints it, without counters, sorted.
+    /// Every flow as `ovs-ofctl` prints it, without counters, sorted; but not what the agent does not count as a row:
+    /// flows that the switch learns, and the one that the agent wakes the switch with.
     pub fn flows(&self) -> Result<Vec<String>> {
         let bridge = self.bridge();
         let text = self
             .sandbox
             .ofctl(["-O", "OpenFlow15", "--no-stats", "dump-flows", &bridge])?;
-        let mut flows: Vec<String> = lines(&text).map(str::to_string).collect();
+        let mut flows: Vec<String> = lines(&text)
+            .filter(|line| !is_learned(line))
+            .map(str::to_string)
+            .collect();
         flows.sort_unstable();
         Ok(flows)
     }
@@ -117,7 +121,7 @@ impl Switch {
         let text = self
             .sandbox
             .ofctl(["-O", "OpenFlow15", "dump-flows", &self.bridge()])?;
-        let ages = lines(&text).filter_map(age);
+        let ages = lines(&text).filter(|line| !is_learned(line)).filter_map(age);
         Ok(ages.fold((0, f64::INFINITY), |(count, youngest), age| {
             (count + 1, age.min(youngest))
         }))
@@ -161,6 +165,14 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.starts_with("OFPST"))
+}
+
+fn is_learned(line: &str) -> bool {
+    let cookie = line
+        .split_once("cookie=0x")
+        .and_then(|(_, rest)| rest.split_once(','))
+        .and_then(|(hex, _)| u64::from_str_radix(hex, 16).ok());
+    cookie.is_some_and(regs::is_learned)
 }
 
 fn age(line: &str) -> Option<f64> {

@@ -15,6 +15,9 @@ pub enum Layer {
 pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
     /// Its layer.
     fn layer(&self) -> Layer;
+
+    /// The table it is in, as a number, so that rows are counted per table.
+    fn table(&self) -> u8;
 }
 
 /// One write.

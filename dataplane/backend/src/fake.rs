@@ -27,6 +27,10 @@ impl Key for FakeKey {
             FakeKey::Class(..) => Layer::Content,
         }
     }
+
+    fn table(&self) -> u8 {
+        self.layer() as u8
+    }
 }
 
 /// The body of a model row: for wiring the class, for content the class's size (how many rows make it whole).
@@ -335,6 +339,10 @@ mod tests {
                     units.values().flat_map(|u| u.iter().copied()).collect();
                 prop_assert_eq!(&c.switch.rows, &wanted);
                 prop_assert_eq!(c.machine.generations(), (generation, generation));
+                for layer in [Layer::Content, Layer::Wiring] {
+                    let rows = wanted.keys().filter(|k| k.layer() == layer).count() as u64;
+                    prop_assert_eq!(c.machine.rows_in(layer as u8), rows);
+                }
                 if !c.switch.rows.is_empty() {
                     c.meddle(if delete { Fault::DeleteRow } else { Fault::AlterRow }, nth);
                     prop_assert!(c.machine.wants_observation());

@@ -19,6 +19,9 @@ use crate::status::SessionState;
 /// Rows that are made and dropped together: a class, a port.
 pub type Unit<K, B> = Arc<Vec<(K, B)>>;
 
+/// A unit as it was and as it shall be.
+type Before<K, B> = (Option<Unit<K, B>>, Option<Unit<K, B>>);
+
 /// Everything a target shall hold, by unit.
 pub type Desired<U, K, B> = BTreeMap<U, Unit<K, B>>;
 
@@ -70,6 +73,8 @@ pub struct Machine<U, K, B> {
     units: Desired<U, K, B>,
     desired: HashMap<K, B>,
     installed: HashMap<K, B>,
+    /// Rows of ours per table.
+    counts: BTreeMap<u8, u64>,
     foreign: HashSet<K>,
     suspects: BTreeSet<K>,
     /// Content that nothing leads to any more: flips that abandoned it are confirmed.
@@ -91,6 +96,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             units: BTreeMap::new(),
             desired: HashMap::new(),
             installed: HashMap::new(),
+            counts: BTreeMap::new(),
             foreign: HashSet::new(),
             suspects: BTreeSet::new(),
             garbage: BTreeSet::new(),
@@ -124,6 +130,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// The rows known to be installed.
     pub fn installed(&self) -> &HashMap<K, B> {
         &self.installed
+    }
+
+    /// How many rows a table is known to hold.
+    pub fn rows_in(&self, table: u8) -> u64 {
+        self.counts.get(&table).copied().unwrap_or(0)
     }
 
     /// The rows desired.
@@ -188,7 +199,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// Sets the desired state. Units that are the same `Arc` cost nothing.
     pub fn set_desired(&mut self, generation: u64, units: Desired<U, K, B>) {
-        let mut changed: Vec<(Option<Unit<K, B>>, Option<Unit<K, B>>)> = Vec::new();
+        let mut changed: Vec<Before<K, B>> = Vec::new();
         for (id, unit) in &units {
             match self.units.get(id) {
                 Some(old) if Arc::ptr_eq(old, unit) || old == unit => {}
@@ -238,6 +249,10 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             drift
                 .surplus
                 .extend(seen.keys().filter(|k| !self.installed.contains_key(*k)).cloned());
+        }
+        self.counts.clear();
+        for key in seen.keys() {
+            *self.counts.entry(key.table()).or_default() += 1;
         }
         self.installed = seen;
         self.foreign = observed.foreign.into_iter().collect();
@@ -309,6 +324,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         for op in batch.ops {
             let kind = match op {
                 Op::Add(key, body) => {
+                    *self.counts.entry(key.table()).or_default() += 1;
                     self.installed.insert(key, body);
                     0
                 }
@@ -318,7 +334,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
                 }
                 Op::Delete(key) => {
                     self.garbage.remove(&key);
-                    self.installed.remove(&key);
+                    if let (Some(_), Some(rows)) =
+                        (self.installed.remove(&key), self.counts.get_mut(&key.table()))
+                    {
+                        *rows = rows.saturating_sub(1);
+                    }
                     2
                 }
             };

@@ -10,6 +10,7 @@
 //!    shares no code with the encoder. [`Programs::get`] never hands out rows that were not proved.
 #![forbid(unsafe_code)]
 
+mod cells;
 pub mod class;
 pub mod lower;
 pub mod model;

@@ -48,6 +48,57 @@ pub(crate) enum Progress {
     },
 }
 
+/// What the datapath's caches are known to follow.
+pub(crate) struct Caches {
+    pub(crate) ask: mpsc::UnboundedSender<u64>,
+    pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
+    /// Rows written when the last request was made.
+    pub(crate) writes: [u64; 3],
+    /// Number of the last request, and of the last that was answered.
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    /// The newest generation they follow.
+    pub(crate) follow: u64,
+    pub(crate) problem: Option<String>,
+}
+
+impl Caches {
+    pub(crate) fn start(folder: Option<PathBuf>) -> Self {
+        let (ask, requests) = mpsc::unbounded_channel();
+        let (tell, progress) = mpsc::unbounded_channel();
+        if let Some(folder) = folder {
+            tokio::spawn(follow(folder, requests, tell));
+        }
+        Caches {
+            ask,
+            progress,
+            writes: [0; 3],
+            asked: 0,
+            answered: 0,
+            follow: 0,
+            problem: None,
+        }
+    }
+
+    /// The rows of a generation are confirmed, after so many writes. Tells whether the caches follow them.
+    pub(crate) fn reached(&mut self, generation: u64, writes: [u64; 3]) -> bool {
+        if self.writes != writes {
+            self.writes = writes;
+            self.asked += 1;
+            if self.ask.send(self.asked).is_err() {
+                // Nobody can be asked; the status says so.
+                self.answered = self.asked;
+                self.problem = Some("OVSDB is reached over TCP and `mgmt_dir` is not set".to_string());
+            }
+        }
+        let caught_up = self.answered == self.asked;
+        if caught_up {
+            self.follow = generation;
+        }
+        caught_up
+    }
+}
+
 /// The control sockets of vswitchd daemons in a folder: `ovs-vswitchd.PID.ctl`, whatever its build is called.
 fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();

@@ -30,6 +30,10 @@ impl Key for SharedPlace {
     fn layer(&self) -> Layer {
         self.0.table.layer()
     }
+
+    fn table(&self) -> u8 {
+        self.0.table as u8
+    }
 }
 
 /// What a row does. Two bodies that do the same are equal, whichever generation wrote them.

@@ -130,6 +130,9 @@ pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
         .to_vec()
 }
 
+/// A verdict, by the rule and for the class it was about.
+type Decided = (Direction, Option<ClassId>, String, Action);
+
 /// How often each rule decided.
 pub(crate) fn hits(
     seen: &HashMap<FlowKey, FlowStats>,
@@ -141,8 +144,8 @@ pub(crate) fn hits(
     let writer = Writer {
         generation: intent.generation,
     };
-    let mut sums: BTreeMap<(Direction, Option<ClassId>, String, Action), (u64, u64)> = BTreeMap::new();
-    let mut add = |place: (Direction, Option<ClassId>, String, Action), row: Option<&FlowStats>| {
+    let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
+    let mut add = |place: Decided, row: Option<&FlowStats>| {
         let sum = sums.entry(place).or_default();
         if let Some(row) = row {
             sum.0 += row.packet_count;

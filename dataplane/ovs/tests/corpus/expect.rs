@@ -83,7 +83,7 @@ impl World {
         let content = self.seen(frame);
         let from = frame.route.from;
         let mut why = Vec::new();
-        let mut unseen = frame.unseen;
+        let unseen = frame.unseen;
         let none = |guarded: bool, unseen: Option<&'static str>, why: Vec<String>| Expected {
             receivers: BTreeSet::new(),
             guarded,

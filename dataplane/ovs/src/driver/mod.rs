@@ -1,47 +1,38 @@
 //! The driver: two connections, one intent, one loop. All decisions are made elsewhere, by pure code.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::{
-    EnforcingRow, Hit, Query, QueryError, Seat, SessionState, TableUse, TargetStatus, Trace,
-};
-use portcullis_compiler::{CompileError, Intent, Unsupported};
-use portcullis_openflow::{FlowStats, Instruction};
-use portcullis_ovsdb::{Backoff, Session as Database, SessionConfig, Switch};
-use portcullis_policy::Name;
-use tokio::sync::{mpsc, oneshot};
+use portcullis_backend::{QueryError, Seat, SessionState, TargetStatus};
+use portcullis_compiler::Intent;
+use portcullis_openflow::Instruction;
+use portcullis_ovsdb::{Backoff, Session as Database, SessionConfig};
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
-use crate::caches::{self, Progress};
+use crate::caches::{Caches, Progress};
 use crate::discover::choose;
-use crate::flow::FlowKey;
 use crate::io::{Link, read_some};
-use crate::ports::{Attachments, Ports, SwitchPort, resolve};
+use crate::ports::{Attachments, Ports, resolve};
 use crate::session::{Event, Session, SessionError};
-use crate::tables::{Pipeline, Table, flood};
+use crate::tables::{Pipeline, Table};
 use crate::units::Units;
-use crate::{no_flood, query, regs};
+use crate::{no_flood, regs};
+
+mod answers;
+mod report;
+
+use answers::{Asked, refuse};
 
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// A question is answered or given up after so long.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Drifted or refused rows named in the log; the rest is counted.
-const NAMED: usize = 10;
 
 /// What status says of a daemon with the fault that `caches.rs` describes.
 const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
                       2.17.8, 3.0.5, 3.1.3 and 3.2.0";
-
-type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
-
-enum Asked {
-    Explain(Vec<FlowKey>, Answer<Vec<EnforcingRow>>),
-    Hits(Answer<Vec<Hit>>),
-}
 
 pub(crate) struct Driver {
     backend: Arc<OvsBackend>,
@@ -56,7 +47,9 @@ pub(crate) struct Driver {
     ports: Ports,
     floods: Floods,
     status: TargetStatus,
-    counted: Option<Instant>,
+    /// How often something that lists are made of has changed, and what they were made of last.
+    changed: u64,
+    told: (u64, bool),
     asked: HashMap<u64, (Instant, Asked)>,
     question: u64,
     caches: Caches,
@@ -73,57 +66,6 @@ struct Links {
     switch: Option<Link>,
     switch_at: Instant,
     switch_backoff: Backoff,
-}
-
-/// What the datapath's caches are known to follow.
-struct Caches {
-    ask: mpsc::UnboundedSender<u64>,
-    progress: mpsc::UnboundedReceiver<Progress>,
-    /// Rows written when the last request was made.
-    writes: [u64; 3],
-    /// Number of the last request, and of the last that was answered.
-    asked: u64,
-    answered: u64,
-    /// The newest generation they follow.
-    follow: u64,
-    problem: Option<String>,
-}
-
-impl Caches {
-    fn start(folder: Option<std::path::PathBuf>) -> Self {
-        let (ask, requests) = mpsc::unbounded_channel();
-        let (tell, progress) = mpsc::unbounded_channel();
-        if let Some(folder) = folder {
-            tokio::spawn(caches::follow(folder, requests, tell));
-        }
-        Caches {
-            ask,
-            progress,
-            writes: [0; 3],
-            asked: 0,
-            answered: 0,
-            follow: 0,
-            problem: None,
-        }
-    }
-
-    /// The rows of a generation are confirmed, after so many writes. Tells whether the caches follow them.
-    fn reached(&mut self, generation: u64, writes: [u64; 3]) -> bool {
-        if self.writes != writes {
-            self.writes = writes;
-            self.asked += 1;
-            if self.ask.send(self.asked).is_err() {
-                // Nobody can be asked; the status says so.
-                self.answered = self.asked;
-                self.problem = Some("OVSDB is reached over TCP and `mgmt_dir` is not set".to_string());
-            }
-        }
-        let caught_up = self.answered == self.asked;
-        if caught_up {
-            self.follow = generation;
-        }
-        caught_up
-    }
 }
 
 /// What is known of the flood setting of ports.
@@ -169,7 +111,8 @@ impl Driver {
                 detail: "not connected yet".to_string(),
                 ..TargetStatus::default()
             },
-            counted: None,
+            changed: 0,
+            told: (0, false),
             asked: HashMap::new(),
             caches: Caches::start(config.run_dir()),
             question: 0,
@@ -427,17 +370,6 @@ impl Driver {
         self.rebuild().await;
     }
 
-    fn versions(&mut self, switch: &Switch) {
-        for (name, value) in [
-            ("ovs_version", &switch.ovs_version),
-            ("dpdk_version", &switch.dpdk_version),
-        ] {
-            if let Some(value) = value {
-                self.status.versions.insert(name.to_string(), value.clone());
-            }
-        }
-    }
-
     /// Sets what the switch shall hold, from the intent and the ports that are there.
     async fn rebuild(&mut self) {
         let (Some(intent), Some(switch)) = (self.intent.clone(), self.database.snapshot()) else {
@@ -449,6 +381,7 @@ impl Driver {
         };
         self.ports = resolve(&switch, bridge, &intent, &self.attachments, self.backend.config());
         self.too_many_receivers();
+        self.changed += 1;
         self.set_floods().await;
         let built = {
             let mut programs = self.backend.programs();
@@ -464,30 +397,6 @@ impl Driver {
                 }
             }
             Err(error) => self.uncompiled(&error),
-        }
-    }
-
-    fn uncompiled(&mut self, error: &CompileError) {
-        tracing::error!(target = self.name(), %error, "an intent cannot be compiled; the old rows stay");
-        self.status.detail = error.to_string();
-        if let CompileError::Unsupported(value) = error {
-            self.ports.unsupported.push(value.clone());
-        }
-    }
-
-    fn too_many_receivers(&mut self) {
-        let receivers = flood::Receivers::of(self.ports.ports.values().filter(|p| p.policed().is_some()));
-        for (vid, count) in receivers.too_many() {
-            self.ports.unsupported.push(Unsupported {
-                target: self.name().to_string(),
-                rule: format!("frames to many receivers in VLAN {vid}"),
-                table: "flood".to_string(),
-                why: format!(
-                    "{count} receivers, and Open vSwitch processes {} per packet: those beyond get no broadcasts; \
-                     spread the endpoints over VLANs or bridges",
-                    flood::MAX_RECEIVERS
-                ),
-            });
         }
     }
 
@@ -523,12 +432,14 @@ impl Driver {
                 tracing::debug!(target = self.name(), changed, "set the flood setting of ports");
                 self.floods.policed.extend(&wanted.0);
                 self.floods.problem = None;
+                self.changed += 1;
                 self.floods.made = Some(wanted);
             }
             Err(error) => {
                 let why = explain(&error);
                 tracing::warn!(target = self.name(), why, "cannot set the flood setting of ports");
                 self.floods.problem = Some(why);
+                self.changed += 1;
             }
         }
     }
@@ -598,262 +509,6 @@ impl Driver {
                 self.floods.policed.insert(number);
             }
         }
-    }
-
-    fn drifted(&mut self, drift: &portcullis_backend::machine::Drift<FlowKey>) {
-        self.status.drift_repaired += drift.len() as u64;
-        let kinds = [
-            ("missing", &drift.missing),
-            ("altered", &drift.altered),
-            ("surplus", &drift.surplus),
-        ];
-        for (kind, keys) in kinds {
-            for key in keys.iter().take(NAMED) {
-                let row = crate::flow::text(&key.0, &[]);
-                tracing::warn!(
-                    target = self.name(),
-                    kind,
-                    row,
-                    "a row had drifted; it is put right"
-                );
-            }
-        }
-        tracing::warn!(
-            target = self.name(),
-            missing = drift.missing.len(),
-            altered = drift.altered.len(),
-            surplus = drift.surplus.len(),
-            "repairing drift"
-        );
-    }
-
-    fn refused(&mut self, rows: &[crate::session::RefusedRow]) {
-        for row in rows.iter().take(NAMED) {
-            tracing::error!(
-                target = self.name(),
-                row = row.row,
-                why = row.why,
-                "the switch refused a row"
-            );
-        }
-        self.retries = (self.retries + 1).min(6);
-        let wait = Duration::from_millis(500) * 2u32.pow(self.retries);
-        self.retry_at = Some(Instant::now() + wait);
-        let first = rows
-            .first()
-            .map(|r| format!("{}: {}", r.row, r.why))
-            .unwrap_or_default();
-        self.status.detail =
-            format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
-    }
-
-    fn query(&mut self, question: Query) {
-        let not_ready = QueryError::NotReady {
-            target: self.name().to_string(),
-            state: self.session.machine.state(),
-        };
-        let ready = self.session.is_ready() && self.session.machine.is_known();
-        match question {
-            Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Hits(answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Plan(intent, answer) => drop(answer.send(self.plan(&intent))),
-            Query::Explain(trace, answer) => self.explain(&trace, answer),
-            Query::Hits(answer) => {
-                let requests = query::hit_requests(self.units.pipeline());
-                self.ask(Asked::Hits(answer), requests);
-            }
-        }
-    }
-
-    fn plan(&self, intent: &Intent) -> Result<portcullis_backend::Plan, QueryError> {
-        let Some((switch, name)) = self.database.snapshot().zip(self.bridge.as_ref()) else {
-            return Err(QueryError::NotReady {
-                target: self.name().to_string(),
-                state: SessionState::Disconnected,
-            });
-        };
-        let Some(bridge) = switch.bridges.get(name) else {
-            return Err(QueryError::NotReady {
-                target: self.name().to_string(),
-                state: SessionState::Disconnected,
-            });
-        };
-        let index = Attachments::of(intent, self.name());
-        let ports = resolve(&switch, bridge, intent, &index, self.backend.config());
-        let mut programs = self.backend.programs();
-        Ok(query::plan(
-            intent,
-            &ports,
-            &self.session.machine,
-            *self.units.pipeline(),
-            &mut programs,
-        )?)
-    }
-
-    fn not_here(&self, endpoint: &Name) -> QueryError {
-        let name = endpoint.to_string();
-        let pending = self.ports.pending.iter().find(|p| p.endpoint == name);
-        let why = pending.map_or_else(|| "it has no attachment here".to_string(), |p| p.why.clone());
-        QueryError::NotHere {
-            endpoint: name,
-            target: self.name().to_string(),
-            why,
-        }
-    }
-
-    fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
-        let ports: Vec<SwitchPort> = self.ports.of(&trace.endpoint).into_iter().cloned().collect();
-        let Some(intent) = self.intent.clone().filter(|_| !ports.is_empty()) else {
-            return drop(answer.send(Err(self.not_here(&trace.endpoint))));
-        };
-        let mut keys: Vec<FlowKey> = Vec::new();
-        for port in &ports {
-            let mut programs = self.backend.programs();
-            let machine = &self.session.machine;
-            match query::trace(
-                trace,
-                port,
-                &intent,
-                &mut programs,
-                machine,
-                self.units.pipeline(),
-            ) {
-                Ok(more) => keys.extend(more),
-                Err(error) => return drop(answer.send(Err(error.into()))),
-            }
-        }
-        let mut seen = BTreeSet::new();
-        keys.retain(|key| seen.insert(key.clone()));
-        let requests = query::requests(&keys, self.units.pipeline());
-        self.ask(Asked::Explain(keys, answer), requests);
-    }
-
-    fn ask(&mut self, asked: Asked, requests: Vec<portcullis_openflow::FlowStatsRequest>) {
-        self.question += 1;
-        self.asked.insert(self.question, (Instant::now(), asked));
-        if let Err(error) = self.session.read(self.question, requests) {
-            self.switch_lost(&explain(&error));
-        }
-    }
-
-    fn answer(&mut self, number: u64, rows: Vec<FlowStats>) {
-        let Some((_, asked)) = self.asked.remove(&number) else {
-            return;
-        };
-        let pipeline = *self.units.pipeline();
-        let seen = query::by_key(rows, &pipeline);
-        match asked {
-            Asked::Explain(keys, answer) => drop(answer.send(Ok(query::enforcing(&keys, &seen)))),
-            Asked::Hits(answer) => {
-                let hits = match &self.intent {
-                    Some(intent) => {
-                        let mut programs = self.backend.programs();
-                        query::hits(&seen, intent, &self.ports, &mut programs, &pipeline)
-                            .map_err(QueryError::from)
-                    }
-                    None => Ok(Vec::new()),
-                };
-                drop(answer.send(hits));
-            }
-        }
-    }
-
-    fn publish(&mut self, seat: &Seat) {
-        let machine = &self.session.machine;
-        let (wanted, applied) = machine.generations();
-        let intent = self.intent.as_ref().map_or(0, |i| i.generation);
-        let settled = machine.state() == SessionState::InSync;
-        // Counting rows takes a walk over all of them: not at every step of a burst of changes.
-        if self.counted.is_none_or(|at| at.elapsed() > TICK) {
-            self.counted = Some(Instant::now());
-            self.status.tables = tables(machine, self.units.pipeline());
-            self.status.foreign_rows = machine.foreign() as u64;
-            self.status.pending = self.ports.pending.clone();
-            self.status.unsupported = self.unsupported();
-            self.status.realized = if settled {
-                self.ports.realized
-            } else {
-                self.status.realized
-            };
-        }
-        let caught_up = settled && self.caches.reached(applied, machine.writes());
-        let status = &mut self.status;
-        status.state = match machine.state() {
-            _ if self.links.switch.is_none() => SessionState::Disconnected,
-            SessionState::InSync if !caught_up => SessionState::Applying,
-            state => state,
-        };
-        status.wanted = intent.max(wanted);
-        status.confirmed = applied;
-        status.applied = self.caches.follow;
-        status.writes = machine.writes();
-        let conflicts = machine.conflicts();
-        if let Some(first) = conflicts
-            .first()
-            .filter(|_| machine.state() == SessionState::Applying)
-        {
-            status.detail = format!(
-                "{} foreign rows stand where ours belong and are left alone; the first: {}; move them or set first_table",
-                conflicts.len(),
-                crate::flow::text(&first.0, &[])
-            );
-        }
-        seat.status.send_if_modified(|told| {
-            let news = **told != *status;
-            if news {
-                *told = Arc::new(status.clone());
-            }
-            news
-        });
-    }
-
-    fn unsupported(&self) -> Vec<Unsupported> {
-        let mut list = self.ports.unsupported.clone();
-        if let Some(why) = &self.caches.problem {
-            list.push(Unsupported {
-                target: self.name().to_string(),
-                rule: "flows that are established when a rule changes".to_string(),
-                table: "datapath".to_string(),
-                why: format!(
-                    "it cannot be confirmed when the datapath's caches follow a change ({why}): they do within the \
-                     switch's max-revalidator, 500 ms by default"
-                ),
-            });
-        }
-        if let Some(why) = &self.floods.problem {
-            list.push(Unsupported {
-                target: self.name().to_string(),
-                rule: "frames that NORMAL floods".to_string(),
-                table: "flood".to_string(),
-                why: format!(
-                    "policed ports cannot be excepted from flooding ({why}): such frames reach them unpoliced"
-                ),
-            });
-        }
-        list
-    }
-}
-
-fn tables(machine: &crate::session::OvsMachine, pipeline: &Pipeline) -> Vec<TableUse> {
-    let mut rows: BTreeMap<Table, u64> = BTreeMap::new();
-    for key in machine.installed().keys() {
-        *rows.entry(key.0.table).or_default() += 1;
-    }
-    Table::all()
-        .map(|table| TableUse {
-            table: table.name().to_string(),
-            number: Some(u32::from(pipeline.number(table))),
-            rows: rows.get(&table).copied().unwrap_or(0),
-            size: None,
-        })
-        .collect()
-}
-
-fn refuse(asked: (Instant, Asked), error: QueryError) {
-    match asked.1 {
-        Asked::Explain(_, answer) => drop(answer.send(Err(error))),
-        Asked::Hits(answer) => drop(answer.send(Err(error))),
     }
 }
 

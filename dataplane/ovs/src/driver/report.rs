@@ -1,0 +1,185 @@
+//! Telling how the target stands: its status and its log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_backend::{Seat, SessionState, TableUse};
+use portcullis_compiler::{CompileError, Unsupported};
+use portcullis_ovsdb::Switch;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::flow::FlowKey;
+use crate::tables::{Pipeline, Table, flood};
+
+/// Drifted or refused rows named in the log; the rest is counted.
+const NAMED: usize = 10;
+
+impl Driver {
+    pub(super) fn drifted(&mut self, drift: &portcullis_backend::machine::Drift<FlowKey>) {
+        self.status.drift_repaired += drift.len() as u64;
+        let kinds = [
+            ("missing", &drift.missing),
+            ("altered", &drift.altered),
+            ("surplus", &drift.surplus),
+        ];
+        for (kind, keys) in kinds {
+            for key in keys.iter().take(NAMED) {
+                let row = crate::flow::text(&key.0, &[]);
+                tracing::warn!(
+                    target = self.name(),
+                    kind,
+                    row,
+                    "a row had drifted; it is put right"
+                );
+            }
+        }
+        tracing::warn!(
+            target = self.name(),
+            missing = drift.missing.len(),
+            altered = drift.altered.len(),
+            surplus = drift.surplus.len(),
+            "repairing drift"
+        );
+    }
+
+    pub(super) fn refused(&mut self, rows: &[crate::session::RefusedRow]) {
+        for row in rows.iter().take(NAMED) {
+            tracing::error!(
+                target = self.name(),
+                row = row.row,
+                why = row.why,
+                "the switch refused a row"
+            );
+        }
+        self.retries = (self.retries + 1).min(6);
+        let wait = Duration::from_millis(500) * 2u32.pow(self.retries);
+        self.retry_at = Some(Instant::now() + wait);
+        let first = rows
+            .first()
+            .map(|r| format!("{}: {}", r.row, r.why))
+            .unwrap_or_default();
+        self.status.detail =
+            format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
+    }
+
+    pub(super) fn publish(&mut self, seat: &Seat) {
+        let machine = &self.session.machine;
+        let (wanted, applied) = machine.generations();
+        let intent = self.intent.as_ref().map_or(0, |i| i.generation);
+        let settled = machine.state() == SessionState::InSync;
+        self.status.tables = tables(machine, self.units.pipeline());
+        self.status.foreign_rows = machine.foreign() as u64;
+        let news = (self.changed, self.caches.problem.is_some());
+        if self.told != news {
+            self.told = news;
+            self.status.pending = self.ports.pending.clone();
+            self.status.unsupported = self.unsupported();
+        }
+        if settled {
+            self.status.realized = self.ports.realized;
+        }
+        let caught_up = settled && self.caches.reached(applied, machine.writes());
+        let status = &mut self.status;
+        status.state = match machine.state() {
+            _ if self.links.switch.is_none() => SessionState::Disconnected,
+            SessionState::InSync if !caught_up => SessionState::Applying,
+            state => state,
+        };
+        status.wanted = intent.max(wanted);
+        status.confirmed = applied;
+        status.applied = self.caches.follow;
+        status.writes = machine.writes();
+        let conflicts = machine.conflicts();
+        if let Some(first) = conflicts
+            .first()
+            .filter(|_| machine.state() == SessionState::Applying)
+        {
+            status.detail = format!(
+                "{} foreign rows stand where ours belong and are left alone; the first: {}; move them or set first_table",
+                conflicts.len(),
+                crate::flow::text(&first.0, &[])
+            );
+        }
+        seat.status.send_if_modified(|told| {
+            let news = **told != *status;
+            if news {
+                *told = Arc::new(status.clone());
+            }
+            news
+        });
+    }
+
+    pub(super) fn unsupported(&self) -> Vec<Unsupported> {
+        let mut list = self.ports.unsupported.clone();
+        if let Some(why) = &self.caches.problem {
+            list.push(Unsupported {
+                target: self.name().to_string(),
+                rule: "flows that are established when a rule changes".to_string(),
+                table: "datapath".to_string(),
+                why: format!(
+                    "it cannot be confirmed when the datapath's caches follow a change ({why}): they do within the \
+                     switch's max-revalidator, 500 ms by default"
+                ),
+            });
+        }
+        if let Some(why) = &self.floods.problem {
+            list.push(Unsupported {
+                target: self.name().to_string(),
+                rule: "frames that NORMAL floods".to_string(),
+                table: "flood".to_string(),
+                why: format!(
+                    "policed ports cannot be excepted from flooding ({why}): such frames reach them unpoliced"
+                ),
+            });
+        }
+        list
+    }
+
+    pub(super) fn uncompiled(&mut self, error: &CompileError) {
+        tracing::error!(target = self.name(), %error, "an intent cannot be compiled; the old rows stay");
+        self.status.detail = error.to_string();
+        if let CompileError::Unsupported(value) = error {
+            self.ports.unsupported.push(value.clone());
+            self.changed += 1;
+        }
+    }
+
+    pub(super) fn too_many_receivers(&mut self) {
+        let receivers = flood::Receivers::of(self.ports.ports.values().filter(|p| p.policed().is_some()));
+        for (vid, count) in receivers.too_many() {
+            self.ports.unsupported.push(Unsupported {
+                target: self.name().to_string(),
+                rule: format!("frames to many receivers in VLAN {vid}"),
+                table: "flood".to_string(),
+                why: format!(
+                    "{count} receivers, and Open vSwitch processes {} per packet: those beyond get no broadcasts; \
+                     spread the endpoints over VLANs or bridges",
+                    flood::MAX_RECEIVERS
+                ),
+            });
+        }
+    }
+
+    pub(super) fn versions(&mut self, switch: &Switch) {
+        for (name, value) in [
+            ("ovs_version", &switch.ovs_version),
+            ("dpdk_version", &switch.dpdk_version),
+        ] {
+            if let Some(value) = value {
+                self.status.versions.insert(name.to_string(), value.clone());
+            }
+        }
+    }
+}
+
+fn tables(machine: &crate::session::OvsMachine, pipeline: &Pipeline) -> Vec<TableUse> {
+    Table::all()
+        .map(|table| TableUse {
+            table: table.name().to_string(),
+            number: Some(u32::from(pipeline.number(table))),
+            rows: machine.rows_in(table as u8),
+            size: None,
+        })
+        .collect()
+}
