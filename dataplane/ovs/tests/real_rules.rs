@@ -279,3 +279,95 @@ fn vlans_are_kept_apart_and_translated() {
         .unwrap();
     assert_eq!(stray, None, "nothing for another VLAN's port");
 }
+
+#[test]
+fn a_foreign_pipeline_takes_over_behind_ours() {
+    if !need_root("a_foreign_pipeline_takes_over_behind_ours") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(SandboxOptions::default(), &HOSTS, |config| {
+        config.first_table = 10;
+        config.final_action = portcullis_ovs::FinalAction::GotoTable(50);
+    });
+    let [web, internet] = hosts.as_slice() else {
+        panic!("two hosts")
+    };
+    let _serving = (
+        internet.tcp_echo(25).unwrap(),
+        internet.tcp_echo(80).unwrap(),
+        web.tcp_echo(80).unwrap(),
+    );
+    let bridge = rig.bridge();
+    let add = |row: &str| {
+        rig.sandbox
+            .ofctl(["-O", "OpenFlow15", "add-flow", &bridge, row])
+            .unwrap()
+    };
+    add("table=0,priority=9,cookie=0x1,actions=goto_table:10");
+    // It expects registers as a packet brings them.
+    add("table=50,priority=9,cookie=0x1,reg0=0,reg2=0,reg3=0,reg4=0,reg5=0,actions=NORMAL");
+    rig.apply(&document("25"));
+    assert!(!connects(web, v4(9, 25)));
+    assert!(connects(web, v4(9, 80)));
+    assert!(connects(internet, v4(1, 80)));
+    let ours: Vec<String> = rig
+        .flows()
+        .into_iter()
+        .filter(|f| f.contains("cookie=0x5043"))
+        .collect();
+    let elsewhere = |f: &&String| !(10..=20).any(|t| f.contains(&format!("table={t},")));
+    assert_eq!(
+        ours.iter().filter(elsewhere).count(),
+        0,
+        "rows outside tables 10 to 20"
+    );
+}
+
+#[test]
+fn an_agent_killed_in_the_middle_of_a_change_finishes_it_after_its_restart() {
+    if !need_root("an_agent_killed_in_the_middle_of_a_change_finishes_it_after_its_restart") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(SandboxOptions::default(), &HOSTS, |_| {});
+    let [web, internet] = hosts.as_slice() else {
+        panic!("two hosts")
+    };
+    let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
+    let ports = |round: u32| format!("25, {}, \"{}-{}\"", 1000 + round, 2000 + round, 4000 + round);
+    rig.apply(&document("25"));
+    let mut seed = 7u32;
+    for round in 0..15 {
+        rig.set(&document(&ports(round)));
+        seed = seed.wrapping_mul(1_103_515_245).wrapping_add(12345);
+        std::thread::sleep(Duration::from_micros(u64::from(seed >> 16) % 12_000));
+        rig.restart_agent();
+        // The same document again, as a restarted daemon reads it from its store: the same generation.
+        rig.generation -= 1;
+        rig.apply(&document(&ports(round)));
+        let settled = rig.flows();
+        rig.restart_agent();
+        rig.generation -= 1;
+        rig.apply(&document(&ports(round)));
+        assert_eq!(
+            rig.target.status().writes,
+            [0; 3],
+            "nothing is written needlessly"
+        );
+        assert_eq!(rig.flows(), settled);
+        let classes = settled
+            .iter()
+            .filter(|f| f.contains("table=3,") && f.contains("reg0="))
+            .count();
+        let one: Vec<_> = settled
+            .iter()
+            .filter(|f| f.contains("tp_dst=25 ") || f.contains("tp_dst=25,"))
+            .collect();
+        assert_eq!(
+            one.len(),
+            2,
+            "one class's rows for port 25, IPv4 and IPv6, among {classes}: {one:?}"
+        );
+    }
+    assert!(!connects(web, v4(9, 25)));
+    assert!(connects(web, v4(9, 80)));
+}
