@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_compiler::Compiler;
+use portcullis_openflow::{Command, FlowMod};
 use portcullis_policy::{Document, Name};
 
 use crate::Result;
 use crate::daemon::{Daemon, End, Place, own_rule};
 use crate::documents::{Fleet, changed, endpoint_name};
+use crate::floor::{self, Client};
 use crate::report::{Section, Times};
 use crate::switch::{Switch, Target};
 
@@ -32,7 +34,9 @@ pub struct Options {
 pub async fn run(options: Options, program: &Path) -> Result<Vec<Section>> {
     let document = Fleet::hosting(options.endpoints, PROFILES, options.endpoints).document()?;
     let switch = Switch::start(options.endpoints)?;
-    let mut sections = vec![backend(&switch, &document, options).await?];
+    let (section, rows) = backend(&switch, &document, options).await?;
+    // The rows of the fleet are still there.
+    let mut sections = vec![section, alone(&switch, rows, options)?];
     switch.delete_flows()?;
     switch.settle()?;
     sections.push(api(&switch, &document, options, program).await?);
@@ -59,7 +63,8 @@ fn turn(n: u64, options: Options) -> String {
     endpoint_name(u32::try_from(endpoint).unwrap_or(0))
 }
 
-async fn backend(switch: &Switch, document: &Document, options: Options) -> Result<Section> {
+/// Measures the backend. And how many rows it writes when an endpoint gets a class.
+async fn backend(switch: &Switch, document: &Document, options: Options) -> Result<(Section, u32)> {
     let target = Target::start(switch).await?;
     let mut compiler = Compiler::default();
     let mut document = document.clone();
@@ -125,7 +130,64 @@ async fn backend(switch: &Switch, document: &Document, options: Options) -> Resu
         .iter()
         .zip(&mut parts)
         .for_each(|(name, times)| section.quantiles(name, times));
+    Ok((section, each.round() as u32))
+}
+
+/// Measures what the switch alone takes for changes of that size.
+fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
+    let mut client = Client::connect(switch)?;
+    let mut parts: [Times; 3] = Default::default();
+    let (wiring, content) = (2, rows.saturating_sub(2).max(1));
+    for n in 0..options.changes + WARM_UP {
+        std::thread::sleep(options.pause);
+        let echo = client.echo()?;
+        std::thread::sleep(options.pause);
+        let bundles = shaped(n, content, wiring);
+        let time = client.bundles(&bundles)?;
+        if n >= WARM_UP {
+            let [echoes, two, one] = &mut parts;
+            echoes.push(echo);
+            if bundles.len() == 2 {
+                two.push(time)
+            } else {
+                one.push(time)
+            }
+        }
+    }
+    let mut section = Section::new("change: what the switch alone takes for as many rows", &COLUMNS);
+    section.note(format!(
+        "a client that sends ready-made messages: {content} rows come or go and {wiring} change, on the bridge as it was"
+    ));
+    section.note("each bundle is sent and checked (one round trip), then committed (another)");
+    let names = ["an echo", "in two bundles, one after the other", "in one bundle"];
+    names
+        .iter()
+        .zip(&mut parts)
+        .for_each(|(name, times)| section.quantiles(name, times));
     Ok(section)
+}
+
+/// Rows of a class come before their wiring, in even changes, and go behind it, in odd ones; now in two bundles, then
+/// in one.
+fn shaped(n: u64, content: u32, wiring: u32) -> Vec<Vec<FlowMod>> {
+    let comes = n.is_multiple_of(2);
+    let command = if comes {
+        Command::Add
+    } else {
+        Command::DeleteStrict
+    };
+    let class = floor::rows(0..content, command);
+    let flip = floor::rows(content..content + wiring, Command::Add);
+    let apart = if comes {
+        vec![class, flip]
+    } else {
+        vec![flip, class]
+    };
+    if (n / 2).is_multiple_of(2) {
+        apart
+    } else {
+        vec![apart.concat()]
+    }
 }
 
 async fn api(switch: &Switch, document: &Document, options: Options, program: &Path) -> Result<Section> {

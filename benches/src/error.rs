@@ -25,6 +25,12 @@ pub enum BenchError {
     /// The compiler refused it.
     #[error("the generated document does not compile")]
     Compile(#[from] portcullis_compiler::CompileError),
+    /// A message that was made here is none.
+    #[error("a message does not fit")]
+    Encode(#[from] portcullis_openflow::EncodeError),
+    /// The switch said something else.
+    #[error("the switch sent what is no OpenFlow")]
+    Decode(#[from] portcullis_openflow::DecodeError),
     /// A file, a process or a thread.
     #[error("cannot {what}")]
     Io {

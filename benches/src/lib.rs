@@ -9,6 +9,7 @@ pub mod change;
 pub mod daemon;
 pub mod documents;
 mod error;
+pub mod floor;
 pub mod machine;
 pub mod offline;
 pub mod report;

@@ -235,6 +235,7 @@ pub(crate) fn plan(
     ports: &Ports,
     machine: &OvsMachine,
     pipeline: Pipeline,
+    limits: &BTreeMap<Table, u64>,
     programs: &mut Programs,
 ) -> Result<Plan, CompileError> {
     let desired: Desired<UnitId, FlowKey, FlowBody> = Units::new(pipeline).build(intent, ports, programs)?;
@@ -244,6 +245,7 @@ pub(crate) fn plan(
             table,
             TablePlan {
                 table: table.name().to_string(),
+                size: limits.get(&table).copied(),
                 ..TablePlan::default()
             },
         );

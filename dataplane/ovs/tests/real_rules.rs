@@ -371,3 +371,40 @@ fn an_agent_killed_in_the_middle_of_a_change_finishes_it_after_its_restart() {
     assert!(!connects(web, v4(9, 25)));
     assert!(connects(web, v4(9, 80)));
 }
+
+#[test]
+fn a_table_that_is_too_small_is_told_with_its_numbers_and_nothing_is_written() {
+    if !need_root("a_table_that_is_too_small_is_told_with_its_numbers_and_nothing_is_written") {
+        return;
+    }
+    let (mut rig, _hosts) = Rig::start(SandboxOptions::default(), &HOSTS, |_| {});
+    rig.apply(&document("25"));
+    let before = rig.flows();
+    let id = [
+        "--",
+        "--id=@t",
+        "create",
+        "Flow_Table",
+        "flow_limit=40",
+        "--",
+        "set",
+        "bridge",
+        "br0",
+        "flow_tables:3=@t",
+    ];
+    rig.sandbox.vsctl(id).unwrap();
+    let size = |s: &portcullis_backend::TargetStatus| {
+        s.tables.iter().find(|t| t.table == "egress_policy").unwrap().size
+    };
+    rig.until("the size told", |s| {
+        size(s) == Some(40) && s.state == SessionState::InSync
+    });
+    rig.set(&document(
+        "3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 2049, 4097, 8193, 16385",
+    ));
+    rig.until("the refusal told", |s| {
+        s.detail.contains("takes 40") && s.unsupported.iter().any(|u| u.why.contains("takes 40"))
+    });
+    assert_eq!(rig.flows(), before);
+    rig.apply(&document("26"));
+}

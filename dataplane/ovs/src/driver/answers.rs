@@ -63,6 +63,7 @@ impl Driver {
             &ports,
             &self.session.machine,
             *self.units.pipeline(),
+            &self.limits,
             &mut programs,
         )?)
     }

@@ -1,6 +1,6 @@
 //! The driver: two connections, one intent, one loop. All decisions are made elsewhere, by pure code.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     bridge: Option<String>,
     ports: Ports,
     floods: Floods,
+    /// Rows that tables take, where Flow_Table:flow_limit says so.
+    limits: BTreeMap<Table, u64>,
     status: TargetStatus,
     /// How often something that lists are made of has changed, and what they were made of last.
     changed: u64,
@@ -107,6 +109,7 @@ impl Driver {
             bridge: None,
             ports: Ports::default(),
             floods: Floods::default(),
+            limits: BTreeMap::new(),
             status: TargetStatus {
                 detail: "not connected yet".to_string(),
                 ..TargetStatus::default()
@@ -389,7 +392,14 @@ impl Driver {
             programs.keep(&[&intent]);
             built
         };
+        let pipeline = *self.units.pipeline();
+        self.limits = bridge
+            .flow_tables
+            .iter()
+            .filter_map(|(number, table)| Some((pipeline.table(*number)?, table.flow_limit?)))
+            .collect();
         match built {
+            Ok(desired) if self.overfull(&desired) => {}
             Ok(desired) => {
                 self.session.machine.set_desired(intent.generation, desired);
                 if let Err(error) = self.session.advance() {

@@ -1,16 +1,20 @@
 //! Telling how the target stands: its status and its log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_backend::machine::Desired;
 use portcullis_backend::{Seat, SessionState, TableUse};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::flow::FlowKey;
+use crate::flow::{FlowBody, FlowKey};
+use crate::session::OvsMachine;
 use crate::tables::{Pipeline, Table, flood};
+use crate::units::UnitId;
 
 /// Drifted or refused rows named in the log; the rest is counted.
 const NAMED: usize = 10;
@@ -68,7 +72,7 @@ impl Driver {
         let (wanted, applied) = machine.generations();
         let intent = self.intent.as_ref().map_or(0, |i| i.generation);
         let settled = machine.state() == SessionState::InSync;
-        self.status.tables = tables(machine, self.units.pipeline());
+        self.status.tables = tables(machine, self.units.pipeline(), &self.limits);
         self.status.foreign_rows = machine.foreign() as u64;
         let news = (self.changed, self.caches.problem.is_some());
         if self.told != news {
@@ -145,6 +149,43 @@ impl Driver {
         }
     }
 
+    /// Whether a table would hold more rows than it takes: then nothing is written, and the numbers are told.
+    pub(super) fn overfull(&mut self, desired: &Desired<UnitId, FlowKey, FlowBody>) -> bool {
+        if self.limits.is_empty() {
+            return false;
+        }
+        let mut rows: BTreeMap<Table, u64> = BTreeMap::new();
+        for (key, _) in desired.values().flat_map(|unit| unit.iter()) {
+            *rows.entry(key.0.table).or_default() += 1;
+        }
+        let over = rows
+            .into_iter()
+            .find(|(table, count)| self.limits.get(table).is_some_and(|limit| count > limit));
+        let Some((table, count)) = over else { return false };
+        let limit = self.limits.get(&table).copied().unwrap_or(0);
+        let why = format!(
+            "it would hold {count} rows and takes {limit} (Flow_Table:flow_limit): the old rows stay; raise the limit, \
+             or let endpoints share profiles instead of having rules of their own"
+        );
+        tracing::error!(
+            target = self.name(),
+            table = table.name(),
+            count,
+            limit,
+            "a table is too small"
+        );
+        self.status.detail = format!("table {}: {why}", table.name());
+        let target = self.name().to_string();
+        let rule = "the policy as a whole".to_string();
+        self.ports.unsupported.push(Unsupported {
+            target,
+            rule,
+            table: table.name().to_string(),
+            why,
+        });
+        true
+    }
+
     pub(super) fn too_many_receivers(&mut self) {
         let receivers = flood::Receivers::of(self.ports.ports.values().filter(|p| p.policed().is_some()));
         for (vid, count) in receivers.too_many() {
@@ -173,13 +214,13 @@ impl Driver {
     }
 }
 
-fn tables(machine: &crate::session::OvsMachine, pipeline: &Pipeline) -> Vec<TableUse> {
+fn tables(machine: &OvsMachine, pipeline: &Pipeline, limits: &BTreeMap<Table, u64>) -> Vec<TableUse> {
     Table::all()
         .map(|table| TableUse {
             table: table.name().to_string(),
             number: Some(u32::from(pipeline.number(table))),
             rows: machine.rows_in(table as u8),
-            size: None,
+            size: limits.get(&table).copied(),
         })
         .collect()
 }
