@@ -22,8 +22,10 @@ const WARM_UP: u64 = 20;
 /// How many changes among how many endpoints.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Endpoints, all attached.
+    /// Endpoints in the document.
     pub endpoints: u32,
+    /// Those of them that are on a port; their changes are measured.
+    pub attached: u32,
     /// Changes that are measured.
     pub changes: u64,
     /// Rest between changes, so that each meets an idle agent.
@@ -32,8 +34,10 @@ pub struct Options {
 
 /// Measures both ways on one switch.
 pub async fn run(options: Options, program: &Path) -> Result<Vec<Section>> {
-    let document = Fleet::hosting(options.endpoints, PROFILES, options.endpoints).document()?;
-    let switch = Switch::start(options.endpoints)?;
+    let attached = options.attached.clamp(1, options.endpoints.max(1));
+    let options = Options { attached, ..options };
+    let document = Fleet::hosting(options.endpoints, PROFILES, attached).document()?;
+    let switch = Switch::start(attached)?;
     let (section, rows) = backend(&switch, &document, options).await?;
     // The rows of the fleet are still there.
     let mut sections = vec![section, alone(&switch, rows, options)?];
@@ -47,8 +51,9 @@ const COLUMNS: [&str; 4] = ["one endpoint's change", "p50, ms", "p99, ms", "max,
 
 fn common_notes(section: &mut Section, options: Options) {
     section.note(format!(
-        "{} endpoints on dummy ports, {PROFILES} profiles; {} changes, {} ms apart: one endpoint after the other gets a \
+        "{} of {} endpoints on dummy ports, {PROFILES} profiles; {} changes, {} ms apart: one endpoint after the other gets a \
          rule of its own (a class nobody had: compiled and proved), the change after that takes it away",
+        options.attached,
         options.endpoints,
         options.changes,
         options.pause.as_millis()
@@ -59,7 +64,7 @@ fn common_notes(section: &mut Section, options: Options) {
 
 /// Whose turn it is, for change `n`: each endpoint twice.
 fn turn(n: u64, options: Options) -> String {
-    let endpoint = (n / 2) % u64::from(options.endpoints.max(1));
+    let endpoint = (n / 2) % u64::from(options.attached);
     endpoint_name(u32::try_from(endpoint).unwrap_or(0))
 }
 
@@ -105,7 +110,10 @@ async fn backend(switch: &Switch, document: &Document, options: Options) -> Resu
     let writes = target.handle.status().writes;
     let rows: u64 = target.handle.status().tables.iter().map(|t| t.rows).sum();
     target.stop().await;
-    let mut section = Section::new("change: at the backend", &COLUMNS);
+    let mut section = Section::new(
+        format!("change: at the backend, {} ports", options.attached),
+        &COLUMNS,
+    );
     common_notes(&mut section, options);
     let written: u64 = writes
         .iter()
@@ -154,7 +162,13 @@ fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
             }
         }
     }
-    let mut section = Section::new("change: what the switch alone takes for as many rows", &COLUMNS);
+    let mut section = Section::new(
+        format!(
+            "change: what the switch alone takes for as many rows, {} ports",
+            options.attached
+        ),
+        &COLUMNS,
+    );
     section.note(format!(
         "a client that sends ready-made messages: {content} rows come or go and {wiring} change, on the bridge as it was"
     ));
@@ -226,7 +240,13 @@ async fn api(switch: &Switch, document: &Document, options: Options, program: &P
                 .for_each(|(part, time)| part.push(time));
         }
     }
-    let mut section = Section::new("change: through the API of the agent's process", &COLUMNS);
+    let mut section = Section::new(
+        format!(
+            "change: through the API of the agent's process, {} ports",
+            options.attached
+        ),
+        &COLUMNS,
+    );
     common_notes(&mut section, options);
     for (name, (sum, count)) in histograms.iter().zip(before) {
         let (sum_after, count_after) = daemon.histogram(name)?;

@@ -117,7 +117,7 @@ impl Daemon {
         })
     }
 
-    /// Connects as soon as it serves.
+    /// Connects, and returns as soon as a first call is answered.
     pub async fn client(&mut self) -> Result<Client> {
         let address = format!("unix://{}", self.place.socket().display());
         loop {
@@ -135,7 +135,9 @@ impl Daemon {
             if let Ok(endpoint) = endpoint
                 && let Ok(channel) = endpoint.connect().await
             {
-                return Ok(Client::over(channel));
+                let mut client = Client::over(channel);
+                client.targets().await?;
+                return Ok(client);
             }
             if self.started.elapsed() > PATIENCE {
                 return Err(BenchError::Late {
@@ -254,6 +256,17 @@ impl Client {
             .await
             .map_err(BenchError::call("Provision"))?;
         Ok(answer.into_inner().generation)
+    }
+
+    /// The targets as they stand.
+    pub async fn targets(&mut self) -> Result<Vec<v1::Target>> {
+        let request = v1::ListTargetsRequest {};
+        let answer = self
+            .targets
+            .list_targets(request)
+            .await
+            .map_err(BenchError::call("ListTargets"))?;
+        Ok(answer.into_inner().targets)
     }
 
     /// Waits until the switch follows a generation (0: the newest), caches included; the target then.

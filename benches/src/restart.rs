@@ -52,7 +52,7 @@ pub async fn run(options: Options, program: &Path) -> Result<Section> {
         ),
         &[
             "restart after",
-            "serving, ms",
+            "first answer, ms",
             "in sync, ms",
             "rows written",
             "flows younger",
@@ -66,7 +66,7 @@ pub async fn run(options: Options, program: &Path) -> Result<Section> {
         options.endpoints
     ));
     section.note(format!(
-        "{PROFILES} profiles, {rows} rows on the bridge; times from the start of the process"
+        "{PROFILES} profiles, {rows} rows on the bridge; times from the start of the process: until a first call is answered, until in sync"
     ));
     section
         .note("flows younger: flows of the bridge that are younger than the process, asked with ovs-ofctl");

@@ -40,15 +40,18 @@ struct Bulk {
     #[arg(long, default_value_t = 50_000)]
     rows: usize,
     /// Measured rounds of each of the two.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 6)]
     rounds: usize,
 }
 
 #[derive(Debug, Args)]
 struct Change {
-    /// Endpoints, each on a port.
-    #[arg(id = "change_endpoints", long = "endpoints", default_value_t = 1_000)]
+    /// Endpoints in the document.
+    #[arg(long, default_value_t = 1_000)]
     endpoints: u32,
+    /// Endpoints on a port of this switch; all by default.
+    #[arg(long)]
+    attached: Option<u32>,
     /// Changes measured at each of the two levels.
     #[arg(long, default_value_t = 500)]
     changes: u64,
@@ -60,13 +63,13 @@ struct Change {
 #[derive(Debug, Args)]
 struct Restart {
     /// Endpoints in the document.
-    #[arg(id = "restart_endpoints", long = "endpoints", default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000)]
     endpoints: u32,
     /// Endpoints on a port.
     #[arg(long, default_value_t = 2_000)]
     attached: u32,
     /// Restarts.
-    #[arg(id = "restart_rounds", long = "rounds", default_value_t = 6)]
+    #[arg(long, default_value_t = 6)]
     rounds: usize,
 }
 
@@ -88,6 +91,7 @@ impl From<Change> for change::Options {
     fn from(arguments: Change) -> Self {
         change::Options {
             endpoints: arguments.endpoints,
+            attached: arguments.attached.unwrap_or(arguments.endpoints),
             changes: arguments.changes,
             pause: Duration::from_millis(arguments.pause),
         }
@@ -105,22 +109,25 @@ impl From<Restart> for restart::Options {
 }
 
 impl All {
-    fn parts(&self) -> (Bulk, Change, Restart) {
-        let by = if self.small { 10 } else { 1 };
+    /// What is measured: `bulk`, `change` with every endpoint on a port and with a tenth of them, `restart`.
+    fn parts(&self) -> (Bulk, [Change; 2], Restart) {
+        let (by, rounds) = if self.small { (10, 2) } else { (1, 6) };
+        let change = |attached| Change {
+            endpoints: 1_000 / by,
+            attached: Some(attached / by),
+            changes: u64::from(500 / by),
+            pause: 10,
+        };
         (
             Bulk {
-                rows: 50_000 / by,
-                rounds: if self.small { 2 } else { 7 },
+                rows: 50_000 / by as usize,
+                rounds,
             },
-            Change {
-                endpoints: 1_000 / by as u32,
-                changes: 500 / by as u64,
-                pause: 10,
-            },
+            [change(1_000), change(100)],
             Restart {
-                endpoints: 10_000 / by as u32,
-                attached: 2_000 / by as u32,
-                rounds: if self.small { 2 } else { 6 },
+                endpoints: 10_000 / by,
+                attached: 2_000 / by,
+                rounds,
             },
         )
     }
@@ -164,7 +171,9 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
             What::All(all) => {
                 let (bulk, change, restart) = all.parts();
                 report.add(bulk::run(bulk.into()).await?);
-                changes(change, &agent, &mut report).await?;
+                for change in change {
+                    changes(change, &agent, &mut report).await?;
+                }
                 report.add(restart::run(restart.into(), &agent).await?);
             }
         }
