@@ -159,6 +159,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// Desired rows whose place a foreign row holds: they cannot be written without overwriting it.
     pub fn conflicts(&self) -> Vec<&K> {
+        if self.foreign.is_empty() {
+            return Vec::new();
+        }
         self.suspects.iter().filter(|k| self.blocked(k)).collect()
     }
 

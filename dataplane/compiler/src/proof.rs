@@ -500,6 +500,10 @@ fn flag_cells(rows: &[&PolicyRow]) -> Vec<u16> {
         .filter_map(|r| r.key.flags)
         .chain([(TCP_SYN, TCP_SYN | TCP_ACK), (0, 0xfff)])
         .collect();
+    if told.len() == 2 {
+        // The two that are always told apart, and nothing else: no flag, opening, any other.
+        return vec![0, 1, TCP_SYN];
+    }
     let mut seen = HashSet::new();
     (0..0x1000u16)
         .filter(|flags| {
