@@ -10,18 +10,26 @@
 //!    shares no code with the encoder. [`Programs::get`] never hands out rows that were not proved.
 #![forbid(unsafe_code)]
 
-mod cells;
+pub mod capacity;
 pub mod class;
+pub mod compilation;
+pub mod delta;
+pub mod edit;
 pub mod lower;
 pub mod model;
-pub mod ortc;
-mod plane;
 pub mod program;
 pub mod programs;
 pub mod proof;
+pub mod row;
 
-pub use class::{Class, ClassId, Compiler, EndpointIntent, Fingerprint, Intent};
-pub use model::{PortKind, StageModel, TableModel};
-pub use program::{FrameMatch, PolicyRow, PortMatch, Program, RemoteRow, RowKey, Unsupported};
+pub use class::{Changes, Class, ClassId, Compiler, EndpointIntent, Fingerprint, Intent, OutOfClasses};
+pub use delta::{ClassDelta, Delta};
+pub use edit::Edit;
+pub use lower::Attribution;
+pub use model::{ModelError, StageModel, TableModel};
+pub use program::{
+    CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, Program, RemoteMatch, RemoteRow, RowKey,
+    Unsupported, WordRow,
+};
 pub use programs::{CompileError, Programs};
 pub use proof::Counterexample;

@@ -1,87 +1,540 @@
 //! What a target can match: its stages, as data.
+//!
+//! A model is a TOML file. The built-in ones are in `models/`; others are read with [`StageModel::from_toml`]. The
+//! compiler lowers to what a model says and to nothing else.
 
-use portcullis_policy::View;
+use std::fmt;
 
-/// How a table matches ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PortKind {
+use portcullis_policy::{Direction, View};
+use serde::{Deserialize, Serialize};
+
+/// What a key of a table matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// Where the frame came in: the attachment.
+    Port,
+    /// The VLAN.
+    Vlan,
+    /// A MAC of the endpoint.
+    Mac,
+    /// The class, as `attach` or `deliver` gave it.
+    Class,
+    /// EtherType behind the tags.
+    EtherType,
+    /// The parser's mark on what cannot be judged.
+    Unreadable,
+    /// IP protocol, behind extension headers.
+    Protocol,
+    /// Whether it is a later fragment.
+    Later,
+    /// TCP flags.
+    TcpFlags,
+    /// What the `remote` stage gave.
+    RemoteId,
+    /// The other side's IPv4 address.
+    RemoteIpv4,
+    /// The other side's IPv6 address.
+    RemoteIpv6,
+    /// The endpoint's IPv4 address.
+    LocalIpv4,
+    /// The endpoint's IPv6 address.
+    LocalIpv6,
+    /// Source port.
+    SrcPort,
+    /// Destination port.
+    DstPort,
+    /// ICMP or ICMPv6 type.
+    IcmpType,
+    /// ICMP or ICMPv6 code.
+    IcmpCode,
+    /// What the stage `src_code` gave.
+    SrcCode,
+    /// What the stage `dst_code` gave.
+    DstCode,
+    /// Which set of words.
+    WordSet,
+    /// `destination port >> 6`.
+    PortBlock,
+}
+
+impl Field {
+    /// Its width in bits where the packet or the policy fixes it; metadata is as wide as a model says.
+    pub fn width(self) -> Option<u16> {
+        Some(match self {
+            Field::Vlan => 12,
+            Field::Mac => 48,
+            Field::EtherType | Field::SrcPort | Field::DstPort => 16,
+            Field::Unreadable | Field::Later => 1,
+            Field::Protocol | Field::IcmpType | Field::IcmpCode => 8,
+            Field::TcpFlags => 12,
+            Field::RemoteIpv4 | Field::LocalIpv4 => 32,
+            Field::RemoteIpv6 | Field::LocalIpv6 => 128,
+            Field::PortBlock => 10,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// How a key matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MatchKind {
+    /// The whole value.
+    Exact,
+    /// A prefix.
+    Lpm,
     /// Value and mask.
-    Masked,
-    /// Inclusive range.
+    Ternary,
+    /// An inclusive range.
     Range,
+    /// The whole value, or anything.
+    Optional,
+}
+
+impl fmt::Display for MatchKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Which logical stage a table plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Port and VLAN → the sender's egress class.
+    Attach,
+    /// Source MACs and addresses.
+    Guard,
+    /// Where the frame goes → the receiver's ingress class.
+    Deliver,
+    /// Longest prefix → remote id.
+    Remote,
+    /// Source port → code.
+    SrcCode,
+    /// Destination port → code.
+    DstCode,
+    /// The verdict.
+    Policy,
+    /// Block of 64 ports → word of verdicts.
+    Words,
+    /// Whatever else the target needs; the compiler writes nothing here.
+    Other,
+}
+
+impl Role {
+    /// Keys that some rows of the stage name whatever the policy is. `unreadable`: the parser marks what cannot be
+    /// judged; without the mark, rows find it by ports and flags of zero.
+    pub fn named(self, unreadable: bool) -> &'static [Field] {
+        match self {
+            Role::Policy if unreadable => {
+                &[Field::EtherType, Field::Unreadable, Field::Protocol, Field::Later]
+            }
+            Role::Policy => &[
+                Field::EtherType,
+                Field::Protocol,
+                Field::Later,
+                Field::TcpFlags,
+                Field::SrcPort,
+                Field::DstPort,
+            ],
+            Role::Remote => &[
+                Field::Class,
+                Field::EtherType,
+                Field::RemoteIpv4,
+                Field::RemoteIpv6,
+            ],
+            Role::Words => &[Field::Class, Field::WordSet, Field::PortBlock],
+            Role::SrcCode => &[Field::Later, Field::SrcPort],
+            Role::DstCode => &[Field::Later, Field::DstPort],
+            Role::Attach | Role::Guard | Role::Deliver | Role::Other => &[],
+        }
+    }
+
+    /// Keys that every row of the stage names, so that they may be exact.
+    pub fn always_named(self) -> &'static [Field] {
+        match self {
+            Role::Remote => &[Field::Class],
+            Role::Words => &[Field::Class, Field::WordSet, Field::PortBlock],
+            Role::Attach | Role::Guard | Role::Deliver => &[Field::Port, Field::Vlan, Field::Mac],
+            // Rows that hold for every class leave the class open.
+            Role::Policy | Role::SrcCode | Role::DstCode | Role::Other => &[],
+        }
+    }
+}
+
+/// What a row costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// One.
+    #[default]
+    Row,
+    /// As many lines as a TCAM that matches four bits at a time (DirtCAM) takes for its ranges.
+    RangeLines,
+}
+
+/// One key of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyModel {
+    /// What it matches.
+    pub field: Field,
+    /// How.
+    #[serde(rename = "match")]
+    pub kind: MatchKind,
+    /// Its width in bits.
+    pub width: u16,
+}
+
+/// What a row of a table can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionModel {
+    /// Let pass.
+    Allow,
+    /// Drop.
+    Deny,
+    /// The destination port's bit in a set of words decides.
+    Words,
+    /// Set metadata for later stages.
+    Set,
 }
 
 /// One table of a target.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TableModel {
     /// Its name, as status and plans show it.
-    pub name: &'static str,
-    /// Rows it holds; `None` when only memory bounds it.
+    pub name: String,
+    /// The logical stage it plays.
+    pub stage: Role,
+    /// The direction it serves; both when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// Rows (or lines, by `weight`) it holds; absent when only memory bounds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// What a row costs.
+    #[serde(default)]
+    pub weight: Weight,
+    /// Its keys; empty for a table the compiler writes nothing to.
+    #[serde(default)]
+    pub keys: Vec<KeyModel>,
+    /// What its rows can do.
+    #[serde(default)]
+    pub actions: Vec<ActionModel>,
+    /// Whether its rows count.
+    #[serde(default)]
+    pub counters: bool,
+    /// Whether its rows can expire by themselves.
+    #[serde(default)]
+    pub expires: bool,
+}
+
+impl TableModel {
+    /// The key on a field.
+    pub fn key(&self, field: Field) -> Option<&KeyModel> {
+        self.keys.iter().find(|k| k.field == field)
+    }
+
+    /// Whether it serves a direction.
+    pub fn serves(&self, direction: Direction) -> bool {
+        self.direction.is_none_or(|d| d == direction)
+    }
 }
 
 /// A target's stages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StageModel {
     /// The model's name.
-    pub name: &'static str,
+    pub name: String,
+    /// What it is, for people.
+    pub summary: String,
     /// What its parser shows of a packet.
     pub view: View,
-    /// How the policy stage matches ports.
-    pub ports: PortKind,
-    /// Distinct local prefix lengths per IP version that the policy stage's priorities have room for.
-    pub local_lengths: usize,
+    /// Its parser marks what cannot be judged, and rows can match the mark ([`FrameMatch::Unreadable`]).
+    ///
+    /// [`FrameMatch::Unreadable`]: crate::FrameMatch::Unreadable
+    pub unreadable: bool,
+    /// The highest priority a row may have.
+    pub priority_max: u32,
+    /// Every combination of masks in a table costs each packet (tuple space search, as in Open vSwitch), so that
+    /// prefixes go through the `remote` stage unless that takes many more rows.
+    pub few_masks: bool,
     /// EtherTypes that carry IP where its parser does not see it.
-    pub opaque_ethertypes: &'static [u16],
+    pub opaque_ethertypes: Vec<u16>,
     /// The tables in pipeline order.
     pub tables: Vec<TableModel>,
 }
 
+/// A model that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// Not the shape of a model.
+    #[error("{0}")]
+    Toml(String),
+    /// A value that makes no sense.
+    #[error("{field}: {why}")]
+    Field {
+        /// The field, as a path: `table.egress_policy.size`.
+        field: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+}
+
+/// The file's shape.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: String,
+    #[serde(default)]
+    summary: String,
+    priority_max: u32,
+    #[serde(default)]
+    few_masks: bool,
+    parser: RawParser,
+    #[serde(rename = "table")]
+    tables: Vec<TableModel>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawParser {
+    fragment_offset: bool,
+    short_header: bool,
+    later_ipv6_protocol: bool,
+    unreadable: bool,
+    #[serde(default)]
+    opaque_ethertypes: Vec<u16>,
+}
+
 impl StageModel {
-    /// Open vSwitch: masked ports, class and remote id in registers, fragments without offsets, later IPv6
-    /// fragments without their protocol, and headers that are too short shown as zeros.
-    pub fn ovs() -> Self {
-        let table = |name| TableModel { name, size: None };
-        StageModel {
-            name: "ovs",
+    /// Reads and checks a model.
+    pub fn from_toml(text: &str) -> Result<Self, ModelError> {
+        let raw: Raw =
+            toml::from_str(text).map_err(|e| ModelError::Toml(e.to_string().trim().to_string()))?;
+        let model = StageModel {
+            name: raw.name,
+            summary: raw.summary,
             view: View {
-                fragment_offset: false,
-                short_header: false,
-                later_v6_protocol: false,
+                fragment_offset: raw.parser.fragment_offset,
+                short_header: raw.parser.short_header,
+                later_v6_protocol: raw.parser.later_ipv6_protocol,
             },
-            ports: PortKind::Masked,
-            local_lengths: 16,
-            // VLAN tags beyond what is parsed (802.1Q, 802.1ad, the old 0x9100), MPLS, PPPoE session.
-            opaque_ethertypes: &[0x8100, 0x88a8, 0x9100, 0x8847, 0x8848, 0x8864],
-            tables: [
-                "attach",
-                "guard",
-                "egress_remote",
-                "egress_policy",
-                "forward",
-                "l2",
-                "flood",
-                "deliver",
-                "ingress_remote",
-                "ingress_policy",
-                "output",
-            ]
-            .map(table)
-            .to_vec(),
+            unreadable: raw.parser.unreadable,
+            priority_max: raw.priority_max,
+            few_masks: raw.few_masks,
+            opaque_ethertypes: raw.parser.opaque_ethertypes,
+            tables: raw.tables,
+        };
+        model.check()?;
+        Ok(model)
+    }
+
+    /// Checks what the shape alone does not tell.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let wrong = |field: String, why: &str| {
+            Err(ModelError::Field {
+                field,
+                why: why.to_string(),
+            })
+        };
+        if self.name.is_empty() {
+            return wrong("name".into(), "is empty: give the model a name");
+        }
+        if self.view.short_header && !self.unreadable {
+            return wrong(
+                "parser.short_header".into(),
+                "is true although parser.unreadable is false: a header that is too short can only be told by that mark",
+            );
+        }
+        for (index, table) in self.tables.iter().enumerate() {
+            let at = |field: &str| format!("table.{}.{field}", table.name);
+            if self.tables.iter().take(index).any(|t| t.name == table.name) {
+                return wrong(at("name"), "is used twice: table names are unique");
+            }
+            if table.size == Some(0) {
+                return wrong(at("size"), "is 0: leave it out when only memory bounds the table");
+            }
+            for (n, key) in table.keys.iter().enumerate() {
+                let at = at(&format!("keys.{}", key.field));
+                if table.keys.iter().take(n).any(|k| k.field == key.field) {
+                    return wrong(at, "is there twice");
+                }
+                if key.width == 0 || key.width > 128 {
+                    return wrong(at + ".width", "is not between 1 and 128 bits");
+                }
+                if key.field.width().is_some_and(|w| w != key.width) {
+                    return wrong(at + ".width", "is not the width of this field in a packet");
+                }
+            }
+            self.check_rows(table, &at)?;
+        }
+        for direction in Direction::BOTH {
+            let policy = self
+                .tables
+                .iter()
+                .filter(|t| t.stage == Role::Policy && t.serves(direction));
+            if policy.count() > 1 {
+                return wrong(
+                    "table".into(),
+                    &format!("more than one `policy` stage serves {direction}"),
+                );
+            }
+        }
+        if !self.tables.iter().any(|t| t.stage == Role::Policy) {
+            return wrong("table".into(), "no table plays the stage `policy`");
+        }
+        Ok(())
+    }
+
+    /// Checks that a table has every key that rows of its stage name: a row whose key is not there would match more
+    /// than it means. And that keys which rows leave open can be left open.
+    fn check_rows(&self, table: &TableModel, at: &dyn Fn(&str) -> String) -> Result<(), ModelError> {
+        if table.keys.is_empty() && !matches!(table.stage, Role::Policy | Role::Remote | Role::Words) {
+            // The compiler writes nothing here.
+            return Ok(());
+        }
+        let named = table.stage.named(self.unreadable);
+        if let Some(field) = named.iter().find(|f| table.key(**f).is_none()) {
+            return Err(ModelError::Field {
+                field: at("keys"),
+                why: format!("lack `{field}`, which rows of this stage name"),
+            });
+        }
+        if table.stage == Role::Policy
+            && table.key(Field::Class).is_none()
+            && table.key(Field::Port).is_none()
+        {
+            return Err(ModelError::Field {
+                field: at("keys"),
+                why: "have neither `class` nor `port`: rows of one port would hold for all".to_string(),
+            });
+        }
+        let open =
+            |k: &&KeyModel| k.kind == MatchKind::Exact && !table.stage.always_named().contains(&k.field);
+        match table.keys.iter().find(open) {
+            None => Ok(()),
+            Some(key) => Err(ModelError::Field {
+                field: at(&format!("keys.{}.match", key.field)),
+                why: "is `exact`, and some rows leave this key open: use `optional` or `ternary`".to_string(),
+            }),
         }
     }
 
-    fn built_in() -> [Self; 1] {
-        [Self::ovs()]
+    /// The table that plays a stage for a direction.
+    pub fn table(&self, role: Role, direction: Direction) -> Option<&TableModel> {
+        self.tables
+            .iter()
+            .find(|t| t.stage == role && t.serves(direction))
+    }
+
+    /// Open vSwitch: masked ports, class and remote id in registers, fragments without offsets, later IPv6
+    /// fragments without their protocol, and headers that are too short shown as zeros.
+    pub fn ovs() -> Self {
+        Self::built_in("ovs").unwrap_or_else(Self::blank)
+    }
+
+    /// What stands in for a built-in model that does not parse; a test shows that all do.
+    fn blank() -> Self {
+        StageModel {
+            name: String::new(),
+            summary: String::new(),
+            view: View::FULL,
+            unreadable: true,
+            priority_max: 0,
+            few_masks: false,
+            opaque_ethertypes: Vec::new(),
+            tables: Vec::new(),
+        }
+    }
+
+    fn built_in(name: &str) -> Option<Self> {
+        let (_, text) = BUILT_IN.iter().find(|(n, _)| *n == name)?;
+        Self::from_toml(text).ok()
     }
 
     /// The built-in model with this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::built_in().into_iter().find(|m| m.name == name)
+        Self::built_in(name)
     }
 
     /// The names of the built-in models.
     pub fn names() -> Vec<&'static str> {
-        Self::built_in().iter().map(|m| m.name).collect()
+        BUILT_IN.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The text of a built-in model: a pattern for one of your own.
+    pub fn source(name: &str) -> Option<&'static str> {
+        BUILT_IN.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+    }
+}
+
+/// The built-in models.
+const BUILT_IN: [(&str, &str); 5] = [
+    ("ovs", include_str!("../models/ovs.toml")),
+    ("p4-range", include_str!("../models/p4-range.toml")),
+    ("p4-ternary", include_str!("../models/p4-ternary.toml")),
+    ("acl-ternary", include_str!("../models/acl-ternary.toml")),
+    ("exact-bitmap", include_str!("../models/exact-bitmap.toml")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_models_are_sound() {
+        for (name, text) in BUILT_IN {
+            let model = StageModel::from_toml(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(model.name, name);
+            assert!(!model.summary.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let text = StageModel::source("acl-ternary").expect("built in");
+        let cases = [
+            ("size = 255", "size = 0", "table.acl.size: is 0"),
+            (
+                "width = 8",
+                "width = 9",
+                "table.acl.keys.protocol.width: is not the width",
+            ),
+            ("match = \"ternary\"", "match = \"fuzzy\"", "fuzzy"),
+            ("priority_max", "priority_min", "priority_min"),
+            (
+                "stage = \"policy\"",
+                "stage = \"other\"",
+                "no table plays the stage `policy`",
+            ),
+            (
+                "    { field = \"later\", match = \"optional\", width = 1 },\n",
+                "",
+                "table.acl.keys: lack `later`",
+            ),
+            (
+                "field = \"protocol\", match = \"ternary\"",
+                "field = \"protocol\", match = \"exact\"",
+                "table.acl.keys.protocol.match: is `exact`",
+            ),
+            ("name = \"acl-ternary\"", "name = \"\"", "name: is empty"),
+        ];
+        for (from, to, message) in cases {
+            assert!(text.contains(from), "{from}");
+            let error = StageModel::from_toml(&text.replacen(from, to, 1))
+                .expect_err(to)
+                .to_string();
+            assert!(error.contains(message), "{error} does not say {message}");
+        }
     }
 }

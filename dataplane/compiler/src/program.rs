@@ -1,6 +1,7 @@
 //! The rows of one class: what the encoder writes, the proof reads and a backend lowers to its wire format.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use portcullis_policy::{Action, Decider, Family, Protocol};
@@ -17,6 +18,11 @@ pub enum FrameMatch {
     Ip(Family),
     /// This EtherType, behind the tags that are parsed.
     EtherType(u16),
+    /// What the parser of a target marks as impossible to judge ([`StageModel::unreadable`]): a chain of headers it
+    /// cannot follow, protocol 0, a header too short to show its ports, flags or type, a TCP fragment at offset 1.
+    ///
+    /// [`StageModel::unreadable`]: crate::StageModel::unreadable
+    Unreadable,
 }
 
 /// What a row says about a port, or an ICMP type or code.
@@ -38,15 +44,31 @@ pub enum PortMatch {
         /// Last.
         high: u16,
     },
+    /// `code & mask == value`, for the code that a [`CodeStage`] gave the port.
+    Code {
+        /// The value, zero outside the mask.
+        value: u64,
+        /// The mask.
+        mask: u64,
+    },
 }
 
 impl PortMatch {
-    /// Whether `n` matches.
-    pub fn hits(self, n: u16) -> bool {
+    /// Exactly this port.
+    pub const fn exactly(port: u16) -> Self {
+        PortMatch::Masked {
+            value: port,
+            mask: u16::MAX,
+        }
+    }
+
+    /// Whether port `n` with code `code` matches.
+    pub fn hits(self, n: u16, code: u64) -> bool {
         match self {
             PortMatch::Any => true,
             PortMatch::Masked { value, mask } => n & mask == value,
             PortMatch::Range { low, high } => low <= n && n <= high,
+            PortMatch::Code { value, mask } => code & mask == value,
         }
     }
 }
@@ -61,8 +83,20 @@ impl fmt::Display for PortMatch {
             } => write!(f, "{value}"),
             PortMatch::Masked { value, mask } => write!(f, "{value:#06x}/{mask:#06x}"),
             PortMatch::Range { low, high } => write!(f, "{low}-{high}"),
+            PortMatch::Code { value, mask } => write!(f, "code {value:#x}/{mask:#x}"),
         }
     }
+}
+
+/// What a row says about the other side's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RemoteMatch {
+    /// Any.
+    Any,
+    /// The id that the `remote` stage gave it.
+    Id(u32),
+    /// In this prefix.
+    Prefix(IpNet),
 }
 
 /// The key of a row of a policy stage, beside the class.
@@ -76,8 +110,8 @@ pub struct RowKey {
     pub later: Option<bool>,
     /// TCP flags: value and mask.
     pub flags: Option<(u16, u16)>,
-    /// Remote id, as the `remote` stage gives it.
-    pub remote: Option<u32>,
+    /// The other side's address.
+    pub remote: RemoteMatch,
     /// Local prefix.
     pub local: Option<IpNet>,
     /// Source port, or ICMP type.
@@ -93,7 +127,7 @@ impl RowKey {
         protocol: None,
         later: None,
         flags: None,
-        remote: None,
+        remote: RemoteMatch::Any,
         local: None,
         src: PortMatch::Any,
         dst: PortMatch::Any,
@@ -107,6 +141,7 @@ impl fmt::Display for RowKey {
             FrameMatch::Arp => f.write_str("arp")?,
             FrameMatch::Ip(family) => write!(f, "{family}")?,
             FrameMatch::EtherType(t) => write!(f, "ethertype={t:#06x}")?,
+            FrameMatch::Unreadable => f.write_str("unreadable")?,
         }
         if let Some(protocol) = self.protocol {
             let name = Protocol::name(protocol);
@@ -124,8 +159,10 @@ impl fmt::Display for RowKey {
         if let Some((value, mask)) = self.flags {
             write!(f, " flags={value:#05x}/{mask:#05x}")?;
         }
-        if let Some(remote) = self.remote {
-            write!(f, " remote={remote}")?;
+        match self.remote {
+            RemoteMatch::Any => {}
+            RemoteMatch::Id(id) => write!(f, " remote={id}")?,
+            RemoteMatch::Prefix(prefix) => write!(f, " remote={prefix}")?,
         }
         if let Some(local) = self.local {
             write!(f, " local={local}")?;
@@ -141,17 +178,61 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// One row of a policy stage. Higher priorities win; rows of equal priority never overlap.
+/// One row of a policy stage. Higher priorities win; rows of equal priority that overlap have equal verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyRow {
     /// Its priority.
-    pub priority: u16,
+    pub priority: u32,
     /// What it matches.
     pub key: RowKey,
-    /// The verdict.
+    /// The verdict; with `words`, the verdict on destination ports whose block has no word.
     pub action: Action,
+    /// The destination port's bit in this set of words decides, where its block has a word.
+    pub words: Option<u16>,
     /// What decided it, so that a hit can be attributed.
     pub by: Decider,
+}
+
+/// One row of a `words` stage: the verdicts on 64 neighbouring ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WordRow {
+    /// Which set of words of its class.
+    pub set: u16,
+    /// `port >> 6`.
+    pub block: u16,
+    /// Bit `port & 63` is set when the port is allowed.
+    pub word: u64,
+}
+
+/// One row of a code stage: port → code. Higher priorities win; ports without a row have code 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CodeRow {
+    /// Its priority.
+    pub priority: u32,
+    /// The ports, never a code.
+    pub port: PortMatch,
+    /// The code.
+    pub code: u64,
+}
+
+/// A stage that gives ports codes, shared by all classes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CodeStage {
+    /// Its rows. Packets of protocols that show no ports have code 0.
+    pub rows: Vec<CodeRow>,
+    /// The code of later fragments, which show no ports; it takes one row above all others when not 0.
+    pub later: u64,
+    /// Bits in use.
+    pub width: u8,
+}
+
+/// The code stages of a target: one for source and one for destination ports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Codes {
+    /// Of source ports.
+    pub src: CodeStage,
+    /// Of destination ports.
+    pub dst: CodeStage,
 }
 
 /// One row of a `remote` stage: the longest prefix wins. Addresses without a row have id 0.
@@ -170,14 +251,20 @@ pub struct Program {
     pub remote: Vec<RemoteRow>,
     /// Rows of the policy stage, highest priority first.
     pub policy: Vec<PolicyRow>,
+    /// Rows of the words stage.
+    pub words: Vec<WordRow>,
+    /// The code stages that its rows refer to, if they do.
+    pub codes: Option<Arc<Codes>>,
+    /// Whether rows of equal verdict were merged, so that a hit tells the verdict and not always the rule.
+    pub merged: bool,
     /// Rows that expanding each rule into prefixes on its own would have taken.
     pub naive: u64,
 }
 
 impl Program {
-    /// How many rows it has.
+    /// How many rows it has of its own: those of the code stages are shared.
     pub fn rows(&self) -> usize {
-        self.remote.len() + self.policy.len()
+        self.remote.len() + self.policy.len() + self.words.len()
     }
 }
 

@@ -1,13 +1,15 @@
 //! Proved rows, remembered per class.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use portcullis_policy::{Direction, Entry};
+
 use crate::class::{Class, ClassId, Fingerprint, Intent};
-use crate::lower::{fixed_rows, lower};
-use crate::model::StageModel;
+use crate::lower::{Able, Attribution, Cache, Encoder, PortSets, SharedCodes, fixed_rows};
+use crate::model::{Role, StageModel};
 use crate::program::{PolicyRow, Program, Unsupported};
-use crate::proof::{Counterexample, prove};
+use crate::proof::{Counterexample, Prover};
 
 /// Why an intent has no rows on a target. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +26,7 @@ pub enum CompileError {
         /// The class.
         class: ClassId,
         /// The model.
-        model: &'static str,
+        model: String,
         /// Where they differ.
         example: Box<Counterexample>,
     },
@@ -35,16 +37,62 @@ pub enum CompileError {
 pub struct Programs {
     model: StageModel,
     fixed: Vec<PolicyRow>,
-    known: HashMap<Fingerprint, Arc<Program>>,
+    codes: Option<SharedCodes>,
+    known: HashMap<(Fingerprint, Attribution), Arc<Program>>,
+    /// Classes that use them.
+    coded: BTreeSet<Fingerprint>,
+    gains: HashMap<Fingerprint, Option<Gain>>,
+    cache: Cache,
+    prover: Prover,
+}
+
+/// What port codes save a class, and the port sets it needs codes for.
+#[derive(Debug)]
+struct Gain {
+    rows: usize,
+    sets: Arc<PortSets>,
+}
+
+impl Gain {
+    fn of(class: &Class, model: &StageModel, cache: &mut Cache) -> Option<Self> {
+        let policy = &class.policy;
+        let prefixed = |e: &&Entry| !e.matcher.remote.is_empty() || !e.matcher.local.is_empty();
+        // Only rules with prefixes are written rule by rule; tables of ports are smaller flattened.
+        if !policy.may_deny() || policy.entries.iter().filter(prefixed).nth(1).is_none() {
+            return None;
+        }
+        let mut sets = PortSets::default();
+        sets.add(policy, &Able::of(model, policy.direction)?);
+        let codes = SharedCodes::of(&sets, model).filter(|_| !sets.is_empty())?;
+        let with = Encoder::new(model, Some(&codes))
+            .lower(policy, Attribution::Rule, cache)
+            .ok()?;
+        with.codes.as_ref()?;
+        // A class that fits no other way gains whatever it takes.
+        let without = Encoder::new(model, None).lower(policy, Attribution::Rule, cache);
+        let rows = without
+            .map_or(usize::MAX / 2, |p| p.rows())
+            .checked_sub(with.rows())?;
+        (rows > 0).then(|| Gain {
+            rows,
+            sets: Arc::new(sets),
+        })
+    }
 }
 
 impl Programs {
     /// Of a model.
     pub fn new(model: StageModel) -> Self {
+        let fixed = fixed_rows(&model);
         Programs {
-            fixed: fixed_rows(&model),
+            prover: Prover::new(&model, fixed.clone()),
+            fixed,
             model,
+            codes: None,
             known: HashMap::new(),
+            coded: BTreeSet::new(),
+            gains: HashMap::new(),
+            cache: Cache::default(),
         }
     }
 
@@ -58,30 +106,106 @@ impl Programs {
         &self.fixed
     }
 
-    /// The proved rows of a class.
+    /// The proved rows of a class, each hit attributed to its rule.
     pub fn get(&mut self, class: &Class) -> Result<Arc<Program>, CompileError> {
-        if let Some(program) = self.known.get(&class.fingerprint) {
+        self.get_as(class, Attribution::Rule)
+    }
+
+    /// The proved rows of a class.
+    pub fn get_as(&mut self, class: &Class, attribution: Attribution) -> Result<Arc<Program>, CompileError> {
+        let key = (class.fingerprint, attribution);
+        if let Some(program) = self.known.get(&key) {
             return Ok(Arc::clone(program));
         }
-        let program = lower(&class.policy, &self.model)?;
-        prove(&class.policy, &program, &self.fixed, &self.model).map_err(|example| {
-            CompileError::Unproved {
-                class: class.id,
-                model: self.model.name,
-                example,
-            }
-        })?;
-        let program = Arc::new(program);
-        self.known.insert(class.fingerprint, Arc::clone(&program));
+        let codes = self
+            .codes
+            .as_ref()
+            .filter(|_| self.coded.contains(&class.fingerprint));
+        let program = Encoder::new(&self.model, codes).lower(&class.policy, attribution, &mut self.cache)?;
+        let program = Arc::new(self.proved(class, program)?);
+        self.known.insert(key, Arc::clone(&program));
         Ok(program)
     }
 
-    /// Compiles and proves every class of an intent, so that a later [`get`](Self::get) cannot fail.
+    fn proved(&mut self, class: &Class, program: Program) -> Result<Program, CompileError> {
+        match self.prover.prove(&class.policy, &program) {
+            Ok(()) => Ok(program),
+            Err(example) => Err(CompileError::Unproved {
+                class: class.id,
+                model: self.model.name.clone(),
+                example,
+            }),
+        }
+    }
+
+    /// Compiles and proves every class of an intent, so that a later [`get`](Self::get) cannot fail. Port codes are
+    /// shared between the classes here: they are used when they save rows over all classes together.
     pub fn check(&mut self, intent: &Intent) -> Result<(), CompileError> {
+        self.share_codes(intent.classes.values().map(AsRef::as_ref));
         intent
             .classes
             .values()
             .try_for_each(|class| self.get(class).map(drop))
+    }
+
+    /// Decides which classes use port codes, and makes the codes. A pure function of the classes: a restart decides
+    /// the same.
+    pub fn share_codes<'a>(&mut self, classes: impl Iterator<Item = &'a Class>) {
+        if self.model.table(Role::DstCode, Direction::Egress).is_none()
+            && self.model.table(Role::DstCode, Direction::Ingress).is_none()
+        {
+            return;
+        }
+        let mut gaining: Vec<(usize, Fingerprint, Arc<PortSets>)> = Vec::new();
+        for class in classes {
+            if let Some(gain) = self.gain(class) {
+                gaining.push((gain.rows, class.fingerprint, Arc::clone(&gain.sets)));
+            }
+        }
+        gaining.sort_unstable_by(|(a, x, _), (b, y, _)| b.cmp(a).then(x.cmp(y)));
+        let mut sets = PortSets::default();
+        let mut shared: Option<SharedCodes> = None;
+        let mut coded = BTreeSet::new();
+        let mut saved = 0usize;
+        for (rows, fingerprint, more) in gaining {
+            let before = sets.clone();
+            if sets.join(&more) {
+                match SharedCodes::of(&sets, &self.model) {
+                    Some(codes) => shared = Some(codes),
+                    None => {
+                        // No bits left for its ports.
+                        sets = before;
+                        continue;
+                    }
+                }
+            }
+            coded.insert(fingerprint);
+            saved = saved.saturating_add(rows);
+        }
+        if shared.as_ref().is_none_or(|codes| saved <= codes.rows()) {
+            coded.clear();
+            shared = None;
+        }
+        if shared != self.codes || coded != self.coded {
+            let stale: BTreeSet<Fingerprint> = self.coded.union(&coded).copied().collect();
+            self.known
+                .retain(|(fingerprint, _), _| !stale.contains(fingerprint));
+            self.codes = shared;
+            self.coded = coded;
+        }
+    }
+
+    /// What port codes would save a class, were they for it alone.
+    fn gain(&mut self, class: &Class) -> Option<&Gain> {
+        let known = self.gains.entry(class.fingerprint);
+        known
+            .or_insert_with(|| Gain::of(class, &self.model, &mut self.cache))
+            .as_ref()
+    }
+
+    /// The code stages in use.
+    pub fn codes(&self) -> Option<&Arc<crate::program::Codes>> {
+        self.codes.as_ref().map(SharedCodes::codes)
     }
 
     /// Forgets what no intent of these uses.
@@ -91,6 +215,8 @@ impl Programs {
             .flat_map(|i| i.classes.values())
             .map(|c| c.fingerprint)
             .collect();
-        self.known.retain(|fingerprint, _| used.contains(fingerprint));
+        self.known
+            .retain(|(fingerprint, _), _| used.contains(fingerprint));
+        self.gains.retain(|fingerprint, _| used.contains(fingerprint));
     }
 }

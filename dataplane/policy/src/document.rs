@@ -1,7 +1,9 @@
 //! The policy document, as written in YAML and as stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Action, Direction, Family, IcmpMatch, MacAddr, Name, PortRange, Protocol, StrictPrefix};
@@ -124,7 +126,7 @@ pub struct Profile {
     pub rules: Vec<Rule>,
 }
 
-/// Where an endpoint plugs in: exactly one of `interface` and `iface_id`.
+/// Where an endpoint plugs in: exactly one of `interface`, `iface_id` and `port`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
@@ -134,6 +136,13 @@ pub struct Attachment {
     /// Value of an OVS interface's `external_ids:iface-id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iface_id: Option<String>,
+    /// Number of a port of a switch, as the data plane has it; `target` names the switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u32>,
+    /// With `port`: the VLAN whose frames are the endpoint's, by their outermost tag; 0 for those without one. The
+    /// whole port when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// Name of a configured target; any target that has the interface when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -144,10 +153,12 @@ pub struct Attachment {
 
 impl std::fmt::Display for Attachment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.interface, &self.iface_id) {
-            (Some(name), _) => write!(f, "interface {name}"),
-            (None, Some(id)) => write!(f, "iface-id {id}"),
-            (None, None) => f.write_str("nothing"),
+        match (&self.interface, &self.iface_id, self.port, self.vlan) {
+            (Some(name), ..) => write!(f, "interface {name}"),
+            (None, Some(id), ..) => write!(f, "iface-id {id}"),
+            (None, None, Some(port), None) => write!(f, "port {port}"),
+            (None, None, Some(port), Some(vlan)) => write!(f, "port {port}, VLAN {vlan}"),
+            (None, None, None, _) => f.write_str("nothing"),
         }
     }
 }
@@ -197,7 +208,7 @@ impl Default for Endpoint {
     }
 }
 
-/// The whole policy.
+/// The whole policy. Cheap to clone whatever its size: copies share what neither of them changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
@@ -211,16 +222,16 @@ pub struct Document {
     pub unmanaged: Unmanaged,
     /// Rules above everything.
     #[serde(default)]
-    pub mandatory: Vec<Rule>,
+    pub mandatory: Arc<Vec<Rule>>,
     /// Rules for everybody, below everything else.
     #[serde(default)]
-    pub baseline: Vec<Rule>,
+    pub baseline: Arc<Vec<Rule>>,
     /// Profiles by name.
     #[serde(default)]
-    pub profiles: BTreeMap<Name, std::sync::Arc<Profile>>,
+    pub profiles: OrdMap<Name, Arc<Profile>>,
     /// Endpoints by name.
     #[serde(default)]
-    pub endpoints: BTreeMap<Name, std::sync::Arc<Endpoint>>,
+    pub endpoints: OrdMap<Name, Arc<Endpoint>>,
 }
 
 impl Default for Document {
@@ -229,10 +240,10 @@ impl Default for Document {
             version: VERSION.to_string(),
             defaults: Defaults::default(),
             unmanaged: Unmanaged::default(),
-            mandatory: Vec::new(),
-            baseline: Vec::new(),
-            profiles: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
+            mandatory: Arc::default(),
+            baseline: Arc::default(),
+            profiles: OrdMap::new(),
+            endpoints: OrdMap::new(),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Resolving tiers: from the document to one ordered list per endpoint and direction.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use crate::document::{Document, Endpoint, Rule, Unmanaged};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use crate::document::{Document, Endpoint, Profile, Rule, Unmanaged};
 use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
-use crate::types::{Action, Direction, Family, IcmpMatch, PortRange, Protocol};
+use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol};
 
 /// Where an entry stands; highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +50,8 @@ pub struct Entry {
     pub reason: Arc<str>,
     /// The verdict.
     pub action: Action,
-    /// What it matches.
-    pub matcher: Matcher,
+    /// What it matches; shared by every policy the rule is part of.
+    pub matcher: Arc<Matcher>,
 }
 
 /// What decided a verdict.
@@ -75,6 +78,9 @@ pub struct Policy {
     pub entries: Vec<Entry>,
     /// The verdict where none matches.
     pub default: Action,
+    /// Packets are abstract five-tuples, as in packet classification benchmarks (ClassBench): every protocol shows
+    /// ports and none shows an ICMP type. False for every policy of a document.
+    pub five_tuple: bool,
 }
 
 impl Policy {
@@ -84,12 +90,27 @@ impl Policy {
             direction,
             entries: Vec::new(),
             default,
+            five_tuple: false,
         }
     }
 
     /// Whether some packet could be denied.
     pub fn may_deny(&self) -> bool {
         self.default == Action::Deny || self.entries.iter().any(|e| e.action == Action::Deny)
+    }
+
+    /// Whether packets of this protocol show ports.
+    pub fn shows_ports(&self, protocol: u8) -> bool {
+        self.five_tuple || Protocol::has_ports(protocol)
+    }
+
+    /// Whether packets of this protocol and IP version show an ICMP type and code.
+    pub fn shows_icmp(&self, protocol: u8, family: Family) -> bool {
+        !self.five_tuple
+            && matches!(
+                (protocol, family),
+                (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6)
+            )
     }
 
     /// The text that names a decider.
@@ -107,31 +128,57 @@ impl Policy {
     }
 }
 
-fn entry(tier: Tier, origin: String, rule: &Rule) -> Option<Entry> {
+/// No reason; shared, so that entries without one need no memory for it.
+static NO_REASON: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+
+fn entry(tier: Tier, prefix: &str, rule: &Rule) -> Option<Entry> {
+    let reason = match rule.reason.as_str() {
+        "" => Arc::clone(&NO_REASON),
+        text => text.into(),
+    };
     Some(Entry {
         tier,
-        origin: origin.into(),
-        reason: rule.reason.as_str().into(),
+        origin: format!("{prefix}/{}", rule.name).into(),
+        reason,
         action: rule.action,
-        matcher: Matcher::of(rule)?,
+        matcher: Arc::new(Matcher::of(rule)?),
     })
 }
 
-/// What passes even under default deny: neighbour discovery (RFC 4861), DHCP (RFC 2131), DHCPv6 (RFC 8415).
-fn essentials(direction: Direction) -> Vec<Entry> {
-    let allow = |name: &str, matcher: Matcher| Entry {
-        tier: Tier::Essential,
-        origin: format!("essential/{name}").into(),
-        reason: "".into(),
+fn allow(tier: Tier, origin: &str, matcher: Matcher) -> Entry {
+    Entry {
+        tier,
+        origin: origin.into(),
+        reason: Arc::clone(&NO_REASON),
         action: Action::Allow,
-        matcher,
+        matcher: Arc::new(matcher),
+    }
+}
+
+fn icmp(family: Family, kind: u8) -> Matcher {
+    let protocol = match family {
+        Family::V4 => Protocol::ICMP,
+        Family::V6 => Protocol::ICMPV6,
     };
-    let nd = |kind: u8| Matcher {
-        families: Families::only(Family::V6),
-        protocol: Protocol::Number(Protocol::ICMPV6),
+    Matcher {
+        families: Families::only(family),
+        protocol: Protocol::Number(protocol),
         icmp: Some(IcmpMatch { kind, code: None }),
         ..Matcher::everything()
-    };
+    }
+}
+
+/// What passes even under default deny: neighbour discovery (RFC 4861), DHCP (RFC 2131), DHCPv6 (RFC 8415).
+fn essentials(direction: Direction) -> &'static [Entry] {
+    static EGRESS: LazyLock<Vec<Entry>> = LazyLock::new(|| make_essentials(Direction::Egress));
+    static INGRESS: LazyLock<Vec<Entry>> = LazyLock::new(|| make_essentials(Direction::Ingress));
+    match direction {
+        Direction::Egress => &EGRESS,
+        Direction::Ingress => &INGRESS,
+    }
+}
+
+fn make_essentials(direction: Direction) -> Vec<Entry> {
     let port = |n: u16| Ranges::of(&[PortRange { low: n, high: n }]);
     let dhcp = |family: Family, src: u16, dst: u16| Matcher {
         families: Families::only(family),
@@ -145,42 +192,29 @@ fn essentials(direction: Direction) -> Vec<Entry> {
         Direction::Egress => (&[133, 135, 136], (68, 67), (546, 547)),
         Direction::Ingress => (&[134, 135, 136, 137], (67, 68), (547, 546)),
     };
-    let mut list: Vec<Entry> = kinds
+    let discovery = kinds
         .iter()
-        .map(|k| allow("neighbour-discovery", nd(*k)))
-        .collect();
-    list.push(allow("dhcp", dhcp(Family::V4, v4.0, v4.1)));
-    list.push(allow("dhcpv6", dhcp(Family::V6, v6.0, v6.1)));
-    list
+        .map(|k| ("neighbour-discovery", icmp(Family::V6, *k)));
+    let dhcp = [
+        ("dhcp", dhcp(Family::V4, v4.0, v4.1)),
+        ("dhcpv6", dhcp(Family::V6, v6.0, v6.1)),
+    ];
+    discovery
+        .chain(dhcp)
+        .map(|(name, matcher)| allow(Tier::Essential, &format!("essential/{name}"), matcher))
+        .collect()
 }
 
-/// The essentials as far as anything would deny them, with the mandatory rules that name them in front.
-fn with_essentials(direction: Direction, rules: &[Entry], default: Action) -> Vec<Entry> {
-    let mut list = Vec::new();
-    for essential in essentials(direction) {
-        let endangered = default == Action::Deny
-            || rules
-                .iter()
-                .any(|e| e.action == Action::Deny && e.matcher.intersect(&essential.matcher).is_some());
-        if !endangered {
-            continue;
-        }
-        // A rule for any protocol does not name them.
-        let named = rules
-            .iter()
-            .filter(|e| e.tier == Tier::Mandatory && e.matcher.protocol != Protocol::Any);
-        for rule in named {
-            if let Some(matcher) = rule.matcher.intersect(&essential.matcher) {
-                list.push(Entry {
-                    matcher,
-                    ..rule.clone()
-                });
-            }
-        }
-        list.push(essential);
-    }
-    list
-}
+/// The ICMP errors that are replies to anything (RFC 792, RFC 4443).
+static ICMP_ERRORS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let errors = [(Family::V4, &[3u8, 11, 12][..]), (Family::V6, &[1, 2, 3, 4])];
+    let kinds = errors
+        .into_iter()
+        .flat_map(|(family, kinds)| kinds.iter().map(move |kind| icmp(family, *kind)));
+    kinds
+        .map(|matcher| allow(Tier::Replies, "replies/icmp-errors", matcher))
+        .collect()
+});
 
 /// The match of the replies to what `matcher` matches; `None` when such packets have no replies.
 pub fn mirrored(matcher: &Matcher) -> Option<Matcher> {
@@ -209,65 +243,172 @@ pub fn mirrored(matcher: &Matcher) -> Option<Matcher> {
     })
 }
 
-/// Replies under default deny. An explicit deny of the other direction ends what is a reply, so it is
-/// mirrored too, at its place.
-fn replies(other_direction: &[Entry]) -> Vec<Entry> {
-    let errors = [
-        (Protocol::ICMP, Family::V4, &[3u8, 11, 12][..]),
-        (Protocol::ICMPV6, Family::V6, &[1, 2, 3, 4]),
-    ];
-    let mut list = Vec::new();
-    for (protocol, family, kinds) in errors {
-        for kind in kinds {
-            list.push(Entry {
-                tier: Tier::Replies,
-                origin: "replies/icmp-errors".into(),
-                reason: "".into(),
-                action: Action::Allow,
-                matcher: Matcher {
-                    families: Families::only(family),
-                    protocol: Protocol::Number(protocol),
-                    icmp: Some(IcmpMatch {
-                        kind: *kind,
-                        code: None,
-                    }),
-                    ..Matcher::everything()
-                },
-            });
-        }
-    }
-    let any_allow = other_direction.iter().any(|e| e.action == Action::Allow);
-    for rule in other_direction.iter().filter(|_| any_allow) {
-        if let Some(matcher) = mirrored(&rule.matcher) {
-            list.push(Entry {
-                tier: Tier::Replies,
-                origin: format!("replies/{}", rule.origin).into(),
-                matcher,
-                ..rule.clone()
-            });
-        }
-    }
-    list
+/// The entries of one rule list and direction, and what they mean to others.
+#[derive(Debug, Clone, Default)]
+struct Half {
+    entries: Vec<Entry>,
+    /// Bit `i`: something here would deny essential `i` of the direction, or some of it.
+    endangers: u32,
+    /// The entries as replies to them meet them. An explicit deny ends what is a reply, so it is mirrored too, at its
+    /// place. Made when first asked for: under default allow nobody asks.
+    mirrored: OnceLock<Vec<Entry>>,
 }
 
-/// The explicit rules of one direction, in tier order. `None` is a port without an endpoint.
-fn explicit(document: &Document, endpoint: Option<(&str, &Endpoint)>, direction: Direction) -> Vec<Entry> {
-    let mut list = Vec::new();
-    let mut add = |tier: Tier, prefix: &str, rules: &[Rule]| {
+impl Half {
+    fn of(tier: Tier, prefix: &str, rules: &[Rule], direction: Direction) -> Self {
         let matching = rules.iter().filter(|r| r.direction == direction);
-        list.extend(matching.filter_map(|r| entry(tier, format!("{prefix}/{}", r.name), r)));
-    };
-    add(Tier::Mandatory, "mandatory", &document.mandatory);
-    if let Some((name, endpoint)) = endpoint {
-        add(Tier::Endpoint, &format!("endpoints/{name}"), &endpoint.rules);
-        for name in &endpoint.profiles {
-            if let Some(profile) = document.profiles.get(name) {
-                add(Tier::Endpoint, &format!("profiles/{name}"), &profile.rules);
+        let entries: Vec<Entry> = matching.filter_map(|r| entry(tier, prefix, r)).collect();
+        let denies = || entries.iter().filter(|e| e.action == Action::Deny);
+        let endangers = essentials(direction)
+            .iter()
+            .enumerate()
+            .filter(|(_, essential)| denies().any(|e| e.matcher.meets(&essential.matcher, false)))
+            .fold(0, |bits, (index, _)| bits | 1 << index);
+        Half {
+            entries,
+            endangers,
+            mirrored: OnceLock::new(),
+        }
+    }
+
+    fn allows(&self) -> bool {
+        self.entries.iter().any(|e| e.action == Action::Allow)
+    }
+
+    fn mirrored(&self) -> &[Entry] {
+        let mirror = |rule: &Entry| {
+            Some(Entry {
+                tier: Tier::Replies,
+                origin: format!("replies/{}", rule.origin).into(),
+                matcher: Arc::new(mirrored(&rule.matcher)?),
+                ..rule.clone()
+            })
+        };
+        self.mirrored
+            .get_or_init(|| self.entries.iter().filter_map(mirror).collect())
+    }
+}
+
+/// A rule list as entries of both directions.
+#[derive(Debug, Clone, Default)]
+struct List([Half; 2]);
+
+impl List {
+    fn of(tier: Tier, prefix: &str, rules: &[Rule]) -> Self {
+        List(Direction::BOTH.map(|d| Half::of(tier, prefix, rules, d)))
+    }
+
+    fn profile(name: &Name, profile: &Profile) -> Self {
+        Self::of(Tier::Endpoint, &format!("profiles/{name}"), &profile.rules)
+    }
+
+    fn half(&self, direction: Direction) -> &Half {
+        let [egress, ingress] = &self.0;
+        match direction {
+            Direction::Egress => egress,
+            Direction::Ingress => ingress,
+        }
+    }
+}
+
+/// The rule lists of a document as entries, each made once and shared by every policy it is part of. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Lists {
+    mandatory: Arc<List>,
+    baseline: Arc<List>,
+    profiles: OrdMap<Name, Arc<List>>,
+}
+
+impl Lists {
+    /// Of a document.
+    pub fn of(document: &Document) -> Self {
+        let profile =
+            |(name, profile): (&Name, &Arc<Profile>)| (name.clone(), Arc::new(List::profile(name, profile)));
+        Lists {
+            mandatory: Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory)),
+            baseline: Arc::new(List::of(Tier::Baseline, "baseline", &document.baseline)),
+            profiles: document.profiles.iter().map(profile).collect(),
+        }
+    }
+
+    /// Of a document, when these are the ones of `before`: only the lists that differ are made again.
+    pub fn follow(&mut self, before: &Document, document: &Document) {
+        if before.mandatory != document.mandatory {
+            self.mandatory = Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory));
+        }
+        if before.baseline != document.baseline {
+            self.baseline = Arc::new(List::of(Tier::Baseline, "baseline", &document.baseline));
+        }
+        for difference in before.profiles.diff(&document.profiles) {
+            match difference {
+                DiffItem::Add(name, profile)
+                | DiffItem::Update {
+                    new: (name, profile), ..
+                } => {
+                    let list = Arc::new(List::profile(name, profile));
+                    self.profiles.insert(name.clone(), list);
+                }
+                DiffItem::Remove(name, _) => {
+                    self.profiles.remove(name);
+                }
             }
         }
     }
-    add(Tier::Baseline, "baseline", &document.baseline);
-    list
+
+    /// [`effective`] of an endpoint of the document that these are of.
+    pub fn effective(
+        &self,
+        document: &Document,
+        name: &str,
+        endpoint: &Endpoint,
+        direction: Direction,
+    ) -> Policy {
+        let own = own_rules(name, endpoint);
+        let default = default_of(document, Some(endpoint), direction);
+        resolve(&self.in_order(&own, endpoint), direction, default)
+    }
+
+    /// [`effective`](Self::effective) of egress and of ingress.
+    pub fn both(&self, document: &Document, name: &str, endpoint: &Endpoint) -> [Policy; 2] {
+        let own = own_rules(name, endpoint);
+        let lists = self.in_order(&own, endpoint);
+        Direction::BOTH.map(|d| resolve(&lists, d, default_of(document, Some(endpoint), d)))
+    }
+
+    /// The lists of an endpoint in the order of their tiers.
+    fn in_order<'a>(&'a self, own: &'a List, endpoint: &Endpoint) -> Vec<&'a List> {
+        let mut lists = Vec::with_capacity(endpoint.profiles.len() + 3);
+        lists.extend([&*self.mandatory, own]);
+        lists.extend(
+            endpoint
+                .profiles
+                .iter()
+                .filter_map(|p| self.profiles.get(p))
+                .map(AsRef::as_ref),
+        );
+        lists.push(&*self.baseline);
+        lists
+    }
+
+    /// [`unmanaged`] of the document that these are of.
+    pub fn unmanaged(&self, document: &Document, direction: Direction) -> Policy {
+        match document.unmanaged {
+            Unmanaged::Baseline => resolve(
+                &[&self.mandatory, &self.baseline],
+                direction,
+                default_of(document, None, direction),
+            ),
+            Unmanaged::Allow => Policy::constant(direction, Action::Allow),
+            Unmanaged::Deny => Policy::constant(direction, Action::Deny),
+        }
+    }
+}
+
+fn own_rules(name: &str, endpoint: &Endpoint) -> List {
+    if endpoint.rules.is_empty() {
+        return List::default();
+    }
+    List::of(Tier::Endpoint, &format!("endpoints/{name}"), &endpoint.rules)
 }
 
 fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direction) -> Action {
@@ -287,31 +428,77 @@ fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direc
     }
 }
 
-fn resolve(document: &Document, endpoint: Option<(&str, &Endpoint)>, direction: Direction) -> Policy {
-    let rules = explicit(document, endpoint, direction);
-    let default = default_of(document, endpoint.map(|(_, e)| e), direction);
-    let mut entries = with_essentials(direction, &rules, default);
-    entries.extend(rules);
-    if default == Action::Deny {
-        entries.extend(replies(&explicit(document, endpoint, direction.opposite())));
+/// The essentials as far as anything would deny them, with the mandatory rules that name them in front.
+fn with_essentials(lists: &[&List], direction: Direction, default: Action, policy: &mut Vec<Entry>) {
+    let endangered = lists.iter().fold(0, |bits, l| bits | l.half(direction).endangers);
+    for (index, essential) in essentials(direction).iter().enumerate() {
+        if default == Action::Allow && endangered & 1 << index == 0 {
+            continue;
+        }
+        // A rule for any protocol does not name them.
+        let named = lists
+            .iter()
+            .flat_map(|l| &l.half(direction).entries)
+            .take_while(|e| e.tier == Tier::Mandatory)
+            .filter(|e| e.matcher.protocol != Protocol::Any);
+        for rule in named {
+            if let Some(matcher) = rule.matcher.intersect(&essential.matcher) {
+                policy.push(Entry {
+                    matcher: Arc::new(matcher),
+                    ..rule.clone()
+                });
+            }
+        }
+        policy.push(essential.clone());
     }
+}
+
+/// The policy of lists in the order of their tiers.
+fn resolve(lists: &[&List], direction: Direction, default: Action) -> Policy {
+    let other = || lists.iter().map(|l| l.half(direction.opposite()));
+    let replies: Vec<&[Entry]> = match default {
+        Action::Deny if other().any(Half::allows) => other().map(Half::mirrored).collect(),
+        _ => Vec::new(),
+    };
+    let own = lists.iter().map(|l| l.half(direction).entries.len());
+    let most = own.sum::<usize>() + replies.iter().map(|r| r.len()).sum::<usize>() + 16;
+    let mut entries = Vec::with_capacity(most);
+    with_essentials(lists, direction, default, &mut entries);
+    for list in lists {
+        entries.extend_from_slice(&list.half(direction).entries);
+    }
+    if default == Action::Deny {
+        entries.extend_from_slice(&ICMP_ERRORS);
+    }
+    replies
+        .iter()
+        .for_each(|mirrored| entries.extend_from_slice(mirrored));
     Policy {
         direction,
         entries,
         default,
+        five_tuple: false,
     }
 }
 
-/// The effective policy of an endpoint.
+/// The effective policy of an endpoint. For many of one document, [`Lists`] does not read its rules again each time.
 pub fn effective(document: &Document, name: &str, endpoint: &Endpoint, direction: Direction) -> Policy {
-    resolve(document, Some((name, endpoint)), direction)
+    let bound = endpoint.profiles.iter();
+    let profiles = bound.filter_map(|name| Some((name.clone(), Arc::clone(document.profiles.get(name)?))));
+    let alone = Document {
+        profiles: profiles.collect(),
+        endpoints: OrdMap::new(),
+        ..document.clone()
+    };
+    Lists::of(&alone).effective(document, name, endpoint, direction)
 }
 
 /// The effective policy of a port without an endpoint.
 pub fn unmanaged(document: &Document, direction: Direction) -> Policy {
-    match document.unmanaged {
-        Unmanaged::Baseline => resolve(document, None, direction),
-        Unmanaged::Allow => Policy::constant(direction, Action::Allow),
-        Unmanaged::Deny => Policy::constant(direction, Action::Deny),
-    }
+    let alone = Document {
+        profiles: OrdMap::new(),
+        endpoints: OrdMap::new(),
+        ..document.clone()
+    };
+    Lists::of(&alone).unmanaged(document, direction)
 }

@@ -11,6 +11,8 @@
 //!    every target.
 #![forbid(unsafe_code)]
 
+mod canonical;
+pub mod classbench;
 mod document;
 mod effective;
 mod findings;
@@ -19,9 +21,10 @@ mod types;
 mod validate;
 mod verdict;
 
+pub use canonical::canonical;
 pub use document::{Attachment, Defaults, Document, Endpoint, Profile, Rule, Unmanaged, VERSION};
-pub use effective::{Decider, Entry, Policy, Tier, effective, mirrored, unmanaged};
-pub use findings::{Finding, findings};
+pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, mirrored, unmanaged};
+pub use findings::{Finding, FindingKind, findings, findings_of};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
 pub use types::{
     Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,

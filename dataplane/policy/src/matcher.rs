@@ -1,25 +1,56 @@
 //! The match of a rule in canonical form, and its algebra.
 
-use ipnet::IpNet;
+use std::cmp::Ordering;
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::document::Rule;
 use crate::types::{Family, IcmpMatch, PortRange, Protocol};
 
 /// A set of 16-bit numbers: sorted, disjoint, never adjacent inclusive ranges.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Ranges(Vec<(u16, u16)>);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ranges(Few);
+
+/// Most sets are one range, which needs no memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Few {
+    One([(u16, u16); 1]),
+    /// Two or more.
+    Many(Box<[(u16, u16)]>),
+}
 
 impl Ranges {
     /// Every number.
     pub fn all() -> Self {
-        Ranges(vec![(0, u16::MAX)])
+        Self::one(0, u16::MAX)
+    }
+
+    fn one(low: u16, high: u16) -> Self {
+        Ranges(Few::One([(low, high)]))
+    }
+
+    /// Of ranges that are sorted, disjoint and not adjacent; `None` when there are none.
+    fn sorted(ranges: Vec<(u16, u16)>) -> Option<Self> {
+        match ranges.as_slice() {
+            [] => None,
+            [(low, high)] => Some(Self::one(*low, *high)),
+            _ => Some(Ranges(Few::Many(ranges.into_boxed_slice()))),
+        }
+    }
+
+    /// The ranges, ascending; at least one.
+    fn as_slice(&self) -> &[(u16, u16)] {
+        match &self.0 {
+            Few::One(one) => one,
+            Few::Many(many) => many,
+        }
     }
 
     /// The union of ranges; every number when there are none, as in a rule.
     pub fn of(ports: &[PortRange]) -> Self {
-        if ports.is_empty() {
-            return Self::all();
+        if let [PortRange { low, high }] = ports {
+            return Self::one(*low, *high);
         }
         let mut sorted: Vec<(u16, u16)> = ports.iter().map(|r| (r.low, r.high)).collect();
         sorted.sort_unstable();
@@ -30,25 +61,38 @@ impl Ranges {
                 _ => merged.push((low, high)),
             }
         }
-        Ranges(merged)
+        Self::sorted(merged).unwrap_or_else(Self::all)
     }
 
     /// The ranges, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.0.iter().copied()
+        self.as_slice().iter().copied()
     }
 
     /// Whether it is every number.
     pub fn is_all(&self) -> bool {
-        self.0 == [(0, u16::MAX)]
+        self.as_slice() == [(0, u16::MAX)]
+    }
+
+    /// Lowest and highest number.
+    pub fn bounds(&self) -> (u16, u16) {
+        let ranges = self.as_slice();
+        let (first, last) = (ranges.first(), ranges.last());
+        (first.map_or(0, |r| r.0), last.map_or(u16::MAX, |r| r.1))
+    }
+
+    /// How many numbers.
+    pub fn count(&self) -> u32 {
+        self.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
     }
 
     /// Whether it holds `n`.
     pub fn contains(&self, n: u16) -> bool {
-        let after = self.0.partition_point(|(low, _)| *low <= n);
+        let ranges = self.as_slice();
+        let after = ranges.partition_point(|(low, _)| *low <= n);
         after
             .checked_sub(1)
-            .and_then(|i| self.0.get(i))
+            .and_then(|i| ranges.get(i))
             .is_some_and(|(_, high)| n <= *high)
     }
 
@@ -63,7 +107,24 @@ impl Ranges {
                 }
             }
         }
-        if both.is_empty() { None } else { Some(Ranges(both)) }
+        Self::sorted(both)
+    }
+
+    /// Whether some number is in both.
+    pub fn meets(&self, other: &Self) -> bool {
+        let (mut a, mut b) = (self.iter().peekable(), other.iter().peekable());
+        while let (Some((low, high)), Some((other_low, other_high))) = (a.peek().copied(), b.peek().copied())
+        {
+            if low <= other_high && other_low <= high {
+                return true;
+            }
+            if high < other_high {
+                a.next();
+            } else {
+                b.next();
+            }
+        }
+        false
     }
 
     /// Whether `self` holds all of `other`.
@@ -85,7 +146,7 @@ impl Ranges {
 }
 
 /// Which IP versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Families {
     /// IPv4.
     pub v4: bool,
@@ -126,12 +187,20 @@ impl Families {
 }
 
 /// Which TCP segments; packets of other protocols match either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlagMatch {
     /// Every segment.
     Any,
     /// Segments that do not open a connection: anything but SYN without ACK.
     NotOpening,
+}
+
+/// Whether some ICMP message is within both.
+fn icmp_meets(a: Option<IcmpMatch>, b: Option<IcmpMatch>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.kind == b.kind && (a.code.is_none() || b.code.is_none() || a.code == b.code),
+        _ => true,
+    }
 }
 
 /// What a rule matches, in canonical form: a product of one set per dimension, never empty.
@@ -155,6 +224,33 @@ pub struct Matcher {
     pub flags: FlagMatch,
 }
 
+impl Matcher {
+    fn rank(&self) -> impl Ord + '_ {
+        (
+            self.protocol,
+            &self.dst_ports,
+            &self.src_ports,
+            (&self.remote, &self.local),
+            self.icmp.map(|m| (m.kind, m.code)),
+            self.families,
+            self.flags,
+        )
+    }
+}
+
+/// By protocol and ports first; an order and nothing more.
+impl Ord for Matcher {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Matcher {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 fn families_of(prefixes: &[IpNet]) -> Families {
     if prefixes.is_empty() {
         return Families::BOTH;
@@ -166,6 +262,9 @@ fn families_of(prefixes: &[IpNet]) -> Families {
 }
 
 fn canonical_prefixes(prefixes: &[IpNet], families: Families) -> Vec<IpNet> {
+    if prefixes.is_empty() {
+        return Vec::new();
+    }
     let kept: Vec<IpNet> = prefixes
         .iter()
         .copied()
@@ -208,6 +307,39 @@ fn intersect_prefixes(a: &[IpNet], b: &[IpNet]) -> Option<Vec<IpNet>> {
 
 fn covers_prefixes(a: &[IpNet], b: &[IpNet]) -> bool {
     a.is_empty() || (!b.is_empty() && b.iter().all(|y| a.iter().any(|x| x.contains(y))))
+}
+
+/// Whether some address of a version is within both.
+fn prefixes_meet(a: &[IpNet], b: &[IpNet], family: Family) -> bool {
+    let of = |prefixes: &[IpNet]| prefixes.iter().any(|p| Family::of(p.addr()) == family);
+    match (a.is_empty(), b.is_empty()) {
+        (true, true) => true,
+        (true, false) => of(b),
+        (false, true) => of(a),
+        (false, false) if a.is_sorted() && b.is_sorted() => sorted_prefixes_meet(a, b, family),
+        (false, false) => a.iter().any(|x| b.iter().any(|y| nested(x, y, family))),
+    }
+}
+
+fn nested(x: &IpNet, y: &IpNet, family: Family) -> bool {
+    Family::of(x.addr()) == family && (x.contains(y) || y.contains(x))
+}
+
+/// One walk through both: whichever ends first meets nothing that comes later.
+fn sorted_prefixes_meet(a: &[IpNet], b: &[IpNet], family: Family) -> bool {
+    let of = |p: &&IpNet| Family::of(p.addr()) == family;
+    let (mut a, mut b) = (a.iter().filter(of).peekable(), b.iter().filter(of).peekable());
+    while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+        if nested(x, y, family) {
+            return true;
+        }
+        if x.broadcast() < y.broadcast() {
+            a.next();
+        } else {
+            b.next();
+        }
+    }
+    false
 }
 
 /// Whether `address` is in one of `prefixes`, or there are none.
@@ -299,6 +431,41 @@ impl Matcher {
             flags,
         }
         .canonical()
+    }
+
+    /// Whether some packet could match both. `five_tuple` as in [`Policy`](crate::Policy): ports and ICMP types tell two
+    /// matches apart only where packets show them.
+    pub fn meets(&self, other: &Self, five_tuple: bool) -> bool {
+        let protocol = match (self.protocol, other.protocol) {
+            (Protocol::Any, p) | (p, Protocol::Any) => p,
+            (p, q) if p == q => p,
+            _ => return false,
+        };
+        let shows_ports = five_tuple || matches!(protocol, Protocol::Number(n) if Protocol::has_ports(n));
+        if shows_ports && !(self.dst_ports.meets(&other.dst_ports) && self.src_ports.meets(&other.src_ports))
+        {
+            return false;
+        }
+        let families = self.families.and(other.families);
+        let shows_icmp = !five_tuple
+            && match protocol {
+                Protocol::Number(Protocol::ICMP) => !families.v6,
+                Protocol::Number(Protocol::ICMPV6) => !families.v4,
+                _ => false,
+            };
+        if shows_icmp && !icmp_meets(self.icmp, other.icmp) {
+            return false;
+        }
+        Family::BOTH.iter().any(|f| {
+            families.contains(*f)
+                && prefixes_meet(&self.remote, &other.remote, *f)
+                && prefixes_meet(&self.local, &other.local, *f)
+        })
+    }
+
+    /// Whether `self` matches every packet that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.dst_ports.covers(&other.dst_ports) && self.covers_but_ports(other)
     }
 
     /// Whether everything but the destination ports of `other` is matched by `self`.

@@ -49,6 +49,8 @@ impl DocumentError {
 
 /// Longest `reason`, in bytes.
 const MAX_REASON: usize = 1024;
+/// The highest VLAN (IEEE 802.1Q; 4095 is reserved).
+const MAX_VLAN: u16 = 4094;
 /// Most rules in one list.
 const MAX_RULES: usize = 1_000_000;
 
@@ -131,6 +133,36 @@ impl Check {
     }
 
     fn attachment(&mut self, path: &str, attachment: &Attachment) {
+        let named = usize::from(attachment.interface.is_some())
+            + usize::from(attachment.iface_id.is_some())
+            + usize::from(attachment.port.is_some());
+        if named > 1 {
+            self.fail(
+                path,
+                "names more than one of interface, iface_id and port: keep one",
+            );
+        }
+        if attachment.port.is_some() && attachment.target.is_none() {
+            self.fail(
+                format!("{path}.target"),
+                "is missing: a port number means nothing without the switch it is of",
+            );
+        }
+        match attachment.vlan {
+            Some(_) if attachment.port.is_none() => {
+                self.fail(
+                    format!("{path}.vlan"),
+                    "goes with port: an interface's VLANs are the bridge's own",
+                );
+            }
+            Some(vlan) if vlan > MAX_VLAN => {
+                self.fail(
+                    format!("{path}.vlan"),
+                    format!("{vlan} is no VLAN: 0 (no tag) to {MAX_VLAN}"),
+                );
+            }
+            _ => {}
+        }
         match (&attachment.interface, &attachment.iface_id) {
             (Some(name), None) if name.is_empty() || name.len() > 255 => {
                 self.fail(
@@ -141,9 +173,11 @@ impl Check {
             (None, Some(id)) if id.is_empty() || id.len() > 255 => {
                 self.fail(format!("{path}.iface_id"), "is not an iface-id: 1 to 255 bytes");
             }
-            (Some(_), None) | (None, Some(_)) => {}
-            (None, None) => self.fail(path, "names nothing to attach to: set interface or iface_id"),
-            (Some(_), Some(_)) => self.fail(path, "names both interface and iface_id: keep one"),
+            (None, None) if attachment.port.is_none() => self.fail(
+                path,
+                "names nothing to attach to: set interface, iface_id, or port with target",
+            ),
+            _ => {}
         }
     }
 
@@ -191,14 +225,19 @@ impl Check {
 
     /// An attachment or a MAC belongs to one endpoint.
     fn claims(&mut self, document: &Document) {
-        type Plug<'a> = (Option<&'a str>, Option<&'a str>);
+        type Plug<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Option<u16>)>);
         let mut attachments: BTreeMap<Plug<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
         let mut macs: HashMap<MacAddr, String> = HashMap::new();
         for (name, endpoint) in &document.endpoints {
             for (index, attachment) in endpoint.attachments.iter().enumerate() {
                 let path = format!("endpoints.{name}.attachments[{index}]");
                 let target = attachment.target.as_deref();
-                let plug = (attachment.interface.as_deref(), attachment.iface_id.as_deref());
+                let port = attachment.port.map(|port| (port, attachment.vlan));
+                let plug = (
+                    attachment.interface.as_deref(),
+                    attachment.iface_id.as_deref(),
+                    port,
+                );
                 let claims = attachments.entry(plug).or_default();
                 // An attachment that names no target is found on every one.
                 let clash = claims
@@ -226,6 +265,8 @@ impl Check {
 fn same_place(a: &Attachment, b: &Attachment) -> bool {
     a.interface == b.interface
         && a.iface_id == b.iface_id
+        && a.port == b.port
+        && a.vlan == b.vlan
         && (a.target.is_none() || b.target.is_none() || a.target == b.target)
 }
 
@@ -385,5 +426,49 @@ endpoints:
             .is_empty()
         );
         assert_eq!(both(|e| e.profiles.push("none".parse().unwrap())).len(), 1);
+        let plug = |port, vlan, target: Option<&str>| Attachment {
+            interface: None,
+            iface_id: None,
+            port,
+            vlan,
+            target: target.map(str::to_string),
+            macs: Vec::new(),
+        };
+        assert!(both(|e| e.attachments.push(plug(Some(3), Some(4094), Some("tor")))).is_empty());
+        for (wrong, why) in [
+            (
+                plug(Some(3), None, None),
+                "endpoints.b.attachments[2].target: is missing",
+            ),
+            (
+                plug(Some(3), Some(4095), Some("tor")),
+                "endpoints.b.attachments[2].vlan: 4095 is no VLAN",
+            ),
+            (
+                plug(None, Some(1), Some("tor")),
+                "endpoints.b.attachments[2].vlan: goes with port",
+            ),
+            (
+                plug(None, None, None),
+                "endpoints.b.attachments[2]: names nothing to attach to",
+            ),
+        ] {
+            let errors = both(|e| e.attachments.push(wrong));
+            assert!(errors.iter().any(|e| e.starts_with(why)), "{why}: {errors:?}");
+        }
+        let twice = both(|e| {
+            e.attachments.push(plug(Some(3), None, Some("tor")));
+            e.attachments.push(plug(Some(3), None, Some("tor")));
+        });
+        assert_eq!(
+            twice,
+            ["endpoints.b.attachments[3]: port 3 is claimed by endpoints.b.attachments[2] already"]
+        );
+        let apart = both(|e| {
+            for (port, vlan) in [(3, None), (4, None), (3, Some(7)), (3, Some(8))] {
+                e.attachments.push(plug(Some(port), vlan, Some("tor")));
+            }
+        });
+        assert!(apart.is_empty(), "{apart:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::effective::{Decider, Entry, Policy};
 use crate::matcher::FlagMatch;
-use crate::types::{Action, Protocol};
+use crate::types::{Action, Family, Protocol};
 
 /// SYN in the TCP flags (RFC 9293).
 pub const TCP_SYN: u16 = 0x02;
@@ -180,7 +180,7 @@ impl Policy {
         };
         let candidates = self.candidates(ip, protocol);
         match ip.l4 {
-            L4::Ports { src, dst, flags } if Protocol::has_ports(protocol) => {
+            L4::Ports { src, dst, flags } if self.shows_ports(protocol) => {
                 first_match(&candidates, self.default, |e| {
                     hits_ports(e, protocol, src, dst, flags)
                 })
@@ -199,12 +199,9 @@ impl Policy {
 
     fn judge_ip(&self, ip: &IpPacket, protocol: u8, view: View) -> (Action, Decider) {
         let candidates = self.candidates(ip, protocol);
-        let is_icmp = matches!(
-            (protocol, ip.remote.is_ipv4()),
-            (Protocol::ICMP, true) | (Protocol::ICMPV6, false)
-        );
+        let is_icmp = self.shows_icmp(protocol, Family::of(ip.remote));
         if let Fragment::Later { offset } = ip.fragment {
-            if Protocol::has_ports(protocol) {
+            if self.shows_ports(protocol) {
                 return self.judge_later_ports(&candidates, protocol, offset, view);
             }
             if is_icmp {
@@ -220,9 +217,12 @@ impl Policy {
             },
             L4::Icmp { kind: 0, code: 0 },
         );
-        if Protocol::has_ports(protocol) {
+        if self.shows_ports(protocol) {
             return match ip.l4 {
-                l4 if l4 == blank.0 && !view.short_header => (Action::Deny, Decider::Evasion),
+                // Of other protocols, five-tuples alone show ports, and they are never too short.
+                l4 if l4 == blank.0 && !view.short_header && Protocol::has_ports(protocol) => {
+                    (Action::Deny, Decider::Evasion)
+                }
                 L4::Ports { src, dst, flags } => first_match(&candidates, self.default, |e| {
                     hits_ports(e, protocol, src, dst, flags)
                 }),

@@ -1,5 +1,13 @@
 //! Random policies and packets, made to meet each other's edges.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test uses its part and fails by panicking"
+)]
+
+pub mod grid;
+pub mod mutate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -93,11 +101,23 @@ fn list(max: usize) -> impl Strategy<Value = Vec<serde_json::Value>> {
     })
 }
 
-/// A document with one endpoint `e`.
+/// A document with one endpoint `e` and about as many rules as people write for one.
 pub fn document() -> impl Strategy<Value = Document> {
+    document_of([3, 4, 4, 3])
+}
+
+/// A document with one endpoint `e` and fewer than so many mandatory, baseline, profile and own rules.
+pub fn document_of([mandatory, baseline, profile, own]: [usize; 4]) -> impl Strategy<Value = Document> {
     let default = || prop::sample::select(vec!["allow", "deny"]);
-    (list(3), list(4), list(4), list(3), default(), default()).prop_map(
-        |(mandatory, baseline, profile, own, egress, ingress)| {
+    (
+        list(mandatory),
+        list(baseline),
+        list(profile),
+        list(own),
+        default(),
+        default(),
+    )
+        .prop_map(|(mandatory, baseline, profile, own, egress, ingress)| {
             let value = serde_json::json!({
                 "version": "portcullis/v1",
                 "defaults": {"egress": egress, "ingress": ingress},
@@ -107,8 +127,7 @@ pub fn document() -> impl Strategy<Value = Document> {
                 "endpoints": {"e": {"profiles": ["p"], "rules": own}},
             });
             Document::from_yaml(&value.to_string()).expect("a valid document")
-        },
-    )
+        })
 }
 
 /// The policy of endpoint `e`.
@@ -149,56 +168,63 @@ fn near_port() -> impl Strategy<Value = u16> {
     ]
 }
 
-/// A packet as a target shows it: fragments without offsets.
+fn frame_of(ip: IpPacket) -> Packet {
+    Packet { frame: Frame::Ip(ip) }
+}
+
+/// A packet near the edges of such documents: whole, fragments at offsets 1 and 2, headers that are too short, chains
+/// that cannot be followed.
 pub fn packet() -> impl Strategy<Value = Packet> {
     let ip = any::<bool>().prop_flat_map(|v4| {
-        let protocol = prop::sample::select(vec![0u8, 1, 6, 6, 6, 17, 17, 58, 132, 47, 50]);
+        let protocol = prop::sample::select(vec![0u8, 1, 6, 6, 6, 6, 17, 44, 58, 132, 47, 50]);
         let flags = prop::sample::select(vec![0u16, 0x02, 0x12, 0x10, 0x04, 0x03]);
         let icmp = (
             prop::sample::select(vec![0u8, 3, 8, 11, 128, 133, 135, 255]),
             0u8..3,
         );
-        (
-            address(v4),
-            address(v4),
-            protocol,
-            near_port(),
-            near_port(),
-            flags,
-            icmp,
-            0u8..5,
-        )
+        let ports = (near_port(), near_port(), prop::bool::weighted(0.05));
+        (address(v4), address(v4), protocol, ports, flags, icmp, 0u8..9)
     });
-    let ip = ip.prop_map(|(local, remote, protocol, src, dst, flags, (kind, code), part)| {
-        let fragment = match part {
-            0 => Fragment::Later { offset: 2 },
-            1 => Fragment::First,
-            _ => Fragment::Whole,
-        };
-        let is_icmp = matches!((protocol, local), (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)));
-        let l4 = match fragment {
-            Fragment::Later { .. } => L4::Nothing,
-            _ if Protocol::has_ports(protocol) => L4::Ports {
-                src,
-                dst,
-                flags: if protocol == Protocol::TCP { flags } else { 0 },
-            },
-            _ if is_icmp => L4::Icmp { kind, code },
-            _ => L4::Nothing,
-        };
-        Packet {
-            frame: Frame::Ip(IpPacket {
+    let ip = ip.prop_map(
+        |(local, remote, protocol, (src, dst, blank), flags, (kind, code), part)| {
+            let ports = Protocol::has_ports(protocol);
+            let is_icmp = matches!((protocol, local), (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)));
+            let fragment = match part {
+                0 => Fragment::Later { offset: 2 },
+                1 => Fragment::Later { offset: 1 },
+                2 => Fragment::First,
+                _ => Fragment::Whole,
+            };
+            let l4 = match fragment {
+                Fragment::Later { .. } => L4::Nothing,
+                _ if part == 3 && (ports || is_icmp) => L4::Short,
+                _ if ports && blank => L4::Ports {
+                    src: 0,
+                    dst: 0,
+                    flags: 0,
+                },
+                _ if ports => L4::Ports {
+                    src,
+                    dst,
+                    flags: if protocol == Protocol::TCP { flags } else { 0 },
+                },
+                _ if is_icmp => L4::Icmp { kind, code },
+                _ => L4::Nothing,
+            };
+            let unknown = part == 4 && l4 == L4::Nothing;
+            frame_of(IpPacket {
                 local,
                 remote,
-                protocol: Some(protocol),
+                protocol: (!unknown).then_some(protocol),
                 fragment,
                 l4,
-            }),
-        }
-    });
+            })
+        },
+    );
     prop_oneof![
         20 => ip,
         1 => Just(Packet { frame: Frame::Arp }),
         1 => Just(Packet { frame: Frame::Other }),
+        1 => Just(Packet { frame: Frame::Opaque }),
     ]
 }

@@ -1,0 +1,107 @@
+//! What tables will hold, and the steps taken when that is too much, as values and as words.
+
+use crate::class::ClassId;
+
+/// What one table will hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableUse {
+    /// Its name.
+    pub table: String,
+    /// Its rows.
+    pub rows: u64,
+    /// What they cost: rows, or lines of ranges.
+    pub cost: u64,
+    /// What it holds; `None` when only memory bounds it.
+    pub size: Option<u64>,
+}
+
+impl TableUse {
+    /// By how much it is too full.
+    pub fn excess(&self) -> u64 {
+        self.size.map_or(0, |size| self.cost.saturating_sub(size))
+    }
+}
+
+/// A step of the ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Rows of equal verdict of a class were merged: hits tell its verdicts, not its rules.
+    Merged {
+        /// The class.
+        class: ClassId,
+        /// The table that was too full.
+        table: String,
+        /// What the class cost there before.
+        from: u64,
+        /// What it costs now.
+        to: u64,
+    },
+    /// A class is left to a software target that all its endpoints are also attached to.
+    Moved {
+        /// The class.
+        class: ClassId,
+        /// The table that was too full.
+        table: String,
+        /// What the class cost there.
+        cost: u64,
+    },
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Merged {
+                class,
+                table,
+                from,
+                to,
+            } => write!(
+                f,
+                "{table} is too full: rows of equal verdict of class {class} were merged ({from} -> {to}); hits on them \
+                 tell the verdict and not always the rule"
+            ),
+            Step::Moved { class, table, cost } => write!(
+                f,
+                "{table} is too full: class {class} ({cost} of it) is left to the other target of its endpoints"
+            ),
+        }
+    }
+}
+
+/// Something that would make room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saving {
+    /// The rule to do without.
+    pub rule: String,
+    /// What its absence would save, compiled anew without it.
+    pub saves: u64,
+    /// Whether it, with those named before it, makes the rest fit.
+    pub fits: bool,
+}
+
+/// A table that cannot hold what is asked of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The table.
+    pub table: String,
+    /// What it would have to hold.
+    pub needed: u64,
+    /// What it holds.
+    pub size: u64,
+    /// What would make room, the most effective first.
+    pub savings: Vec<Saving>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} needs {} and holds {}", self.table, self.needed, self.size)?;
+        for (at, saving) in self.savings.iter().enumerate() {
+            let joint = if at == 0 { "; without" } else { ", and without" };
+            write!(f, "{joint} {} it needs {} less", saving.rule, saving.saves)?;
+            if saving.fits {
+                f.write_str(" and fits")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The state between two resolutions.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use portcullis_policy::{Document, Endpoint, Lists, Name};
+
+use super::ids::{Ids, OutOfClasses};
+use super::round::Round;
+use super::{ClassId, Fingerprint, Intent};
+
+/// Resolves documents into intents and keeps class ids stable. A clone is cheap and independent: resolve with a clone
+/// what may yet be refused.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    /// Classes may be edited in place in the next resolution.
+    pub(super) in_place: bool,
+    pub(super) ids: Ids,
+    /// Classes in use by fingerprint; until the first resolution, those of the run before.
+    pub(super) known: OrdMap<Fingerprint, ClassId>,
+    /// Ids of the run before, until the first resolution.
+    pub(super) restored: OrdSet<ClassId>,
+    pub(super) lists: Lists,
+    /// What endpoints without rules of their own come to, by the profiles they bind.
+    pub(super) combos: OrdMap<Combo, Bound>,
+    /// The endpoints that bind each profile.
+    pub(super) binders: OrdMap<Name, OrdSet<Name>>,
+    pub(super) uses: OrdMap<ClassId, Use>,
+    pub(super) last: Option<(Document, Arc<Intent>)>,
+}
+
+/// Names of profiles in their order.
+pub(super) type Combo = Arc<[Name]>;
+
+/// Where a policy comes from. Endpoints without rules of their own that bind the same profiles have one in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Source {
+    Unmanaged,
+    Profiles(Combo),
+    Endpoint(Name),
+}
+
+impl Source {
+    pub(super) fn of(name: &Name, endpoint: &Endpoint) -> Self {
+        if endpoint.rules.is_empty() {
+            Source::Profiles(endpoint.profiles.as_slice().into())
+        } else {
+            Source::Endpoint(name.clone())
+        }
+    }
+}
+
+/// The classes of a combination of profiles.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bound {
+    /// Endpoints that have it.
+    pub endpoints: u32,
+    /// Egress and ingress.
+    pub classes: [ClassId; 2],
+}
+
+/// What is known of a class in use.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Use {
+    /// Endpoints that have it; ports without an endpoint count as one.
+    pub endpoints: u32,
+    /// Whose policies they are.
+    pub members: OrdSet<Source>,
+    /// Whose names the class bears.
+    pub named: Option<Source>,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new(1, [], [])
+    }
+}
+
+impl Compiler {
+    /// One that takes up where an earlier run stopped: with the first id that was never used, the classes in use, and
+    /// the ids [`released`](Self::released) but not confirmed gone.
+    pub fn new(
+        next: u32,
+        known: impl IntoIterator<Item = (Fingerprint, ClassId)>,
+        released: impl IntoIterator<Item = (ClassId, u64)>,
+    ) -> Self {
+        let known: OrdMap<Fingerprint, ClassId> = known.into_iter().collect();
+        let released: Vec<(ClassId, u64)> = released.into_iter().collect();
+        let used = known.values().chain(released.iter().map(|(id, _)| id));
+        let above = used.map(|id| id.0.saturating_add(1)).max().unwrap_or(1);
+        Compiler {
+            in_place: false,
+            ids: Ids::new(next.max(above), released),
+            restored: known.values().copied().collect(),
+            known,
+            lists: Lists::default(),
+            combos: OrdMap::new(),
+            binders: OrdMap::new(),
+            uses: OrdMap::new(),
+            last: None,
+        }
+    }
+
+    /// Sets the highest id that every target's class key can hold; `u32::MAX - 1` without. Ids count up to it; after
+    /// that the lowest id that is out of use and confirmed gone is used again. Set it before anything is resolved.
+    pub fn limit(&mut self, max_id: u32) {
+        self.ids.set_limit(max_id);
+    }
+
+    /// Says whether classes may be edited in place: only while every target holds all of the intent resolved last. A
+    /// target that follows several changes at once could otherwise wire an endpoint to a class that is not yet what the
+    /// endpoint shall meet. Not allowed until this is called; each change then makes a class anew.
+    pub fn edit_in_place(&mut self, allowed: bool) {
+        self.in_place = allowed;
+    }
+
+    /// The first class id that was never used: persist it with the classes.
+    pub fn next_id(&self) -> u32 {
+        self.ids.next()
+    }
+
+    /// Ids out of use that are not confirmed gone, each with the first generation without it: persist them. They are
+    /// not used again.
+    pub fn released(&self) -> &OrdMap<ClassId, u64> {
+        self.ids.released()
+    }
+
+    /// Says that every target confirmed a generation without these ids: no row of theirs is left anywhere.
+    pub fn confirm_gone(&mut self, ids: impl IntoIterator<Item = ClassId>) {
+        ids.into_iter().for_each(|id| self.ids.confirm_gone(id));
+    }
+
+    /// Resolves a document, at a cost that goes with what differs from the one before. After an error the compiler is
+    /// what it was.
+    ///
+    /// A class is edited in place, so that it keeps its id under another fingerprint, when that is
+    /// [allowed](Self::edit_in_place) and all it is for (endpoints,
+    /// and ports without an endpoint) move to one policy that nothing else moves to and no class has, and the two
+    /// policies have the same entries with prefixes: then a packet's way to the class's rows stays, and they can be
+    /// written one by one in an order in which each packet meets the old verdict or the new one.
+    pub fn resolve(&mut self, document: &Document, generation: u64) -> Result<Arc<Intent>, OutOfClasses> {
+        let mut next = self.clone();
+        let intent = Round::run(&mut next, document, generation)?;
+        *self = next;
+        Ok(intent)
+    }
+}

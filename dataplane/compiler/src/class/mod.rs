@@ -1,0 +1,110 @@
+//! Classes: endpoints with equal policy share one.
+
+mod affected;
+mod compiler;
+mod fingerprint;
+mod ids;
+mod round;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use portcullis_policy::{Attachment, Direction, MacAddr, Name, Policy, StrictPrefix};
+
+pub use compiler::Compiler;
+pub use fingerprint::Fingerprint;
+pub use ids::OutOfClasses;
+
+/// Names a class on every target. 0 is the class of those to whom nothing is denied; it has no rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// Nothing is denied.
+    pub const OPEN: ClassId = ClassId(0);
+}
+
+impl Default for ClassId {
+    fn default() -> Self {
+        ClassId::OPEN
+    }
+}
+
+impl fmt::Display for ClassId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One distinct verdict function of a direction.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Class {
+    /// Its id, stable across restarts. A class edited in place keeps it: see [`Compiler::resolve`]. Rows that are
+    /// remembered belong to the fingerprint, not to the id.
+    pub id: ClassId,
+    /// Its policy in canonical form, under the names that one of its members has for the rules. Another member's own
+    /// names stand at the same places of [`canonical`](portcullis_policy::canonical) of its effective policy.
+    pub policy: Policy,
+    /// The policy's fingerprint.
+    pub fingerprint: Fingerprint,
+}
+
+/// An endpoint as targets need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointIntent {
+    /// Its name.
+    pub name: Name,
+    /// Where it plugs in.
+    pub attachments: Vec<Attachment>,
+    /// Its MACs.
+    pub macs: Vec<MacAddr>,
+    /// Its addresses.
+    pub addresses: Vec<StrictPrefix>,
+    /// Whether it may send only with those.
+    pub source_guard: bool,
+    /// Class of what it sends.
+    pub egress: ClassId,
+    /// Class of what it is sent.
+    pub ingress: ClassId,
+}
+
+impl EndpointIntent {
+    /// Its class in a direction.
+    pub fn class(&self, direction: Direction) -> ClassId {
+        match direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        }
+    }
+}
+
+/// The desired state of one generation, the same for every target. Its maps share what did not change with those of
+/// the intent before, so that [`OrdMap::diff`] of any two of them is quick.
+#[derive(Debug, Clone, Default)]
+pub struct Intent {
+    /// Number of the committed desired state.
+    pub generation: u64,
+    /// Every class in use.
+    pub classes: OrdMap<ClassId, Arc<Class>>,
+    /// Every endpoint.
+    pub endpoints: OrdMap<Name, Arc<EndpointIntent>>,
+    /// Classes of ports without an endpoint, egress and ingress.
+    pub unmanaged: (ClassId, ClassId),
+    /// What is not as in the intent before.
+    pub changed: Changes,
+}
+
+/// How an intent differs from the one its compiler resolved before. Whoever did not see that very intent looks at
+/// everything instead; an intent that was only tried, and never set, was not seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Generation of the intent before; 0 when there was none, and everything is listed.
+    pub since: u64,
+    /// Endpoints that came, went, or are not what they were; ascending.
+    pub endpoints: Vec<Name>,
+    /// Classes that came, went, were edited in place, or whose rules have other names; ascending.
+    pub classes: Vec<ClassId>,
+}

@@ -1,0 +1,565 @@
+//! One resolution: from what differs between two documents to what differs between their intents.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use portcullis_policy::{Action, Direction, Document, Endpoint, Lists, Matcher, Name, Policy, canonical};
+
+use super::affected::{Affected, Difference, same_for_everybody};
+use super::compiler::{Bound, Compiler, Source};
+use super::ids::OutOfClasses;
+use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent};
+
+/// What a source asks for in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// A class there is, or the open one.
+    Class(ClassId),
+    /// The class to be made with this index.
+    New(usize),
+}
+
+/// A source whose policies were resolved in this round.
+struct Resolved {
+    wants: [Want; 2],
+    /// Policies of those that want a class there is: its rules may have other names now.
+    policies: [Option<Policy>; 2],
+}
+
+/// A policy that no class has.
+struct NewClass {
+    fingerprint: Fingerprint,
+    policy: Policy,
+    /// Whose policy came first.
+    named: Source,
+    movers: Movers,
+}
+
+/// Where the endpoints of a new policy come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Movers {
+    None,
+    /// So many from one class.
+    From(ClassId, u32),
+    /// From several, or from nowhere.
+    Mixed,
+}
+
+impl Movers {
+    fn and(self, from: Option<ClassId>) -> Self {
+        match (self, from.filter(|id| *id != ClassId::OPEN)) {
+            (Movers::None, Some(id)) => Movers::From(id, 1),
+            (Movers::From(before, n), Some(id)) if before == id => Movers::From(id, n + 1),
+            _ => Movers::Mixed,
+        }
+    }
+}
+
+/// One resolution.
+pub(super) struct Round<'a> {
+    compiler: &'a mut Compiler,
+    document: &'a Document,
+    generation: u64,
+    /// Whether the rules for everybody differ, or there were none before.
+    everybody: bool,
+    /// Profiles that came, went or changed.
+    profiles: HashSet<Name>,
+    resolved: HashMap<Source, Resolved>,
+    new: Vec<NewClass>,
+    by_fingerprint: HashMap<Fingerprint, usize>,
+    /// Classes there are that somebody asked for.
+    asked: HashSet<ClassId>,
+    /// Classes that may have lost or won somebody, or whose rules may have other names.
+    touched: BTreeSet<ClassId>,
+}
+
+impl<'a> Round<'a> {
+    /// Resolves a document and leaves the compiler where the next one begins.
+    pub(super) fn run(
+        compiler: &'a mut Compiler,
+        document: &'a Document,
+        generation: u64,
+    ) -> Result<Arc<Intent>, OutOfClasses> {
+        let last = compiler.last.take();
+        let first = last.is_none();
+        let (before, intent) = last.unwrap_or_default();
+        if first {
+            compiler.lists = Lists::of(document);
+        } else {
+            compiler.lists.follow(&before, document);
+        }
+        let everybody = first || !same_for_everybody(&before, document);
+        let difference = Difference::of(compiler, &before, document, everybody);
+        let mut round = Round {
+            compiler,
+            document,
+            generation,
+            everybody,
+            profiles: difference.profiles.iter().map(|name| (*name).clone()).collect(),
+            resolved: HashMap::new(),
+            new: Vec::new(),
+            by_fingerprint: HashMap::new(),
+            asked: HashSet::new(),
+            touched: BTreeSet::new(),
+        };
+        let next = Arc::new(round.intent(&intent, &difference, first)?);
+        compiler.last = Some((document.clone(), Arc::clone(&next)));
+        Ok(next)
+    }
+
+    fn intent(
+        &mut self,
+        before: &Intent,
+        difference: &Difference<'_>,
+        first: bool,
+    ) -> Result<Intent, OutOfClasses> {
+        // First what everybody wants, since that decides which classes are edited in place.
+        let unmanaged = self.everybody.then(|| self.want_unmanaged(before, first));
+        for one in difference.endpoints.iter().filter(|one| one.rules) {
+            if let Some(endpoint) = one.new {
+                self.want(one.name, endpoint, before.endpoints.get(one.name));
+            }
+        }
+        let made = self.make(before)?;
+        let mut next = Intent {
+            generation: self.generation,
+            changed: Changes {
+                since: before.generation,
+                ..Changes::default()
+            },
+            ..before.clone()
+        };
+        if let Some(wants) = unmanaged {
+            let was = [before.unmanaged.0, before.unmanaged.1];
+            let is @ [egress, ingress] = wants.map(|want| class_of(want, &made));
+            self.rebind(&Source::Unmanaged, was, is);
+            self.count(was, is);
+            next.unmanaged = (egress, ingress);
+        }
+        self.bind_combos(&made);
+        for one in &difference.endpoints {
+            self.apply(one, &made, &mut next);
+        }
+        self.drop_combos(difference);
+        self.settle(&made, &mut next);
+        Ok(next)
+    }
+
+    /// What ports without an endpoint want.
+    fn want_unmanaged(&mut self, before: &Intent, first: bool) -> [Want; 2] {
+        let policies = Direction::BOTH.map(|d| self.compiler.lists.unmanaged(self.document, d));
+        let wants = self.resolve(&Source::Unmanaged, &policies);
+        let was = [before.unmanaged.0, before.unmanaged.1];
+        self.tally(wants, was.map(|id| (!first).then_some(id)));
+        wants
+    }
+
+    fn want(&mut self, name: &Name, endpoint: &Endpoint, before: Option<&Arc<EndpointIntent>>) {
+        let source = Source::of(name, endpoint);
+        let resolved = self.resolved.get(&source).map(|resolved| resolved.wants);
+        let steady = || Some(self.steady(&source)?.map(Want::Class));
+        let wants = resolved.or_else(steady).unwrap_or_else(|| {
+            let policies = self.compiler.lists.both(self.document, name.as_str(), endpoint);
+            self.resolve(&source, &policies)
+        });
+        self.tally(wants, Direction::BOTH.map(|d| before.map(|e| e.class(d))));
+    }
+
+    /// The classes of profiles that did not change.
+    fn steady(&self, source: &Source) -> Option<[ClassId; 2]> {
+        let Source::Profiles(combo) = source else {
+            return None;
+        };
+        let same = !self.everybody && combo.iter().all(|name| !self.profiles.contains(name));
+        let bound = self.compiler.combos.get(combo).filter(|_| same)?;
+        Some(bound.classes)
+    }
+
+    fn resolve(&mut self, source: &Source, policies: &[Policy; 2]) -> [Want; 2] {
+        let [egress, ingress] = policies.each_ref().map(|policy| self.intern(source, policy));
+        let wants = [egress.0, ingress.0];
+        let policies = [egress.1, ingress.1];
+        self.resolved.insert(source.clone(), Resolved { wants, policies });
+        wants
+    }
+
+    fn intern(&mut self, source: &Source, policy: &Policy) -> (Want, Option<Policy>) {
+        if !policy.may_deny() {
+            return (Want::Class(ClassId::OPEN), None);
+        }
+        let policy = canonical(policy);
+        let fingerprint = Fingerprint::of_canonical(&policy);
+        let limit = self.compiler.ids.limit();
+        if let Some(id) = self.compiler.known.get(&fingerprint).filter(|id| id.0 <= limit) {
+            return (Want::Class(*id), Some(policy));
+        }
+        let next = self.new.len();
+        let index = *self.by_fingerprint.entry(fingerprint).or_insert(next);
+        if index == next {
+            self.new.push(NewClass {
+                fingerprint,
+                policy,
+                named: source.clone(),
+                movers: Movers::None,
+            });
+        }
+        (Want::New(index), None)
+    }
+
+    fn tally(&mut self, wants: [Want; 2], before: [Option<ClassId>; 2]) {
+        for (want, from) in wants.into_iter().zip(before) {
+            match want {
+                Want::Class(id) => {
+                    self.asked.insert(id);
+                }
+                Want::New(index) => {
+                    if let Some(new) = self.new.get_mut(index) {
+                        new.movers = new.movers.and(from);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives every new policy a class: the one it succeeds, or one with another id.
+    fn make(&mut self, intent: &Intent) -> Result<Vec<ClassId>, OutOfClasses> {
+        let mut made = Vec::with_capacity(self.new.len());
+        for new in &self.new {
+            let id = match self.succeeded(new, intent) {
+                Some(class) => {
+                    self.compiler.known.remove(&class.fingerprint);
+                    class.id
+                }
+                None => {
+                    let (uses, restored) = (&self.compiler.uses, &self.compiler.restored);
+                    let in_use = |id| uses.contains_key(&id) || restored.contains(&id);
+                    self.compiler.ids.take(in_use)?
+                }
+            };
+            self.compiler.known.insert(new.fingerprint, id);
+            self.compiler.uses.entry(id).or_default().named = Some(new.named.clone());
+            self.touched.insert(id);
+            made.push(id);
+        }
+        Ok(made)
+    }
+
+    /// The class that is edited in place to become a new one.
+    fn succeeded<'i>(&self, new: &NewClass, intent: &'i Intent) -> Option<&'i Class> {
+        let Movers::From(id, movers) = new.movers else {
+            return None;
+        };
+        let whole = self.compiler.uses.get(&id).is_some_and(|u| u.endpoints == movers);
+        let class = intent
+            .classes
+            .get(&id)
+            .filter(|_| whole && !self.asked.contains(&id))?;
+        let fits = self.compiler.in_place && id.0 <= self.compiler.ids.limit();
+        (fits && same_way(&class.policy, &new.policy)).then_some(class)
+    }
+
+    /// Tells every resolved combination its classes.
+    fn bind_combos(&mut self, made: &[ClassId]) {
+        let resolved = std::mem::take(&mut self.resolved);
+        for (source, resolved) in &resolved {
+            if let Source::Profiles(combo) = source {
+                let classes = resolved.wants.map(|want| class_of(want, made));
+                let before = self.compiler.combos.get(combo).copied().unwrap_or_default();
+                self.rebind(source, before.classes, classes);
+                self.compiler
+                    .combos
+                    .insert(Arc::clone(combo), Bound { classes, ..before });
+            }
+            for want in resolved.wants {
+                self.touched.insert(class_of(want, made));
+            }
+        }
+        self.resolved = resolved;
+    }
+
+    /// Takes one endpoint from what it was to what it is.
+    fn apply(&mut self, one: &Affected<'_>, made: &[ClassId], next: &mut Intent) {
+        let before = next.endpoints.get(one.name);
+        let was = before.map_or([ClassId::OPEN; 2], |e| [e.egress, e.ingress]);
+        let is = if one.rules {
+            self.regroup(one, was, made)
+        } else {
+            was
+        };
+        let after = one.new.map(|endpoint| intent_of(one.name, endpoint, is));
+        if before.map(AsRef::as_ref) == after.as_ref() {
+            return;
+        }
+        next.changed.endpoints.push(one.name.clone());
+        match after {
+            Some(after) => next.endpoints.insert(one.name.clone(), Arc::new(after)),
+            None => next.endpoints.remove(one.name),
+        };
+    }
+
+    /// Takes an endpoint out of its classes and into others; returns those.
+    fn regroup(&mut self, one: &Affected<'_>, was: [ClassId; 2], made: &[ClassId]) -> [ClassId; 2] {
+        let old = one.old.map(|e| Source::of(one.name, e));
+        let new = one.new.map(|e| Source::of(one.name, e));
+        let is = new
+            .as_ref()
+            .map_or([ClassId::OPEN; 2], |source| self.classes(source, made));
+        self.count(was, is);
+        if let Some(source @ Source::Endpoint(_)) = &old {
+            self.forget(source, was);
+        }
+        if let Some(source @ Source::Endpoint(_)) = &new {
+            self.rebind(source, [ClassId::OPEN; 2], is);
+        }
+        self.bind(one, old.as_ref(), new.as_ref());
+        is
+    }
+
+    fn classes(&self, source: &Source, made: &[ClassId]) -> [ClassId; 2] {
+        match (self.resolved.get(source), source) {
+            (Some(resolved), _) => resolved.wants.map(|want| class_of(want, made)),
+            (None, Source::Profiles(combo)) => {
+                let bound = self.compiler.combos.get(combo);
+                bound.copied().unwrap_or_default().classes
+            }
+            // Endpoints with rules of their own whose rules changed were resolved.
+            (None, _) => [ClassId::OPEN; 2],
+        }
+    }
+
+    /// Which profiles an endpoint binds, and which combinations are in use.
+    fn bind(&mut self, one: &Affected<'_>, old: Option<&Source>, new: Option<&Source>) {
+        let bound = one.old.map_or(&[][..], |e| e.profiles.as_slice());
+        let binds = one.new.map_or(&[][..], |e| e.profiles.as_slice());
+        for profile in bound.iter().filter(|p| !binds.contains(p)) {
+            if let Some(binders) = self.compiler.binders.get_mut(profile) {
+                binders.remove(one.name);
+                if binders.is_empty() {
+                    self.compiler.binders.remove(profile);
+                }
+            }
+        }
+        for profile in binds.iter().filter(|p| !bound.contains(p)) {
+            let binders = self.compiler.binders.entry(profile.clone()).or_default();
+            binders.insert(one.name.clone());
+        }
+        if old == new {
+            return;
+        }
+        if let Some(Source::Profiles(combo)) = old
+            && let Some(bound) = self.compiler.combos.get_mut(combo)
+        {
+            bound.endpoints = bound.endpoints.saturating_sub(1);
+        }
+        if let Some(Source::Profiles(combo)) = new {
+            let bound = self.compiler.combos.entry(Arc::clone(combo)).or_default();
+            bound.endpoints += 1;
+        }
+    }
+
+    /// Forgets combinations that nobody has any more.
+    fn drop_combos(&mut self, difference: &Difference<'_>) {
+        let changed = difference.endpoints.iter().filter(|one| one.rules);
+        for source in changed.filter_map(|one| Some(Source::of(one.name, one.old?))) {
+            if let Source::Profiles(combo) = &source
+                && let Some(bound) = self.compiler.combos.get(combo).copied()
+                && bound.endpoints == 0
+            {
+                self.compiler.combos.remove(combo);
+                self.forget(&source, bound.classes);
+            }
+        }
+    }
+
+    /// Counts an endpoint out of some classes and into others.
+    fn count(&mut self, was: [ClassId; 2], is: [ClassId; 2]) {
+        for (was, is) in was.into_iter().zip(is).filter(|(was, is)| was != is) {
+            if let Some(class) = self.compiler.uses.get_mut(&was) {
+                class.endpoints = class.endpoints.saturating_sub(1);
+                self.touched.insert(was);
+            }
+            if is != ClassId::OPEN {
+                self.compiler.uses.entry(is).or_default().endpoints += 1;
+                self.touched.insert(is);
+            }
+        }
+    }
+
+    /// Lets a source be a member of classes no more.
+    fn forget(&mut self, source: &Source, classes: [ClassId; 2]) {
+        for id in classes {
+            if let Some(class) = self.compiler.uses.get_mut(&id) {
+                class.members.remove(source);
+                self.touched.insert(id);
+            }
+        }
+    }
+
+    /// Makes a source a member of other classes.
+    fn rebind(&mut self, source: &Source, was: [ClassId; 2], is: [ClassId; 2]) {
+        self.forget(source, was);
+        for id in is.into_iter().filter(|id| *id != ClassId::OPEN) {
+            self.compiler
+                .uses
+                .entry(id)
+                .or_default()
+                .members
+                .insert(source.clone());
+            self.touched.insert(id);
+        }
+    }
+
+    /// Brings the classes of the intent in line with who uses them.
+    fn settle(&mut self, made: &[ClassId], next: &mut Intent) {
+        let new = made.iter().copied().zip(std::mem::take(&mut self.new));
+        let mut new: HashMap<ClassId, NewClass> = new.collect();
+        for id in std::mem::take(&mut self.touched) {
+            let used = self.compiler.uses.get(&id).is_some_and(|u| u.endpoints > 0);
+            let changed = match (used, new.remove(&id)) {
+                (false, _) => self.release(id, next),
+                (true, Some(new)) => {
+                    let (policy, fingerprint) = (new.policy, new.fingerprint);
+                    let class = Class {
+                        id,
+                        policy,
+                        fingerprint,
+                    };
+                    next.classes.insert(id, Arc::new(class));
+                    true
+                }
+                (true, None) => self.rename(id, next),
+            };
+            if changed {
+                next.changed.classes.push(id);
+            }
+        }
+        if !self.compiler.restored.is_empty() {
+            self.forget_restored(next);
+        }
+    }
+
+    /// Releases a class that nobody uses.
+    fn release(&mut self, id: ClassId, next: &mut Intent) -> bool {
+        self.compiler.uses.remove(&id);
+        let Some(class) = next.classes.remove(&id) else {
+            return false;
+        };
+        self.compiler.ids.release(id, self.generation);
+        if self.compiler.known.get(&class.fingerprint) == Some(&id) {
+            self.compiler.known.remove(&class.fingerprint);
+        }
+        true
+    }
+
+    /// Releases what the run before used and this one does not.
+    fn forget_restored(&mut self, next: &Intent) {
+        for id in std::mem::take(&mut self.compiler.restored) {
+            if !next.classes.contains_key(&id) {
+                self.compiler.ids.release(id, self.generation);
+            }
+        }
+        let in_use = next.classes.values().map(|class| (class.fingerprint, class.id));
+        self.compiler.known = in_use.collect();
+    }
+
+    /// Lets a class bear the names that one of its members has now.
+    fn rename(&mut self, id: ClassId, next: &mut Intent) -> bool {
+        let class = next.classes.get(&id).cloned();
+        let Some(used) = self.compiler.uses.get(&id) else {
+            return false;
+        };
+        let still = used
+            .named
+            .as_ref()
+            .filter(|s| class.is_some() && used.members.contains(*s));
+        let source = match still {
+            Some(source) if !self.resolved.contains_key(source) => return false,
+            Some(source) => source.clone(),
+            None => match used.members.get_min() {
+                Some(source) => source.clone(),
+                None => return false,
+            },
+        };
+        let Some((policy, fingerprint)) = self.policy_of(&source, id) else {
+            return false;
+        };
+        if let Some(used) = self.compiler.uses.get_mut(&id) {
+            used.named = Some(source);
+        }
+        if class.is_some_and(|c| c.policy == policy) {
+            return false;
+        }
+        let class = Class {
+            id,
+            policy,
+            fingerprint,
+        };
+        next.classes.insert(id, Arc::new(class));
+        true
+    }
+
+    /// The policy by which a source is in a class, under the source's own names.
+    fn policy_of(&mut self, source: &Source, id: ClassId) -> Option<(Policy, Fingerprint)> {
+        let resolved = self.resolved.get_mut(source).and_then(|resolved| {
+            let mut wanted = resolved.wants.iter().zip(&mut resolved.policies);
+            wanted.find(|(want, _)| **want == Want::Class(id))?.1.take()
+        });
+        let candidates = match resolved {
+            Some(policy) => vec![policy],
+            None => self.effective(source)?.iter().map(canonical).collect(),
+        };
+        candidates.into_iter().find_map(|policy| {
+            let fingerprint = Fingerprint::of_canonical(&policy);
+            (self.compiler.known.get(&fingerprint) == Some(&id)).then_some((policy, fingerprint))
+        })
+    }
+
+    fn effective(&self, source: &Source) -> Option<[Policy; 2]> {
+        let (lists, document) = (&self.compiler.lists, self.document);
+        Some(match source {
+            Source::Unmanaged => Direction::BOTH.map(|d| lists.unmanaged(document, d)),
+            Source::Profiles(combo) => {
+                let endpoint = Endpoint {
+                    profiles: combo.to_vec(),
+                    ..Endpoint::default()
+                };
+                lists.both(document, "", &endpoint)
+            }
+            Source::Endpoint(name) => lists.both(document, name.as_str(), document.endpoints.get(name)?),
+        })
+    }
+}
+
+fn class_of(want: Want, made: &[ClassId]) -> ClassId {
+    match want {
+        Want::Class(id) => id,
+        // Every new class was made.
+        Want::New(index) => made.get(index).copied().unwrap_or_default(),
+    }
+}
+
+fn intent_of(name: &Name, endpoint: &Endpoint, [egress, ingress]: [ClassId; 2]) -> EndpointIntent {
+    EndpointIntent {
+        name: name.clone(),
+        attachments: endpoint.attachments.clone(),
+        macs: endpoint.macs.clone(),
+        addresses: endpoint.addresses.clone(),
+        source_guard: endpoint.source_guard,
+        egress,
+        ingress,
+    }
+}
+
+/// Whether two policies lead packets to their entries in the same way: what they have with prefixes is the same, so
+/// that only rows of ports and protocols differ.
+fn same_way(a: &Policy, b: &Policy) -> bool {
+    fn prefixed(policy: &Policy) -> Vec<(Action, &Matcher)> {
+        let named = policy.entries.iter().map(|e| (e.action, &*e.matcher));
+        let mut list: Vec<_> = named
+            .filter(|(_, m)| !m.remote.is_empty() || !m.local.is_empty())
+            .collect();
+        list.sort_unstable();
+        list
+    }
+    a.direction == b.direction && a.five_tuple == b.five_tuple && prefixed(a) == prefixed(b)
+}

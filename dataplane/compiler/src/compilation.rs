@@ -1,0 +1,567 @@
+//! All classes on one target: what each table will hold, and what is done when that is too much.
+//!
+//! The ladder, each step with its reason: rows of equal verdict are merged, class by class, where that saves most;
+//! then classes are left to a software target that all their endpoints are also attached to; then the target is
+//! refused, with the numbers and with what would make it fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portcullis_policy::{Action, Decider, Direction, Entry, Policy, Tier};
+
+pub use crate::capacity::{Refusal, Saving, Step, TableUse};
+use crate::class::{Class, ClassId, EndpointIntent, Intent};
+use crate::lower::{Attribution, Cache, Encoder, fixed_rows, port_lift};
+use crate::model::{Field, Role, StageModel, TableModel, Weight};
+use crate::program::{Codes, PolicyRow, PortMatch, Program, RowKey, Unsupported};
+use crate::programs::{CompileError, Programs};
+use crate::row::{Row, code_rows, policy_row, range_lines, remote_row, word_row};
+
+/// Rules that a refusal tries to do without.
+const TRIED: usize = 5;
+
+/// A class and its proved rows.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The class.
+    pub class: Arc<Class>,
+    /// Its rows.
+    pub program: Arc<Program>,
+    /// Where a table has no class: the attachments that get these rows, and whether all other ports do.
+    pub ports: Ports,
+}
+
+/// The ports a class stands for in a table without class metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ports {
+    /// Attachments, by name.
+    pub attachments: BTreeSet<String>,
+    /// Every port that no other row names.
+    pub others: bool,
+}
+
+impl Ports {
+    /// How often the class's rows stand in the table.
+    fn copies(&self) -> u64 {
+        self.attachments.len() as u64 + u64::from(self.others)
+    }
+}
+
+/// All classes of an intent on one stage model.
+#[derive(Debug, Clone)]
+pub struct Compilation {
+    /// The model.
+    pub model: StageModel,
+    /// The classes with rows on this target.
+    pub classes: BTreeMap<ClassId, Compiled>,
+    /// By direction: attachments to which nothing is denied here, where a table without classes has to let them pass.
+    pub open: BTreeMap<Direction, BTreeSet<String>>,
+    /// The code stages they share.
+    pub codes: Option<Arc<Codes>>,
+    /// The rows that hold for every class.
+    pub fixed: Vec<PolicyRow>,
+    /// What could not be expressed, by class.
+    pub unsupported: Vec<(ClassId, Unsupported)>,
+    /// The steps of the ladder that were taken.
+    pub steps: Vec<Step>,
+    /// Why the whole is refused, if it is.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A row with its class and rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The row.
+    pub row: Row,
+    /// Its class; `None` when it holds for every class.
+    pub class: Option<ClassId>,
+    /// The rule that decides; `None` where no one rule does.
+    pub rule: Option<String>,
+    /// What decides, in the policy of the class.
+    pub by: Option<Decider>,
+}
+
+impl Compilation {
+    /// Compiles, proves and fits an intent. `elsewhere` tells whether an endpoint is also attached to a software target.
+    pub fn of(
+        intent: &Intent,
+        programs: &mut Programs,
+        attribution: Attribution,
+        elsewhere: impl Fn(&EndpointIntent) -> bool,
+    ) -> Result<Self, CompileError> {
+        let model = programs.model().clone();
+        programs.share_codes(intent.classes.values().map(AsRef::as_ref));
+        let mut compilation = Compilation {
+            fixed: fixed_rows(&model),
+            model,
+            classes: BTreeMap::new(),
+            open: BTreeMap::new(),
+            codes: None,
+            unsupported: Vec::new(),
+            steps: Vec::new(),
+            refusals: Vec::new(),
+        };
+        for (id, class) in &intent.classes {
+            let compiled = match programs.get_as(class, attribution) {
+                Ok(program) => Compiled {
+                    class: Arc::clone(class),
+                    program,
+                    ports: Ports::default(),
+                },
+                Err(CompileError::Unsupported(unsupported)) => {
+                    compilation.unsupported.push((*id, unsupported));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            compilation.classes.insert(*id, compiled);
+        }
+        compilation.codes = programs.codes().cloned();
+        compilation.place(intent);
+        compilation.fit(intent, programs, attribution, elsewhere)?;
+        Ok(compilation)
+    }
+
+    /// Which ports each class stands for, where tables have no class.
+    fn place(&mut self, intent: &Intent) {
+        for direction in Direction::BOTH {
+            if !self.by_port(direction) {
+                continue;
+            }
+            let others = match direction {
+                Direction::Egress => intent.unmanaged.0,
+                Direction::Ingress => intent.unmanaged.1,
+            };
+            if let Some(compiled) = self.classes.get_mut(&others) {
+                compiled.ports.others = true;
+            }
+            for endpoint in intent.endpoints.values() {
+                let class = endpoint.class(direction);
+                if class == others {
+                    continue;
+                }
+                let names = endpoint.attachments.iter().map(ToString::to_string);
+                match self.classes.get_mut(&class) {
+                    Some(compiled) => compiled.ports.attachments.extend(names),
+                    None if class == ClassId::OPEN => self.open.entry(direction).or_default().extend(names),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Whether a direction's policy stage matches ports instead of classes.
+    fn by_port(&self, direction: Direction) -> bool {
+        let table = self.model.table(Role::Policy, direction);
+        table.is_some_and(|t| t.key(Field::Class).is_none())
+    }
+
+    /// Takes the steps of the ladder as far as needed.
+    fn fit(
+        &mut self,
+        intent: &Intent,
+        programs: &mut Programs,
+        attribution: Attribution,
+        elsewhere: impl Fn(&EndpointIntent) -> bool,
+    ) -> Result<(), CompileError> {
+        let tables = self.model.tables.clone();
+        let mut taken = None;
+        // A step for one table can cost rows in another.
+        while taken.replace(self.steps.len()) != Some(self.steps.len()) {
+            for table in &tables {
+                if attribution == Attribution::Rule {
+                    self.merge(table, programs)?;
+                }
+                self.move_away(table, intent, &elsewhere);
+            }
+        }
+        for table in tables {
+            let used = self.table_use(&table);
+            if let Some(size) = used.size.filter(|size| used.cost > *size) {
+                let savings = self.savings(&table, &used);
+                self.refusals.push(Refusal {
+                    table: table.name.clone(),
+                    needed: used.cost,
+                    size,
+                    savings,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// First step: merge by verdict where it saves most.
+    fn merge(&mut self, table: &TableModel, programs: &mut Programs) -> Result<(), CompileError> {
+        if self.table_use(table).excess() == 0 {
+            return Ok(());
+        }
+        let mut gains: Vec<(u64, u64, ClassId, Compiled)> = Vec::new();
+        for (id, compiled) in &self.classes {
+            let before = cost(table, compiled);
+            if before == 0 {
+                continue;
+            }
+            let merged = Compiled {
+                program: programs.get_as(&compiled.class, Attribution::Class)?,
+                ..compiled.clone()
+            };
+            let after = cost(table, &merged);
+            if after < before {
+                gains.push((before, after, *id, merged));
+            }
+        }
+        gains.sort_by_key(|(before, after, id, _)| (std::cmp::Reverse(before - after), *id));
+        for (from, to, class, merged) in gains {
+            if self.table_use(table).excess() == 0 {
+                break;
+            }
+            self.classes.insert(class, merged);
+            self.steps.push(Step::Merged {
+                class,
+                table: table.name.clone(),
+                from,
+                to,
+            });
+        }
+        Ok(())
+    }
+
+    /// Second step: leave classes to the software target that all their endpoints are also attached to.
+    fn move_away(
+        &mut self,
+        table: &TableModel,
+        intent: &Intent,
+        elsewhere: &impl Fn(&EndpointIntent) -> bool,
+    ) {
+        if self.table_use(table).excess() == 0 {
+            return;
+        }
+        let mut stays: BTreeSet<ClassId> = BTreeSet::from([intent.unmanaged.0, intent.unmanaged.1]);
+        for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
+            stays.extend([endpoint.egress, endpoint.ingress]);
+        }
+        let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));
+        let mut movable: Vec<(u64, ClassId)> = movable.map(|(id, c)| (cost(table, c), *id)).collect();
+        movable.sort_unstable_by_key(|(cost, id)| (std::cmp::Reverse(*cost), *id));
+        for (cost, class) in movable {
+            if cost == 0 || self.table_use(table).excess() == 0 {
+                break;
+            }
+            if let Some(gone) = self.classes.remove(&class) {
+                // Where it is enforced now is not here: rows of all other ports shall not meet its ports.
+                let open = self.open.entry(gone.class.policy.direction).or_default();
+                open.extend(gone.ports.attachments);
+            }
+            self.steps.push(Step::Moved {
+                class,
+                table: table.name.clone(),
+                cost,
+            });
+        }
+    }
+
+    /// What would make room: the rules with the most rows, compiled without them one after the other.
+    fn savings(&self, table: &TableModel, used: &TableUse) -> Vec<Saving> {
+        let mut by_rule: BTreeMap<&str, u64> = BTreeMap::new();
+        for compiled in self.classes.values() {
+            let policy = &compiled.class.policy;
+            for row in &compiled.program.policy {
+                if let Decider::Entry(index) = row.by
+                    && let Some(rule) = policy.entries.get(index as usize).and_then(rule_of)
+                    && cost(table, compiled) > 0
+                {
+                    *by_rule.entry(rule).or_default() += row_cost(table, row) * copies(table, compiled);
+                }
+            }
+        }
+        let mut ranked: Vec<(&str, u64)> = by_rule.into_iter().collect();
+        ranked.sort_by_key(|(rule, cost)| (std::cmp::Reverse(*cost), *rule));
+        let mut without: BTreeSet<&str> = BTreeSet::new();
+        let mut needed = used.cost;
+        let mut savings = Vec::new();
+        for (rule, _) in ranked.into_iter().take(TRIED) {
+            without.insert(rule);
+            let Some(now) = self.needed_without(table, used, &without) else {
+                without.remove(rule);
+                continue;
+            };
+            let fits = used.size.is_none_or(|size| now <= size);
+            savings.push(Saving {
+                rule: rule.to_string(),
+                saves: needed.saturating_sub(now),
+                fits,
+            });
+            needed = now;
+            if fits {
+                break;
+            }
+        }
+        savings
+    }
+
+    /// What the table would have to hold if these rules were not there.
+    fn needed_without(&self, table: &TableModel, used: &TableUse, without: &BTreeSet<&str>) -> Option<u64> {
+        let mut needed = used.cost;
+        let mut cache = Cache::default();
+        for compiled in self.classes.values() {
+            let policy = &compiled.class.policy;
+            let goes = |e: &Entry| rule_of(e).is_some_and(|rule| without.contains(rule));
+            if !policy.entries.iter().any(goes) {
+                continue;
+            }
+            let kept = policy.entries.iter().filter(|e| !goes(e));
+            let rest = Policy {
+                entries: kept.cloned().collect(),
+                ..policy.clone()
+            };
+            let attribution = if compiled.program.merged {
+                Attribution::Class
+            } else {
+                Attribution::Rule
+            };
+            let program = Encoder::new(&self.model, None)
+                .lower(&rest, attribution, &mut cache)
+                .ok()?;
+            let trial = Compiled {
+                program: Arc::new(program),
+                ..compiled.clone()
+            };
+            needed = needed.saturating_sub(cost(table, compiled)) + cost(table, &trial);
+        }
+        Some(needed)
+    }
+
+    /// What a table will hold.
+    pub fn table_use(&self, table: &TableModel) -> TableUse {
+        let here = |c: &&Compiled| table.serves(c.class.policy.direction);
+        let classes = || self.classes.values().filter(here);
+        let (rows, cost) = match table.stage {
+            Role::Policy => {
+                let (fixed, fixed_cost) = (self.fixed.len() as u64, cost_of(table, &self.fixed));
+                let times = self.fixed_copies(table);
+                let rows: u64 = classes()
+                    .map(|c| c.program.policy.len() as u64 * copies(table, c))
+                    .sum();
+                let costs: u64 = classes().map(|c| cost(table, c)).sum();
+                let open = self.open_rows(table).len() as u64;
+                (rows + fixed * times + open, costs + fixed_cost * times + open)
+            }
+            Role::Remote => both(classes().map(|c| c.program.remote.len() as u64).sum()),
+            Role::Words => both(classes().map(|c| c.program.words.len() as u64).sum()),
+            Role::SrcCode | Role::DstCode => both(self.code_rows(table).len() as u64),
+            _ => (0, 0),
+        };
+        TableUse {
+            table: table.name.clone(),
+            rows,
+            cost,
+            size: table.size,
+        }
+    }
+
+    /// Every table that can hold rows of classes, in pipeline order.
+    pub fn tables(&self) -> Vec<TableUse> {
+        let ours = |t: &&TableModel| {
+            matches!(
+                t.stage,
+                Role::Policy | Role::Remote | Role::Words | Role::SrcCode | Role::DstCode
+            )
+        };
+        self.model
+            .tables
+            .iter()
+            .filter(ours)
+            .map(|t| self.table_use(t))
+            .collect()
+    }
+
+    /// How often the rows that hold for every class stand in a table.
+    fn fixed_copies(&self, table: &TableModel) -> u64 {
+        let here = || {
+            self.classes
+                .values()
+                .filter(|c| table.serves(c.class.policy.direction))
+        };
+        if table.key(Field::Class).is_some() || here().any(|c| c.ports.others) {
+            return u64::from(here().next().is_some());
+        }
+        here().map(|c| c.ports.copies()).sum()
+    }
+
+    fn code_rows(&self, table: &TableModel) -> Vec<Row> {
+        let stage = self.codes.as_ref().map(|codes| match table.stage {
+            Role::SrcCode => &codes.src,
+            _ => &codes.dst,
+        });
+        stage.map(|stage| code_rows(table, stage)).unwrap_or_default()
+    }
+
+    /// Rows that let ports pass to which nothing is denied, where rows of all other ports would deny them something.
+    fn open_rows(&self, table: &TableModel) -> Vec<Row> {
+        let shadowed = self
+            .classes
+            .values()
+            .any(|c| c.ports.others && table.serves(c.class.policy.direction));
+        if table.key(Field::Class).is_some() || !shadowed {
+            return Vec::new();
+        }
+        let everything = PolicyRow {
+            priority: self.model.priority_max,
+            key: RowKey::ANY,
+            action: Action::Allow,
+            words: None,
+            by: Decider::Default,
+        };
+        let ports = self
+            .open
+            .iter()
+            .filter(|(direction, _)| table.serves(**direction));
+        let ports: BTreeSet<&String> = ports.flat_map(|(_, ports)| ports).collect();
+        let row = |port| policy_row(table, None, Some(port), 0, &everything);
+        ports.into_iter().map(|port| row(port)).collect()
+    }
+
+    /// Every row, by table in pipeline order; rows of every class first, then by class and falling priority.
+    pub fn rows(&self) -> Vec<Placed> {
+        let mut placed = Vec::new();
+        let plain = |row| Placed {
+            row,
+            class: None,
+            rule: None,
+            by: None,
+        };
+        for table in &self.model.tables {
+            let here = || {
+                self.classes
+                    .iter()
+                    .filter(|(_, c)| table.serves(c.class.policy.direction))
+            };
+            match table.stage {
+                Role::SrcCode | Role::DstCode => placed.extend(self.code_rows(table).into_iter().map(plain)),
+                Role::Remote => {
+                    for (id, c) in here() {
+                        placed.extend(c.program.remote.iter().map(|row| Placed {
+                            row: remote_row(table, *id, row),
+                            class: Some(*id),
+                            rule: None,
+                            by: None,
+                        }));
+                    }
+                }
+                Role::Words => {
+                    for (id, c) in here() {
+                        placed.extend(c.program.words.iter().map(|row| Placed {
+                            row: word_row(table, *id, row),
+                            class: Some(*id),
+                            rule: None,
+                            by: None,
+                        }));
+                    }
+                }
+                Role::Policy => self.policy_rows(table, &mut placed),
+                _ => {}
+            }
+        }
+        placed
+    }
+
+    fn policy_rows(&self, table: &TableModel, placed: &mut Vec<Placed>) {
+        let here: Vec<(&ClassId, &Compiled)> = self
+            .classes
+            .iter()
+            .filter(|(_, c)| table.serves(c.class.policy.direction))
+            .collect();
+        let classes = table.key(Field::Class).is_some();
+        let Some((_, any)) = here.first() else { return };
+        let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>, lift| {
+            placed.push(Placed {
+                row: policy_row(table, class.filter(|_| classes), port, lift, row),
+                class,
+                rule: Some(c.class.policy.origin(row.by)),
+                by: Some(row.by),
+            });
+        };
+        let shared = classes || here.iter().any(|(_, c)| c.ports.others);
+        if shared {
+            // Any class can name their rules.
+            self.fixed.iter().for_each(|row| put(row, None, any, None, 0));
+        }
+        for (id, c) in &here {
+            if classes || c.ports.others {
+                c.program
+                    .policy
+                    .iter()
+                    .for_each(|row| put(row, Some(**id), c, None, 0));
+            }
+            for port in c.ports.attachments.iter().filter(|_| !classes) {
+                if !shared {
+                    self.fixed
+                        .iter()
+                        .for_each(|row| put(row, Some(**id), c, Some(port), 0));
+                }
+                let rows = c.program.policy.iter();
+                rows.for_each(|row| put(row, Some(**id), c, Some(port), port_lift(&self.model)));
+            }
+        }
+        placed.extend(self.open_rows(table).into_iter().map(|row| Placed {
+            row,
+            class: None,
+            rule: None,
+            by: None,
+        }));
+    }
+}
+
+/// The rule that somebody wrote which an entry stands for: its own or the one it lets replies pass for.
+fn rule_of(entry: &Entry) -> Option<&str> {
+    match entry.tier {
+        Tier::Essential => None,
+        // ICMP errors are replies to everything.
+        Tier::Replies => entry
+            .origin
+            .strip_prefix("replies/")
+            .filter(|rule| rule.contains('/')),
+        _ => Some(&entry.origin),
+    }
+}
+
+fn both(rows: u64) -> (u64, u64) {
+    (rows, rows)
+}
+
+/// How often a class's rows stand in a policy table.
+fn copies(table: &TableModel, compiled: &Compiled) -> u64 {
+    if table.key(Field::Class).is_some() {
+        1
+    } else {
+        compiled.ports.copies()
+    }
+}
+
+/// What a class costs in a table.
+fn cost(table: &TableModel, compiled: &Compiled) -> u64 {
+    if !table.serves(compiled.class.policy.direction) {
+        return 0;
+    }
+    match table.stage {
+        Role::Policy => cost_of(table, &compiled.program.policy) * copies(table, compiled),
+        Role::Remote => compiled.program.remote.len() as u64,
+        Role::Words => compiled.program.words.len() as u64,
+        _ => 0,
+    }
+}
+
+fn cost_of(table: &TableModel, rows: &[PolicyRow]) -> u64 {
+    rows.iter().map(|row| row_cost(table, row)).sum()
+}
+
+fn row_cost(table: &TableModel, row: &PolicyRow) -> u64 {
+    let lines = |port: PortMatch| match port {
+        PortMatch::Range { low, high } => range_lines(low.into(), high.into(), 16),
+        _ => 1,
+    };
+    match table.weight {
+        Weight::Row => 1,
+        Weight::RangeLines => lines(row.key.src) * lines(row.key.dst),
+    }
+}

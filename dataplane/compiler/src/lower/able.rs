@@ -1,0 +1,155 @@
+//! What a model's policy stage can match, drawn from its data once.
+
+use portcullis_policy::{Direction, Entry, Family, FlagMatch, Policy, Protocol};
+
+use crate::model::{ActionModel, Field, MatchKind, Role, StageModel};
+use crate::program::Unsupported;
+
+/// How a table matches a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Not at all.
+    Missing,
+    /// The whole value, or (with `optional`) anything.
+    Exact,
+    /// Value and mask.
+    Masked,
+    /// Inclusive range.
+    Range,
+}
+
+/// Highest priority of a nested table where 16 bits are all there is.
+const SMALL: u32 = u16::MAX as u32;
+
+/// What a direction's tables can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Able {
+    pub src: Kind,
+    pub dst: Kind,
+    pub icmp: Kind,
+    pub flags: bool,
+    pub later: bool,
+    /// The `remote` stage, and remote ids it has room for.
+    pub ids: Option<u32>,
+    /// Remote prefixes as keys.
+    pub remote: bool,
+    /// Local prefixes as keys.
+    pub local: bool,
+    /// Bits of source and destination codes.
+    pub codes: Option<(u16, u16)>,
+    /// Sets of words a class may have.
+    pub words: Option<u16>,
+    /// Priorities end at 65,535.
+    pub small: bool,
+    /// Combinations of masks are scarce (tuple space search).
+    pub few_masks: bool,
+}
+
+fn kind(model: &StageModel, direction: Direction, field: Field) -> Kind {
+    let key = model.table(Role::Policy, direction).and_then(|t| t.key(field));
+    match key.map(|k| k.kind) {
+        None => Kind::Missing,
+        Some(MatchKind::Exact | MatchKind::Optional) => Kind::Exact,
+        Some(MatchKind::Ternary | MatchKind::Lpm) => Kind::Masked,
+        Some(MatchKind::Range) => Kind::Range,
+    }
+}
+
+/// What both can do.
+fn both(a: Kind, b: Kind) -> Kind {
+    if a == b {
+        a
+    } else if a == Kind::Missing || b == Kind::Missing {
+        Kind::Missing
+    } else {
+        Kind::Exact
+    }
+}
+
+/// The highest number of this many bits.
+fn room(width: u16) -> u32 {
+    u32::MAX
+        .checked_shr(u32::from(32u16.saturating_sub(width)))
+        .unwrap_or(u32::MAX)
+}
+
+impl Able {
+    /// Of a direction; `None` when no table enforces it.
+    pub fn of(model: &StageModel, direction: Direction) -> Option<Self> {
+        let policy = model.table(Role::Policy, direction)?;
+        let masked = |field| kind(model, direction, field) == Kind::Masked;
+        let has = |field| policy.key(field).is_some();
+        let width = |field| policy.key(field).map_or(0, |k| k.width);
+        let ids = model.table(Role::Remote, direction).is_some() && has(Field::RemoteId);
+        let codes = [(Role::SrcCode, Field::SrcCode), (Role::DstCode, Field::DstCode)]
+            .iter()
+            .all(|(role, field)| model.table(*role, direction).is_some() && masked(*field));
+        let words = model
+            .table(Role::Words, direction)
+            .filter(|_| policy.actions.contains(&ActionModel::Words))
+            .and_then(|t| t.key(Field::WordSet))
+            .map(|k| u16::try_from(room(k.width)).unwrap_or(u16::MAX));
+        Some(Able {
+            src: kind(model, direction, Field::SrcPort),
+            dst: kind(model, direction, Field::DstPort),
+            icmp: both(
+                kind(model, direction, Field::IcmpType),
+                kind(model, direction, Field::IcmpCode),
+            ),
+            flags: masked(Field::TcpFlags),
+            later: has(Field::Later),
+            ids: ids.then(|| room(width(Field::RemoteId))),
+            remote: masked(Field::RemoteIpv4) && masked(Field::RemoteIpv6),
+            local: masked(Field::LocalIpv4) && masked(Field::LocalIpv6),
+            codes: codes.then(|| (width(Field::SrcCode), width(Field::DstCode))),
+            words,
+            small: model.priority_max <= SMALL,
+            few_masks: model.few_masks,
+        })
+    }
+}
+
+impl Able {
+    /// What of a policy the tables cannot match at all: the first rule, and why.
+    pub fn lacks(&self, policy: &Policy, model: &StageModel) -> Option<Unsupported> {
+        let table = model
+            .table(Role::Policy, policy.direction)
+            .map_or_else(String::new, |t| t.name.clone());
+        let refuse = |entry: &Entry, what: &str, field: Field| Unsupported {
+            target: model.name.clone(),
+            rule: entry.origin.to_string(),
+            table: table.clone(),
+            why: format!("it cannot match {what} (no usable key `{field}`)"),
+        };
+        policy.entries.iter().find_map(|e| {
+            let m = &e.matcher;
+            let ported = policy.five_tuple || m.protocol != Protocol::Any;
+            Some(match m {
+                _ if self.src == Kind::Missing && ported && !m.src_ports.is_all() => {
+                    refuse(e, "source ports", Field::SrcPort)
+                }
+                _ if self.dst == Kind::Missing && ported && !m.dst_ports.is_all() => {
+                    refuse(e, "destination ports", Field::DstPort)
+                }
+                _ if self.icmp == Kind::Missing && m.icmp.is_some() => {
+                    refuse(e, "ICMP types and codes", Field::IcmpType)
+                }
+                _ if !self.flags && m.flags == FlagMatch::NotOpening => refuse(
+                    e,
+                    "TCP flags, which tell replies from new connections",
+                    Field::TcpFlags,
+                ),
+                _ if self.ids.is_none() && !self.remote && !m.remote.is_empty() => {
+                    refuse(e, "remote prefixes", Field::RemoteIpv4)
+                }
+                _ if !self.local && !m.local.is_empty() => refuse(e, "local prefixes", Field::LocalIpv4),
+                _ => return None,
+            })
+        })
+    }
+
+    /// Whether packets of this IP version can be told at all.
+    pub fn blind(model: &StageModel, family: Family) -> bool {
+        family == Family::V6 && !model.view.later_v6_protocol
+    }
+}

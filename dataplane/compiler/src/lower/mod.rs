@@ -1,0 +1,367 @@
+//! The encoder: from a policy to rows of the stages of a [`StageModel`], in the fewest rows it can find.
+//!
+//! Two ways to encode one IP version of a class, chosen by cost:
+//!
+//! - *planes* (`planes.rs`): the class is flattened to coloured partitions, per protocol, addresses and flags, each
+//!   written as the smallest table there is (multi-colour ORTC for masks, intervals for ranges, words of 64 ports
+//!   where there are such). Best for tables of ports.
+//! - *rules* (`rules.rs`): a row for each rule, or each product of its ranges and prefixes. Best where rules name
+//!   many pairs of prefixes; with port codes (`codes.rs`) it takes one row a rule.
+//!
+//! Remote prefixes are keys of the policy stage or go through the `remote` stage, whichever takes fewer rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portcullis_policy::{Decider, Direction, Family, Policy, Protocol};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Field, KeyModel, MatchKind, Role, StageModel};
+use crate::program::{
+    Codes, FrameMatch, PolicyRow, PortMatch, Program, RemoteRow, RowKey, Unsupported, WordRow,
+};
+
+mod able;
+mod atoms;
+mod cells;
+mod codes;
+mod encode;
+pub mod ortc;
+mod plane;
+mod planes;
+mod rules;
+
+pub(crate) use able::Able;
+use codes::Coding;
+pub(crate) use encode::Cache;
+
+/// Priority of the row that catches all of a class.
+const CATCH_ALL: u32 = 1;
+/// Lowest priority of what is above it.
+const BASE: u32 = 10;
+
+/// What a hit on a row tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attribution {
+    /// The rule that decided.
+    #[default]
+    Rule,
+    /// The class and the verdict; takes fewer rows.
+    Class,
+}
+
+/// Priority of the rows that hold for every class, above all others.
+fn fixed_priority(model: &StageModel) -> u32 {
+    match model.priority_max {
+        max if max <= u32::from(u16::MAX) => max.saturating_sub(max / 12),
+        _ => 1 << 30,
+    }
+}
+
+/// How far rows of one port stand above those of all other ports, in a table without classes.
+pub fn port_lift(model: &StageModel) -> u32 {
+    fixed_priority(model) / 2
+}
+
+/// Priorities of a class's rows are below this.
+fn ceiling(model: &StageModel, direction: Direction) -> u32 {
+    let table = model.table(Role::Policy, direction);
+    if table.is_some_and(|t| t.key(Field::Class).is_none()) {
+        port_lift(model)
+    } else {
+        fixed_priority(model)
+    }
+}
+
+/// The rows that hold for every class that may deny something: ARP passes; what hides its ports does not.
+pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
+    let row = |action, by, key| PolicyRow {
+        priority: fixed_priority(model),
+        key,
+        action,
+        words: None,
+        by,
+    };
+    let frame = |frame| RowKey { frame, ..RowKey::ANY };
+    let deny = |key| row(portcullis_policy::Action::Deny, Decider::Evasion, key);
+    let mut rows = vec![row(
+        portcullis_policy::Action::Allow,
+        Decider::Arp,
+        frame(FrameMatch::Arp),
+    )];
+    if model.unreadable {
+        rows.push(deny(frame(FrameMatch::Unreadable)));
+        return rows;
+    }
+    let opaque = model.opaque_ethertypes.iter();
+    rows.extend(opaque.map(|t| deny(frame(FrameMatch::EtherType(*t)))));
+    for family in Family::BOTH {
+        let ip = frame(FrameMatch::Ip(family));
+        rows.push(deny(RowKey {
+            protocol: Some(0),
+            ..ip
+        }));
+        // A header that is too short shows as zeros.
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+            rows.push(deny(RowKey {
+                protocol: Some(protocol),
+                later: Some(false),
+                flags: (protocol == Protocol::TCP).then_some((0, 0xfff)),
+                src: zero(model, Field::SrcPort),
+                dst: zero(model, Field::DstPort),
+                ..ip
+            }));
+        }
+    }
+    rows
+}
+
+/// Port 0, as the key of this field matches it.
+fn zero(model: &StageModel, field: Field) -> PortMatch {
+    let ranges = |k: &KeyModel| k.kind == MatchKind::Range;
+    let policy = model.tables.iter().filter(|t| t.stage == Role::Policy);
+    if policy.filter_map(|t| t.key(field)).any(ranges) {
+        PortMatch::Range { low: 0, high: 0 }
+    } else {
+        PortMatch::exactly(0)
+    }
+}
+
+/// Rows of one IP version of one class.
+#[derive(Debug, Default)]
+struct Part {
+    remote: Vec<RemoteRow>,
+    policy: Vec<PolicyRow>,
+    words: Vec<WordRow>,
+    coded: bool,
+}
+
+impl Part {
+    fn rows(&self) -> usize {
+        self.remote.len() + self.policy.len() + self.words.len()
+    }
+}
+
+/// Why one way of encoding gave no rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Declined {
+    /// It would take this many tables or rows.
+    TooLarge(String),
+    /// It cannot express the policy exactly.
+    Inexact,
+}
+
+/// Port codes that classes share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SharedCodes {
+    src: Coding,
+    dst: Coding,
+    codes: Arc<Codes>,
+}
+
+/// The port sets that rules of many prefixes name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct PortSets {
+    src: BTreeSet<Vec<(u16, u16)>>,
+    dst: BTreeSet<Vec<(u16, u16)>>,
+}
+
+impl PortSets {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.src.is_empty() && self.dst.is_empty()
+    }
+
+    /// Adds those of another; whether there were new ones.
+    pub fn join(&mut self, other: &Self) -> bool {
+        let before = self.src.len() + self.dst.len();
+        self.src.extend(other.src.iter().cloned());
+        self.dst.extend(other.dst.iter().cloned());
+        self.src.len() + self.dst.len() > before
+    }
+
+    /// Adds those of a policy that save more rows than their codes take.
+    pub fn add(&mut self, policy: &Policy, able: &Able) {
+        let mut saved: [BTreeMap<Vec<(u16, u16)>, usize>; 2] = Default::default();
+        for entry in &policy.entries {
+            let rows = rules::direct_rows(policy, able, entry);
+            let products = Family::BOTH
+                .iter()
+                .filter(|f| entry.matcher.families.contains(**f))
+                .count()
+                * entry.matcher.remote.len().max(1)
+                * entry.matcher.local.len().max(1);
+            let named = [&entry.matcher.src_ports, &entry.matcher.dst_ports];
+            for (sets, ports) in saved
+                .iter_mut()
+                .zip(named)
+                .filter(|(_, ports)| rows > 1 && !ports.is_all())
+            {
+                *sets.entry(ports.iter().collect()).or_default() += (rows - 1) * products;
+            }
+        }
+        let [src, dst] = saved;
+        for (sets, saved, kind) in [(&mut self.src, src, able.src), (&mut self.dst, dst, able.dst)] {
+            let pays = saved
+                .into_iter()
+                .filter(|(set, rows)| codes::stage_rows(set, kind) < *rows);
+            sets.extend(pays.map(|(set, _)| set));
+        }
+    }
+}
+
+impl SharedCodes {
+    /// Codes for these sets; `None` where the model has no code stages or not enough bits.
+    pub fn of(sets: &PortSets, model: &StageModel) -> Option<Self> {
+        let able = Direction::BOTH.iter().find_map(|d| Able::of(model, *d))?;
+        let (src_bits, dst_bits) = able.codes?;
+        let src = Coding::of(&sets.src, able.src, src_bits)?;
+        let dst = Coding::of(&sets.dst, able.dst, dst_bits)?;
+        let codes = Arc::new(Codes {
+            src: src.stage.clone(),
+            dst: dst.stage.clone(),
+        });
+        Some(SharedCodes { src, dst, codes })
+    }
+
+    /// Rows of both stages.
+    pub fn rows(&self) -> usize {
+        self.src.rows() + self.dst.rows()
+    }
+
+    /// What programs refer to.
+    pub fn codes(&self) -> &Arc<Codes> {
+        &self.codes
+    }
+}
+
+/// Encodes one policy, each hit attributed to its rule, without port codes. The rows are not proved yet.
+pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported> {
+    Encoder::new(model, None).lower(policy, Attribution::Rule, &mut Cache::default())
+}
+
+/// Encodes policies for one model.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoder<'a> {
+    model: &'a StageModel,
+    able: BTreeMap<Direction, Able>,
+    codes: Option<&'a SharedCodes>,
+}
+
+impl<'a> Encoder<'a> {
+    /// For a model, with the codes its code stages hold, if any.
+    pub fn new(model: &'a StageModel, codes: Option<&'a SharedCodes>) -> Self {
+        let able = Direction::BOTH
+            .iter()
+            .filter_map(|d| Some((*d, Able::of(model, *d)?)));
+        Encoder {
+            model,
+            able: able.collect(),
+            codes,
+        }
+    }
+
+    /// The rows of a policy.
+    pub fn lower(
+        &self,
+        policy: &Policy,
+        attribution: Attribution,
+        cache: &mut Cache,
+    ) -> Result<Program, Unsupported> {
+        let mut program = Program {
+            naive: cells::naive(policy),
+            merged: attribution == Attribution::Class,
+            ..Program::default()
+        };
+        if !policy.may_deny() {
+            return Ok(program);
+        }
+        let able = self.able.get(&policy.direction).ok_or_else(|| Unsupported {
+            target: self.model.name.clone(),
+            rule: format!("the {} policy", policy.direction),
+            table: format!("{}_policy", policy.direction),
+            why: format!(
+                "no table of this target sees {} traffic with its class: enforce it on another target",
+                policy.direction
+            ),
+        })?;
+        if let Some(unsupported) = able.lacks(policy, self.model) {
+            return Err(unsupported);
+        }
+        let mut flat = planes::Planes::new(policy, self.model, able, attribution, cache);
+        let mut coded = false;
+        for family in Family::BOTH {
+            let part = self.part(policy, able, family, &mut flat)?;
+            coded |= part.coded;
+            program.remote.extend(part.remote);
+            program.policy.extend(part.policy);
+            program.words.extend(part.words);
+        }
+        program.policy.push(PolicyRow {
+            priority: CATCH_ALL,
+            key: RowKey::ANY,
+            action: policy.default,
+            words: None,
+            by: Decider::Default,
+        });
+        program
+            .policy
+            .sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.key.cmp(&b.key)));
+        // Rules of equal verdict may come to one row, which is the first one's.
+        program.policy.dedup_by(|next, kept| {
+            (next.priority, next.key, next.action) == (kept.priority, kept.key, kept.action)
+        });
+        program.remote.sort_unstable();
+        program.words.sort_unstable();
+        program.words.dedup();
+        // A bit of a word tells the verdict, not the rule.
+        program.merged |= !program.words.is_empty();
+        program.codes = self.codes.filter(|_| coded).map(|c| Arc::clone(c.codes()));
+        Ok(program)
+    }
+
+    /// The cheapest rows of one IP version.
+    fn part(
+        &self,
+        policy: &Policy,
+        able: &Able,
+        family: Family,
+        flat: &mut planes::Planes<'_>,
+    ) -> Result<Part, Unsupported> {
+        let flattened = flat.part(family);
+        // A row for each rule is the least that writing it rule by rule takes.
+        let entries = policy
+            .entries
+            .iter()
+            .filter(|e| e.matcher.families.contains(family));
+        if let Ok(part) = &flattened
+            && part.rows() <= entries.count()
+        {
+            return flattened.map_err(|_| self.declined(policy, ""));
+        }
+        let by_rule = rules::part(policy, self.model, able, family, self.codes);
+        match (flattened, by_rule) {
+            (Ok(planes), Ok(rules)) if self.prefer(able, &rules, &planes) => Ok(rules),
+            (Ok(planes), _) => Ok(planes),
+            (Err(_), Ok(rules)) => Ok(rules),
+            (Err(Declined::TooLarge(why)), Err(_)) => Err(self.declined(policy, &why)),
+            (Err(Declined::Inexact), Err(_)) => Err(self.declined(policy, "its rules")),
+        }
+    }
+
+    fn prefer(&self, able: &Able, rules: &Part, planes: &Part) -> bool {
+        let weight = if able.few_masks { 4 } else { 1 };
+        rules.rows() * weight < planes.rows()
+    }
+
+    fn declined(&self, policy: &Policy, what: &str) -> Unsupported {
+        let table = self.model.table(Role::Policy, policy.direction);
+        Unsupported {
+            target: self.model.name.clone(),
+            rule: format!("the {} policy", policy.direction),
+            table: table.map_or_else(String::new, |t| t.name.clone()),
+            why: format!("{what}: use fewer prefixes, or fewer distinct prefix lengths"),
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! Encoding a class flattened: nested complete tables, so that within one the longest prefix decides.
+//!
+//! Per IP version the protocols that rules name get tables of their own above the row for all other protocols; per
+//! remote region, local prefix and flag state a nested table of source and destination ports. Nothing is ever
+//! renumbered when a rule comes or goes:
+//!
+//! `priority = base + protocol-specific | remote | local | flag state | source length | destination length`
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use portcullis_policy::{Action, Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN};
+
+use super::able::Able;
+use super::atoms::{Atom, atoms, distinct, remote_ids};
+use super::encode::{Cache, Cell, Drawn, Encoded};
+use super::plane::{Source, Space};
+use super::{Attribution, BASE, Declined, Part, ceiling};
+use crate::model::StageModel;
+use crate::program::{FrameMatch, PolicyRow, RemoteMatch, RemoteRow, RowKey, WordRow};
+
+/// Prefix lengths 0 to 16.
+const LENGTHS: u32 = 17;
+/// TCP flag states that rows tell apart, and later fragments.
+const STATES: u32 = 3;
+/// Planes one IP version of a class may have.
+const PLANES: usize = 40_000;
+
+/// How remote regions are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remotes {
+    /// By the `remote` stage.
+    Ids,
+    /// As keys.
+    Keys,
+}
+
+/// Room for prefix lengths among the priorities.
+#[derive(Debug, Clone)]
+struct Levels {
+    remote: u32,
+    local: u32,
+    /// Rank of each length in use; where there is room for all, its length and one.
+    remote_ranks: BTreeMap<u8, u32>,
+    local_ranks: BTreeMap<u8, u32>,
+}
+
+impl Levels {
+    /// Where priorities end at 65,535 and class ids are keys, local prefixes have this many ranks.
+    const SMALL_LOCAL: u32 = 16;
+
+    fn of(remotes: &[Atom], locals: &[Atom], how: Remotes, able: &Able, top: u32) -> Result<Self, Declined> {
+        let lengths = |atoms: &[Atom]| -> BTreeSet<u8> {
+            atoms
+                .iter()
+                .filter_map(|a| a.prefix)
+                .map(|p| p.prefix_len())
+                .collect()
+        };
+        let remote_lengths = if how == Remotes::Keys {
+            lengths(remotes)
+        } else {
+            BTreeSet::new()
+        };
+        let local_lengths = lengths(locals);
+        if !able.small {
+            let all = |lengths: BTreeSet<u8>| lengths.into_iter().map(|l| (l, u32::from(l) + 1)).collect();
+            return Ok(Levels {
+                remote: 130,
+                local: 130,
+                remote_ranks: all(remote_lengths),
+                local_ranks: all(local_lengths),
+            });
+        }
+        let (remote, local) = match how {
+            // Room for what may come, so that nothing is renumbered then.
+            Remotes::Ids if able.ids.is_some() => {
+                (2, (local_lengths.len() as u32 + 1).max(Self::SMALL_LOCAL))
+            }
+            _ => (remote_lengths.len() as u32 + 1, local_lengths.len() as u32 + 1),
+        };
+        let ranks = |lengths: BTreeSet<u8>| lengths.into_iter().zip(1u32..).collect();
+        let levels = Levels {
+            remote,
+            local,
+            remote_ranks: ranks(remote_lengths),
+            local_ranks: ranks(local_lengths),
+        };
+        let needed = BASE + 2 * remote * local * STATES * LENGTHS * LENGTHS;
+        if needed > top {
+            return Err(Declined::TooLarge(format!(
+                "they use {} distinct remote and {} distinct local prefix lengths, which take {needed} priorities of {top}",
+                levels.remote_ranks.len(),
+                levels.local_ranks.len()
+            )));
+        }
+        Ok(levels)
+    }
+}
+
+/// Where a row stands among the nested tables of its class.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rank {
+    protocol: bool,
+    remote: u32,
+    local: u32,
+    state: u32,
+    src: u32,
+    dst: u32,
+}
+
+impl Rank {
+    fn priority(self, levels: &Levels) -> u32 {
+        let block = (u32::from(self.protocol) * levels.remote + self.remote) * levels.local + self.local;
+        BASE + ((block * STATES + self.state) * LENGTHS + self.src) * LENGTHS + self.dst
+    }
+}
+
+/// Per remote region, per local atom: the plane.
+type Vectors = Vec<Vec<Drawn>>;
+
+/// The flattened form of one policy.
+pub(super) struct Planes<'a> {
+    policy: &'a Policy,
+    model: &'a StageModel,
+    able: &'a Able,
+    attribution: Attribution,
+    cache: &'a mut Cache,
+    drawn: HashMap<(Option<u8>, Vec<u32>), Drawn>,
+    /// Sets of words, shared by IPv4 and IPv6.
+    sets: Vec<Vec<(u16, u64)>>,
+}
+
+impl<'a> Planes<'a> {
+    pub(super) fn new(
+        policy: &'a Policy,
+        model: &'a StageModel,
+        able: &'a Able,
+        attribution: Attribution,
+        cache: &'a mut Cache,
+    ) -> Self {
+        Planes {
+            policy,
+            model,
+            able,
+            attribution,
+            cache,
+            drawn: HashMap::new(),
+            sets: Vec::new(),
+        }
+    }
+
+    /// The rows of one IP version.
+    pub(super) fn part(&mut self, family: Family) -> Result<Part, Declined> {
+        let entries: Vec<(u32, &'a Entry)> = (0u32..)
+            .zip(&self.policy.entries)
+            .filter(|(_, e)| e.matcher.families.contains(family))
+            .collect();
+        let named = self.named(&entries, family);
+        let regions = (distinct(&entries, |e| &e.matcher.remote, family) + 1)
+            * (distinct(&entries, |e| &e.matcher.local, family) + 1);
+        if regions.saturating_mul(named.len() + 1) > PLANES {
+            return Err(Declined::TooLarge(format!(
+                "its prefixes cut {family} into {regions} pairs of regions, of which each protocol has its own table"
+            )));
+        }
+        let remotes = atoms(&entries, |e| &e.matcher.remote, family);
+        let locals = atoms(&entries, |e| &e.matcher.local, family);
+        let mut best: Option<Part> = None;
+        let mut declined = Declined::Inexact;
+        let trivial = remotes.len() == 1;
+        for (how, possible) in [
+            (Remotes::Ids, self.able.ids.is_some() || trivial),
+            (Remotes::Keys, self.able.remote && !trivial),
+        ] {
+            if !possible {
+                continue;
+            }
+            match self.attempt(&entries, &named, (&remotes, &locals), how, family) {
+                Ok(part) => {
+                    let weight = if self.able.few_masks { 4 } else { 1 };
+                    if best.as_ref().is_none_or(|b| part.rows() * weight < b.rows()) {
+                        best = Some(part);
+                    }
+                }
+                Err(why) => declined = why,
+            }
+        }
+        best.ok_or(declined)
+    }
+
+    fn named(&self, entries: &[(u32, &Entry)], family: Family) -> BTreeSet<u8> {
+        let mut named: BTreeSet<u8> = entries
+            .iter()
+            .filter_map(|(_, e)| match e.matcher.protocol {
+                Protocol::Number(n) => Some(n),
+                Protocol::Any => None,
+            })
+            .collect();
+        if !self.policy.five_tuple {
+            // Flag states and later fragments need a table of their own even where rules say "any".
+            named.extend([Protocol::TCP, Protocol::UDP, Protocol::SCTP]);
+            named.insert(match family {
+                Family::V4 => Protocol::ICMP,
+                Family::V6 => Protocol::ICMPV6,
+            });
+            named.extend(self.blind(family).then_some(IPV6_FRAGMENT));
+        }
+        named
+    }
+
+    fn attempt(
+        &mut self,
+        entries: &[(u32, &'a Entry)],
+        named: &BTreeSet<u8>,
+        (remotes, locals): (&[Atom], &[Atom]),
+        how: Remotes,
+        family: Family,
+    ) -> Result<Part, Declined> {
+        let top = ceiling(self.model, self.policy.direction);
+        let levels = Levels::of(remotes, locals, how, self.able, top)?;
+        let mut part = Part::default();
+        let regions = match how {
+            Remotes::Ids => {
+                let (ids, sets) = remote_ids(remotes);
+                if sets.len() as u64 > u64::from(self.able.ids.unwrap_or(0)) + 1 {
+                    return Err(Declined::TooLarge(format!(
+                        "they need {} remote ids and there is room for {}",
+                        sets.len(),
+                        self.able.ids.unwrap_or(0)
+                    )));
+                }
+                for (atom, id) in remotes.iter().zip(&ids) {
+                    if let Some(prefix) = atom.prefix
+                        && ids.get(atom.parent) != Some(id)
+                    {
+                        part.remote.push(RemoteRow { prefix, id: *id });
+                    }
+                }
+                let region = |(id, members): (u32, BTreeSet<u32>)| Region {
+                    key: if id == 0 {
+                        RemoteMatch::Any
+                    } else {
+                        RemoteMatch::Id(id)
+                    },
+                    rank: u32::from(id != 0),
+                    parent: 0,
+                    members,
+                };
+                (0u32..).zip(sets).map(region).collect()
+            }
+            Remotes::Keys => remotes
+                .iter()
+                .map(|atom| Region::of(atom, &levels))
+                .collect::<Vec<_>>(),
+        };
+        let mut groups: Vec<(Option<u8>, Vectors)> =
+            vec![(None, self.vectors(entries, None, &regions, locals))];
+        for protocol in named {
+            let vectors = self.vectors(entries, Some(*protocol), &regions, locals);
+            groups.push((Some(*protocol), vectors));
+        }
+        let fallback = groups.first().and_then(|(_, others)| constant_of(others));
+        if self.blind(family) {
+            self.merge_later(&mut groups);
+        }
+        for (protocol, vectors) in &groups {
+            let inherited = match protocol {
+                None => Some(Decider::Default),
+                Some(_) => fallback,
+            };
+            let group = Group {
+                protocol: *protocol,
+                family,
+                inherited,
+                levels: &levels,
+            };
+            self.group(&group, vectors, &regions, locals, &mut part)?;
+        }
+        Ok(part)
+    }
+
+    /// Whether later fragments of this IP version come without their protocol.
+    fn blind(&self, family: Family) -> bool {
+        Able::blind(self.model, family) && !self.policy.five_tuple
+    }
+
+    /// Gives all later fragments the one verdict they have, in the table of the protocol they are shown with.
+    fn merge_later(&self, groups: &mut [(Option<u8>, Vectors)]) {
+        let passing: Vec<Vec<bool>> = match groups.first() {
+            None => return,
+            Some((_, first)) => (0..first.len())
+                .map(|remote| {
+                    let passes = |local: usize| {
+                        groups.iter().any(|(_, vectors)| {
+                            let plane = vectors.get(remote).and_then(|v| v.get(local));
+                            plane.is_some_and(|p| p.plane.passes_some())
+                        })
+                    };
+                    (0..first.get(remote).map_or(0, Vec::len)).map(passes).collect()
+                })
+                .collect(),
+        };
+        for (protocol, vectors) in groups {
+            let shown = *protocol == Some(IPV6_FRAGMENT);
+            for (planes, passing) in vectors.iter_mut().zip(&passing) {
+                for (plane, passes) in planes.iter_mut().zip(passing) {
+                    let action = if *passes { Action::Allow } else { Action::Deny };
+                    let wanted = shown.then_some((action, Decider::Fragment));
+                    plane.later = plane.plane.later_as(wanted);
+                }
+            }
+        }
+    }
+
+    /// Per region, per local atom: the plane.
+    fn vectors(
+        &mut self,
+        entries: &[(u32, &Entry)],
+        protocol: Option<u8>,
+        regions: &[Region],
+        locals: &[Atom],
+    ) -> Vectors {
+        let matches = |e: &Entry| match (e.matcher.protocol, protocol) {
+            (Protocol::Any, _) => true,
+            (Protocol::Number(n), Some(p)) => n == p,
+            (Protocol::Number(_), None) => false,
+        };
+        let group: Vec<u32> = entries
+            .iter()
+            .filter(|(_, e)| matches(e))
+            .map(|(i, _)| *i)
+            .collect();
+        let mut vectors = Vec::with_capacity(regions.len());
+        for region in regions {
+            let mut vector = Vec::with_capacity(locals.len());
+            for local in locals {
+                let here = |i: &u32| region.members.contains(i) && local.members.contains(i);
+                let members: Vec<u32> = group.iter().copied().filter(here).collect();
+                vector.push(self.plane(protocol, members));
+            }
+            vectors.push(vector);
+        }
+        vectors
+    }
+
+    fn plane(&mut self, protocol: Option<u8>, members: Vec<u32>) -> Drawn {
+        let key = (protocol, members);
+        if let Some(drawn) = self.drawn.get(&key) {
+            return drawn.clone();
+        }
+        let entry = |index: &u32| {
+            let entry = self.policy.entries.get(*index as usize)?;
+            Some((entry.action, Arc::clone(&entry.matcher)))
+        };
+        let source = Source {
+            protocol,
+            entries: key.1.iter().filter_map(entry).collect(),
+            default: self.policy.default,
+            five_tuple: self.policy.five_tuple,
+        };
+        let (id, plane) = self.cache.draw(source, self.attribution, self.model);
+        let drawn = Drawn {
+            later: plane.later,
+            plane,
+            id,
+            members: key.1.as_slice().into(),
+            merged: self.attribution == Attribution::Class,
+        };
+        self.drawn.insert(key, drawn.clone());
+        drawn
+    }
+
+    /// The rows of one protocol, or of all others.
+    fn group(
+        &mut self,
+        group: &Group<'_>,
+        vectors: &Vectors,
+        regions: &[Region],
+        locals: &[Atom],
+        part: &mut Part,
+    ) -> Result<(), Declined> {
+        for (at, (region, vector)) in regions.iter().zip(vectors).enumerate() {
+            if at != 0 && vectors.get(region.parent) == Some(vector) {
+                continue;
+            }
+            for (atom, plane) in locals.iter().zip(vector) {
+                let nested = atom.prefix.is_some();
+                if nested && vector.get(atom.parent) == Some(plane) {
+                    continue;
+                }
+                let length = atom.prefix.map(|p| p.prefix_len());
+                let block = Block {
+                    group,
+                    key: RowKey {
+                        frame: FrameMatch::Ip(group.family),
+                        protocol: group.protocol,
+                        remote: region.key,
+                        local: atom.prefix,
+                        ..RowKey::ANY
+                    },
+                    rank: Rank {
+                        protocol: group.protocol.is_some(),
+                        remote: region.rank,
+                        local: length
+                            .and_then(|l| group.levels.local_ranks.get(&l).copied())
+                            .unwrap_or(0),
+                        ..Rank::default()
+                    },
+                    inherited: group.inherited.filter(|_| at == 0 && !nested),
+                };
+                self.block(&block, plane, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, block: &Block<'_>, drawn: &Drawn, part: &mut Part) -> Result<(), Declined> {
+        let space = Space::of(block.group.protocol, self.policy.five_tuple);
+        let encoded = self.cache.encode(drawn, space, self.able, block.inherited)?;
+        let levels = block.group.levels;
+        if !self.words(block, drawn, &encoded, part) {
+            part.policy
+                .extend(encoded.grid.iter().map(|cell| block.row(cell, drawn, levels)));
+        }
+        part.policy
+            .extend(encoded.opening.iter().map(|cell| block.row(cell, drawn, levels)));
+        if let Some((action, by)) = drawn.later {
+            let rank = Rank {
+                state: 2,
+                ..block.rank
+            };
+            part.policy.push(PolicyRow {
+                priority: rank.priority(levels),
+                key: RowKey {
+                    later: Some(true),
+                    ..block.key
+                },
+                action,
+                words: None,
+                by,
+            });
+        }
+        Ok(())
+    }
+
+    /// Refers to words of 64 ports, where they take fewer rows and there is a set left.
+    fn words(&mut self, block: &Block<'_>, drawn: &Drawn, encoded: &Encoded, part: &mut Part) -> bool {
+        let (Some(room), Some((miss, blocks, colour))) = (self.able.words, &encoded.words) else {
+            return false;
+        };
+        let known = self.sets.iter().position(|set| set == blocks);
+        let at = known.unwrap_or_else(|| {
+            self.sets.push(blocks.clone());
+            self.sets.len() - 1
+        });
+        let Some(set) = u16::try_from(at).ok().filter(|set| *set <= room) else {
+            return false;
+        };
+        if !part.words.iter().any(|w| w.set == set) {
+            let word = |(block, word): &(u16, u64)| WordRow {
+                set,
+                block: *block,
+                word: *word,
+            };
+            part.words.extend(blocks.iter().map(word));
+        }
+        part.policy.push(PolicyRow {
+            priority: block.rank.priority(block.group.levels),
+            key: block.key,
+            action: *miss,
+            words: Some(set),
+            by: drawn.decider(*colour),
+        });
+        true
+    }
+}
+
+/// A region of the other side's addresses.
+struct Region {
+    key: RemoteMatch,
+    rank: u32,
+    parent: usize,
+    members: BTreeSet<u32>,
+}
+
+impl Region {
+    fn of(atom: &Atom, levels: &Levels) -> Self {
+        let rank = |p: &IpNet| levels.remote_ranks.get(&p.prefix_len()).copied();
+        Region {
+            key: atom.prefix.map_or(RemoteMatch::Any, RemoteMatch::Prefix),
+            rank: atom.prefix.as_ref().and_then(rank).unwrap_or(0),
+            parent: atom.parent,
+            members: atom.members.clone(),
+        }
+    }
+}
+
+/// What the rows of one protocol have in common.
+struct Group<'a> {
+    protocol: Option<u8>,
+    family: Family,
+    /// The colour that rows below this group give to everything in it.
+    inherited: Option<Decider>,
+    levels: &'a Levels,
+}
+
+/// What the rows of one nested table have in common.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    group: &'a Group<'a>,
+    key: RowKey,
+    rank: Rank,
+    inherited: Option<Decider>,
+}
+
+impl Block<'_> {
+    fn row(&self, cell: &Cell, drawn: &Drawn, levels: &Levels) -> PolicyRow {
+        let rank = Rank {
+            state: u32::from(cell.opening),
+            src: u32::from(cell.src_rank),
+            dst: u32::from(cell.dst_rank),
+            ..self.rank
+        };
+        PolicyRow {
+            priority: rank.priority(levels),
+            key: RowKey {
+                src: cell.src,
+                dst: cell.dst,
+                flags: cell.opening.then_some((TCP_SYN, TCP_SYN | TCP_ACK)),
+                ..self.key
+            },
+            action: cell.action,
+            words: None,
+            by: drawn.decider(cell.colour),
+        }
+    }
+}
+
+/// The decider of everything on all planes, if they have one.
+fn constant_of(vectors: &[Vec<Drawn>]) -> Option<Decider> {
+    let constant = |drawn: &Drawn| {
+        let colour = drawn.plane.constant().filter(|_| drawn.later.is_none())?;
+        Some(drawn.decider(colour))
+    };
+    let mut colours = vectors.iter().flatten().map(constant);
+    let first = colours.next()??;
+    colours.all(|c| c == Some(first)).then_some(first)
+}

@@ -1,0 +1,304 @@
+//! The engine for most classes: for each set of entries and rows that some pair of addresses reaches, every protocol.
+
+use portcullis_policy::{Action, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol};
+
+use super::addresses::{Addresses, ones};
+use super::case::{Answer, Case, Place, Point};
+use super::slice::{Kind, Memo, Slice};
+use super::sweep::Spot;
+use crate::program::FrameMatch;
+
+/// The slices of one IP version of a class, filled for one pair of addresses after the other.
+pub(super) struct Slices {
+    family: Family,
+    list: Vec<Slice>,
+    /// Where the slice of each protocol is.
+    slots: [Option<u16>; 256],
+}
+
+/// What packets of a protocol show.
+fn kind_of(case: &Case<'_>, family: Family, protocol: u8) -> Kind {
+    if protocol == 0 {
+        Kind::Broken
+    } else if case.policy.shows_ports(protocol) {
+        Kind::Ports {
+            flags: protocol == Protocol::TCP && !case.policy.five_tuple,
+        }
+    } else if case.policy.shows_icmp(protocol, family) {
+        Kind::Icmp
+    } else {
+        Kind::Point
+    }
+}
+
+impl Slices {
+    /// One for each protocol that entries or rows name, that has ports or ICMP types, or that stands for all others.
+    pub fn of(case: &Case<'_>, family: Family) -> Self {
+        // Whether it is named, and whether an entry does.
+        let mut named = [(false, false); 256];
+        let mut name = |protocol: u8, by_entry: bool| {
+            if let Some(slot) = named.get_mut(usize::from(protocol)) {
+                *slot = (true, slot.1 | by_entry);
+            }
+        };
+        for protocol in [0, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6] {
+            name(protocol, false);
+        }
+        name(Protocol::TCP, true);
+        if case.sight.hides_later(family) {
+            name(IPV6_FRAGMENT, false);
+        }
+        for row in &case.rows {
+            if let Some(protocol) = row.key.protocol {
+                name(protocol, false);
+            }
+        }
+        for entry in &case.policy.entries {
+            if let Protocol::Number(protocol) = entry.matcher.protocol {
+                name(protocol, true);
+            }
+        }
+        // Stands for all that no entry names; the other for all that rows do not name either.
+        let others =
+            (1..=u8::MAX).find(|n| named.get(usize::from(*n)).is_some_and(|(_, by_entry)| !by_entry));
+        let unnamed = (1..=u8::MAX).find(|n| named.get(usize::from(*n)).is_some_and(|(known, _)| !known));
+        let mut slices = Slices {
+            family,
+            list: Vec::new(),
+            slots: [None; 256],
+        };
+        for (protocol, ((known, by_entry), slot)) in (0..=u8::MAX).zip(named.iter().zip(&mut slices.slots)) {
+            if *known || Some(protocol) == others || Some(protocol) == unnamed {
+                let decides = protocol != 0 && (*by_entry || Some(protocol) == others);
+                *slot = u16::try_from(slices.list.len()).ok();
+                slices
+                    .list
+                    .push(Slice::new(protocol, kind_of(case, family, protocol), decides));
+            }
+        }
+        slices
+    }
+
+    fn each(&mut self, protocol: Option<u8>, mut add: impl FnMut(&mut Slice)) {
+        match protocol {
+            None => self.list.iter_mut().for_each(add),
+            Some(protocol) => {
+                let slot = self.slots.get(usize::from(protocol)).copied().flatten();
+                if let Some(slice) = slot.and_then(|at| self.list.get_mut(usize::from(at))) {
+                    add(slice);
+                }
+            }
+        }
+    }
+
+    /// Fills the slices with the entries and rows of these numbers: entries first, then rows.
+    pub fn fill(&mut self, case: &Case<'_>, members: impl Iterator<Item = usize>) -> &[Slice] {
+        for slice in &mut self.list {
+            slice.entries.clear();
+            slice.rows.clear();
+        }
+        let entries = &case.policy.entries;
+        for member in members {
+            if let Some(entry) = entries.get(member) {
+                if entry.matcher.families.contains(self.family) {
+                    let protocol = match entry.matcher.protocol {
+                        Protocol::Any => None,
+                        Protocol::Number(n) => Some(n),
+                    };
+                    self.each(protocol, |slice| slice.entries.push(member as u32));
+                }
+            } else if let Some(row) = member
+                .checked_sub(entries.len())
+                .and_then(|r| Some((r, case.rows.get(r)?)))
+            {
+                let reaches = match row.1.key.frame {
+                    FrameMatch::Any => true,
+                    FrameMatch::Unreadable => case.sight.unreadable,
+                    FrameMatch::Ip(family) => family == self.family,
+                    FrameMatch::Arp | FrameMatch::EtherType(_) => false,
+                };
+                if reaches {
+                    self.each(row.1.key.protocol, |slice| slice.rows.push(row.0 as u32));
+                }
+            }
+        }
+        &self.list
+    }
+}
+
+/// Hears of a packet, what the entries and what the rows say about it where that differs. Its error ends the proof.
+pub(super) type Report<'r> = &'r dyn Fn(Packet, Action, Option<Action>) -> Answer;
+
+/// Compares one IP version of a class, cell by cell.
+pub(super) fn compare(
+    case: &Case<'_>,
+    family: Family,
+    addresses: Option<&Addresses>,
+    memo: &mut Memo,
+    report: Report<'_>,
+) -> Answer {
+    let mut slices = Slices::of(case, family);
+    match addresses {
+        None => {
+            let everything = 0..case.policy.entries.len() + case.rows.len();
+            let place = Place {
+                family,
+                local: 0,
+                remote: 0,
+            };
+            Cell { case, place, report }.compare(slices.fill(case, everything), memo)
+        }
+        Some(addresses) => addresses.visit(|place, members| {
+            Cell { case, place, report }.compare(slices.fill(case, ones(members)), memo)
+        }),
+    }
+}
+
+/// One pair of addresses, standing for all that reach the same entries and rows.
+struct Cell<'c, 'a> {
+    case: &'c Case<'a>,
+    place: Place,
+    report: Report<'c>,
+}
+
+impl Cell<'_, '_> {
+    fn compare(&self, slices: &[Slice], memo: &mut Memo) -> Answer {
+        let hidden = self.case.sight.hides_later(self.place.family);
+        let mut passes = false;
+        for slice in slices {
+            let own = self.slice(slice, hidden, memo)?;
+            passes |= own && slice.named;
+        }
+        if hidden && !self.case.policy.five_tuple {
+            self.hidden(slices, passes)?;
+        }
+        Ok(())
+    }
+
+    /// Compares one protocol. Tells whether its later fragments pass where they do not hide it.
+    fn slice(&self, slice: &Slice, hidden: bool, memo: &mut Memo) -> Answer<bool> {
+        let case = self.case;
+        let fragments = !case.policy.five_tuple && !hidden;
+        let at_offset = |offset| Fragment::Later { offset };
+        let (passes, torn) = match slice.kind {
+            Kind::Broken => {
+                let wanted = Action::Deny;
+                self.check(
+                    slice,
+                    wanted,
+                    Fragment::Whole,
+                    L4::Nothing,
+                    self.marked(case.blank(false, true)),
+                )?;
+                if fragments {
+                    self.check(
+                        slice,
+                        wanted,
+                        at_offset(2),
+                        L4::Nothing,
+                        self.marked(case.later(true)),
+                    )?;
+                }
+                return Ok(false);
+            }
+            Kind::Point => {
+                let wanted = slice
+                    .entries(case)
+                    .next()
+                    .map_or(case.policy.default, |e| e.action);
+                self.check(
+                    slice,
+                    wanted,
+                    Fragment::Whole,
+                    L4::Nothing,
+                    Some(case.blank(false, false)),
+                )?;
+                (wanted == Action::Allow, false)
+            }
+            Kind::Ports { .. } | Kind::Icmp => {
+                let outcome = memo.prove(slice, case, |spot| self.differs(slice, spot))?;
+                if case.sight.view.short_header && !case.policy.five_tuple {
+                    let ported = slice.kind != Kind::Icmp;
+                    let blank = self.marked(case.blank(ported, true));
+                    self.check(slice, Action::Deny, Fragment::Whole, L4::Short, blank)?;
+                }
+                (outcome.passes, outcome.torn)
+            }
+        };
+        if fragments {
+            let tcp = slice.kind == Kind::Ports { flags: true };
+            let offsets = case.sight.view.fragment_offset;
+            let allowed = passes && !(tcp && torn && !offsets);
+            let wanted = if allowed { Action::Allow } else { Action::Deny };
+            self.check(slice, wanted, at_offset(2), L4::Nothing, Some(case.later(false)))?;
+            if tcp && offsets {
+                self.check(
+                    slice,
+                    Action::Deny,
+                    at_offset(1),
+                    L4::Nothing,
+                    self.marked(case.later(true)),
+                )?;
+            }
+        }
+        Ok(passes)
+    }
+
+    /// What rows see of a packet that cannot be judged: with the mark where the parser makes it. `None` when it is
+    /// known already that such packets are denied.
+    fn marked(&self, point: Point) -> Option<Point> {
+        let marked = point.marked && self.case.sight.unreadable;
+        (!self.case.marked_denied).then_some(Point { marked, ..point })
+    }
+
+    fn check(
+        &self,
+        slice: &Slice,
+        wanted: Action,
+        fragment: Fragment,
+        l4: L4,
+        point: Option<Point>,
+    ) -> Answer {
+        let Some(point) = point else { return Ok(()) };
+        let got = self.case.at(slice.rows(self.case), point);
+        if got == Some(wanted) {
+            return Ok(());
+        }
+        (self.report)(self.place.packet(slice.protocol, fragment, l4), wanted, got)
+    }
+
+    fn differs(&self, slice: &Slice, spot: Spot) -> Answer {
+        let l4 = if slice.kind == Kind::Icmp {
+            L4::Icmp {
+                kind: spot.src as u8,
+                code: spot.dst as u8,
+            }
+        } else {
+            L4::Ports {
+                src: spot.src,
+                dst: spot.dst,
+                flags: spot.flags,
+            }
+        };
+        let packet = self.place.packet(slice.protocol, Fragment::Whole, l4);
+        (self.report)(packet, spot.wanted, spot.got)
+    }
+
+    /// Later fragments of IPv6 that do not show their protocol.
+    fn hidden(&self, slices: &[Slice], passes: bool) -> Answer {
+        let wanted = if passes { Action::Allow } else { Action::Deny };
+        let Some(shown) = slices.iter().find(|s| s.protocol == IPV6_FRAGMENT) else {
+            return Ok(());
+        };
+        let got = self.case.at(shown.rows(self.case), self.case.later(false));
+        if got == Some(wanted) {
+            return Ok(());
+        }
+        let fragment = Fragment::Later { offset: 2 };
+        (self.report)(
+            self.place.packet(Protocol::TCP, fragment, L4::Nothing),
+            wanted,
+            got,
+        )
+    }
+}
