@@ -18,6 +18,9 @@ pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
 
     /// The table it is in, as a number, so that rows are counted per table.
     fn table(&self) -> u8;
+
+    /// The class that a row of content belongs to; `None` when it holds for every class, and for wiring.
+    fn class(&self) -> Option<u32>;
 }
 
 /// One write.
@@ -53,19 +56,24 @@ impl<K, B> Op<K, B> {
 /// before the next begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// New content, which nothing leads to yet.
+    /// New content: of a class that nothing leads to yet, or rows that a class in use gets.
     Prepare,
+    /// Rows that a class in use loses. With the rows it got in place, each packet meets the old verdict or the new one;
+    /// who is wired to the class next meets the new one only.
+    Settle,
     /// Wiring, all of it at once.
     Flip,
     /// Content that nothing leads to any more.
     Collect,
 }
 
-/// The write that brings one row from `installed` to `desired`, and its step.
+/// The write that brings one row from `installed` to `desired`, and its step. `stays`: the row's class is desired, with
+/// other rows.
 pub fn op<K: Key, B: Clone + PartialEq>(
     key: &K,
     desired: Option<&B>,
     installed: Option<&B>,
+    stays: bool,
 ) -> Option<(Step, Op<K, B>)> {
     let op = match (desired, installed) {
         (Some(want), None) => Op::Add(key.clone(), want.clone()),
@@ -75,6 +83,7 @@ pub fn op<K: Key, B: Clone + PartialEq>(
     };
     let step = match (key.layer(), &op) {
         (Layer::Wiring, _) => Step::Flip,
+        (Layer::Content, Op::Delete(_)) if stays => Step::Settle,
         (Layer::Content, Op::Delete(_)) => Step::Collect,
         (Layer::Content, _) => Step::Prepare,
     };

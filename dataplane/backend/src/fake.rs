@@ -31,6 +31,13 @@ impl Key for FakeKey {
     fn table(&self) -> u8 {
         self.layer() as u8
     }
+
+    fn class(&self) -> Option<u32> {
+        match self {
+            FakeKey::Port(_) => None,
+            FakeKey::Class(class, ..) => Some(*class),
+        }
+    }
 }
 
 /// The body of a model row: for wiring the class, for content the class's size (how many rows make it whole).
@@ -329,7 +336,7 @@ mod tests {
         ) {
             let mut c = Conformance::default();
             c.switch.foreign.insert(FakeKey::Port(77));
-            // Class ids are never used again for another policy, so a class keeps its size.
+            // No class is edited in place here: each keeps its size.
             for (generation, (ports, fault, nth, delete)) in (1u64..).zip(history) {
                 let ports: Vec<(u32, u32)> = ports.into_iter().collect();
                 let units = desired(&ports, 3);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use portcullis_compiler::{CompileError, Intent};
-use portcullis_policy::{Direction, IpPacket, Name};
+use portcullis_policy::{Decider, Direction, IpPacket, Name};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -98,8 +98,11 @@ pub struct EnforcingRow {
 pub struct Hit {
     /// The direction.
     pub direction: Direction,
-    /// The rule: `baseline/smtp`, `default/ingress`, `guard/web1`.
+    /// The rule: `baseline/smtp`, `default/ingress`, `guard/web1`. A class bears the names of one of its members.
     pub rule: String,
+    /// What decided, in the policy of the class: finds the names that another member has for it.
+    #[serde(skip)]
+    pub decider: Option<Decider>,
     /// The class, where the rule decided for one.
     pub class: Option<u32>,
     /// The endpoints of that class on this target.

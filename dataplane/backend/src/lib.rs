@@ -8,12 +8,14 @@
 //! * [`fake`] — a switch in memory, with faults, and the conformance suite every backend's machine passes.
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod delta;
 pub mod fake;
 mod handle;
 pub mod machine;
 mod status;
 
+pub use backoff::Backoff;
 pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
 };

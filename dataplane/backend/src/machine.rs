@@ -72,6 +72,8 @@ pub struct Machine<U, K, B> {
     state: SessionState,
     units: Desired<U, K, B>,
     desired: HashMap<K, B>,
+    /// Desired rows of each class.
+    classes: HashMap<u32, usize>,
     installed: HashMap<K, B>,
     /// Rows of ours per table.
     counts: BTreeMap<u8, u64>,
@@ -95,6 +97,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             state: SessionState::Disconnected,
             units: BTreeMap::new(),
             desired: HashMap::new(),
+            classes: HashMap::new(),
             installed: HashMap::new(),
             counts: BTreeMap::new(),
             foreign: HashSet::new(),
@@ -216,7 +219,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             .filter_map(|(old, _)| old.as_ref())
             .flat_map(|u| u.iter())
         {
-            self.desired.remove(key);
+            if self.desired.remove(key).is_some() {
+                self.count(key, false);
+            }
             self.suspects.insert(key.clone());
         }
         for (key, body) in changed
@@ -224,13 +229,30 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             .filter_map(|(_, new)| new.as_ref())
             .flat_map(|u| u.iter())
         {
-            self.desired.insert(key.clone(), body.clone());
+            if self.desired.insert(key.clone(), body.clone()).is_none() {
+                self.count(key, true);
+            }
             self.suspects.insert(key.clone());
         }
         self.units = units;
         self.wanted = generation;
         self.has_desired = true;
         self.settle();
+    }
+
+    /// Keeps count of a class's desired rows.
+    fn count(&mut self, key: &K, more: bool) {
+        let Some(class) = key.class() else { return };
+        let rows = self.classes.entry(class).or_default();
+        *rows = if more { *rows + 1 } else { rows.saturating_sub(1) };
+        if *rows == 0 {
+            self.classes.remove(&class);
+        }
+    }
+
+    /// Whether the class of a row is desired.
+    fn stays(&self, key: &K) -> bool {
+        key.class().is_some_and(|class| self.classes.contains_key(&class))
     }
 
     /// Takes a read-back. Returns the drift since this machine last knew the rows.
@@ -292,7 +314,12 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         let mut by_step: BTreeMap<Step, Vec<Op<K, B>>> = BTreeMap::new();
         for key in self.suspects.iter().filter(|k| !self.blocked(k)) {
-            if let Some((step, op)) = op(key, self.desired.get(key), self.installed.get(key)) {
+            if let Some((step, op)) = op(
+                key,
+                self.desired.get(key),
+                self.installed.get(key),
+                self.stays(key),
+            ) {
                 by_step.entry(step).or_default().push(op);
             }
         }
@@ -382,11 +409,13 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             .flat_map(|u| u.iter())
             .map(|(k, b)| (k, b))
             .collect();
+        let classes: HashSet<u32> = wanted.keys().filter_map(|k| k.class()).collect();
         for (key, body) in &wanted {
-            plan.extend(op(*key, Some(*body), self.installed.get(*key)));
+            plan.extend(op(*key, Some(*body), self.installed.get(*key), false));
         }
         for (key, body) in self.installed.iter().filter(|(k, _)| !wanted.contains_key(k)) {
-            plan.extend(op(key, None, Some(body)));
+            let stays = key.class().is_some_and(|class| classes.contains(&class));
+            plan.extend(op(key, None, Some(body), stays));
         }
         plan.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.key().cmp(y.key())));
         plan.into_iter().map(|(_, op)| op).collect()

@@ -6,6 +6,7 @@ use portcullis_backend::delta::{Key, Layer};
 use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Action, Bits, Instruction, LearnSpec, Match};
 
+use crate::regs;
 use crate::tables::Table;
 
 /// What makes two flows the same row.
@@ -33,6 +34,14 @@ impl Key for SharedPlace {
 
     fn table(&self) -> u8 {
         self.0.table as u8
+    }
+
+    fn class(&self) -> Option<u32> {
+        if self.layer() == Layer::Wiring {
+            return None;
+        }
+        let class = self.0.matching.get(regs::CLASS)?;
+        u32::try_from(class.value).ok()
     }
 }
 

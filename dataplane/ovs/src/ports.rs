@@ -409,7 +409,10 @@ impl Round<'_> {
             .collect();
         self.found.realized = realized.len() as u64;
         for endpoint in self.intent.endpoints.values() {
-            let meant = |a: &&Attachment| a.target.as_deref().is_none_or(|t| t == self.config.name);
+            let meant = |a: &&Attachment| match &a.target {
+                Some(target) => *target == self.config.name,
+                None => a.port.is_none(),
+            };
             let attachments: Vec<String> = endpoint
                 .attachments
                 .iter()
@@ -417,7 +420,19 @@ impl Round<'_> {
                 .map(ToString::to_string)
                 .collect();
             if !attachments.is_empty() && !self.seen.contains(&endpoint.name) {
-                let why = format!("{} is not plugged in", attachments.join(", "));
+                let numbered = endpoint
+                    .attachments
+                    .iter()
+                    .filter(meant)
+                    .any(|a| a.port.is_some());
+                let why = if numbered {
+                    format!(
+                        "{} says nothing to Open vSwitch: write interface or iface_id",
+                        attachments.join(", ")
+                    )
+                } else {
+                    format!("{} is not plugged in", attachments.join(", "))
+                };
                 self.found.pending.push(Pending {
                     endpoint: endpoint.name.to_string(),
                     why,

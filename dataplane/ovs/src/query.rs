@@ -8,7 +8,7 @@ use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
 use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
-use portcullis_policy::{Action, Direction, Frame, Packet};
+use portcullis_policy::{Action, Decider, Direction, Frame, Packet};
 
 use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, Writer, text};
 use crate::ports::{Ports, SwitchPort};
@@ -71,7 +71,7 @@ pub(crate) fn trace(
         frame: Frame::Ip(trace.packet.clone()),
     };
     let fixed = programs.fixed().to_vec();
-    if let Some(row) = deciding_row(&program, &fixed, &packet, programs.model().view) {
+    if let Some((row, _)) = deciding_row(&program, &fixed, &packet, programs.model()) {
         let class = if fixed.contains(row) { None } else { Some(class.id) };
         keys.push(policy::row(class, trace.direction, row, pipeline, &writer).0);
     }
@@ -130,8 +130,9 @@ pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
         .to_vec()
 }
 
-/// A verdict, by the rule and for the class it was about.
-type Decided = (Direction, Option<ClassId>, String, Action);
+/// A verdict, by the rule and for the class it was about. Two rules of a class can have one name here and two among
+/// other members of the class, so that what decided counts too.
+type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Action);
 
 /// How often each rule decided.
 pub(crate) fn hits(
@@ -162,7 +163,13 @@ pub(crate) fn hits(
         for row in &program.policy {
             let key = policy::row(Some(class.id), direction, row, pipeline, &writer).0;
             add(
-                (direction, Some(*id), class.policy.origin(row.by), row.action),
+                (
+                    direction,
+                    Some(*id),
+                    class.policy.origin(row.by),
+                    Some(row.by),
+                    row.action,
+                ),
                 seen.get(&key),
             );
         }
@@ -175,7 +182,10 @@ pub(crate) fn hits(
             } else {
                 "evasion/unreadable-header"
             };
-            add((direction, None, rule.to_string(), row.action), seen.get(&key));
+            add(
+                (direction, None, rule.to_string(), None, row.action),
+                seen.get(&key),
+            );
         }
     }
     for (key, row) in seen
@@ -188,18 +198,25 @@ pub(crate) fn hits(
             .and_then(SwitchPort::policed);
         if let Some(name) = endpoint.and_then(|p| p.endpoint.as_ref()) {
             add(
-                (Direction::Egress, None, format!("guard/{name}"), Action::Deny),
+                (
+                    Direction::Egress,
+                    None,
+                    format!("guard/{name}"),
+                    None,
+                    Action::Deny,
+                ),
                 Some(row),
             );
         }
     }
     let mut list = Vec::with_capacity(sums.len());
-    for ((direction, class, rule, action), (packets, bytes)) in sums {
+    for ((direction, class, rule, decider, action), (packets, bytes)) in sums {
         let endpoints = class.and_then(|c| members.get(&c)).cloned().unwrap_or_default();
         let (class, action) = (class.map(|c| c.0), action.to_string());
         list.push(Hit {
             direction,
             rule,
+            decider,
             class,
             endpoints,
             action,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use portcullis_backend::machine::{Desired, Unit};
-use portcullis_compiler::{Class, ClassId, CompileError, Intent, Program, Programs};
+use portcullis_compiler::{Class, ClassId, CompileError, Fingerprint, Intent, Program, Programs};
 use portcullis_policy::Direction;
 
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
@@ -34,7 +34,8 @@ pub enum UnitId {
 pub struct Units {
     pipeline: Pipeline,
     ports: HashMap<u32, (SwitchPort, Unit<FlowKey, FlowBody>)>,
-    classes: HashMap<ClassId, Unit<FlowKey, FlowBody>>,
+    /// A class edited in place keeps its id and has another fingerprint.
+    classes: HashMap<ClassId, (Fingerprint, Unit<FlowKey, FlowBody>)>,
     steady: Option<[Unit<FlowKey, FlowBody>; 2]>,
     unknown: Option<(ClassId, Unit<FlowKey, FlowBody>)>,
     flood: Option<(Receivers, FloodUnits)>,
@@ -88,10 +89,10 @@ impl Units {
         self.classes.retain(|id, _| used.contains_key(id));
         for (id, class) in used {
             let unit = match self.classes.get(&id) {
-                Some(unit) => Arc::clone(unit),
-                None => {
+                Some((fingerprint, unit)) if *fingerprint == class.fingerprint => Arc::clone(unit),
+                _ => {
                     let unit = Arc::new(class_rows(class, &*programs.get(class)?, &self.pipeline, &writer));
-                    self.classes.insert(id, Arc::clone(&unit));
+                    self.classes.insert(id, (class.fingerprint, Arc::clone(&unit)));
                     unit
                 }
             };

@@ -12,7 +12,7 @@ mod rig;
 
 use corpus::craft::Frame;
 use corpus::documents::{Case, cases};
-use corpus::expect::World;
+use corpus::expect::{Forwarding, World};
 use corpus::run::{Wire, silence};
 use corpus::{HOSTS, Host};
 use portcullis_compiler::StageModel;
@@ -20,6 +20,8 @@ use portcullis_testbed::{SandboxOptions, need_root};
 use rig::Rig;
 use std::time::{Duration, Instant};
 
+/// Frames sent at a time. A packet ring of the switch holds 512.
+const BATCH: usize = 192;
 /// Differences printed in full per document; all are counted.
 const PRINTED: usize = 40;
 
@@ -37,10 +39,11 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
         // The rows are there; caches made before them are gone after a round of the revalidators.
         rig.sandbox.appctl(["revalidator/wait"]).unwrap();
         let limit = usize::from(vlan_limit.unwrap_or(1));
-        let world = World::new(case.document(), StageModel::ovs().view, limit);
+        let world =
+            World::new(case.document(), StageModel::ovs().view, limit).forwarded_by(Forwarding::Normal);
         let before: Vec<u64> = Host::all().map(|h| guard_hits(&rig, h)).collect();
         let begin = Instant::now();
-        let outcome = Wire::new(&hosts, &rig.sandbox, frames).compare(&world, seed);
+        let outcome = Wire::new(&hosts, Some(&rig.sandbox), frames, BATCH).compare(&world, seed);
         eprintln!(
             "{} (VLAN limit {limit}): {} frames, {} to arrive, {} not, {} by the guard; {} differences; {:.1?}",
             case.name,

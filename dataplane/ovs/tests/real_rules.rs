@@ -69,11 +69,8 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
         &bridge,
         "table=3,priority=50000,cookie=0x5043000000000009,tcp,actions=goto_table:4",
     ]);
-    assert_ne!(rig.flows(), want);
-    rig.until("drift seen", |s| {
-        s.drift_repaired >= 3 && s.state == SessionState::InSync
-    });
-    assert_eq!(rig.flows(), want);
+    rig.until("drift seen", |s| s.drift_repaired >= 3);
+    rig.holds("repaired", &want);
 
     // Every row of ours gone at once, foreign rows kept.
     ofctl(&[
@@ -81,10 +78,8 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
         &bridge,
         "cookie=0x5043000000000000/0xffff000000000000",
     ]);
-    rig.until("refilled", |s| {
-        s.drift_repaired > 40 && s.state == SessionState::InSync
-    });
-    assert_eq!(rig.flows(), want);
+    rig.until("refilling", |s| s.drift_repaired > 40);
+    rig.holds("refilled", &want);
     assert_eq!(foreign(&rig).len(), 2);
 }
 
@@ -125,13 +120,11 @@ fn a_restarted_switch_is_noticed_and_refilled() {
     rig.apply(&document("25"));
     let before = rig.flows();
     rig.sandbox.restart_vswitchd().unwrap();
-    rig.until("reconnected", |s| {
-        s.disconnects >= 1 && s.state == SessionState::InSync
-    });
+    rig.until("reconnected", |s| s.disconnects >= 1);
     rig.until("in sync with every port", |s| {
         s.state == SessionState::InSync && s.realized == 1
     });
-    assert_eq!(rig.flows(), before);
+    rig.holds("refilled", &before);
     assert!(!connects(web, v4(9, 25)));
     assert!(connects(web, v4(9, 80)));
 
@@ -179,7 +172,7 @@ fn an_interface_that_comes_later_is_realized_and_one_that_goes_is_cleaned() {
     rig.until("late gone", |s| {
         s.realized == 1 && s.state == SessionState::InSync && s.pending.len() == 1
     });
-    assert_eq!(rig.flows(), before);
+    rig.holds("cleaned", &before);
 }
 
 #[test]

@@ -10,11 +10,10 @@
 //!
 //! The caller owns the socket: it calls [`Session::connected`], writes what [`Session::take_output`] gives,
 //! feeds what it reads to [`Session::received`], calls [`Session::tick`] at [`Session::next_deadline`], and
-//! after any error closes the socket and calls [`Session::disconnected`]. [`Backoff`] tells how long to wait
+//! after any error closes the socket and calls [`Session::disconnected`]. `Backoff` (of the backend crate) tells how long to wait
 //! before the next attempt.
 #![forbid(unsafe_code)]
 
-mod backoff;
 mod catalog;
 mod clip;
 mod datum;
@@ -28,7 +27,6 @@ mod tables;
 mod uuid;
 mod view;
 
-pub use backoff::Backoff;
 pub use datum::ValueError;
 pub use framer::{DEFAULT_MAX_MESSAGE, Framer, MAX_DEPTH, ProtocolError};
 pub use layout::SchemaError;

@@ -10,9 +10,11 @@
 )]
 
 mod capture;
+pub mod device;
 mod error;
 mod gate;
 mod netns;
+pub mod p4;
 pub mod probe;
 mod root;
 mod sandbox;

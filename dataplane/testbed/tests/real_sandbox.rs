@@ -251,17 +251,31 @@ fn eventually_gone(id: &str, dir: &Path) {
     }
 }
 
+/// A process that is killed when the test ends, however it ends.
+struct Owner(std::process::Child);
+
+impl Owner {
+    fn kill(&mut self) {
+        self.0.kill().unwrap(); // SIGKILL
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
 #[test]
 fn a_killed_owner_leaves_nothing_behind() {
     if !need_root("a_killed_owner_leaves_nothing_behind") {
         return;
     }
     let pages = hugepages_without_sandboxes();
-    let mut owner = Command::new("sleep")
-        .arg("1000")
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let owner = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
+    let mut owner = Owner(owner.unwrap());
     let scratch = tempfile::tempdir_in("/tmp").unwrap();
     let dir = scratch.path().join("s");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox");
@@ -274,7 +288,7 @@ fn a_killed_owner_leaves_nothing_behind() {
             .unwrap();
         assert!(done.success(), "{arguments:?}");
     };
-    run(&["up", "--owner", &owner.id().to_string()]);
+    run(&["up", "--owner", &owner.0.id().to_string()]);
     run(&[
         "endpoint",
         "web1",
@@ -290,8 +304,7 @@ fn a_killed_owner_leaves_nothing_behind() {
         traces(&id, &dir)
     );
 
-    owner.kill().unwrap(); // SIGKILL
-    owner.wait().unwrap();
+    owner.kill();
     eventually_gone(&id, &dir);
     assert_eq!(hugepages_without_sandboxes(), pages);
 }

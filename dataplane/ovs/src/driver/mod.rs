@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::{QueryError, Seat, SessionState, TargetStatus};
+use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus};
 use portcullis_compiler::Intent;
 use portcullis_openflow::Instruction;
-use portcullis_ovsdb::{Backoff, Session as Database, SessionConfig};
+use portcullis_ovsdb::{Session as Database, SessionConfig};
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
@@ -87,7 +87,7 @@ impl Driver {
             first: config.first_table,
             tag: config.cookie,
             last: config.final_action,
-            opaque: backend.programs().model().opaque_ethertypes,
+            opaque: &crate::tables::OPAQUE,
         };
         let now = Instant::now();
         let backoff = |seed| Backoff::new(Duration::from_millis(100), Duration::from_secs(8), seed);

@@ -166,6 +166,10 @@ impl Table {
     }
 }
 
+/// EtherTypes that carry IP where the switch does not see it: VLAN tags beyond what is parsed, MPLS, PPPoE session. The
+/// `ovs` stage model has the same.
+pub const OPAQUE: [u16; 6] = [0x8100, 0x88a8, 0x9100, 0x8847, 0x8848, 0x8864];
+
 /// What rows need to know of the whole: numbers, tag, the end of the pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct Pipeline {
@@ -260,4 +264,23 @@ pub fn describe() -> String {
          | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 39..0 | generation that wrote the row |\n",
     );
     text
+}
+
+#[cfg(test)]
+mod model {
+    #[test]
+    fn the_stage_model_knows_the_same_opaque_types() {
+        assert_eq!(
+            portcullis_compiler::StageModel::ovs().opaque_ethertypes,
+            super::OPAQUE
+        );
+    }
+
+    #[test]
+    fn the_stage_model_names_the_same_tables() {
+        let model = portcullis_compiler::StageModel::ovs();
+        let names: Vec<&str> = model.tables.iter().map(|t| t.name.as_str()).collect();
+        let ours: Vec<String> = super::Table::all().map(|t| t.name().to_string()).collect();
+        assert_eq!(names, ours);
+    }
 }

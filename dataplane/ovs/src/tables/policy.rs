@@ -1,6 +1,6 @@
 //! `egress_policy`, `ingress_policy`: the compiled rows of a class, and those that hold for every class.
 
-use portcullis_compiler::{ClassId, FrameMatch, PolicyRow, PortMatch};
+use portcullis_compiler::{ClassId, FrameMatch, PolicyRow, PortMatch, RemoteMatch};
 use portcullis_openflow::{Field, Match};
 use portcullis_policy::{Action, Direction, Family, Protocol};
 
@@ -21,11 +21,13 @@ pub fn row(
 ) -> Flow {
     let matching = matching(class, direction, row);
     let table = Table::policy(direction);
+    // The model's `priority_max` is the highest that OpenFlow has.
+    let priority = u16::try_from(row.priority).unwrap_or(u16::MAX);
     match row.action {
-        Action::Deny => writer.drop(table, row.priority, matching),
+        Action::Deny => writer.drop(table, priority, matching),
         Action::Allow => {
             let next = pipeline.number(remote::after(direction));
-            writer.flow(table, row.priority, matching, then(Vec::new(), next))
+            writer.flow(table, priority, matching, then(Vec::new(), next))
         }
     }
 }
@@ -43,6 +45,8 @@ pub fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -
         FrameMatch::Ip(Family::V4) => m.exact(Field::EthType, 0x0800u128),
         FrameMatch::Ip(Family::V6) => m.exact(Field::EthType, 0x86ddu128),
         FrameMatch::EtherType(t) => m.exact(Field::EthType, u128::from(t)),
+        // The `ovs` model's parser has no such mark and the encoder makes no such row for it: one that is met by nothing.
+        FrameMatch::Unreadable => m.exact(Field::EthType, 0x0600u128),
     };
     if let Some(protocol) = key.protocol {
         m = m.exact(Field::IpProto, u128::from(protocol));
@@ -53,9 +57,11 @@ pub fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -
     if let Some((value, mask)) = key.flags {
         m = m.masked(Field::TcpFlags, u128::from(value), u128::from(mask));
     }
-    if let Some(remote) = key.remote {
-        m = m.exact(regs::REMOTE, u128::from(remote));
-    }
+    m = match key.remote {
+        RemoteMatch::Any => m,
+        RemoteMatch::Id(id) => m.exact(regs::REMOTE, u128::from(id)),
+        RemoteMatch::Prefix(prefix) => remote::address(m, &prefix, direction == Direction::Ingress),
+    };
     if let Some(local) = &key.local {
         m = remote::address(m, local, direction == Direction::Egress);
     }
@@ -85,7 +91,9 @@ fn port(m: Match, field: Field, port: PortMatch) -> Match {
             mask: u16::MAX,
         } => m.exact(field, u128::from(value)),
         PortMatch::Masked { value, mask } => m.masked(field, u128::from(value), u128::from(mask)),
-        // The `ovs` model has masked ports: the encoder makes no ranges for it, and a single one is exact.
+        // The `ovs` model has masked ports and no code stage: the encoder makes neither for it. What is written here
+        // matches less, never more.
         PortMatch::Range { low, .. } => m.exact(field, u128::from(low)),
+        PortMatch::Code { .. } => m.exact(field, 0u128),
     }
 }

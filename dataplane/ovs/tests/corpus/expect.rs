@@ -11,8 +11,18 @@ use portcullis_policy::{
 use super::craft::{Content, Frame, IpSays};
 use super::{Host, INTERNET, Mac};
 
+/// How a switch forwards what its policies let pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Open vSwitch: MACs are learned, and what nobody has goes to the uplink; it has no fields for some things.
+    Normal,
+    /// Our P4 program: declared MACs, and a group of the ports that may have others.
+    Groups,
+}
+
 /// A document as the switch should enforce it.
 pub struct World {
+    forwarding: Forwarding,
     document: Document,
     policies: BTreeMap<(Host, bool), Policy>,
     view: View,
@@ -44,11 +54,35 @@ impl World {
             }
         }
         World {
+            forwarding: Forwarding::Normal,
             document,
             policies,
             view,
             vlan_limit,
         }
+    }
+
+    /// On a switch that forwards in another way.
+    pub fn forwarded_by(self, forwarding: Forwarding) -> Self {
+        World { forwarding, ..self }
+    }
+
+    /// Who gets a frame for one MAC.
+    fn owners(&self, dst: Mac) -> Vec<Host> {
+        let owner = Host::all().find(|h| h.mac() == dst);
+        match self.forwarding {
+            Forwarding::Normal => vec![owner.unwrap_or(INTERNET)],
+            Forwarding::Groups => match owner.filter(|h| self.endpoint(*h).is_some()) {
+                Some(declared) => vec![declared],
+                None => Host::all().filter(|h| self.has_unknown_macs(*h)).collect(),
+            },
+        }
+    }
+
+    /// Whether a host may have MACs that nobody declared.
+    fn has_unknown_macs(&self, host: Host) -> bool {
+        self.endpoint(host)
+            .is_none_or(|e| !e.source_guard || e.macs.is_empty())
     }
 
     fn endpoint(&self, host: Host) -> Option<&Endpoint> {
@@ -83,7 +117,7 @@ impl World {
         let content = self.seen(frame);
         let from = frame.route.from;
         let mut why = Vec::new();
-        let unseen = frame.unseen;
+        let unseen = frame.unseen.filter(|_| self.forwarding == Forwarding::Normal);
         let none = |guarded: bool, unseen: Option<&'static str>, why: Vec<String>| Expected {
             receivers: BTreeSet::new(),
             guarded,
@@ -114,16 +148,12 @@ impl World {
             }
             Host::all().filter(|h| *h != from).collect()
         } else {
-            let owner = Host::all().find(|h| h.mac() == frame.route.dst);
-            owner
-                .or(Some(INTERNET))
-                .filter(|h| *h != from)
-                .into_iter()
-                .collect()
+            let owners = self.owners(frame.route.dst).into_iter();
+            owners.filter(|h| *h != from).collect()
         };
         let receivers = candidates
             .into_iter()
-            .filter(|h| *h != INTERNET || !not_forwarded(frame))
+            .filter(|h| *h != INTERNET || self.forwarding == Forwarding::Groups || !not_forwarded(frame))
             .filter(|h| self.judge(*h, Direction::Ingress, content, &mut why))
             .collect();
         Expected {

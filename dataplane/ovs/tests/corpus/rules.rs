@@ -24,7 +24,7 @@ pub fn add(corpus: &mut Corpus) {
         for rule in document
             .mandatory
             .iter()
-            .chain(&document.baseline)
+            .chain(document.baseline.iter())
             .chain(endpoints)
             .chain(profiles)
         {

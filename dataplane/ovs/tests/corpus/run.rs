@@ -15,17 +15,17 @@ use super::ether::own_arp;
 use super::expect::{Expected, World};
 use super::{HOSTS, Host};
 
-/// Frames of one batch, over all senders. A packet ring of the switch holds 512.
-const BATCH: usize = 192;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Wire<'a> {
     hosts: &'a [NetnsHost],
-    sandbox: &'a Sandbox,
+    /// Explains what Open vSwitch does, where that is the switch.
+    sandbox: Option<&'a Sandbox>,
     captures: Vec<Capture>,
     corpus: &'a [Frame],
     by_key: HashMap<&'a [u8], usize>,
     markers: u32,
+    batch: usize,
 }
 
 /// What arrived of one frame, and how it looked.
@@ -60,7 +60,13 @@ fn untag(frame: &[u8]) -> (Vec<u8>, Vec<u16>) {
 }
 
 impl<'a> Wire<'a> {
-    pub fn new(hosts: &'a [NetnsHost], sandbox: &'a Sandbox, corpus: &'a [Frame]) -> Self {
+    /// `batch`: frames sent at a time, over all senders.
+    pub fn new(
+        hosts: &'a [NetnsHost],
+        sandbox: Option<&'a Sandbox>,
+        corpus: &'a [Frame],
+        batch: usize,
+    ) -> Self {
         let mut by_key = HashMap::new();
         for (index, frame) in corpus.iter().enumerate() {
             if let Some(other) = by_key.insert(frame.key.as_slice(), index) {
@@ -75,6 +81,7 @@ impl<'a> Wire<'a> {
             corpus,
             by_key,
             markers: 0,
+            batch,
         }
     }
 
@@ -84,7 +91,7 @@ impl<'a> Wire<'a> {
         let mut strangers = Vec::new();
         // Everybody is heard once before anything is sent to anybody.
         self.batch(&[], &mut arrivals, &mut strangers);
-        for batch in shuffled(self.corpus.len(), seed).chunks(BATCH) {
+        for batch in shuffled(self.corpus.len(), seed).chunks(self.batch) {
             self.batch(batch, &mut arrivals, &mut strangers);
         }
         // What was output in one go with the last markers.
@@ -192,8 +199,11 @@ impl<'a> Wire<'a> {
 
     /// What the switch says it does with a frame.
     fn trace(&self, frame: &Frame) -> String {
-        let port = self.sandbox.ofport(frame.route.from.name()).unwrap().unwrap_or(0);
-        let answer = self.sandbox.appctl([
+        let Some(sandbox) = self.sandbox else {
+            return String::new();
+        };
+        let port = sandbox.ofport(frame.route.from.name()).unwrap().unwrap_or(0);
+        let answer = sandbox.appctl([
             "ofproto/trace",
             "br0",
             &format!("in_port={port}"),

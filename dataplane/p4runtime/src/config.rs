@@ -1,0 +1,102 @@
+//! One device as a target.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::mapping::Mapping;
+use crate::plugs::KnownPorts;
+use crate::wire::Tag;
+
+/// How ports match in our own program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PortMatching {
+    /// As ranges: fewer rows.
+    #[default]
+    Range,
+    /// As value and mask, for devices without range tables.
+    Ternary,
+}
+
+/// What the device shall run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Our own program, put there where it is not.
+    Own(PortMatching),
+    /// The same with ports as ranges and larger tables: the embedded switch has room for a data centre's endpoints.
+    Embedded,
+    /// Whatever it runs, as this mapping reads it; by names without one. Never replaced.
+    Device(Option<Mapping>),
+}
+
+/// Files for TLS, read anew for every connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of the authorities that the device's is signed by.
+    pub ca: PathBuf,
+    /// Own certificate and key, where the device asks for one.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// The name in the device's certificate, when it is not that of the address.
+    pub domain: Option<String>,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The target's name.
+    pub name: String,
+    /// `HOST:PORT` of its P4Runtime server, or `unix:/PATH`.
+    pub address: String,
+    /// Its device id.
+    pub device_id: u64,
+    /// The role; empty for the one that may do everything.
+    pub role: String,
+    /// Who has the highest is the primary.
+    pub election_id: u128,
+    /// What it shall run.
+    pub program: Program,
+    /// Whether a foreign program is replaced by ours.
+    pub overwrite: bool,
+    /// Ports that are no servers.
+    pub uplinks: BTreeSet<u32>,
+    /// Ports of servers.
+    pub servers: BTreeSet<u32>,
+    /// The mark of our rows.
+    pub tag: Tag,
+    /// TLS, when the device speaks it.
+    pub tls: Option<Tls>,
+    /// How often the rows are read back.
+    pub resync_interval: Duration,
+}
+
+impl Config {
+    /// The mark of our rows, unless the configuration has another.
+    pub const DEFAULT_TAG: u16 = 0x5043;
+
+    /// With defaults.
+    pub fn new(name: &str, address: &str, device_id: u64) -> Self {
+        Config {
+            name: name.to_string(),
+            address: address.to_string(),
+            device_id,
+            role: String::new(),
+            election_id: 1,
+            program: Program::Own(PortMatching::Range),
+            overwrite: false,
+            uplinks: BTreeSet::new(),
+            servers: BTreeSet::new(),
+            tag: Tag(Self::DEFAULT_TAG),
+            tls: None,
+            resync_interval: Duration::from_secs(10),
+        }
+    }
+
+    /// The ports it names.
+    pub fn known(&self) -> KnownPorts {
+        KnownPorts {
+            target: self.name.clone(),
+            uplinks: self.uplinks.clone(),
+            servers: self.servers.clone(),
+        }
+    }
+}

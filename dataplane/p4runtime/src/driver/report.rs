@@ -1,0 +1,208 @@
+//! Telling how the target stands: its status and its log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_backend::{Seat, SessionState, TableUse};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::entry::GROUPS;
+use crate::session::{Event, Mastership, Refused};
+use crate::wire::text;
+
+/// Drifted or refused rows named in the log; the rest is counted.
+const NAMED: usize = 10;
+
+impl Driver {
+    pub(super) fn events(&mut self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Mastership(mastership) => {
+                    if mastership == Mastership::Primary {
+                        self.backoff.reset();
+                    }
+                    self.mastership(mastership);
+                }
+                Event::Pipeline { pushed } => {
+                    tracing::info!(
+                        target = self.name(),
+                        pushed,
+                        "the device runs the program that is wanted"
+                    );
+                    if let Some(device) = self.session.device() {
+                        let (name, version) = &device.program;
+                        let program = format!("{name} {version}").trim().to_string();
+                        self.status.versions.insert("program".to_string(), program);
+                    }
+                    self.status.detail.clear();
+                }
+                Event::NoPolicy => {
+                    self.status.detail =
+                        "no policy was ever applied: the device keeps the program it runs, if any"
+                            .to_string();
+                }
+                Event::ForeignPipeline(name) => {
+                    let named = if name.is_empty() {
+                        "a P4 program without a name".to_string()
+                    } else {
+                        format!("the P4 program `{name}`")
+                    };
+                    self.status.detail = format!(
+                        "the device runs {named}, which is left alone: set overwrite_pipeline = true to replace it, or \
+                         program = \"device\" with a mapping to use its tables"
+                    );
+                    tracing::warn!(
+                        target = self.name(),
+                        detail = self.status.detail,
+                        "a foreign program"
+                    );
+                }
+                Event::PipelineRefused(why) => {
+                    tracing::warn!(target = self.name(), why, "the device cannot be used");
+                    self.status.detail = why;
+                }
+                Event::Drifted(drift) => {
+                    self.status.drift_repaired += drift.len() as u64;
+                    if let Some(device) = self.session.device() {
+                        let all = drift.missing.iter().map(|k| ("missing", k));
+                        let all = all.chain(drift.altered.iter().map(|k| ("altered", k)));
+                        let all = all.chain(drift.surplus.iter().map(|k| ("surplus", k)));
+                        for (kind, key) in all.take(NAMED) {
+                            let row = text(device, key, None);
+                            tracing::warn!(
+                                target = self.name(),
+                                kind,
+                                row,
+                                "a row had drifted; it is put right"
+                            );
+                        }
+                    }
+                    tracing::warn!(target = self.name(), rows = drift.len(), "repairing drift");
+                }
+                Event::Unread(why) => {
+                    tracing::warn!(target = self.name(), why, "a call failed; the rows are read back");
+                    self.status.detail = why;
+                    self.again();
+                }
+                Event::Confirmed => {
+                    self.retries = 0;
+                    self.status.detail.clear();
+                }
+                Event::Refused { rows, full } => self.refused(&rows, full),
+            }
+        }
+    }
+
+    /// Tries again, after a wait that grows.
+    fn again(&mut self) -> Duration {
+        self.retries = (self.retries + 1).min(6);
+        let wait = Duration::from_millis(250) * 2u32.pow(self.retries);
+        self.retry_at = Some(Instant::now() + wait);
+        wait
+    }
+
+    fn refused(&mut self, rows: &[Refused], full: bool) {
+        let mut told = Vec::new();
+        if let Some(device) = self.session.device() {
+            for row in rows.iter().take(NAMED) {
+                let rule = self.built.as_ref().and_then(|b| b.hits.get(&row.key));
+                let rule = rule.map_or(String::new(), |hit| format!(" ({})", hit.rule));
+                told.push(format!("{}{rule}: {}", text(device, &row.key, None), row.message));
+            }
+        }
+        for row in &told {
+            tracing::error!(target = self.name(), row, "the device refused a row");
+        }
+        let wait = self.again();
+        let first = told.first().cloned().unwrap_or_default();
+        let more = if rows.len() > 1 {
+            format!(" and {} more rows", rows.len() - 1)
+        } else {
+            String::new()
+        };
+        self.status.detail = if full {
+            format!(
+                "the device has no room for {first}{more}: the old rows stay, and what was written of the new ones is \
+                 taken back; trying again in {wait:?}"
+            )
+        } else {
+            format!("the device refused {first}{more}; the old rows stay; trying again in {wait:?}")
+        };
+    }
+
+    pub(super) fn publish(&mut self, seat: &Seat) {
+        let state = self.session.state();
+        let (wanted, applied) = self.session.machine.generations();
+        let intent = self.intent.as_ref().map_or(0, |i| i.generation);
+        self.status.tables = self.tables();
+        self.status.foreign_rows = self.session.machine.foreign() as u64;
+        self.status.pending = self.plugs.pending.clone();
+        self.status.unsupported = self.unsupported();
+        let settled = state == SessionState::InSync;
+        if settled {
+            self.status.realized = self.plugs.realized;
+        }
+        let conflict = self
+            .session
+            .machine
+            .conflicts()
+            .first()
+            .filter(|_| state == SessionState::Applying)
+            .zip(self.session.device())
+            .map(|(key, device)| text(device, key, None));
+        let status = &mut self.status;
+        status.state = match state {
+            // Another state that fits is there; the newest is not.
+            SessionState::InSync if wanted < intent => SessionState::Applying,
+            state => state,
+        };
+        status.wanted = intent.max(wanted);
+        status.confirmed = applied;
+        status.applied = applied;
+        status.writes = self.session.machine.writes();
+        if let Some(row) = conflict {
+            status.detail =
+                format!("a foreign row stands where ours belongs and is left alone: {row}; remove it");
+        }
+        seat.status.send_if_modified(|told| {
+            let news = **told != *status;
+            if news {
+                *told = Arc::new(status.clone());
+            }
+            news
+        });
+    }
+
+    fn unsupported(&self) -> Vec<portcullis_compiler::Unsupported> {
+        let built = self.built.iter().flat_map(|b| b.unsupported.iter().cloned());
+        let list = self.plugs.unsupported.iter().cloned();
+        list.chain(built).chain(self.problem.clone()).collect()
+    }
+
+    fn tables(&self) -> Vec<TableUse> {
+        let Some(device) = self.session.device() else {
+            return Vec::new();
+        };
+        let rows = |number| self.session.machine.rows_in(number);
+        let mut tables: Vec<TableUse> = (0u8..)
+            .zip(&device.tables)
+            .filter(|(_, t)| device.is_own() || t.stage != portcullis_compiler::model::Role::Other)
+            .map(|(number, table)| TableUse {
+                table: table.name.clone(),
+                number: Some(table.id),
+                rows: rows(number),
+                size: table.size,
+            })
+            .collect();
+        if device.is_own() {
+            tables.push(TableUse {
+                table: "multicast_group".to_string(),
+                number: None,
+                rows: rows(GROUPS),
+                size: None,
+            });
+        }
+        tables
+    }
+}

@@ -1,0 +1,170 @@
+//! Rows as a device keeps them: what makes two writes be about the same row, and what a row does.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+use portcullis_backend::delta::{Key, Layer};
+
+/// The table number that stands for multicast groups.
+pub const GROUPS: u8 = u8::MAX;
+
+/// What a row says of one match field; a field that may hold anything is not there (P4Runtime 9.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Match {
+    /// The whole value.
+    Exact(u128),
+    /// A prefix.
+    Lpm {
+        /// The value, zero behind the prefix.
+        value: u128,
+        /// Bits of it.
+        length: u16,
+    },
+    /// `field & mask == value`.
+    Ternary {
+        /// The value, zero outside the mask.
+        value: u128,
+        /// The mask, not zero.
+        mask: u128,
+    },
+    /// An inclusive range.
+    Range {
+        /// First.
+        low: u128,
+        /// Last.
+        high: u128,
+    },
+    /// The whole value of a key that may be left open.
+    Optional(u128),
+}
+
+/// Where a row is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// In a table.
+    Table {
+        /// Its number in [`Device::tables`](crate::device::Device::tables).
+        table: u8,
+        /// The higher wins; 0 in a table without ternary, range and optional keys.
+        priority: i32,
+        /// Match fields by id, ascending.
+        fields: Vec<(u32, Match)>,
+    },
+    /// A multicast group of the packet replication engine.
+    Group(u32),
+}
+
+/// The key of a row. Rows of a table are ordered by falling priority, as rows that a class in use gets are written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowKey(pub Arc<Keyed>);
+
+/// A place, and what the order of writing needs to know of it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Keyed {
+    /// Where.
+    pub place: Place,
+    /// Content of a class, or wiring.
+    pub layer: Layer,
+    /// The class a row of content belongs to.
+    pub class: Option<u32>,
+}
+
+impl RowKey {
+    /// The priority; 0 for groups.
+    pub fn priority(&self) -> i32 {
+        match &self.0.place {
+            Place::Table { priority, .. } => *priority,
+            Place::Group(_) => 0,
+        }
+    }
+}
+
+impl Ord for RowKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.table()
+            .cmp(&other.table())
+            .then_with(|| other.priority().cmp(&self.priority()))
+            .then_with(|| self.0.place.cmp(&other.0.place))
+    }
+}
+
+impl PartialOrd for RowKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Key for RowKey {
+    fn layer(&self) -> Layer {
+        self.0.layer
+    }
+
+    fn table(&self) -> u8 {
+        match &self.0.place {
+            Place::Table { table, .. } => *table,
+            Place::Group(_) => GROUPS,
+        }
+    }
+
+    fn class(&self) -> Option<u32> {
+        self.0.class
+    }
+}
+
+/// What a row does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Does {
+    /// An action with its parameters by id, ascending.
+    Action {
+        /// The action.
+        id: u32,
+        /// Its parameters.
+        params: Vec<(u32, u128)>,
+    },
+    /// A copy for each of these ports, ascending.
+    Copies(Vec<u32>),
+}
+
+/// A row.
+pub type Row = (RowKey, Does);
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Match::Exact(value) | Match::Optional(value) => write!(f, "{value:#x}"),
+            Match::Lpm { value, length } => write!(f, "{value:#x}/{length}"),
+            Match::Ternary { value, mask } => write!(f, "{value:#x}&{mask:#x}"),
+            Match::Range { low, high } => write!(f, "{low}-{high}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(table: u8, priority: i32) -> RowKey {
+        RowKey(Arc::new(Keyed {
+            place: Place::Table {
+                table,
+                priority,
+                fields: Vec::new(),
+            },
+            layer: Layer::Content,
+            class: None,
+        }))
+    }
+
+    #[test]
+    fn rows_are_ordered_by_table_and_falling_priority() {
+        let group = RowKey(Arc::new(Keyed {
+            place: Place::Group(1),
+            layer: Layer::Wiring,
+            class: None,
+        }));
+        let mut rows = vec![group.clone(), key(1, 5), key(0, 1), key(1, 9)];
+        rows.sort();
+        assert_eq!(rows, [key(0, 1), key(1, 9), key(1, 5), group]);
+    }
+}

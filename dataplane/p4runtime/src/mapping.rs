@@ -1,0 +1,160 @@
+//! A mapping: which tables, match fields and actions of a foreign P4 program play which stage, field and verdict. TOML:
+//!
+//! ```toml
+//! # The highest priority the device takes; P4Runtime itself allows 2147483647.
+//! priority_max = 65535
+//!
+//! # What the parser shows of a packet; without this, as little as there can be.
+//! [parser]
+//! fragment_offset = false
+//! short_header = false
+//! later_ipv6_protocol = false
+//! unreadable = false
+//! opaque_ethertypes = [0x8100, 0x88a8]
+//!
+//! [[table]]
+//! table = "Ingress.acl"           # alias or full name
+//! stage = "policy"
+//! direction = "egress"            # what attached endpoints send
+//!
+//! [table.fields]                  # match field = what it is; fields that are not named are left out
+//! "ig_md.port" = "port"
+//! "lkp.ip_src" = "local_ipv4"
+//!
+//! [table.actions]
+//! allow = { name = "permit" }
+//! deny = { name = "drop" }
+//! ```
+//!
+//! Without `[[table]]` the tables are found by name, without `fields` or `actions` those of a table are (see
+//! [`model`](crate::model)). Fields and actions are named as `portcullis compile` knows them: the models it carries show
+//! all of them.
+
+use std::collections::BTreeMap;
+
+use portcullis_compiler::model::{ActionModel, Field, Role, Weight};
+use portcullis_policy::Direction;
+use serde::Deserialize;
+
+use crate::model::MappingError;
+
+/// The highest priority of P4Runtime: `int32 priority` in `TableEntry`.
+pub const PRIORITY_MAX: u32 = i32::MAX as u32;
+
+/// What the tables of a P4 program are to us.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// The highest priority the device takes.
+    #[serde(default)]
+    pub priority_max: Option<u32>,
+    /// Every combination of masks in a table costs each packet (see [`StageModel`](portcullis_compiler::StageModel)).
+    #[serde(default)]
+    pub few_masks: bool,
+    /// What the parser shows.
+    #[serde(default)]
+    pub parser: Option<ParserFacts>,
+    /// The tables that play a stage, by name when empty.
+    #[serde(default, rename = "table")]
+    pub tables: Vec<TableMapping>,
+}
+
+/// What a parser shows of a packet; as in a stage model.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParserFacts {
+    /// Fragment offsets, not only "first" and "later".
+    pub fragment_offset: bool,
+    /// A header that is too short, by the mark.
+    pub short_header: bool,
+    /// The protocol of later IPv6 fragments.
+    pub later_ipv6_protocol: bool,
+    /// There is a mark on what cannot be judged: a match field `unreadable`.
+    pub unreadable: bool,
+    /// EtherTypes that carry IP where the parser does not see it.
+    #[serde(default)]
+    pub opaque_ethertypes: Vec<u16>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableMapping {
+    /// Its alias or full name.
+    pub table: String,
+    /// The stage it plays.
+    pub stage: Role,
+    /// The direction it serves; both when absent.
+    #[serde(default)]
+    pub direction: Option<Direction>,
+    /// What a row costs, against the size the P4Info gives.
+    #[serde(default)]
+    pub weight: Weight,
+    /// Match fields, by name; by what they are called when absent.
+    #[serde(default)]
+    pub fields: Option<BTreeMap<String, Field>>,
+    /// Actions; by what they are called when absent.
+    #[serde(default)]
+    pub actions: Option<ActionsMapping>,
+}
+
+/// Which action does what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionsMapping {
+    /// Lets pass; takes no parameters.
+    #[serde(default)]
+    pub allow: Option<ActionMapping>,
+    /// Drops; takes no parameters.
+    #[serde(default)]
+    pub deny: Option<ActionMapping>,
+    /// Lets a set of words decide.
+    #[serde(default)]
+    pub words: Option<ActionMapping>,
+    /// Sets metadata for later stages.
+    #[serde(default)]
+    pub set: Option<ActionMapping>,
+}
+
+impl ActionsMapping {
+    /// Those given, in order.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (ActionModel, &ActionMapping)> {
+        let all = [
+            (ActionModel::Allow, &self.allow),
+            (ActionModel::Deny, &self.deny),
+            (ActionModel::Words, &self.words),
+            (ActionModel::Set, &self.set),
+        ];
+        all.into_iter()
+            .filter_map(|(kind, given)| Some((kind, given.as_ref()?)))
+    }
+}
+
+/// One action.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionMapping {
+    /// Its alias or full name.
+    pub name: String,
+    /// The parameter that takes what is set: the metadata, the word, or the set of words. Its only one when absent.
+    #[serde(default)]
+    pub parameter: Option<String>,
+    /// Of `words`: the parameter that takes the verdict on ports without a word, 1 to allow and 0 to deny.
+    #[serde(default)]
+    pub otherwise: Option<String>,
+}
+
+impl Mapping {
+    /// Reads a mapping.
+    pub fn from_toml(text: &str) -> Result<Self, MappingError> {
+        let mapping: Mapping =
+            toml::from_str(text).map_err(|e| MappingError::Toml(e.to_string().trim().to_string()))?;
+        match mapping.priority_max {
+            Some(max) if max == 0 || max > PRIORITY_MAX => Err(MappingError::Field {
+                field: "priority_max".to_string(),
+                why: format!("is not between 1 and {PRIORITY_MAX}"),
+            }),
+            _ => Ok(mapping),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! From a step to requests. P4Runtime lets a server carry out the updates of one request in any order (1.6.0, section
+//! 12.2), so what has to come first goes into an earlier request, and waits for its answer.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_backend::delta::{Key, Op, Step};
+use portcullis_backend::machine::Batch;
+
+use crate::device::Device;
+use crate::entry::{Does, RowKey};
+use crate::own::is_guard;
+use crate::session::DeviceMachine;
+
+/// Updates of one request at most: a request of them stays far below gRPC's 4 MiB.
+pub const UPDATES: usize = 1000;
+
+type Ops = Vec<Op<RowKey, Does>>;
+
+/// Requests that may be on their way together; a group begins when the one before it is confirmed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Packets that were led to these rows before they were abandoned may still be on their way through the device: it
+    /// is given a moment first. P4Runtime has no barrier for packets.
+    pub drain: bool,
+    /// What is written.
+    pub requests: Vec<Ops>,
+}
+
+/// The requests of a step, in groups.
+pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMachine) -> Vec<Group> {
+    let (groups, abandoned) = match batch.step {
+        Step::Prepare => prepare(batch.ops, machine),
+        Step::Settle => (settle(batch.ops), Vec::new()),
+        Step::Flip => flip(device, batch.ops),
+        Step::Collect => (Vec::new(), batch.ops),
+    };
+    let group = |ops: Ops, drain: bool| Group {
+        drain,
+        requests: ops.chunks(UPDATES).map(<[_]>::to_vec).collect(),
+    };
+    let groups = groups.into_iter().map(|ops| group(ops, false));
+    groups
+        .chain([group(abandoned, true)])
+        .filter(|g| !g.requests.is_empty())
+        .collect()
+}
+
+/// Rows of classes that nothing leads to in any order; rows that a class in use gets, highest priority first. And what
+/// an earlier step abandoned.
+fn prepare(ops: Ops, machine: &DeviceMachine) -> (Vec<Ops>, Ops) {
+    let touched: BTreeSet<u32> = ops.iter().filter_map(|op| op.key().class()).collect();
+    let in_use: BTreeSet<u32> = machine
+        .installed()
+        .keys()
+        .filter_map(Key::class)
+        .filter(|class| touched.contains(class))
+        .collect();
+    let (mut fresh, mut abandoned) = (Vec::new(), Vec::new());
+    let mut levels: BTreeMap<Reverse<i32>, Ops> = BTreeMap::new();
+    for op in ops {
+        // What holds for every class is in use, too.
+        let used = op.key().class().is_none_or(|class| in_use.contains(&class));
+        match &op {
+            Op::Delete(_) => abandoned.push(op),
+            _ if used => levels.entry(Reverse(op.key().priority())).or_default().push(op),
+            _ => fresh.push(op),
+        }
+    }
+    let groups = std::iter::once(fresh).chain(levels.into_values()).collect();
+    (groups, abandoned)
+}
+
+/// Rows that a class in use loses, lowest priority first.
+fn settle(ops: Ops) -> Vec<Ops> {
+    let mut levels: BTreeMap<i32, Ops> = BTreeMap::new();
+    for op in ops {
+        levels.entry(op.key().priority()).or_default().push(op);
+    }
+    levels.into_values().collect()
+}
+
+/// What a sender may have as its source is there before `attach` leads to it, and goes when it no longer does.
+fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
+    let (mut before, mut now, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    for op in ops {
+        let guard = device.table(op.key().table()).is_some_and(|t| is_guard(&t.name));
+        match &op {
+            Op::Delete(_) => after.push(op),
+            _ if guard => before.push(op),
+            _ => now.push(op),
+        }
+    }
+    (vec![before, now], after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Keyed, Match, Place};
+    use portcullis_backend::delta::Layer;
+    use portcullis_backend::machine::{Machine, Observed};
+    use std::sync::Arc;
+
+    fn key(class: u32, priority: i32) -> RowKey {
+        RowKey(Arc::new(Keyed {
+            place: Place::Table {
+                table: 0,
+                priority,
+                fields: vec![(1, Match::Exact(class.into()))],
+            },
+            layer: Layer::Content,
+            class: Some(class),
+        }))
+    }
+
+    fn does(id: u32) -> Does {
+        Does::Action {
+            id,
+            params: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_class_in_use_gets_its_rows_from_above_and_loses_them_from_below() {
+        let mut machine: DeviceMachine = Machine::default();
+        machine.connected();
+        machine.ready();
+        machine.observed(Observed {
+            ours: vec![(key(1, 5), does(1))],
+            foreign: Vec::new(),
+        });
+        let add = |class, priority| Op::Add(key(class, priority), does(1));
+        let ops = vec![add(1, 3), add(2, 1), add(1, 9), add(2, 8), Op::Delete(key(3, 1))];
+        let (groups, abandoned) = prepare(ops, &machine);
+        assert_eq!(abandoned, [Op::Delete(key(3, 1))]);
+        assert_eq!(groups[0], [add(2, 1), add(2, 8)]);
+        assert_eq!(groups[1], [add(1, 9)]);
+        assert_eq!(groups[2], [add(1, 3)]);
+        let gone = settle(vec![Op::Delete(key(1, 9)), Op::Delete(key(1, 3))]);
+        assert_eq!(gone, [[Op::Delete(key(1, 3))], [Op::Delete(key(1, 9))]]);
+    }
+}

@@ -1,0 +1,227 @@
+//! The source guard: MACs, then addresses, then what neighbour discovery says. What no row allows is denied by a row,
+//! so that it is counted.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portcullis_policy::{MacAddr, Protocol};
+
+use super::Draft;
+use crate::device::{Device, Inexpressible};
+use crate::entry::Row;
+use crate::plugs::Plug;
+
+/// Priorities: what is malformed, what is allowed, what is left.
+const MALFORMED: i32 = 3;
+const ALLOWED: i32 = 2;
+const DENIED: i32 = 1;
+/// Rows of a VLAN lie above those of the whole port.
+const OF_VLAN: i32 = 3;
+
+// `KIND_…` in `p4/include/headers.p4`.
+const OTHER: u128 = 0;
+const ARP: u128 = 1;
+const IPV4: u128 = 2;
+const IPV6: u128 = 3;
+
+/// RFC 4861.
+const SOLICITATION: u128 = 135;
+const ADVERTISEMENT: u128 = 136;
+
+struct Guard<'a> {
+    device: &'a Device,
+    plug: &'a Plug,
+    rows: &'a mut Vec<Row>,
+}
+
+/// The rows of one guarded plug.
+pub(super) fn rows(device: &Device, plug: &Plug, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
+    let mut guard = Guard { device, plug, rows };
+    guard.macs()?;
+    if !plug.addresses.is_empty() {
+        let macs: Vec<Option<MacAddr>> = if plug.guard_macs.is_empty() {
+            vec![None]
+        } else {
+            plug.guard_macs.iter().copied().map(Some).collect()
+        };
+        for mac in macs {
+            guard.addresses(mac)?;
+        }
+        guard.deny("guard_address")?;
+        if plug.addresses.iter().any(|p| p.0.addr().is_ipv6()) {
+            guard.deny("guard_nd")?;
+        }
+    }
+    Ok(())
+}
+
+/// Network and mask of a prefix, as the address key has them.
+fn bits(net: &IpNet) -> (u128, u128) {
+    match net {
+        // IPv4 addresses stand in the lower half of the key; what is above is zero.
+        IpNet::V4(n) => (
+            u128::from(u32::from(n.network())),
+            u128::from(u32::from(n.netmask())),
+        ),
+        IpNet::V6(n) => (u128::from(n.network()), u128::from(n.netmask())),
+    }
+}
+
+impl<'a> Guard<'a> {
+    fn draft(&self, table: &str) -> Result<Draft<'a>, Inexpressible> {
+        Ok(Draft::of(self.device, table)?.at(self.plug.at))
+    }
+
+    fn of_mac(&self, table: &str, mac: Option<MacAddr>) -> Result<Draft<'a>, Inexpressible> {
+        let draft = self.draft(table)?;
+        Ok(match mac {
+            Some(mac) => draft.whole("mac", u128::from(mac.to_u64())),
+            None => draft,
+        })
+    }
+
+    fn put(&mut self, draft: Draft<'_>, priority: i32, action: &str) -> Result<(), Inexpressible> {
+        let lift = if self.plug.at.1.is_some() { OF_VLAN } else { 0 };
+        self.rows.push(draft.row(priority + lift, action, &[])?);
+        Ok(())
+    }
+
+    fn deny(&mut self, table: &str) -> Result<(), Inexpressible> {
+        let rest = self.draft(table)?;
+        self.put(rest, DENIED, "deny")
+    }
+
+    fn macs(&mut self) -> Result<(), Inexpressible> {
+        let malformed = self.draft("guard")?.whole("arp_malformed", 1);
+        self.put(malformed, MALFORMED, "deny")?;
+        let then = if self.plug.addresses.is_empty() {
+            "allow"
+        } else {
+            "check_addresses"
+        };
+        if self.plug.guard_macs.is_empty() {
+            let any = self.draft("guard")?;
+            return self.put(any, ALLOWED, then);
+        }
+        for mac in self.plug.guard_macs.clone() {
+            let own = self.of_mac("guard", Some(mac))?;
+            self.put(own, ALLOWED, then)?;
+        }
+        self.deny("guard")
+    }
+
+    /// What a sender of this MAC may have as its source.
+    fn addresses(&mut self, mac: Option<MacAddr>) -> Result<(), Inexpressible> {
+        let mut sources: Vec<IpNet> = self.plug.addresses.iter().map(|p| p.0).collect();
+        let has_v6 = sources.iter().any(|n| matches!(n, IpNet::V6(_)));
+        if has_v6 {
+            // What a host forms by itself from its MAC (RFC 4291), for neighbour discovery and DHCPv6.
+            sources.extend(mac.map(|m| IpNet::from(IpAddr::V6(m.link_local()))));
+        }
+        let sources = IpNet::aggregate(&sources);
+        for net in &sources {
+            let (network, mask) = bits(net);
+            let kinds: &[u128] = match net {
+                IpNet::V4(_) => &[IPV4, ARP],
+                IpNet::V6(_) => &[IPV6],
+            };
+            for kind in kinds {
+                let own = self.of_mac("guard_address", mac)?.whole("kind", *kind);
+                self.put(own.masked("address", network, mask), ALLOWED, "allow")?;
+            }
+        }
+        // Not configured yet: DHCP (RFC 2131), and ICMPv6 from the unspecified address (RFC 4861, 4862).
+        let dhcp = self
+            .of_mac("guard_address", mac)?
+            .whole("kind", IPV4)
+            .whole("address", 0)
+            .whole("protocol", Protocol::UDP.into())
+            .whole("src_port", 68)
+            .whole("dst_port", 67);
+        self.put(dhcp, ALLOWED, "allow")?;
+        if has_v6 {
+            let unspecified = self
+                .of_mac("guard_address", mac)?
+                .whole("kind", IPV6)
+                .whole("address", 0)
+                .whole("protocol", Protocol::ICMPV6.into());
+            self.put(unspecified, ALLOWED, "allow")?;
+            self.neighbours(mac, &sources)?;
+        }
+        // Neither IP nor anything that may hide it.
+        let other = self.of_mac("guard_address", mac)?.whole("kind", OTHER);
+        self.put(other, ALLOWED, "allow")
+    }
+
+    /// RFC 4861: advertisements speak of own addresses, and every link-layer address is an own one. RFC 4862: duplicate
+    /// address detection is about an own address and carries none.
+    fn neighbours(&mut self, mac: Option<MacAddr>, sources: &[IpNet]) -> Result<(), Inexpressible> {
+        let own_macs: Vec<MacAddr> = self.plug.guard_macs.clone();
+        let targets: Vec<(u128, u128)> = sources
+            .iter()
+            .filter(|n| matches!(n, IpNet::V6(_)))
+            .map(bits)
+            .collect();
+        for target in &targets {
+            let probe = self
+                .nd(mac, Some(SOLICITATION))?
+                .whole("src_unspecified", 1)
+                .masked("nd_target", target.0, target.1)
+                .whole("nd_has_mac", 0);
+            self.put(probe, ALLOWED, "allow")?;
+            for says in said(&own_macs) {
+                let speaks = self
+                    .nd(mac, Some(ADVERTISEMENT))?
+                    .whole("src_unspecified", 0)
+                    .masked("nd_target", target.0, target.1);
+                self.put(says.on(speaks), ALLOWED, "allow")?;
+            }
+        }
+        // Router discovery, from the unspecified address too, and solicitations.
+        for says in said(&own_macs) {
+            for kind in [133, 134] {
+                let router = self.nd(mac, Some(kind))?;
+                self.put(says.on(router), ALLOWED, "allow")?;
+            }
+            let asks = self.nd(mac, Some(SOLICITATION))?.whole("src_unspecified", 0);
+            self.put(says.on(asks), ALLOWED, "allow")?;
+        }
+        Ok(())
+    }
+
+    fn nd(&self, mac: Option<MacAddr>, kind: Option<u128>) -> Result<Draft<'a>, Inexpressible> {
+        let draft = self.of_mac("guard_nd", mac)?.whole("nd_hidden", 0);
+        Ok(match kind {
+            Some(kind) => draft.whole("nd_type", kind),
+            None => draft,
+        })
+    }
+}
+
+/// What a message may say of link-layer addresses.
+#[derive(Clone, Copy)]
+enum Says {
+    Nothing,
+    Mac(MacAddr),
+    Anything,
+}
+
+impl Says {
+    fn on(self, draft: Draft<'_>) -> Draft<'_> {
+        match self {
+            Says::Nothing => draft.whole("nd_has_mac", 0),
+            Says::Mac(mac) => draft
+                .whole("nd_has_mac", 1)
+                .whole("nd_mac", u128::from(mac.to_u64())),
+            Says::Anything => draft,
+        }
+    }
+}
+
+fn said(own: &[MacAddr]) -> Vec<Says> {
+    if own.is_empty() {
+        return vec![Says::Anything];
+    }
+    let macs = own.iter().copied().map(Says::Mac);
+    std::iter::once(Says::Nothing).chain(macs).collect()
+}

@@ -1,0 +1,159 @@
+//! The wiring of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
+//! is. The tables' keys and actions are found by their names, which the program keeps.
+
+mod guard;
+
+use portcullis_compiler::ClassId;
+
+use crate::device::{Device, Inexpressible};
+use crate::entry::{Does, Match, Row};
+use crate::plugs::{At, Plug, Plugs};
+use crate::value::ones;
+use crate::wire::group_key;
+
+/// The program's group of every port (`group = 1` in `p4/include/tables.p4`).
+const EVERYBODY: u32 = 1;
+/// Its group of the ports that may have MACs which no row names.
+const UNKNOWN: u32 = 2;
+
+/// A row under construction.
+struct Draft<'a> {
+    number: u8,
+    fields: Vec<(u32, Match)>,
+    wrong: Option<Inexpressible>,
+    table: &'a crate::device::DeviceTable,
+}
+
+impl<'a> Draft<'a> {
+    fn of(device: &'a Device, table: &str) -> Result<Self, Inexpressible> {
+        let (number, table) = device.table_named(table).ok_or_else(|| Inexpressible {
+            table: table.to_string(),
+            what: "place in the program".to_string(),
+        })?;
+        Ok(Draft {
+            number,
+            fields: Vec::new(),
+            wrong: None,
+            table,
+        })
+    }
+
+    fn put(mut self, name: &str, value: impl FnOnce(u128) -> Match) -> Self {
+        match self.table.named(name) {
+            Some(field) => self.fields.push((field.id, value(ones(field.width)))),
+            None => {
+                self.wrong.get_or_insert_with(|| Inexpressible {
+                    table: self.table.name.clone(),
+                    what: format!("match field {name}"),
+                });
+            }
+        }
+        self
+    }
+
+    fn exact(self, name: &str, value: u128) -> Self {
+        self.put(name, |_| Match::Exact(value))
+    }
+
+    /// A whole value, as the key matches it.
+    fn whole(self, name: &str, value: u128) -> Self {
+        self.put(name, |mask| Match::Ternary { value, mask })
+    }
+
+    fn masked(self, name: &str, value: u128, mask: u128) -> Self {
+        if mask == 0 {
+            return self;
+        }
+        self.put(name, |_| Match::Ternary {
+            value: value & mask,
+            mask,
+        })
+    }
+
+    /// The port, and the VLAN when one is meant; how much more that says goes into the priority.
+    fn at(self, at: At) -> Self {
+        let draft = self.exact("port", at.0.into());
+        match at.1 {
+            Some(vlan) => draft.put("vlan", |_| Match::Optional(vlan.into())),
+            None => draft,
+        }
+    }
+
+    fn row(self, priority: i32, action: &str, values: &[u128]) -> Result<Row, Inexpressible> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        let lacks = || Inexpressible {
+            table: self.table.name.clone(),
+            what: format!("action {action} with {} parameters", values.len()),
+        };
+        let action = self
+            .table
+            .action_named(action)
+            .filter(|a| a.params.len() == values.len())
+            .ok_or_else(lacks)?;
+        let mut params: Vec<(u32, u128)> = action
+            .params
+            .iter()
+            .zip(values)
+            .map(|((id, ..), value)| (*id, *value))
+            .collect();
+        params.sort_unstable();
+        let does = Does::Action {
+            id: action.id,
+            params,
+        };
+        Ok((self.table.key(self.number, priority, self.fields), does))
+    }
+}
+
+/// A row that names a VLAN wins over the one of the whole port.
+fn rank(at: At) -> i32 {
+    if at.1.is_some() { 2 } else { 1 }
+}
+
+fn class(class: ClassId) -> u128 {
+    u128::from(class.0)
+}
+
+/// The rows of one plug, in all tables.
+pub fn plug_rows(device: &Device, plug: &Plug) -> Result<Vec<Row>, Inexpressible> {
+    let mut rows = Vec::new();
+    let sends = if plug.guarded() {
+        "set_guarded_class"
+    } else {
+        "set_class"
+    };
+    let attach = Draft::of(device, "attach")?.at(plug.at);
+    rows.push(attach.row(rank(plug.at), sends, &[class(plug.egress)])?);
+    if plug.guarded() {
+        guard::rows(device, plug, &mut rows)?;
+    }
+    for mac in &plug.macs {
+        let l2 = Draft::of(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
+        rows.push(l2.row(0, "forward", &[plug.at.0.into()])?);
+    }
+    let deliver = Draft::of(device, "deliver")?.at(plug.at);
+    rows.push(deliver.row(rank(plug.at), "set_class", &[class(plug.ingress)])?);
+    Ok(rows)
+}
+
+/// The two groups: every port, and the ports of MACs that no row names.
+pub fn groups(plugs: &Plugs) -> Vec<Row> {
+    let everybody = plugs.ports().into_iter().collect();
+    let unknown: std::collections::BTreeSet<u32> = plugs
+        .plugs
+        .values()
+        .filter(|p| p.has_unknown_macs())
+        .map(|p| p.at.0)
+        .collect();
+    vec![
+        (group_key(EVERYBODY), Does::Copies(everybody)),
+        (group_key(UNKNOWN), Does::Copies(unknown.into_iter().collect())),
+    ]
+}
+
+/// The tables whose rows must be there before a row of `attach` leads to them.
+pub fn is_guard(table: &str) -> bool {
+    matches!(table, "guard" | "guard_address" | "guard_nd")
+}

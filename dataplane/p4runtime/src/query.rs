@@ -1,0 +1,192 @@
+//! Questions about the rows: which enforce a verdict, how often each rule decided.
+
+use std::collections::BTreeMap;
+
+use portcullis_backend::delta::Key;
+use portcullis_backend::{Hit, Trace};
+use portcullis_compiler::model::{Field, Role};
+use portcullis_compiler::proof::{deciding_row, remote_row};
+use portcullis_compiler::row;
+use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
+use portcullis_policy::{Decider, Direction, Frame, Packet};
+use portcullis_proto::p4::v1::CounterData;
+
+use crate::device::Device;
+use crate::entry::{Match, Place, Row, RowKey};
+use crate::own::is_guard;
+use crate::plugs::Plugs;
+use crate::units::Attributions;
+
+/// Endpoints named with a hit.
+const NAMED: usize = 16;
+
+/// The rows of the classes' stages that decide about a packet of an endpoint, as they are desired.
+pub(crate) fn deciding(
+    device: &Device,
+    intent: &Intent,
+    trace: &Trace,
+    plugs: &Plugs,
+    programs: &mut Programs,
+) -> Result<Vec<Row>, CompileError> {
+    let Some(plug) = plugs.of(&trace.endpoint).next() else {
+        return Ok(Vec::new());
+    };
+    let class = match trace.direction {
+        Direction::Egress => plug.egress,
+        Direction::Ingress => plug.ingress,
+    };
+    // Nothing is denied to a class without rows.
+    let Some(class) = intent.classes.get(&class) else {
+        return Ok(Vec::new());
+    };
+    let program = programs.get(class)?;
+    let port = |name: &str| plug_port(plugs, trace, name);
+    let mut rows = Vec::new();
+    if let (Some(remote), Some(table)) = (
+        remote_row(&program, trace.packet.remote),
+        device.model.table(Role::Remote, trace.direction),
+    ) {
+        rows.extend(device.lower(&row::remote_row(table, class.id, remote), &port));
+    }
+    let packet = Packet {
+        frame: Frame::Ip(trace.packet.clone()),
+    };
+    let fixed = programs.fixed().to_vec();
+    if let (Some((decides, _)), Some(table)) = (
+        deciding_row(&program, &fixed, &packet, programs.model()),
+        device.model.table(Role::Policy, trace.direction),
+    ) {
+        let own = (!fixed.contains(decides)).then_some(class.id);
+        let with_class = table.key(Field::Class).is_some();
+        let (own, port_name, lift) = if with_class {
+            (own, None, 0)
+        } else {
+            let name = plug_name(plug.at);
+            let lift = own.map_or(0, |_| portcullis_compiler::lower::port_lift(programs.model()));
+            (None, Some(name), lift)
+        };
+        let decides = row::policy_row(table, own, port_name.as_deref(), lift, decides);
+        rows.extend(device.lower(&decides, &port));
+    }
+    Ok(rows)
+}
+
+fn plug_name(at: crate::plugs::At) -> String {
+    match at.1 {
+        Some(vlan) => format!("port {}, VLAN {vlan}", at.0),
+        None => format!("port {}", at.0),
+    }
+}
+
+fn plug_port(plugs: &Plugs, trace: &Trace, name: &str) -> Option<u32> {
+    plugs
+        .of(&trace.endpoint)
+        .find(|p| plug_name(p.at) == name)
+        .map(|p| p.at.0)
+}
+
+/// A verdict, by the rule and for the class it was about.
+type Decided = (Direction, Option<ClassId>, String, Option<Decider>, String);
+
+/// How often each rule decided: counters of rows, summed by rule.
+pub(crate) fn hits(
+    device: &Device,
+    seen: Vec<(Row, CounterData)>,
+    known: &Attributions,
+    plugs: &Plugs,
+) -> Vec<Hit> {
+    let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
+    let mut guards: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for ((key, does), counter) in seen {
+        let count = (
+            counter.packet_count.max(0) as u64,
+            counter.byte_count.max(0) as u64,
+        );
+        let add = |sum: &mut (u64, u64)| {
+            sum.0 += count.0;
+            sum.1 += count.1;
+        };
+        if let Some(hit) = known.get(&key) {
+            let decided = (
+                hit.direction,
+                hit.class,
+                hit.rule.clone(),
+                hit.decider,
+                hit.action.clone(),
+            );
+            add(sums.entry(decided).or_default());
+        } else if let Some(name) = guarded(device, &key, &does, plugs) {
+            add(guards.entry(name).or_default());
+        }
+    }
+    let members = members(plugs);
+    let rules = sums.into_iter().map(
+        |((direction, class, rule, decider, action), (packets, bytes))| Hit {
+            direction,
+            rule,
+            decider,
+            class: class.map(|c| c.0),
+            endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
+            action,
+            packets,
+            bytes,
+        },
+    );
+    let guards = guards.into_iter().map(|(name, (packets, bytes))| Hit {
+        direction: Direction::Egress,
+        rule: format!("guard/{name}"),
+        decider: None,
+        class: None,
+        endpoints: vec![name],
+        action: "deny".to_string(),
+        packets,
+        bytes,
+    });
+    rules.chain(guards).collect()
+}
+
+/// The endpoint whose guard a row of a denied source is.
+fn guarded(device: &Device, key: &RowKey, does: &crate::entry::Does, plugs: &Plugs) -> Option<String> {
+    let table = device.table(key.table()).filter(|t| is_guard(&t.name))?;
+    let crate::entry::Does::Action { id, .. } = does else {
+        return None;
+    };
+    if table.action(*id)?.name.rsplit('.').next() != Some("deny") {
+        return None;
+    }
+    let Place::Table { fields, .. } = &key.0.place else {
+        return None;
+    };
+    let value = |name: &str| {
+        let field = table.named(name)?;
+        fields
+            .iter()
+            .find(|(id, _)| *id == field.id)
+            .and_then(|(_, value)| match value {
+                Match::Exact(v) | Match::Optional(v) => u32::try_from(*v).ok(),
+                _ => None,
+            })
+    };
+    let port = value("port")?;
+    let vlan = value("vlan").and_then(|v| u16::try_from(v).ok());
+    let plug = plugs.plugs.get(&(port, vlan))?;
+    plug.endpoint.as_ref().map(ToString::to_string)
+}
+
+/// The endpoints of each class on this device; ports without an endpoint by their number.
+fn members(plugs: &Plugs) -> BTreeMap<ClassId, Vec<String>> {
+    let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
+    for plug in plugs.plugs.values().filter(|p| !p.uplink) {
+        let name = match &plug.endpoint {
+            Some(name) => name.to_string(),
+            None => format!("({})", plug_name(plug.at)),
+        };
+        for class in [plug.egress, plug.ingress] {
+            let list = members.entry(class).or_default();
+            if list.len() < NAMED && list.last() != Some(&name) {
+                list.push(name.clone());
+            }
+        }
+    }
+    members
+}

@@ -1,0 +1,405 @@
+//! Everything a device shall hold, in units that are made and dropped together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use portcullis_backend::delta::Key;
+use portcullis_backend::machine::{Desired, Unit};
+use portcullis_compiler::compilation::{Compilation, Refusal, Step};
+use portcullis_compiler::model::{Field, Role};
+use portcullis_compiler::{
+    Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, Programs, StageModel,
+    Unsupported,
+};
+use portcullis_policy::{Decider, Direction, Name};
+
+use crate::device::{Device, Inexpressible};
+use crate::entry::{Does, Row, RowKey};
+use crate::own;
+use crate::plugs::{At, Plug, Plugs, meant};
+
+/// A unit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnitId {
+    /// The rows that hold for every class, and those of tables without classes.
+    Shared,
+    /// One class.
+    Class(ClassId),
+    /// One port or VLAN of it.
+    Plug(At),
+    /// The multicast groups.
+    Groups,
+}
+
+/// Why there are no rows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// The compiler refused.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A table is too small.
+    #[error("a table of {target} is too small: {refusal}; the old rows stay")]
+    Full {
+        /// The numbers, and what would make it fit.
+        refusal: Box<Refusal>,
+        /// The target.
+        target: String,
+    },
+    /// The program has no words for a row.
+    #[error("the P4 program cannot hold a row: {0}")]
+    Inexpressible(#[from] Inexpressible),
+}
+
+impl BuildError {
+    /// As a target tells what it cannot do.
+    pub fn unsupported(&self, target: &str) -> Option<Unsupported> {
+        let (rule, table) = match self {
+            BuildError::Compile(CompileError::Unsupported(value)) => return Some(value.clone()),
+            BuildError::Compile(_) => return None,
+            BuildError::Full { refusal, .. } => ("the policy as a whole", refusal.table.clone()),
+            BuildError::Inexpressible(lack) => ("the policy as a whole", lack.table.clone()),
+        };
+        Some(Unsupported {
+            target: target.to_string(),
+            rule: rule.to_string(),
+            table,
+            why: self.to_string(),
+        })
+    }
+}
+
+/// A row, and what a hit on it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributed {
+    /// Its direction.
+    pub direction: Direction,
+    /// The class it decides for.
+    pub class: Option<ClassId>,
+    /// The rule.
+    pub rule: String,
+    /// What decided, in the policy of the class.
+    pub decider: Option<Decider>,
+    /// The verdict.
+    pub action: String,
+}
+
+/// What an intent comes to on a device.
+#[derive(Debug)]
+pub struct Built {
+    /// The rows.
+    pub desired: Desired<UnitId, RowKey, Does>,
+    /// What the target cannot do.
+    pub unsupported: Vec<Unsupported>,
+    /// Steps taken because a table was too small.
+    pub steps: Vec<Step>,
+    /// What hits on rows of the policy stages tell.
+    pub hits: Attributions,
+}
+
+/// What hits on rows tell.
+type Hits = HashMap<RowKey, Attributed>;
+
+/// What hits on all rows tell. Those of a class are shared with the builder: a change costs what it changes.
+#[derive(Debug, Clone, Default)]
+pub struct Attributions {
+    classes: HashMap<u32, Arc<Hits>>,
+    shared: Arc<Hits>,
+}
+
+impl Attributions {
+    /// What a hit on a row tells; nothing for rows of stages that decide nothing.
+    pub fn get(&self, key: &RowKey) -> Option<&Attributed> {
+        let of_class = key.class().and_then(|class| self.classes.get(&class)?.get(key));
+        of_class.or_else(|| self.shared.get(key))
+    }
+}
+
+/// A class as it was built: by what, and how it was merged.
+type Made = (Fingerprint, bool, Unit<RowKey, Does>, Arc<Hits>);
+
+/// Builds units, and takes over those whose input did not change.
+#[derive(Debug, Default)]
+pub struct Units {
+    classes: HashMap<ClassId, Made>,
+    plugs: HashMap<At, (Plug, Unit<RowKey, Does>)>,
+}
+
+/// What of an intent is about this target: its endpoints, their attachments here, the classes they use. Ports of servers
+/// without an endpoint have rows of their own; uplinks have none. Where rows name ports (`by_port`), a VLAN of one has none.
+fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
+    let unmanaged = plugs.plugs.values().any(|p| p.endpoint.is_none() && !p.uplink);
+    let named = plugs.plugs.values().filter(|p| !by_port || p.at.1.is_none());
+    let named: HashSet<&Name> = named.filter_map(|p| p.endpoint.as_ref()).collect();
+    let mut endpoints: OrdMap<Name, Arc<EndpointIntent>> = OrdMap::new();
+    for (name, endpoint) in &intent.endpoints {
+        if named.contains(name) {
+            let mut endpoint = EndpointIntent::clone(endpoint);
+            endpoint.attachments = meant(&endpoint, target)
+                .filter(|a| a.port.is_some() && !(by_port && a.vlan.is_some()))
+                .cloned()
+                .collect();
+            endpoints.insert(name.clone(), Arc::new(endpoint));
+        }
+    }
+    let used: std::collections::BTreeSet<ClassId> =
+        plugs.plugs.values().flat_map(|p| [p.egress, p.ingress]).collect();
+    let mut classes = OrdMap::new();
+    for (id, class) in intent.classes.iter().filter(|(id, _)| used.contains(id)) {
+        classes.insert(*id, Arc::clone(class));
+    }
+    Intent {
+        generation: intent.generation,
+        classes,
+        endpoints,
+        unmanaged: if unmanaged {
+            intent.unmanaged
+        } else {
+            Default::default()
+        },
+        ..Intent::default()
+    }
+}
+
+/// Compiles what is about this target, and fits it into its tables.
+pub fn compile(
+    intent: &Intent,
+    plugs: &Plugs,
+    target: &str,
+    programs: &mut Programs,
+) -> Result<Compilation, BuildError> {
+    let here = here(intent, plugs, target, !by_class(programs.model()));
+    // An endpoint that is attached to another target, too, may be left to that one.
+    let elsewhere = |endpoint: &EndpointIntent| {
+        let all = intent.endpoints.get(&endpoint.name);
+        all.is_some_and(|e| e.attachments.iter().any(|a| a.target.as_deref() != Some(target)))
+    };
+    let compilation = Compilation::of(&here, programs, Attribution::Rule, elsewhere)?;
+    match compilation.refusals.first() {
+        Some(refusal) => Err(BuildError::Full {
+            refusal: Box::new(refusal.clone()),
+            target: target.to_string(),
+        }),
+        None => Ok(compilation),
+    }
+}
+
+impl Units {
+    /// The desired state of a device.
+    pub fn build(
+        &mut self,
+        device: &Device,
+        intent: &Intent,
+        plugs: &Plugs,
+        target: &str,
+        programs: &mut Programs,
+    ) -> Result<Built, BuildError> {
+        let compilation = compile(intent, plugs, target, programs)?;
+        let ports: BTreeMap<String, u32> = named_ports(intent, target);
+        let port = |name: &str| ports.get(name).copied();
+        let mut built = Built {
+            desired: Desired::new(),
+            unsupported: compilation.unsupported.iter().map(|(_, u)| u.clone()).collect(),
+            steps: compilation.steps.clone(),
+            hits: Attributions::default(),
+        };
+        if by_class(&device.model) {
+            self.classes(device, &compilation, &port, &mut built)?;
+        } else {
+            shared(device, &compilation, &port, &|_| true, &mut built)?;
+        }
+        self.plugs
+            .retain(|at, (plug, _)| plugs.plugs.get(at) == Some(plug));
+        if device.is_own() {
+            for plug in plugs.plugs.values() {
+                built
+                    .desired
+                    .insert(UnitId::Plug(plug.at), self.plug(device, plug)?);
+            }
+            built.desired.insert(UnitId::Groups, Arc::new(own::groups(plugs)));
+        } else {
+            built.unsupported.extend(not_guarded(plugs, target));
+            if !by_class(&device.model) {
+                built.unsupported.extend(not_by_vlan(plugs, target));
+            }
+        }
+        Ok(built)
+    }
+
+    fn plug(&mut self, device: &Device, plug: &Plug) -> Result<Unit<RowKey, Does>, Inexpressible> {
+        if let Some((_, unit)) = self.plugs.get(&plug.at) {
+            return Ok(Arc::clone(unit));
+        }
+        let unit = Arc::new(own::plug_rows(device, plug)?);
+        self.plugs.insert(plug.at, (plug.clone(), Arc::clone(&unit)));
+        Ok(unit)
+    }
+
+    /// Rows by class, so that a class that did not change is not looked at.
+    fn classes(
+        &mut self,
+        device: &Device,
+        compilation: &Compilation,
+        port: &dyn Fn(&str) -> Option<u32>,
+        built: &mut Built,
+    ) -> Result<(), BuildError> {
+        let changed = |id: &ClassId, units: &Self| {
+            let compiled = &compilation.classes[id];
+            units.classes.get(id).is_none_or(|(fingerprint, merged, ..)| {
+                (*fingerprint, *merged) != (compiled.class.fingerprint, compiled.program.merged)
+            })
+        };
+        self.classes.retain(|id, _| compilation.classes.contains_key(id));
+        let stale: std::collections::BTreeSet<ClassId> = compilation
+            .classes
+            .keys()
+            .filter(|id| changed(id, self))
+            .copied()
+            .collect();
+        let mut made: BTreeMap<ClassId, (Vec<Row>, Hits)> = BTreeMap::new();
+        let some = Compilation {
+            classes: compilation
+                .classes
+                .iter()
+                .filter(|(id, _)| stale.contains(id))
+                .map(|(id, c)| (*id, c.clone()))
+                .collect(),
+            ..compilation.clone()
+        };
+        let rows = lowered(device, &some, port)?;
+        for (row, class, hit) in rows {
+            let Some(class) = class else { continue };
+            let (rows, hits) = made.entry(class).or_default();
+            hits.extend(hit.map(|hit| (row.0.clone(), hit)));
+            rows.push(row);
+        }
+        for id in stale {
+            let (rows, hits) = made.remove(&id).unwrap_or_default();
+            let compiled = &compilation.classes[&id];
+            let key = (compiled.class.fingerprint, compiled.program.merged);
+            self.classes
+                .insert(id, (key.0, key.1, Arc::new(rows), Arc::new(hits)));
+        }
+        for (id, (_, _, unit, hits)) in &self.classes {
+            built.desired.insert(UnitId::Class(*id), Arc::clone(unit));
+            built.hits.classes.insert(id.0, Arc::clone(hits));
+        }
+        // The rows without a class, once.
+        let none = Compilation {
+            classes: compilation
+                .classes
+                .iter()
+                .map(|(id, c)| {
+                    let mut c = c.clone();
+                    c.program = Arc::default();
+                    (*id, c)
+                })
+                .collect(),
+            ..compilation.clone()
+        };
+        shared(device, &none, port, &|class| class.is_none(), built)
+    }
+}
+
+/// Whether the policy stages have classes, so that rows belong to one.
+fn by_class(model: &StageModel) -> bool {
+    Direction::BOTH.iter().all(|d| {
+        model
+            .table(Role::Policy, *d)
+            .is_none_or(|t| t.key(Field::Class).is_some())
+    })
+}
+
+type Lowered = (Row, Option<ClassId>, Option<Attributed>);
+
+fn lowered(
+    device: &Device,
+    compilation: &Compilation,
+    port: &dyn Fn(&str) -> Option<u32>,
+) -> Result<Vec<Lowered>, BuildError> {
+    let mut rows = Vec::new();
+    for placed in compilation.rows() {
+        let row = device.lower(&placed.row, port)?;
+        let table = device.model.tables.iter().find(|t| t.name == placed.row.table);
+        let direction = table
+            .filter(|t| t.stage == Role::Policy)
+            .map(|t| t.direction.unwrap_or(Direction::Egress));
+        let hit = direction.zip(placed.rule).map(|(direction, rule)| Attributed {
+            direction,
+            class: placed.class,
+            rule,
+            decider: placed.by,
+            action: placed.row.action.to_string(),
+        });
+        rows.push((row, placed.class, hit));
+    }
+    Ok(rows)
+}
+
+/// Puts rows into one unit.
+fn shared(
+    device: &Device,
+    compilation: &Compilation,
+    port: &dyn Fn(&str) -> Option<u32>,
+    wanted: &dyn Fn(Option<ClassId>) -> bool,
+    built: &mut Built,
+) -> Result<(), BuildError> {
+    let (mut rows, mut hits) = (Vec::new(), Hits::new());
+    for (row, class, hit) in lowered(device, compilation, port)? {
+        if wanted(class) {
+            hits.extend(hit.map(|hit| (row.0.clone(), hit)));
+            rows.push(row);
+        }
+    }
+    built.hits.shared = Arc::new(hits);
+    built.desired.insert(UnitId::Shared, Arc::new(rows));
+    Ok(())
+}
+
+/// The numbers of attachments, as rows without classes name them.
+fn named_ports(intent: &Intent, target: &str) -> BTreeMap<String, u32> {
+    let endpoints = intent.endpoints.values();
+    endpoints
+        .flat_map(|e| meant(e, target))
+        .filter_map(|a| Some((a.to_string(), a.port?)))
+        .collect()
+}
+
+/// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
+fn not_by_vlan(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
+    let on_vlans = plugs.plugs.values().filter(|p| p.at.1.is_some());
+    on_vlans
+        .filter_map(|p| {
+            let name = p.endpoint.as_ref()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("every rule of {name}"),
+                table: "attach".to_string(),
+                why: format!(
+                    "it is on VLAN {} of port {}, and the rows of this P4 program name whole ports: attach it to a port of \
+                     its own, or enforce it on another target",
+                    p.at.1.unwrap_or(0),
+                    p.at.0
+                ),
+            })
+        })
+        .collect()
+}
+
+/// What a program that is not ours does not do for endpoints: hold them to their sources.
+fn not_guarded(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
+    let guarded = plugs.plugs.values().filter(|p| p.guarded());
+    guarded
+        .filter_map(|p| {
+            let name = p.endpoint.as_ref()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("guard/{name}"),
+                table: "guard".to_string(),
+                why: "this P4 program has no guard that Portcullis knows: set source_guard: false, or guard the \
+                      endpoint on another target"
+                    .to_string(),
+            })
+        })
+        .collect()
+}

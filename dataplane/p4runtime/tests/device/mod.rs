@@ -1,0 +1,346 @@
+//! A P4Runtime device with real packets in network namespaces: BMv2, or the embedded switch.
+#![allow(dead_code, reason = "test binaries use what they need of it")]
+
+#[path = "../../../ovs/tests/corpus/mod.rs"]
+mod corpus;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use corpus::documents::{Case, cases};
+use corpus::expect::{Forwarding, World};
+use corpus::run::{Wire, silence};
+use corpus::{HOSTS, Host, INTERNET, STRAY};
+use portcullis_backend::{SessionState, TargetHandle, launch};
+use portcullis_compiler::{Compiler, Intent};
+pub use portcullis_p4runtime::PortMatching;
+use portcullis_p4runtime::{Config, P4Backend, Program};
+use portcullis_policy::{Document, View};
+use portcullis_testbed::device::{Device, need_bmv2};
+use portcullis_testbed::probe::TcpOutcome;
+use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions, need_root};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Differences printed in full per document; all are counted.
+const PRINTED: usize = 40;
+
+/// Which device.
+#[derive(Clone, Copy)]
+pub enum Which {
+    Bmv2,
+    /// The embedded switch: this program.
+    Embedded(&'static str),
+}
+
+impl Which {
+    /// Whether it can be had here.
+    fn is_here(self, test: &str) -> bool {
+        match self {
+            Which::Bmv2 => need_bmv2(test),
+            Which::Embedded(_) => need_root(test),
+        }
+    }
+
+    /// Frames sent at a time. A queue of BMv2 holds 64, and each host gets a copy of what is for many.
+    fn batch(self) -> usize {
+        match self {
+            Which::Bmv2 => 48,
+            Which::Embedded(_) => 200,
+        }
+    }
+}
+
+struct Rig {
+    device: Device,
+    sandbox: Sandbox,
+    runtime: Runtime,
+    config: Config,
+    compiler: Compiler,
+    generation: u64,
+    target: TargetHandle,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Rig {
+    fn start(which: Which, program: Program) -> (Rig, Vec<NetnsHost>) {
+        let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
+        let hosts: Vec<NetnsHost> = HOSTS
+            .iter()
+            .map(|(name, n)| {
+                let spec = EndpointSpec {
+                    unplugged: true,
+                    ..EndpointSpec::numbered(name, *n)
+                };
+                sandbox.add_endpoint(spec).unwrap()
+            })
+            .collect();
+        let ports: Vec<(u32, &str)> = HOSTS.iter().map(|(name, n)| (u32::from(*n), *name)).collect();
+        let device = match which {
+            Which::Bmv2 => Device::bmv2(&sandbox, &ports),
+            Which::Embedded(program) => Device::embedded(&sandbox, Path::new(program), &ports),
+        };
+        let device = device.unwrap();
+        let mut config = Config::new("tor", &device.address(), 1);
+        config.program = program;
+        config.uplinks = [9].into();
+        config.servers = [1, 2, 3, 4, 5].into();
+        config.resync_interval = Duration::from_secs(1);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (target, task) = {
+            let _entered = runtime.enter();
+            launch("tor", P4Backend::new(config.clone()).unwrap())
+        };
+        let rig = Rig {
+            device,
+            sandbox,
+            runtime,
+            config,
+            compiler: Compiler::default(),
+            generation: 0,
+            target,
+            task: Some(task),
+        };
+        (rig, hosts)
+    }
+
+    fn restart_agent(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        let _entered = self.runtime.enter();
+        let (target, task) = launch("tor", P4Backend::new(self.config.clone()).unwrap());
+        self.target = target;
+        self.task = Some(task);
+    }
+
+    fn set(&mut self, yaml: &str) -> Arc<Intent> {
+        let document = Document::from_yaml(&at_ports(yaml)).unwrap();
+        self.generation += 1;
+        self.compiler
+            .edit_in_place(self.target.status().applied + 1 == self.generation);
+        let intent = self.compiler.resolve(&document, self.generation).unwrap();
+        self.target.check(&intent).unwrap();
+        self.target.set_intent(Arc::clone(&intent));
+        intent
+    }
+
+    fn apply(&mut self, yaml: &str) -> Arc<Intent> {
+        let intent = self.set(yaml);
+        self.realized();
+        intent
+    }
+
+    fn realized(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.target.status();
+            if status.state == SessionState::InSync && status.applied == self.generation {
+                return;
+            }
+            assert!(Instant::now() < end, "not realized in time: {status:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn guard_hits(&self, host: Host) -> u64 {
+        let rule = format!("guard/{}", host.name());
+        let hits = self.runtime.block_on(self.target.hits()).unwrap();
+        hits.iter().filter(|h| h.rule == rule).map(|h| h.packets).sum()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.target.stop();
+        if let Some(task) = self.task.take() {
+            let _stopped = self
+                .runtime
+                .block_on(async { tokio::time::timeout(Duration::from_secs(2), task).await });
+        }
+    }
+}
+
+/// The documents of the corpus name interfaces: here they are ports of the switch.
+fn at_ports(yaml: &str) -> String {
+    HOSTS.iter().fold(yaml.to_string(), |text, (name, number)| {
+        text.replace(
+            &format!("{{interface: {name}}}"),
+            &format!("{{port: {number}, target: tor}}"),
+        )
+    })
+}
+
+/// Sends the whole corpus under one document. BMv2 takes about a minute for it.
+pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching) {
+    if !which.is_here(test) {
+        return;
+    }
+    let case: Case = cases().into_iter().find(|c| c.name == case).unwrap();
+    let frames = corpus::corpus();
+    assert!(frames.len() >= 2000, "{} frames", frames.len());
+    let (mut rig, hosts) = Rig::start(which, Program::Own(matching));
+    silence(&hosts);
+    rig.apply(&case.yaml);
+    let world = World::new(case.document(), View::FULL, 2).forwarded_by(Forwarding::Groups);
+    let begin = Instant::now();
+    let outcome = Wire::new(&hosts, None, &frames, which.batch()).compare(&world, 1);
+    eprintln!(
+        "{}: {} frames, {} to arrive, {} not, {} by the guard; {} differences; {:.1?}",
+        case.name,
+        frames.len(),
+        outcome.passed,
+        outcome.dropped,
+        outcome.guarded.iter().sum::<u64>(),
+        outcome.differences.len(),
+        begin.elapsed(),
+    );
+    for difference in outcome.differences.iter().take(PRINTED) {
+        eprintln!("-- {difference}");
+    }
+    assert!(outcome.unseen.is_empty(), "this program sees everything");
+    assert_eq!(
+        outcome.differences.len(),
+        0,
+        "frames went another way than the policy says; see above"
+    );
+    for host in Host::all().filter(|h| *h != STRAY && *h != INTERNET) {
+        assert_eq!(
+            rig.guard_hits(host),
+            outcome.guarded[host.0],
+            "counted by the guard of {}",
+            host.name()
+        );
+    }
+}
+
+fn document(ports: &str) -> String {
+    format!(
+        "version: portcullis/v1\nbaseline:\n  - {{name: b, action: deny, direction: egress, protocol: tcp, ports: \
+         [{ports}]}}\n  - {{name: u, action: deny, direction: egress, protocol: udp, ports: [9999]}}\nendpoints:\n  web1:\n    \
+         attachments: [{{interface: web1}}]\n    macs: [\"02:00:00:00:00:01\"]\n    addresses: [192.0.2.1, \"2001:db8::1\"]\n"
+    )
+}
+
+fn connects(from: &NetnsHost, port: u16) -> bool {
+    let to = std::net::SocketAddr::from(([192, 0, 2, 9], port));
+    matches!(
+        from.tcp_connect(to, Duration::from_millis(700)).unwrap(),
+        TcpOutcome::Open(_)
+    )
+}
+
+/// The agent dies and comes back; the device dies and comes back.
+pub fn a_story_with_restarts(which: Which) {
+    if !which.is_here("a_story_with_restarts") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
+    rig.apply(&document("25"));
+    assert!(!connects(web, 25));
+    assert!(connects(web, 80));
+    // The agent dies and comes back: no row is written, no pipeline pushed, and traffic never stopped.
+    let writes = rig.target.status().writes;
+    assert!(writes[0] > 0);
+    rig.restart_agent();
+    rig.generation -= 1;
+    rig.apply(&document("25"));
+    assert_eq!(rig.target.status().writes, [0; 3]);
+    assert!(!connects(web, 25) && connects(web, 80));
+    rig.apply(&document("80"));
+    assert!(connects(web, 25));
+    assert!(!connects(web, 80));
+    // The switch dies and comes back empty: it is given everything again.
+    rig.device.kill();
+    rig.device.start_again(&rig.sandbox).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !connects(web, 25) {
+        assert!(Instant::now() < end, "{:#?}", rig.target.status());
+    }
+    assert!(!connects(web, 80));
+    let hits = rig.runtime.block_on(rig.target.hits()).unwrap();
+    let denied = hits
+        .iter()
+        .find(|h| h.rule == "baseline/b" && h.action == "deny")
+        .unwrap();
+    assert!(denied.packets > 0, "{hits:#?}");
+}
+
+/// No allowed datagram is lost, and no denied one passes, while the policy changes 1,000 times.
+pub fn a_thousand_changes_under_traffic(which: Which) {
+    if !which.is_here("a_thousand_changes_under_traffic") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    rig.apply(&document("25"));
+    let allowed = internet.udp_socket(8888).unwrap();
+    let denied = internet.udp_socket(9999).unwrap();
+    for socket in [&allowed, &denied] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let sender = web.udp_socket(0).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let sent = std::sync::atomic::AtomicU64::new(0);
+    let (arrived, leaked) = (
+        std::sync::atomic::AtomicU64::new(0),
+        std::sync::atomic::AtomicU64::new(0),
+    );
+    use std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                for port in [8888, 9999] {
+                    let to = format!("[::ffff:192.0.2.9]:{port}");
+                    sender.send_to(b"x", to.as_str()).unwrap();
+                }
+                sent.fetch_add(1, Relaxed);
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        scope.spawn(|| {
+            let mut buffer = [0u8; 16];
+            let mut last = Instant::now();
+            while !stop.load(Relaxed) || last.elapsed() < Duration::from_secs(1) {
+                let mut idle = true;
+                for (socket, count) in [(&allowed, &arrived), (&denied, &leaked)] {
+                    while socket.recv_from(&mut buffer).is_ok() {
+                        count.fetch_add(1, Relaxed);
+                        idle = false;
+                    }
+                }
+                if idle {
+                    std::thread::sleep(Duration::from_micros(200));
+                } else {
+                    last = Instant::now();
+                }
+            }
+        });
+        for change in 0..1000u32 {
+            let ports = match change % 3 {
+                0 => "25, 465".to_string(),
+                1 => format!("25, {}", 10_000 + change),
+                _ => format!("\"{}-{}\"", 1000 + change, 3000 + change),
+            };
+            rig.apply(&document(&ports));
+        }
+        stop.store(true, Relaxed);
+    });
+    let (sent, arrived, leaked) = (sent.load(Relaxed), arrived.load(Relaxed), leaked.load(Relaxed));
+    eprintln!("1,000 changes: {sent} allowed datagrams sent, {arrived} arrived; {leaked} denied ones passed");
+    assert!(sent > 1000, "{sent}");
+    assert_eq!((arrived, leaked), (sent, 0));
+}
+
+/// The documents of the corpus: a test for each.
+pub fn documents() -> Vec<&'static str> {
+    cases().iter().map(|c| c.name).collect()
+}

@@ -1,0 +1,308 @@
+//! The backend against the server in this process: what every packet of a few probes meets, after every single update.
+#![allow(dead_code, reason = "test binaries use what they need of it")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portcullis_backend::{TargetHandle, TargetStatus, launch};
+use portcullis_compiler::{Compiler, Intent};
+use portcullis_p4runtime::{Config, P4Backend};
+use portcullis_policy::{
+    Action, Direction, Document, Fragment, Frame, IpPacket, L4, Packet, View, effective,
+};
+use portcullis_testbed::p4::{Fields, P4Server, State};
+use tokio::task::JoinHandle;
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A document: `web` at port 1 and `mail` at port 2, these TCP ports blocked for all, and more lines.
+pub fn document(blocked: &str, more: &str) -> String {
+    format!(
+        r#"
+version: portcullis/v1
+baseline:
+  - {{name: blocked, action: deny, direction: egress, protocol: tcp, ports: [{blocked}]}}
+  - {{name: scanners, action: deny, direction: ingress, protocol: tcp, ports: [22], remote: [203.0.113.0/24]}}
+endpoints:
+  web:
+    attachments: [{{port: 1, target: tor}}]
+    macs: ["02:00:00:00:00:01"]
+    addresses: [192.0.2.1]
+  mail:
+    attachments: [{{port: 2, target: tor}}]
+    macs: ["02:00:00:00:00:02"]
+    addresses: [192.0.2.2]
+    rules:
+      - {{name: smtp, action: allow, direction: egress, protocol: tcp, ports: [25], remote: [198.51.100.0/24]}}
+{more}"#
+    )
+}
+
+/// A packet of an endpoint, in both of its shapes.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub endpoint: &'static str,
+    pub direction: Direction,
+    pub remote: [u8; 4],
+    pub port: u16,
+}
+
+pub const PROBES: [Probe; 10] = [
+    probe("web", Direction::Egress, [198, 51, 100, 9], 25),
+    probe("web", Direction::Egress, [198, 51, 100, 9], 80),
+    probe("web", Direction::Egress, [198, 51, 100, 9], 465),
+    probe("web", Direction::Egress, [198, 51, 100, 9], 6667),
+    probe("mail", Direction::Egress, [198, 51, 100, 9], 25),
+    probe("mail", Direction::Egress, [203, 0, 113, 9], 25),
+    probe("mail", Direction::Egress, [203, 0, 113, 9], 6667),
+    probe("web", Direction::Ingress, [203, 0, 113, 9], 22),
+    probe("web", Direction::Ingress, [198, 51, 100, 9], 22),
+    probe("mail", Direction::Ingress, [203, 0, 113, 9], 80),
+];
+
+const fn probe(endpoint: &'static str, direction: Direction, remote: [u8; 4], port: u16) -> Probe {
+    Probe {
+        endpoint,
+        direction,
+        remote,
+        port,
+    }
+}
+
+fn number(endpoint: &str) -> u8 {
+    if endpoint == "web" { 1 } else { 2 }
+}
+
+impl Probe {
+    /// What the policy of a document says.
+    pub fn verdict(&self, document: &Document) -> Option<Action> {
+        let endpoint = document.endpoints.get(self.endpoint)?;
+        let policy = effective(document, self.endpoint, endpoint, self.direction);
+        let packet = IpPacket {
+            local: IpAddr::from([192, 0, 2, number(self.endpoint)]),
+            remote: IpAddr::from(self.remote),
+            protocol: Some(6),
+            fragment: Fragment::Whole,
+            l4: L4::Ports {
+                src: 40_000,
+                dst: self.port,
+                flags: 2,
+            },
+        };
+        let frame = Frame::Ip(packet);
+        Some(policy.judge(&Packet { frame }, View::FULL).0)
+    }
+
+    /// What the server's tables do with it: `None` when nobody said who is behind the port.
+    pub fn met(&self, state: &State) -> Option<Action> {
+        let local = u128::from(u32::from_be_bytes([192, 0, 2, number(self.endpoint)]));
+        let remote = u128::from(u32::from_be_bytes(self.remote));
+        let port = u128::from(number(self.endpoint));
+        let egress = self.direction == Direction::Egress;
+        let (src, dst) = if egress { (local, remote) } else { (remote, local) };
+        let mut packet: Fields = [
+            ("port", port),
+            ("mac", 0x0200_0000_0000 | port),
+            ("kind", 2),
+            ("address", local),
+            ("ether_type", 0x0800),
+            ("protocol", 6),
+            ("src_ipv4", src),
+            ("dst_ipv4", dst),
+            ("src_port", 40_000),
+            ("dst_port", u128::from(self.port)),
+            ("tcp_flags", 2),
+        ]
+        .into();
+        let denied =
+            |met: Option<(String, Vec<u128>)>| met.is_none_or(|(action, _)| action.ends_with("deny"));
+        let (stage, remote_table, policy) = if egress {
+            ("attach", "egress_remote", "egress_policy")
+        } else {
+            ("deliver", "ingress_remote", "ingress_policy")
+        };
+        let (action, values) = state.meets(stage, &packet)?;
+        if action == "set_guarded_class" {
+            let guard = state.meets("guard", &packet);
+            let checked = guard
+                .as_ref()
+                .is_some_and(|(action, _)| action == "check_addresses");
+            if denied(guard) || (checked && denied(state.meets("guard_address", &packet))) {
+                return Some(Action::Deny);
+            }
+        }
+        let class = values.first().copied().unwrap_or(0);
+        if class == 0 {
+            return Some(Action::Allow);
+        }
+        packet.insert("class", class);
+        let id = state
+            .meets(remote_table, &packet)
+            .and_then(|(_, v)| v.first().copied());
+        packet.insert("remote_id", id.unwrap_or(0));
+        Some(if denied(state.meets(policy, &packet)) {
+            Action::Deny
+        } else {
+            Action::Allow
+        })
+    }
+}
+
+/// The documents between which the server's tables may be.
+type Allowed = Arc<Mutex<Vec<Document>>>;
+
+pub struct Rig {
+    pub server: P4Server,
+    pub config: Config,
+    pub compiler: Compiler,
+    pub generation: u64,
+    pub target: TargetHandle,
+    task: Option<JoinHandle<()>>,
+    allowed: Allowed,
+}
+
+impl Rig {
+    pub async fn start() -> Rig {
+        Self::with(P4Server::start().await.unwrap(), |_| {}).await
+    }
+
+    pub async fn with(server: P4Server, tune: impl FnOnce(&mut Config)) -> Rig {
+        let mut config = Config::new("tor", &server.address(), 1);
+        config.uplinks = [9].into();
+        config.servers = [1, 2, 5].into();
+        config.resync_interval = Duration::from_millis(300);
+        tune(&mut config);
+        let (target, task) = launch("tor", P4Backend::new(config.clone()).unwrap());
+        let allowed: Allowed = Arc::default();
+        let watched = Arc::clone(&allowed);
+        server.check(Box::new(move |state| check(state, &watched)));
+        Rig {
+            server,
+            config,
+            compiler: Compiler::default(),
+            generation: 0,
+            target,
+            task: Some(task),
+            allowed,
+        }
+    }
+
+    /// A new agent process, as far as the device can tell.
+    pub fn restart_agent(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        let (target, task) = launch("tor", P4Backend::new(self.config.clone()).unwrap());
+        self.target = target;
+        self.task = Some(task);
+    }
+
+    /// Another agent beside this one.
+    pub fn rival(&self, election_id: u128) -> (TargetHandle, JoinHandle<()>) {
+        let config = Config {
+            election_id,
+            ..self.config.clone()
+        };
+        launch("tor", P4Backend::new(config).unwrap())
+    }
+
+    pub fn intent(&mut self, yaml: &str) -> Arc<Intent> {
+        let document = Document::from_yaml(yaml).unwrap();
+        self.allowed.lock().unwrap().push(document.clone());
+        self.generation += 1;
+        // The agent lets classes be edited in place when every target follows.
+        let follows = self.target.status().applied + 1 == self.generation;
+        self.compiler.edit_in_place(follows);
+        self.compiler.resolve(&document, self.generation).unwrap()
+    }
+
+    pub fn set(&mut self, yaml: &str) -> Arc<Intent> {
+        let intent = self.intent(yaml);
+        self.target.check(&intent).unwrap();
+        self.target.set_intent(Arc::clone(&intent));
+        intent
+    }
+
+    pub async fn apply(&mut self, yaml: &str) -> Arc<Intent> {
+        let intent = self.set(yaml);
+        self.realized().await;
+        intent
+    }
+
+    pub async fn realized(&mut self) {
+        let generation = self.generation;
+        self.until("realized", |s| {
+            s.state == portcullis_backend::SessionState::InSync && s.applied == generation
+        })
+        .await;
+        let mut allowed = self.allowed.lock().unwrap();
+        let newest = allowed.len().saturating_sub(1);
+        allowed.drain(..newest);
+    }
+
+    pub async fn until(&self, what: &str, done: impl Fn(&TargetStatus) -> bool) {
+        until(&self.target, what, done).await;
+    }
+
+    /// What every probe meets is what the newest document says, and was never anything but the old or the new.
+    pub fn right(&self) {
+        assert_eq!(self.server.broken(), Vec::<String>::new());
+        let allowed = self.allowed.lock().unwrap();
+        let newest = allowed.last().unwrap();
+        for probe in &PROBES {
+            assert_eq!(
+                probe.met(&self.server.state()),
+                probe.verdict(newest),
+                "{probe:?}"
+            );
+        }
+    }
+
+    /// Every row of every table, as text.
+    pub fn rows(&self) -> BTreeSet<String> {
+        let state = self.server.state();
+        let rows = state.entries.values().map(|e| {
+            let mut e = e.clone();
+            e.metadata.clear();
+            #[allow(deprecated)]
+            {
+                e.controller_metadata = 0;
+            }
+            format!("{e:?}")
+        });
+        rows.chain(state.groups.values().map(|g| format!("{g:?}")))
+            .collect()
+    }
+}
+
+pub async fn until(target: &TargetHandle, what: &str, done: impl Fn(&TargetStatus) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(&target.status()) {
+        assert!(Instant::now() < end, "not {what} in time: {:#?}", target.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Each probe meets the verdict of one of the documents that are allowed now; a port that nobody spoke of drops.
+fn check(state: &State, allowed: &Allowed) -> Result<(), String> {
+    let allowed = allowed.lock().unwrap();
+    for probe in &PROBES {
+        let Some(met) = probe.met(state) else { continue };
+        let said: Vec<Option<Action>> = allowed.iter().map(|d| probe.verdict(d)).collect();
+        // A port of a server that is no endpoint (yet) is unmanaged: it has the policy of nobody.
+        if !said.contains(&Some(met)) && !said.contains(&None) {
+            return Err(format!("{probe:?} meets {met:?}, and the policies say {said:?}"));
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! P4Runtime devices in processes of their own, between the namespaces of a sandbox: BMv2 (`simple_switch_grpc`), when it
+//! is on the PATH, and the embedded switch.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Result, TestbedError};
+use crate::sandbox::Sandbox;
+
+/// The program.
+pub const BMV2: &str = "simple_switch_grpc";
+const SOCKET: &str = "p4runtime.sock";
+/// How long it may take to listen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether BMv2 is on the PATH.
+pub fn have_bmv2() -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|paths| std::env::split_paths(&paths).any(|p| p.join(BMV2).is_file()))
+}
+
+/// Whether `test_name` can run against BMv2 here; says so when it cannot. BMv2 is in no Debian release, so that this is no
+/// failure.
+#[must_use]
+pub fn need_bmv2(test_name: &str) -> bool {
+    if !crate::need_root(test_name) {
+        return false;
+    }
+    if !have_bmv2() {
+        println!("SKIPPED: needs {BMV2} on the PATH: {test_name}");
+        return false;
+    }
+    true
+}
+
+/// A running device. It ends with this value, and at the latest with the sandbox.
+#[derive(Debug)]
+pub struct Device {
+    child: Child,
+    socket: PathBuf,
+    command: Vec<String>,
+    log: PathBuf,
+}
+
+impl Device {
+    /// Starts BMv2 without a program, with these endpoints of a sandbox (which are not plugged into its bridge) as its
+    /// ports.
+    pub fn bmv2(sandbox: &Sandbox, ports: &[(u32, &str)]) -> Result<Self> {
+        let mut command: Vec<String> = [BMV2, "--no-p4", "--device-id", "1"].map(str::to_string).to_vec();
+        for (number, veth) in veths(sandbox, ports)? {
+            command.extend(["-i".to_string(), format!("{number}@{veth}")]);
+        }
+        command.extend(["--", "--grpc-server-addr", &listen(sandbox)].map(str::to_string));
+        Self::start(sandbox, command, "bmv2.log")
+    }
+
+    /// Starts the embedded switch likewise, which is this program.
+    pub fn embedded(sandbox: &Sandbox, program: &Path, ports: &[(u32, &str)]) -> Result<Self> {
+        let mut command = vec![program.display().to_string()];
+        for (number, veth) in veths(sandbox, ports)? {
+            command.extend(["--port".to_string(), format!("{number}=af_packet:{veth}")]);
+        }
+        command.extend(["--grpc", &listen(sandbox)].map(str::to_string));
+        Self::start(sandbox, command, "switch.log")
+    }
+
+    fn start(sandbox: &Sandbox, program: Vec<String>, log: &str) -> Result<Self> {
+        let dir = sandbox.dir();
+        let id = field(&dir.join("sandbox.conf"), "id")?;
+        let mut command = ["ip", "netns", "exec", &format!("pc{id}-ovs")]
+            .map(str::to_string)
+            .to_vec();
+        command.extend(program);
+        let log = dir.join(log);
+        let mut device = Device {
+            child: in_sandbox(dir, &command, &log)?,
+            socket: dir.join(SOCKET),
+            command,
+            log,
+        };
+        device.listening()?;
+        Ok(device)
+    }
+
+    /// Starts BMv2 without a program and without ports, for those who only fill tables; its socket and log lie in a folder.
+    /// Needs no root. Ends with the thread that started it.
+    pub fn alone(folder: &Path) -> Result<Self> {
+        let socket = folder.join("p4runtime.sock");
+        let listen = format!("unix:{}", socket.display());
+        let command: Vec<String> = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            BMV2,
+            "--no-p4",
+            "--device-id",
+            "1",
+        ]
+        .into_iter()
+        .chain(["--", "--grpc-server-addr", &listen])
+        .map(str::to_string)
+        .collect();
+        let log = folder.join("bmv2.log");
+        let (program, arguments) = (Path::new("setpriv"), &command[1..]);
+        let child = spawn(program, arguments, &log)?;
+        let mut device = Device {
+            child,
+            socket,
+            command,
+            log,
+        };
+        device.listening()?;
+        Ok(device)
+    }
+
+    /// Where its P4Runtime server listens.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.socket.display())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+
+    /// Starts it anew after it was killed: without a program, with empty tables.
+    pub fn start_again(&mut self, sandbox: &Sandbox) -> Result<()> {
+        self.child = in_sandbox(sandbox.dir(), &self.command, &self.log)?;
+        self.listening()
+    }
+
+    fn listening(&mut self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
+            let ended = self.child.try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > end {
+                let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+                return Err(TestbedError::Command {
+                    command: self.command.join(" "),
+                    status: ended.unwrap_or_default(),
+                    stderr: text
+                        .chars()
+                        .rev()
+                        .take(2000)
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .rev()
+                        .collect(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn listen(sandbox: &Sandbox) -> String {
+    format!("unix:{}", sandbox.dir().join(SOCKET).display())
+}
+
+/// The interfaces of endpoints on the switch's side.
+fn veths(sandbox: &Sandbox, ports: &[(u32, &str)]) -> Result<Vec<(u32, String)>> {
+    let records = sandbox.dir().join("endpoints");
+    let veth = |(number, name): &(u32, &str)| Ok((*number, field(&records.join(name), "veth")?));
+    ports.iter().map(veth).collect()
+}
+
+/// A field of one of the sandbox's records.
+fn field(file: &Path, name: &str) -> Result<String> {
+    let text = std::fs::read_to_string(file).map_err(|source| TestbedError::File {
+        path: file.to_path_buf(),
+        source,
+    })?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_string));
+    value.ok_or_else(|| TestbedError::File {
+        path: file.to_path_buf(),
+        source: std::io::Error::other(format!("it has no {name}")),
+    })
+}
+
+fn in_sandbox(dir: &Path, command: &[String], log: &Path) -> Result<Child> {
+    let sandbox = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox"));
+    let arguments = [&["run".to_string(), dir.display().to_string()], command].concat();
+    spawn(sandbox, &arguments, log)
+}
+
+fn spawn(program: &Path, arguments: &[String], log: &Path) -> Result<Child> {
+    let file = |source| TestbedError::File {
+        path: log.to_path_buf(),
+        source,
+    };
+    let output = File::create(log).map_err(file)?;
+    let again = output.try_clone().map_err(file)?;
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(again)
+        .spawn()
+        .map_err(|source| TestbedError::Spawn {
+            command: arguments.join(" "),
+            source,
+        })
+}
