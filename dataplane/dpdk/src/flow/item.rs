@@ -1,0 +1,369 @@
+//! What a rule matches, and the bytes that say so.
+
+use crate::info::MacAddress;
+use portcullis_dpdk_sys as sys;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A value of which some bits count: a packet matches when it has the same ones where `mask` has ones.
+/// [`Default`]: none count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masked<T> {
+    /// The value.
+    pub value: T,
+    /// The bits that count.
+    pub mask: T,
+}
+
+/// A field of a header.
+pub trait Field: sealed::Sealed + Copy {
+    /// All ones.
+    const ALL: Self;
+    /// All zeros.
+    const NONE: Self;
+    /// Puts it at the start of `place`, as on the wire.
+    fn put(self, place: &mut [u8]);
+}
+
+/// A field of which often only the first bits count.
+pub trait Address: Field {
+    /// That many ones, then zeros; all ones when it has not so many.
+    fn ones(length: u8) -> Self;
+}
+
+mod sealed {
+    /// Keeps others from adding fields.
+    pub trait Sealed {}
+}
+
+macro_rules! field {
+    ($type:ty, $all:expr, $none:expr, $bytes:expr) => {
+        impl sealed::Sealed for $type {}
+        impl Field for $type {
+            const ALL: Self = $all;
+            const NONE: Self = $none;
+            fn put(self, place: &mut [u8]) {
+                let bytes = $bytes(self);
+                place[..bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    };
+}
+
+field!(u8, u8::MAX, 0, u8::to_be_bytes);
+field!(u16, u16::MAX, 0, u16::to_be_bytes);
+field!(
+    MacAddress,
+    MacAddress([0xff; 6]),
+    MacAddress([0; 6]),
+    |mac: MacAddress| mac.0
+);
+field!(
+    Ipv4Addr,
+    Ipv4Addr::BROADCAST,
+    Ipv4Addr::UNSPECIFIED,
+    |ip: Ipv4Addr| ip.octets()
+);
+field!(
+    Ipv6Addr,
+    Ipv6Addr::from_bits(u128::MAX),
+    Ipv6Addr::UNSPECIFIED,
+    |ip: Ipv6Addr| ip.octets()
+);
+
+impl Address for Ipv4Addr {
+    fn ones(length: u8) -> Self {
+        Self::from_bits(u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0))
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn ones(length: u8) -> Self {
+        Self::from_bits(
+            u128::MAX
+                .checked_shl(128 - u32::from(length.min(128)))
+                .unwrap_or(0),
+        )
+    }
+}
+
+impl<T: Field> Masked<T> {
+    /// All bits count.
+    #[must_use]
+    pub fn exact(value: T) -> Self {
+        Self { value, mask: T::ALL }
+    }
+}
+
+impl<T: Address> Masked<T> {
+    /// The first `length` bits count.
+    #[must_use]
+    pub fn prefix(value: T, length: u8) -> Self {
+        Self {
+            value,
+            mask: T::ones(length),
+        }
+    }
+}
+
+impl<T: Field> Default for Masked<T> {
+    fn default() -> Self {
+        Self {
+            value: T::NONE,
+            mask: T::NONE,
+        }
+    }
+}
+
+/// Ethernet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Eth {
+    /// Destination.
+    pub dst: Masked<MacAddress>,
+    /// Source.
+    pub src: Masked<MacAddress>,
+    /// Ethertype; with VLAN tags, that of the outermost.
+    pub ether_type: Masked<u16>,
+}
+
+/// A VLAN tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vlan {
+    /// Priority, DEI and, in the lower 12 bits, the VLAN.
+    pub tci: Masked<u16>,
+    /// Ethertype of what follows.
+    pub inner_type: Masked<u16>,
+}
+
+/// IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ipv4 {
+    /// Source.
+    pub src: Masked<Ipv4Addr>,
+    /// Destination.
+    pub dst: Masked<Ipv4Addr>,
+    /// Protocol of what follows.
+    pub protocol: Masked<u8>,
+    /// DSCP and ECN.
+    pub tos: Masked<u8>,
+    /// Flags and offset of fragments: with mask `0x3fff`, value 0 is what is not a fragment.
+    pub fragment: Masked<u16>,
+}
+
+/// IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ipv6 {
+    /// Source.
+    pub src: Masked<Ipv6Addr>,
+    /// Destination.
+    pub dst: Masked<Ipv6Addr>,
+    /// Protocol of what follows.
+    pub next_header: Masked<u8>,
+}
+
+/// TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tcp {
+    /// Source port.
+    pub src: Masked<u16>,
+    /// Destination port.
+    pub dst: Masked<u16>,
+    /// Flags, from CWR (0x80) to FIN (0x01).
+    pub flags: Masked<u8>,
+}
+
+/// Ports of UDP or SCTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ports {
+    /// Source port.
+    pub src: Masked<u16>,
+    /// Destination port.
+    pub dst: Masked<u16>,
+}
+
+/// One header in a pattern. What is not said matches anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// Ethernet.
+    Eth(Eth),
+    /// A VLAN tag.
+    Vlan(Vlan),
+    /// IPv4.
+    Ipv4(Ipv4),
+    /// IPv6.
+    Ipv6(Ipv6),
+    /// TCP.
+    Tcp(Tcp),
+    /// UDP.
+    Udp(Ports),
+    /// SCTP.
+    Sctp(Ports),
+}
+
+/// A header twice: values, and the bits that count.
+struct Header {
+    value: Vec<u8>,
+    mask: Vec<u8>,
+}
+
+impl Header {
+    fn new(size: sys::pc_flow_item_size) -> Self {
+        Self {
+            value: vec![0; size as usize],
+            mask: vec![0; size as usize],
+        }
+    }
+
+    /// Puts `field` at `offset`.
+    fn with<T: Field>(mut self, offset: usize, field: Masked<T>) -> Self {
+        field.value.put(&mut self.value[offset..]);
+        field.mask.put(&mut self.mask[offset..]);
+        self
+    }
+}
+
+impl Item {
+    /// Its name, as in DPDK's documentation.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Eth(_) => "eth",
+            Self::Vlan(_) => "vlan",
+            Self::Ipv4(_) => "ipv4",
+            Self::Ipv6(_) => "ipv6",
+            Self::Tcp(_) => "tcp",
+            Self::Udp(_) => "udp",
+            Self::Sctp(_) => "sctp",
+        }
+    }
+
+    pub(super) fn kind(&self) -> sys::rte_flow_item_type {
+        match self {
+            Self::Eth(_) => sys::RTE_FLOW_ITEM_TYPE_ETH,
+            Self::Vlan(_) => sys::RTE_FLOW_ITEM_TYPE_VLAN,
+            Self::Ipv4(_) => sys::RTE_FLOW_ITEM_TYPE_IPV4,
+            Self::Ipv6(_) => sys::RTE_FLOW_ITEM_TYPE_IPV6,
+            Self::Tcp(_) => sys::RTE_FLOW_ITEM_TYPE_TCP,
+            Self::Udp(_) => sys::RTE_FLOW_ITEM_TYPE_UDP,
+            Self::Sctp(_) => sys::RTE_FLOW_ITEM_TYPE_SCTP,
+        }
+    }
+
+    /// DPDK's items for it, value and mask; both begin with the header as it is on the wire (shim.c asserts that).
+    pub(super) fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let header = match self {
+            Self::Eth(eth) => Header::new(sys::PC_FLOW_ITEM_ETH_SIZE)
+                .with(0, eth.dst)
+                .with(6, eth.src)
+                .with(12, eth.ether_type),
+            Self::Vlan(vlan) => Header::new(sys::PC_FLOW_ITEM_VLAN_SIZE)
+                .with(0, vlan.tci)
+                .with(2, vlan.inner_type),
+            Self::Ipv4(ip) => Header::new(sys::PC_FLOW_ITEM_IPV4_SIZE)
+                .with(1, ip.tos)
+                .with(6, ip.fragment)
+                .with(9, ip.protocol)
+                .with(12, ip.src)
+                .with(16, ip.dst),
+            Self::Ipv6(ip) => Header::new(sys::PC_FLOW_ITEM_IPV6_SIZE)
+                .with(6, ip.next_header)
+                .with(8, ip.src)
+                .with(24, ip.dst),
+            Self::Tcp(tcp) => Header::new(sys::PC_FLOW_ITEM_TCP_SIZE)
+                .with(0, tcp.src)
+                .with(2, tcp.dst)
+                .with(13, tcp.flags),
+            Self::Udp(ports) => Header::new(sys::PC_FLOW_ITEM_UDP_SIZE)
+                .with(0, ports.src)
+                .with(2, ports.dst),
+            Self::Sctp(ports) => Header::new(sys::PC_FLOW_ITEM_SCTP_SIZE)
+                .with(0, ports.src)
+                .with(2, ports.dst),
+        };
+        (header.value, header.mask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Eth, Ipv4, Ipv6, Item, MacAddress, Masked, Ports, Tcp, Vlan};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn headers_are_as_on_the_wire() {
+        let (value, mask) = Item::Eth(Eth {
+            dst: Masked::exact(MacAddress([1, 2, 3, 4, 5, 6])),
+            ether_type: Masked::exact(0x0800),
+            ..Eth::default()
+        })
+        .bytes();
+        assert_eq!(value[..14], [1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0, 8, 0]);
+        assert_eq!(
+            mask[..14],
+            [255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 255, 255]
+        );
+        assert!(value[14..].iter().chain(&mask[14..]).all(|byte| *byte == 0));
+
+        let (value, mask) = Item::Ipv4(Ipv4 {
+            src: Masked::prefix(Ipv4Addr::new(192, 0, 2, 1), 24),
+            protocol: Masked::exact(6),
+            fragment: Masked {
+                value: 0,
+                mask: 0x3fff,
+            },
+            ..Ipv4::default()
+        })
+        .bytes();
+        assert_eq!(
+            value,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            mask,
+            [
+                0, 0, 0, 0, 0, 0, 0x3f, 255, 0, 255, 0, 0, 255, 255, 255, 0, 0, 0, 0, 0
+            ]
+        );
+
+        let (value, mask) = Item::Tcp(Tcp {
+            dst: Masked::exact(443),
+            flags: Masked {
+                value: 0x02,
+                mask: 0x12,
+            },
+            ..Tcp::default()
+        })
+        .bytes();
+        assert_eq!((value[2..4].to_vec(), value[13]), (vec![1, 187], 0x02));
+        assert_eq!((mask[2..4].to_vec(), mask[13]), (vec![255, 255], 0x12));
+    }
+
+    #[test]
+    fn what_is_not_said_has_no_bit_that_counts() {
+        for item in [
+            Item::Eth(Eth::default()),
+            Item::Vlan(Vlan::default()),
+            Item::Ipv4(Ipv4::default()),
+            Item::Ipv6(Ipv6::default()),
+            Item::Tcp(Tcp::default()),
+            Item::Udp(Ports::default()),
+            Item::Sctp(Ports::default()),
+        ] {
+            assert!(item.bytes().1.iter().all(|byte| *byte == 0), "{}", item.name());
+        }
+    }
+
+    #[test]
+    fn prefixes_of_every_length_have_that_many_ones() {
+        for length in 0..=32 {
+            let masked = Masked::prefix(Ipv4Addr::LOCALHOST, length);
+            assert_eq!(masked.mask.to_bits().leading_ones(), u32::from(length));
+            assert_eq!(masked.mask.to_bits().count_ones(), u32::from(length));
+        }
+        for length in 0..=128 {
+            let masked = Masked::prefix(Ipv6Addr::LOCALHOST, length);
+            assert_eq!(masked.mask.to_bits().leading_ones(), u32::from(length));
+            assert_eq!(masked.mask.to_bits().count_ones(), u32::from(length));
+        }
+        assert_eq!(Masked::prefix(Ipv4Addr::LOCALHOST, 200).mask, Ipv4Addr::BROADCAST);
+    }
+}

@@ -1,0 +1,172 @@
+//! The little that is looked at of what most frames are: TCP or UDP over IPv4, perhaps behind one VLAN tag, in one piece and
+//! well formed. All others are parsed whole.
+
+/// Such a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the whole frame's fields")]
+pub struct Brief {
+    pub dst_mac: u64,
+    pub vlan: u16,
+    pub src_ipv4: u32,
+    pub dst_ipv4: u32,
+    pub src_port: u16,
+    pub dst_port: u16,
+    /// TCP, else UDP.
+    pub is_tcp: bool,
+}
+
+const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+const IPV4: [u8; 2] = [0x08, 0x00];
+/// Headers without options.
+const IP: usize = 20;
+const TCP: u16 = 20;
+const UDP: u16 = 8;
+
+impl Brief {
+    /// A frame's, when it is such a one.
+    #[inline(always)]
+    pub fn of(frame: &[u8]) -> Option<Brief> {
+        let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1, v0, v1, e0, e1] = frame.first_chunk::<18>()?;
+        let dst_mac = u64::from_be_bytes([0, 0, *d0, *d1, *d2, *d3, *d4, *d5]);
+        let (vlan, before) = if [*t0, *t1] == IPV4 {
+            (0, 14)
+        } else if (TAGS.contains(&[*t0, *t1])) & ([*e0, *e1] == IPV4) {
+            (u16::from_be_bytes([*v0, *v1]) & 0xfff, 18)
+        } else {
+            return None;
+        };
+        let packet = frame.get(before..)?;
+        let [
+            b0,
+            _,
+            l0,
+            l1,
+            _,
+            _,
+            f0,
+            f1,
+            _,
+            protocol,
+            _,
+            _,
+            s0,
+            s1,
+            s2,
+            s3,
+            a0,
+            a1,
+            a2,
+            a3,
+            p0,
+            p1,
+            q0,
+            q1,
+        ] = packet.first_chunk::<{ IP + 4 }>()?;
+        let total = u16::from_be_bytes([*l0, *l1]);
+        let is_whole = u16::from_be_bytes([*f0, *f1]) & 0x1fff == 0;
+        let fits = usize::from(total) <= packet.len() && frame.len() <= usize::from(u16::MAX);
+        if (*b0 != 0x45) | !is_whole | !fits {
+            return None;
+        }
+        let is_tcp = match *protocol {
+            17 if total >= IP as u16 + UDP => false,
+            6 if total >= IP as u16 + TCP => {
+                // RFC 9293: the data offset is at least 5, and the header is as long as it says.
+                let words = u16::from(*packet.get(IP + 12)? >> 4);
+                if words < 5 || words * 4 > total - IP as u16 {
+                    return None;
+                }
+                true
+            }
+            _ => return None,
+        };
+        Some(Brief {
+            dst_mac,
+            vlan,
+            src_ipv4: u32::from_be_bytes([*s0, *s1, *s2, *s3]),
+            dst_ipv4: u32::from_be_bytes([*a0, *a1, *a2, *a3]),
+            src_port: u16::from_be_bytes([*p0, *p1]),
+            dst_port: u16::from_be_bytes([*q0, *q1]),
+            is_tcp,
+        })
+    }
+
+    /// The number of its shape: IPv4, readable, TCP or UDP.
+    #[inline(always)]
+    pub fn shape(&self) -> usize {
+        usize::from(!self.is_tcp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Fields;
+
+    /// UDP and TCP, without and with a tag.
+    fn frames() -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        for tag in [&[][..], &[0x81, 0, 0x20, 7], &[0x88, 0xa8, 0xff, 0xff]] {
+            for (protocol, length) in [(17, 42), (6, 44)] {
+                let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+                frame.extend(tag);
+                frame.extend([8, 0, 0x45, 0, 0, length, 0, 0, 0, 0, 64, protocol, 0, 0]);
+                frame.extend([
+                    192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0, 53, 0, 0, 0, 0, 0, 0, 0, 0,
+                ]);
+                frame.extend([0x50, 2, 0, 0]);
+                frame.resize(64, 0);
+                frames.push(frame);
+            }
+        }
+        frames
+    }
+
+    /// Whether a frame has the short form; then it says what the whole one says.
+    fn agrees(frame: &[u8]) -> bool {
+        let Some(brief) = Brief::of(frame) else {
+            return false;
+        };
+        let whole = Fields::parse(frame).unwrap();
+        let protocol = if brief.is_tcp { 6 } else { 17 };
+        assert_eq!(
+            (whole.ether_type, whole.protocol, whole.unreadable, whole.later),
+            (0x0800, protocol, false, false),
+            "{frame:02x?}"
+        );
+        let same = Brief {
+            dst_mac: whole.dst_mac,
+            vlan: whole.vlan,
+            src_ipv4: whole.src_ipv4,
+            dst_ipv4: whole.dst_ipv4,
+            src_port: whole.src_port,
+            dst_port: whole.dst_port,
+            is_tcp: brief.is_tcp,
+        };
+        assert_eq!(brief, same, "{frame:02x?}");
+        true
+    }
+
+    #[test]
+    fn what_is_looked_at_is_what_the_whole_frame_says() {
+        for frame in frames() {
+            assert!(agrees(&frame), "{frame:02x?}");
+            // Every byte of the headers with every value, and every length.
+            for at in 12..52 {
+                for value in 0..=255 {
+                    let mut changed = frame.clone();
+                    changed[at] = value;
+                    agrees(&changed);
+                }
+            }
+            for length in 0..frame.len() {
+                agrees(&frame[..length]);
+            }
+            for length in [65_534, 65_535, 65_536, 70_000] {
+                let mut long = frame.clone();
+                long.resize(length, 0);
+                agrees(&long);
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What the embedded switch does with a frame: the logical pipeline of `p4/`, compiled for a CPU.
+//!
+//! [`Tables`] keeps the rows of the ten tables as a P4Runtime controller writes them, and compiles what changed into a
+//! [`Snapshot`], an immutable tree that shares with its predecessor all that stayed. A worker runs frames through one
+//! snapshot ([`Snapshot::process`]) and takes up the next between two frames, so that no frame sees two generations.
+//! [`oracle`] says the same slowly: row by row, in the order of the P4 program.
+//!
+//! Nothing here does I/O, reads a clock or is `unsafe`.
+#![forbid(unsafe_code)]
+
+mod brief;
+mod classes;
+mod frame;
+mod guard;
+mod line;
+pub mod oracle;
+mod paint;
+mod path;
+mod ports;
+mod remote;
+mod row;
+mod space;
+mod stations;
+mod table;
+mod tables;
+
+#[doc(hidden)]
+pub use brief::Brief;
+pub use frame::{Fields, Kind};
+pub use path::{Drop, Ports, Tally};
+pub use row::{Action, Cond, NO_SLOT, Row, RowId};
+pub use table::{Key, Table};
+pub use tables::{Snapshot, TableError, Tables};
+
+/// A port of the switch: the P4 program has 9 bits for it.
+pub const PORTS: usize = 512;

@@ -1,0 +1,151 @@
+//! A line: what happens at each of the 65,536 ports, found in a handful of cycles.
+//!
+//! Up to 32 places where something changes are kept side by side and compared all at once: their count below a port is
+//! the number of its piece. The loop has no branch, so that the compiler makes vector code of it for whatever the CPU
+//! has. More places are a bitmap with counts, 10 KiB that lines with equal places share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// Places that are compared all at once: one cache line of them.
+pub const FEW: usize = 32;
+/// Places that are compared one by one.
+const BARE: usize = 4;
+
+/// A bit for every port at which a new piece begins, and how many are set before each word.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Bitmap {
+    words: Box<[(u64, u16)]>,
+}
+
+impl Bitmap {
+    fn of(starts: &[u16]) -> Bitmap {
+        let mut words = vec![(0u64, 0u16); 1024];
+        for start in starts {
+            if let Some((word, _)) = words.get_mut(usize::from(start >> 6)) {
+                *word |= 1 << (start & 63);
+            }
+        }
+        let mut before = 0u16;
+        for (word, count) in &mut words {
+            *count = before;
+            before += word.count_ones() as u16;
+        }
+        Bitmap {
+            words: words.into_boxed_slice(),
+        }
+    }
+
+    #[inline(always)]
+    fn piece(&self, port: u16) -> usize {
+        let Some((word, before)) = self.words.get(usize::from(port >> 6)) else {
+            return 0;
+        };
+        let upto = word & (u64::MAX >> (63 - (port & 63)));
+        usize::from(*before) + upto.count_ones() as usize
+    }
+}
+
+/// Bitmaps in use, so that lines with the same places have one.
+#[derive(Debug, Default)]
+pub struct Bitmaps {
+    known: HashMap<Box<[u16]>, Weak<Bitmap>>,
+    swept: usize,
+}
+
+impl Bitmaps {
+    fn of(&mut self, starts: &[u16]) -> Arc<Bitmap> {
+        if let Some(known) = self.known.get(starts).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Arc::new(Bitmap::of(starts));
+        self.known.insert(starts.into(), Arc::downgrade(&made));
+        // What nobody has any more goes, now and then.
+        if self.known.len() > 2 * self.swept + 16 {
+            self.known.retain(|_, map| map.strong_count() > 0);
+            self.swept = self.known.len();
+        }
+        made
+    }
+}
+
+/// What happens at each port.
+#[derive(Debug)]
+pub enum Line {
+    /// The last port of each piece but the last one, then 65535, which no port is above.
+    Bare([u16; BARE], [u32; BARE + 1]),
+    /// The same for more places, leaves from the last to the first.
+    Few([u16; FEW], [u32; FEW + 1]),
+    /// The same for any number of places.
+    Many(Arc<Bitmap>, Box<[u32]>),
+}
+
+impl Line {
+    /// A line of pieces: where each begins (the first at 0, rising), and its leaf.
+    pub fn of(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> Line {
+        if pieces.len() <= BARE + 1 {
+            let (lasts, leaves) = filled(pieces);
+            return Line::Bare(lasts, leaves);
+        }
+        if pieces.len() <= FEW + 1 {
+            let (lasts, mut leaves) = filled(pieces);
+            leaves.reverse();
+            return Line::Few(lasts, leaves);
+        }
+        let starts: Vec<u16> = pieces.iter().skip(1).map(|(start, _)| *start).collect();
+        Line::Many(maps.of(&starts), pieces.iter().map(|(_, leaf)| *leaf).collect())
+    }
+
+    /// The leaf of a port.
+    #[inline(always)]
+    pub fn leaf(&self, port: u16) -> u32 {
+        match self {
+            Line::Bare(lasts, leaves) => {
+                let [a, b, c, d] = lasts;
+                let piece =
+                    u8::from(port > *a) + u8::from(port > *b) + u8::from(port > *c) + u8::from(port > *d);
+                match leaves.get(usize::from(piece)) {
+                    Some(leaf) => *leaf,
+                    None => u32::MAX,
+                }
+            }
+            Line::Few(lasts, leaves) => {
+                let mut piece = 0u16;
+                for last in lasts {
+                    piece += u16::from(port > *last);
+                }
+                // 32 less the piece. A plain index would be taken apart into a sum of 32 terms: what compilers make of
+                // this is two vector compares, a bit mask and a popcount.
+                match leaves.get(usize::from(piece ^ 63).wrapping_sub(63 - FEW)) {
+                    Some(leaf) => *leaf,
+                    None => u32::MAX,
+                }
+            }
+            Line::Many(map, leaves) => match leaves.get(map.piece(port)) {
+                Some(leaf) => *leaf,
+                None => u32::MAX,
+            },
+        }
+    }
+
+    /// Bytes that it takes, without a shared bitmap.
+    pub fn bytes(&self) -> usize {
+        let leaves = match self {
+            Line::Bare(..) | Line::Few(..) => 0,
+            Line::Many(_, leaves) => leaves.len() * size_of::<u32>(),
+        };
+        size_of::<Line>() + leaves
+    }
+}
+
+/// Ends and leaves of pieces, in arrays with room for them.
+fn filled<const LASTS: usize, const LEAVES: usize>(pieces: &[(u16, u32)]) -> ([u16; LASTS], [u32; LEAVES]) {
+    let (mut lasts, mut leaves) = ([u16::MAX; LASTS], [0; LEAVES]);
+    for (last, (start, _)) in lasts.iter_mut().zip(pieces.iter().skip(1)) {
+        *last = start.wrapping_sub(1);
+    }
+    for (place, (_, leaf)) in leaves.iter_mut().zip(pieces) {
+        *place = *leaf;
+    }
+    (lasts, leaves)
+}

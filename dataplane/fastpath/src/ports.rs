@@ -1,0 +1,76 @@
+//! What is plugged into a port: by VLAN, the sender's class and guard, and the receiver's class.
+
+use std::sync::Arc;
+
+use crate::guard::Guard;
+
+const CHUNK: usize = 64;
+
+/// VLANs 0 to 63, 64 to 127, and so on; `None` where none of them has anything of its own.
+type Chunks = Box<[Option<Arc<[Plug]>>]>;
+
+/// What stands for one VLAN of a port.
+#[derive(Debug, Clone, Default)]
+pub struct Plug {
+    /// The sender's class; nobody sends here without.
+    pub sends: Option<u16>,
+    /// The sender is held to this.
+    pub guard: Option<Arc<Guard>>,
+    /// The receiver's class; nobody receives here without.
+    pub receives: Option<u16>,
+}
+
+/// Everything of a port. VLANs without rows of their own have what rows for any VLAN say.
+#[derive(Debug, Clone, Default)]
+pub struct Port {
+    any: Plug,
+    chunks: Option<Chunks>,
+}
+
+impl Port {
+    /// What stands for a VLAN.
+    #[inline(always)]
+    pub fn plug(&self, vlan: u16) -> &Plug {
+        let Some(chunks) = &self.chunks else {
+            return &self.any;
+        };
+        let chunk = chunks.get(usize::from(vlan) / CHUNK).and_then(Option::as_ref);
+        chunk
+            .and_then(|c| c.get(usize::from(vlan) % CHUNK))
+            .unwrap_or(&self.any)
+    }
+
+    /// Changes what VLANs have that have nothing of their own. `own` are those that do: they are set after this.
+    pub fn set_any(&mut self, plug: Plug) {
+        *self = Port {
+            any: plug,
+            chunks: None,
+        };
+    }
+
+    /// Sets what one VLAN has.
+    pub fn set(&mut self, vlan: u16, plug: Plug) {
+        let chunks = self
+            .chunks
+            .get_or_insert_with(|| vec![None; 4096 / CHUNK].into_boxed_slice());
+        let Some(chunk) = chunks.get_mut(usize::from(vlan) / CHUNK) else {
+            return;
+        };
+        let any = &self.any;
+        let chunk = chunk.get_or_insert_with(|| vec![any.clone(); CHUNK].into());
+        if let Some(place) = Arc::make_mut(chunk).get_mut(usize::from(vlan) % CHUNK) {
+            *place = plug;
+        }
+    }
+
+    /// Bytes behind it, guards included.
+    pub fn bytes(&self) -> usize {
+        let own = |plug: &Plug| plug.guard.as_ref().map_or(0, |g| g.bytes() + 16);
+        let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
+        let chunks: usize = chunks
+            .map(|c| c.iter().map(own).sum::<usize>() + CHUNK * size_of::<Plug>() + 16)
+            .sum();
+        let index = self.chunks.as_ref().map_or(0, |c| c.len() * 8);
+        own(&self.any) + chunks + index
+    }
+}

@@ -1,0 +1,112 @@
+//! A row as a controller writes it: conditions on some keys, a priority, an action.
+
+use crate::table::{Key, Table};
+
+/// What a key of a row asks for. A key without a condition matches everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cond {
+    /// These bits, where the mask has ones.
+    Mask {
+        /// The bits; none outside the mask.
+        value: u128,
+        /// Which bits count.
+        mask: u128,
+    },
+    /// Between two numbers, both included.
+    Range {
+        /// The smallest.
+        low: u128,
+        /// The largest.
+        high: u128,
+    },
+}
+
+impl Cond {
+    /// Exactly this.
+    pub fn exact(value: impl Into<u128>) -> Cond {
+        Cond::Mask {
+            value: value.into(),
+            mask: u128::MAX,
+        }
+    }
+
+    /// Whether a value meets it.
+    pub fn holds(&self, given: u128) -> bool {
+        match self {
+            Cond::Mask { value, mask } => given & mask == *value,
+            Cond::Range { low, high } => (low..=high).contains(&&given),
+        }
+    }
+}
+
+/// What a row does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Go on.
+    Allow,
+    /// Drop.
+    Deny,
+    /// The class of the sender or receiver.
+    SetClass(u16),
+    /// The same, of a sender that is held to its MACs and addresses.
+    SetGuardedClass(u16),
+    /// Its MAC is its own; its addresses are to be looked at.
+    CheckAddresses,
+    /// Which prefix the other side is in.
+    SetRemoteId(u16),
+    /// Out of this port.
+    Forward(u16),
+}
+
+/// No counter.
+pub const NO_SLOT: u32 = (1 << 30) - 1;
+
+/// A row. `slot` is where its hits are counted ([`crate::Tally::hit`]), below [`NO_SLOT`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Conditions by place of the key in [`Table::keys`], in rising order, none twice.
+    pub conds: Box<[(u8, Cond)]>,
+    /// The highest that matches wins; 0 in tables whose keys are all exact.
+    pub priority: i32,
+    /// What it does.
+    pub action: Action,
+    /// Its counter, or [`NO_SLOT`].
+    pub slot: u32,
+}
+
+/// A row that is kept, until it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub(crate) u64);
+
+impl Row {
+    /// The condition on a key.
+    pub fn cond(&self, table: Table, key: Key) -> Option<Cond> {
+        let at = table.keys().iter().position(|k| *k == key)?;
+        self.conds
+            .iter()
+            .find(|(k, _)| usize::from(*k) == at)
+            .map(|(_, c)| *c)
+    }
+
+    /// The value and mask of a key of so many bits; a range that is no whole prefix is refused.
+    pub(crate) fn masked(&self, table: Table, key: Key, bits: u32) -> Option<(u128, u128)> {
+        let all = if bits >= 128 { u128::MAX } else { (1 << bits) - 1 };
+        match self.cond(table, key) {
+            None => Some((0, 0)),
+            Some(Cond::Mask { value, mask }) => Some((value & all, mask & all)),
+            Some(Cond::Range { low, high }) => {
+                let span = high.checked_sub(low)?;
+                let whole = span & span.wrapping_add(1) == 0 && low & span == 0;
+                whole.then_some((low, all & !span))
+            }
+        }
+    }
+
+    /// The one value that an exact key has.
+    pub(crate) fn exactly(&self, table: Table, key: Key) -> Option<u128> {
+        match self.cond(table, key)? {
+            Cond::Mask { value, .. } => Some(value),
+            Cond::Range { low, high } => (low == high).then_some(low),
+        }
+    }
+}

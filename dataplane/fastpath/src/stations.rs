@@ -1,0 +1,135 @@
+//! Where MACs are: a hash table in 256 parts, so that a change copies one of them.
+
+use std::sync::Arc;
+
+const PARTS: usize = 256;
+/// An empty place; the MAC in it would be the broadcast address.
+const EMPTY: u64 = u64::MAX;
+
+/// MAC and port in one word each, with open addressing. At least half of the places are empty.
+#[derive(Debug, Clone)]
+struct Part {
+    places: Box<[u64]>,
+    used: usize,
+}
+
+/// MAC → port.
+#[derive(Debug, Clone)]
+pub struct Stations {
+    parts: Box<[Arc<Part>]>,
+}
+
+#[inline(always)]
+fn hash(mac: u64) -> u64 {
+    let mixed = (mac ^ mac >> 23).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 32
+}
+
+impl Default for Stations {
+    fn default() -> Self {
+        let empty = Arc::new(Part::of(8));
+        Stations {
+            parts: vec![empty; PARTS].into_boxed_slice(),
+        }
+    }
+}
+
+impl Part {
+    fn of(places: usize) -> Part {
+        Part {
+            places: vec![EMPTY; places].into_boxed_slice(),
+            used: 0,
+        }
+    }
+
+    /// Where a MAC is, or the empty place where it would be.
+    #[inline(always)]
+    fn place(&self, mac: u64) -> usize {
+        let mask = self.places.len() - 1;
+        let mut at = (hash(mac) >> 8) as usize & mask;
+        while let Some(place) = self.places.get(at) {
+            if *place == EMPTY || place >> 16 == mac {
+                break;
+            }
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn put(&mut self, mac: u64, port: u16) {
+        let at = self.place(mac);
+        if let Some(place) = self.places.get_mut(at) {
+            self.used += usize::from(*place == EMPTY);
+            *place = mac << 16 | u64::from(port);
+        }
+    }
+
+    fn refilled(&self, without: Option<u64>, size: usize) -> Part {
+        let mut part = Part::of(size);
+        let kept = self.places.iter().filter(|p| **p != EMPTY);
+        for place in kept.filter(|p| Some(**p >> 16) != without) {
+            part.put(place >> 16, *place as u16);
+        }
+        part
+    }
+}
+
+impl Stations {
+    /// The port of a MAC.
+    #[inline(always)]
+    pub fn find(&self, mac: u64) -> Option<u16> {
+        let part = self.parts.get(hash(mac) as usize % PARTS)?;
+        let place = *part.places.get(part.place(mac))?;
+        (place != EMPTY).then_some(place as u16)
+    }
+
+    /// Sets or forgets the port of a MAC.
+    pub fn set(&mut self, mac: u64, port: Option<u16>) {
+        let Some(part) = self.parts.get_mut(hash(mac) as usize % PARTS) else {
+            return;
+        };
+        match port {
+            Some(port) => {
+                let size = part.places.len();
+                if (part.used + 1) * 2 > size {
+                    *part = Arc::new(part.refilled(None, size * 2));
+                }
+                Arc::make_mut(part).put(mac, port);
+            }
+            None => *part = Arc::new(part.refilled(Some(mac), part.places.len())),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|p| p.places.len() * 8 + 40).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn it_is_a_map() {
+        let mut stations = Stations::default();
+        let mut map = HashMap::new();
+        let mut seed = 1u64;
+        for round in 0..60_000u64 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let mac = (seed >> 33) % 9000;
+            let port = (round % 5 != 0).then_some((seed >> 20) as u16 % 512);
+            stations.set(mac, port);
+            match port {
+                Some(port) => map.insert(mac, port),
+                None => map.remove(&mac),
+            };
+        }
+        for mac in 0..9000 {
+            assert_eq!(stations.find(mac), map.get(&mac).copied(), "{mac}");
+        }
+    }
+}

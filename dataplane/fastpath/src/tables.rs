@@ -1,0 +1,515 @@
+//! The rows of all tables, and what workers get of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::brief::Brief;
+use crate::classes::{self, Class};
+use crate::frame::Fields;
+use crate::guard::Guard;
+use crate::line::Bitmaps;
+use crate::ports::{Plug, Port};
+use crate::remote;
+use crate::row::{Action, Row, RowId};
+use crate::stations::Stations;
+use crate::table::{Key, Table};
+use crate::{PORTS, remote::Remotes};
+
+/// Classes are looked up in two steps, so that a change copies little.
+const CHUNK: usize = 256;
+
+/// Why a row cannot be kept. The keys of a table are what the P4 program says, so a P4Runtime server has refused most of
+/// this before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableError {
+    /// A key that has to be exact is not.
+    NotExact(Table, Key),
+    /// A range where bits are asked for.
+    NotBits(Table, Key),
+    /// A port that the switch cannot have.
+    Port(u128),
+    /// An action that the table does not have.
+    Action(Table, Action),
+}
+
+impl std::fmt::Display for TableError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TableError::NotExact(table, key) => write!(f, "{key:?} of {table:?} has to be one exact value"),
+            TableError::NotBits(table, key) => write!(f, "{key:?} of {table:?} cannot be a range"),
+            TableError::Port(port) => write!(f, "there is no port {port}: the last is {}", PORTS - 1),
+            TableError::Action(table, action) => write!(f, "{table:?} has no action {action:?}"),
+        }
+    }
+}
+
+impl std::error::Error for TableError {}
+
+/// Classes of one direction.
+#[derive(Debug, Clone)]
+struct Classes {
+    chunks: Box<[Option<Arc<Chunk>>; CHUNKS]>,
+    /// Of classes that have no rows of their own.
+    nobody: Arc<Class>,
+}
+
+const CHUNKS: usize = (1 << 16) / CHUNK;
+type Chunk = [Option<Arc<Class>>; CHUNK];
+
+impl Classes {
+    fn new(nobody: Class) -> Classes {
+        Classes {
+            chunks: Box::new([const { None }; CHUNKS]),
+            nobody: Arc::new(nobody),
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, class: u16) -> &Class {
+        let [high, low] = class.to_be_bytes();
+        if let Some(chunk) = &self.chunks[usize::from(high)]
+            && let Some(own) = &chunk[usize::from(low)]
+        {
+            return own;
+        }
+        &self.nobody
+    }
+
+    fn set(&mut self, class: u16, compiled: Option<Arc<Class>>) {
+        let [high, low] = class.to_be_bytes();
+        let chunk = self.chunks[usize::from(high)].get_or_insert_with(|| Arc::new([const { None }; CHUNK]));
+        Arc::make_mut(chunk)[usize::from(low)] = compiled;
+    }
+
+    fn bytes(&self) -> usize {
+        let chunks = self.chunks.iter().flatten();
+        chunks
+            .map(|c| CHUNK * 8 + c.iter().flatten().map(|c| c.bytes() + 16).sum::<usize>())
+            .sum()
+    }
+}
+
+/// All that a worker needs, at one generation. It never changes.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    generation: u64,
+    ports: Box<[Arc<Port>]>,
+    stations: Stations,
+    egress: Classes,
+    ingress: Classes,
+    groups: BTreeMap<u32, Arc<[u16]>>,
+}
+
+/// What a snapshot takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Compiled classes, without bitmaps that they share.
+    pub classes: usize,
+    /// Attachments, guards, and where MACs are.
+    pub endpoints: usize,
+}
+
+impl Snapshot {
+    /// How many snapshots there were before.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What it takes.
+    pub fn memory(&self) -> Memory {
+        let ports: usize = self.ports.iter().map(|p| p.bytes()).sum();
+        Memory {
+            classes: self.egress.bytes() + self.ingress.bytes(),
+            endpoints: ports + self.stations.bytes(),
+        }
+    }
+
+    /// What the policy of a sender's class says of a frame: whether it may go, and where that is counted; of its short
+    /// form, where that is enough. For benches, which have nothing else to time the check alone by.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn judge(&self, class: u16, brief: &Brief, fields: &Fields) -> (bool, u32) {
+        let class = self.egress(class);
+        let verdict = match class.judge_brief(brief, true) {
+            Some(verdict) => verdict,
+            None => class.judge(fields, true),
+        };
+        (verdict.allow, verdict.slot)
+    }
+
+    #[inline(always)]
+    pub(crate) fn plug(&self, port: u16, vlan: u16) -> Option<&Plug> {
+        self.ports.get(usize::from(port)).map(|p| p.plug(vlan))
+    }
+
+    #[inline(always)]
+    pub(crate) fn station(&self, mac: u64) -> Option<u16> {
+        self.stations.find(mac)
+    }
+
+    #[inline(always)]
+    pub(crate) fn egress(&self, class: u16) -> &Class {
+        self.egress.get(class)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ingress(&self, class: u16) -> &Class {
+        self.ingress.get(class)
+    }
+
+    pub(crate) fn group(&self, id: u32) -> &[u16] {
+        self.groups.get(&id).map_or(&[], |ports| ports)
+    }
+}
+
+/// Rows of one port and VLAN, by table.
+#[derive(Debug, Default)]
+struct PlugRows {
+    attach: BTreeSet<RowId>,
+    guard: [BTreeSet<RowId>; 3],
+    deliver: BTreeSet<RowId>,
+}
+
+impl PlugRows {
+    fn of(&mut self, table: Table) -> Option<&mut BTreeSet<RowId>> {
+        let [guard, addresses, neighbours] = &mut self.guard;
+        match table {
+            Table::Attach => Some(&mut self.attach),
+            Table::Guard => Some(guard),
+            Table::GuardAddress => Some(addresses),
+            Table::GuardNd => Some(neighbours),
+            Table::Deliver => Some(&mut self.deliver),
+            _ => None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.attach.is_empty() && self.deliver.is_empty() && self.guard.iter().all(BTreeSet::is_empty)
+    }
+}
+
+/// Rows of the classes of one direction.
+#[derive(Debug, Default)]
+struct ClassRows {
+    policy: BTreeMap<u16, BTreeSet<RowId>>,
+    /// Rows that ask for no class, or for some bits of it.
+    open: BTreeSet<RowId>,
+    remote: BTreeMap<u16, BTreeSet<RowId>>,
+}
+
+/// Where a row belongs.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Plug(u16, Option<u16>),
+    Mac(u64),
+    Class(u16),
+    Open,
+    Remote(u16),
+}
+
+/// A port, and a VLAN or any.
+type PlugKey = (u16, Option<u16>);
+
+/// What changed since the last snapshot.
+#[derive(Debug, Default)]
+struct Dirty {
+    plugs: BTreeSet<PlugKey>,
+    macs: BTreeSet<u64>,
+    classes: [BTreeSet<u16>; 2],
+    open: [bool; 2],
+    groups: bool,
+}
+
+/// The rows of all tables.
+#[derive(Debug)]
+pub struct Tables {
+    rows: HashMap<RowId, (Table, Row)>,
+    next: u64,
+    counts: [usize; 10],
+    plugs: BTreeMap<PlugKey, PlugRows>,
+    macs: HashMap<u64, RowId>,
+    classes: [ClassRows; 2],
+    groups: BTreeMap<u32, Arc<[u16]>>,
+    dirty: Dirty,
+    maps: Bitmaps,
+    current: Arc<Snapshot>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let mut maps = Bitmaps::default();
+        let mut nobody = |table| Classes::new(classes::compile(table, &[], Remotes::default(), &mut maps));
+        let current = Arc::new(Snapshot {
+            generation: 0,
+            ports: vec![Arc::default(); PORTS].into_boxed_slice(),
+            stations: Stations::default(),
+            egress: nobody(Table::EgressPolicy),
+            ingress: nobody(Table::IngressPolicy),
+            groups: BTreeMap::new(),
+        });
+        Tables {
+            rows: HashMap::new(),
+            next: 0,
+            counts: [0; 10],
+            plugs: BTreeMap::new(),
+            macs: HashMap::new(),
+            classes: [ClassRows::default(), ClassRows::default()],
+            groups: BTreeMap::new(),
+            dirty: Dirty::default(),
+            maps,
+            current,
+        }
+    }
+}
+
+/// 0 for egress, 1 for ingress.
+fn direction(table: Table) -> usize {
+    usize::from(matches!(table, Table::IngressPolicy | Table::IngressRemote))
+}
+
+impl Tables {
+    /// Keeps a row. That no other row has the same conditions and priority in this table is the caller's to see to.
+    pub fn insert(&mut self, table: Table, row: Row) -> Result<RowId, TableError> {
+        let place = place(table, &row)?;
+        check_action(table, row.action)?;
+        let id = RowId(self.next);
+        self.next += 1;
+        self.index(table, place, id, true);
+        if let Some(count) = self.counts.get_mut(table.index()) {
+            *count += 1;
+        }
+        self.rows.insert(id, (table, row));
+        Ok(id)
+    }
+
+    /// Changes what a row does. `false` when there is no such row.
+    pub fn modify(&mut self, id: RowId, action: Action) -> Result<bool, TableError> {
+        let Some((table, row)) = self.rows.get_mut(&id) else {
+            return Ok(false);
+        };
+        let table = *table;
+        check_action(table, action)?;
+        row.action = action;
+        let place = place(table, row)?;
+        self.touch(table, place);
+        Ok(true)
+    }
+
+    /// Removes a row and gives it back.
+    pub fn remove(&mut self, id: RowId) -> Option<Row> {
+        let (table, row) = self.rows.remove(&id)?;
+        if let Ok(place) = place(table, &row) {
+            self.index(table, place, id, false);
+        }
+        if let Some(count) = self.counts.get_mut(table.index()) {
+            *count -= 1;
+        }
+        Some(row)
+    }
+
+    /// A row.
+    pub fn get(&self, id: RowId) -> Option<&Row> {
+        self.rows.get(&id).map(|(_, row)| row)
+    }
+
+    /// How many rows a table has.
+    pub fn count(&self, table: Table) -> usize {
+        self.counts.get(table.index()).copied().unwrap_or(0)
+    }
+
+    /// Sets the ports of a multicast group; without ports it is gone.
+    pub fn set_group(&mut self, id: u32, ports: &[u16]) -> Result<(), TableError> {
+        if let Some(port) = ports.iter().find(|p| usize::from(**p) >= PORTS) {
+            return Err(TableError::Port(u128::from(*port)));
+        }
+        if ports.is_empty() {
+            self.groups.remove(&id);
+        } else {
+            self.groups.insert(id, ports.into());
+        }
+        self.dirty.groups = true;
+        Ok(())
+    }
+
+    /// The newest snapshot.
+    pub fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current)
+    }
+
+    fn index(&mut self, table: Table, place: Place, id: RowId, add: bool) {
+        let put = |set: &mut BTreeSet<RowId>| {
+            if add {
+                set.insert(id);
+            } else {
+                set.remove(&id);
+            }
+        };
+        match place {
+            Place::Plug(port, vlan) => {
+                let rows = self.plugs.entry((port, vlan)).or_default();
+                if let Some(set) = rows.of(table) {
+                    put(set);
+                }
+            }
+            Place::Mac(mac) => {
+                if add {
+                    self.macs.insert(mac, id);
+                } else {
+                    self.macs.remove(&mac);
+                }
+            }
+            Place::Class(class) | Place::Remote(class) => {
+                if let Some(rows) = self.classes.get_mut(direction(table)) {
+                    let map = match place {
+                        Place::Class(_) => &mut rows.policy,
+                        _ => &mut rows.remote,
+                    };
+                    put(map.entry(class).or_default());
+                }
+            }
+            Place::Open => {
+                if let Some(rows) = self.classes.get_mut(direction(table)) {
+                    put(&mut rows.open);
+                }
+            }
+        }
+        self.touch(table, place);
+    }
+
+    fn touch(&mut self, table: Table, place: Place) {
+        match place {
+            Place::Plug(port, vlan) => {
+                self.dirty.plugs.insert((port, vlan));
+            }
+            Place::Mac(mac) => {
+                self.dirty.macs.insert(mac);
+            }
+            Place::Class(class) | Place::Remote(class) => {
+                if let Some(classes) = self.dirty.classes.get_mut(direction(table)) {
+                    classes.insert(class);
+                }
+            }
+            Place::Open => {
+                if let Some(open) = self.dirty.open.get_mut(direction(table)) {
+                    *open = true;
+                }
+            }
+        }
+    }
+}
+
+mod publish;
+
+fn port(table: Table, row: &Row) -> Result<u16, TableError> {
+    let port = row
+        .exactly(table, Key::Port)
+        .ok_or(TableError::NotExact(table, Key::Port))?;
+    u16::try_from(port)
+        .ok()
+        .filter(|p| usize::from(*p) < PORTS)
+        .ok_or(TableError::Port(port))
+}
+
+fn place(table: Table, row: &Row) -> Result<Place, TableError> {
+    let exact = |key| row.exactly(table, key).ok_or(TableError::NotExact(table, key));
+    Ok(match table {
+        Table::Attach | Table::Guard | Table::GuardAddress | Table::GuardNd | Table::Deliver => {
+            for key in table.keys() {
+                if row.masked(table, *key, 128).is_none() {
+                    return Err(TableError::NotBits(table, *key));
+                }
+            }
+            let vlan = row.cond(table, Key::Vlan).map(|_| exact(Key::Vlan)).transpose()?;
+            Place::Plug(port(table, row)?, vlan.map(|v| v as u16 & 0xfff))
+        }
+        Table::L2 => Place::Mac(exact(Key::DstMac)? as u64),
+        Table::EgressRemote | Table::IngressRemote => Place::Remote(exact(Key::Class)? as u16),
+        Table::EgressPolicy | Table::IngressPolicy => {
+            let bits = row.masked(table, Key::Class, 16);
+            match bits.ok_or(TableError::NotBits(table, Key::Class))? {
+                (class, 0xffff) => Place::Class(class as u16),
+                _ => Place::Open,
+            }
+        }
+    })
+}
+
+fn check_action(table: Table, action: Action) -> Result<(), TableError> {
+    let right = match table {
+        Table::Attach => matches!(action, Action::SetClass(_) | Action::SetGuardedClass(_)),
+        Table::Guard => matches!(action, Action::Allow | Action::CheckAddresses | Action::Deny),
+        Table::GuardAddress | Table::GuardNd | Table::EgressPolicy | Table::IngressPolicy => {
+            matches!(action, Action::Allow | Action::Deny)
+        }
+        Table::EgressRemote | Table::IngressRemote => matches!(action, Action::SetRemoteId(_)),
+        Table::L2 => match action {
+            Action::Forward(port) if usize::from(port) >= PORTS => {
+                return Err(TableError::Port(u128::from(port)));
+            }
+            action => matches!(action, Action::Forward(_)),
+        },
+        Table::Deliver => matches!(action, Action::SetClass(_)),
+    };
+    right.then_some(()).ok_or(TableError::Action(table, action))
+}
+
+/// Rows in falling precedence: by priority, then the older first.
+fn ordered<'a>(rows: &'a HashMap<RowId, (Table, Row)>, ids: impl Iterator<Item = &'a RowId>) -> Vec<&'a Row> {
+    let mut found: Vec<(RowId, &Row)> = ids
+        .filter_map(|id| rows.get(id).map(|(_, row)| (*id, row)))
+        .collect();
+    found.sort_by_key(|(id, row)| (std::cmp::Reverse(row.priority), *id));
+    found.into_iter().map(|(_, row)| row).collect()
+}
+
+/// What a class's rows are compiled to. `open` are those of its rows that ask for no class, or for some bits of it.
+fn compiled(
+    table: Table,
+    class: u16,
+    rows: &HashMap<RowId, (Table, Row)>,
+    of: &ClassRows,
+    open: &[RowId],
+    maps: &mut Bitmaps,
+) -> Class {
+    let own = of.policy.get(&class).into_iter().flatten();
+    let all = ordered(rows, own.chain(open));
+    let stage = match table {
+        Table::EgressPolicy => Table::EgressRemote,
+        _ => Table::IngressRemote,
+    };
+    let prefixes = ordered(rows, of.remote.get(&class).into_iter().flatten());
+    let remotes = remote::compile(stage, &prefixes);
+    classes::compile(table, &all, remotes, maps)
+}
+
+fn plug(
+    rows: &HashMap<RowId, (Table, Row)>,
+    plugs: &BTreeMap<PlugKey, PlugRows>,
+    port: u16,
+    vlan: Option<u16>,
+) -> Plug {
+    let own = vlan.and_then(|v| plugs.get(&(port, Some(v))));
+    let any = plugs.get(&(port, None));
+    let of = |set: fn(&PlugRows) -> &BTreeSet<RowId>| {
+        ordered(rows, own.into_iter().chain(any).flat_map(move |r| set(r).iter()))
+    };
+    let attach = of(|r| &r.attach).first().map(|row| row.action);
+    let (sends, guarded) = match attach {
+        Some(Action::SetClass(class)) => (Some(class), false),
+        Some(Action::SetGuardedClass(class)) => (Some(class), true),
+        _ => (None, false),
+    };
+    let guard = guarded.then(|| {
+        let [a, b, c] = [of(|r| &r.guard[0]), of(|r| &r.guard[1]), of(|r| &r.guard[2])];
+        Arc::new(Guard::compile(&a, &b, &c))
+    });
+    let receives = match of(|r| &r.deliver).first().map(|row| row.action) {
+        Some(Action::SetClass(class)) => Some(class),
+        _ => None,
+    };
+    Plug {
+        sends,
+        guard,
+        receives,
+    }
+}

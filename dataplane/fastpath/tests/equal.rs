@@ -1,0 +1,213 @@
+//! The fast path does what the P4 program says: compared with the oracle, over rows that come and go.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod drawn;
+
+use drawn::{Dice, SWITCH_PORTS, frame, row};
+use portcullis_fastpath::oracle::Oracle;
+use portcullis_fastpath::{Action, Drop, Fields, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally};
+
+#[derive(Default)]
+struct Seen {
+    slots: Vec<u32>,
+    drops: Vec<Drop>,
+}
+
+impl Tally for Seen {
+    fn hit(&mut self, slot: u32, _: u32) {
+        if slot != NO_SLOT {
+            self.slots.push(slot);
+        }
+    }
+
+    fn dropped(&mut self, _: u16, why: Drop) {
+        self.drops.push(why);
+    }
+}
+
+/// Pairs of rows and frames that are compared: `PORTCULLIS_PAIRS`, 120,000 without.
+fn pairs() -> u64 {
+    std::env::var("PORTCULLIS_PAIRS").map_or(120_000, |n| n.parse().unwrap())
+}
+
+struct Both {
+    tables: Tables,
+    oracle: Oracle,
+    ids: Vec<RowId>,
+    slots: u32,
+}
+
+impl Both {
+    fn add(&mut self, table: Table, row: Row) {
+        let taken = table == Table::L2
+            && self
+                .oracle
+                .rows
+                .iter()
+                .any(|(t, r)| *t == table && r.conds == row.conds);
+        if taken {
+            return;
+        }
+        self.ids.push(self.tables.insert(table, row.clone()).unwrap());
+        self.oracle.rows.push((table, row));
+    }
+
+    fn step(&mut self, dice: &mut Dice, like: &[Fields]) {
+        let table = dice.pick(&Table::ALL);
+        let table = if dice.one_in(2) {
+            dice.pick(&[
+                Table::EgressPolicy,
+                Table::IngressPolicy,
+                Table::Attach,
+                Table::Deliver,
+            ])
+        } else {
+            table
+        };
+        match dice.below(4) {
+            0 if !self.ids.is_empty() => {
+                let at = dice.below(self.ids.len() as u64) as usize;
+                self.tables.remove(self.ids.remove(at)).unwrap();
+                self.oracle.rows.remove(at);
+            }
+            1 if !self.ids.is_empty() => {
+                let at = dice.below(self.ids.len() as u64) as usize;
+                let table = self.oracle.rows[at].0;
+                let action = row(dice, table, &like[0], 0).action;
+                assert!(self.tables.modify(self.ids[at], action).unwrap());
+                self.oracle.rows[at].1.action = action;
+            }
+            _ => {
+                self.slots += 1;
+                let frame = like[dice.below(like.len() as u64) as usize];
+                let row = row(dice, table, &frame, self.slots);
+                self.add(table, row);
+            }
+        }
+    }
+}
+
+fn start(dice: &mut Dice) -> Both {
+    let mut both = Both {
+        tables: Tables::default(),
+        oracle: Oracle::default(),
+        ids: Vec::new(),
+        slots: 0,
+    };
+    for id in [1, 2] {
+        let ports: Vec<u16> = (0..SWITCH_PORTS as u16).filter(|_| !dice.one_in(4)).collect();
+        both.tables.set_group(id, &ports).unwrap();
+        both.oracle.groups.insert(id, ports);
+    }
+    // Most ports have somebody, or few frames would get far.
+    for port in 0..SWITCH_PORTS as u16 {
+        for table in [Table::Attach, Table::Deliver] {
+            let class = dice.below(4) as u16;
+            let guarded = table == Table::Attach && dice.one_in(3);
+            let row = Row {
+                conds: [(0, portcullis_fastpath::Cond::exact(port))].into(),
+                priority: 1,
+                action: if guarded {
+                    Action::SetGuardedClass(class)
+                } else {
+                    Action::SetClass(class)
+                },
+                slot: NO_SLOT,
+            };
+            both.add(table, row);
+        }
+    }
+    for class in 1..4u16 {
+        for table in [Table::EgressPolicy, Table::IngressPolicy] {
+            both.slots += 1;
+            let row = Row {
+                conds: [(0, portcullis_fastpath::Cond::exact(class))].into(),
+                priority: 0,
+                action: dice.pick(&[Action::Allow, Action::Allow, Action::Deny]),
+                slot: both.slots,
+            };
+            both.add(table, row);
+        }
+    }
+    both
+}
+
+#[test]
+fn the_fast_path_is_the_program() {
+    let pairs = pairs();
+    let (mut compared, mut seed, mut passed, mut counted) = (0, 0, 0u64, 0u64);
+    while compared < pairs {
+        seed += 1;
+        let mut dice = Dice(seed);
+        let mut both = start(&mut dice);
+        for _ in 0..12 {
+            let frames: Vec<Vec<u8>> = (0..40).map(|_| frame(&mut dice)).collect();
+            let like: Vec<Fields> = frames.iter().filter_map(|f| Fields::parse(f)).collect();
+            if like.is_empty() {
+                continue;
+            }
+            for _ in 0..dice.below(30) {
+                both.step(&mut dice, &like);
+            }
+            let snapshot = both.tables.publish();
+            for frame in &frames {
+                let port = dice.below(SWITCH_PORTS) as u16;
+                let (want, mut slots) = both.oracle.process(frame, port);
+                let (mut seen, mut list) = (Seen::default(), Vec::new());
+                let got: Vec<u16> = snapshot
+                    .process(frame, port, &mut list, &mut seen)
+                    .iter()
+                    .collect();
+                slots.sort_unstable();
+                seen.slots.sort_unstable();
+                assert_eq!(
+                    (&got, &seen.slots),
+                    (&want, &slots),
+                    "seed {seed}, port {port}, frame {frame:02x?}: {:?}, drops {:?}, rows {:#?}",
+                    Fields::parse(frame),
+                    seen.drops,
+                    both.oracle.rows
+                );
+                passed += u64::from(!want.is_empty());
+                counted += slots.len() as u64;
+                compared += 1;
+            }
+        }
+    }
+    eprintln!("{compared} pairs: {passed} frames went somewhere, {counted} hits");
+    assert!(
+        passed * 20 > compared,
+        "too few frames get anywhere: {passed} of {compared}"
+    );
+    assert!(counted > compared / 4, "too few rows are met: {counted}");
+}
+
+#[test]
+fn any_bytes_are_a_frame_or_none() {
+    let mut dice = Dice(77);
+    let mut both = start(&mut dice);
+    let frames: Vec<Vec<u8>> = (0..200).map(|_| frame(&mut dice)).collect();
+    let like: Vec<Fields> = frames.iter().filter_map(|f| Fields::parse(f)).collect();
+    for _ in 0..300 {
+        both.step(&mut dice, &like);
+    }
+    let snapshot = both.tables.publish();
+    for round in 0..50_000u64 {
+        let mut bytes = frame(&mut dice);
+        for _ in 0..dice.below(8) {
+            let at = dice.below(bytes.len().max(1) as u64) as usize;
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = dice.next() as u8;
+            }
+        }
+        if round % 3 == 0 {
+            bytes = (0..dice.below(120)).map(|_| dice.next() as u8).collect();
+        }
+        let (want, _) = both.oracle.process(&bytes, 1);
+        let (mut seen, mut list) = (Seen::default(), Vec::new());
+        let got: Vec<u16> = snapshot.process(&bytes, 1, &mut list, &mut seen).iter().collect();
+        assert_eq!(got, want, "{bytes:02x?}");
+        assert!(bytes.len() >= 14 || seen.drops == [Drop::Runt]);
+        assert_eq!(snapshot.process(&bytes, 600, &mut list, &mut seen), Ports::None);
+    }
+}

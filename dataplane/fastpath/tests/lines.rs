@@ -1,0 +1,209 @@
+//! The vector code that a CPU gets and the code for any CPU say the same at every port of a line.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod drawn;
+
+use drawn::{Dice, SWITCH_PORTS, frame, row};
+use portcullis_fastpath::{Action, Cond, Drop, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};
+use pulp::{Arch, NullaryFnOnce};
+
+/// Where a frame went, and what it met on its way.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    ports: Vec<u16>,
+    hits: Vec<u32>,
+    drops: Vec<(u16, Drop)>,
+}
+
+impl Tally for Seen {
+    fn hit(&mut self, slot: u32, _: u32) {
+        self.hits.push(slot);
+    }
+
+    fn dropped(&mut self, port: u16, why: Drop) {
+        self.drops.push((port, why));
+    }
+}
+
+/// Frames that came in at ports, as a worker runs them.
+struct Run<'a> {
+    snapshot: &'a Snapshot,
+    frames: &'a [(u16, Vec<u8>)],
+}
+
+impl NullaryFnOnce for Run<'_> {
+    type Output = Vec<Seen>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<Seen> {
+        let mut list = Vec::new();
+        let mut all = Vec::with_capacity(self.frames.len());
+        for (port, frame) in self.frames {
+            let mut seen = Seen::default();
+            let ports = self.snapshot.process(frame, *port, &mut list, &mut seen);
+            seen.ports = ports.iter().collect();
+            all.push(seen);
+        }
+        all
+    }
+}
+
+/// Both codes; what they say, when it is the same.
+fn run(snapshot: &Snapshot, frames: &[(u16, Vec<u8>)]) -> Vec<Seen> {
+    let detected = Arch::new().dispatch(Run { snapshot, frames });
+    let portable = Run { snapshot, frames }.call();
+    let scalar = Arch::Scalar.dispatch(Run { snapshot, frames });
+    for (at, (port, frame)) in frames.iter().enumerate() {
+        assert_eq!(detected[at], portable[at], "port {port}, frame {frame:02x?}");
+        assert_eq!(scalar[at], portable[at], "port {port}, frame {frame:02x?}");
+    }
+    portable
+}
+
+/// A TCP SYN to a port, from port 1.
+fn syn(dst_port: u16) -> (u16, Vec<u8>) {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    frame.extend([
+        0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+    ]);
+    frame.extend([0x9c, 0x40]);
+    frame.extend(dst_port.to_be_bytes());
+    frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);
+    (1, frame)
+}
+
+fn plain(table: Table, key: u128, action: Action) -> (Table, Row) {
+    let row = Row {
+        conds: [(0, Cond::exact(key))].into(),
+        priority: 1,
+        action,
+        slot: NO_SLOT,
+    };
+    (table, row)
+}
+
+/// A sender of class 1 at port 1 and its receiver at port 2.
+fn tables() -> Tables {
+    let mut tables = Tables::default();
+    for (table, row) in [
+        plain(Table::Attach, 1, Action::SetClass(1)),
+        plain(Table::Deliver, 2, Action::SetClass(0)),
+        plain(Table::L2, 0x0200_0000_0002, Action::Forward(2)),
+    ] {
+        tables.insert(table, row).unwrap();
+    }
+    tables
+}
+
+/// Where a line of so many boundaries changes, at its ends too.
+fn boundaries(dice: &mut Dice, count: usize) -> Vec<u16> {
+    let mut places = std::collections::BTreeSet::new();
+    for edge in [1, 2, 65534, 65535] {
+        if places.len() < count && dice.one_in(2) {
+            places.insert(edge);
+        }
+    }
+    let close = dice.one_in(3);
+    while places.len() < count {
+        let place = if close {
+            32_000 + dice.below(400) as u16
+        } else {
+            dice.next() as u16
+        };
+        if place > 0 {
+            places.insert(place);
+        }
+    }
+    places.into_iter().collect()
+}
+
+#[test]
+fn every_port_of_a_line_has_one_verdict() {
+    let frames: Vec<(u16, Vec<u8>)> = (0..=u16::MAX).map(syn).collect();
+    let mut dice = Dice(5);
+    // 32 boundaries are compared at once; beyond, they are a bitmap. The rest is drawn.
+    let mut counts = vec![1, 2, 31, 32, 33, 34, 63, 64, 65, 199, 200];
+    counts.extend((0..9).map(|_| 1 + dice.below(200) as usize));
+    for count in counts {
+        let starts = boundaries(&mut dice, count);
+        let mut tables = tables();
+        // One row for each piece, with a counter of its own, but a few that no row covers.
+        let mut want = vec![(NO_SLOT, false); 1 << 16];
+        let mut low = 0u16;
+        for (piece, end) in starts.iter().map(|s| s - 1).chain([u16::MAX]).enumerate() {
+            let covered = !dice.one_in(7);
+            let allow = dice.one_in(2);
+            if covered {
+                let conds = [
+                    (0, Cond::exact(1u16)),
+                    (
+                        12,
+                        Cond::Range {
+                            low: low.into(),
+                            high: end.into(),
+                        },
+                    ),
+                ];
+                let row = Row {
+                    conds: conds.into(),
+                    priority: 1 + dice.below(9) as i32,
+                    action: if allow { Action::Allow } else { Action::Deny },
+                    slot: piece as u32,
+                };
+                tables.insert(Table::EgressPolicy, row).unwrap();
+                want[usize::from(low)..=usize::from(end)].fill((piece as u32, allow));
+            }
+            low = end.wrapping_add(1);
+        }
+        let told = run(&tables.publish(), &frames);
+        for (port, (seen, (slot, allow))) in told.iter().zip(want).enumerate() {
+            assert_eq!(seen.hits.first(), Some(&slot), "{count} boundaries, port {port}");
+            let out: &[u16] = if allow { &[2] } else { &[] };
+            assert_eq!(seen.ports, out, "{count} boundaries, port {port}: {starts:?}");
+        }
+    }
+}
+
+#[test]
+fn drawn_frames_over_drawn_rows() {
+    let (mut passed, mut hits) = (0usize, 0usize);
+    for seed in 1..=60 {
+        let mut dice = Dice(seed);
+        let frames: Vec<(u16, Vec<u8>)> = (0..400)
+            .map(|_| (dice.below(SWITCH_PORTS) as u16, frame(&mut dice)))
+            .collect();
+        let like: Vec<Fields> = frames.iter().filter_map(|(_, f)| Fields::parse(f)).collect();
+        let mut tables = Tables::default();
+        for id in [1, 2] {
+            tables.set_group(id, &[0, 1, 3]).unwrap();
+        }
+        for port in 0..SWITCH_PORTS {
+            for table in [Table::Attach, Table::Deliver] {
+                let class = Action::SetClass(dice.below(4) as u16);
+                let (table, row) = plain(table, port.into(), class);
+                tables.insert(table, row).unwrap();
+            }
+        }
+        let mut macs = std::collections::BTreeSet::new();
+        for slot in 0..dice.below(250) as u32 {
+            let table = if dice.one_in(2) {
+                dice.pick(&[Table::EgressPolicy, Table::IngressPolicy])
+            } else {
+                dice.pick(&Table::ALL)
+            };
+            let fields = like[dice.below(like.len() as u64) as usize];
+            let row = row(&mut dice, table, &fields, slot);
+            if table != Table::L2 || macs.insert(format!("{:?}", row.conds)) {
+                tables.insert(table, row).unwrap();
+            }
+        }
+        for seen in run(&tables.publish(), &frames) {
+            passed += usize::from(!seen.ports.is_empty());
+            hits += seen.hits.iter().filter(|slot| **slot != NO_SLOT).count();
+        }
+    }
+    assert!(
+        passed > 500 && hits > 5000,
+        "{passed} frames went somewhere, {hits} hits"
+    );
+}

@@ -1,0 +1,177 @@
+//! Counters that workers keep: each has its own, so that no cache line is shared.
+//!
+//! A worker is the only one that writes to its counters, with plain loads and stores; whoever asks adds them up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portcullis_fastpath::{Drop, PORTS, Tally};
+
+/// Counters of rows that a switch has room for.
+pub const SLOTS: usize = 1 << 20;
+const REASONS: usize = Drop::ALL.len();
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the destination MAC to the end of the frame without its checksum.
+    pub bytes: u64,
+}
+
+/// One of two counters side by side.
+#[derive(Debug, Default)]
+struct Pair {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Of one port.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct PortCells {
+    received: Pair,
+    sent: Pair,
+    unsent: AtomicU64,
+    too_long: AtomicU64,
+    drops: [AtomicU64; REASONS],
+}
+
+/// The counters of one worker.
+#[derive(Debug)]
+pub struct Counters {
+    rows: Box<[Pair]>,
+    ports: Box<[PortCells]>,
+}
+
+/// What a port did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortCount {
+    /// Taken from the device.
+    pub received: Count,
+    /// Given to the device.
+    pub sent: Count,
+    /// Copies that the device had no room for.
+    pub unsent: u64,
+    /// Copies that were longer than the device sends.
+    pub too_long: u64,
+    /// Frames that came in here and went nowhere, by [`Drop::ALL`]; for a flood, copies.
+    pub drops: [u64; REASONS],
+}
+
+fn more(cell: &AtomicU64, by: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+impl Counters {
+    /// Counters at 0.
+    pub fn new() -> Arc<Counters> {
+        Arc::new(Counters {
+            rows: (0..SLOTS).map(|_| Pair::default()).collect(),
+            ports: (0..PORTS).map(|_| PortCells::default()).collect(),
+        })
+    }
+
+    /// Frames were taken from a port.
+    pub fn received(&self, port: u16, packets: u64, bytes: u64) {
+        if let Some(cells) = self.ports.get(usize::from(port)) {
+            more(&cells.received.packets, packets);
+            more(&cells.received.bytes, bytes);
+        }
+    }
+
+    /// Copies were given to a port.
+    pub fn sent(&self, port: u16, packets: u64, bytes: u64) {
+        if let Some(cells) = self.ports.get(usize::from(port)) {
+            more(&cells.sent.packets, packets);
+            more(&cells.sent.bytes, bytes);
+        }
+    }
+
+    /// A port had no room for copies.
+    pub fn unsent(&self, port: u16, packets: u64) {
+        if let Some(cells) = self.ports.get(usize::from(port)) {
+            more(&cells.unsent, packets);
+        }
+    }
+
+    /// A copy was longer than a port sends.
+    pub fn too_long(&self, port: u16) {
+        if let Some(cells) = self.ports.get(usize::from(port)) {
+            more(&cells.too_long, 1);
+        }
+    }
+
+    fn row(&self, slot: u32) -> Count {
+        self.rows
+            .get(slot as usize)
+            .map_or(Count::default(), |pair| Count {
+                packets: pair.packets.load(Ordering::Relaxed),
+                bytes: pair.bytes.load(Ordering::Relaxed),
+            })
+    }
+}
+
+/// Writes to a worker's counters.
+#[derive(Debug)]
+pub struct Book<'a>(pub &'a Counters);
+
+impl Tally for Book<'_> {
+    #[inline(always)]
+    fn hit(&mut self, slot: u32, bytes: u32) {
+        if let Some(pair) = self.0.rows.get(slot as usize) {
+            more(&pair.packets, 1);
+            more(&pair.bytes, u64::from(bytes));
+        }
+    }
+
+    fn dropped(&mut self, in_port: u16, why: Drop) {
+        let cells = self.0.ports.get(usize::from(in_port));
+        if let Some(cell) = cells.and_then(|c| c.drops.get(why as usize)) {
+            more(cell, 1);
+        }
+    }
+}
+
+/// The counters of all workers.
+#[derive(Debug, Clone, Default)]
+pub struct Sums {
+    workers: Vec<Arc<Counters>>,
+}
+
+impl Sums {
+    /// Of these workers.
+    pub fn new(workers: Vec<Arc<Counters>>) -> Sums {
+        Sums { workers }
+    }
+
+    /// What a row's counter says.
+    pub fn row(&self, slot: u32) -> Count {
+        self.workers.iter().fold(Count::default(), |sum, worker| {
+            let count = worker.row(slot);
+            Count {
+                packets: sum.packets.wrapping_add(count.packets),
+                bytes: sum.bytes.wrapping_add(count.bytes),
+            }
+        })
+    }
+
+    /// What a port did.
+    pub fn port(&self, port: u16) -> PortCount {
+        let mut sum = PortCount::default();
+        for cells in self.workers.iter().filter_map(|w| w.ports.get(usize::from(port))) {
+            let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+            sum.received.packets += read(&cells.received.packets);
+            sum.received.bytes += read(&cells.received.bytes);
+            sum.sent.packets += read(&cells.sent.packets);
+            sum.sent.bytes += read(&cells.sent.bytes);
+            sum.unsent += read(&cells.unsent);
+            sum.too_long += read(&cells.too_long);
+            for (sum, cell) in sum.drops.iter_mut().zip(&cells.drops) {
+                *sum += read(cell);
+            }
+        }
+        sum
+    }
+}

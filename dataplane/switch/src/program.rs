@@ -1,0 +1,337 @@
+//! Which P4 programs the switch runs, and what their tables look like: ours, with ports as ranges or as masks.
+
+use std::collections::HashMap;
+
+use portcullis_fastpath::{PORTS, Table};
+use portcullis_p4runtime::{OwnProgram, PortMatching, ProgramError};
+use portcullis_proto::p4::config::v1::{P4Info, action_ref, match_field};
+
+/// How a key matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// One value; it cannot be left out.
+    Exact,
+    /// One value, or left out.
+    Optional,
+    /// Bits.
+    Ternary,
+    /// From, to.
+    Range,
+}
+
+/// A key of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyShape {
+    /// Its name.
+    pub name: String,
+    /// Its bits.
+    pub width: u32,
+    /// How it matches.
+    pub kind: Match,
+}
+
+/// What an action is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionKind {
+    /// Go on.
+    Allow,
+    /// Drop.
+    Deny,
+    /// Class of a sender or receiver.
+    SetClass,
+    /// Class of a guarded sender.
+    SetGuardedClass,
+    /// Look at the addresses.
+    CheckAddresses,
+    /// Which prefix.
+    SetRemoteId,
+    /// Out of a port.
+    Forward,
+}
+
+/// An action of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActionShape {
+    /// What it is.
+    pub kind: ActionKind,
+    /// Bits of its one parameter; 0 without.
+    pub width: u32,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableShape {
+    /// Which.
+    pub table: Table,
+    /// Its name.
+    pub name: String,
+    /// The key with id `n` at `n - 1`.
+    pub keys: Vec<KeyShape>,
+    /// What its rows may do, by id.
+    pub actions: HashMap<u32, ActionShape>,
+    /// What only packets may do that meet no row.
+    pub default_only: Vec<u32>,
+    /// Rows that it takes.
+    pub size: usize,
+    /// Whether rows have a priority.
+    pub prioritized: bool,
+    /// The action of packets that meet no row. It cannot be changed.
+    pub default_action: u32,
+}
+
+/// A program that the switch runs.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Its tables, in the order of [`Table::ALL`].
+    pub tables: Vec<TableShape>,
+}
+
+/// Why a program is not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is another one.
+    #[error(
+        "this switch runs the program \"portcullis\" version 1 and no other: {what} \
+         (give it p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
+    )]
+    Foreign {
+        /// The first difference, by name.
+        what: String,
+    },
+    /// More rows than the switch has room for.
+    #[error("table `{table}` is to take {size} rows, and this switch has room for {most} in a table")]
+    Large {
+        /// The table.
+        table: String,
+        /// Rows that it is to take.
+        size: i64,
+        /// Rows that there is room for.
+        most: usize,
+    },
+    /// The programs that it carries: a fault of the build.
+    #[error(transparent)]
+    Build(#[from] ProgramError),
+}
+
+/// Rows that a table may be asked to take.
+pub const MOST_ROWS: usize = 1 << 20;
+
+impl Program {
+    /// The program that a P4Info describes, if it is ours. Sizes of tables may differ.
+    pub fn accept(info: &P4Info) -> Result<Program, Refused> {
+        let mut first = None;
+        for matching in [PortMatching::Range, PortMatching::Ternary] {
+            let own = OwnProgram::new(matching)?;
+            let own = own.config.p4info.unwrap_or_default();
+            match difference(&own, info) {
+                None => return read(info),
+                Some(what) => first = first.or(Some(what)),
+            }
+        }
+        Err(Refused::Foreign {
+            what: first.unwrap_or_default(),
+        })
+    }
+
+    /// A table by its P4 id.
+    pub fn table(&self, id: u32) -> Option<&TableShape> {
+        let table = Table::of_id(id)?;
+        self.tables.get(table.index())
+    }
+}
+
+/// The first thing in which a program is not ours.
+fn difference(own: &P4Info, given: &P4Info) -> Option<String> {
+    let package = |info: &P4Info| {
+        let package = info.pkg_info.clone().unwrap_or_default();
+        (package.name, package.version)
+    };
+    if package(own) != package(given) {
+        let (name, version) = package(given);
+        return Some(format!("this one is \"{name}\" version \"{version}\""));
+    }
+    let name = |t: &portcullis_proto::p4::config::v1::Table| t.preamble.clone().unwrap_or_default().alias;
+    for table in &given.tables {
+        let mut like = own.tables.iter().find(|t| t.preamble == table.preamble).cloned();
+        if let Some(like) = &mut like {
+            like.size = table.size;
+        }
+        if like.as_ref() != Some(table) {
+            return Some(format!(
+                "its table `{}` is not the one of that program",
+                name(table)
+            ));
+        }
+    }
+    if given.tables.len() > own.tables.len() {
+        return Some("it has a table twice".to_string());
+    }
+    let missing = own
+        .tables
+        .iter()
+        .find(|t| !given.tables.iter().any(|g| g.preamble == t.preamble));
+    if let Some(table) = missing {
+        return Some(format!("it lacks the table `{}`", name(table)));
+    }
+    if given.actions != own.actions {
+        return Some("its actions differ".to_string());
+    }
+    let mut rest = given.clone();
+    rest.tables.clone_from(&own.tables);
+    // Counters tell the sizes of their tables again.
+    for (counter, own) in rest.direct_counters.iter_mut().zip(&own.direct_counters) {
+        counter.spec.clone_from(&own.spec);
+    }
+    (rest != *own).then(|| "it has more than tables and actions, or other counters".to_string())
+}
+
+fn read(info: &P4Info) -> Result<Program, Refused> {
+    let mut tables = Vec::new();
+    for table in Table::ALL {
+        let found = info
+            .tables
+            .iter()
+            .find(|t| t.preamble.as_ref().is_some_and(|p| p.id == table.id()));
+        let Some(found) = found else {
+            return Err(Refused::Foreign {
+                what: format!("it lacks the table with id {:#x}", table.id()),
+            });
+        };
+        let name = found.preamble.clone().unwrap_or_default().alias;
+        let size = usize::try_from(found.size)
+            .ok()
+            .filter(|s| (1..=MOST_ROWS).contains(s));
+        let size = size.ok_or_else(|| Refused::Large {
+            table: name.clone(),
+            size: found.size,
+            most: MOST_ROWS,
+        })?;
+        let keys: Vec<KeyShape> = found.match_fields.iter().map(key).collect();
+        let actions = found
+            .action_refs
+            .iter()
+            .filter_map(|r| action(info, r.id).map(|shape| (r.id, shape)))
+            .collect();
+        let default_only = found
+            .action_refs
+            .iter()
+            .filter(|r| r.scope() == action_ref::Scope::DefaultOnly);
+        tables.push(TableShape {
+            table,
+            name,
+            default_only: default_only.map(|r| r.id).collect(),
+            prioritized: keys.iter().any(|k| k.kind != Match::Exact),
+            keys,
+            actions,
+            size,
+            default_action: found.const_default_action_id,
+        });
+    }
+    Ok(Program { tables })
+}
+
+fn key(field: &portcullis_proto::p4::config::v1::MatchField) -> KeyShape {
+    use match_field::MatchType;
+    let kind = match field.r#match {
+        Some(match_field::Match::MatchType(kind)) => {
+            MatchType::try_from(kind).unwrap_or(MatchType::Unspecified)
+        }
+        _ => MatchType::Unspecified,
+    };
+    KeyShape {
+        name: field.name.clone(),
+        width: u32::try_from(field.bitwidth).unwrap_or(0),
+        kind: match kind {
+            MatchType::Optional => Match::Optional,
+            MatchType::Ternary => Match::Ternary,
+            MatchType::Range => Match::Range,
+            _ => Match::Exact,
+        },
+    }
+}
+
+fn action(info: &P4Info, id: u32) -> Option<ActionShape> {
+    let found = info
+        .actions
+        .iter()
+        .find(|a| a.preamble.as_ref().is_some_and(|p| p.id == id))?;
+    let kind = match found.preamble.as_ref()?.alias.rsplit('.').next()? {
+        "allow" => ActionKind::Allow,
+        "deny" => ActionKind::Deny,
+        "set_class" => ActionKind::SetClass,
+        "set_guarded_class" => ActionKind::SetGuardedClass,
+        "check_addresses" => ActionKind::CheckAddresses,
+        "set_remote_id" => ActionKind::SetRemoteId,
+        "forward" => ActionKind::Forward,
+        _ => return None,
+    };
+    let width = found
+        .params
+        .first()
+        .map_or(0, |p| u32::try_from(p.bitwidth).unwrap_or(0));
+    Some(ActionShape { kind, width })
+}
+
+const _: () = assert!(PORTS == 1 << 9, "the P4 program has 9 bits for a port");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> P4Info {
+        OwnProgram::new(PortMatching::Range)
+            .unwrap()
+            .config
+            .p4info
+            .unwrap()
+    }
+
+    #[test]
+    fn keys_are_where_the_fast_path_looks_for_them() {
+        for matching in [PortMatching::Range, PortMatching::Ternary] {
+            let info = OwnProgram::new(matching).unwrap().config.p4info.unwrap();
+            let program = Program::accept(&info).unwrap();
+            for shape in &program.tables {
+                let keys = shape.table.keys();
+                assert_eq!(keys.len(), shape.keys.len(), "{}", shape.name);
+                let table = info
+                    .tables
+                    .iter()
+                    .find(|t| t.preamble.as_ref().unwrap().id == shape.table.id());
+                for (at, field) in table.unwrap().match_fields.iter().enumerate() {
+                    assert_eq!(field.id as usize, at + 1, "{}", shape.name);
+                    let key = format!("{:?}", keys[at]).to_lowercase();
+                    let name = match (field.name.as_str(), shape.table) {
+                        ("mac", _) => "srcmac".to_string(),
+                        ("address", _) => "guardaddress".to_string(),
+                        (name, _) => name.replace('_', ""),
+                    };
+                    assert_eq!(key, name, "{}", shape.name);
+                }
+                assert_eq!(
+                    shape.table.is_counted(),
+                    !table.unwrap().direct_resource_ids.is_empty()
+                );
+                assert!(!shape.actions.is_empty(), "{}", shape.name);
+            }
+        }
+    }
+
+    #[test]
+    fn other_programs_are_refused_by_what_differs() {
+        let told = |change: fn(&mut P4Info)| {
+            let mut info = own();
+            change(&mut info);
+            Program::accept(&info).unwrap_err().to_string()
+        };
+        assert!(told(|i| i.pkg_info.as_mut().unwrap().name = "l3".into()).contains("\"l3\""));
+        assert!(told(|i| i.tables[0].match_fields[0].bitwidth = 16).contains("`attach`"));
+        assert!(told(|i| drop(i.tables.remove(6))).contains("lacks the table `l2`"));
+        assert!(told(|i| i.actions[0].params.push(Default::default())).contains("actions differ"));
+        assert!(told(|i| i.tables[5].size = 1 << 40).contains("room for"));
+        assert!(told(|i| i.meters.push(Default::default())).contains("more than"));
+        let mut larger = own();
+        larger.tables[0].size = 70_000;
+        assert_eq!(Program::accept(&larger).unwrap().tables[0].size, 70_000);
+    }
+}

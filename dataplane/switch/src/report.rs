@@ -1,0 +1,133 @@
+//! What a switch tells of itself: Prometheus metrics, and a table that is drawn again and again.
+
+use std::fmt::Write;
+
+use portcullis_fastpath::Drop;
+
+use crate::counters::PortCount;
+use crate::engine::Engine;
+use crate::switch::Switch;
+
+/// One port, at a moment.
+#[derive(Debug, Clone, Default)]
+pub struct PortLine {
+    /// Its number.
+    pub number: u16,
+    /// As it was written.
+    pub text: String,
+    /// Whether its link is up; unknown when the device does not say.
+    pub up: Option<bool>,
+    /// What it did.
+    pub count: PortCount,
+    /// Frames that the device itself lost for want of room or buffers.
+    pub missed: u64,
+}
+
+/// Every port.
+pub fn ports(switch: &Switch) -> Vec<PortLine> {
+    let lines = switch.ports.iter().map(|port| {
+        let stats = port.device.stats();
+        PortLine {
+            number: port.number,
+            text: port.text.clone(),
+            up: port.device.link().ok().map(|link| link.up),
+            count: switch.engine.sums().port(port.number),
+            missed: stats.map_or(0, |s| s.rx_missed + s.rx_no_buffers),
+        }
+    });
+    lines.collect()
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string does not fail.
+    let _written = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")))
+        .collect();
+    let _written = writeln!(text, "{name}{{{}}} {value}", labels.join(","));
+}
+
+/// Metrics, in the text format of Prometheus.
+pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -> String {
+    let mut text = String::new();
+    type Of = fn(&PortLine) -> u64;
+    let families: [(&str, &str, Of); 7] = [
+        ("received_packets", "Frames taken from a port.", |p| {
+            p.count.received.packets
+        }),
+        ("received_bytes", "Bytes taken from a port.", |p| {
+            p.count.received.bytes
+        }),
+        ("sent_packets", "Frames given to a port.", |p| {
+            p.count.sent.packets
+        }),
+        ("sent_bytes", "Bytes given to a port.", |p| p.count.sent.bytes),
+        ("unsent_packets", "Frames that a port had no room for.", |p| {
+            p.count.unsent
+        }),
+        ("too_long_packets", "Frames longer than a port sends.", |p| {
+            p.count.too_long
+        }),
+        (
+            "missed_packets",
+            "Frames that a device lost for want of room or buffers.",
+            |p| p.missed,
+        ),
+    ];
+    for (name, help, value) in families {
+        let name = format!("portcullis_switch_{name}_total");
+        family(&mut text, &name, "counter", help);
+        for port in ports {
+            sample(
+                &mut text,
+                &name,
+                &[("port", &port.number.to_string())],
+                value(port),
+            );
+        }
+    }
+    let name = "portcullis_switch_dropped_packets_total";
+    family(
+        &mut text,
+        name,
+        "counter",
+        "Frames, or copies of them, that went nowhere, by the port they came in at.",
+    );
+    for port in ports {
+        for (reason, value) in Drop::ALL.iter().zip(port.count.drops) {
+            let labels = [
+                ("port", port.number.to_string()),
+                ("reason", reason.name().to_string()),
+            ];
+            let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            sample(&mut text, name, &labels, value);
+        }
+    }
+    let uses = engine.uses().await;
+    for (name, help, which) in [
+        ("portcullis_switch_table_rows", "Rows of a table.", 0),
+        ("portcullis_switch_table_size", "Rows that a table takes.", 1),
+    ] {
+        family(&mut text, name, "gauge", help);
+        for (table, rows, size) in &uses {
+            let value = if which == 0 { *rows } else { *size };
+            sample(&mut text, name, &[("table", table)], value as u64);
+        }
+    }
+    for (name, help, value) in [
+        (
+            "portcullis_switch_buffers_in_use",
+            "Packet buffers in use.",
+            buffers.0,
+        ),
+        ("portcullis_switch_buffers", "Packet buffers.", buffers.1),
+    ] {
+        family(&mut text, name, "gauge", help);
+        let _written = writeln!(text, "{name} {value}");
+    }
+    text
+}

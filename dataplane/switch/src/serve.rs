@@ -1,0 +1,244 @@
+//! Runs a switch until it is told to stop: the P4Runtime server, metrics, signals.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+
+use crate::config::{Config, Listen};
+use crate::report;
+use crate::server::Service;
+use crate::switch::{Switch, SwitchError};
+
+/// How often it is looked whether workers still run.
+const LOOK: Duration = Duration::from_millis(500);
+/// Connections that are open when it stops have so long.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why a switch does not run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The switch itself.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    /// Something that answers has the socket.
+    #[error("something answers on {} already: stop the other switch, or set another --grpc", .0.display())]
+    Answered(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{} is not a socket and is left alone: remove it, or set another --grpc", .0.display())]
+    NotASocket(PathBuf),
+    /// It cannot be listened there.
+    #[error("cannot listen on {place}")]
+    Listen {
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server ended.
+    #[error("the P4Runtime server ended")]
+    Server(#[from] tonic::transport::Error),
+    /// The server of metrics ended.
+    #[error("the server of metrics ended")]
+    Metrics(#[source] io::Error),
+    /// Signals cannot be had.
+    #[error("signals cannot be waited for")]
+    Signals(#[source] io::Error),
+    /// A worker ended by itself.
+    #[error("a worker ended by itself: {0}")]
+    Worker(String),
+}
+
+enum Bound {
+    Unix(UnixListener, PathBuf),
+    Tcp(TcpListener),
+}
+
+/// Runs a switch until SIGTERM or SIGINT.
+pub async fn run(config: &Config, metrics: Option<SocketAddr>) -> Result<(), ServeError> {
+    // What can be refused is asked for before anything is taken.
+    let bound = bind(&config.listen).await?;
+    let metrics = match metrics {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            Some(listener.map_err(|source| ServeError::Listen {
+                place: address.to_string(),
+                source,
+            })?)
+        }
+        None => None,
+    };
+    let socket = match &bound {
+        Bound::Unix(_, path) => Some(path.clone()),
+        Bound::Tcp(_) => None,
+    };
+    let result = serve(config, bound, metrics).await;
+    if let Some(path) = socket {
+        // Somebody may have tidied up already.
+        let _gone = std::fs::remove_file(path);
+    }
+    result
+}
+
+async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let mut switch = Switch::start(config)?;
+    let service = Service::new(Arc::clone(&switch.engine), config.device_id);
+    let (stop, stopped) = watch::channel(false);
+    let mut server = tokio::spawn(p4runtime(bound, service, stopped.clone()));
+    let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<String>>(4);
+    let mut scraped = tokio::spawn(scrape(metrics, ask, stopped));
+    tracing::info!(
+        dpdk = switch.dpdk(),
+        ports = switch.ports.len(),
+        workers = config.cores.len().max(1),
+        "the switch runs; it forwards nothing until it has a program"
+    );
+    // Without systemd nobody is told.
+    let _told = sd_notify::notify(&[NotifyState::Ready]);
+    let mut look = tokio::time::interval(LOOK);
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            ended = &mut server => break ended.unwrap_or(Ok(())),
+            ended = &mut scraped => break ended.unwrap_or(Ok(())),
+            Some(answer) = asked.recv() => {
+                let lines = report::ports(&switch);
+                let buffers = (switch.pool.in_use(), switch.pool.capacity());
+                // Who asked may have hung up.
+                let _gone = answer.send(report::metrics(&switch.engine, &lines, buffers).await);
+            }
+            _ = look.tick() => {
+                if switch.has_lost_a_worker() {
+                    let why: Vec<String> = switch.stop().iter().map(ToString::to_string).collect();
+                    break Err(ServeError::Worker(why.join("; ")));
+                }
+            }
+        }
+    };
+    tracing::info!("the switch stops");
+    // Nobody may listen any more.
+    let _told = stop.send(true);
+    if !server.is_finished() && tokio::time::timeout(GRACE, &mut server).await.is_err() {
+        server.abort();
+    }
+    scraped.abort();
+    for panic in switch.stop() {
+        tracing::error!(%panic, "a worker had ended before it should");
+    }
+    drop(switch);
+    result
+}
+
+async fn p4runtime(
+    bound: Bound,
+    service: Arc<Service>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(service.server());
+    let end = async move {
+        // The sender goes only with the whole program.
+        let _gone = stopped.wait_for(|stop| *stop).await;
+    };
+    match bound {
+        Bound::Unix(listener, _) => {
+            router
+                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
+                .await?;
+        }
+        Bound::Tcp(listener) => {
+            router
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), end)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+type Ask = tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<String>>;
+
+async fn scrape(
+    listener: Option<TcpListener>,
+    ask: Ask,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let Some(listener) = listener else {
+        // The sender goes only with the whole program.
+        let _gone = stopped.wait_for(|stop| *stop).await;
+        return Ok(());
+    };
+    let answer = move || {
+        let ask = ask.clone();
+        async move {
+            let (send, text) = tokio::sync::oneshot::channel();
+            // A switch that stops answers nobody.
+            let _stopping = ask.send(send).await;
+            text.await.unwrap_or_default()
+        }
+    };
+    let router = Router::new().route("/metrics", get(answer));
+    axum::serve(listener, router).await.map_err(ServeError::Metrics)
+}
+
+async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address).await;
+            listener.map(Bound::Tcp).map_err(|source| ServeError::Listen {
+                place: address.to_string(),
+                source,
+            })
+        }
+        Listen::Unix(path) => {
+            clear(path)?;
+            let failed = |source| ServeError::Listen {
+                place: path.display().to_string(),
+                source,
+            };
+            if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) {
+                let made = std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(folder);
+                made.map_err(failed)?;
+            }
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            // Whoever reaches it may program the switch.
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+            Ok(Bound::Unix(listener, path.clone()))
+        }
+    }
+}
+
+/// Removes a socket that nobody answers on.
+fn clear(path: &Path) -> Result<(), ServeError> {
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !found.file_type().is_socket() {
+        return Err(ServeError::NotASocket(path.to_path_buf()));
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(ServeError::Answered(path.to_path_buf()));
+    }
+    std::fs::remove_file(path).map_err(|source| ServeError::Listen {
+        place: path.display().to_string(),
+        source,
+    })
+}

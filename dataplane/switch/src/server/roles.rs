@@ -1,0 +1,175 @@
+//! Who may write: in each role the controller with the highest election id (P4Runtime 1.6.0, section 5). Pure.
+
+use std::collections::BTreeMap;
+
+/// A stream of a controller.
+pub type StreamId = u64;
+
+/// What a stream said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seat {
+    role: String,
+    /// `None`: it never becomes primary.
+    election_id: Option<u128>,
+}
+
+/// Every stream, and who was the last primary of each role.
+#[derive(Debug, Clone, Default)]
+pub struct Roles {
+    seats: BTreeMap<StreamId, Seat>,
+    /// The highest election id that a primary of the role has had.
+    highest: BTreeMap<String, u128>,
+}
+
+/// Why an arbitration is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejected {
+    /// Another stream of this role has this election id.
+    Taken,
+    /// A stream keeps its role.
+    OtherRole,
+}
+
+/// What one stream is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its role.
+    pub role: String,
+    /// The highest election id of a primary of this role so far.
+    pub election_id: Option<u128>,
+    /// Whether this stream is the primary.
+    pub is_primary: bool,
+    /// Whether there is a primary.
+    pub has_primary: bool,
+}
+
+impl Roles {
+    /// A stream says who it is; whoever is to be told of it.
+    pub fn arbitrate(
+        &mut self,
+        stream: StreamId,
+        role: &str,
+        election_id: Option<u128>,
+    ) -> Result<Vec<Told>, Rejected> {
+        let election_id = election_id.filter(|id| *id != 0);
+        let others = self
+            .seats
+            .iter()
+            .filter(|(s, seat)| **s != stream && seat.role == role);
+        let mut ids = others.map(|(_, seat)| seat.election_id);
+        if election_id.is_some() && ids.any(|id| id == election_id) {
+            return Err(Rejected::Taken);
+        }
+        let before = self.primary(role);
+        if self.seats.get(&stream).is_some_and(|seat| seat.role != role) {
+            return Err(Rejected::OtherRole);
+        }
+        let seat = Seat {
+            role: role.to_string(),
+            election_id,
+        };
+        self.seats.insert(stream, seat);
+        Ok(self.changed(role, before, Some(stream)))
+    }
+
+    /// A stream has ended.
+    pub fn leave(&mut self, stream: StreamId) -> Vec<Told> {
+        let Some(role) = self.seats.get(&stream).map(|seat| seat.role.clone()) else {
+            return Vec::new();
+        };
+        let before = self.primary(&role);
+        self.seats.remove(&stream);
+        self.changed(&role, before, None)
+    }
+
+    /// All of a role are told when its primary or the primary's election id changes; else only who asked.
+    fn changed(&mut self, role: &str, before: Option<StreamId>, asked: Option<StreamId>) -> Vec<Told> {
+        let primary = self.primary(role);
+        let id = primary
+            .and_then(|p| self.seats.get(&p))
+            .and_then(|seat| seat.election_id);
+        let known = self.highest.get(role).copied();
+        if let Some(id) = id {
+            let highest = self.highest.entry(role.to_string()).or_default();
+            *highest = (*highest).max(id);
+        }
+        let election_id = self.highest.get(role).copied();
+        let of_role = self.seats.iter().filter(|(_, seat)| seat.role == role);
+        of_role
+            .filter(|(stream, _)| primary != before || election_id != known || Some(**stream) == asked)
+            .map(|(stream, _)| Told {
+                stream: *stream,
+                role: role.to_string(),
+                election_id,
+                is_primary: Some(*stream) == primary,
+                has_primary: primary.is_some(),
+            })
+            .collect()
+    }
+
+    /// Who is primary: the highest election id of the role, if it is not below that of the last primary.
+    fn primary(&self, role: &str) -> Option<StreamId> {
+        let of_role = self.seats.iter().filter(|(_, seat)| seat.role == role);
+        let best = of_role
+            .filter_map(|(s, seat)| Some((seat.election_id?, *s)))
+            .max()?;
+        let highest = self.highest.get(role).copied().unwrap_or(0);
+        (best.0 >= highest).then_some(best.1)
+    }
+
+    /// Whether a stream has said who it is.
+    pub fn knows(&self, stream: StreamId) -> bool {
+        self.seats.contains_key(&stream)
+    }
+
+    /// Whether a stream is the primary of a role.
+    pub fn is_primary(&self, stream: StreamId, role: &str) -> bool {
+        self.primary(role) == Some(stream)
+    }
+
+    /// Whether a request with this role and election id comes from the primary.
+    pub fn may_write(&self, role: &str, election_id: u128) -> bool {
+        let primary = self.primary(role).and_then(|p| self.seats.get(&p));
+        election_id != 0 && primary.is_some_and(|seat| seat.election_id == Some(election_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary(told: &[Told]) -> Option<StreamId> {
+        told.iter().find(|t| t.is_primary).map(|t| t.stream)
+    }
+
+    #[test]
+    fn the_highest_election_id_of_a_role_is_its_primary() {
+        let mut roles = Roles::default();
+        assert_eq!(primary(&roles.arbitrate(1, "", Some(5)).unwrap()), Some(1));
+        assert_eq!(roles.arbitrate(2, "", Some(5)), Err(Rejected::Taken));
+        let told = roles.arbitrate(2, "", Some(4)).unwrap();
+        assert_eq!((told.len(), primary(&told)), (1, None), "only the backup is told");
+        let told = roles.arbitrate(2, "", Some(7)).unwrap();
+        assert_eq!((told.len(), primary(&told)), (2, Some(2)));
+        assert!(roles.may_write("", 7) && !roles.may_write("", 5) && !roles.may_write("", 0));
+        // Another role has a primary of its own.
+        assert_eq!(primary(&roles.arbitrate(3, "qos", Some(1)).unwrap()), Some(3));
+        assert!(roles.may_write("qos", 1) && !roles.may_write("", 1));
+        assert_eq!(roles.arbitrate(3, "", Some(9)), Err(Rejected::OtherRole));
+        // One with a lower id than the last primary's does not take over (section 5.3).
+        let told = roles.leave(2);
+        assert_eq!((told.len(), primary(&told)), (1, None));
+        assert!(!told[0].has_primary && told[0].election_id == Some(7));
+        assert!(!roles.may_write("", 5));
+        assert_eq!(primary(&roles.arbitrate(1, "", Some(7)).unwrap()), Some(1));
+        assert!(
+            roles
+                .arbitrate(4, "", None)
+                .unwrap()
+                .iter()
+                .all(|t| !t.is_primary)
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! Puts a switch together: DPDK, ports, workers, server; and takes it apart again.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use portcullis_dpdk as dpdk;
+use portcullis_dpdk::{Device, Eal, EalOptions, Mempool, Port, PortConfig, Started, TxQueue};
+use portcullis_fastpath::Tables;
+
+use crate::config::Config;
+use crate::counters::{Counters, Sums};
+use crate::engine::Engine;
+use crate::hub::Hub;
+use crate::worker::{Out, OutPort, Worker};
+
+/// Why there is no switch.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// DPDK did not start.
+    #[error("DPDK does not start")]
+    Eal(#[from] dpdk::EalError),
+    /// No packet buffers.
+    #[error("there are no packet buffers")]
+    Pool(#[from] dpdk::PoolError),
+    /// A port.
+    #[error("port {port} cannot be opened")]
+    Probe {
+        /// The port as it was written.
+        port: String,
+        /// Why.
+        source: dpdk::ProbeError,
+    },
+    /// A port.
+    #[error("port {port} cannot be set up")]
+    Configure {
+        /// The port as it was written.
+        port: String,
+        /// Why.
+        source: dpdk::ConfigureError,
+    },
+    /// A port.
+    #[error("port {port} does not start")]
+    Start {
+        /// The port as it was written.
+        port: String,
+        /// Why.
+        source: dpdk::PortError,
+    },
+    /// A core that is not there.
+    #[error("there is no core {core} for a worker: this machine has {online}")]
+    Core {
+        /// The core.
+        core: usize,
+        /// Those there are, as the kernel lists them.
+        online: String,
+    },
+    /// A worker.
+    #[error("a worker does not start")]
+    Worker(#[from] dpdk::WorkerError),
+}
+
+/// A port of a running switch.
+#[derive(Debug)]
+pub struct LivePort {
+    /// Its number.
+    pub number: u16,
+    /// As it was written.
+    pub text: String,
+    /// The device.
+    pub device: Port<Started>,
+}
+
+/// A running switch. When it is dropped its workers end, then its ports.
+pub struct Switch {
+    /// What changes its tables.
+    pub engine: Arc<Engine>,
+    /// Its ports.
+    pub ports: Arc<Vec<LivePort>>,
+    /// Its packet buffers.
+    pub pool: Mempool,
+    workers: Vec<dpdk::Worker<()>>,
+    stop: Arc<AtomicBool>,
+    // DPDK goes last.
+    eal: Eal,
+}
+
+/// What each worker has.
+struct Share {
+    rx: Vec<(u16, dpdk::RxQueue)>,
+    out: Vec<OutPort>,
+}
+
+impl Switch {
+    /// Starts DPDK and a switch.
+    pub fn start(config: &Config) -> Result<Switch, SwitchError> {
+        check_cores(&config.cores)?;
+        let mut options = EalOptions::without_hardware(config.memory_mb);
+        options.no_huge = !config.hugepages;
+        let hardware = config.ports.iter().filter(|p| p.is_hardware());
+        options.allowed_pci = hardware.map(crate::ports::PortSpec::devargs).collect();
+        options.no_pci = options.allowed_pci.is_empty();
+        options.cores = config.cores.clone();
+        let eal = Eal::init(&options)?;
+        Switch::on(eal, config)
+    }
+
+    /// Starts a switch where DPDK runs already.
+    pub fn on(eal: Eal, config: &Config) -> Result<Switch, SwitchError> {
+        let count = config.cores.len().max(1);
+        let name = format!("switch{}", config.ports.first().map_or(0, |p| p.number));
+        let pool = Mempool::new(&eal, &name, config.mbufs, 256, room(config))?;
+        let mut shares: Vec<Share> = Vec::new();
+        shares.resize_with(count, || Share {
+            rx: Vec::new(),
+            out: Vec::new(),
+        });
+        let mut ports = Vec::new();
+        for spec in &config.ports {
+            let text = spec.to_string();
+            let device = Device::probe(&eal, &spec.devargs()).map_err(|source| SwitchError::Probe {
+                port: text.clone(),
+                source,
+            })?;
+            ports.push(open(config, device, spec.number, text, &pool, &mut shares)?);
+        }
+        let mut tables = Tables::default();
+        let hub = Hub::new(tables.publish(), count);
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Counters::new()).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers = Vec::new();
+        for (seat, (share, own)) in shares.into_iter().zip(&counters).enumerate() {
+            let worker = Worker {
+                rx: share.rx,
+                out: share.out,
+                pool: pool.clone(),
+                view: hub.view(seat),
+                counters: Arc::clone(own),
+                busy: config.busy,
+                stop: Arc::clone(&stop),
+            };
+            let core = config.cores.get(seat).copied();
+            workers.push(eal.spawn_worker(&format!("worker{seat}"), core, move || worker.run())?);
+        }
+        let engine = Arc::new(Engine::new(tables, hub, Sums::new(counters)));
+        Ok(Switch {
+            engine,
+            ports: Arc::new(ports),
+            pool,
+            workers,
+            stop,
+            eal,
+        })
+    }
+
+    /// The release of DPDK.
+    pub fn dpdk(&self) -> String {
+        self.eal.version()
+    }
+
+    /// Whether a worker has ended, which none does by itself.
+    pub fn has_lost_a_worker(&self) -> bool {
+        self.workers.iter().any(dpdk::Worker::is_finished)
+    }
+
+    /// Ends it; who panicked, if anybody did.
+    pub fn stop(&mut self) -> Vec<dpdk::WorkerPanic> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.workers
+            .drain(..)
+            .filter_map(|worker| worker.join().err())
+            .collect()
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        for panic in self.stop() {
+            tracing::error!(%panic, "a worker had ended before it should");
+        }
+    }
+}
+
+/// DPDK would print all its options for a core that is not there.
+fn check_cores(cores: &[usize]) -> Result<(), SwitchError> {
+    // Without that file DPDK is left to find out.
+    let Ok(online) = std::fs::read_to_string("/sys/devices/system/cpu/online") else {
+        return Ok(());
+    };
+    let online = online.trim();
+    let is_in = |core: usize, part: &str| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let bounds = low.parse::<usize>().ok().zip(high.parse::<usize>().ok());
+        bounds.is_some_and(|(low, high)| (low..=high).contains(&core))
+    };
+    let missing = cores
+        .iter()
+        .find(|core| !online.split(',').any(|part| is_in(**core, part)));
+    match missing {
+        Some(core) => Err(SwitchError::Core {
+            core: *core,
+            online: online.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of a frame that a buffer takes: a whole one, so that frames are in one piece.
+fn room(config: &Config) -> u16 {
+    config.mtu.map_or(2048, |mtu| (mtu + 64).max(2048))
+}
+
+fn open(
+    config: &Config,
+    device: Device,
+    number: u16,
+    text: String,
+    pool: &Mempool,
+    shares: &mut [Share],
+) -> Result<LivePort, SwitchError> {
+    let count = shares.len() as u16;
+    let info = device.info();
+    let spread = info.rss && info.max_rx_queues >= count;
+    let wanted = PortConfig {
+        rx_queues: if spread { count } else { 1 },
+        tx_queues: count.min(info.max_tx_queues.max(1)),
+        rss: spread && count > 1,
+        mtu: config.mtu,
+        ..PortConfig::new(pool)
+    };
+    let configure = |source| SwitchError::Configure {
+        port: text.clone(),
+        source,
+    };
+    let start = |source| SwitchError::Start {
+        port: text.clone(),
+        source,
+    };
+    let running = device
+        .configure(&wanted)
+        .map_err(configure)?
+        .start()
+        .map_err(start)?;
+    let mtu = running.port.mtu().map_err(start)?;
+    let queues = running.rx.len();
+    for (at, queue) in running.rx.into_iter().enumerate() {
+        // Ports with one queue are dealt out to the workers.
+        let worker = if queues > 1 { at } else { usize::from(number) };
+        let turn = worker % shares.len();
+        if let Some(share) = shares.get_mut(turn) {
+            share.rx.push((number, queue));
+        }
+    }
+    for (share, queue) in shares.iter_mut().zip(outs(running.tx, usize::from(count))) {
+        share.out.push(OutPort { number, mtu, queue });
+    }
+    tracing::info!(
+        port = text,
+        driver = running.port.info().driver,
+        mtu,
+        queues,
+        "a port is up"
+    );
+    Ok(LivePort {
+        number,
+        text,
+        device: running.port,
+    })
+}
+
+/// A queue for each worker; those that there are not enough of are shared.
+fn outs(queues: Vec<TxQueue>, workers: usize) -> Vec<Out> {
+    if queues.len() >= workers {
+        return queues.into_iter().take(workers).map(Out::Own).collect();
+    }
+    let shared: Vec<Arc<Mutex<TxQueue>>> = queues.into_iter().map(|q| Arc::new(Mutex::new(q))).collect();
+    let dealt = shared.iter().cycle().take(workers);
+    dealt.map(|queue| Out::Shared(Arc::clone(queue))).collect()
+}

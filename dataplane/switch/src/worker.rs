@@ -1,0 +1,259 @@
+//! A worker: takes bursts from its queues, runs each frame to its end under one snapshot, and sends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use portcullis_dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
+use portcullis_fastpath::{PORTS, Ports, Snapshot};
+
+use crate::counters::{Book, Counters};
+use crate::hub::View;
+
+/// Frames that are taken at once.
+const BURST: usize = 32;
+/// Looks that found nothing, after which a worker that may rests between looks.
+const IDLE: u32 = 2000;
+const REST: Duration = Duration::from_micros(50);
+/// An Ethernet header and one VLAN tag: what a link carries beyond its MTU.
+const HEADER: usize = 18;
+
+/// A queue that frames leave by: a worker's own, or, on devices with fewer queues than workers, one that they share.
+pub enum Out {
+    /// Nobody else has it.
+    Own(TxQueue),
+    /// Taken for each burst.
+    Shared(Arc<Mutex<TxQueue>>),
+}
+
+impl Out {
+    fn send(&mut self, burst: &mut Burst<BURST>) -> usize {
+        match self {
+            Out::Own(queue) => queue.send(burst),
+            Out::Shared(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).send(burst),
+        }
+    }
+}
+
+/// What a worker sends to a port by.
+pub struct OutPort {
+    /// Its number.
+    pub number: u16,
+    /// Bytes of a frame behind its Ethernet header.
+    pub mtu: u16,
+    /// Its queue.
+    pub queue: Out,
+}
+
+/// Everything a worker has.
+pub struct Worker {
+    /// Queues to take from, with the number of the port.
+    pub rx: Vec<(u16, RxQueue)>,
+    /// Every port.
+    pub out: Vec<OutPort>,
+    /// For copies of a frame that goes out of several ports.
+    pub pool: Mempool,
+    /// The newest snapshot.
+    pub view: View,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Never rest: for when a core is the worker's own.
+    pub busy: bool,
+    /// Set when it shall end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What waits to be sent.
+struct Sending {
+    ports: Vec<Waiting>,
+    /// Place in `ports` by number of the port.
+    places: Box<[u16; PORTS]>,
+    /// Places where something waits.
+    some: Vec<u16>,
+}
+
+struct Waiting {
+    port: OutPort,
+    burst: Burst<BURST>,
+    bytes: u64,
+}
+
+const NOWHERE: u16 = u16::MAX;
+
+impl Worker {
+    /// Runs until it shall stop.
+    pub fn run(self) {
+        let Worker {
+            mut rx,
+            out,
+            pool,
+            mut view,
+            counters,
+            busy,
+            stop,
+        } = self;
+        let mut sending = Sending::new(out);
+        let arch = pulp::Arch::new();
+        let mut burst = Burst::<BURST>::new();
+        let mut list = Vec::with_capacity(PORTS);
+        let mut idle = 0u32;
+        while !stop.load(Ordering::Relaxed) {
+            let mut taken = 0;
+            // Also when nothing comes in: whoever changed the tables waits for it.
+            let snapshot = view.newest();
+            for (port, queue) in &mut rx {
+                let count = queue.receive(&mut burst);
+                if count == 0 {
+                    continue;
+                }
+                taken += count;
+                arch.dispatch(Forward {
+                    snapshot,
+                    port: *port,
+                    burst: &mut burst,
+                    list: &mut list,
+                    counters: &counters,
+                    pool: &pool,
+                    sending: &mut sending,
+                });
+                sending.flush(&counters);
+            }
+            if taken > 0 {
+                idle = 0;
+            } else if !busy {
+                idle = idle.saturating_add(1);
+                if idle > IDLE {
+                    std::thread::sleep(REST);
+                }
+            }
+        }
+    }
+}
+
+/// One burst of one port, compiled for what the CPU has.
+struct Forward<'a> {
+    snapshot: &'a Snapshot,
+    port: u16,
+    burst: &'a mut Burst<BURST>,
+    list: &'a mut Vec<u16>,
+    counters: &'a Counters,
+    pool: &'a Mempool,
+    sending: &'a mut Sending,
+}
+
+impl pulp::NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut book = Book(self.counters);
+        let (packets, mut bytes) = (self.burst.len() as u64, 0);
+        for frame in self.burst.iter() {
+            frame.prefetch();
+        }
+        for frame in self.burst.drain() {
+            let length = frame.len();
+            bytes += length as u64;
+            let ports = if frame.is_contiguous() {
+                self.snapshot
+                    .process(frame.data(), self.port, self.list, &mut book)
+            } else {
+                let whole = frame.to_vec();
+                self.snapshot.process(&whole, self.port, self.list, &mut book)
+            };
+            match ports {
+                Ports::None => {}
+                Ports::One(port) => self.sending.push(port, frame, length, self.counters),
+                Ports::Many(ports) => self
+                    .sending
+                    .push_all(ports, frame, length, self.pool, self.counters),
+            }
+        }
+        self.counters.received(self.port, packets, bytes);
+    }
+}
+
+impl Sending {
+    fn new(out: Vec<OutPort>) -> Sending {
+        let mut places = Box::new([NOWHERE; PORTS]);
+        for (at, port) in out.iter().enumerate() {
+            if let Some(place) = places.get_mut(usize::from(port.number)) {
+                *place = at as u16;
+            }
+        }
+        let ports = out.into_iter().map(|port| Waiting {
+            port,
+            burst: Burst::new(),
+            bytes: 0,
+        });
+        Sending {
+            ports: ports.collect(),
+            places,
+            some: Vec::with_capacity(PORTS),
+        }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, port: u16, frame: Mbuf, length: usize, counters: &Counters) {
+        let place = self.places.get(usize::from(port)).copied().unwrap_or(NOWHERE);
+        let Some(waiting) = self.ports.get_mut(usize::from(place)) else {
+            // A row names a port that this switch does not have.
+            counters.unsent(port, 1);
+            return;
+        };
+        if length > usize::from(waiting.port.mtu) + HEADER {
+            counters.too_long(port);
+            return;
+        }
+        if waiting.burst.is_empty() {
+            self.some.push(place);
+        }
+        waiting.bytes += length as u64;
+        // It is flushed as soon as it is full, so that there is room.
+        let _room = waiting.burst.push(frame);
+        if waiting.burst.is_full() {
+            waiting.flush(counters);
+            self.some.retain(|p| *p != place);
+        }
+    }
+
+    fn push_all(&mut self, ports: &[u16], frame: Mbuf, length: usize, pool: &Mempool, counters: &Counters) {
+        let Some((last, others)) = ports.split_last() else {
+            return;
+        };
+        for port in others {
+            match frame.share(pool) {
+                Some(copy) => self.push(*port, copy, length, counters),
+                None => counters.unsent(*port, 1),
+            }
+        }
+        self.push(*last, frame, length, counters);
+    }
+
+    #[inline(always)]
+    fn flush(&mut self, counters: &Counters) {
+        while let Some(place) = self.some.pop() {
+            if let Some(waiting) = self.ports.get_mut(usize::from(place)) {
+                waiting.flush(counters);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn flush(&mut self, counters: &Counters) {
+        let wanted = self.burst.len();
+        let mut sent = self.port.queue.send(&mut self.burst);
+        if sent < wanted {
+            // The device may have made room meanwhile.
+            sent += self.port.queue.send(&mut self.burst);
+        }
+        let lost: u64 = self.burst.iter().map(|frame| frame.len() as u64).sum();
+        counters.sent(self.port.number, sent as u64, self.bytes - lost);
+        if sent < wanted {
+            counters.unsent(self.port.number, (wanted - sent) as u64);
+            self.burst.clear();
+        }
+        self.bytes = 0;
+    }
+}
