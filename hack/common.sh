@@ -47,3 +47,25 @@ need_packages() {
     fi
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
+
+# DPDK's drivers are packages of their own, which Debian only recommends, under names that carry the version of DPDK's ABI
+# (librte-net-af-packet23). Returns 1 like need_packages.
+need_dpdk_drivers() { # NAME...
+    local driver abi drivers=()
+    command -v dpkg-query >/dev/null || return 0
+    abi=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'librte-eal[0-9]*' | sed -n 's/^installed librte-eal//p' | tail -n 1)
+    for driver in "$@"; do drivers+=("librte-$driver$abi"); done
+    need_packages "${drivers[@]}"
+}
+
+# Open vSwitch with DPDK, and what the sandbox needs beside it. Returns 1 like need_packages.
+need_open_vswitch() {
+    need_packages openvswitch-switch-dpdk openvswitch-common iproute2 ethtool procps || return 1
+    need_dpdk_drivers bus-vdev mempool-ring net-af-packet
+}
+
+# What the embedded switch is built with, and the devices that it and its tests use. Returns 1 like need_packages.
+need_dpdk() {
+    need_packages gcc libc6-dev libdpdk-dev libclang-dev pkg-config iproute2 || return 1
+    need_dpdk_drivers bus-vdev bus-pci mempool-ring net-af-packet net-failsafe net-null net-pcap net-ring net-tap net-vhost
+}

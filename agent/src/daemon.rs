@@ -38,6 +38,9 @@ pub enum AgentError {
     /// The metrics.
     #[error("the metrics cannot be served")]
     Metrics(#[from] MetricsError),
+    /// A target.
+    #[error("a target cannot be started")]
+    Target(#[from] targets::TargetError),
     /// Signals.
     #[error("signals cannot be taken over")]
     Signals(#[source] std::io::Error),
@@ -81,7 +84,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Runs the agent until a signal or a failure ends it. What goes wrong is logged as it happens.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::take().map_err(AgentError::Signals)?;
-    let launched = targets::start(&config.targets).await;
+    let launched = targets::start(&config.targets)
+        .await
+        .map_err(AgentError::from)
+        .inspect_err(log)?;
     let mut agent = Agent::start(config, launched).await.inspect_err(log)?;
     let failure = tokio::select! {
         signal = signals.next() => {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod embedded;
 pub mod engine;
 pub mod lifecycle;
 pub mod logging;

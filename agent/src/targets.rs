@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use portcullis_backend::TargetHandle;
 use portcullis_ovs::OvsBackend;
+use portcullis_p4runtime::{Mapping, MappingError, P4Backend, PortMatching, Program, ProgramError, Tag};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config;
+use crate::config::{self, AnyTarget, P4Program};
+use crate::embedded;
 
 /// A backend that runs.
 #[derive(Debug)]
@@ -75,16 +77,143 @@ impl Targets {
     }
 }
 
+/// Why a target cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A mapping that cannot be read.
+    #[error("target {target}: cannot read the mapping {file}")]
+    MappingFile {
+        /// The target.
+        target: String,
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A mapping that is wrong.
+    #[error("target {target}: {file}")]
+    Mapping {
+        /// The target.
+        target: String,
+        /// The file.
+        file: String,
+        /// Why.
+        source: MappingError,
+    },
+    /// The embedded switch.
+    #[error("target {target}")]
+    Switch {
+        /// The target.
+        target: String,
+        /// Why.
+        source: embedded::KeepError,
+    },
+    /// The program that this binary carries.
+    #[error("target {target}")]
+    Program {
+        /// The target.
+        target: String,
+        /// Why.
+        source: ProgramError,
+    },
+}
+
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
 /// started all the same: its session waits for it.
-pub async fn start(targets: &config::Targets) -> Vec<Launched> {
+pub async fn start(targets: &config::Targets) -> Result<Vec<Launched>, TargetError> {
     match targets {
-        config::Targets::Configured(targets) => targets.iter().map(launch_ovs).collect(),
-        config::Targets::Discover(target) => {
-            tell_found(target).await;
-            vec![launch_ovs(target)]
+        config::Targets::Configured(targets) => {
+            // Nothing runs before everything can.
+            let prepared: Vec<Prepared<'_>> = targets.iter().map(prepare).collect::<Result<_, _>>()?;
+            Ok(prepared.into_iter().map(Prepared::launch).collect())
+        }
+        config::Targets::Discover(ovs, switch) => discover(ovs, switch).await,
+    }
+}
+
+/// A target that can be started.
+enum Prepared<'a> {
+    Ovs(&'a config::Target),
+    P4Runtime(Arc<P4Backend>, Option<embedded::Keeper>),
+}
+
+impl Prepared<'_> {
+    fn launch(self) -> Launched {
+        match self {
+            Prepared::Ovs(target) => launch_ovs(target),
+            Prepared::P4Runtime(backend, keeper) => {
+                let name = backend.config().name.clone();
+                let (handle, task) = portcullis_backend::launch(&name, backend);
+                let task = match keeper {
+                    None => task,
+                    Some(keeper) => tokio::spawn(keeper.keep_while(task)),
+                };
+                Launched { handle, task }
+            }
         }
     }
+}
+
+fn prepare(target: &AnyTarget) -> Result<Prepared<'_>, TargetError> {
+    match target {
+        AnyTarget::Ovs(target) => Ok(Prepared::Ovs(target)),
+        AnyTarget::P4Runtime(target) => prepare_p4(target),
+    }
+}
+
+fn prepare_p4(target: &config::P4Target) -> Result<Prepared<'_>, TargetError> {
+    let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::Program {
+        target: target.name.clone(),
+        source,
+    })?;
+    let keeper = target.embedded.as_ref().map(|switch| {
+        embedded::Keeper::new(&target.name, switch).map_err(|source| TargetError::Switch {
+            target: target.name.clone(),
+            source,
+        })
+    });
+    Ok(Prepared::P4Runtime(backend, keeper.transpose()?))
+}
+
+fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, TargetError> {
+    let program = match &target.program {
+        P4Program::Portcullis { range: true } => Program::Own(PortMatching::Range),
+        P4Program::Portcullis { range: false } => Program::Own(PortMatching::Ternary),
+        P4Program::Embedded => Program::Embedded,
+        P4Program::Device(None) => Program::Device(None),
+        P4Program::Device(Some(path)) => {
+            let file = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|source| TargetError::MappingFile {
+                target: target.name.clone(),
+                file: file.clone(),
+                source,
+            })?;
+            let mapping = Mapping::from_toml(&text).map_err(|source| TargetError::Mapping {
+                target: target.name.clone(),
+                file,
+                source,
+            })?;
+            Program::Device(Some(mapping))
+        }
+    };
+    Ok(portcullis_p4runtime::Config {
+        name: target.name.clone(),
+        address: target.address.clone(),
+        device_id: target.device_id,
+        role: target.role.clone(),
+        election_id: target.election_id,
+        program,
+        overwrite: target.overwrite_pipeline,
+        uplinks: target.uplinks.iter().copied().collect(),
+        servers: target.servers.iter().copied().collect(),
+        tag: Tag(target.cookie),
+        tls: target.tls.as_ref().map(|tls| portcullis_p4runtime::Tls {
+            ca: tls.ca.clone(),
+            client: tls.client.clone(),
+            domain: tls.domain.clone(),
+        }),
+        resync_interval: target.resync_interval,
+    })
 }
 
 fn launch_ovs(target: &config::Target) -> Launched {
@@ -92,23 +221,36 @@ fn launch_ovs(target: &config::Target) -> Launched {
     Launched { handle, task }
 }
 
-/// One line that says what was found and what was not.
-async fn tell_found(target: &config::Target) {
-    const OTHERS: &str = "P4Runtime devices and the embedded DPDK switch are not in this version";
-    match portcullis_ovs::discover(&ovs(target)).await {
+/// Open vSwitch when it is there, else the embedded switch, else whatever of the former comes. One line says what was
+/// found and what was not.
+async fn discover(bridge: &config::Target, switch: &config::P4Target) -> Result<Vec<Launched>, TargetError> {
+    const OTHERS: &str = "not looked for: P4Runtime devices, which have to be configured";
+    match portcullis_ovs::discover(&ovs(bridge)).await {
         Ok(found) => tracing::info!(
-            "found Open vSwitch {} with DPDK {} at {}, bridge {}: target {}; not looked for: {OTHERS}",
+            "found Open vSwitch {} with DPDK {} at {}, bridge {}: target {}; {OTHERS}",
             found.ovs_version,
             found.dpdk_version,
-            target.ovsdb,
+            bridge.ovsdb,
             found.bridge,
-            target.name
+            bridge.name
         ),
+        Err(why) if embedded::answers(config::EMBEDDED_SOCKET.as_ref()).await => {
+            tracing::info!(
+                "found the embedded switch at {}: target {}; not found: {why}; {OTHERS}. Its uplinks are not known: \
+                 configure it with kind = \"embedded\" to name them",
+                switch.address,
+                switch.name
+            );
+            return Ok(vec![prepare_p4(switch)?.launch()]);
+        }
         Err(why) => tracing::warn!(
-            "found no datapath; not found: {why}; target {} waits for it; not looked for: {OTHERS}",
-            target.name
+            "found no datapath; not found: {why}; the embedded switch does not answer at {}; target {} waits for Open \
+             vSwitch. To have the embedded switch started, configure it with kind = \"embedded\" and its ports; {OTHERS}",
+            config::EMBEDDED_SOCKET,
+            bridge.name
         ),
     }
+    Ok(vec![launch_ovs(bridge)])
 }
 
 fn ovs(target: &config::Target) -> portcullis_ovs::Config {

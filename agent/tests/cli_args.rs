@@ -51,6 +51,24 @@ fn services() {
 }
 
 #[test]
+fn ports_of_switches() {
+    use portcullis::cli::args::Plug;
+    let plug = |port, vlan| Ok(Plug { port, vlan });
+    assert_eq!("3".parse(), plug(3, None));
+    assert_eq!("3:100".parse(), plug(3, Some(100)));
+    assert_eq!("3:0".parse(), plug(3, Some(0)));
+    let refused = |text: &str| text.parse::<Plug>().expect_err(text);
+    assert_eq!(
+        refused("eth0"),
+        "`eth0` is no port: write a number, as in 3 or 3:100"
+    );
+    assert_eq!(refused("3:"), "`` is no VLAN: write 0 to 4094");
+    // A port means nothing without its switch.
+    assert!(parse(&["endpoint", "provision", "web1", "--port", "3"]).is_err());
+    assert!(parse(&["endpoint", "provision", "web1", "--port", "3", "--target", "tor1"]).is_ok());
+}
+
+#[test]
 fn labels() {
     let label = |key: &str, value: &str| {
         Ok(Label {

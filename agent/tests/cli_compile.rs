@@ -4,10 +4,10 @@ mod cli_support;
 
 use cli_support::run_offline;
 use portcullis::cli::Exit;
-use portcullis::cli::command::compile::compile;
+use portcullis::cli::command::compile::{Input, compile};
 use portcullis::cli::term::View;
 use portcullis::cli::view::compiled::{CompiledView, CounterexampleView, ProofView};
-use portcullis_compiler::{Counterexample, StageModel};
+use portcullis_compiler::{Attribution, Counterexample, StageModel};
 use portcullis_policy::{Action, Document, Frame, Packet};
 
 const EXAMPLE: &str = r#"
@@ -37,7 +37,8 @@ endpoints:
 /// Without what differs from run to run.
 fn compiled(text: &str) -> CompiledView {
     let document = Document::from_yaml(text).expect("a document");
-    let mut view = compile(&document, &StageModel::ovs()).expect("compiles");
+    let input = Input::Document(Box::new(document));
+    let mut view = compile(&input, &StageModel::ovs(), Attribution::Rule).expect("resolves");
     (view.stats.compile_us, view.stats.prove_us) = (1_234, 56_789);
     view.with_stats = true;
     view
@@ -145,6 +146,37 @@ async fn as_a_command() {
 }
 
 #[tokio::test]
+async fn findings_are_shown() {
+    let shadowed = EXAMPLE.replace(
+        "      - {name: rtp,",
+        "      - {name: late, action: deny, direction: ingress, protocol: tcp, ports: [80]}\n      - {name: rtp,",
+    );
+    let file = file(&shadowed);
+    let path = file.path().to_str().expect("UTF-8");
+    let ran = run_offline(&["compile", "-f", path, "--target", "ovs"]).await;
+    assert_eq!((ran.exit, ran.err.as_str()), (Exit::Done, ""));
+    let what = "can never match: profiles/web/http before it takes all it would match";
+    let line = format!("note: profiles/web/late (never_matches): {what}");
+    let of_late = |line: &&str| line.contains("profiles/web/late");
+    assert_eq!(ran.out.lines().filter(of_late).collect::<Vec<_>>(), [line]);
+
+    let ran = run_offline(&["compile", "-f", path, "--target", "ovs", "--format", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON and nothing else");
+    let late = json["findings"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .find(|f| f["at"] == "profiles/web/late");
+    let wanted = serde_json::json!({
+        "at": "profiles/web/late",
+        "kind": "never_matches",
+        "by": ["profiles/web/http"],
+        "text": what,
+    });
+    assert_eq!(late, Some(&wanted));
+}
+
+#[tokio::test]
 async fn an_unknown_target_is_told_the_known_ones() {
     let file = file(EXAMPLE);
     let path = file.path().to_str().expect("UTF-8");
@@ -152,7 +184,11 @@ async fn an_unknown_target_is_told_the_known_ones() {
     assert_eq!(ran.exit, Exit::Usage);
     assert_eq!(
         (ran.out.as_str(), ran.err.as_str()),
-        ("", "error: there is no kind of target `tofino`: known are ovs\n")
+        (
+            "",
+            "error: there is no stage model `tofino`: known are ovs, p4-range, p4-ternary, acl-ternary, exact-bitmap; \
+             or write model:FILE or p4info:FILE\n"
+        )
     );
 }
 
@@ -180,4 +216,117 @@ async fn a_missing_file_is_named() {
         ran.err,
         "error: cannot read /nowhere/x.yaml: No such file or directory (os error 2)\n"
     );
+}
+
+/// Runs `compile` and reads its JSON.
+async fn json(args: &[&str]) -> (Exit, serde_json::Value, String) {
+    let mut all = vec!["compile", "--format", "json"];
+    all.extend(args);
+    let ran = run_offline(&all).await;
+    let value = serde_json::from_str(&ran.out).unwrap_or_default();
+    (ran.exit, value, ran.err)
+}
+
+#[tokio::test]
+async fn a_filter_set_is_one_class() {
+    let set = file(
+        "@192.0.2.0/24\t198.51.100.7/32\t0 : 65535\t1 : 65534\t0x06/0xFF\t0x0000/0x0000\n\
+         @0.0.0.0/0\t198.51.100.7/32\t0 : 65535\t0 : 65535\t0x00/0x00\t0x0000/0x0000\tdeny\n",
+    );
+    let path = set.path().to_str().expect("UTF-8");
+    let (exit, value, err) = json(&["--classbench", path, "--default", "deny", "--target", "p4-range"]).await;
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert_eq!(
+        (&value["proof"], &value["stats"]["rules"]),
+        (&"equal".into(), &2.into())
+    );
+    let rows = value["rows"].as_array().expect("rows");
+    assert_eq!(value["stats"]["rows"], rows.len());
+    let first = rows
+        .iter()
+        .find(|row| row["rule"] == "filter/1")
+        .expect("the filter's row");
+    assert_eq!(
+        first["match"]["dst_port"],
+        serde_json::json!({"low": 1, "high": 65534})
+    );
+    assert_eq!(
+        first["match"]["local_ipv4"],
+        serde_json::json!({"value": "192.0.2.0", "mask": "255.255.255.0"})
+    );
+    assert_eq!((&first["action"], &first["class"]), (&"allow".into(), &1.into()));
+}
+
+#[tokio::test]
+async fn a_malformed_filter_is_told_with_its_line() {
+    let set = file("\n@192.0.2.0/24\t198.51.100.7/32\t0 : 70000\t0 : 65535\t0x06/0xFF\n");
+    let path = set.path().to_str().expect("UTF-8");
+    let ran = run_offline(&[
+        "compile",
+        "--classbench",
+        path,
+        "--default",
+        "allow",
+        "--target",
+        "ovs",
+    ])
+    .await;
+    assert_eq!((ran.exit, ran.out.as_str()), (Exit::Failed, ""));
+    assert!(
+        ran.err.contains("line 2") && ran.err.contains("70000"),
+        "{}",
+        ran.err
+    );
+}
+
+#[tokio::test]
+async fn what_a_target_cannot_enforce_is_told() {
+    let document = file(EXAMPLE);
+    let path = document.path().to_str().expect("UTF-8");
+    let (exit, value, err) = json(&["-f", path, "--target", "acl-ternary"]).await;
+    assert_eq!(exit, Exit::Failed);
+    assert_eq!(value["unsupported"][0]["rule"], "the ingress policy");
+    assert!(err.contains("cannot enforce all of it"), "{err}");
+}
+
+#[tokio::test]
+async fn a_table_that_is_too_small_is_told_with_numbers() {
+    let document = file(EXAMPLE);
+    let source = StageModel::source("p4-ternary").expect("built in");
+    let small = file(&source.replace("size = 32768", "size = 4"));
+    let model = format!("model:{}", small.path().display());
+    let path = document.path().to_str().expect("UTF-8");
+    let (exit, value, err) = json(&["-f", path, "--target", &model]).await;
+    assert_eq!(exit, Exit::Failed);
+    let refused = value["refused"][0].as_str().expect("a refusal");
+    assert!(
+        refused.contains("holds 4") && refused.contains("less"),
+        "{refused}"
+    );
+    assert!(err.contains("cannot hold it"), "{err}");
+    // A model that makes no sense is told by its field.
+    let zero = file(&source.replace("size = 32768", "size = 0"));
+    let model = format!("model:{}", zero.path().display());
+    let ran = run_offline(&["compile", "-f", path, "--target", &model]).await;
+    assert_eq!(ran.exit, Exit::Failed);
+    assert!(ran.err.contains("table.egress_policy.size: is 0"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_p4_program_is_a_target_by_its_description() {
+    let document = file(EXAMPLE);
+    let path = document.path().to_str().expect("UTF-8");
+    let info = concat!(
+        "p4info:",
+        env!("CARGO_MANIFEST_DIR"),
+        "/../dataplane/p4runtime/tests/fixtures/logical.txtpb"
+    );
+    let (exit, value, err) = json(&["-f", path, "--target", info]).await;
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert_eq!(value["proof"], "equal");
+    let rows = value["rows"].as_array().expect("rows");
+    assert!(rows.iter().any(|row| row["table"] == "ingress_policy"));
+    let nothing = run_offline(&["compile", "-f", path, "--target", "p4info:/nowhere"]).await;
+    assert_eq!(nothing.exit, Exit::Failed);
+    assert!(nothing.err.contains("cannot read /nowhere"), "{}", nothing.err);
 }

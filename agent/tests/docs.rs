@@ -40,6 +40,11 @@ fn the_ovs_pipeline_is_current() {
 }
 
 #[test]
+fn the_p4_pipeline_is_current() {
+    compare("p4-pipeline");
+}
+
+#[test]
 fn the_metrics_reference_is_current() {
     compare("metrics");
 }

@@ -27,7 +27,9 @@ fn codec(c: &mut Criterion) {
         ports: 24,
         prefixes: 8,
     };
-    let intent = Compiler::default().resolve(&fleet.document().unwrap(), 1);
+    let intent = Compiler::default()
+        .resolve(&fleet.document().unwrap(), 1)
+        .unwrap();
     let rows = Paper::new(endpoints).rows(&intent).unwrap();
     let adds: Vec<Message> = bundle_adds(&rows).into_iter().cycle().take(ROWS).collect();
     let stats: Vec<_> = flow_stats(&rows).into_iter().cycle().take(ROWS).collect();

@@ -54,7 +54,7 @@ fn fleet(endpoints: u32) -> Fleet {
 fn sized(rows: usize) -> Result<(Document, u32, usize)> {
     let counted = |endpoints: u32| -> Result<(Document, usize)> {
         let document = fleet(endpoints).document()?;
-        let intent = Compiler::default().resolve(&document, 1);
+        let intent = Compiler::default().resolve(&document, 1)?;
         let rows = count(&Paper::new(endpoints).rows(&intent)?);
         Ok((document, rows))
     };
@@ -175,7 +175,7 @@ async fn ours(switch: &Switch, document: &Document, rows: usize) -> Result<Ours>
     let target = Target::start(switch).await?;
     switch.settle()?;
     let began = Instant::now();
-    let intent: std::sync::Arc<Intent> = Compiler::default().resolve(document, 1);
+    let intent: std::sync::Arc<Intent> = Compiler::default().resolve(document, 1)?;
     let resolved = Instant::now();
     target.handle.check(&intent)?;
     let checked = Instant::now();

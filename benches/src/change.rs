@@ -15,7 +15,7 @@ use crate::report::{Section, Times};
 use crate::switch::{Switch, Target};
 
 /// Profiles of the fleet.
-const PROFILES: u32 = 200;
+pub(crate) const PROFILES: u32 = 200;
 /// Changes before those that count.
 const WARM_UP: u64 = 20;
 
@@ -43,21 +43,29 @@ pub async fn run(options: Options, program: &Path) -> Result<Vec<Section>> {
     let mut sections = vec![section, alone(&switch, rows, options)?];
     switch.delete_flows()?;
     switch.settle()?;
-    sections.push(api(&switch, &document, options, program).await?);
+    let place = Place::prepare(program, switch.sandbox().dir(), &switch.target())?;
+    let mut section = api(&place, &document, options).await?;
+    common_notes(&mut section, options);
+    sections.push(section);
     Ok(sections)
 }
 
 const COLUMNS: [&str; 4] = ["one endpoint's change", "p50, ms", "p99, ms", "max, ms"];
 
-fn common_notes(section: &mut Section, options: Options) {
-    section.note(format!(
-        "{} of {} endpoints on dummy ports, {PROFILES} profiles; {} changes, {} ms apart: one endpoint after the other gets a \
+/// What is changed, among what.
+pub(crate) fn which_changes(options: Options, ports: &str) -> String {
+    format!(
+        "{} of {} endpoints on {ports}, {PROFILES} profiles; {} changes, {} ms apart: one endpoint after the other gets a \
          rule of its own (a class nobody had: compiled and proved), the change after that takes it away",
         options.attached,
         options.endpoints,
         options.changes,
         options.pause.as_millis()
-    ));
+    )
+}
+
+fn common_notes(section: &mut Section, options: Options) {
+    section.note(which_changes(options, "dummy ports"));
     section
         .note("confirmed: new flows meet the rows; realized: what the datapath had cached follows them too");
 }
@@ -73,7 +81,7 @@ async fn backend(switch: &Switch, document: &Document, options: Options) -> Resu
     let target = Target::start(switch).await?;
     let mut compiler = Compiler::default();
     let mut document = document.clone();
-    let intent = compiler.resolve(&document, 1);
+    let intent = compiler.resolve(&document, 1)?;
     target.handle.check(&intent)?;
     target.handle.set_intent(intent);
     let (_, before) = target.until("realized", |status| status.applied == 1).await?;
@@ -84,7 +92,7 @@ async fn backend(switch: &Switch, document: &Document, options: Options) -> Resu
         let endpoint: Name = turn(n, options).parse()?;
         document = changed(&document, &endpoint, n)?;
         let began = Instant::now();
-        let intent = compiler.resolve(&document, generation);
+        let intent = compiler.resolve(&document, generation)?;
         let resolved = Instant::now();
         target.handle.check(&intent)?;
         let checked = Instant::now();
@@ -204,9 +212,9 @@ fn shaped(n: u64, content: u32, wiring: u32) -> Vec<Vec<FlowMod>> {
     }
 }
 
-async fn api(switch: &Switch, document: &Document, options: Options, program: &Path) -> Result<Section> {
-    let place = Place::prepare(program, switch)?;
-    let mut daemon = Daemon::start(&place)?;
+/// Measures changes through the API of an agent's process.
+pub(crate) async fn api(place: &Place, document: &Document, options: Options) -> Result<Section> {
+    let mut daemon = Daemon::start(place)?;
     let mut client = daemon.client().await?;
     let generation = client.apply(document).await?;
     client.realized(generation).await?;
@@ -247,7 +255,6 @@ async fn api(switch: &Switch, document: &Document, options: Options, program: &P
         ),
         &COLUMNS,
     );
-    common_notes(&mut section, options);
     for (name, (sum, count)) in histograms.iter().zip(before) {
         let (sum_after, count_after) = daemon.histogram(name)?;
         let mean = (sum_after - sum) / (count_after - count).max(1.0) * 1e3;

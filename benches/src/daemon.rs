@@ -15,7 +15,7 @@ use portcullis_proto::v1::target_service_client::TargetServiceClient;
 use tonic::transport::Channel;
 
 use crate::machine::field;
-use crate::switch::{PATIENCE, Switch};
+use crate::switch::PATIENCE;
 use crate::{BenchError, Result};
 
 /// How often an agent that starts is looked for.
@@ -43,8 +43,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// For `program` at `switch`: configuration, database and socket lie in the sandbox's folder and go with it.
-    pub fn prepare(program: &Path, switch: &Switch) -> Result<Self> {
+    /// For `program` with one target, as the configuration writes it: configuration, database and socket lie in a folder
+    /// that somebody else removes.
+    pub fn prepare(program: &Path, folder: &Path, target: &str) -> Result<Self> {
         if !program.is_file() {
             return Err(BenchError::NotBuilt(program.to_path_buf()));
         }
@@ -54,15 +55,14 @@ impl Place {
             .map_err(BenchError::io("find a free TCP port"))?;
         let place = Place {
             program: program.to_path_buf(),
-            folder: switch.sandbox().dir().to_path_buf(),
+            folder: folder.to_path_buf(),
             metrics,
         };
         let text = format!(
             "[api]\nsocket = \"{socket}\"\n[store]\npath = \"{store}\"\n[metrics]\nlisten = \"{metrics}\"\n\
-             [[target]]\nname = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{ovsdb}\"\n",
+             [[target]]\n{target}",
             socket = place.socket().display(),
             store = place.folder.join("portcullis.db").display(),
-            ovsdb = switch.sandbox().ovsdb_socket().display(),
         );
         std::fs::write(place.config(), text).map_err(BenchError::io("write the agent's configuration"))?;
         Ok(place)

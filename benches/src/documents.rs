@@ -217,6 +217,63 @@ impl Fleet {
     }
 }
 
+/// Documents whose compilation tells something, with what they are.
+pub fn telling_documents() -> Result<[(&'static str, Document); 3]> {
+    Ok([
+        ("all but the 100 most used TCP ports", all_but_the_most_used()?),
+        (
+            "10,000 endpoints, 200 profiles",
+            Fleet::hosting(10_000, 200, 0).document()?,
+        ),
+        ("one million rules", million()?),
+    ])
+}
+
+/// One million rules: 1,000 profiles of 1,000 rules each, every one bound to an endpoint.
+pub fn million() -> Result<Document> {
+    const PROFILES: u32 = 1_000;
+    const RULES: u32 = 1_000;
+    let rule = |profile: u32, n: u32| {
+        let low = (n * 61 + profile * 7) % 65_000;
+        let (protocol, action) = (
+            ["tcp", "udp"][(n % 2) as usize],
+            ["allow", "deny"][(n / 2 % 2) as usize],
+        );
+        let direction = ["ingress", "egress"][(n / 4 % 2) as usize];
+        json!({
+            "name": format!("r{n}"), "action": action, "direction": direction,
+            "protocol": protocol, "ports": [format!("{low}-{}", low + n % 40)],
+        })
+    };
+    let mut document = Document::default();
+    for profile in 0..PROFILES {
+        let rules: Vec<Value> = (0..RULES).map(|n| rule(profile, n)).collect();
+        let name: Name = format!("p{profile:04}").parse()?;
+        document.profiles.insert(
+            name.clone(),
+            Arc::new(serde_json::from_value(json!({"rules": rules}))?),
+        );
+        let bound: Endpoint = serde_json::from_value(json!({"profiles": [name]}))?;
+        document
+            .endpoints
+            .insert(endpoint_name(profile).parse()?, Arc::new(bound));
+    }
+    document.validate()?;
+    Ok(document)
+}
+
+/// The document with one more TCP port blocked outwards for everybody.
+pub fn with_blocked(document: &Document, port: u16) -> Result<Document> {
+    let rule: Rule = serde_json::from_value(json!(
+        {"name": "more", "action": "deny", "direction": "egress", "protocol": "tcp", "ports": [port]}
+    ))?;
+    let mut next = document.clone();
+    let mut rules = Vec::clone(&next.baseline);
+    rules.push(rule);
+    next.baseline = rules.into();
+    Ok(next)
+}
+
 /// Name of the endpoint with a number.
 pub fn endpoint_name(n: u32) -> String {
     format!("e{n:05}")

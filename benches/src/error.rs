@@ -22,9 +22,21 @@ pub enum BenchError {
     /// A value that was made here is not one.
     #[error("the generated document is no document")]
     Generated(#[from] serde_json::Error),
+    /// There is no class id for it.
+    #[error("the generated document has too many classes")]
+    Classes(#[from] portcullis_compiler::OutOfClasses),
     /// The compiler refused it.
     #[error("the generated document does not compile")]
     Compile(#[from] portcullis_compiler::CompileError),
+    /// Our P4 program.
+    #[error("our P4 program is unusable")]
+    P4Program(#[from] portcullis_p4runtime::ProgramError),
+    /// It has no rows in our P4 program.
+    #[error("the generated document has no rows on a P4Runtime device")]
+    P4Rows(#[from] portcullis_p4runtime::units::BuildError),
+    /// A P4Runtime device.
+    #[error("the P4Runtime device cannot be used")]
+    P4Device(#[from] portcullis_p4runtime::client::ClientError),
     /// A message that was made here is none.
     #[error("a message does not fit")]
     Encode(#[from] portcullis_openflow::EncodeError),

@@ -6,12 +6,17 @@
 
 pub mod bulk;
 pub mod change;
+pub mod compiled;
 pub mod daemon;
+pub mod datapath;
 pub mod documents;
 mod error;
+pub mod fastpath;
+pub mod filters;
 pub mod floor;
 pub mod machine;
 pub mod offline;
+pub mod p4;
 pub mod report;
 pub mod restart;
 pub mod switch;

@@ -26,7 +26,7 @@ fn pipeline() -> Pipeline {
         first: 0,
         tag: Config::DEFAULT_COOKIE,
         last: FinalAction::Normal,
-        opaque: StageModel::ovs().opaque_ethertypes,
+        opaque: &portcullis_ovs::tables::OPAQUE,
     }
 }
 

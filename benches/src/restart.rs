@@ -36,7 +36,7 @@ pub async fn run(options: Options, program: &Path) -> Result<Section> {
     let attached = options.attached.min(options.endpoints);
     let document = Fleet::hosting(options.endpoints, PROFILES, attached).document()?;
     let switch = Switch::start(attached)?;
-    let place = Place::prepare(program, &switch)?;
+    let place = Place::prepare(program, switch.sandbox().dir(), &switch.target())?;
     let mut daemon = Daemon::start(&place)?;
     let mut client = daemon.client().await?;
     let began = std::time::Instant::now();

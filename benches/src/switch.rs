@@ -56,6 +56,15 @@ impl Switch {
         Config::new("ovs", &format!("unix:{}", self.sandbox.ovsdb_socket().display()))
     }
 
+    /// The same as the agent's configuration writes it.
+    pub fn target(&self) -> String {
+        let socket = self.sandbox.ovsdb_socket();
+        format!(
+            "name = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{}\"\n",
+            socket.display()
+        )
+    }
+
     /// The bridge, as `ovs-ofctl` is told of it.
     pub fn bridge(&self) -> String {
         format!(
@@ -232,16 +241,7 @@ impl Target {
         what: &str,
         done: impl Fn(&TargetStatus) -> bool,
     ) -> Result<(Instant, Arc<TargetStatus>)> {
-        let mut watch = self.handle.watch();
-        let seen = tokio::time::timeout(PATIENCE, watch.wait_for(|status| done(status))).await;
-        match seen {
-            Ok(Ok(status)) => Ok((Instant::now(), Arc::clone(&status))),
-            _ => Err(BenchError::Late {
-                what: what.to_string(),
-                limit: PATIENCE,
-                seen: format!("{:?}", self.handle.status()),
-            }),
-        }
+        until(&self.handle, what, done).await
     }
 
     /// Stops it; its rows stay.
@@ -249,5 +249,23 @@ impl Target {
         self.handle.stop();
         // A task that was cut off has ended too.
         let _ended = tokio::time::timeout(PATIENCE, self.task).await;
+    }
+}
+
+/// Waits for a status of a target; when it was seen.
+pub(crate) async fn until(
+    target: &TargetHandle,
+    what: &str,
+    done: impl Fn(&TargetStatus) -> bool,
+) -> Result<(Instant, Arc<TargetStatus>)> {
+    let mut watch = target.watch();
+    let seen = tokio::time::timeout(PATIENCE, watch.wait_for(|status| done(status))).await;
+    match seen {
+        Ok(Ok(status)) => Ok((Instant::now(), Arc::clone(&status))),
+        _ => Err(BenchError::Late {
+            what: what.to_string(),
+            limit: PATIENCE,
+            seen: format!("{:?}", target.status()),
+        }),
     }
 }

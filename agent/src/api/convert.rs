@@ -172,9 +172,15 @@ impl Fields {
     fn attachment(&mut self, path: &str, attachment: v1::Attachment) -> Option<Attachment> {
         let macs = self.list(&format!("{path}.macs"), &attachment.macs);
         let set = |text: String| if text.is_empty() { None } else { Some(text) };
+        let vlan = attachment.vlan.map(u16::try_from).transpose();
+        if vlan.is_err() {
+            self.fail(format!("{path}.vlan"), "is no VLAN: 0 (no tag) to 4094");
+        }
         Some(Attachment {
             interface: set(attachment.interface),
             iface_id: set(attachment.iface_id),
+            port: attachment.port,
+            vlan: vlan.ok()?,
             target: set(attachment.target),
             macs: macs?,
         })
@@ -377,6 +383,8 @@ pub(super) fn endpoint_out(name: &Name, endpoint: &Arc<Endpoint>, etag: String) 
     let attachment = |a: &Attachment| v1::Attachment {
         interface: a.interface.clone().unwrap_or_default(),
         iface_id: a.iface_id.clone().unwrap_or_default(),
+        port: a.port,
+        vlan: a.vlan.map(u32::from),
         target: a.target.clone().unwrap_or_default(),
         macs: texts(&a.macs),
     };

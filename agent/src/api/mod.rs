@@ -5,6 +5,7 @@ mod accept;
 mod calls;
 mod convert;
 mod explain;
+mod hits;
 mod listen;
 mod page;
 mod policy;

@@ -1,9 +1,9 @@
 //! Pages of lists. A token holds the last name of its page, so that what comes and goes in between neither repeats
 //! nor hides anything else.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use imbl::OrdMap;
 use portcullis_policy::Name;
 use portcullis_proto::v1;
 
@@ -69,11 +69,11 @@ impl Page {
     /// The items of this page, and the token of the next one; empty when this is the last.
     pub(super) fn take<'a, T>(
         &self,
-        map: &'a BTreeMap<Name, T>,
+        map: &'a OrdMap<Name, T>,
         wanted: impl Fn(&T) -> bool,
     ) -> (Vec<(&'a Name, &'a T)>, String) {
         let from = self.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let range = map.range::<Name, _>((from, Bound::Unbounded));
+        let range = map.range::<_, Name>((from, Bound::Unbounded));
         let mut items: Vec<(&Name, &T)> = range.filter(|(_, v)| wanted(v)).take(self.size + 1).collect();
         if items.len() <= self.size {
             return (items, String::new());
@@ -114,13 +114,15 @@ mod tests {
 
     #[test]
     fn pages_neither_repeat_nor_hide() {
-        let mut map: BTreeMap<Name, u32> = (0..10).map(|i| (format!("n{i}").parse().unwrap(), i)).collect();
+        let mut map: OrdMap<Name, u32> = (0..10u32)
+            .map(|i| (format!("n{i}").parse().unwrap(), i))
+            .collect();
         let request = |token: String| v1::ListRequest {
             page_size: 4,
             page_token: token,
             label: String::new(),
         };
-        let take = |map: &BTreeMap<Name, u32>, token: String| -> (Vec<u32>, String) {
+        let take = |map: &OrdMap<Name, u32>, token: String| -> (Vec<u32>, String) {
             let page = Page::of(&request(token)).unwrap();
             let (items, next) = page.take(map, |v| v % 2 == 0);
             (items.into_iter().map(|(_, v)| *v).collect(), next)

@@ -53,6 +53,8 @@ fn findings_out(found: Vec<Finding>) -> Vec<v1::Finding> {
         .map(|f| v1::Finding {
             at: f.at,
             text: f.text,
+            kind: f.kind.to_string(),
+            by: f.by,
         })
         .collect()
 }

@@ -1,8 +1,8 @@
 //! Baseline, profiles and endpoints, one resource at a time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use portcullis_policy::{DocumentError, Endpoint, Name};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_server::BaselineService;
@@ -75,7 +75,7 @@ fn no_etag(path: &str, etag: &str) -> Result<(), ApiError> {
 
 /// What stands under a name, which must be there and be what the caller has seen.
 fn existing<T>(
-    map: &BTreeMap<Name, Arc<T>>,
+    map: &OrdMap<Name, Arc<T>>,
     key: Key,
     name: &Name,
     etag: &str,

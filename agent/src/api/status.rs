@@ -139,6 +139,10 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
                 ],
             ),
         ),
+        ChangeError::OutOfClasses(error) => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_quota_failure_violation("classes", error.to_string()),
+        ),
         ChangeError::Unproved { target, .. } => (Code::Internal, info("UNPROVED", [("target", target)])),
         ChangeError::Store(_) => (Code::Internal, info("STORE", [])),
         ChangeError::Encode { .. } => (Code::Internal, info("ENCODE", [])),

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use portcullis_backend::{Hit, QueryError, TargetHandle, TargetStatus};
-use portcullis_compiler::EndpointIntent;
-use portcullis_policy::Name;
 use portcullis_proto::v1;
 use portcullis_proto::v1::target_service_server::TargetService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::hits::{self, Asker};
 use super::status::ApiError;
 use super::{Api, convert, watch};
-use crate::store::{Key, Kind};
 
 /// How long a target may take to count.
 const HITS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,13 +88,6 @@ async fn hits_of(target: TargetHandle) -> (String, Result<Vec<Hit>, String>) {
     (target.name().to_string(), hits)
 }
 
-fn concerns(hit: &Hit, name: &Name, endpoint: &EndpointIntent) -> bool {
-    match hit.class {
-        Some(class) => class != 0 && endpoint.class(hit.direction).0 == class,
-        None => hit.endpoints.iter().any(|e| e == name.as_str()),
-    }
-}
-
 #[tonic::async_trait]
 impl TargetService for Api {
     async fn list_targets(
@@ -121,15 +112,7 @@ impl TargetService for Api {
             "" => None,
             text => {
                 let name = convert::name("endpoint", text)?;
-                let intent = self.engine().read(|state| state.base().intent);
-                let not_found = || {
-                    ApiError::NotFound(Key {
-                        kind: Kind::Endpoint,
-                        name: name.to_string(),
-                    })
-                };
-                let endpoint = intent.endpoints.get(&name).cloned().ok_or_else(not_found)?;
-                Some((name, endpoint))
+                Some(Asker::of(&self.engine().read(|state| state.base()), name)?)
             }
         };
         let asked: Vec<_> = self
@@ -143,10 +126,18 @@ impl TargetService for Api {
             let (target, hits) = answer.await.map_err(|_| ApiError::Lost)?;
             match hits {
                 Ok(hits) => {
-                    let mine = |hit: &Hit| wanted.as_ref().is_none_or(|(name, e)| concerns(hit, name, e));
+                    let hits: Vec<Hit> = match &wanted {
+                        Some(asker) => hits
+                            .into_iter()
+                            .filter(|hit| asker.concerns(hit))
+                            .map(|hit| asker.named(hit))
+                            .collect(),
+                        None => hits,
+                    };
+                    let hits = hits::by_rule(hits);
                     response
                         .hits
-                        .extend(hits.into_iter().filter(mine).map(|hit| hit_out(&target, hit)));
+                        .extend(hits.into_iter().map(|hit| hit_out(&target, hit)));
                 }
                 Err(why) => response.unavailable.push(v1::Unavailable { target, why }),
             }

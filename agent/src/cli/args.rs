@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
-use portcullis_policy::{Direction, Family, MacAddr, ParseError, PortRange, Protocol, StrictPrefix};
+use portcullis_compiler::Attribution;
+use portcullis_policy::{Action, Direction, Family, MacAddr, ParseError, PortRange, Protocol, StrictPrefix};
 
 /// Seconds that `--wait` waits when it is given none.
 const WAIT: &str = "30";
@@ -193,12 +194,16 @@ pub struct Provision {
     /// The endpoint.
     pub name: String,
     /// OVS interface it plugs into; may be repeated.
-    #[arg(long, value_name = "NAME", required_unless_present = "iface_id")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["iface_id", "port"])]
     pub interface: Vec<String>,
     /// Value of external_ids:iface-id of that interface, instead of its name; may be repeated.
     #[arg(long, value_name = "ID")]
     pub iface_id: Vec<String>,
-    /// Target that has the interface; any when absent.
+    /// Port of a switch, and the VLAN on it that is the endpoint's (0: without a tag); the whole port without a VLAN.
+    /// Needs --target; may be repeated.
+    #[arg(long, value_name = "PORT[:VLAN]", requires = "target")]
+    pub port: Vec<Plug>,
+    /// Target that has the interface or port; for interfaces any when absent.
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
     /// MAC; may be repeated.
@@ -243,18 +248,56 @@ pub enum CompileFormat {
 /// `compile`.
 #[derive(Debug, Clone, Args)]
 pub struct Compile {
-    /// The document.
-    #[command(flatten)]
-    pub file: File,
-    /// Kind of target to compile for.
-    #[arg(long, value_name = "KIND")]
+    /// The document, YAML or JSON; `-` reads stdin.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "classbench")]
+    pub file: Option<PathBuf>,
+    /// A ClassBench filter set instead of a document: one policy class, first match wins.
+    #[arg(long, value_name = "FILE", requires = "default")]
+    pub classbench: Option<PathBuf>,
+    /// Verdict on packets that no filter of the set matches; filters have the other one.
+    #[arg(long, value_name = "VERDICT", requires = "classbench", value_parser = verdict)]
+    pub default: Option<Action>,
+    /// Stage model to compile for: a built-in one by name, `model:FILE` in TOML, or `p4info:FILE` of a P4 program.
+    #[arg(long, value_name = "MODEL")]
     pub target: String,
+    /// Which tables and fields of a P4 program play which stage, in TOML; for `p4info:FILE` by names of its own.
+    #[arg(long, value_name = "FILE")]
+    pub mapping: Option<PathBuf>,
+    /// What hits on rows shall tell: the rule, or with fewer rows only class and verdict.
+    #[arg(long, value_enum, default_value_t = HitsTell::Rule)]
+    pub attribution: HitsTell,
     /// Add statistics: classes, rows per table, time.
     #[arg(long)]
     pub stats: bool,
     /// How to write; what --output says when absent.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<CompileFormat>,
+}
+
+/// What hits on rows tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HitsTell {
+    /// The rule that decided.
+    Rule,
+    /// The class and the verdict.
+    Class,
+}
+
+impl From<HitsTell> for Attribution {
+    fn from(tell: HitsTell) -> Self {
+        match tell {
+            HitsTell::Rule => Attribution::Rule,
+            HitsTell::Class => Attribution::Class,
+        }
+    }
+}
+
+fn verdict(text: &str) -> Result<Action, String> {
+    match text {
+        "allow" => Ok(Action::Allow),
+        "deny" => Ok(Action::Deny),
+        _ => Err("write allow or deny".to_string()),
+    }
 }
 
 /// Pages that `docs` prints.
@@ -264,6 +307,8 @@ pub enum DocsPage {
     Cli,
     /// The tables of the OVS pipeline, its registers and cookies.
     OvsPipeline,
+    /// The tables of our P4 program.
+    P4Pipeline,
     /// The agent's Prometheus metrics.
     Metrics,
 }
@@ -311,6 +356,36 @@ impl FromStr for Service {
                 })
             }
         }
+    }
+}
+
+/// `PORT` or `PORT:VLAN`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plug {
+    /// Number of a switch port.
+    pub port: u32,
+    /// The VLAN on it.
+    pub vlan: Option<u16>,
+}
+
+impl FromStr for Plug {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, vlan) = match text.split_once(':') {
+            Some((port, vlan)) => (port, Some(vlan)),
+            None => (text, None),
+        };
+        let port = port
+            .parse()
+            .map_err(|_| format!("`{port}` is no port: write a number, as in 3 or 3:100"))?;
+        let vlan = vlan
+            .map(|v| {
+                v.parse()
+                    .map_err(|_| format!("`{v}` is no VLAN: write 0 to 4094"))
+            })
+            .transpose()?;
+        Ok(Plug { port, vlan })
     }
 }
 

@@ -44,8 +44,17 @@ pub enum Misuse {
     /// Labels of something else.
     #[error("--label is for `get endpoints`")]
     Label,
+    /// Nothing to compile.
+    #[error("nothing to compile: give a document with -f FILE or a filter set with --classbench FILE")]
+    NoInput,
+    /// A filter set without a default.
+    #[error("--classbench needs --default allow or --default deny")]
+    NoDefault,
     /// A kind of target that nobody knows.
-    #[error("there is no kind of target `{name}`: known are {}", .known.join(", "))]
+    #[error(
+        "there is no stage model `{name}`: known are {}; or write model:FILE or p4info:FILE",
+        .known.join(", ")
+    )]
     Target {
         /// What was asked for.
         name: String,
@@ -86,6 +95,36 @@ pub enum Failure {
         path: PathBuf,
         /// Why.
         source: DocumentError,
+    },
+    /// A filter set is wrong.
+    #[error("{} is not a filter set", path.display())]
+    Filters {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: portcullis_policy::classbench::LineError,
+    },
+    /// A stage model is wrong.
+    #[error("{} is not a stage model", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: portcullis_compiler::ModelError,
+    },
+    /// A document has more classes than a target can tell apart.
+    #[error(transparent)]
+    Classes(#[from] portcullis_compiler::OutOfClasses),
+    /// The P4 program that this binary carries is unusable.
+    #[error(transparent)]
+    Program(#[from] portcullis_p4runtime::ProgramError),
+    /// A P4 program's description, or the mapping for it, is wrong.
+    #[error("{} cannot be used as a stage model", path.display())]
+    P4Info {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The agent's document cannot be read here.
     #[error("the agent's document cannot be read: is the agent newer than this command?")]

@@ -28,7 +28,8 @@ pub const SOCKET: &str = "/run/portcullis/agent.sock";
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done; `status`: every target is InSync and holds the generation
-  1  the agent refused or failed, a file could not be read, or `compile` found rows that are not the policy
+  1  the agent refused or failed, a file could not be read, or `compile` found
+     rows that are not the policy or a target that cannot take them
   2  the command line is wrong; `plan --detailed-exitcode`: something would change
   3  not realized (yet): `status`, and whatever waits with --wait
   4  the agent cannot be reached";

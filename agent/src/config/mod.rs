@@ -1,5 +1,7 @@
 //! The configuration: `raw` as written in TOML, then resolved and checked, in [`Config`].
 
+mod embedded;
+mod p4;
 mod raw;
 mod resolve;
 mod value;
@@ -7,6 +9,8 @@ mod value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/agent.toml";
@@ -104,10 +108,98 @@ pub struct Tls {
 /// The datapaths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
-    /// Look for what is there, with these settings.
-    Discover(Target),
+    /// Look for what is there: Open vSwitch with these settings, else the embedded switch, else wait for the former.
+    Discover(Box<Target>, Box<P4Target>),
     /// As configured; at least one.
-    Configured(Vec<Target>),
+    Configured(Vec<AnyTarget>),
+}
+
+/// A datapath of any sort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnyTarget {
+    /// An Open vSwitch bridge.
+    Ovs(Target),
+    /// A P4Runtime device.
+    P4Runtime(Box<P4Target>),
+}
+
+impl AnyTarget {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            AnyTarget::Ovs(target) => &target.name,
+            AnyTarget::P4Runtime(target) => &target.name,
+        }
+    }
+}
+
+/// One P4Runtime device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct P4Target {
+    /// Its name.
+    pub name: String,
+    /// `HOST:PORT` of its server, or `unix:/PATH`.
+    pub address: String,
+    /// Its device id.
+    pub device_id: u64,
+    /// The role; empty for the one that may do everything.
+    pub role: String,
+    /// Who has the highest is the primary.
+    pub election_id: u128,
+    /// What it shall run.
+    pub program: P4Program,
+    /// Whether a foreign program is replaced by ours.
+    pub overwrite_pipeline: bool,
+    /// Ports that are no servers.
+    pub uplinks: Vec<u32>,
+    /// Ports of servers, with or without an endpoint.
+    pub servers: Vec<u32>,
+    /// TLS, when the device speaks it.
+    pub tls: Option<P4Tls>,
+    /// How often rows are read back.
+    pub resync_interval: Duration,
+    /// The mark of this agent's rows.
+    pub cookie: u16,
+    /// The switch that is the device, when the agent looks after it.
+    pub embedded: Option<Embedded>,
+}
+
+/// The embedded switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Embedded {
+    /// Its program; beside the agent's own, or on the PATH, when absent.
+    pub program: Option<PathBuf>,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// What follows the program's name.
+    pub arguments: Vec<String>,
+    /// Whether it goes on when the agent stops.
+    pub outlives_agent: bool,
+}
+
+/// What a P4Runtime device shall run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum P4Program {
+    /// Our own program; ports match as ranges, or as value and mask.
+    Portcullis {
+        /// Ranges.
+        range: bool,
+    },
+    /// The same, with ports as ranges and the larger tables of the embedded switch.
+    Embedded,
+    /// What it runs, as this file says its tables are to be read; by names without one.
+    Device(Option<PathBuf>),
+}
+
+/// TLS to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct P4Tls {
+    /// PEM file of the authority of the device.
+    pub ca: PathBuf,
+    /// PEM files of the agent's own certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// The name in the device's certificate, when it is not that of the address.
+    pub domain: Option<String>,
 }
 
 /// One Open vSwitch bridge.

@@ -55,13 +55,42 @@ pub(super) struct Target {
     pub ovsdb: Option<Spanned<String>>,
     pub bridge: Option<Spanned<String>>,
     #[serde(default)]
-    pub uplinks: Vec<Spanned<String>>,
+    pub uplinks: Vec<Spanned<toml::Value>>,
     pub first_table: Option<Spanned<u8>>,
     #[serde(rename = "final")]
     pub final_action: Option<Spanned<Final>>,
     pub resync_interval: Option<Spanned<Span>>,
-    pub mgmt_dir: Option<PathBuf>,
+    pub mgmt_dir: Option<Spanned<PathBuf>>,
     pub cookie: Option<u16>,
+    pub address: Option<Spanned<String>>,
+    pub device_id: Option<Spanned<u64>>,
+    pub role: Option<Spanned<String>>,
+    pub election_id: Option<Spanned<u64>>,
+    pub program: Option<Spanned<String>>,
+    pub mapping: Option<Spanned<PathBuf>>,
+    pub overwrite_pipeline: Option<Spanned<bool>>,
+    #[serde(default)]
+    pub servers: Vec<Spanned<u32>>,
+    pub tls: Option<Spanned<DeviceTls>>,
+    #[serde(default)]
+    pub ports: Vec<Spanned<String>>,
+    pub switch: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub cores: Vec<Spanned<usize>>,
+    pub busy: Option<Spanned<bool>>,
+    pub hugepages: Option<Spanned<bool>>,
+    pub buffers: Option<Spanned<u32>>,
+    pub switch_metrics: Option<Spanned<SocketAddr>>,
+    pub outlives_agent: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceTls {
+    pub ca: PathBuf,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub domain: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,7 +7,9 @@ use portcullis_compiler::StageModel;
 use portcullis_policy::Name;
 use toml::Spanned;
 
-use super::{Api, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls, raw};
+use super::{
+    AnyTarget, Api, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls, embedded, p4, raw,
+};
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
 const LAST_TABLE: u8 = 253;
@@ -16,9 +18,13 @@ const LONGEST_SOCKET: usize = 107;
 /// Largest message, in MiB: lengths on the wire are 32 bits.
 const LARGEST_MESSAGE: usize = 2048;
 
-type Result<T> = std::result::Result<T, Problem>;
+pub(super) type Result<T> = std::result::Result<T, Problem>;
 
-fn refuse<T, S>(at: &Spanned<S>, path: impl Into<String>, problem: impl Into<String>) -> Result<T> {
+pub(super) fn refuse<T, S>(
+    at: &Spanned<S>,
+    path: impl Into<String>,
+    problem: impl Into<String>,
+) -> Result<T> {
     Err(Problem {
         offset: at.span().start,
         path: path.into(),
@@ -141,19 +147,24 @@ pub(super) fn default_target() -> Target {
 
 fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<Targets> {
     if raw.is_empty() {
-        return Ok(Targets::Discover(default_target()));
+        return Ok(Targets::Discover(
+            Box::new(default_target()),
+            Box::new(embedded::found()),
+        ));
     }
-    let mut targets: Vec<Target> = Vec::new();
+    let mut targets: Vec<AnyTarget> = Vec::new();
     for (index, entry) in raw.into_iter().enumerate() {
         let (span, path) = (Spanned::new(entry.span(), ()), format!("target[{index}]"));
         let target = target(&path, entry.into_inner(), &targets)?;
-        let same =
-            |t: &&Target| t.ovsdb == target.ovsdb && t.bridge == target.bridge && t.cookie == target.cookie;
-        if let Some(other) = targets.iter().find(same) {
+        if let Some(other) = targets.iter().find(|t| same(t, &target)) {
+            let what = match other {
+                AnyTarget::Ovs(_) => "bridge",
+                AnyTarget::P4Runtime(_) => "device",
+            };
             return refuse(
                 &span,
                 path,
-                format!("is the same bridge as target `{}`: remove one", other.name),
+                format!("is the same {what} as target `{}`: remove one", other.name()),
             );
         }
         targets.push(target);
@@ -161,22 +172,97 @@ fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<Targets> {
     Ok(Targets::Configured(targets))
 }
 
-fn target(path: &str, raw: raw::Target, earlier: &[Target]) -> Result<Target> {
+/// Whether two targets are one datapath.
+fn same(a: &AnyTarget, b: &AnyTarget) -> bool {
+    match (a, b) {
+        (AnyTarget::Ovs(a), AnyTarget::Ovs(b)) => {
+            a.ovsdb == b.ovsdb && a.bridge == b.bridge && a.cookie == b.cookie
+        }
+        (AnyTarget::P4Runtime(a), AnyTarget::P4Runtime(b)) => {
+            a.address == b.address && a.device_id == b.device_id && a.role == b.role
+        }
+        _ => false,
+    }
+}
+
+fn target(path: &str, raw: raw::Target, earlier: &[AnyTarget]) -> Result<AnyTarget> {
     let at = |field: &str| format!("{path}.{field}");
     if let Err(error) = raw.name.get_ref().parse::<Name>() {
         return refuse(&raw.name, at("name"), error.to_string());
     }
-    if earlier.iter().any(|t| t.name == *raw.name.get_ref()) {
+    if earlier.iter().any(|t| t.name() == raw.name.get_ref()) {
         let problem = format!(
             "`{}` is the name of another target already: rename one",
             raw.name.get_ref()
         );
         return refuse(&raw.name, at("name"), problem);
     }
-    if raw.kind.get_ref() != "ovs" {
-        let problem = format!("`{}` is not in this version: write \"ovs\"", raw.kind.get_ref());
-        return refuse(&raw.kind, at("kind"), problem);
+    match raw.kind.get_ref().as_str() {
+        "ovs" => Ok(AnyTarget::Ovs(ovs(path, raw)?)),
+        "p4runtime" => Ok(AnyTarget::P4Runtime(Box::new(p4::target(path, raw)?))),
+        "embedded" => Ok(AnyTarget::P4Runtime(Box::new(embedded::target(path, raw)?))),
+        other => {
+            let problem =
+                format!("`{other}` is no kind of target: write \"ovs\", \"p4runtime\" or \"embedded\"");
+            refuse(&raw.kind, at("kind"), problem)
+        }
     }
+}
+
+/// How often rows are read back.
+pub(super) fn resync(path: &str, span: Option<Spanned<super::value::Span>>) -> Result<Duration> {
+    match span {
+        Some(span) if span.get_ref().0 < Duration::from_secs(1) => refuse(
+            &span,
+            format!("{path}.resync_interval"),
+            "is too short: 1s at least",
+        ),
+        other => Ok(other.map_or(default_target().resync_interval, |s| s.into_inner().0)),
+    }
+}
+
+/// Settings of the other kind.
+fn only_p4runtime(path: &str, raw: &raw::Target) -> Result<()> {
+    let settings = [
+        ("address", raw.address.as_ref().map(Spanned::span)),
+        ("device_id", raw.device_id.as_ref().map(Spanned::span)),
+        ("role", raw.role.as_ref().map(Spanned::span)),
+        ("election_id", raw.election_id.as_ref().map(Spanned::span)),
+        ("program", raw.program.as_ref().map(Spanned::span)),
+        ("mapping", raw.mapping.as_ref().map(Spanned::span)),
+        (
+            "overwrite_pipeline",
+            raw.overwrite_pipeline.as_ref().map(Spanned::span),
+        ),
+        ("servers", raw.servers.first().map(Spanned::span)),
+        ("tls", raw.tls.as_ref().map(Spanned::span)),
+    ];
+    foreign(path, "p4runtime", &settings)?;
+    embedded::foreign_to_others(path, raw)
+}
+
+/// Refuses the first of these settings that is there: they are of another kind of target.
+pub(super) fn foreign(
+    path: &str,
+    kind: &str,
+    settings: &[(&str, Option<std::ops::Range<usize>>)],
+) -> Result<()> {
+    let first = settings
+        .iter()
+        .find_map(|(name, span)| span.clone().map(|s| (name, s)));
+    match first {
+        Some((name, span)) => refuse(
+            &Spanned::new(span, ()),
+            format!("{path}.{name}"),
+            format!("is a setting of kind = \"{kind}\": remove it"),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
+    only_p4runtime(path, &raw)?;
+    let at = |field: &str| format!("{path}.{field}");
     let default = default_target();
     let ovsdb = match raw.ovsdb {
         None => default.ovsdb,
@@ -191,31 +277,37 @@ fn target(path: &str, raw: raw::Target, earlier: &[Target]) -> Result<Target> {
             "is empty: name a bridge or remove the setting",
         );
     }
+    let mut uplinks = Vec::with_capacity(raw.uplinks.len());
     for (index, pattern) in raw.uplinks.iter().enumerate() {
-        if pattern.get_ref().is_empty() {
-            return refuse(
-                pattern,
-                format!("{path}.uplinks[{index}]"),
-                "is empty: write a port's name or a pattern with *",
-            );
+        match pattern.get_ref().as_str() {
+            Some(name) if !name.is_empty() => uplinks.push(name.to_string()),
+            Some(_) => {
+                return refuse(
+                    pattern,
+                    format!("{path}.uplinks[{index}]"),
+                    "is empty: write a port's name or a pattern with *",
+                );
+            }
+            None => {
+                return refuse(
+                    pattern,
+                    format!("{path}.uplinks[{index}]"),
+                    "is no name: write a port's name, or a pattern with *, in quotes",
+                );
+            }
         }
     }
     let (first_table, final_action) = tables(path, raw.first_table, raw.final_action)?;
-    let resync_interval = match raw.resync_interval {
-        Some(span) if span.get_ref().0 < Duration::from_secs(1) => {
-            return refuse(&span, at("resync_interval"), "is too short: 1s at least");
-        }
-        other => other.map_or(default.resync_interval, |s| s.into_inner().0),
-    };
+    let resync_interval = resync(path, raw.resync_interval)?;
     Ok(Target {
         name: raw.name.into_inner(),
         ovsdb,
         bridge: raw.bridge.map(Spanned::into_inner),
-        uplinks: raw.uplinks.into_iter().map(Spanned::into_inner).collect(),
+        uplinks,
         first_table,
         final_action,
         resync_interval,
-        mgmt_dir: raw.mgmt_dir,
+        mgmt_dir: raw.mgmt_dir.map(Spanned::into_inner),
         cookie: raw.cookie.unwrap_or(default.cookie),
     })
 }

@@ -32,7 +32,20 @@ fn every_setting_of_the_example_exists() {
     let Targets::Configured(targets) = config.targets else {
         panic!("no target")
     };
-    assert_eq!(targets[0].cookie, 0x5043);
+    let [
+        AnyTarget::Ovs(ovs),
+        AnyTarget::P4Runtime(tor),
+        AnyTarget::P4Runtime(switch),
+    ] = targets.as_slice()
+    else {
+        panic!("one of each kind")
+    };
+    assert!(switch.embedded.is_some() && tor.embedded.is_none());
+    assert_eq!(ovs.cookie, 0x5043);
+    assert_eq!(
+        (tor.address.as_str(), tor.uplinks.as_slice()),
+        ("127.0.0.1:9559", [9].as_slice())
+    );
     assert_eq!(
         config.api.tcp.unwrap().tls.unwrap().client_ca.unwrap(),
         Path::new("/etc/portcullis/tls/clients.crt")
@@ -84,8 +97,11 @@ fn targets_are_checked() {
     else {
         panic!("no target")
     };
-    assert_eq!(targets[0].final_action, FinalAction::GotoTable(40));
-    assert_eq!(targets[0].resync_interval, Duration::from_secs(500));
+    let AnyTarget::Ovs(ovs) = &targets[0] else {
+        panic!("no bridge")
+    };
+    assert_eq!(ovs.final_action, FinalAction::GotoTable(40));
+    assert_eq!(ovs.resync_interval, Duration::from_secs(500));
     for (bad, why) in [
         ("first_table = 250", "target[0].first_table: is too high"),
         (
@@ -116,12 +132,126 @@ fn targets_are_checked() {
     }
     assert!(
         refused("[[target]]\nname = \"a\"\nkind = \"bmv2\"\n")
-            .contains("target[0].kind: `bmv2` is not in this version")
+            .contains("target[0].kind: `bmv2` is no kind of target")
     );
     let twice = format!("{}{}", target(""), target(""));
     assert!(refused(&twice).contains("target[1].name: `a` is the name of another target"));
     let same = format!("{}{}", target(""), target("").replace("\"a\"", "\"b\""));
     assert!(refused(&same).contains("target[1]: is the same bridge as target `a`"));
+}
+
+#[test]
+fn p4runtime_targets_are_checked() {
+    let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"p4runtime\"\n{more}\n");
+    let address = "address = \"tor:9559\"\n";
+    let Targets::Configured(targets) = read(&target(&format!("{address}uplinks = [49]\nservers = [1, 2]")))
+        .unwrap()
+        .targets
+    else {
+        panic!("no target")
+    };
+    let AnyTarget::P4Runtime(tor) = &targets[0] else {
+        panic!("no device")
+    };
+    assert_eq!(tor.program, P4Program::Portcullis { range: true });
+    assert_eq!(
+        (tor.device_id, tor.election_id, tor.overwrite_pipeline),
+        (1, 1, false)
+    );
+    assert!(refused(&target("")).contains("target[0].address: is missing"));
+    for (bad, why) in [
+        ("address = \"tor\"", "target[0].address: `tor` is no address"),
+        ("device_id = 0", "target[0].device_id: is 0"),
+        ("election_id = 0", "target[0].election_id: is 0"),
+        ("program = \"basic\"", "target[0].program: `basic` is no program"),
+        (
+            "mapping = \"m.toml\"",
+            "target[0].mapping: goes with program = \"device\"",
+        ),
+        ("uplinks = [\"eth0\"]", "target[0].uplinks[0]: is no port"),
+        (
+            "bridge = \"br0\"",
+            "target[0].bridge: is a setting of kind = \"ovs\"",
+        ),
+        (
+            "tls = { ca = \"a\", cert = \"c\" }",
+            "target[0].tls.key: is missing",
+        ),
+    ] {
+        let rest = if bad.starts_with("address") { "" } else { address };
+        let error = refused(&target(&format!("{bad}\n{rest}")));
+        assert!(
+            error.starts_with("agent.toml:4: ") && error.contains(why),
+            "{bad}: {error}"
+        );
+    }
+    let both = "program = \"device\"\noverwrite_pipeline = true\n";
+    assert!(refused(&target(&format!("{address}{both}"))).contains("contradicts program"));
+    let two = format!("{address}uplinks = [1]\nservers = [1]\n");
+    assert!(refused(&target(&two)).contains("target[0].servers[0]: is an uplink, too"));
+    let twice = format!("{}{}", target(address), target(address).replace("\"a\"", "\"b\""));
+    assert!(refused(&twice).contains("target[1]: is the same device as target `a`"));
+    let ovs = "[[target]]\nname = \"a\"\nkind = \"ovs\"\ndevice_id = 3\n";
+    assert!(refused(ovs).contains("target[0].device_id: is a setting of kind = \"p4runtime\""));
+}
+
+#[test]
+fn embedded_targets_are_checked() {
+    let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"embedded\"\n{more}\n");
+    let one = |more: &str| {
+        let Targets::Configured(targets) = read(&target(more)).unwrap().targets else {
+            panic!("no target")
+        };
+        let AnyTarget::P4Runtime(switch) = &targets[0] else {
+            panic!("no device")
+        };
+        switch.as_ref().clone()
+    };
+    let bare = one("uplinks = [9]\nservers = [1]");
+    assert_eq!(
+        bare.embedded, None,
+        "without ports it is somebody else's to start"
+    );
+    assert_eq!(bare.address, "unix:/run/portcullis-switch/p4runtime.sock");
+    let switch = one(
+        "ports = [\"1=null\", \"2=tap:vm0\", \"9=ring\"]\nuplinks = [9]\ncores = [0, 1]\nbusy = true\naddress = \"unix:/x\"",
+    );
+    assert_eq!((switch.uplinks, switch.servers), (vec![9], vec![1, 2]));
+    let embedded = switch.embedded.unwrap();
+    assert!(embedded.outlives_agent);
+    let arguments = "--grpc unix:/x --port 1=null --port 2=tap:vm0 --port 9=ring --cores 0,1 --busy";
+    assert_eq!(embedded.arguments.join(" "), arguments);
+    for (bad, why) in [
+        ("ports = [\"eth0\"]", "target[0].ports[0]: `eth0` is no port"),
+        (
+            "ports = [\"1=null\", \"1=ring\"]",
+            "target[0].ports[1]: is the second port",
+        ),
+        (
+            "ports = [\"1=null\"]\nuplinks = [2]",
+            "target[0].uplinks[0]: is none of the numbers",
+        ),
+        (
+            "address = \"tor:9559\"",
+            "target[0].address: `tor:9559` is no socket",
+        ),
+        (
+            "device_id = 2",
+            "target[0].device_id: is a setting of kind = \"p4runtime\"",
+        ),
+        (
+            "bridge = \"br0\"",
+            "target[0].bridge: is a setting of kind = \"ovs\"",
+        ),
+    ] {
+        let error = refused(&target(bad));
+        assert!(error.contains(why), "{bad}: {error}");
+    }
+    for kind in ["ovs", "p4runtime"] {
+        let other = format!("[[target]]\nname = \"a\"\nkind = \"{kind}\"\nports = [\"1=null\"]\n");
+        assert!(refused(&other).contains("target[0].ports: is a setting of kind = \"embedded\""));
+    }
+    assert!(refused("[[target]]\nname = \"a\"\nkind = \"vpp\"\n").contains("\"embedded\""));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Edits: what can be done to a document, and what an edit comes to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use portcullis_policy::{Defaults, Document, Endpoint, Name, Profile, Rule, Unmanaged};
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +32,8 @@ impl Baseline {
         Baseline {
             defaults: document.defaults,
             unmanaged: document.unmanaged,
-            mandatory: document.mandatory.clone(),
-            rules: document.baseline.clone(),
+            mandatory: document.mandatory.to_vec(),
+            rules: document.baseline.to_vec(),
         }
     }
 
@@ -39,8 +41,8 @@ impl Baseline {
     pub fn put(self, document: &mut Document) {
         document.defaults = self.defaults;
         document.unmanaged = self.unmanaged;
-        document.mandatory = self.mandatory;
-        document.baseline = self.rules;
+        document.mandatory = Arc::new(self.mandatory);
+        document.baseline = Arc::new(self.rules);
     }
 
     fn same(a: &Document, b: &Document) -> bool {
@@ -132,7 +134,7 @@ fn apply_baseline(before: &Document, baseline: Baseline) -> Result<Edited, Chang
 }
 
 /// Puts a value into a map or takes it out; tells what that changed.
-fn put<T: PartialEq>(map: &mut BTreeMap<Name, Arc<T>>, name: &Name, value: Option<T>) -> Option<Change> {
+fn put<T: PartialEq>(map: &mut OrdMap<Name, Arc<T>>, name: &Name, value: Option<T>) -> Option<Change> {
     match (map.get(name), value) {
         (None, None) => None,
         (Some(old), Some(new)) if **old == new => None,
@@ -189,7 +191,10 @@ fn apply_endpoint(before: &Document, name: Name, endpoint: Option<Endpoint>) -> 
 fn apply_document(before: &Document, mut document: Document) -> Result<Edited, ChangeError> {
     document.validate()?;
     let mut changes = Vec::new();
-    if !Baseline::same(before, &document) {
+    if Baseline::same(before, &document) {
+        document.mandatory = Arc::clone(&before.mandatory);
+        document.baseline = Arc::clone(&before.baseline);
+    } else {
         changes.push((Change::Changed, baseline_key()));
     }
     share(
@@ -211,23 +216,36 @@ fn apply_document(before: &Document, mut document: Document) -> Result<Edited, C
     })
 }
 
-/// Lists the differences, and lets what did not change be the very same value: that is how the compiler
-/// recognizes it.
+/// Lists the differences, and lets what did not change be the very same value: that is how the compiler finds what
+/// did.
 fn share<T: PartialEq>(
-    before: &BTreeMap<Name, Arc<T>>,
-    after: &mut BTreeMap<Name, Arc<T>>,
+    before: &OrdMap<Name, Arc<T>>,
+    after: &mut OrdMap<Name, Arc<T>>,
     kind: Kind,
     changes: &mut Vec<(Change, Key)>,
 ) {
-    for (name, value) in after.iter_mut() {
-        match before.get(name) {
-            None => changes.push((Change::Created, key(kind, name))),
-            Some(old) if old == value => *value = Arc::clone(old),
-            Some(_) => changes.push((Change::Changed, key(kind, name))),
+    let mut shared = before.clone();
+    let mut gone = Vec::new();
+    for difference in before.diff(after) {
+        match difference {
+            DiffItem::Add(name, value) => {
+                changes.push((Change::Created, key(kind, name)));
+                shared.insert(name.clone(), Arc::clone(value));
+            }
+            DiffItem::Update {
+                new: (name, value), ..
+            } => {
+                changes.push((Change::Changed, key(kind, name)));
+                shared.insert(name.clone(), Arc::clone(value));
+            }
+            DiffItem::Remove(name, _) => {
+                gone.push((Change::Deleted, key(kind, name)));
+                shared.remove(name);
+            }
         }
     }
-    let gone = before.keys().filter(|name| !after.contains_key(*name));
-    changes.extend(gone.map(|name| (Change::Deleted, key(kind, name))));
+    changes.append(&mut gone);
+    *after = shared;
 }
 
 /// What a document that is merged comes to: the top-level fields it has replace those there are, its profiles and

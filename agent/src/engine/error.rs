@@ -1,6 +1,6 @@
 //! Why a change was refused. Nothing was changed then.
 
-use portcullis_compiler::{CompileError, Unsupported};
+use portcullis_compiler::{CompileError, OutOfClasses, Unsupported};
 use portcullis_policy::{DocumentError, FieldError};
 
 use crate::store::{Key, StoreError};
@@ -82,6 +82,9 @@ pub enum ChangeError {
         /// The counter-example.
         error: Box<CompileError>,
     },
+    /// There are no numbers left for more distinct policies.
+    #[error(transparent)]
+    OutOfClasses(#[from] OutOfClasses),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -65,22 +65,24 @@ pub(super) fn state(store: &mut Store, loaded: Loaded) -> Result<(State, Compile
         // It was valid when it was committed: a newer version may have become stricter.
         tracing::warn!(%error, "the stored policy would be refused today; it stays in force until it is changed");
     }
-    let before: Vec<_> = loaded
-        .classes
-        .iter()
-        .map(|(fingerprint, id)| (*id, *fingerprint))
-        .collect();
-    let mut compiler = Compiler::new(loaded.next_class, loaded.classes);
-    let intent = compiler.resolve(&document, loaded.generation);
-    let changes = class_changes(before.into_iter(), &intent, compiler.next_id());
-    if !changes.added.is_empty() || !changes.removed.is_empty() {
+    let mut compiler = Compiler::new(
+        loaded.next_class,
+        loaded.classes.iter().copied(),
+        loaded.released.iter().copied(),
+    );
+    let before = compiler.clone();
+    let intent = compiler.resolve(&document, loaded.generation)?;
+    let stored = loaded.classes.iter().map(|(fingerprint, id)| (*id, *fingerprint));
+    let classes = intent.classes.values().map(|class| (class.id, class.fingerprint));
+    let changes = class_changes(stored, classes, &before, &compiler);
+    if !changes.is_empty() {
         store.commit_classes(&changes)?;
     }
     let state = State {
         document: Arc::new(document),
         intent,
         generation: loaded.generation,
-        next_class: compiler.next_id(),
+        compiler: compiler.clone(),
         revisions,
         recent: Recent::default(),
     };

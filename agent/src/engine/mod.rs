@@ -39,7 +39,7 @@ pub struct State {
     document: Arc<Document>,
     intent: Arc<Intent>,
     generation: u64,
-    next_class: u32,
+    compiler: Compiler,
     revisions: Revisions,
     recent: Recent,
 }
@@ -81,16 +81,20 @@ pub struct Base {
     pub intent: Arc<Intent>,
     /// Its number.
     pub generation: u64,
-    next_class: u32,
+    /// Where the compiler stands then.
+    compiler: Compiler,
 }
 
+#[cfg(test)]
 impl Base {
-    /// A compiler that gives the classes of this moment the ids they have.
-    fn compiler(&self) -> Compiler {
-        Compiler::new(
-            self.next_class,
-            self.intent.classes.values().map(|c| (c.fingerprint, c.id)),
-        )
+    /// One that was never committed.
+    pub(crate) fn new(document: Arc<Document>, intent: Arc<Intent>) -> Self {
+        Base {
+            document,
+            intent,
+            generation: 1,
+            compiler: Compiler::default(),
+        }
     }
 }
 
@@ -126,7 +130,7 @@ impl State {
             document: Arc::clone(&self.document),
             intent: Arc::clone(&self.intent),
             generation: self.generation,
-            next_class: self.next_class,
+            compiler: self.compiler.clone(),
         }
     }
 
@@ -230,6 +234,7 @@ impl Engine {
             state: publish,
             targets,
             limits,
+            followed: 0,
         };
         let task = tokio::task::spawn_blocking(move || worker.run(queue));
         Ok((

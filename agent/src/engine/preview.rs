@@ -6,7 +6,7 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::Intent;
 use portcullis_policy::Document;
 
-use super::worker::check;
+use super::worker::{all_hold, check};
 use super::{Base, ChangeError, Edit, edit};
 use crate::config::Limits;
 use crate::store::{Change, Key};
@@ -31,7 +31,9 @@ pub fn preview(
     targets: &[TargetHandle],
 ) -> Result<Preview, ChangeError> {
     let edited = edit::apply(&base.document, edit, limits)?;
-    let intent = base.compiler().resolve(&edited.document, base.generation + 1);
+    let mut compiler = base.compiler.clone();
+    compiler.edit_in_place(all_hold(targets, base.generation));
+    let intent = compiler.resolve(&edited.document, base.generation + 1)?;
     check(targets, &intent)?;
     Ok(Preview {
         document: edited.document,

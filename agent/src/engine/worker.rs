@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use imbl::ordmap::DiffItem;
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{ClassId, CompileError, Compiler, Fingerprint, Intent};
 use portcullis_policy::{Document, Name};
@@ -11,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::edit::{self, Edited};
-use super::{Baseline, ChangeError, MakeEdit, Outcome, Request, State};
+use super::{Base, Baseline, ChangeError, MakeEdit, Outcome, Request, State};
 use crate::config::Limits;
 use crate::metrics;
 use crate::store::{Change, ClassChanges, Generation, Key, Kind, Store, StoreError, Write};
@@ -22,6 +23,8 @@ pub(super) struct Worker {
     pub state: watch::Sender<State>,
     pub targets: Vec<TargetHandle>,
     pub limits: Limits,
+    /// Newest generation that every target was seen to follow.
+    pub followed: u64,
 }
 
 impl Worker {
@@ -67,19 +70,20 @@ impl Worker {
                 document: base.document,
             });
         }
-        let intent = self.compiler.resolve(&document, base.generation + 1);
+        self.confirm_gone(base.generation);
+        // A copy sees what may yet be refused.
+        let mut compiler = self.compiler.clone();
+        compiler.edit_in_place(all_hold(&self.targets, base.generation));
+        let intent = compiler.resolve(&document, base.generation + 1)?;
         let generation = Generation {
             number: base.generation + 1,
             at: now(),
             by,
             changes,
         };
-        if let Err(error) = self.make_durable(&document, &intent, &base.intent, &generation) {
-            // The compiler has seen a document that never was.
-            self.compiler = base.compiler();
-            self.compiler.resolve(&base.document, base.generation);
-            return Err(error);
-        }
+        let classes = changes_of_classes(&base, &intent, &compiler);
+        self.make_durable(&document, &intent, &classes, &generation)?;
+        self.compiler = compiler;
         let by = generation.by.clone();
         let outcome = self.publish(document, intent, generation, subject);
         tell(&outcome, &by);
@@ -91,7 +95,7 @@ impl Worker {
         &mut self,
         document: &Document,
         intent: &Intent,
-        before: &Intent,
+        classes: &ClassChanges,
         generation: &Generation,
     ) -> Result<(), ChangeError> {
         check(&self.targets, intent)?;
@@ -100,12 +104,23 @@ impl Worker {
             .iter()
             .map(|c| write(document, c))
             .collect::<Result<Vec<Write>, ChangeError>>()?;
-        let before = before.classes.values().map(|class| (class.id, class.fingerprint));
-        let classes = class_changes(before, intent, self.compiler.next_id());
         let started = Instant::now();
-        self.store.commit(generation, &writes, &classes)?;
+        self.store.commit(generation, &writes, classes)?;
         metrics::committed(started.elapsed());
         Ok(())
+    }
+
+    /// Tells the compiler which class ids no target has rows of any more: every one follows a generation without them.
+    fn confirm_gone(&mut self, newest: u64) {
+        let followed = self.targets.iter().map(|target| target.status().applied);
+        let followed = followed.min().unwrap_or(newest);
+        if followed <= self.followed {
+            return;
+        }
+        self.followed = followed;
+        let released = self.compiler.released().clone();
+        let gone = released.iter().filter(|(_, since)| **since <= followed);
+        self.compiler.confirm_gone(gone.map(|(id, _)| *id));
     }
 
     fn publish(
@@ -117,12 +132,12 @@ impl Worker {
     ) -> Outcome {
         let (number, changes) = (generation.number, generation.changes.clone());
         let document = Arc::new(document);
-        let next_class = self.compiler.next_id();
+        let compiler = self.compiler.clone();
         self.state.send_modify(|state| {
             state.document = Arc::clone(&document);
             state.intent = Arc::clone(&intent);
             state.generation = number;
-            state.next_class = next_class;
+            state.compiler = compiler;
             generation
                 .changes
                 .iter()
@@ -216,33 +231,53 @@ pub(super) fn check(targets: &[TargetHandle], intent: &Intent) -> Result<(), Cha
     Ok(())
 }
 
-/// Classes that come into use and go out of use with an intent.
+/// Whether every target holds a generation, down to what its caches do.
+pub(super) fn all_hold(targets: &[TargetHandle], generation: u64) -> bool {
+    targets.iter().all(|target| target.status().applied == generation)
+}
+
+/// What a change means for what is stored of classes; `compiler` resolved its intent.
+fn changes_of_classes(base: &Base, intent: &Intent, compiler: &Compiler) -> ClassChanges {
+    let of = |i: &Intent| -> Vec<(ClassId, Fingerprint)> {
+        let changed = intent.changed.classes.iter();
+        let classes = changed.filter_map(|id| i.classes.get(id));
+        classes.map(|class| (class.id, class.fingerprint)).collect()
+    };
+    class_changes(of(&base.intent), of(intent), &base.compiler, compiler)
+}
+
+/// Classes that come into use and go out of use, and what else a compiler has to remember.
 pub(super) fn class_changes(
-    before: impl Iterator<Item = (ClassId, Fingerprint)>,
-    intent: &Intent,
-    next: u32,
+    before: impl IntoIterator<Item = (ClassId, Fingerprint)>,
+    after: impl IntoIterator<Item = (ClassId, Fingerprint)>,
+    was: &Compiler,
+    is: &Compiler,
 ) -> ClassChanges {
-    let before: BTreeMap<ClassId, Fingerprint> = before.collect();
-    let stays = |id: ClassId, fingerprint: Fingerprint| before.get(&id) == Some(&fingerprint);
-    ClassChanges {
-        added: intent
-            .classes
-            .values()
-            .filter(|class| !stays(class.id, class.fingerprint))
-            .map(|class| (class.fingerprint, class.id))
-            .collect(),
-        removed: before
-            .iter()
-            .filter(|(id, fingerprint)| {
-                intent
-                    .classes
-                    .get(*id)
-                    .is_none_or(|c| c.fingerprint != **fingerprint)
-            })
-            .map(|(id, _)| *id)
-            .collect(),
-        next,
+    let before: BTreeMap<ClassId, Fingerprint> = before.into_iter().collect();
+    let after: BTreeMap<ClassId, Fingerprint> = after.into_iter().collect();
+    let mut changes = ClassChanges {
+        next: is.next_id(),
+        ..ClassChanges::default()
+    };
+    for (id, fingerprint) in &before {
+        if after.get(id) != Some(fingerprint) {
+            changes.removed.push(*id);
+        }
     }
+    for (id, fingerprint) in &after {
+        if before.get(id) != Some(fingerprint) {
+            changes.added.push((*fingerprint, *id));
+        }
+    }
+    for difference in was.released().diff(is.released()) {
+        match difference {
+            DiffItem::Add(id, since) | DiffItem::Update { new: (id, since), .. } => {
+                changes.released.push((*id, *since));
+            }
+            DiffItem::Remove(id, _) => changes.gone.push(*id),
+        }
+    }
+    changes
 }
 
 fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, ChangeError> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use portcullis_compiler::{ClassId, Fingerprint};
+use portcullis_compiler::{ClassId, Fingerprint, OutOfClasses};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use history::History;
@@ -76,6 +76,9 @@ pub enum StoreError {
     /// A reader of the history ended without an answer: a bug.
     #[error("the history was not read to its end; the agent's log tells why")]
     Lost(#[source] tokio::task::JoinError),
+    /// The stored policy has more classes than there are numbers for.
+    #[error("the stored policy cannot be taken up")]
+    Classes(#[from] OutOfClasses),
     /// SQLite failed.
     #[error("the database failed to {action}; look at the disk's space and health")]
     Sqlite {
@@ -189,10 +192,21 @@ pub struct Write {
 pub struct ClassChanges {
     /// New in use.
     pub added: Vec<(Fingerprint, ClassId)>,
-    /// No longer in use.
+    /// No longer in use, under that fingerprint at least.
     pub removed: Vec<ClassId>,
+    /// Ids out of use that some target may still have rows of, with the first generation without them.
+    pub released: Vec<(ClassId, u64)>,
+    /// Released ids that no target has rows of any more, or that are used again.
+    pub gone: Vec<ClassId>,
     /// The first id that was never used.
     pub next: u32,
+}
+
+impl ClassChanges {
+    /// Whether nothing came and nothing went.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.released.is_empty() && self.gone.is_empty()
+    }
 }
 
 /// A resource as it was read.
@@ -213,6 +227,8 @@ pub struct Loaded {
     pub resources: BTreeMap<Key, Stored>,
     /// Every class in use.
     pub classes: Vec<(Fingerprint, ClassId)>,
+    /// Ids out of use that some target may still have rows of, with the first generation without them.
+    pub released: Vec<(ClassId, u64)>,
     /// The first class id that was never used.
     pub next_class: u32,
 }
@@ -356,6 +372,15 @@ fn write_classes(connection: &Connection, classes: &ClassChanges) -> rusqlite::R
     for (fingerprint, id) in &classes.added {
         insert.execute(params![id.0, fingerprint.0.as_slice()])?;
     }
+    let mut delete = connection.prepare_cached("DELETE FROM released WHERE id = ?1")?;
+    for id in &classes.gone {
+        delete.execute([id.0])?;
+    }
+    let mut insert =
+        connection.prepare_cached("INSERT OR REPLACE INTO released (id, generation) VALUES (?1, ?2)")?;
+    for (id, generation) in &classes.released {
+        insert.execute(params![id.0, signed(*generation)])?;
+    }
     connection.execute(
         "UPDATE numbers SET value = ?1 WHERE name = 'next_class'",
         [classes.next],
@@ -409,6 +434,15 @@ fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
         let read = || -> rusqlite::Result<(u32, [u8; 32])> { Ok((row.get(0)?, row.get(1)?)) };
         let (id, fingerprint) = read().map_err(failed())?;
         loaded.classes.push((Fingerprint(fingerprint), ClassId(id)));
+    }
+    let mut select = connection
+        .prepare("SELECT id, generation FROM released")
+        .map_err(failed())?;
+    let mut rows = select.query([]).map_err(failed())?;
+    while let Some(row) = rows.next().map_err(failed())? {
+        let read = || -> rusqlite::Result<(u32, i64)> { Ok((row.get(0)?, row.get(1)?)) };
+        let (id, generation) = read().map_err(failed())?;
+        loaded.released.push((ClassId(id), unsigned(generation)));
     }
     Ok(loaded)
 }

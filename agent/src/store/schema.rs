@@ -18,7 +18,8 @@ const CHECKPOINT_PAGES: u32 = 4096;
 
 /// Each brings the database from the format of its index to the next one; a migration never changes once it
 /// was released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE resources (
         kind TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -43,7 +44,11 @@ const MIGRATIONS: &[&str] = &["
         name TEXT NOT NULL,
         PRIMARY KEY (generation, position)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE released (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
+",
+];
 
 fn file_error(file: &Path) -> impl Fn(std::io::Error) -> StoreError {
     let file = file.to_path_buf();

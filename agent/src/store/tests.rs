@@ -36,8 +36,9 @@ fn what_was_committed_is_read_again() {
     );
     let classes = ClassChanges {
         added: vec![(Fingerprint([7; 32]), ClassId(3))],
-        removed: vec![],
+        released: vec![(ClassId(1), 1), (ClassId(2), 1)],
         next: 4,
+        ..Default::default()
     };
     store
         .commit(
@@ -56,6 +57,7 @@ fn what_was_committed_is_read_again() {
             &generation(2, &["a"]),
             &[delete],
             &ClassChanges {
+                gone: vec![ClassId(1)],
                 next: 4,
                 ..Default::default()
             },
@@ -73,6 +75,7 @@ fn what_was_committed_is_read_again() {
     let (store, loaded) = Store::open(&file).unwrap();
     assert_eq!((loaded.generation, loaded.next_class), (2, 4));
     assert_eq!(loaded.classes, [(Fingerprint([7; 32]), ClassId(3))]);
+    assert_eq!(loaded.released, [(ClassId(2), 1)]);
     assert_eq!(loaded.resources.keys().collect::<Vec<_>>(), [&key("b")]);
     assert_eq!(loaded.resources[&key("b")].revision, 1);
     store.close().unwrap();
@@ -88,8 +91,8 @@ fn a_failed_commit_leaves_nothing_behind() {
             (Fingerprint([1; 32]), ClassId(1)),
             (Fingerprint([1; 32]), ClassId(2)),
         ],
-        removed: vec![],
         next: 3,
+        ..Default::default()
     };
     let error = store
         .commit(&generation(1, &["a"]), &[put("a", "1")], &twice)
@@ -161,7 +164,7 @@ fn what_is_not_ours_is_not_touched() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 1,
+                known: 2,
                 ..
             }
         ),

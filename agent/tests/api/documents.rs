@@ -336,9 +336,32 @@ async fn what_a_target_cannot_do_is_refused_as_a_whole() {
 async fn findings_are_told() {
     let mut rig = Rig::new().await;
     let shadowed = "version: portcullis/v1\nbaseline:\n  - {name: a, action: deny, direction: egress}\n  - {name: b, action: deny, direction: egress, protocol: tcp}\n";
+    let wanted = [v1::Finding {
+        at: "baseline/b".to_string(),
+        kind: "never_matches".to_string(),
+        by: vec!["baseline/a".to_string()],
+        text: "can never match: baseline/a before it takes all it would match".to_string(),
+    }];
+    let plan = v1::PlanRequest {
+        document: shadowed.to_string(),
+        ..Default::default()
+    };
+    let planned = rig.client.policy.plan(plan).await.unwrap().into_inner();
+    assert_eq!(planned.findings, wanted);
+    let check = v1::ApplyDocumentRequest {
+        document: shadowed.to_string(),
+        validate_only: true,
+        ..Default::default()
+    };
+    let checked = rig.client.policy.apply_document(check).await.unwrap();
+    assert_eq!(checked.into_inner().findings, wanted);
     let done = rig.client.apply(shadowed).await.unwrap();
-    assert_eq!(
-        done.findings.iter().map(|f| f.at.as_str()).collect::<Vec<_>>(),
-        ["baseline/b"]
+    assert_eq!(done.findings, wanted);
+    // Asked about what holds already, it is told again; without the rule, nothing is.
+    assert_eq!(rig.client.apply(shadowed).await.unwrap().findings, wanted);
+    let sound = shadowed.replace(
+        "name: a, action: deny, direction: egress}",
+        "name: a, action: deny, direction: ingress}",
     );
+    assert_eq!(rig.client.apply(&sound).await.unwrap().findings, []);
 }

@@ -1,5 +1,7 @@
 //! Pages, and what is too much.
 
+use std::sync::atomic::Ordering;
+
 use portcullis_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -159,13 +161,18 @@ async fn a_change_that_takes_long_holds_no_reader_up_and_the_queue_is_bounded() 
     while rig.fake.programs.try_lock().is_ok() {
         std::thread::yield_now();
     }
-    // One that is being made, and four that wait; which of the six is refused, is a matter of order.
-    let calls: Vec<_> = (0..6)
-        .map(|i| {
-            let mut client = rig.client.clone();
-            tokio::spawn(async move { client.provision(endpoint(&format!("e{i}"), i)).await })
-        })
-        .collect();
+    let call = |i: u8| {
+        let mut client = rig.client.clone();
+        tokio::spawn(async move { client.provision(endpoint(&format!("e{i}"), i)).await })
+    };
+    // One that is being made, which leaves the queue empty, and then four that wait; which of the five others is
+    // refused, is a matter of order.
+    let begun = rig.fake.checks.load(Ordering::Relaxed);
+    let mut calls = vec![call(0)];
+    while rig.fake.checks.load(Ordering::Relaxed) == begun {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    calls.extend((1..6).map(call));
     assert_eq!(rig.client.document().await.generation, 1);
     while calls.iter().filter(|call| call.is_finished()).count() < 1 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod documents;
+mod embedded;
 mod explain;
 mod limits;
+mod pair;
 mod process;
 mod resources;
 mod restart;
 mod serve;
 mod support;
 mod targets;
+mod two_targets;
 mod watch;

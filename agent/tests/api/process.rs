@@ -13,8 +13,8 @@ use crate::support::*;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A running agent; killed when it is dropped.
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
 }
 
 impl Drop for Process {
@@ -26,7 +26,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(config: &Path, environment: &[(&str, &str)]) -> Self {
+    pub fn start(config: &Path, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(PROGRAM);
         command
             .args(["agent", "--config"])
@@ -40,7 +40,7 @@ impl Process {
         Process { child }
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -51,7 +51,7 @@ impl Process {
         );
     }
 
-    async fn ended(&mut self, limit: Duration) -> ExitStatus {
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -62,7 +62,7 @@ impl Process {
         }
     }
 
-    fn log(&mut self) -> String {
+    pub fn log(&mut self) -> String {
         let mut text = String::new();
         self.child
             .stderr
@@ -339,7 +339,11 @@ async fn what_is_there_and_what_is_not_is_one_line() {
         .unwrap();
     assert!(line.contains("unix:/run/openvswitch/db.sock"), "{line}");
     assert!(
-        line.contains("P4Runtime devices and the embedded DPDK switch are not in this version"),
+        line.contains("the embedded switch does not answer at /run/portcullis-switch/p4runtime.sock"),
+        "{line}"
+    );
+    assert!(
+        line.contains("P4Runtime devices, which have to be configured"),
         "{line}"
     );
 }

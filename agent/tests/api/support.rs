@@ -1,7 +1,7 @@
 //! An agent in this process, or as one of its own, and clients for it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ endpoints:
 pub struct Fake {
     /// Compiling waits while somebody holds it.
     pub programs: Mutex<Programs>,
+    /// Intents it began to check.
+    pub checks: AtomicU64,
     /// Every intent it was given.
     pub intents: Mutex<Vec<Arc<Intent>>>,
     /// Holds intents without applying them while set.
@@ -71,6 +73,7 @@ impl Default for Fake {
     fn default() -> Self {
         Fake {
             programs: Mutex::new(Programs::new(StageModel::ovs())),
+            checks: AtomicU64::new(0),
             intents: Mutex::default(),
             held: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
@@ -125,6 +128,7 @@ impl Fake {
                     .map(|e| Hit {
                         direction: portcullis_policy::Direction::Ingress,
                         rule: "default/ingress".to_string(),
+                        decider: None,
                         class: Some(e.ingress.0),
                         endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
                         action: "deny".to_string(),
@@ -144,6 +148,7 @@ impl Backend for Fake {
     }
 
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
+        self.checks.fetch_add(1, Ordering::Relaxed);
         for class in intent.classes.values() {
             if class
                 .policy
@@ -159,7 +164,7 @@ impl Backend for Fake {
                 });
                 return Err(CompileError::Unproved {
                     class: class.id,
-                    model: "fake",
+                    model: "fake".to_string(),
                     example,
                 });
             }

@@ -93,7 +93,9 @@ pub fn applied() -> ApplyDocumentResponse {
         deleted: vec!["endpoints/old".into()],
         findings: vec![Finding {
             at: "profiles/web/late".into(),
-            text: "can never match: http before it takes all it would match".into(),
+            text: "can never match: profiles/web/http before it takes all it would match".into(),
+            kind: "never_matches".into(),
+            by: vec!["profiles/web/http".into()],
         }],
     }
 }

@@ -1,4 +1,4 @@
-//! `portcullis-bench`: figures of the whole, on a real and private Open vSwitch with DPDK.
+//! `portcullis-bench`: figures of the whole, on a real and private Open vSwitch with DPDK, and on P4Runtime devices.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use portcullis_benches::report::Report;
-use portcullis_benches::{BenchError, bulk, change, restart};
+use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, p4, restart};
 
-/// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes. Needs root.
+/// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes, for which it needs root; and on
+/// P4Runtime devices.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct CommandLine {
@@ -30,6 +31,14 @@ enum What {
     Change(Change),
     /// The agent restarted with nothing changed, until it is in sync.
     Restart(Restart),
+    /// Rows per second on a P4Runtime device, against a plain Python client; and one endpoint's change there. Needs neither
+    /// root nor Open vSwitch.
+    P4(P4),
+    /// Frames per second of the embedded switch, beside `dpdk-testpmd`, and beside Open vSwitch where that can be had.
+    Datapath(Datapath),
+    /// The embedded switch's fast path without devices: cycles, memory, one endpoint's change. Needs neither root nor Open
+    /// vSwitch.
+    Fastpath(Fastpath),
     /// All of them.
     All(All),
 }
@@ -74,10 +83,67 @@ struct Restart {
 }
 
 #[derive(Debug, Args)]
+struct P4 {
+    /// Endpoints whose policy rows are written.
+    #[arg(long, default_value_t = 240)]
+    endpoints: u32,
+    /// Measured rounds of each client.
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Rows written to BMv2 at most.
+    #[arg(long, default_value_t = 5_000)]
+    bmv2_rows: usize,
+    /// Endpoints on ports when changes are measured.
+    #[arg(long, default_value_t = 1_000)]
+    attached: u32,
+    /// Changes measured.
+    #[arg(long, default_value_t = 500)]
+    changes: u64,
+    /// Milliseconds between changes.
+    #[arg(long, default_value_t = 10)]
+    pause: u64,
+}
+
+#[derive(Debug, Args)]
+struct Datapath {
+    /// Endpoints of each case.
+    #[arg(long, value_delimiter = ',', default_value = "1,1000,65000", value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    endpoints: Vec<u32>,
+    /// Rounds of each program.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each round.
+    #[arg(long, default_value_t = 1)]
+    seconds: u64,
+    /// Leave Open vSwitch out.
+    #[arg(long)]
+    without_ovs: bool,
+    /// Draw the figures to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Fastpath {
+    /// Rounds of each figure.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Endpoints, when one of them changes.
+    #[arg(long, default_value_t = 65_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+    endpoints: u32,
+    /// Changes measured.
+    #[arg(long, default_value_t = 2_000)]
+    changes: usize,
+}
+
+#[derive(Debug, Args)]
 struct All {
     /// A tenth of everything: to see that it works.
     #[arg(long)]
     small: bool,
+    /// Draw the figures of the datapath to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 impl From<Bulk> for bulk::Options {
@@ -108,10 +174,60 @@ impl From<Restart> for restart::Options {
     }
 }
 
+impl From<P4> for p4::Options {
+    fn from(arguments: P4) -> Self {
+        p4::Options {
+            endpoints: arguments.endpoints,
+            rounds: arguments.rounds,
+            bmv2_rows: arguments.bmv2_rows,
+            changes: change::Options {
+                endpoints: arguments.attached,
+                attached: arguments.attached,
+                changes: arguments.changes,
+                pause: Duration::from_millis(arguments.pause),
+            },
+        }
+    }
+}
+
+impl From<Fastpath> for fastpath::Options {
+    fn from(arguments: Fastpath) -> Self {
+        let Fastpath {
+            rounds,
+            endpoints,
+            changes,
+        } = arguments;
+        fastpath::Options {
+            rounds,
+            endpoints,
+            changes,
+        }
+    }
+}
+
+impl From<Datapath> for datapath::Options {
+    fn from(arguments: Datapath) -> Self {
+        let lacking = portcullis_testbed::missing_for_real_switch().map(|what| format!("it needs {what}"));
+        let unwanted = arguments.without_ovs.then(|| "it is not wanted".to_string());
+        datapath::Options {
+            endpoints: arguments.endpoints,
+            rounds: arguments.rounds,
+            window: Duration::from_secs(arguments.seconds),
+            without_ovs: unwanted.or(lacking),
+            svg: arguments.svg,
+        }
+    }
+}
+
 impl All {
-    /// What is measured: `bulk`, `change` with every endpoint on a port and with a tenth of them, `restart`.
-    fn parts(&self) -> (Bulk, [Change; 2], Restart) {
-        let (by, rounds) = if self.small { (10, 2) } else { (1, 6) };
+    /// How much less is measured, and how many rounds.
+    fn measure(&self) -> (u32, usize) {
+        if self.small { (10, 2) } else { (1, 6) }
+    }
+
+    /// What is measured: `bulk`, `change` with every endpoint on a port and with a tenth of them, `restart`, `p4`.
+    fn parts(&self) -> (Bulk, [Change; 2], Restart, P4) {
+        let (by, rounds) = self.measure();
         let change = |attached| Change {
             endpoints: 1_000 / by,
             attached: Some(attached / by),
@@ -129,13 +245,48 @@ impl All {
                 attached: 2_000 / by,
                 rounds,
             },
+            P4 {
+                endpoints: 240 / by,
+                rounds,
+                bmv2_rows: 5_000 / by as usize,
+                attached: 1_000 / by,
+                changes: u64::from(500 / by),
+                pause: 10,
+            },
+        )
+    }
+
+    /// And the embedded switch: `fastpath`, `datapath`.
+    fn embedded(self) -> (Fastpath, Datapath) {
+        let (by, rounds) = self.measure();
+        (
+            Fastpath {
+                rounds,
+                endpoints: 65_000 / by,
+                changes: 2_000 / by as usize,
+            },
+            Datapath {
+                endpoints: if self.small {
+                    vec![1, 1_000]
+                } else {
+                    vec![1, 1_000, 65_000]
+                },
+                rounds,
+                seconds: 1,
+                without_ovs: false,
+                svg: self.svg,
+            },
         )
     }
 }
 
 fn main() -> ExitCode {
     let arguments = CommandLine::parse();
-    if let Some(lacking) = portcullis_testbed::missing_for_real_switch() {
+    let real = !matches!(
+        arguments.what,
+        What::P4(_) | What::Datapath(_) | What::Fastpath(_)
+    );
+    if let Some(lacking) = portcullis_testbed::missing_for_real_switch().filter(|_| real) {
         eprintln!("portcullis-bench: {lacking}");
         return ExitCode::from(2);
     }
@@ -168,13 +319,20 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
             What::Bulk(bulk) => report.add(bulk::run(bulk.into()).await?),
             What::Change(change) => changes(change, &agent, &mut report).await?,
             What::Restart(restart) => report.add(restart::run(restart.into(), &agent).await?),
+            What::P4(p4) => p4_device(p4, &agent, &mut report).await?,
+            What::Datapath(datapath) => report.add(datapath::run(&datapath.into(), &agent).await?),
+            What::Fastpath(fastpath) => fastpath::run(fastpath.into(), |section| report.add(section))?,
             What::All(all) => {
-                let (bulk, change, restart) = all.parts();
+                let (bulk, change, restart, p4) = all.parts();
                 report.add(bulk::run(bulk.into()).await?);
                 for change in change {
                     changes(change, &agent, &mut report).await?;
                 }
                 report.add(restart::run(restart.into(), &agent).await?);
+                p4_device(p4, &agent, &mut report).await?;
+                let (fastpath, datapath) = all.embedded();
+                fastpath::run(fastpath.into(), |section| report.add(section))?;
+                report.add(datapath::run(&datapath.into(), &agent).await?);
             }
         }
         Ok::<(), BenchError>(())
@@ -195,6 +353,10 @@ async fn changes(arguments: Change, agent: &Path, report: &mut Report) -> Result
         report.add(section);
     }
     Ok(())
+}
+
+async fn p4_device(arguments: P4, agent: &Path, report: &mut Report) -> Result<(), BenchError> {
+    p4::run(arguments.into(), agent, |section| report.add(section)).await
 }
 
 /// The agent's program in the folder of this one.

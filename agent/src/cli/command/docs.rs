@@ -25,6 +25,7 @@ pub fn print(page: DocsPage, root: Command, term: &mut Term<'_>) -> Result<Exit,
     let text = match page {
         DocsPage::Cli => markdown(root),
         DocsPage::OvsPipeline => portcullis_ovs::tables::describe(),
+        DocsPage::P4Pipeline => portcullis_p4runtime::describe()?,
         DocsPage::Metrics => crate::metrics::reference(),
     };
     term.write(&text)?;

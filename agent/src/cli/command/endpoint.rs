@@ -59,12 +59,19 @@ pub fn endpoint(args: &Provision) -> v1::Endpoint {
         iface_id: iface_id.to_string(),
         target: target.clone(),
         macs: Vec::new(),
+        port: None,
+        vlan: None,
     };
     let by_name = args.interface.iter().map(|name| attachment(name, ""));
     let by_id = args.iface_id.iter().map(|id| attachment("", id));
+    let by_port = args.port.iter().map(|plug| v1::Attachment {
+        port: Some(plug.port),
+        vlan: plug.vlan.map(u32::from),
+        ..attachment("", "")
+    });
     v1::Endpoint {
         name: args.name.clone(),
-        attachments: by_name.chain(by_id).collect(),
+        attachments: by_name.chain(by_id).chain(by_port).collect(),
         macs: args.mac.iter().map(ToString::to_string).collect(),
         addresses: args.address.iter().map(ToString::to_string).collect(),
         profiles: args.profile.clone(),

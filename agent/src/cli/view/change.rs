@@ -1,5 +1,6 @@
 //! What was changed, and what would be: `apply`, `plan`, `endpoint`.
 
+use portcullis_policy::Finding;
 use portcullis_proto::v1;
 use serde::Serialize;
 
@@ -10,10 +11,43 @@ use crate::cli::term::View;
 /// Something legal and yet worth a word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FindingView {
-    /// Where.
+    /// Where: `profiles/web/http`.
     pub at: String,
-    /// What.
+    /// What sort of thing: `never_matches`.
+    pub kind: String,
+    /// The rules that make it so, written as in `at`, in the order in which they match.
+    pub by: Vec<String>,
+    /// What, in words that stand alone.
     pub text: String,
+}
+
+impl From<v1::Finding> for FindingView {
+    fn from(f: v1::Finding) -> Self {
+        FindingView {
+            at: f.at,
+            kind: f.kind,
+            by: f.by,
+            text: f.text,
+        }
+    }
+}
+
+impl From<Finding> for FindingView {
+    fn from(f: Finding) -> Self {
+        FindingView {
+            at: f.at,
+            kind: f.kind.to_string(),
+            by: f.by,
+            text: f.text,
+        }
+    }
+}
+
+impl FindingView {
+    /// In one line, without its end. The text names the rules.
+    pub fn line(&self) -> String {
+        format!("note: {} ({}): {}", self.at, self.kind, self.text)
+    }
 }
 
 /// Resources that a document changes.
@@ -36,18 +70,11 @@ impl ChangesView {
         deleted: Vec<String>,
         findings: Vec<v1::Finding>,
     ) -> Self {
-        let findings = findings
-            .into_iter()
-            .map(|f| FindingView {
-                at: f.at,
-                text: f.text,
-            })
-            .collect();
         ChangesView {
             created,
             changed,
             deleted,
-            findings,
+            findings: findings.into_iter().map(Into::into).collect(),
         }
     }
 
@@ -70,10 +97,7 @@ impl ChangesView {
         let changes = lists
             .into_iter()
             .flat_map(|(sign, list)| list.iter().map(move |r| format!("{sign} {r}\n")));
-        let findings = self
-            .findings
-            .iter()
-            .map(|f| format!("note: {}: {}\n", f.at, f.text));
+        let findings = self.findings.iter().map(|f| format!("{}\n", f.line()));
         changes.chain(findings).collect()
     }
 }

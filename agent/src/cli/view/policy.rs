@@ -295,6 +295,12 @@ pub struct AttachmentView {
     /// Its iface-id.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub iface_id: String,
+    /// Number of a port of a switch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u32>,
+    /// The VLAN of that port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u32>,
     /// Name of a target.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
@@ -305,9 +311,11 @@ pub struct AttachmentView {
 
 impl std::fmt::Display for AttachmentView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.interface.as_str() {
-            "" => write!(f, "iface-id {}", self.iface_id)?,
-            interface => f.write_str(interface)?,
+        match (self.interface.as_str(), self.port, self.vlan) {
+            ("", Some(port), None) => write!(f, "port {port}")?,
+            ("", Some(port), Some(vlan)) => write!(f, "port {port}, VLAN {vlan}")?,
+            ("", None, _) => write!(f, "iface-id {}", self.iface_id)?,
+            (interface, ..) => f.write_str(interface)?,
         }
         if self.target.is_empty() {
             Ok(())
@@ -345,6 +353,8 @@ impl From<v1::Endpoint> for EndpointView {
         let attachment = |a: v1::Attachment| AttachmentView {
             interface: a.interface,
             iface_id: a.iface_id,
+            port: a.port,
+            vlan: a.vlan,
             target: a.target,
             macs: a.macs,
         };

@@ -1,0 +1,135 @@
+//! Hits under the names that the asker has for rules. Endpoints whose rules come to the same share a class, and with it
+//! the counters; the class bears the names of one of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use portcullis_backend::Hit;
+use portcullis_compiler::{ClassId, EndpointIntent, Intent};
+use portcullis_policy::{Decider, Direction, Name, Policy, canonical, effective};
+
+use super::status::ApiError;
+use crate::engine::Base;
+use crate::store::{Key, Kind};
+
+/// One endpoint, and what it calls the rules of its classes.
+#[derive(Debug)]
+pub(super) struct Asker {
+    name: Name,
+    endpoint: Arc<EndpointIntent>,
+    intent: Arc<Intent>,
+    /// Its own policies in the order of its classes': egress and ingress.
+    own: [Policy; 2],
+}
+
+impl Asker {
+    pub(super) fn of(base: &Base, name: Name) -> Result<Self, ApiError> {
+        let found = base.intent.endpoints.get(&name);
+        let (Some(intent), Some(endpoint)) = (found, base.document.endpoints.get(&name)) else {
+            return Err(ApiError::NotFound(Key {
+                kind: Kind::Endpoint,
+                name: name.to_string(),
+            }));
+        };
+        let own = Direction::BOTH.map(|d| canonical(&effective(&base.document, name.as_str(), endpoint, d)));
+        Ok(Asker {
+            name,
+            endpoint: Arc::clone(intent),
+            intent: Arc::clone(&base.intent),
+            own,
+        })
+    }
+
+    /// Whether a hit is about it.
+    pub(super) fn concerns(&self, hit: &Hit) -> bool {
+        match hit.class {
+            Some(class) => class != 0 && self.endpoint.class(hit.direction).0 == class,
+            None => hit.endpoints.iter().any(|e| e == self.name.as_str()),
+        }
+    }
+
+    /// The hit under its own name for the rule.
+    pub(super) fn named(&self, hit: Hit) -> Hit {
+        let rule = self.own_name(&hit).unwrap_or_else(|| hit.rule.clone());
+        Hit { rule, ..hit }
+    }
+
+    fn own_name(&self, hit: &Hit) -> Option<String> {
+        let decider = hit.decider.filter(|d| matches!(d, Decider::Entry(_)))?;
+        let class = self.intent.classes.get(&ClassId(hit.class?))?;
+        // A target that is behind or ahead may speak of another policy.
+        let same = class.policy.origin(decider) == hit.rule;
+        let own = self.own.iter().find(|p| p.direction == hit.direction);
+        own.filter(|_| same).map(|policy| policy.origin(decider))
+    }
+}
+
+/// The hits of one target by rule: what one rule decided in several places of a policy is one hit.
+pub(super) fn by_rule(hits: Vec<Hit>) -> Vec<Hit> {
+    let mut list: Vec<Hit> = Vec::with_capacity(hits.len());
+    let mut places: HashMap<(Direction, Option<u32>, String, String), usize> = HashMap::new();
+    for hit in hits {
+        let key = (hit.direction, hit.class, hit.rule.clone(), hit.action.clone());
+        let known = places.get(&key).filter(|_| hit.decider.is_some());
+        match known.and_then(|at| list.get_mut(*at)) {
+            Some(sum) => {
+                sum.packets += hit.packets;
+                sum.bytes += hit.bytes;
+            }
+            None => {
+                places.insert(key, list.len());
+                list.push(hit);
+            }
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_compiler::Compiler;
+    use portcullis_policy::Document;
+
+    use super::*;
+
+    #[test]
+    fn each_endpoint_hears_its_own_names() {
+        let document = Document::from_yaml(
+            "
+version: portcullis/v1
+profiles:
+  p: {rules: [{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]},
+              {name: smtp2, action: deny, direction: egress, protocol: tcp, ports: [465]}]}
+endpoints:
+  a: {profiles: [p]}
+  b: {rules: [{name: submission, action: deny, direction: egress, protocol: tcp, ports: [465]},
+              {name: mail, action: deny, direction: egress, protocol: tcp, ports: [25]}]}
+",
+        )
+        .unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let class = intent.endpoints["a"].egress;
+        assert_eq!(class, intent.endpoints["b"].egress);
+        let base = Base::new(Arc::new(document), Arc::clone(&intent));
+        let policy = &intent.classes[&class].policy;
+        let hits = |decider: Decider| Hit {
+            direction: Direction::Egress,
+            rule: policy.origin(decider),
+            decider: Some(decider),
+            class: Some(class.0),
+            endpoints: vec!["a".to_string(), "b".to_string()],
+            action: "deny".to_string(),
+            packets: 7,
+            bytes: 100,
+        };
+        let names = |endpoint: &str| {
+            let asker = Asker::of(&base, endpoint.parse().unwrap()).unwrap();
+            [0, 1].map(|n| asker.named(hits(Decider::Entry(n))).rule)
+        };
+        assert_eq!(names("a"), ["profiles/p/smtp", "profiles/p/smtp2"]);
+        assert_eq!(names("b"), ["endpoints/b/mail", "endpoints/b/submission"]);
+        let twice = [0, 0, 1].map(|n| hits(Decider::Entry(n)));
+        let summed: Vec<u64> = by_rule(twice.to_vec()).iter().map(|h| h.packets).collect();
+        assert_eq!(summed, [14, 7]);
+    }
+}

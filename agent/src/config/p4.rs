@@ -1,0 +1,151 @@
+//! P4Runtime targets: from what is written to what holds.
+
+use toml::Spanned;
+
+use super::resolve::{Result, foreign, refuse, resync};
+use super::{P4Program, P4Target, P4Tls, raw};
+
+pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
+    let at = |field: &str| format!("{path}.{field}");
+    foreign(path, "ovs", &super::embedded::of_ovs(&raw))?;
+    super::embedded::foreign_to_others(path, &raw)?;
+    let Some(address) = raw.address else {
+        return refuse(
+            &raw.kind,
+            at("address"),
+            "is missing: write the HOST:PORT of the device's P4Runtime server",
+        );
+    };
+    if !is_address(address.get_ref()) {
+        let problem = format!(
+            "`{}` is no address: write HOST:PORT or unix:/PATH",
+            address.get_ref()
+        );
+        return refuse(&address, at("address"), problem);
+    }
+    let device_id = match &raw.device_id {
+        Some(id) if *id.get_ref() == 0 => {
+            return refuse(id, at("device_id"), "is 0: devices are numbered from 1");
+        }
+        other => other.as_ref().map_or(1, |id| *id.get_ref()),
+    };
+    let election_id = match &raw.election_id {
+        Some(id) if *id.get_ref() == 0 => {
+            return refuse(
+                id,
+                at("election_id"),
+                "is 0, which no primary can have: 1 or more",
+            );
+        }
+        other => other.as_ref().map_or(1, |id| *id.get_ref()),
+    };
+    let program = program(path, raw.program.as_ref(), raw.mapping)?;
+    if let Some(overwrite) = &raw.overwrite_pipeline
+        && *overwrite.get_ref()
+        && matches!(program, P4Program::Device(_))
+    {
+        return refuse(
+            overwrite,
+            at("overwrite_pipeline"),
+            "contradicts program = \"device\": that program is never replaced",
+        );
+    }
+    let (uplinks, servers) = ports(path, &raw.uplinks, &raw.servers)?;
+    Ok(P4Target {
+        name: raw.name.into_inner(),
+        address: address.into_inner(),
+        device_id,
+        role: raw.role.map(Spanned::into_inner).unwrap_or_default(),
+        election_id: election_id.into(),
+        program,
+        overwrite_pipeline: raw.overwrite_pipeline.is_some_and(Spanned::into_inner),
+        uplinks,
+        servers,
+        tls: raw.tls.map(|tls| device_tls(path, tls)).transpose()?,
+        resync_interval: resync(path, raw.resync_interval)?,
+        cookie: raw.cookie.unwrap_or(portcullis_p4runtime::Config::DEFAULT_TAG),
+        embedded: None,
+    })
+}
+
+/// Uplinks, and ports of servers: no port is both.
+pub(super) fn ports(
+    path: &str,
+    raw_uplinks: &[Spanned<toml::Value>],
+    raw_servers: &[Spanned<u32>],
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let mut uplinks = Vec::with_capacity(raw_uplinks.len());
+    for (index, port) in raw_uplinks.iter().enumerate() {
+        match port.get_ref().as_integer().map(u32::try_from) {
+            Some(Ok(number)) => uplinks.push(number),
+            _ => {
+                return refuse(
+                    port,
+                    format!("{path}.uplinks[{index}]"),
+                    "is no port: write its number, without quotes",
+                );
+            }
+        }
+    }
+    let mut servers = Vec::with_capacity(raw_servers.len());
+    for (index, port) in raw_servers.iter().enumerate() {
+        if uplinks.contains(port.get_ref()) {
+            return refuse(
+                port,
+                format!("{path}.servers[{index}]"),
+                "is an uplink, too: it is one or the other",
+            );
+        }
+        servers.push(*port.get_ref());
+    }
+    Ok((uplinks, servers))
+}
+
+fn is_address(text: &str) -> bool {
+    text.starts_with("unix:/")
+        || text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+}
+
+fn program(
+    path: &str,
+    program: Option<&Spanned<String>>,
+    mapping: Option<Spanned<std::path::PathBuf>>,
+) -> Result<P4Program> {
+    let name = program.map_or("portcullis", |p| p.get_ref().as_str());
+    match (name, &mapping) {
+        ("device", _) => Ok(P4Program::Device(mapping.map(Spanned::into_inner))),
+        ("portcullis" | "portcullis-ternary", Some(mapping)) => refuse(
+            mapping,
+            format!("{path}.mapping"),
+            "goes with program = \"device\": our own program needs none",
+        ),
+        ("portcullis", None) => Ok(P4Program::Portcullis { range: true }),
+        ("portcullis-ternary", None) => Ok(P4Program::Portcullis { range: false }),
+        (other, _) => {
+            let problem = format!(
+                "`{other}` is no program: write \"portcullis\", \"portcullis-ternary\" or \"device\""
+            );
+            match program {
+                Some(at) => refuse(at, format!("{path}.program"), problem),
+                None => refuse(&Spanned::new(0..0, ()), format!("{path}.program"), problem),
+            }
+        }
+    }
+}
+
+fn device_tls(path: &str, tls: Spanned<raw::DeviceTls>) -> Result<P4Tls> {
+    let raw = tls.get_ref();
+    match (&raw.cert, &raw.key) {
+        (Some(_), None) => return refuse(&tls, format!("{path}.tls.key"), "is missing: cert goes with it"),
+        (None, Some(_)) => return refuse(&tls, format!("{path}.tls.cert"), "is missing: key goes with it"),
+        _ => {}
+    }
+    let raw = tls.into_inner();
+    Ok(P4Tls {
+        ca: raw.ca,
+        client: raw.cert.zip(raw.key),
+        domain: raw.domain,
+    })
+}
