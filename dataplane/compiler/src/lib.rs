@@ -22,7 +22,7 @@ pub mod programs;
 pub mod proof;
 pub mod row;
 
-pub use class::{Changes, Class, ClassId, Compiler, EndpointIntent, Fingerprint, Intent, OutOfClasses};
+pub use class::{Changes, Class, ClassId, Compiler, EndpointIntent, Fall, Fingerprint, Intent, OutOfClasses};
 pub use delta::{ClassDelta, Delta};
 pub use edit::Edit;
 pub use lower::Attribution;

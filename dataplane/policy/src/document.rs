@@ -6,6 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::program::{Grant, Program};
 use crate::types::{Action, Direction, Family, IcmpMatch, MacAddr, Name, PortRange, Protocol, StrictPrefix};
 use crate::validate::{DocumentError, FieldError};
 
@@ -232,6 +233,12 @@ pub struct Document {
     /// Endpoints by name.
     #[serde(default)]
     pub endpoints: OrdMap<Name, Arc<Endpoint>>,
+    /// Unlock programs by name.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub programs: OrdMap<Name, Arc<Program>>,
+    /// What unlocks do to endpoints at this moment. Nobody writes it: whoever keeps the unlocks says it.
+    #[serde(skip)]
+    pub grants: OrdMap<Name, Arc<Vec<Grant>>>,
 }
 
 impl Default for Document {
@@ -244,6 +251,8 @@ impl Default for Document {
             baseline: Arc::default(),
             profiles: OrdMap::new(),
             endpoints: OrdMap::new(),
+            programs: OrdMap::new(),
+            grants: OrdMap::new(),
         }
     }
 }
@@ -296,7 +305,11 @@ impl Document {
 
     /// Whether it says nothing but its version: applying it would remove everything.
     pub fn is_empty(&self) -> bool {
-        *self == Document::default()
+        let bare = Document {
+            grants: OrdMap::new(),
+            ..self.clone()
+        };
+        bare == Document::default()
     }
 }
 

@@ -7,12 +7,15 @@ use imbl::ordmap::DiffItem;
 
 use crate::document::{Document, Endpoint, Profile, Rule, Unmanaged};
 use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
+use crate::program::Grant;
 use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol};
 
 /// Where an entry stands; highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
-    /// The operator's, above everything.
+    /// What an unlock was revoked for, above everything.
+    Quarantine,
+    /// The operator's, above everything else.
     Mandatory,
     /// Neighbour discovery and DHCP of the endpoint itself.
     Essential,
@@ -29,6 +32,7 @@ pub enum Tier {
 impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Tier::Quarantine => "quarantine",
             Tier::Mandatory => "mandatory",
             Tier::Essential => "essential",
             Tier::Unlock => "unlock",
@@ -257,7 +261,13 @@ struct Half {
 impl Half {
     fn of(tier: Tier, prefix: &str, rules: &[Rule], direction: Direction) -> Self {
         let matching = rules.iter().filter(|r| r.direction == direction);
-        let entries: Vec<Entry> = matching.filter_map(|r| entry(tier, prefix, r)).collect();
+        Self::with(
+            matching.filter_map(|r| entry(tier, prefix, r)).collect(),
+            direction,
+        )
+    }
+
+    fn with(entries: Vec<Entry>, direction: Direction) -> Self {
         let denies = || entries.iter().filter(|e| e.action == Action::Deny);
         let endangers = essentials(direction)
             .iter()
@@ -296,6 +306,23 @@ struct List([Half; 2]);
 impl List {
     fn of(tier: Tier, prefix: &str, rules: &[Rule]) -> Self {
         List(Direction::BOTH.map(|d| Half::of(tier, prefix, rules, d)))
+    }
+
+    /// What unlocks open, or what they were revoked for.
+    fn grants(tier: Tier, grants: &[Grant]) -> Self {
+        let wanted = |grant: &&Grant| grant.quarantine == (tier == Tier::Quarantine);
+        if !grants.iter().any(|grant| wanted(&grant)) {
+            return List::default();
+        }
+        List(Direction::BOTH.map(|direction| {
+            let of_one = |grant: &Grant| {
+                let prefix = format!("unlocks/{}/{}", grant.program, grant.unlock);
+                let rules = grant.rules.iter().filter(move |r| r.direction == direction);
+                let entries: Vec<Entry> = rules.filter_map(|r| entry(tier, &prefix, r)).collect();
+                entries
+            };
+            Half::with(grants.iter().filter(wanted).flat_map(of_one).collect(), direction)
+        }))
     }
 
     fn profile(name: &Name, profile: &Profile) -> Self {
@@ -363,22 +390,33 @@ impl Lists {
         endpoint: &Endpoint,
         direction: Direction,
     ) -> Policy {
-        let own = own_rules(name, endpoint);
+        let own = Own::of(name, endpoint, granted(document, name));
         let default = default_of(document, Some(endpoint), direction);
         resolve(&self.in_order(&own, endpoint), direction, default)
     }
 
     /// [`effective`](Self::effective) of egress and of ingress.
     pub fn both(&self, document: &Document, name: &str, endpoint: &Endpoint) -> [Policy; 2] {
-        let own = own_rules(name, endpoint);
+        self.both_under(document, name, endpoint, granted(document, name))
+    }
+
+    /// [`both`](Self::both) if unlocks did this to the endpoint, and not what the document says.
+    pub fn both_under(
+        &self,
+        document: &Document,
+        name: &str,
+        endpoint: &Endpoint,
+        grants: &[Grant],
+    ) -> [Policy; 2] {
+        let own = Own::of(name, endpoint, grants);
         let lists = self.in_order(&own, endpoint);
         Direction::BOTH.map(|d| resolve(&lists, d, default_of(document, Some(endpoint), d)))
     }
 
     /// The lists of an endpoint in the order of their tiers.
-    fn in_order<'a>(&'a self, own: &'a List, endpoint: &Endpoint) -> Vec<&'a List> {
-        let mut lists = Vec::with_capacity(endpoint.profiles.len() + 3);
-        lists.extend([&*self.mandatory, own]);
+    fn in_order<'a>(&'a self, own: &'a Own, endpoint: &Endpoint) -> Vec<&'a List> {
+        let mut lists = Vec::with_capacity(endpoint.profiles.len() + 5);
+        lists.extend([&own.quarantine, &*self.mandatory, &own.unlock, &own.rules]);
         lists.extend(
             endpoint
                 .profiles
@@ -404,11 +442,29 @@ impl Lists {
     }
 }
 
-fn own_rules(name: &str, endpoint: &Endpoint) -> List {
-    if endpoint.rules.is_empty() {
-        return List::default();
+/// The lists that are an endpoint's alone.
+struct Own {
+    quarantine: List,
+    unlock: List,
+    rules: List,
+}
+
+impl Own {
+    fn of(name: &str, endpoint: &Endpoint, grants: &[Grant]) -> Self {
+        let rules = match endpoint.rules.as_slice() {
+            [] => List::default(),
+            rules => List::of(Tier::Endpoint, &format!("endpoints/{name}"), rules),
+        };
+        Own {
+            quarantine: List::grants(Tier::Quarantine, grants),
+            unlock: List::grants(Tier::Unlock, grants),
+            rules,
+        }
     }
-    List::of(Tier::Endpoint, &format!("endpoints/{name}"), &endpoint.rules)
+}
+
+fn granted<'a>(document: &'a Document, name: &str) -> &'a [Grant] {
+    document.grants.get(name).map_or(&[], |grants| grants.as_slice())
 }
 
 fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direction) -> Action {
@@ -439,8 +495,8 @@ fn with_essentials(lists: &[&List], direction: Direction, default: Action, polic
         let named = lists
             .iter()
             .flat_map(|l| &l.half(direction).entries)
-            .take_while(|e| e.tier == Tier::Mandatory)
-            .filter(|e| e.matcher.protocol != Protocol::Any);
+            .take_while(|e| e.tier <= Tier::Mandatory)
+            .filter(|e| e.tier == Tier::Mandatory && e.matcher.protocol != Protocol::Any);
         for rule in named {
             if let Some(matcher) = rule.matcher.intersect(&essential.matcher) {
                 policy.push(Entry {
@@ -463,10 +519,13 @@ fn resolve(lists: &[&List], direction: Direction, default: Action) -> Policy {
     let own = lists.iter().map(|l| l.half(direction).entries.len());
     let most = own.sum::<usize>() + replies.iter().map(|r| r.len()).sum::<usize>() + 16;
     let mut entries = Vec::with_capacity(most);
-    with_essentials(lists, direction, default, &mut entries);
-    for list in lists {
-        entries.extend_from_slice(&list.half(direction).entries);
+    let mut own = lists.iter().flat_map(|l| &l.half(direction).entries).peekable();
+    // What was revoked comes before everything, essentials included.
+    while let Some(entry) = own.next_if(|e| e.tier == Tier::Quarantine) {
+        entries.push(entry.clone());
     }
+    with_essentials(lists, direction, default, &mut entries);
+    entries.extend(own.cloned());
     if default == Action::Deny {
         entries.extend_from_slice(&ICMP_ERRORS);
     }

@@ -17,6 +17,7 @@ mod document;
 mod effective;
 mod findings;
 mod matcher;
+mod program;
 mod types;
 mod validate;
 mod verdict;
@@ -26,6 +27,10 @@ pub use document::{Attachment, Defaults, Document, Endpoint, Profile, Rule, Unma
 pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, mirrored, unmanaged};
 pub use findings::{Finding, FindingKind, findings, findings_of};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
+pub use program::{
+    Approval, Check, CheckKind, DmarcPolicy, EvidenceField, EvidenceType, Grant, Lease, Limits, MAX_EVIDENCE,
+    Opening, Program, Span,
+};
 pub use types::{
     Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,
 };

@@ -55,12 +55,12 @@ const MAX_VLAN: u16 = 4094;
 const MAX_RULES: usize = 1_000_000;
 
 #[derive(Default)]
-struct Check {
+pub(crate) struct Check {
     errors: Vec<FieldError>,
 }
 
 impl Check {
-    fn fail(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+    pub(crate) fn fail(&mut self, path: impl Into<String>, problem: impl Into<String>) {
         self.errors.push(FieldError {
             path: path.into(),
             problem: problem.into(),
@@ -88,7 +88,7 @@ impl Check {
         }
     }
 
-    fn rule(&mut self, at: &dyn Fn() -> String, rule: &Rule) {
+    pub(crate) fn rule(&mut self, at: &dyn Fn() -> String, rule: &Rule) {
         let has_ports = matches!(rule.protocol, Protocol::Number(n) if Protocol::has_ports(n));
         for (field, ports) in [("ports", &rule.ports), ("source_ports", &rule.source_ports)] {
             if !ports.is_empty() && !has_ports {
@@ -342,6 +342,14 @@ impl Document {
             check.endpoint(&format!("endpoints.{name}"), endpoint, self);
         }
         check.claims(self);
+        check.programs(self);
+        check.done()
+    }
+
+    /// [`validate`](Self::validate) for a document in which only programs were added, changed or removed.
+    pub fn validate_programs(&self) -> Result<(), DocumentError> {
+        let mut check = Check::default();
+        check.programs(self);
         check.done()
     }
 

@@ -48,6 +48,12 @@ impl<'a> Difference<'a> {
             let names = binders.filter_map(|name| Some(document.endpoints.get_key_value(name)?.0));
             found.extend(names.map(|name| (name, both(name))));
         }
+        // Whoever is gone, or comes, is among the endpoints that differ.
+        for name in before.grants.diff(&document.grants).map(key) {
+            if let Some((name, _)) = document.endpoints.get_key_value(name) {
+                found.insert(name, both(name));
+            }
+        }
         for name in before.endpoints.diff(&document.endpoints).map(key) {
             let one = both(name);
             let rules = match (one.old, one.new) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use portcullis_policy::{Document, Endpoint, Lists, Name};
+use portcullis_policy::{Document, Endpoint, Grant, Lists, Name};
 
 use super::ids::{Ids, OutOfClasses};
 use super::round::Round;
@@ -38,16 +38,38 @@ pub(super) enum Source {
     Unmanaged,
     Profiles(Combo),
     Endpoint(Name),
+    /// An endpoint after its unlocks up to the one with this index have ended.
+    Fall(Name, u32),
 }
 
 impl Source {
-    pub(super) fn of(name: &Name, endpoint: &Endpoint) -> Self {
-        if endpoint.rules.is_empty() {
+    /// Where the policy of an endpoint of a document comes from.
+    pub(super) fn of(name: &Name, endpoint: &Endpoint, document: &Document) -> Self {
+        if endpoint.rules.is_empty() && !document.grants.contains_key(name) {
             Source::Profiles(endpoint.profiles.as_slice().into())
         } else {
             Source::Endpoint(name.clone())
         }
     }
+}
+
+/// What an endpoint's unlocks leave of each other as they end: the moments, rising, and what holds from then on.
+pub(super) fn falls_of(document: &Document, name: &Name) -> Vec<(u64, Vec<Grant>)> {
+    let Some(grants) = document.grants.get(name) else {
+        return Vec::new();
+    };
+    let opens = grants.iter().filter(|grant| !grant.quarantine);
+    let mut ends: Vec<u64> = opens.map(|grant| grant.ends).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    // A quarantine does not end by itself: who lifts it does it.
+    let left = |end: u64| {
+        grants
+            .iter()
+            .filter(move |g| g.quarantine || g.ends > end)
+            .cloned()
+    };
+    ends.into_iter().map(|end| (end, left(end).collect())).collect()
 }
 
 /// The classes of a combination of profiles.

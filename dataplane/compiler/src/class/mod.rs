@@ -69,6 +69,19 @@ pub struct EndpointIntent {
     pub egress: ClassId,
     /// Class of what it is sent.
     pub ingress: ClassId,
+    /// What its classes become by themselves as its unlocks end, if nobody changes anything: rising in time.
+    pub falls: Vec<Fall>,
+}
+
+/// What an endpoint's classes are from a moment on, when unlocks have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fall {
+    /// The moment, in seconds since the Unix epoch.
+    pub at: u64,
+    /// Class of what it sends.
+    pub egress: ClassId,
+    /// Class of what it is sent.
+    pub ingress: ClassId,
 }
 
 impl EndpointIntent {

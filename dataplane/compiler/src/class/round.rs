@@ -6,9 +6,9 @@ use std::sync::Arc;
 use portcullis_policy::{Action, Direction, Document, Endpoint, Lists, Matcher, Name, Policy, canonical};
 
 use super::affected::{Affected, Difference, same_for_everybody};
-use super::compiler::{Bound, Compiler, Source};
+use super::compiler::{Bound, Compiler, Source, falls_of};
 use super::ids::OutOfClasses;
-use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent};
+use super::{Changes, Class, ClassId, EndpointIntent, Fall, Fingerprint, Intent};
 
 /// What a source asks for in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,8 @@ impl Movers {
 /// One resolution.
 pub(super) struct Round<'a> {
     compiler: &'a mut Compiler,
+    /// The document that was resolved last.
+    was: &'a Document,
     document: &'a Document,
     generation: u64,
     /// Whether the rules for everybody differ, or there were none before.
@@ -76,8 +78,8 @@ pub(super) struct Round<'a> {
 impl<'a> Round<'a> {
     /// Resolves a document and leaves the compiler where the next one begins.
     pub(super) fn run(
-        compiler: &'a mut Compiler,
-        document: &'a Document,
+        compiler: &mut Compiler,
+        document: &Document,
         generation: u64,
     ) -> Result<Arc<Intent>, OutOfClasses> {
         let last = compiler.last.take();
@@ -92,6 +94,7 @@ impl<'a> Round<'a> {
         let difference = Difference::of(compiler, &before, document, everybody);
         let mut round = Round {
             compiler,
+            was: &before,
             document,
             generation,
             everybody,
@@ -155,7 +158,7 @@ impl<'a> Round<'a> {
     }
 
     fn want(&mut self, name: &Name, endpoint: &Endpoint, before: Option<&Arc<EndpointIntent>>) {
-        let source = Source::of(name, endpoint);
+        let source = Source::of(name, endpoint, self.document);
         let resolved = self.resolved.get(&source).map(|resolved| resolved.wants);
         let steady = || Some(self.steady(&source)?.map(Want::Class));
         let wants = resolved.or_else(steady).unwrap_or_else(|| {
@@ -163,6 +166,14 @@ impl<'a> Round<'a> {
             self.resolve(&source, &policies)
         });
         self.tally(wants, Direction::BOTH.map(|d| before.map(|e| e.class(d))));
+        let was = before.map_or(&[][..], |e| e.falls.as_slice());
+        for (number, (_, grants)) in (0..).zip(falls_of(self.document, name)) {
+            let lists = &self.compiler.lists;
+            let policies = lists.both_under(self.document, name.as_str(), endpoint, &grants);
+            let wants = self.resolve(&Source::Fall(name.clone(), number), &policies);
+            let was = was.get(number as usize);
+            self.tally(wants, [was.map(|f| f.egress), was.map(|f| f.ingress)]);
+        }
     }
 
     /// The classes of profiles that did not change.
@@ -281,12 +292,13 @@ impl<'a> Round<'a> {
     fn apply(&mut self, one: &Affected<'_>, made: &[ClassId], next: &mut Intent) {
         let before = next.endpoints.get(one.name);
         let was = before.map_or([ClassId::OPEN; 2], |e| [e.egress, e.ingress]);
-        let is = if one.rules {
-            self.regroup(one, was, made)
+        let had = before.map_or_else(Vec::new, |e| e.falls.clone());
+        let (is, falls) = if one.rules {
+            (self.regroup(one, was, made), self.fall(one, &had, made))
         } else {
-            was
+            (was, had)
         };
-        let after = one.new.map(|endpoint| intent_of(one.name, endpoint, is));
+        let after = one.new.map(|endpoint| intent_of(one.name, endpoint, is, falls));
         if before.map(AsRef::as_ref) == after.as_ref() {
             return;
         }
@@ -297,10 +309,32 @@ impl<'a> Round<'a> {
         };
     }
 
+    /// Takes what an endpoint falls back to out of its classes and into others; returns those.
+    fn fall(&mut self, one: &Affected<'_>, had: &[Fall], made: &[ClassId]) -> Vec<Fall> {
+        for (number, fall) in (0..).zip(had) {
+            let was = [fall.egress, fall.ingress];
+            self.forget(&Source::Fall(one.name.clone(), number), was);
+            self.count(was, [ClassId::OPEN; 2]);
+        }
+        let ends = match one.new {
+            Some(_) => falls_of(self.document, one.name),
+            None => Vec::new(),
+        };
+        let mut falls = Vec::with_capacity(ends.len());
+        for (number, (at, _)) in (0..).zip(ends) {
+            let source = Source::Fall(one.name.clone(), number);
+            let is @ [egress, ingress] = self.classes(&source, made);
+            self.rebind(&source, [ClassId::OPEN; 2], is);
+            self.count([ClassId::OPEN; 2], is);
+            falls.push(Fall { at, egress, ingress });
+        }
+        falls
+    }
+
     /// Takes an endpoint out of its classes and into others; returns those.
     fn regroup(&mut self, one: &Affected<'_>, was: [ClassId; 2], made: &[ClassId]) -> [ClassId; 2] {
-        let old = one.old.map(|e| Source::of(one.name, e));
-        let new = one.new.map(|e| Source::of(one.name, e));
+        let old = one.old.map(|e| Source::of(one.name, e, self.was));
+        let new = one.new.map(|e| Source::of(one.name, e, self.document));
         let is = new
             .as_ref()
             .map_or([ClassId::OPEN; 2], |source| self.classes(source, made));
@@ -360,7 +394,7 @@ impl<'a> Round<'a> {
     /// Forgets combinations that nobody has any more.
     fn drop_combos(&mut self, difference: &Difference<'_>) {
         let changed = difference.endpoints.iter().filter(|one| one.rules);
-        for source in changed.filter_map(|one| Some(Source::of(one.name, one.old?))) {
+        for source in changed.filter_map(|one| Some(Source::of(one.name, one.old?, self.was))) {
             if let Source::Profiles(combo) = &source
                 && let Some(bound) = self.compiler.combos.get(combo).copied()
                 && bound.endpoints == 0
@@ -526,6 +560,10 @@ impl<'a> Round<'a> {
                 lists.both(document, "", &endpoint)
             }
             Source::Endpoint(name) => lists.both(document, name.as_str(), document.endpoints.get(name)?),
+            Source::Fall(name, number) => {
+                let (_, grants) = falls_of(document, name).into_iter().nth(*number as usize)?;
+                lists.both_under(document, name.as_str(), document.endpoints.get(name)?, &grants)
+            }
         })
     }
 }
@@ -538,7 +576,12 @@ fn class_of(want: Want, made: &[ClassId]) -> ClassId {
     }
 }
 
-fn intent_of(name: &Name, endpoint: &Endpoint, [egress, ingress]: [ClassId; 2]) -> EndpointIntent {
+fn intent_of(
+    name: &Name,
+    endpoint: &Endpoint,
+    [egress, ingress]: [ClassId; 2],
+    falls: Vec<Fall>,
+) -> EndpointIntent {
     EndpointIntent {
         name: name.clone(),
         attachments: endpoint.attachments.clone(),
@@ -547,6 +590,7 @@ fn intent_of(name: &Name, endpoint: &Endpoint, [egress, ingress]: [ClassId; 2]) 
         source_guard: endpoint.source_guard,
         egress,
         ingress,
+        falls,
     }
 }
 

@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Matcher, Name, Policy, Profile, canonical, effective, unmanaged,
+    Action, Direction, Document, Endpoint, Grant, Matcher, Name, Policy, Profile, canonical, effective,
+    unmanaged,
 };
 use proptest::prelude::*;
 
@@ -26,7 +27,11 @@ fn fingerprint(intent: &Intent, id: ClassId) -> Option<Fingerprint> {
 
 /// An intent without ids.
 fn essence(intent: &Intent) -> Vec<(String, Vec<Option<Fingerprint>>)> {
-    let of = |e: &Arc<EndpointIntent>| vec![fingerprint(intent, e.egress), fingerprint(intent, e.ingress)];
+    let of = |e: &Arc<EndpointIntent>| {
+        let falls = e.falls.iter().flat_map(|f| [f.egress, f.ingress]);
+        let all = [e.egress, e.ingress].into_iter().chain(falls);
+        all.map(|id| fingerprint(intent, id)).collect()
+    };
     let endpoints = intent.endpoints.iter().map(|(name, e)| (name.to_string(), of(e)));
     let (egress, ingress) = intent.unmanaged;
     let unmanaged = vec![fingerprint(intent, egress), fingerprint(intent, ingress)];
@@ -299,6 +304,8 @@ enum Change {
     Mandatory(Vec<usize>),
     Unmanaged(u8),
     Default(bool),
+    /// Unlocks of an endpoint: rules, end, quarantine.
+    Grants(u8, Vec<(usize, u64, bool)>),
 }
 
 fn rules(which: &[usize]) -> Vec<portcullis_policy::Rule> {
@@ -345,6 +352,20 @@ impl Change {
                 use portcullis_policy::Unmanaged::{Allow, Baseline, Deny};
                 document.unmanaged = [Baseline, Allow, Deny][usize::from(*n)];
             }
+            Change::Grants(n, grants) => {
+                let grant = |(index, (rule, ends, quarantine)): (usize, &(usize, u64, bool))| Grant {
+                    unlock: name("u", index as u8),
+                    program: name("g", *n),
+                    rules: rules(&[*rule]),
+                    quarantine: *quarantine,
+                    ends: *ends,
+                };
+                let grants: Vec<Grant> = grants.iter().enumerate().map(grant).collect();
+                match grants.as_slice() {
+                    [] => document.grants.remove(&name("e", *n)),
+                    _ => document.grants.insert(name("e", *n), Arc::new(grants)),
+                };
+            }
             Change::Default(deny) => {
                 document.defaults.egress = if *deny { Action::Deny } else { Action::Allow };
             }
@@ -366,6 +387,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => some(1).prop_map(Change::Mandatory),
         1 => (0u8..3).prop_map(Change::Unmanaged),
         1 => any::<bool>().prop_map(Change::Default),
+        5 => (0u8..5, proptest::collection::vec((0..RULES.len(), 1u64..4, any::<bool>()), 0..4))
+            .prop_map(|(n, grants)| Change::Grants(n, grants)),
     ]
 }
 
@@ -377,6 +400,10 @@ fn users(intent: &Intent) -> Users {
     for (name, e) in &intent.endpoints {
         users.insert((name.to_string(), true), e.egress);
         users.insert((name.to_string(), false), e.ingress);
+        for (number, fall) in e.falls.iter().enumerate() {
+            users.insert((format!("{name} {number}"), true), fall.egress);
+            users.insert((format!("{name} {number}"), false), fall.ingress);
+        }
     }
     users.insert((String::new(), true), intent.unmanaged.0);
     users.insert((String::new(), false), intent.unmanaged.1);
@@ -438,7 +465,30 @@ fn policies(document: &Document) -> Vec<Policy> {
             )));
         }
     }
+    for name in document.endpoints.keys() {
+        for (_, document) in falls(document, name) {
+            let endpoint = &document.endpoints[name];
+            all.extend(Direction::BOTH.map(|d| canonical(&effective(&document, name.as_str(), endpoint, d))));
+        }
+    }
     all
+}
+
+/// The moments at which unlocks of an endpoint end, and the document without those that have.
+fn falls(document: &Document, name: &Name) -> Vec<(u64, Document)> {
+    let grants = document.grants.get(name).map_or(Vec::new(), |g| g.to_vec());
+    let ends: BTreeSet<u64> = grants.iter().filter(|g| !g.quarantine).map(|g| g.ends).collect();
+    let without = |end: u64| {
+        let left: Vec<Grant> = grants
+            .iter()
+            .filter(|g| g.quarantine || g.ends > end)
+            .cloned()
+            .collect();
+        let mut document = document.clone();
+        document.grants.insert(name.clone(), Arc::new(left));
+        document
+    };
+    ends.into_iter().map(|end| (end, without(end))).collect()
 }
 
 proptest! {
@@ -473,6 +523,19 @@ proptest! {
             prop_assert_eq!(essence(&intent), essence(&anew));
             let fingerprints = |i: &Intent| i.classes.values().map(|c| c.fingerprint).collect::<BTreeSet<_>>();
             prop_assert_eq!(fingerprints(&intent), fingerprints(&anew));
+
+            for (name, endpoint) in &intent.endpoints {
+                let expected = falls(&document, name);
+                prop_assert_eq!(endpoint.falls.len(), expected.len());
+                for (fall, (at, document)) in endpoint.falls.iter().zip(expected) {
+                    prop_assert_eq!(fall.at, at);
+                    for (direction, id) in [(Direction::Egress, fall.egress), (Direction::Ingress, fall.ingress)] {
+                        let policy = effective(&document, name.as_str(), &document.endpoints[name], direction);
+                        let wanted = policy.may_deny().then(|| Fingerprint::of(&canonical(&policy)));
+                        prop_assert_eq!(fingerprint(&intent, id), wanted);
+                    }
+                }
+            }
 
             let members = policies(&document);
             for (id, class) in &intent.classes {

@@ -1,0 +1,171 @@
+//! Unlock programs: which ports a customer may have opened, what must be submitted, what is checked, for how long.
+
+mod check;
+mod evidence;
+mod span;
+mod validate;
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::Rule;
+use crate::types::{Action, Direction, Family, Name, PortRange, Protocol, StrictPrefix};
+
+pub use check::{Check, CheckKind, DmarcPolicy};
+pub use evidence::{EvidenceField, EvidenceType};
+pub use span::Span;
+pub use validate::MAX_EVIDENCE;
+
+/// An unlock program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// What a person reads: `Outbound mail (TCP 25)`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// What it opens; at least one.
+    pub opens: Vec<Opening>,
+    /// What must be submitted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<EvidenceField>,
+    /// What is checked of it. One that fails rejects the request, unless it is `advisory`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+    /// Programs that must be active on the endpoint; when one of them ends, this one ends too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Name>,
+    /// A CEL expression that must be true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require: Option<String>,
+    /// Who approves.
+    #[serde(default)]
+    pub approval: Approval,
+    /// How long it lasts.
+    pub lease: Lease,
+    /// How many, and how often.
+    #[serde(default)]
+    pub limits: Limits,
+    /// For how long its openings are denied above everything when the operator revokes it and says `quarantine`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Span>,
+    /// Programs that are requested for the same endpoint when this one becomes active, with the evidence of equal name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follow_up: Vec<Name>,
+}
+
+/// What a program opens: a rule without a name, perhaps narrowed by evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Opening {
+    /// The direction it is about.
+    pub direction: Direction,
+    /// The protocol; any when absent.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Destination ports; every port when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRange>,
+    /// The evidence that says which one of `ports` is opened: an integer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports_from: Option<String>,
+    /// The other side; everywhere when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<StrictPrefix>,
+    /// The evidence that says which part of `remote` is opened: an address or a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_from: Option<String>,
+    /// Only this IP version; both when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Family>,
+}
+
+impl Opening {
+    /// The rule it comes to, without what evidence narrows.
+    pub fn rule(&self, name: Name, action: Action, reason: &str) -> Rule {
+        Rule {
+            name,
+            action,
+            direction: self.direction,
+            protocol: self.protocol,
+            ports: self.ports.clone(),
+            source_ports: Vec::new(),
+            remote: self.remote.clone(),
+            local: Vec::new(),
+            icmp: None,
+            ip: self.ip,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Who approves a request whose checks passed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// Nobody needs to.
+    #[default]
+    Automatic,
+    /// An operator.
+    Manual,
+    /// An operator, when this CEL expression is true.
+    ManualIf(String),
+}
+
+/// How long an unlock lasts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// When the request says nothing.
+    pub default: Span,
+    /// At most, renewals not counted; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Span>,
+    /// Whether it can be renewed.
+    #[serde(default)]
+    pub renewable: bool,
+    /// Time before its end in which it is told to be expiring; a tenth of the lease, and at most 72 h, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Span>,
+    /// How often the checks are made again while it is active; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recheck_every: Option<Span>,
+    /// How long a check may fail or be undetermined before the unlock is revoked.
+    #[serde(default, skip_serializing_if = "Span::is_zero")]
+    pub grace: Span,
+}
+
+impl Lease {
+    /// The longest there is.
+    pub fn longest(&self) -> Span {
+        self.max.unwrap_or(self.default)
+    }
+}
+
+/// How many unlocks there may be, and how often.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requested or active at a time on one endpoint; 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_endpoint: Option<u32>,
+    /// Requested or active at a time over all endpoints of a tenant; no limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_tenant: Option<u32>,
+    /// Time after the first, second, … revocation in which no new request is taken; the last one holds for all further.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cooldown_after_revoke: Vec<Span>,
+}
+
+/// What an unlock does to the endpoint that has it, as long as it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The unlock.
+    pub unlock: Name,
+    /// Its program.
+    pub program: Name,
+    /// What holds: allows in the unlock tier, or denies above everything for a quarantine.
+    pub rules: Vec<Rule>,
+    /// Whether it closes instead of opening.
+    pub quarantine: bool,
+    /// When it ends, in seconds since the Unix epoch.
+    pub ends: u64,
+}
