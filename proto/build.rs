@@ -10,7 +10,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=portcullis");
     println!("cargo:rerun-if-changed=p4");
-    let api = protox::compile(["portcullis/v1/policy.proto", "portcullis/v1/unlock.proto"], ["."])?;
+    let api = protox::compile(
+        ["portcullis/v1/policy.proto", "portcullis/v1/unlock.proto"],
+        ["."],
+    )?;
     std::fs::write(out.join("portcullis.bin"), api.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(api)?;
     let p4 = FileDescriptorSet::decode(std::fs::read("p4/p4runtime.fds")?.as_slice())?;

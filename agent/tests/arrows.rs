@@ -36,6 +36,8 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "ovsdb",
             "ovs",
             "p4runtime",
+            "fastpath",
+            "switch",
             "testbed",
             "proto",
         ],

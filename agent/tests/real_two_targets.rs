@@ -29,7 +29,7 @@ endpoints:
 
 fn connects(from: &NetnsHost, port: u16) -> bool {
     let to = SocketAddr::from(([192, 0, 2, 9], port));
-    let outcome = tokio::task::block_in_place(|| from.tcp_connect(to, Duration::from_millis(700)));
+    let outcome = tokio::task::block_in_place(|| from.tcp_connect(to, Duration::from_millis(2500)));
     matches!(outcome.unwrap(), TcpOutcome::Open(_))
 }
 

@@ -104,7 +104,11 @@ fn blocked_by_default_provisioned_and_unblocked() {
     assert_eq!(both(web, 9, 80), [false; 2], "and no others");
     assert_eq!(both(web, 9, 25), [false; 2]);
     assert_eq!(both(mail, 9, 25), [true; 2]);
-    let asked = |to| internet.udp_ask(to, b"ping", Duration::from_millis(700)).unwrap();
+    let asked = |to| {
+        internet
+            .udp_ask(to, b"ping", Duration::from_millis(2500))
+            .unwrap()
+    };
     assert!(
         matches!(asked(v4(1, 10000)), UdpOutcome::Answered(_)),
         "{:?}",

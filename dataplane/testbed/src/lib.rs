@@ -18,6 +18,7 @@ pub mod p4;
 pub mod probe;
 mod root;
 mod sandbox;
+pub mod stream;
 #[allow(unsafe_code)]
 mod sys;
 

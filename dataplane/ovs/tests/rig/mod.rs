@@ -178,7 +178,7 @@ pub fn v6(n: u8, port: u16) -> SocketAddr {
 
 pub fn connects(from: &NetnsHost, to: SocketAddr) -> bool {
     matches!(
-        from.tcp_connect(to, Duration::from_millis(700)).unwrap(),
+        from.tcp_connect(to, Duration::from_millis(2500)).unwrap(),
         TcpOutcome::Open(_)
     )
 }
