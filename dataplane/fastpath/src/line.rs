@@ -99,32 +99,25 @@ impl Line {
     /// The leaf of a port.
     #[inline(always)]
     pub fn leaf(&self, port: u16) -> u32 {
-        match self {
-            Line::Bare(lasts, leaves) => {
-                let [a, b, c, d] = lasts;
-                let piece =
-                    u8::from(port > *a) + u8::from(port > *b) + u8::from(port > *c) + u8::from(port > *d);
-                match leaves.get(usize::from(piece)) {
-                    Some(leaf) => *leaf,
-                    None => u32::MAX,
-                }
+        let leaf = if let Line::Few(lasts, leaves) = self {
+            let mut piece = 0u16;
+            for last in lasts {
+                piece += u16::from(port > *last);
             }
-            Line::Few(lasts, leaves) => {
-                let mut piece = 0u16;
-                for last in lasts {
-                    piece += u16::from(port > *last);
-                }
-                // 32 less the piece. A plain index would be taken apart into a sum of 32 terms: what compilers make of
-                // this is two vector compares, a bit mask and a popcount.
-                match leaves.get(usize::from(piece ^ 63).wrapping_sub(63 - FEW)) {
-                    Some(leaf) => *leaf,
-                    None => u32::MAX,
-                }
-            }
-            Line::Many(map, leaves) => match leaves.get(map.piece(port)) {
-                Some(leaf) => *leaf,
-                None => u32::MAX,
-            },
+            // 32 less the piece. A plain index would be taken apart into a sum of 32 terms: what compilers make of this is
+            // two vector compares, a bit mask and a popcount.
+            leaves.get(usize::from(piece ^ 63).wrapping_sub(63 - FEW))
+        } else if let Line::Bare([a, b, c, d], leaves) = self {
+            let piece = u8::from(port > *a) + u8::from(port > *b) + u8::from(port > *c) + u8::from(port > *d);
+            leaves.get(usize::from(piece))
+        } else if let Line::Many(map, leaves) = self {
+            leaves.get(map.piece(port))
+        } else {
+            None
+        };
+        match leaf {
+            Some(leaf) => *leaf,
+            None => u32::MAX,
         }
     }
 
