@@ -12,7 +12,7 @@ const NO_CLANG: &str = "libclang, which makes the bindings to libdpdk, was not f
     Elsewhere: let LIBCLANG_PATH name the folder of libclang.so";
 
 /// What of DPDK is bound.
-const FUNCTIONS: [&str; 11] = [
+const FUNCTIONS: [&str; 12] = [
     "pc_.*",
     "fopencookie",
     "rte_(openlog_stream|log_cur_msg_loglevel)",
@@ -24,6 +24,7 @@ const FUNCTIONS: [&str; 11] = [
     "rte_eth_dev_(info_get|configure|start|stop|close|is_valid_port|socket_id|get_name_by_port|set_mtu|get_mtu)",
     "rte_eth_((rx|tx)_queue_setup|find_next|promiscuous_(enable|disable|get)|macaddr_get|stats_(get|reset)|xstats_get(_names)?|dev_adjust_nb_rx_tx_desc)",
     "rte_flow_(validate|create|destroy|query|flush)",
+    "rte_ring_free",
 ];
 const TYPES: [&str; 3] = [
     "pc_.*",
@@ -40,7 +41,7 @@ const CONSTANTS: [&str; 7] = [
     "RTE_LOG_[A-Z]+",
 ];
 /// Types whose insides differ between versions, or that Rust cannot express; only pointers to them are used.
-const OPAQUE: [&str; 4] = ["rte_mbuf", "rte_mempool", "rte_device", "_IO_FILE"];
+const OPAQUE: [&str; 5] = ["rte_mbuf", "rte_mempool", "rte_ring", "rte_device", "_IO_FILE"];
 
 fn main() {
     for file in ["csrc/shim.h", "csrc/shim.c"] {

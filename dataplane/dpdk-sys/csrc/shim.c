@@ -43,6 +43,22 @@ int pc_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned 
 	return rte_pktmbuf_alloc_bulk(pool, packets, count);
 }
 
+uint16_t pc_ring_put(struct rte_ring *ring, struct rte_mbuf **packets, uint16_t count)
+{
+	return rte_ring_sp_enqueue_burst(ring, (void **)packets, count, NULL);
+}
+
+uint16_t pc_ring_take(struct rte_ring *ring, struct rte_mbuf **packets, uint16_t room)
+{
+	return rte_ring_sc_dequeue_burst(ring, (void **)packets, room, NULL);
+}
+
+/* Between one thread and another. */
+struct rte_ring *pc_ring_create(const char *name, unsigned int size)
+{
+	return rte_ring_create(name, size, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
+}
+
 int pc_errno(void)
 {
 	return rte_errno;

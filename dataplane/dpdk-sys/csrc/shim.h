@@ -15,6 +15,7 @@
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_ring.h>
 #include <rte_version.h>
 
 /*
@@ -66,9 +67,12 @@ static const uint64_t PC_RSS_SCTP = RTE_ETH_RSS_SCTP;
 uint16_t pc_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t room);
 uint16_t pc_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 int pc_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count);
+uint16_t pc_ring_put(struct rte_ring *ring, struct rte_mbuf **packets, uint16_t count);
+uint16_t pc_ring_take(struct rte_ring *ring, struct rte_mbuf **packets, uint16_t room);
 
 /* Inline in DPDK, or a macro, or a struct whose layout differs between versions; none of it is on the way of a packet. */
 int pc_errno(void);
+struct rte_ring *pc_ring_create(const char *name, unsigned int size);
 unsigned int pc_lcore_id(void);
 void pc_reset(struct rte_mbuf *packet);
 void pc_free(struct rte_mbuf *packet);

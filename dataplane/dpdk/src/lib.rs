@@ -3,6 +3,7 @@
 //! ```text
 //! Eal::init ─┬▶ Mempool ──────────────┬▶ Mbuf, Burst
 //!            ├▶ Device::probe ─configure▶ Port<Stopped> ─start─▶ Port<Started>, RxQueue…, TxQueue…, FlowRule…
+//!            ├▶ ring ─▶ RingSender, RingReceiver (packets from one thread to another)
 //!            └▶ spawn_worker            (what each is, and who keeps whom alive: see `port`)
 //! ```
 //!
@@ -51,6 +52,7 @@ mod package;
 mod pci;
 mod port;
 mod queue;
+mod ring;
 mod stats;
 mod worker;
 
@@ -66,5 +68,6 @@ pub use mbuf::{Mbuf, MbufError};
 pub use mempool::{HEADROOM, MAX_CACHE, Mempool, PoolError};
 pub use port::{Port, PortError, Running, Started, State, StillInUse, Stopped};
 pub use queue::{RxQueue, TxQueue};
+pub use ring::{RingError, RingReceiver, RingSender};
 pub use stats::{Link, Stats};
 pub use worker::{Worker, WorkerError, WorkerPanic};

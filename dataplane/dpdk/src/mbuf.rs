@@ -53,11 +53,13 @@ struct Segment(NonNull<sys::rte_mbuf>);
 
 impl Segment {
     /// The field at `offset`, one of the `PC_MBUF_…` for which `T` has the width that shim.c asserts.
+    #[inline]
     fn field<T>(self, offset: sys::pc_mbuf_layout) -> *mut T {
         // SAFETY: the C compiler found `offset` inside this struct.
         unsafe { self.0.as_ptr().cast::<u8>().add(offset as usize).cast() }
     }
 
+    #[inline]
     fn get<T: Copy>(self, offset: sys::pc_mbuf_layout) -> T {
         // SAFETY: the segment is alive and its owner is here, so that nobody writes the field; it is aligned.
         unsafe { *self.field::<T>(offset) }
@@ -69,10 +71,12 @@ impl Segment {
         unsafe { *self.field::<T>(offset) = value }
     }
 
+    #[inline]
     fn data_off(self) -> u16 {
         self.get(sys::PC_MBUF_DATA_OFF)
     }
 
+    #[inline]
     fn data_len(self) -> u16 {
         self.get(sys::PC_MBUF_DATA_LEN)
     }
@@ -87,12 +91,14 @@ impl Segment {
     }
 
     /// Where byte `offset` of the buffer is.
+    #[inline]
     fn at(self, offset: usize) -> *mut u8 {
         let buffer: *mut u8 = self.get(sys::PC_MBUF_BUF_ADDR);
         // SAFETY: callers stay within the buffer, `buf_len` bytes at `buf_addr`.
         unsafe { buffer.add(offset) }
     }
 
+    #[inline]
     fn bytes<'a>(self) -> &'a [u8] {
         let length = usize::from(self.data_len());
         // SAFETY: the data is within the buffer, which lives as long as the packet that `'a` borrows; nobody writes it
@@ -127,6 +133,7 @@ impl Mbuf {
         Self(packet)
     }
 
+    #[inline]
     fn first(&self) -> Segment {
         Segment(self.0)
     }

@@ -6,6 +6,7 @@
 #[allow(missing_docs, reason = "the names are those of the whole frame's fields")]
 pub struct Brief {
     pub dst_mac: u64,
+    pub src_mac: u64,
     pub vlan: u16,
     pub src_ipv4: u32,
     pub dst_ipv4: u32,
@@ -26,7 +27,27 @@ impl Brief {
     /// A frame's, when it is such a one.
     #[inline(always)]
     pub fn of(frame: &[u8]) -> Option<Brief> {
-        let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1, v0, v1, e0, e1] = frame.first_chunk::<18>()?;
+        let [
+            d0,
+            d1,
+            d2,
+            d3,
+            d4,
+            d5,
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            t0,
+            t1,
+            v0,
+            v1,
+            e0,
+            e1,
+        ] = frame.first_chunk::<18>()?;
+        let src_mac = u64::from_be_bytes([0, 0, *m0, *m1, *m2, *m3, *m4, *m5]);
         let dst_mac = u64::from_be_bytes([0, 0, *d0, *d1, *d2, *d3, *d4, *d5]);
         let (vlan, before) = if [*t0, *t1] == IPV4 {
             (0, 14)
@@ -82,6 +103,7 @@ impl Brief {
         };
         Some(Brief {
             dst_mac,
+            src_mac,
             vlan,
             src_ipv4: u32::from_be_bytes([*s0, *s1, *s2, *s3]),
             dst_ipv4: u32::from_be_bytes([*a0, *a1, *a2, *a3]),
@@ -136,6 +158,7 @@ mod tests {
         );
         let same = Brief {
             dst_mac: whole.dst_mac,
+            src_mac: whole.src_mac,
             vlan: whole.vlan,
             src_ipv4: whole.src_ipv4,
             dst_ipv4: whole.dst_ipv4,

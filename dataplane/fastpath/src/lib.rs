@@ -10,6 +10,7 @@
 
 mod brief;
 mod classes;
+mod flow;
 mod frame;
 mod guard;
 mod line;
@@ -26,8 +27,9 @@ mod tables;
 
 #[doc(hidden)]
 pub use brief::Brief;
+pub use flow::flow;
 pub use frame::{Fields, Kind};
-pub use path::{Drop, Ports, Tally};
+pub use path::{Drop, Look, Ports, Tally};
 pub use row::{Action, Cond, NO_SLOT, Row, RowId};
 pub use table::{Key, Table};
 pub use tables::{Snapshot, TableError, Tables};

@@ -1,7 +1,9 @@
 //! A frame's way: parse, attach, guard, egress policy, L2; then for every copy deliver and ingress policy.
 
 use crate::brief::Brief;
+use crate::classes::Class;
 use crate::frame::{Fields, Kind};
+use crate::ports::Plug;
 use crate::row::NO_SLOT;
 use crate::tables::Snapshot;
 
@@ -118,18 +120,51 @@ impl Snapshot {
         list: &'a mut Vec<u16>,
         tally: &mut impl Tally,
     ) -> Ports<'a> {
-        let bytes = frame.len() as u32;
-        if let Some(brief) = Brief::of(frame) {
-            match self.brief(&brief, in_port, bytes, tally) {
-                Short::To(port) => return Ports::One(port),
-                Short::Dropped(why) => {
-                    tally.dropped(in_port, why);
-                    return Ports::None;
-                }
-                Short::Longer => {}
-            }
+        self.go(&self.look(frame, in_port), frame, in_port, list, tally)
+    }
+
+    /// The first half of [`Snapshot::process`]: what is to be found of a frame without a decision. Those of several frames
+    /// one after the other keep a CPU busy that would wait for the memory of each.
+    #[inline(always)]
+    pub fn look(&self, frame: &[u8], in_port: u16) -> Look<'_> {
+        let Some(brief) = Brief::of(frame) else {
+            return Look::NOTHING;
+        };
+        let from = self.plug(in_port, brief.vlan);
+        let sends = from.and_then(|plug| plug.sends);
+        let to = if brief.dst_mac & GROUP == 0 {
+            self.station(brief.dst_mac)
+        } else {
+            None
+        };
+        let receives = to.and_then(|port| self.plug(port, brief.vlan)?.receives);
+        Look {
+            brief: Some(brief),
+            from,
+            to,
+            egress: sends.map(|class| (class != 0).then(|| self.egress(class))),
+            ingress: receives.map(|class| (class != 0).then(|| self.ingress(class))),
         }
-        self.whole(frame, in_port, list, tally)
+    }
+
+    /// The second half: where a frame goes that was looked at.
+    #[inline(always)]
+    pub fn go<'a>(
+        &self,
+        look: &Look<'_>,
+        frame: &[u8],
+        in_port: u16,
+        list: &'a mut Vec<u16>,
+        tally: &mut impl Tally,
+    ) -> Ports<'a> {
+        match look.short(in_port, frame.len() as u32, tally) {
+            Short::To(port) => Ports::One(port),
+            Short::Dropped(why) => {
+                tally.dropped(in_port, why);
+                Ports::None
+            }
+            Short::Longer => self.whole(frame, in_port, list, tally),
+        }
     }
 
     /// The way of a frame that was parsed whole.
@@ -166,60 +201,6 @@ impl Snapshot {
         self.copies(&fields, in_port, group, bytes, list, tally)
     }
 
-    /// The way of most frames: from a sender without guard, to one receiver, with rows of which the lines know enough.
-    /// Nothing is counted before that is sure.
-    #[inline(always)]
-    fn brief(&self, f: &Brief, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Short {
-        let Some(from) = self.plug(in_port, f.vlan) else {
-            return Short::Dropped(Drop::UnknownSender);
-        };
-        let Some(sends) = from.sends else {
-            return Short::Dropped(Drop::UnknownSender);
-        };
-        if from.guard.is_some() || f.dst_mac & GROUP != 0 {
-            return Short::Longer;
-        }
-        let mut slots = [NO_SLOT; 2];
-        // Class 0: nothing is denied.
-        if sends != 0 {
-            let Some(verdict) = self.egress(sends).judge_brief(f, true) else {
-                return Short::Longer;
-            };
-            if !verdict.allow {
-                tally.hit(verdict.slot, bytes);
-                return Short::Dropped(Drop::EgressPolicy);
-            }
-            slots[0] = verdict.slot;
-        }
-        let Some(port) = self.station(f.dst_mac) else {
-            return Short::Longer;
-        };
-        if port == in_port {
-            tally.hit(slots[0], bytes);
-            return Short::Dropped(Drop::Hairpin);
-        }
-        let to = self.plug(port, f.vlan);
-        let Some(receives) = to.and_then(|plug| plug.receives) else {
-            tally.hit(slots[0], bytes);
-            return Short::Dropped(Drop::UnknownReceiver);
-        };
-        let mut allow = true;
-        if receives != 0 {
-            let Some(verdict) = self.ingress(receives).judge_brief(f, false) else {
-                return Short::Longer;
-            };
-            (allow, slots[1]) = (verdict.allow, verdict.slot);
-        }
-        for slot in slots {
-            tally.hit(slot, bytes);
-        }
-        if allow {
-            Short::To(port)
-        } else {
-            Short::Dropped(Drop::IngressPolicy)
-        }
-    }
-
     #[inline(never)]
     fn copies<'a>(
         &self,
@@ -251,7 +232,13 @@ impl Snapshot {
         let plug = self.plug(in_port, f.vlan).ok_or(Drop::UnknownSender)?;
         let class = plug.sends.ok_or(Drop::UnknownSender)?;
         if let Some(guard) = &plug.guard {
-            guard.check(f, bytes, tally)?;
+            let checked = guard.check(f);
+            for slot in checked.slots {
+                tally.hit(slot, bytes);
+            }
+            if let Some(why) = checked.dropped {
+                return Err(why);
+            }
         }
         // Class 0: nothing is denied.
         if class != 0 {
@@ -295,6 +282,83 @@ impl Snapshot {
     }
 }
 
+/// What was found of a frame whose short form is enough: [`Snapshot::look`].
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    brief: Option<Brief>,
+    from: Option<&'a Plug>,
+    to: Option<u16>,
+    /// Classes of sender and receiver, where there are some; class 0 has nothing to look at.
+    egress: Option<Option<&'a Class>>,
+    ingress: Option<Option<&'a Class>>,
+}
+
+impl Look<'_> {
+    /// Of a frame that has to be looked at whole.
+    pub const NOTHING: Look<'static> = Look {
+        brief: None,
+        from: None,
+        to: None,
+        egress: None,
+        ingress: None,
+    };
+
+    /// The way of most frames: to one receiver, with rows of which the lines know enough. Nothing is counted before that is
+    /// sure.
+    #[inline(always)]
+    fn short(&self, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Short {
+        let Some(f) = &self.brief else {
+            return Short::Longer;
+        };
+        let (Some(from), Some(sends)) = (self.from, self.egress) else {
+            return Short::Dropped(Drop::UnknownSender);
+        };
+        if f.dst_mac & GROUP != 0 {
+            return Short::Longer;
+        }
+        let mut hits = Hits {
+            slots: [NO_SLOT; 5],
+            bytes,
+        };
+        if let Some(guard) = &from.guard {
+            let checked = guard.check(f);
+            [hits.slots[2], hits.slots[3], hits.slots[4]] = checked.slots;
+            if let Some(why) = checked.dropped {
+                return hits.dropped(why, tally);
+            }
+        }
+        if let Some(class) = sends {
+            let Some(verdict) = class.judge_brief(f, true) else {
+                return Short::Longer;
+            };
+            hits.slots[0] = verdict.slot;
+            if !verdict.allow {
+                return hits.dropped(Drop::EgressPolicy, tally);
+            }
+        }
+        let Some(port) = self.to else {
+            return Short::Longer;
+        };
+        if port == in_port {
+            return hits.dropped(Drop::Hairpin, tally);
+        }
+        let Some(receives) = self.ingress else {
+            return hits.dropped(Drop::UnknownReceiver, tally);
+        };
+        if let Some(class) = receives {
+            let Some(verdict) = class.judge_brief(f, false) else {
+                return Short::Longer;
+            };
+            hits.slots[1] = verdict.slot;
+            if !verdict.allow {
+                return hits.dropped(Drop::IngressPolicy, tally);
+            }
+        }
+        hits.told(tally);
+        Short::To(port)
+    }
+}
+
 /// What became of a frame by the short way.
 enum Short {
     /// Out of a port.
@@ -303,6 +367,32 @@ enum Short {
     Dropped(Drop),
     /// More of it has to be looked at.
     Longer,
+}
+
+/// Rows that a frame hit: of the sender's policy and the receiver's, then of the guard.
+struct Hits {
+    slots: [u32; 5],
+    bytes: u32,
+}
+
+impl Hits {
+    #[inline(always)]
+    fn told(&self, tally: &mut impl Tally) {
+        let [sends, receives, guard @ ..] = self.slots;
+        if guard != [NO_SLOT; 3] {
+            for slot in guard {
+                tally.hit(slot, self.bytes);
+            }
+        }
+        tally.hit(sends, self.bytes);
+        tally.hit(receives, self.bytes);
+    }
+
+    #[inline(always)]
+    fn dropped(&self, why: Drop, tally: &mut impl Tally) -> Short {
+        self.told(tally);
+        Short::Dropped(why)
+    }
 }
 
 /// Where a frame goes if receivers may be sent it.

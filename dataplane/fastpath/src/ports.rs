@@ -63,6 +63,13 @@ impl Port {
         }
     }
 
+    /// Every guard.
+    pub fn guards(&self) -> impl Iterator<Item = &Guard> {
+        let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
+        let plugs = chunks.flat_map(|chunk| chunk.iter()).chain([&self.any]);
+        plugs.filter_map(|plug| plug.guard.as_deref())
+    }
+
     /// Bytes behind it, guards included.
     pub fn bytes(&self) -> usize {
         let own = |plug: &Plug| plug.guard.as_ref().map_or(0, |g| g.bytes() + 16);

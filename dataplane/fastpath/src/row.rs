@@ -40,7 +40,7 @@ impl Cond {
 }
 
 /// What a row does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Go on.
     Allow,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::brief::Brief;
 use crate::classes::{self, Class};
 use crate::frame::Fields;
-use crate::guard::Guard;
+use crate::guard::{Guard, Shape, Shapes};
 use crate::line::Bitmaps;
 use crate::ports::{Plug, Port};
 use crate::remote;
@@ -103,7 +103,7 @@ pub struct Snapshot {
 /// What a snapshot takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
-    /// Compiled classes, without bitmaps that they share.
+    /// Compiled classes, without bitmaps that they share, and shapes of guards.
     pub classes: usize,
     /// Attachments, guards, and where MACs are.
     pub endpoints: usize,
@@ -118,8 +118,12 @@ impl Snapshot {
     /// What it takes.
     pub fn memory(&self) -> Memory {
         let ports: usize = self.ports.iter().map(|p| p.bytes()).sum();
+        let guards = self.ports.iter().flat_map(|p| p.guards());
+        let shapes: HashMap<*const Shape, usize> = guards
+            .map(|guard| (Arc::as_ptr(guard.shape()), guard.shape().bytes()))
+            .collect();
         Memory {
-            classes: self.egress.bytes() + self.ingress.bytes(),
+            classes: self.egress.bytes() + self.ingress.bytes() + shapes.values().sum::<usize>(),
             endpoints: ports + self.stations.bytes(),
         }
     }
@@ -232,6 +236,7 @@ pub struct Tables {
     groups: BTreeMap<u32, Arc<[u16]>>,
     dirty: Dirty,
     maps: Bitmaps,
+    shapes: Shapes,
     current: Arc<Snapshot>,
 }
 
@@ -257,6 +262,7 @@ impl Default for Tables {
             groups: BTreeMap::new(),
             dirty: Dirty::default(),
             maps,
+            shapes: Shapes::default(),
             current,
         }
     }
@@ -485,8 +491,8 @@ fn compiled(
 fn plug(
     rows: &HashMap<RowId, (Table, Row)>,
     plugs: &BTreeMap<PlugKey, PlugRows>,
-    port: u16,
-    vlan: Option<u16>,
+    (port, vlan): PlugKey,
+    shapes: &mut Shapes,
 ) -> Plug {
     let own = vlan.and_then(|v| plugs.get(&(port, Some(v))));
     let any = plugs.get(&(port, None));
@@ -501,7 +507,7 @@ fn plug(
     };
     let guard = guarded.then(|| {
         let [a, b, c] = [of(|r| &r.guard[0]), of(|r| &r.guard[1]), of(|r| &r.guard[2])];
-        Arc::new(Guard::compile(&a, &b, &c))
+        Arc::new(Guard::compile(&a, &b, &c, shapes))
     });
     let receives = match of(|r| &r.deliver).first().map(|row| row.action) {
         Some(Action::SetClass(class)) => Some(class),

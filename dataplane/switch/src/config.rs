@@ -15,6 +15,7 @@ struct Raw {
     grpc: Option<String>,
     device_id: Option<u64>,
     cores: Option<Vec<usize>>,
+    spread: Option<Spread>,
     busy: Option<bool>,
     hugepages: Option<bool>,
     memory_mb: Option<u32>,
@@ -30,11 +31,25 @@ pub struct Overrides {
     pub grpc: Option<String>,
     pub device_id: Option<u64>,
     pub cores: Vec<usize>,
+    pub spread: Option<Spread>,
     pub busy: bool,
     pub hugepages: bool,
     pub memory_mb: Option<u32>,
     pub mbufs: Option<u32>,
     pub mtu: Option<u16>,
+}
+
+/// Whether the worker that takes frames from a port's one queue deals them out to all workers, by flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// When there are more workers than receive queues, so that some would have nothing to do.
+    #[default]
+    Auto,
+    /// Of every port with one queue, when there are several workers.
+    On,
+    /// Never: a queue is one worker's.
+    Off,
 }
 
 /// Where the P4Runtime server listens.
@@ -57,6 +72,8 @@ pub struct Config {
     pub device_id: u64,
     /// Cores, each for a worker; empty: one worker, anywhere.
     pub cores: Vec<usize>,
+    /// Whether frames of a port with one queue are spread over workers.
+    pub spread: Spread,
     /// Workers never rest.
     pub busy: bool,
     /// Memory in huge pages.
@@ -183,6 +200,7 @@ fn resolve(raw: Raw, over: Overrides) -> Result<Config, ConfigError> {
         listen: listen(over.grpc.or(raw.grpc).as_deref().unwrap_or(DEFAULT_GRPC))?,
         device_id: over.device_id.or(raw.device_id).unwrap_or(1),
         cores,
+        spread: over.spread.or(raw.spread).unwrap_or_default(),
         busy: over.busy || raw.busy.unwrap_or(false),
         hugepages,
         memory_mb,

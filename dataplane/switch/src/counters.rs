@@ -35,6 +35,7 @@ struct PortCells {
     sent: Pair,
     unsent: AtomicU64,
     too_long: AtomicU64,
+    crowded: AtomicU64,
     drops: [AtomicU64; REASONS],
 }
 
@@ -56,6 +57,8 @@ pub struct PortCount {
     pub unsent: u64,
     /// Copies that were longer than the device sends.
     pub too_long: u64,
+    /// Frames that came in here, and that the worker of their flow had no room for.
+    pub crowded: u64,
     /// Frames that came in here and went nowhere, by [`Drop::ALL`]; for a flood, copies.
     pub drops: [u64; REASONS],
 }
@@ -100,6 +103,14 @@ impl Counters {
     pub fn too_long(&self, port: u16) {
         if let Some(cells) = self.ports.get(usize::from(port)) {
             more(&cells.too_long, 1);
+        }
+    }
+
+    /// Frames were taken from a port for a worker that had no room for them.
+    pub fn crowded(&self, port: u16, packets: u64, bytes: u64) {
+        self.received(port, packets, bytes);
+        if let Some(cells) = self.ports.get(usize::from(port)) {
+            more(&cells.crowded, packets);
         }
     }
 
@@ -168,6 +179,7 @@ impl Sums {
             sum.sent.bytes += read(&cells.sent.bytes);
             sum.unsent += read(&cells.unsent);
             sum.too_long += read(&cells.too_long);
+            sum.crowded += read(&cells.crowded);
             for (sum, cell) in sum.drops.iter_mut().zip(&cells.drops) {
                 *sum += read(cell);
             }

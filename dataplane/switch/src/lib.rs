@@ -18,6 +18,8 @@ pub mod program;
 pub mod report;
 pub mod serve;
 pub mod server;
+
+pub mod spread;
 pub mod store;
 pub mod switch;
 pub mod top;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use portcullis_switch::config::{self, DEFAULT_GRPC, Overrides};
+use portcullis_switch::config::{self, DEFAULT_GRPC, Overrides, Spread};
 use portcullis_switch::{serve, top};
 
 const EXIT_CODES: &str = "\
@@ -45,7 +45,7 @@ enum Command {
 /// Running a switch.
 #[derive(Debug, Args)]
 struct Run {
-    /// A TOML file with the same settings: ports, grpc, device_id, cores, busy, hugepages, memory_mb, mbufs, mtu.
+    /// A TOML file with the same settings: ports, grpc, device_id, cores, spread, busy, hugepages, memory_mb, mbufs, mtu.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A port; see below. Once for each.
@@ -60,6 +60,10 @@ struct Run {
     /// Cores, with a worker on each [default: one worker on any core].
     #[arg(long, value_name = "CORE", value_delimiter = ',')]
     cores: Vec<usize>,
+    /// Deal frames of a port with one receive queue out to all workers, by flow [default: auto: when there are more workers
+    /// than receive queues].
+    #[arg(long, value_name = "WHEN", value_enum)]
+    spread: Option<Spread>,
     /// Never rest: for cores that nobody else needs.
     #[arg(long)]
     busy: bool,
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         grpc: run.grpc,
         device_id: run.device_id,
         cores: run.cores,
+        spread: run.spread,
         busy: run.busy,
         hugepages: run.hugepages,
         memory_mb: run.memory_mb,

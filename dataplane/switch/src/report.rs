@@ -55,7 +55,7 @@ fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
 pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -> String {
     let mut text = String::new();
     type Of = fn(&PortLine) -> u64;
-    let families: [(&str, &str, Of); 7] = [
+    let families: [(&str, &str, Of); 8] = [
         ("received_packets", "Frames taken from a port.", |p| {
             p.count.received.packets
         }),
@@ -72,6 +72,11 @@ pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -
         ("too_long_packets", "Frames longer than a port sends.", |p| {
             p.count.too_long
         }),
+        (
+            "crowded_packets",
+            "Frames taken from a port that the worker of their flow had no room for.",
+            |p| p.count.crowded,
+        ),
         (
             "missed_packets",
             "Frames that a device lost for want of room or buffers.",

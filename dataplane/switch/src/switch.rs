@@ -8,10 +8,11 @@ use portcullis_dpdk as dpdk;
 use portcullis_dpdk::{Device, Eal, EalOptions, Mempool, Port, PortConfig, Started, TxQueue};
 use portcullis_fastpath::Tables;
 
-use crate::config::Config;
+use crate::config::{Config, Spread};
 use crate::counters::{Counters, Sums};
 use crate::engine::Engine;
 use crate::hub::Hub;
+use crate::spread::{self, Dealer, Source};
 use crate::worker::{Out, OutPort, Worker};
 
 /// Why there is no switch.
@@ -55,6 +56,9 @@ pub enum SwitchError {
         /// Those there are, as the kernel lists them.
         online: String,
     },
+    /// Between workers.
+    #[error("frames cannot be dealt out to workers")]
+    Ring(#[from] dpdk::RingError),
     /// A worker.
     #[error("a worker does not start")]
     Worker(#[from] dpdk::WorkerError),
@@ -87,8 +91,16 @@ pub struct Switch {
 
 /// What each worker has.
 struct Share {
-    rx: Vec<(u16, dpdk::RxQueue)>,
+    rx: Vec<(u16, Source)>,
     out: Vec<OutPort>,
+}
+
+/// A port, and its queues before workers have them.
+struct Opened {
+    port: LivePort,
+    mtu: u16,
+    rx: Vec<dpdk::RxQueue>,
+    tx: Vec<TxQueue>,
 }
 
 impl Switch {
@@ -115,14 +127,24 @@ impl Switch {
             rx: Vec::new(),
             out: Vec::new(),
         });
-        let mut ports = Vec::new();
+        let mut opened = Vec::new();
         for spec in &config.ports {
             let text = spec.to_string();
             let device = Device::probe(&eal, &spec.devargs()).map_err(|source| SwitchError::Probe {
                 port: text.clone(),
                 source,
             })?;
-            ports.push(open(config, device, spec.number, text, &pool, &mut shares)?);
+            opened.push(open(config, device, spec.number, text, &pool, count as u16)?);
+        }
+        let queues: usize = opened.iter().map(|port| port.rx.len()).sum();
+        let spread = match config.spread {
+            Spread::Auto => count > queues,
+            Spread::On => count > 1,
+            Spread::Off => false,
+        };
+        let mut ports = Vec::new();
+        for port in opened {
+            ports.push(deal(&eal, port, &mut shares, spread)?);
         }
         let mut tables = Tables::default();
         let hub = Hub::new(tables.publish(), count);
@@ -216,9 +238,8 @@ fn open(
     number: u16,
     text: String,
     pool: &Mempool,
-    shares: &mut [Share],
-) -> Result<LivePort, SwitchError> {
-    let count = shares.len() as u16;
+    count: u16,
+) -> Result<Opened, SwitchError> {
     let info = device.info();
     let spread = info.rss && info.max_rx_queues >= count;
     let wanted = PortConfig {
@@ -242,30 +263,57 @@ fn open(
         .start()
         .map_err(start)?;
     let mtu = running.port.mtu().map_err(start)?;
-    let queues = running.rx.len();
-    for (at, queue) in running.rx.into_iter().enumerate() {
+    Ok(Opened {
+        port: LivePort {
+            number,
+            text,
+            device: running.port,
+        },
+        mtu,
+        rx: running.rx,
+        tx: running.tx,
+    })
+}
+
+/// Deals a port's queues out to the workers, and frames of its one queue when they are to be `spread`.
+fn deal(eal: &Eal, opened: Opened, shares: &mut [Share], spread: bool) -> Result<LivePort, SwitchError> {
+    let Opened { port, mtu, rx, tx } = opened;
+    let (number, count, queues) = (port.number, shares.len(), rx.len());
+    let spread = spread && queues == 1;
+    for (at, queue) in rx.into_iter().enumerate() {
         // Ports with one queue are dealt out to the workers.
-        let worker = if queues > 1 { at } else { usize::from(number) };
-        let turn = worker % shares.len();
+        let turn = if queues > 1 { at } else { usize::from(number) } % count;
+        let source = if spread {
+            let mut senders = Vec::with_capacity(count);
+            for (seat, share) in shares.iter_mut().enumerate() {
+                if seat == turn {
+                    senders.push(None);
+                } else {
+                    let (sender, receiver) = eal.ring(spread::ROOM)?;
+                    senders.push(Some(sender));
+                    share.rx.push((number, Source::Ring(receiver)));
+                }
+            }
+            Source::Dealt(Box::new(Dealer::new(queue, senders.into_iter())))
+        } else {
+            Source::Queue(queue)
+        };
         if let Some(share) = shares.get_mut(turn) {
-            share.rx.push((number, queue));
+            share.rx.push((number, source));
         }
     }
-    for (share, queue) in shares.iter_mut().zip(outs(running.tx, usize::from(count))) {
+    for (share, queue) in shares.iter_mut().zip(outs(tx, count)) {
         share.out.push(OutPort { number, mtu, queue });
     }
     tracing::info!(
-        port = text,
-        driver = running.port.info().driver,
+        port = port.text,
+        driver = port.device.info().driver,
         mtu,
         queues,
+        spread,
         "a port is up"
     );
-    Ok(LivePort {
-        number,
-        text,
-        device: running.port,
-    })
+    Ok(port)
 }
 
 /// A queue for each worker; those that there are not enough of are shared.

@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portcullis_dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
-use portcullis_fastpath::{PORTS, Ports, Snapshot};
+use portcullis_dpdk::{Burst, Mbuf, Mempool, TxQueue};
+use portcullis_fastpath::{Look, PORTS, Ports, Snapshot};
 
 use crate::counters::{Book, Counters};
 use crate::hub::View;
+use crate::spread::Source;
 
 /// Frames that are taken at once.
-const BURST: usize = 32;
+pub const BURST: usize = 32;
 /// Looks that found nothing, after which a worker that may rests between looks.
 const IDLE: u32 = 2000;
 const REST: Duration = Duration::from_micros(50);
@@ -47,8 +48,8 @@ pub struct OutPort {
 
 /// Everything a worker has.
 pub struct Worker {
-    /// Queues to take from, with the number of the port.
-    pub rx: Vec<(u16, RxQueue)>,
+    /// Where it takes frames from, with the number of the port.
+    pub rx: Vec<(u16, Source)>,
     /// Every port.
     pub out: Vec<OutPort>,
     /// For copies of a frame that goes out of several ports.
@@ -70,6 +71,8 @@ struct Sending {
     places: Box<[u16; PORTS]>,
     /// Places where something waits.
     some: Vec<u16>,
+    /// What goes nowhere: given back at once.
+    dropped: Burst<BURST>,
 }
 
 struct Waiting {
@@ -101,8 +104,8 @@ impl Worker {
             let mut taken = 0;
             // Also when nothing comes in: whoever changed the tables waits for it.
             let snapshot = view.newest();
-            for (port, queue) in &mut rx {
-                let count = queue.receive(&mut burst);
+            for (port, source) in &mut rx {
+                let count = source.receive(*port, &mut burst, &counters);
                 if count == 0 {
                     continue;
                 }
@@ -151,24 +154,31 @@ impl pulp::NullaryFnOnce for Forward<'_> {
         for frame in self.burst.iter() {
             frame.prefetch();
         }
-        for frame in self.burst.drain() {
+        let mut looks = [Look::NOTHING; BURST];
+        for (frame, look) in self.burst.iter().zip(&mut looks) {
+            if frame.is_contiguous() {
+                *look = self.snapshot.look(frame.data(), self.port);
+            }
+        }
+        for (frame, look) in self.burst.drain().zip(&looks) {
             let length = frame.len();
             bytes += length as u64;
             let ports = if frame.is_contiguous() {
                 self.snapshot
-                    .process(frame.data(), self.port, self.list, &mut book)
+                    .go(look, frame.data(), self.port, self.list, &mut book)
             } else {
                 let whole = frame.to_vec();
-                self.snapshot.process(&whole, self.port, self.list, &mut book)
+                self.snapshot.go(look, &whole, self.port, self.list, &mut book)
             };
             match ports {
-                Ports::None => {}
+                Ports::None => self.sending.drop(frame),
                 Ports::One(port) => self.sending.push(port, frame, length, self.counters),
                 Ports::Many(ports) => self
                     .sending
                     .push_all(ports, frame, length, self.pool, self.counters),
             }
         }
+        self.sending.dropped.clear();
         self.counters.received(self.port, packets, bytes);
     }
 }
@@ -190,7 +200,14 @@ impl Sending {
             ports: ports.collect(),
             places,
             some: Vec::with_capacity(PORTS),
+            dropped: Burst::new(),
         }
+    }
+
+    #[inline(always)]
+    fn drop(&mut self, frame: Mbuf) {
+        // Not more than are taken at once, so that there is room.
+        let _room = self.dropped.push(frame);
     }
 
     #[inline(always)]

@@ -33,11 +33,21 @@ impl Axis {
 }
 
 /// A look. What it finds is a leaf: a verdict, a list, or the next look.
+///
+/// Few kinds, told apart by branches that are known beforehand: a jump to one of many is not, and costs more than the look.
 #[derive(Debug)]
 pub enum Step {
-    DstPort(Line),
-    SrcPort(Line),
+    /// At the destination port, or at the source port.
+    Port(bool, Line),
+    /// At the id of the other side's prefix.
     Remote(Line),
+    /// At an address.
+    Address(Box<Place>),
+}
+
+/// A look at an address.
+#[derive(Debug)]
+pub enum Place {
     SrcV4(Space<u32, u32>),
     DstV4(Space<u32, u32>),
     SrcV6(Space<u128, u32>),
@@ -112,39 +122,57 @@ impl Step {
         };
         let v4 = || Space::of(pieces.iter().map(|(start, leaf)| (*start as u32, *leaf)));
         let v6 = || Space::of(pieces.iter().copied());
+        let address = |place| Step::Address(Box::new(place));
         match axis {
-            Axis::DstPort => Step::DstPort(line()),
-            Axis::SrcPort => Step::SrcPort(line()),
+            Axis::DstPort => Step::Port(false, line()),
+            Axis::SrcPort => Step::Port(true, line()),
             Axis::Remote => Step::Remote(line()),
-            Axis::SrcV4 => Step::SrcV4(v4()),
-            Axis::DstV4 => Step::DstV4(v4()),
-            Axis::SrcV6 => Step::SrcV6(v6()),
-            Axis::DstV6 => Step::DstV6(v6()),
+            Axis::SrcV4 => address(Place::SrcV4(v4())),
+            Axis::DstV4 => address(Place::DstV4(v4())),
+            Axis::SrcV6 => address(Place::SrcV6(v6())),
+            Axis::DstV6 => address(Place::DstV6(v6())),
         }
     }
 
     /// The leaf of a packet; one that leads nowhere when there is none.
     #[inline(always)]
     pub fn leaf(&self, packet: &impl Packet, remotes: &Remotes, egress: bool) -> u32 {
-        let found = match self {
-            Step::DstPort(line) => return line.leaf(packet.ports()[1]),
-            Step::SrcPort(line) => return line.leaf(packet.ports()[0]),
-            Step::Remote(line) => return line.leaf(packet.remote(remotes, egress)),
-            Step::SrcV4(space) => space.find(packet.ipv4()[0]),
-            Step::DstV4(space) => space.find(packet.ipv4()[1]),
-            Step::SrcV6(space) => space.find(packet.ipv6()[0]),
-            Step::DstV6(space) => space.find(packet.ipv6()[1]),
-        };
-        found.unwrap_or(u32::MAX)
+        match self {
+            Step::Port(is_source, line) => {
+                let [source, destination] = packet.ports();
+                line.leaf(if *is_source { source } else { destination })
+            }
+            Step::Remote(line) => line.leaf(packet.remote(remotes, egress)),
+            Step::Address(place) => place.leaf(packet),
+        }
     }
 
     /// Bytes that it takes, without a shared bitmap.
     pub fn bytes(&self) -> usize {
         size_of::<Step>()
             + match self {
-                Step::DstPort(line) | Step::SrcPort(line) | Step::Remote(line) => line.bytes(),
-                Step::SrcV4(space) | Step::DstV4(space) => space.bytes(),
-                Step::SrcV6(space) | Step::DstV6(space) => space.bytes(),
+                Step::Port(_, line) | Step::Remote(line) => line.bytes(),
+                Step::Address(place) => size_of::<Place>() + place.bytes(),
             }
+    }
+}
+
+impl Place {
+    #[inline(never)]
+    fn leaf(&self, packet: &impl Packet) -> u32 {
+        let found = match self {
+            Place::SrcV4(space) => space.find(packet.ipv4()[0]),
+            Place::DstV4(space) => space.find(packet.ipv4()[1]),
+            Place::SrcV6(space) => space.find(packet.ipv6()[0]),
+            Place::DstV6(space) => space.find(packet.ipv6()[1]),
+        };
+        found.unwrap_or(u32::MAX)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Place::SrcV4(space) | Place::DstV4(space) => space.bytes(),
+            Place::SrcV6(space) | Place::DstV6(space) => space.bytes(),
+        }
     }
 }

@@ -59,14 +59,17 @@ impl Tables {
                 None => {
                     renewed.insert(*port);
                     let table = Arc::make_mut(place);
-                    table.set_any(plug(&self.rows, &self.plugs, *port, None));
+                    table.set_any(plug(&self.rows, &self.plugs, (*port, None), &mut self.shapes));
                     for ((_, vlan), _) in self.plugs.range((*port, Some(0))..=(*port, Some(u16::MAX))) {
                         let vid = vlan.unwrap_or(0);
-                        table.set(vid, plug(&self.rows, &self.plugs, *port, *vlan));
+                        table.set(
+                            vid,
+                            plug(&self.rows, &self.plugs, (*port, *vlan), &mut self.shapes),
+                        );
                     }
                 }
                 Some(vid) => {
-                    let made = plug(&self.rows, &self.plugs, *port, *vlan);
+                    let made = plug(&self.rows, &self.plugs, (*port, *vlan), &mut self.shapes);
                     if renewed.contains(port) && !self.plugs.contains_key(&(*port, *vlan)) {
                         continue;
                     }

@@ -1,0 +1,100 @@
+//! Frames of one receive queue for several workers: the one who has the queue deals them out by their flows.
+//!
+//! Each of the others takes its part from a ring of its own, so that frames of a flow stay in order. Where a ring is full
+//! frames are lost, as in a network card whose queue is.
+
+use portcullis_dpdk::{Burst, RingReceiver, RingSender, RxQueue};
+use portcullis_fastpath::flow;
+
+use crate::counters::Counters;
+use crate::worker::BURST;
+
+/// Frames that wait for one worker: some milliseconds of a port at its full rate.
+pub const ROOM: u32 = 2048;
+
+/// Where a worker takes frames of a port from.
+pub enum Source {
+    /// All of a queue.
+    Queue(RxQueue),
+    /// A queue whose frames it deals out, and its own part of them.
+    Dealt(Box<Dealer>),
+    /// Its part of another worker's queue.
+    Ring(RingReceiver),
+}
+
+/// Deals out what comes from a queue.
+pub struct Dealer {
+    queue: RxQueue,
+    hands: Vec<Hand>,
+    /// What comes in at once.
+    taken: Burst<BURST>,
+}
+
+/// One worker's part.
+struct Hand {
+    /// None: it is the dealer's own.
+    ring: Option<RingSender>,
+    burst: Burst<BURST>,
+}
+
+impl Source {
+    /// Adds frames to `burst`; how many were added. Those for others are on their way then.
+    #[inline(always)]
+    pub fn receive(&mut self, port: u16, burst: &mut Burst<BURST>, counters: &Counters) -> usize {
+        match self {
+            Source::Queue(queue) => queue.receive(burst),
+            Source::Ring(ring) => ring.receive(burst),
+            Source::Dealt(dealer) => dealer.receive(port, burst, counters),
+        }
+    }
+}
+
+impl Dealer {
+    /// Deals to workers in their order; the one without a ring is the dealer.
+    pub fn new(queue: RxQueue, rings: impl Iterator<Item = Option<RingSender>>) -> Dealer {
+        let hands = rings.map(|ring| Hand {
+            ring,
+            burst: Burst::new(),
+        });
+        Dealer {
+            queue,
+            hands: hands.collect(),
+            taken: Burst::new(),
+        }
+    }
+
+    #[inline(never)]
+    fn receive(&mut self, port: u16, own: &mut Burst<BURST>, counters: &Counters) -> usize {
+        let Dealer { queue, hands, taken } = self;
+        if queue.receive(taken) == 0 {
+            return 0;
+        }
+        let before = own.len();
+        let count = hands.len() as u64;
+        for frame in taken.iter() {
+            frame.prefetch();
+        }
+        for frame in taken.drain() {
+            let number = u64::from(flow(frame.data()));
+            let hand = hands.get_mut((number * count >> 32) as usize);
+            // Nothing is left behind in a burst, so that there is room for what comes at once.
+            let _room = match hand {
+                Some(Hand { ring: Some(_), burst }) => burst.push(frame),
+                _ => own.push(frame),
+            };
+        }
+        for Hand { ring, burst } in hands {
+            if let Some(ring) = ring
+                && !burst.is_empty()
+            {
+                ring.send(burst);
+                if !burst.is_empty() {
+                    let bytes = burst.iter().map(|frame| frame.len() as u64).sum();
+                    counters.crowded(port, burst.len() as u64, bytes);
+                    burst.clear();
+                }
+            }
+        }
+        own.len() - before
+    }
+}
