@@ -8,15 +8,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::delta::Op;
-use portcullis_backend::machine::{Batch, Drift, Machine, Observed};
-use portcullis_openflow::instruction::canonical;
+use portcullis_backend::machine::{Batch, Drift, Machine};
 use portcullis_openflow::{
     BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
     FlowStatsRequest, Fragments, Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
     Version, bundle, decode, encode, frame_len,
 };
 
-use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, text};
+use crate::expiry;
+use crate::flow::{FlowBody, FlowKey, SharedPlace, text};
+use crate::observe::observe;
 use crate::regs;
 use crate::tables::{Pipeline, Table};
 use crate::units::UnitId;
@@ -78,6 +79,15 @@ pub struct RefusedRow {
     pub why: String,
 }
 
+/// What time it is, as whoever drives the session reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some moment, never going back: how long the other side has been silent.
+    pub uptime: Duration,
+    /// Since the Unix epoch: when rows end.
+    pub wall: Duration,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -85,6 +95,8 @@ pub enum Event {
     Ready(Features, Version),
     /// Rows were read back.
     Observed(Drift<FlowKey>),
+    /// These rows had ended by themselves, as they were meant to.
+    Ended(Vec<FlowKey>),
     /// A batch was confirmed.
     Confirmed,
     /// A batch was refused as a whole; nothing of it happened.
@@ -141,6 +153,8 @@ pub struct Session {
     ports_xid: u32,
     heard: Duration,
     probe: Option<Duration>,
+    /// When a row has to be written again because its time runs out before it shall end.
+    refresh_at: Option<Duration>,
     held: bool,
 }
 
@@ -164,6 +178,7 @@ impl Session {
             ports_xid: 0,
             heard: Duration::ZERO,
             probe: None,
+            refresh_at: None,
             held: false,
         }
     }
@@ -184,14 +199,14 @@ impl Session {
     }
 
     /// A connection exists.
-    pub fn connected(&mut self, now: Duration) -> Result<(), SessionError> {
+    pub fn connected(&mut self, now: Now) -> Result<(), SessionError> {
         let machine = std::mem::take(&mut self.machine);
         let (xid, bundle) = (self.xid, self.bundle);
         *self = Session {
             machine,
             xid,
             bundle,
-            heard: now,
+            heard: now.uptime,
             ..Session::new(self.pipeline)
         };
         self.machine.connected();
@@ -225,8 +240,8 @@ impl Session {
     }
 
     /// Bytes arrived. After an error the connection has to be closed.
-    pub fn received(&mut self, bytes: &[u8], now: Duration) -> Result<Vec<Event>, SessionError> {
-        self.heard = now;
+    pub fn received(&mut self, bytes: &[u8], now: Now) -> Result<Vec<Event>, SessionError> {
+        self.heard = now.uptime;
         self.probe = None;
         self.input.extend_from_slice(bytes);
         let mut events = Vec::new();
@@ -237,30 +252,35 @@ impl Session {
             };
             let (header, message) = decode(frame)?;
             at += length;
-            self.message(header.xid, message, &mut events)?;
+            self.message(header.xid, message, now, &mut events)?;
         }
         self.input.drain(..at);
-        self.advance()?;
+        self.advance(now)?;
         Ok(events)
     }
 
     /// Time passed.
-    pub fn tick(&mut self, now: Duration) -> Result<(), SessionError> {
+    pub fn tick(&mut self, now: Now) -> Result<(), SessionError> {
+        let uptime = now.uptime;
         match self.probe {
-            Some(since) if now >= since + PROBE => {
-                return Err(SessionError::Silent(now.saturating_sub(self.heard)));
+            Some(since) if uptime >= since + PROBE => {
+                return Err(SessionError::Silent(uptime.saturating_sub(self.heard)));
             }
-            None if now >= self.heard + PROBE => {
-                self.probe = Some(now);
+            None if uptime >= self.heard + PROBE => {
+                self.probe = Some(uptime);
                 self.send(&Message::EchoRequest(Vec::new()))?;
             }
             _ => {}
         }
-        self.advance()
+        // The read-back tells which rows they are.
+        if self.refresh_at.take_if(|at| now.wall >= *at).is_some() {
+            self.machine.request_resync();
+        }
+        self.advance(now)
     }
 
     /// Sends what the machine wants next, if anything: call after changing what is desired.
-    pub fn advance(&mut self) -> Result<(), SessionError> {
+    pub fn advance(&mut self, now: Now) -> Result<(), SessionError> {
         if self.held {
             return Ok(());
         }
@@ -280,7 +300,7 @@ impl Session {
             self.send(&Message::GetConfigRequest)?;
         }
         while let Some(batch) = self.machine.next_batch() {
-            self.send_batch(&batch)?;
+            self.send_batch(&batch, now.wall)?;
         }
         Ok(())
     }
@@ -328,7 +348,8 @@ impl Session {
         Ok(())
     }
 
-    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>) -> FlowMod {
+    /// A row whose moment has come is removed instead of written: without a timeout it would stay for ever.
+    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>, wall: Duration) -> FlowMod {
         let SharedPlace(place) = op.key();
         let base = FlowMod {
             table_id: self.pipeline.number(place.table),
@@ -336,14 +357,22 @@ impl Session {
             match_: place.matching.clone(),
             ..FlowMod::default()
         };
-        match op {
-            Op::Add(_, body) | Op::Change(_, body) => FlowMod {
+        let written = match op {
+            Op::Add(_, body) | Op::Change(_, body) => match body.until {
+                None => Some((body, 0)),
+                Some(until) => expiry::timeout(until, wall).map(|seconds| (body, seconds)),
+            },
+            Op::Delete(_) => None,
+        };
+        match written {
+            Some((body, hard_timeout)) => FlowMod {
                 command: Command::Add,
                 cookie: regs::cookie(self.pipeline.tag, body.generation),
+                hard_timeout,
                 instructions: body.instructions.to_vec(),
                 ..base
             },
-            Op::Delete(_) => FlowMod {
+            None => FlowMod {
                 command: Command::DeleteStrict,
                 cookie: regs::cookie(self.pipeline.tag, 0),
                 cookie_mask: regs::TAG_MASK,
@@ -361,7 +390,7 @@ impl Session {
         self.send(&Message::BundleControl(control))
     }
 
-    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>) -> Result<(), SessionError> {
+    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>, wall: Duration) -> Result<(), SessionError> {
         self.bundle = self.bundle.wrapping_add(1).max(1);
         let bundle_id = self.bundle;
         let version = self.version.unwrap_or(Version::V1_5);
@@ -369,7 +398,7 @@ impl Session {
         let mut rows = HashMap::with_capacity(batch.ops.len());
         for op in &batch.ops {
             self.xid = self.xid.wrapping_add(1).max(1);
-            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op))));
+            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op, wall))));
             let add = Message::BundleAdd(BundleAdd {
                 bundle_id,
                 flags: BUNDLE,
@@ -377,6 +406,10 @@ impl Session {
             });
             encode(&add, version, self.xid, &mut self.output)?;
             rows.insert(self.xid, op.key().clone());
+            if let Op::Add(_, FlowBody { until, .. }) | Op::Change(_, FlowBody { until, .. }) = op {
+                let again = until.and_then(|until| expiry::refresh_at(until, wall));
+                self.refresh_at = self.refresh_at.into_iter().chain(again).min();
+            }
         }
         let barrier = self.send(&Message::BarrierRequest)?;
         self.in_flight = Some(InFlight {
@@ -390,7 +423,13 @@ impl Session {
         Ok(())
     }
 
-    fn message(&mut self, xid: u32, message: Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
+    fn message(
+        &mut self,
+        xid: u32,
+        message: Message,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
         match message {
             Message::Hello(hello) => self.hello(&hello)?,
             Message::EchoRequest(data) => {
@@ -406,7 +445,7 @@ impl Session {
                 self.send(&Message::SetConfig(CONFIG))?;
                 events.push(Event::FragmentMode(config.fragments));
             }
-            Message::MultipartReply { more, body } => self.reply(xid, more, body, events),
+            Message::MultipartReply { more, body } => self.reply(xid, more, body, now, events),
             Message::BundleControl(control) if control.kind == BundleKind::CommitReply => {
                 if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == Some(xid)) {
                     batch.committed = true;
@@ -446,7 +485,7 @@ impl Session {
         }
     }
 
-    fn reply(&mut self, xid: u32, more: bool, body: ReplyBody, events: &mut Vec<Event>) {
+    fn reply(&mut self, xid: u32, more: bool, body: ReplyBody, now: Now, events: &mut Vec<Event>) {
         match body {
             ReplyBody::PortDesc(ports) => {
                 // Only the newest question counts; its answer may come in parts.
@@ -474,19 +513,27 @@ impl Session {
                 }
                 if reading.open.is_empty() {
                     let reading = self.readings.remove(at);
-                    self.finish_reading(reading, events);
+                    self.finish_reading(reading, now, events);
                 }
             }
             _ => {}
         }
     }
 
-    fn finish_reading(&mut self, reading: Reading, events: &mut Vec<Event>) {
+    fn finish_reading(&mut self, reading: Reading, now: Now, events: &mut Vec<Event>) {
         match reading.purpose {
             Purpose::Query(number) => events.push(Event::Read(number, reading.rows)),
             Purpose::Observe => {
-                let observed = observe(reading.rows, &self.pipeline, &self.machine);
-                events.push(Event::Observed(self.machine.observed(observed)));
+                let sight = observe(reading.rows, &self.pipeline, &self.machine, now.wall);
+                self.refresh_at = sight.refresh_at;
+                if !sight.ended.is_empty() {
+                    self.machine.ended(sight.ended.iter().cloned());
+                    events.push(Event::Ended(sight.ended));
+                }
+                for (key, body) in sight.worn {
+                    self.machine.became(key, body);
+                }
+                events.push(Event::Observed(self.machine.observed(sight.observed)));
             }
         }
     }
@@ -543,47 +590,4 @@ impl Session {
             why: why.to_string(),
         })
     }
-}
-
-/// Sorts rows read back: ours, and those of others in our tables. What the switch learned on our behalf is not
-/// ours to compare.
-fn observe(rows: Vec<FlowStats>, pipeline: &Pipeline, machine: &OvsMachine) -> Observed<FlowKey, FlowBody> {
-    let mut observed = Observed {
-        ours: Vec::with_capacity(rows.len()),
-        foreign: Vec::new(),
-    };
-    for row in rows {
-        let Some(table) = pipeline.table(row.table_id) else {
-            continue;
-        };
-        let ours = regs::is_ours(pipeline.tag, row.cookie);
-        if ours && regs::is_learned(row.cookie) {
-            continue;
-        }
-        let place = Place {
-            table,
-            priority: row.priority,
-            matching: row.match_,
-        };
-        let key = SharedPlace(place.into());
-        if !ours {
-            observed.foreign.push(key);
-            continue;
-        }
-        // Rows as desired share their memory with what is desired.
-        let seen = FlowBody {
-            instructions: canonical(row.instructions).into(),
-            generation: row.cookie & regs::GENERATION,
-        };
-        let timeless = row.idle_timeout == 0 && row.hard_timeout == 0;
-        match machine
-            .desired()
-            .get_key_value(&key)
-            .filter(|(_, body)| **body == seen && timeless)
-        {
-            Some((key, body)) => observed.ours.push((key.clone(), body.clone())),
-            None => observed.ours.push((key, seen)),
-        }
-    }
-    observed
 }
