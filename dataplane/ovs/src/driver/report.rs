@@ -47,7 +47,8 @@ impl Driver {
         );
     }
 
-    pub(super) fn ended(&self, keys: &[FlowKey]) {
+    pub(super) fn ended(&mut self, keys: &[FlowKey]) {
+        self.caches.ask_again();
         for key in keys.iter().take(NAMED) {
             let row = crate::flow::text(&key.0, &[]);
             tracing::info!(

@@ -46,6 +46,8 @@ pub struct Switch {
     bundle: Vec<FlowMod>,
     /// It does not get around to removing rows.
     pub lazy: bool,
+    /// It takes so long to commit the next bundle.
+    pub delay: Option<Duration>,
 }
 
 impl Switch {
@@ -55,6 +57,7 @@ impl Switch {
             rows: BTreeMap::new(),
             bundle: Vec::new(),
             lazy: false,
+            delay: None,
         }
     }
 
@@ -222,6 +225,9 @@ impl Switch {
                 let kind = match control.kind {
                     BundleKind::OpenRequest => BundleKind::OpenReply,
                     BundleKind::CommitRequest => {
+                        if let Some(time) = self.delay.take() {
+                            self.advance(time);
+                        }
                         for row in std::mem::take(&mut self.bundle) {
                             self.write(row);
                         }
@@ -276,7 +282,7 @@ impl Agent {
     }
 
     /// Makes up what shall be there.
-    pub fn build(&mut self, wall: Duration) {
+    fn build(&mut self, wall: Duration) {
         let interface = Interface {
             name: "web1".to_string(),
             ofport: Some(1),
@@ -306,10 +312,6 @@ impl Agent {
 
     pub fn connect(&mut self, switch: &mut Switch) {
         self.build(switch.wall());
-        self.connect_without_building(switch);
-    }
-
-    pub fn connect_without_building(&mut self, switch: &mut Switch) {
         self.session.connected(now(switch)).unwrap();
         self.exchange(switch);
     }
