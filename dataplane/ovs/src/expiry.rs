@@ -108,10 +108,12 @@ pub fn refresh_at(until: u64, wall: Duration) -> Option<Duration> {
 pub enum Lifetime {
     /// Until somebody removes it.
     Permanent,
-    /// Until this moment since the Unix epoch; written for the longest time there is, or a shorter one.
+    /// Until a moment since the Unix epoch; written for the longest time there is, or a shorter one.
     Until {
-        /// The moment.
+        /// The moment at the earliest.
         ends: Duration,
+        /// How much later it may be: the time that the read-back took.
+        unsure: Duration,
         /// Whether no longer time could have been written.
         longest: bool,
     },
@@ -120,13 +122,14 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
-    /// From the timeouts of a row and its age.
-    pub fn of(hard: u16, idle: u16, age: Duration, wall: Duration) -> Self {
+    /// From the timeouts of a row and its age at some moment between two.
+    pub fn of(hard: u16, idle: u16, age: Duration, [from, to]: [Duration; 2]) -> Self {
         match (hard, idle) {
             (_, 1..) => Lifetime::Idle,
             (0, 0) => Lifetime::Permanent,
             (hard, 0) => Lifetime::Until {
-                ends: (wall + Duration::from_secs(u64::from(hard))).saturating_sub(age),
+                ends: (from + Duration::from_secs(u64::from(hard))).saturating_sub(age),
+                unsure: to.saturating_sub(from),
                 longest: hard == MAX,
             },
         }
@@ -145,9 +148,16 @@ impl Lifetime {
     pub fn fits(self, until: Option<u64>, wall: Duration) -> bool {
         match (self, until) {
             (Lifetime::Permanent, None) => true,
-            (Lifetime::Until { ends, longest }, Some(until)) => {
+            (
+                Lifetime::Until {
+                    ends,
+                    unsure,
+                    longest,
+                },
+                Some(until),
+            ) => {
                 let wanted = Duration::from_secs(until);
-                let soon = ends + EARLY >= wanted;
+                let soon = ends + unsure + EARLY >= wanted;
                 ends <= wanted + LATE && (soon || (longest && ends >= wall + ENOUGH))
             }
             _ => false,
@@ -157,7 +167,9 @@ impl Lifetime {
     /// Whether it was as good and has only grown too old, as it had to.
     pub fn is_worn(self, until: Option<u64>) -> bool {
         match (self, until) {
-            (Lifetime::Until { ends, longest }, Some(until)) => longest && ends < Duration::from_secs(until),
+            (Lifetime::Until { ends, longest, .. }, Some(until)) => {
+                longest && ends < Duration::from_secs(until)
+            }
             _ => false,
         }
     }

@@ -26,12 +26,12 @@ pub(crate) struct Sight {
     pub refresh_at: Option<Duration>,
 }
 
-/// Sorts rows read back. What the switch learned on our behalf is not ours to compare.
+/// Sorts rows read back between two moments since the Unix epoch. What the switch learned on our behalf is not ours to compare.
 pub(crate) fn observe(
     rows: Vec<FlowStats>,
     pipeline: &Pipeline,
     machine: &OvsMachine,
-    wall: Duration,
+    [from, to]: [Duration; 2],
 ) -> Sight {
     let mut sight = Sight {
         observed: Observed {
@@ -44,7 +44,7 @@ pub(crate) fn observe(
     };
     let known = machine.desired().iter().chain(machine.installed());
     let mut due: HashSet<FlowKey> = known
-        .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, wall)))
+        .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, to)))
         .map(|(key, _)| key.clone())
         .collect();
     for row in rows {
@@ -67,13 +67,13 @@ pub(crate) fn observe(
         }
         due.remove(&key);
         let age = Duration::new(row.duration_sec.into(), row.duration_nsec);
-        let lifetime = Lifetime::of(row.hard_timeout, row.idle_timeout, age, wall);
+        let lifetime = Lifetime::of(row.hard_timeout, row.idle_timeout, age, [from, to]);
         let seen = FlowBody {
             instructions: canonical(row.instructions).into(),
             generation: row.cookie & regs::GENERATION,
             until: lifetime.until(),
         };
-        let fits = |body: &FlowBody| body.does_the_same(&seen) && lifetime.fits(body.until, wall);
+        let fits = |body: &FlowBody| body.does_the_same(&seen) && lifetime.fits(body.until, to);
         let installed = machine.installed().get_key_value(&key);
         // Of ends that are nearly equal, the one that was written is meant.
         let written = installed.filter(|(_, body)| body.until.is_some() && fits(body));

@@ -118,6 +118,7 @@ enum Purpose {
 #[derive(Debug)]
 struct Reading {
     purpose: Purpose,
+    since: Duration,
     open: BTreeSet<u32>,
     rows: Vec<FlowStats>,
 }
@@ -295,7 +296,7 @@ impl Session {
                     ..FlowStatsRequest::default()
                 })
                 .collect();
-            self.start_reading(Purpose::Observe, requests)?;
+            self.start_reading(Purpose::Observe, requests, now.wall)?;
             // The fragment mode is the bridge's: anybody may have set it.
             self.send(&Message::GetConfigRequest)?;
         }
@@ -307,7 +308,7 @@ impl Session {
 
     /// Asks the switch for rows; [`Event::Read`] with this number answers.
     pub fn read(&mut self, number: u64, requests: Vec<FlowStatsRequest>) -> Result<(), SessionError> {
-        self.start_reading(Purpose::Query(number), requests)
+        self.start_reading(Purpose::Query(number), requests, Duration::ZERO)
     }
 
     /// Writes a row that no packet can meet once more: any write makes the switch check its cached flows now.
@@ -335,6 +336,7 @@ impl Session {
         &mut self,
         purpose: Purpose,
         requests: Vec<FlowStatsRequest>,
+        since: Duration,
     ) -> Result<(), SessionError> {
         let mut open = BTreeSet::new();
         for request in requests {
@@ -342,6 +344,7 @@ impl Session {
         }
         self.readings.push(Reading {
             purpose,
+            since,
             open,
             rows: Vec::new(),
         });
@@ -524,7 +527,12 @@ impl Session {
         match reading.purpose {
             Purpose::Query(number) => events.push(Event::Read(number, reading.rows)),
             Purpose::Observe => {
-                let sight = observe(reading.rows, &self.pipeline, &self.machine, now.wall);
+                let sight = observe(
+                    reading.rows,
+                    &self.pipeline,
+                    &self.machine,
+                    [reading.since, now.wall],
+                );
                 self.refresh_at = sight.refresh_at;
                 if !sight.ended.is_empty() {
                     self.machine.ended(sight.ended.iter().cloned());

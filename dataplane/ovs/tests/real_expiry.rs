@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_policy::{Action, Direction, Document, Grant, Rule};
+use portcullis_backend::{EnforcingRow, Trace};
+use portcullis_policy::{Action, Direction, Document, Fragment, Grant, IpPacket, L4, Rule};
 use portcullis_testbed::probe::{TcpOutcome, tcp_echo};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
 use rig::{Rig, connects, v4};
@@ -79,9 +80,9 @@ fn open(from: &NetnsHost, n: u8, port: u16) -> TcpStream {
     }
 }
 
-/// Sends until nothing comes back any more, and says when something last did.
-fn passed_last(stream: &mut TcpStream, end: Duration) -> Duration {
-    let mut last = Duration::ZERO;
+/// Sends until nothing comes back any more.
+fn until_cut(stream: &mut TcpStream, end: Duration) {
+    let mut last = None;
     loop {
         let sent = wall();
         assert!(
@@ -90,11 +91,38 @@ fn passed_last(stream: &mut TcpStream, end: Duration) -> Duration {
             sent - end
         );
         if !tcp_echo(stream, b"still here", Duration::from_secs(1)).unwrap() {
-            return last;
+            break;
         }
-        last = sent;
+        last = Some(sent);
         std::thread::sleep(Duration::from_millis(50));
     }
+    if let Some(last) = last {
+        println!(
+            "passed last {:.3} s after its end",
+            last.as_secs_f64() - end.as_secs_f64()
+        );
+    }
+}
+
+/// The rows that decide about TCP to a port, as the backend finds them.
+fn explained(rig: &Rig, port: u16) -> Vec<EnforcingRow> {
+    let packet = IpPacket {
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.9".parse().unwrap(),
+        protocol: Some(6),
+        fragment: Fragment::Whole,
+        l4: L4::Ports {
+            src: 40_000,
+            dst: port,
+            flags: 2,
+        },
+    };
+    let trace = Trace {
+        endpoint: "web1".parse().unwrap(),
+        direction: Direction::Egress,
+        packet,
+    };
+    rig.runtime.block_on(rig.target.explain(trace)).unwrap()
 }
 
 fn timed(rig: &Rig) -> Vec<String> {
@@ -133,29 +161,22 @@ fn a_dead_agents_unlocks_end_by_themselves() {
     let mut smtp = open(web, 9, 25);
     let mut submission = open(web, 9, 587);
     let mut inner = open(internet, 1, 2222);
+    for stream in [&mut smtp, &mut submission, &mut inner] {
+        assert!(tcp_echo(stream, b"before the end", Duration::from_secs(2)).unwrap());
+    }
     assert!(
         wall().as_secs() < first,
         "this machine is too slow to see anything"
     );
 
     let (first, second) = (Duration::from_secs(first), Duration::from_secs(second));
-    let last = passed_last(&mut smtp, first);
-    println!(
-        "the first end: passed last {:?} before or {:?} after",
-        first.saturating_sub(last),
-        last.saturating_sub(first)
-    );
+    until_cut(&mut smtp, first);
     assert!(!connects(web, v4(9, 25)), "a new connection after the end");
     if wall() + Duration::from_secs(2) < second {
         assert!(connects(web, v4(9, 587)) && connects(internet, v4(1, 2222)));
     }
     for stream in [&mut submission, &mut inner] {
-        let last = passed_last(stream, second);
-        println!(
-            "the second end: passed last {:?} before or {:?} after",
-            second.saturating_sub(last),
-            last.saturating_sub(second)
-        );
+        until_cut(stream, second);
     }
     for (from, to) in [(web, v4(9, 25)), (web, v4(9, 587)), (internet, v4(1, 2222))] {
         assert!(!connects(from, to), "{to} is open after its end");
@@ -200,7 +221,7 @@ fn an_agent_that_comes_back_changes_no_row_and_closes_on_time() {
     rig.stop_agent();
     let mut smtp = open(web, 9, 25);
     let mut submission = open(web, 9, 587);
-    passed_last(&mut smtp, Duration::from_secs(first));
+    until_cut(&mut smtp, Duration::from_secs(first));
     // What is left of the stack is right, whether or not the agent knows yet that an unlock has ended.
     while wall() < Duration::from_secs(first) + Duration::from_secs(1) {
         std::thread::sleep(Duration::from_millis(100));
@@ -210,7 +231,7 @@ fn an_agent_that_comes_back_changes_no_row_and_closes_on_time() {
     assert_eq!(written[0], 0, "nothing is opened again");
     assert_eq!(written[1], 0);
     // It closes the rest itself, and then the intent says the same.
-    passed_last(&mut submission, Duration::from_secs(second));
+    until_cut(&mut submission, Duration::from_secs(second));
     rig.set_document(&Document::from_yaml(BASE).unwrap());
     rig.realized();
     assert_eq!(timed(&rig), Vec::<String>::new());
@@ -233,6 +254,19 @@ fn far_ends_are_written_for_as_long_as_rows_last() {
     assert_eq!(
         rows.iter().filter(|r| r.contains("hard_timeout=65535,")).count(),
         3
+    );
+    // What decides now is the top of the stack; and what holds in the end is at its bottom.
+    let attach = |rows: &[EnforcingRow]| -> Vec<String> {
+        let of = rows.iter().filter(|r| r.table == "attach" && r.present);
+        of.map(|r| r.row.clone()).collect()
+    };
+    let rows = attach(&explained(&rig, 25));
+    assert!(
+        rows.len() == 2
+            && rows
+                .iter()
+                .all(|r| r.contains("priority=20549") && r.contains(" s left)")),
+        "{rows:#?}"
     );
     let before = rig.flows();
     rig.restart_agent();

@@ -110,7 +110,7 @@ proptest! {
         prop_assume!(age < seconds(written.into()));
         // The row is there a moment after its time was reckoned.
         let now = wall + Duration::from_millis(delay) + age;
-        let seen = Lifetime::of(written, 0, age, now);
+        let seen = Lifetime::of(written, 0, age, [now, now]);
         let refresh = refresh_at(until, wall).map(|at| at + Duration::from_millis(delay));
         let fits = seen.fits(Some(until), now);
         let near_its_end = seconds(until) <= wall + seconds(u64::from(MAX) + 2);
@@ -145,7 +145,7 @@ fn a_direction_without_a_change_has_one_row() {
 #[test]
 fn what_lasts_otherwise_is_another_row() {
     let wall = seconds(START);
-    let lasts = |hard, idle, age| Lifetime::of(hard, idle, seconds(age), wall);
+    let lasts = |hard, idle, age| Lifetime::of(hard, idle, seconds(age), [wall, wall]);
     assert!(lasts(0, 0, 100).fits(None, wall));
     assert!(!lasts(0, 0, 100).fits(Some(START + 100), wall), "for ever");
     assert!(!lasts(200, 0, 100).fits(None, wall), "not for ever");
@@ -161,6 +161,17 @@ fn what_lasts_otherwise_is_another_row() {
     );
     assert!(lasts(MAX, 0, 10).fits(Some(START + 900_000), wall));
     assert!(!lasts(MAX, 0, 40_000).fits(Some(START + 900_000), wall), "worn");
+}
+
+#[test]
+fn a_slow_read_back_alters_no_row() {
+    let [from, to] = [START, START + 30].map(seconds);
+    for asked in 0..=30 {
+        // Written 100 s before, for 500 s, and looked at somewhere on the way.
+        let seen = Lifetime::of(500, 0, seconds(100 + asked), [from, to]);
+        assert!(seen.fits(Some(START + 400), to), "{asked}");
+        assert!(!seen.fits(Some(START + 350), to), "{asked}");
+    }
 }
 
 #[test]
