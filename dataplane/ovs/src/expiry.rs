@@ -28,6 +28,8 @@ pub const RANKS: u16 = 64;
 const EARLY: Duration = Duration::from_secs(2);
 /// And so much after, by the time that a message takes.
 const LATE: Duration = Duration::from_secs(1);
+/// Clocks that are set, and switches that take their time, put an end off by less than this; more is somebody's doing.
+const ASTRAY: Duration = Duration::from_secs(60);
 
 /// One row of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,11 @@ pub fn is_due(until: u64, wall: Duration) -> bool {
     Duration::from_secs(until) <= wall + EARLY
 }
 
+/// Whether rows that were sent at one moment and confirmed at another may end too late: then they are read back.
+pub fn is_slow(sent: Duration, confirmed: Duration) -> bool {
+    confirmed.saturating_sub(sent) > LATE
+}
+
 /// When a row written now for this end is to be looked at again, because it ends before that.
 pub fn refresh_at(until: u64, wall: Duration) -> Option<Duration> {
     let ends = wall + Duration::from_secs(u64::from(MAX));
@@ -135,6 +142,18 @@ impl Lifetime {
         }
     }
 
+    /// Whether it is what was written for this end, though it does not fit now: it had to run out before, or is off by as
+    /// much as clocks and slow switches are.
+    pub fn has_strayed(self, until: Option<u64>) -> bool {
+        match (self, until) {
+            (Lifetime::Until { ends, unsure, .. }, Some(until)) => {
+                let wanted = Duration::from_secs(until);
+                self.is_worn(Some(until)) || (ends <= wanted + ASTRAY && ends + unsure + ASTRAY >= wanted)
+            }
+            _ => false,
+        }
+    }
+
     /// The end in seconds, as a row has it that is not what is wanted; 0 is no end that anybody wants.
     pub fn until(self) -> Option<u64> {
         match self {
@@ -164,8 +183,8 @@ impl Lifetime {
         }
     }
 
-    /// Whether it was as good and has only grown too old, as it had to.
-    pub fn is_worn(self, until: Option<u64>) -> bool {
+    /// Whether it had to be written for less time than there was.
+    fn is_worn(self, until: Option<u64>) -> bool {
         match (self, until) {
             (Lifetime::Until { ends, longest, .. }, Some(until)) => {
                 longest && ends < Duration::from_secs(until)

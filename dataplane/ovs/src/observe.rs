@@ -20,8 +20,8 @@ pub(crate) struct Sight {
     pub observed: Observed<FlowKey, FlowBody>,
     /// Rows that ended by themselves, as they were meant to.
     pub ended: Vec<FlowKey>,
-    /// Rows that have little time left of what they could be given, and shall last longer.
-    pub worn: Vec<Flow>,
+    /// Rows of ours that time alone made wrong: they have too little left, or end a little off.
+    pub strayed: Vec<Flow>,
     /// When the next row will have.
     pub refresh_at: Option<Duration>,
 }
@@ -39,7 +39,7 @@ pub(crate) fn observe(
             foreign: Vec::new(),
         },
         ended: Vec::new(),
-        worn: Vec::new(),
+        strayed: Vec::new(),
         refresh_at: None,
     };
     let known = machine.desired().iter().chain(machine.installed());
@@ -92,9 +92,9 @@ pub(crate) fn observe(
             }
             None => {
                 if installed
-                    .is_some_and(|(_, body)| body.does_the_same(&seen) && lifetime.is_worn(body.until))
+                    .is_some_and(|(_, body)| body.does_the_same(&seen) && lifetime.has_strayed(body.until))
                 {
-                    sight.worn.push((key.clone(), seen.clone()));
+                    sight.strayed.push((key.clone(), seen.clone()));
                 }
                 sight.observed.ours.push((key, seen));
             }

@@ -4,15 +4,17 @@
 //! batch is one atomic, ordered bundle: its rows, a barrier, and only when none was refused the commit and
 //! another barrier. Open vSwitch commits what is left of a bundle from which it refused rows.
 
+mod errors;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::delta::Op;
 use portcullis_backend::machine::{Batch, Drift, Machine};
 use portcullis_openflow::{
-    BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
-    FlowStatsRequest, Fragments, Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
-    Version, bundle, decode, encode, frame_len,
+    BundleAdd, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments,
+    Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, bundle, decode,
+    encode, frame_len,
 };
 
 use crate::expiry;
@@ -21,6 +23,8 @@ use crate::observe::observe;
 use crate::regs;
 use crate::tables::{Pipeline, Table};
 use crate::units::UnitId;
+
+pub use errors::{RefusedRow, SessionError};
 
 /// The machine of an OVS bridge.
 pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
@@ -38,46 +42,6 @@ const BUNDLE: u16 = bundle::flags::ATOMIC | bundle::flags::ORDERED;
 const WHOLE: &str = "the bundle";
 /// Refused rows that are named; the rest is counted.
 const NAMED_ERRORS: usize = 20;
-
-/// Why the connection has to be closed.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The bytes are not OpenFlow, or not as its specification has them.
-    #[error("the switch sent something that is not OpenFlow 1.4 or 1.5")]
-    Decode(#[from] DecodeError),
-    /// A message of ours does not fit.
-    #[error("a row does not fit into a message")]
-    Encode(#[from] EncodeError),
-    /// No common version.
-    #[error(
-        "the bridge speaks OpenFlow versions {theirs:#x} (bit n: version n) and Portcullis 1.4 and 1.5: allow one with \
-         `ovs-vsctl set bridge BRIDGE protocols=OpenFlow10,OpenFlow14,OpenFlow15`"
-    )]
-    Version {
-        /// Their bitmap.
-        theirs: u32,
-    },
-    /// The switch refused something that is not a row.
-    #[error("the switch refused {what}: {why}")]
-    Refused {
-        /// What we asked.
-        what: &'static str,
-        /// Its answer.
-        why: String,
-    },
-    /// Silence.
-    #[error("the switch has not answered for {0:?}")]
-    Silent(Duration),
-}
-
-/// A row the switch refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedRow {
-    /// The row.
-    pub row: String,
-    /// The switch's reason.
-    pub why: String,
-}
 
 /// What time it is, as whoever drives the session reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +90,8 @@ struct Reading {
 #[derive(Debug)]
 struct InFlight {
     bundle: u32,
+    /// When rows with an end were written.
+    timed: Option<Duration>,
     rows: HashMap<u32, FlowKey>,
     /// The barrier behind the rows, then the one behind the commit.
     barrier: u32,
@@ -399,6 +365,7 @@ impl Session {
         let version = self.version.unwrap_or(Version::V1_5);
         self.bundle_control(bundle_id, BundleKind::OpenRequest)?;
         let mut rows = HashMap::with_capacity(batch.ops.len());
+        let mut timed = None;
         for op in &batch.ops {
             self.xid = self.xid.wrapping_add(1).max(1);
             let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op, wall))));
@@ -410,6 +377,7 @@ impl Session {
             encode(&add, version, self.xid, &mut self.output)?;
             rows.insert(self.xid, op.key().clone());
             if let Op::Add(_, FlowBody { until, .. }) | Op::Change(_, FlowBody { until, .. }) = op {
+                timed = timed.or(until.map(|_| wall));
                 let again = until.and_then(|until| expiry::refresh_at(until, wall));
                 self.refresh_at = self.refresh_at.into_iter().chain(again).min();
             }
@@ -417,6 +385,7 @@ impl Session {
         let barrier = self.send(&Message::BarrierRequest)?;
         self.in_flight = Some(InFlight {
             bundle: bundle_id,
+            timed,
             rows,
             barrier,
             commit: None,
@@ -454,7 +423,7 @@ impl Session {
                     batch.committed = true;
                 }
             }
-            Message::BarrierReply => self.barrier(xid, events)?,
+            Message::BarrierReply => self.barrier(xid, now, events)?,
             Message::Error(error) => self.error(xid, &error.explain())?,
             Message::PortStatus(_) => {
                 self.ports_parts.clear();
@@ -538,7 +507,7 @@ impl Session {
                     self.machine.ended(sight.ended.iter().cloned());
                     events.push(Event::Ended(sight.ended));
                 }
-                for (key, body) in sight.worn {
+                for (key, body) in sight.strayed {
                     self.machine.became(key, body);
                 }
                 events.push(Event::Observed(self.machine.observed(sight.observed)));
@@ -546,7 +515,7 @@ impl Session {
         }
     }
 
-    fn barrier(&mut self, xid: u32, events: &mut Vec<Event>) -> Result<(), SessionError> {
+    fn barrier(&mut self, xid: u32, now: Now, events: &mut Vec<Event>) -> Result<(), SessionError> {
         let Some(mut batch) = self.in_flight.take_if(|b| b.barrier == xid) else {
             return Ok(());
         };
@@ -557,6 +526,10 @@ impl Session {
         } else if batch.committed && batch.refused.is_empty() {
             self.machine.acknowledged();
             events.push(Event::Confirmed);
+            // The switch counts from when it wrote a row.
+            if batch.timed.is_some_and(|sent| expiry::is_slow(sent, now.wall)) {
+                self.machine.request_resync();
+            }
         } else {
             if batch.commit.is_none() {
                 self.bundle_control(batch.bundle, BundleKind::DiscardRequest)?;

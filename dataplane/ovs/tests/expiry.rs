@@ -199,6 +199,85 @@ fn what_is_sent_too_late_closes_instead_of_staying_for_ever() {
 }
 
 #[test]
+fn a_slow_switchs_rows_are_put_right_at_once() {
+    let (mut switch, mut agent) = in_sync(&unlocked(&[100]));
+    switch.delay = Some(Duration::from_secs(5));
+    let written = agent.writes();
+    // A renewal: only rows that lead to classes there are.
+    agent.set(&unlocked(&[200]), &mut switch);
+    assert_eq!(
+        agent.writes()[1],
+        written[1] + 4,
+        "two rows, and again with what is left"
+    );
+    assert_eq!((agent.state(), agent.drift), (SessionState::InSync, 0));
+    agent.die();
+    switch.advance(Duration::from_secs(194));
+    assert!(!switch.opens(25).is_empty());
+    switch.advance(Duration::from_secs(1));
+    assert!(switch.opens(25).is_empty(), "not five seconds later");
+}
+
+#[test]
+fn a_clock_that_is_set_is_no_drift() {
+    let (mut switch, mut agent) = in_sync(&unlocked(&[1000]));
+    for (step, timeout) in [(30, 970), (-40, 1010)] {
+        switch.set_clock(step);
+        agent.read_back(&mut switch);
+        assert_eq!((agent.state(), agent.drift), (SessionState::InSync, 0));
+        assert_eq!(switch.timeouts(), [timeout, timeout]);
+    }
+}
+
+#[test]
+fn more_ends_than_rows_are_told_and_none_is_early_with_an_agent() {
+    let ports: Vec<u16> = (0..20).map(|n| 1000 + 20 * n).collect();
+    let mut document = base();
+    let deny = |port: &u16| portcullis_policy::Rule {
+        name: format!("p{port}").parse().unwrap(),
+        action: portcullis_policy::Action::Deny,
+        ..opening(Direction::Egress, *port)
+    };
+    document.baseline = std::sync::Arc::new(ports.iter().map(deny).collect());
+    let grant = |(n, port): (usize, &u16)| Grant {
+        unlock: format!("u{port}").parse().unwrap(),
+        program: "mail".parse().unwrap(),
+        rules: vec![opening(Direction::Egress, *port)],
+        quarantine: false,
+        ends: START + 100 * (n as u64 + 1),
+    };
+    let grants: Vec<Grant> = ports.iter().enumerate().map(grant).collect();
+    document.grants.insert("web1".parse().unwrap(), grants.into());
+    let (mut switch, mut agent) = in_sync(&document);
+    assert_eq!(switch.timeouts().len(), 2 * 16);
+    assert!(
+        agent.unsupported[0].contains("the latest 4 egress ends"),
+        "{:?}",
+        agent.unsupported
+    );
+    let mut ends = switch.timeouts();
+    ends.sort_unstable();
+    assert_eq!(ends.last(), Some(&1600));
+    for passed in 0..=20 {
+        let open = ports.iter().map(|p| !switch.opens(*p).is_empty());
+        assert!(
+            open.enumerate().all(|(n, open)| open == (n >= passed)),
+            "after {passed} ends"
+        );
+        if passed == 10 {
+            assert!(agent.unsupported.is_empty());
+            agent.die();
+        }
+        // Without an agent all the rest are rows by now.
+        switch.advance(Duration::from_secs(100));
+        if passed < 10 {
+            agent.tick(&mut switch);
+        }
+    }
+    assert_eq!(agent.drift, 0);
+}
+
+#[test]
 fn an_agent_that_was_away_too_long_opens_again_what_still_holds() {
     let document = unlocked(&[2 * DAY]);
     let (mut switch, mut agent) = in_sync(&document);

@@ -115,7 +115,7 @@ proptest! {
         let fits = seen.fits(Some(until), now);
         let near_its_end = seconds(until) <= wall + seconds(u64::from(MAX) + 2);
         prop_assert_eq!(fits, near_its_end || refresh.is_none_or(|at| now <= at));
-        prop_assert!(fits || seen.is_worn(Some(until)));
+        prop_assert!(fits || seen.has_strayed(Some(until)));
         if fits && !near_its_end {
             prop_assert!(seen.refresh_at(Some(until)).is_some_and(|at| at >= now));
         }
@@ -172,6 +172,27 @@ fn a_slow_read_back_alters_no_row() {
         assert!(seen.fits(Some(START + 400), to), "{asked}");
         assert!(!seen.fits(Some(START + 350), to), "{asked}");
     }
+}
+
+#[test]
+fn what_is_far_off_is_somebodys_doing() {
+    let wall = seconds(START);
+    let strayed = |hard, until| Lifetime::of(hard, 0, seconds(100), [wall, wall]).has_strayed(until);
+    for off in [-60, -3, 2, 60] {
+        assert!(
+            strayed(200, Some(START.saturating_add_signed(100 + off))),
+            "{off}"
+        );
+    }
+    for off in [-61, 61] {
+        assert!(
+            !strayed(200, Some(START.saturating_add_signed(100 + off))),
+            "{off}"
+        );
+    }
+    assert!(!strayed(200, None) && !strayed(0, Some(START)));
+    assert!(strayed(MAX, Some(START + 900_000)));
+    assert!(!strayed(MAX - 1, Some(START + 900_000)), "could last longer");
 }
 
 #[test]

@@ -73,6 +73,18 @@ impl Switch {
         }
     }
 
+    /// Somebody sets everybody's clock; the switch counts seconds by another.
+    pub fn set_clock(&mut self, seconds: i64) {
+        let shifted = |t: Duration| {
+            let whole = t.as_secs().saturating_add_signed(seconds);
+            Duration::new(whole, t.subsec_nanos())
+        };
+        self.wall = shifted(self.wall);
+        for (_, since) in self.rows.values_mut() {
+            *since = shifted(*since);
+        }
+    }
+
     /// Removes rows whose time is over.
     pub fn expire(&mut self) {
         let wall = self.wall;
@@ -254,6 +266,8 @@ pub struct Agent {
     fall: Option<u64>,
     pub drift: usize,
     pub ended: usize,
+    /// What it said of unlocks that it cannot do.
+    pub unsupported: Vec<String>,
 }
 
 impl Agent {
@@ -270,6 +284,7 @@ impl Agent {
             fall: None,
             drift: 0,
             ended: 0,
+            unsupported: Vec::new(),
         }
     }
 
@@ -302,6 +317,8 @@ impl Agent {
         let index = Attachments::of(&self.intent, "ovs");
         let switch = portcullis_ovsdb::Switch::default();
         let ports = resolve(&switch, &bridge, &self.intent, &index, &config, wall);
+        let told = ports.unsupported.iter().map(|u| u.rule.clone());
+        self.unsupported = told.filter(|rule| rule.contains("unlocks")).collect();
         self.fall = ports.falling().map(|(_, at)| at).min();
         let desired = self
             .units
