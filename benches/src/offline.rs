@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
 use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
@@ -71,7 +72,14 @@ impl Paper {
     /// The rows of an intent; compiled and proved as far as they are not known yet.
     pub fn rows(&mut self, intent: &Intent) -> Result<Rows, CompileError> {
         let index = Attachments::of(intent, "ovs");
-        let ports = resolve(&self.switch, &self.bridge, intent, &index, &self.config);
+        let ports = resolve(
+            &self.switch,
+            &self.bridge,
+            intent,
+            &index,
+            &self.config,
+            Duration::ZERO,
+        );
         self.programs.check(intent)?;
         let rows = self.units.build(intent, &ports, &mut self.programs);
         self.programs.keep(&[intent]);

@@ -301,6 +301,38 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_end_or_age_by_themselves_are_no_drift() {
+        let mut c = Conformance::default();
+        c.machine.set_desired(1, desired(&[(1, 10), (2, 10), (3, 10)], 2));
+        c.run(None).unwrap();
+        let writes = c.machine.writes();
+        c.switch.rows.remove(&FakeKey::Port(1));
+        c.switch.rows.insert(FakeKey::Port(2), 99);
+        c.machine.request_resync();
+        assert!(c.machine.wants_observation());
+        c.machine.ended([FakeKey::Port(1)]);
+        c.machine.became(FakeKey::Port(2), 99);
+        let seen = c.switch.observe();
+        assert!(c.machine.observed(seen).is_empty());
+        assert_eq!(c.machine.state(), SessionState::Applying);
+        let batch = c.machine.next_batch().unwrap();
+        assert_eq!(batch.ops, [Op::Change(FakeKey::Port(2), 10)]);
+        c.switch.execute(&batch).unwrap();
+        c.machine.acknowledged();
+        assert_eq!(c.machine.state(), SessionState::InSync);
+        assert_eq!(c.machine.writes(), [writes[0], writes[1] + 1, writes[2]]);
+        assert_eq!(c.machine.rows_in(Layer::Wiring as u8), 2);
+        // Unchanged units bring nothing back; what is asked for anew is written.
+        c.machine.set_desired(2, desired(&[(1, 10), (2, 10), (3, 10)], 2));
+        assert_eq!(c.machine.state(), SessionState::InSync);
+        c.machine.set_desired(3, desired(&[(2, 10), (3, 10)], 2));
+        c.run(None).unwrap();
+        c.machine.set_desired(4, desired(&[(1, 10), (2, 10), (3, 10)], 2));
+        c.run(None).unwrap();
+        assert!(c.switch.rows.contains_key(&FakeKey::Port(1)));
+    }
+
+    #[test]
     fn abandoned_content_goes_even_under_steady_change() {
         let mut c = Conformance::default();
         c.machine.set_desired(1, desired(&[(1, 1)], 4));

@@ -255,6 +255,35 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         key.class().is_some_and(|class| self.classes.contains_key(&class))
     }
 
+    /// Rows have ended by themselves, as they were meant to: they are not installed and no longer desired, and that is no
+    /// drift. Tell it before the read-back that showed it.
+    pub fn ended(&mut self, keys: impl IntoIterator<Item = K>) {
+        for key in keys {
+            if self.desired.remove(&key).is_some() {
+                self.count(&key, false);
+            }
+            self.forget(&key);
+        }
+        self.settle();
+    }
+
+    /// A row became this by itself, as was to be expected; if something else is desired, it is written again. Tell it
+    /// before the read-back that showed it.
+    pub fn became(&mut self, key: K, body: B) {
+        if let Some(installed) = self.installed.get_mut(&key) {
+            *installed = body;
+            self.suspects.insert(key);
+            self.settle();
+        }
+    }
+
+    /// A row is not installed any more.
+    fn forget(&mut self, key: &K) {
+        if let (Some(_), Some(rows)) = (self.installed.remove(key), self.counts.get_mut(&key.table())) {
+            *rows = rows.saturating_sub(1);
+        }
+    }
+
     /// Takes a read-back. Returns the drift since this machine last knew the rows.
     pub fn observed(&mut self, observed: Observed<K, B>) -> Drift<K> {
         let seen: HashMap<K, B> = observed.ours.into_iter().collect();
@@ -364,11 +393,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
                 }
                 Op::Delete(key) => {
                     self.garbage.remove(&key);
-                    if let (Some(_), Some(rows)) =
-                        (self.installed.remove(&key), self.counts.get_mut(&key.table()))
-                    {
-                        *rows = rows.saturating_sub(1);
-                    }
+                    self.forget(&key);
                     2
                 }
             };

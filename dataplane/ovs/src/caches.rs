@@ -80,6 +80,11 @@ impl Caches {
         }
     }
 
+    /// The switch removed rows by itself: whether the caches follow is not known any more.
+    pub(crate) fn ask_again(&mut self) {
+        self.writes = [u64::MAX; 3];
+    }
+
     /// The rows of a generation are confirmed, after so many writes. Tells whether the caches follow them.
     pub(crate) fn reached(&mut self, generation: u64, writes: [u64; 3]) -> bool {
         if self.writes != writes {

@@ -45,18 +45,27 @@ impl Key for SharedPlace {
     }
 }
 
-/// What a row does. Two bodies that do the same are equal, whichever generation wrote them.
+/// What a row does, and for how long. Two bodies that do the same are equal, whichever generation wrote them.
 #[derive(Debug, Clone)]
 pub struct FlowBody {
     /// The instructions in canonical order.
     pub instructions: Arc<[Instruction]>,
     /// The generation that wrote it; in the cookie, where it names the row's age.
     pub generation: u64,
+    /// When it ends by itself, in seconds since the Unix epoch.
+    pub until: Option<u64>,
+}
+
+impl FlowBody {
+    /// Whether packets meet the same, for whatever time.
+    pub fn does_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.instructions, &other.instructions) || self.instructions == other.instructions
+    }
 }
 
 impl PartialEq for FlowBody {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.instructions, &other.instructions) || self.instructions == other.instructions
+        self.until == other.until && self.does_the_same(other)
     }
 }
 
@@ -85,8 +94,14 @@ impl Writer {
             FlowBody {
                 instructions: canonical(instructions).into(),
                 generation: self.generation,
+                until: None,
             },
         )
+    }
+
+    /// The same row until a moment, if one is given.
+    pub fn until(&self, (key, body): Flow, until: Option<u64>) -> Flow {
+        (key, FlowBody { until, ..body })
     }
 
     /// A row that drops.

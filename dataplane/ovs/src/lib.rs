@@ -5,7 +5,7 @@
 //! intent ──▶ programs (proved rows) ────┴─▶ units (tables/*.rs) ──▶ machine ──▶ session ──▶ OpenFlow bundles
 //! ```
 //!
-//! Pure: [`ports`], [`units`], [`tables`], [`session`]. I/O: `driver`, `no_flood`, `discover`.
+//! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes. I/O: `driver`, `no_flood`, `discover`.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -13,9 +13,11 @@ mod caches;
 mod config;
 mod discover;
 mod driver;
+pub mod expiry;
 mod flow;
 mod io;
 mod no_flood;
+mod observe;
 pub mod ports;
 mod query;
 pub mod regs;

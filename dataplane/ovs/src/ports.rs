@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Intent, Unsupported};
+use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
 use portcullis_openflow::port::widen;
 use portcullis_ovsdb::{Bridge, Interface, Port, Switch, VlanMode};
-use portcullis_policy::{Attachment, MacAddr, Name, StrictPrefix};
+use portcullis_policy::{Attachment, Direction, MacAddr, Name, StrictPrefix};
 
 use crate::config::Config;
+use crate::expiry::{self, Rung};
 
 /// The VLANs of a port, as Open vSwitch's Port table has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +111,25 @@ pub struct Policed {
     pub egress: ClassId,
     /// Class of what it is sent.
     pub ingress: ClassId,
+    /// What these become as unlocks end, if nobody changes anything: rising in time, each later than the moment for which
+    /// this was found.
+    pub falls: Vec<Fall>,
 }
 
 impl Policed {
+    /// The rows that lead to its class in a direction.
+    pub fn stack(&self, direction: Direction) -> Vec<Rung> {
+        expiry::stack(self.class(direction), &self.falls, direction)
+    }
+
+    /// Its class in a direction.
+    pub fn class(&self, direction: Direction) -> ClassId {
+        match direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        }
+    }
+
     /// Whether its packets pass the guard.
     pub fn guarded(&self) -> bool {
         self.guard && !(self.guard_macs.is_empty() && self.addresses.is_empty())
@@ -174,6 +192,12 @@ impl Ports {
         let here = |p: &&SwitchPort| p.policed().is_some_and(|x| x.endpoint.as_ref() == Some(endpoint));
         self.ports.values().filter(here).collect()
     }
+
+    /// The ports whose classes become others by themselves, each with the moment at which they do so first.
+    pub fn falling(&self) -> impl Iterator<Item = (&SwitchPort, u64)> {
+        let first = |p: &SwitchPort| Some(p.policed()?.falls.first()?.at);
+        self.ports.values().filter_map(move |p| Some((p, first(p)?)))
+    }
 }
 
 /// Finds attachments by what an interface says of itself. Built once per intent.
@@ -228,16 +252,18 @@ const FREE_KINDS: [&str; 14] = [
     "vxlan-gpe",
 ];
 
-/// Sorts the bridge's ports.
+/// Sorts the bridge's ports, as they are at a moment since the Unix epoch.
 pub fn resolve(
     switch: &Switch,
     bridge: &Bridge,
     intent: &Intent,
     index: &Attachments,
     config: &Config,
+    wall: Duration,
 ) -> Ports {
     let mut round = Round {
         config,
+        wall,
         intent,
         index,
         found: Ports::default(),
@@ -258,6 +284,7 @@ pub fn resolve(
 
 struct Round<'a> {
     config: &'a Config,
+    wall: Duration,
     intent: &'a Intent,
     index: &'a Attachments,
     found: Ports,
@@ -340,7 +367,34 @@ impl Round<'_> {
         );
     }
 
+    /// Its classes now, and what they become.
+    fn classes(&mut self, endpoint: &EndpointIntent) -> ([ClassId; 2], Vec<Fall>) {
+        let moment = |fall: &Fall| Duration::from_secs(fall.at) <= self.wall;
+        let passed = endpoint.falls.partition_point(moment);
+        let (past, falls) = endpoint.falls.split_at(passed);
+        let now = match past.last() {
+            Some(fall) => [fall.egress, fall.ingress],
+            None => [endpoint.egress, endpoint.ingress],
+        };
+        for (direction, class) in Direction::BOTH.into_iter().zip(now) {
+            let beyond = expiry::beyond(class, falls, direction);
+            if beyond > 0 {
+                self.unsupported(
+                    format!("the latest {beyond} {direction} ends of unlocks of {}", endpoint.name),
+                    "attach",
+                    format!(
+                        "{} ends are written as rows that end by themselves: if the agent is away, what ends later is \
+                         closed with the last of them",
+                        expiry::ENDS
+                    ),
+                );
+            }
+        }
+        (now, falls.to_vec())
+    }
+
     fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> Policed {
+        let ([egress, ingress], falls) = self.classes(endpoint);
         let own = endpoint
             .attachments
             .get(at)
@@ -364,8 +418,9 @@ impl Round<'_> {
             guard_macs,
             addresses: endpoint.addresses.clone(),
             guard: endpoint.source_guard,
-            egress: endpoint.egress,
-            ingress: endpoint.ingress,
+            egress,
+            ingress,
+            falls,
         }
     }
 
@@ -382,6 +437,7 @@ impl Round<'_> {
             guard: false,
             egress: self.intent.unmanaged.0,
             ingress: self.intent.unmanaged.1,
+            falls: Vec::new(),
         }
     }
 

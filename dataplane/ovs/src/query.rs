@@ -1,8 +1,9 @@
 //! Questions about the rows: which enforce a verdict, how often each rule decided.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use portcullis_backend::delta::Op;
 use portcullis_backend::machine::Desired;
 use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
@@ -42,10 +43,8 @@ pub(crate) fn trace(
         .filter(|(key, body)| key.0.table == table && !body.instructions.is_empty())
         .map(|(key, _)| key.clone())
         .collect();
-    let Some(class) = port.policed().map(|p| match trace.direction {
-        Direction::Egress => p.egress,
-        Direction::Ingress => p.ingress,
-    }) else {
+    keys = tops(keys, machine);
+    let Some(class) = port.policed().map(|p| p.class(trace.direction)) else {
         return Ok(keys);
     };
     let Some(class) = intent.classes.get(&class) else {
@@ -76,6 +75,24 @@ pub(crate) fn trace(
         keys.push(policy::row(class, trace.direction, row, pipeline, &writer).0);
     }
     Ok(keys)
+}
+
+/// Of each stack the row that decides now: the highest that has not ended.
+fn tops(mut keys: Vec<FlowKey>, machine: &OvsMachine) -> Vec<FlowKey> {
+    keys.retain(|key| machine.desired().contains_key(key));
+    keys.sort_by_key(|key| std::cmp::Reverse(key.0.priority));
+    let mut seen = HashSet::new();
+    keys.retain(|key| seen.insert(key.0.matching.clone()));
+    keys
+}
+
+/// How long the switch keeps a row, where that is not for ever.
+fn lasting(row: &FlowStats) -> String {
+    let left = u32::from(row.hard_timeout).saturating_sub(row.duration_sec);
+    match row.hard_timeout {
+        0 => String::new(),
+        seconds => format!(" hard_timeout={seconds} ({left} s left)"),
+    }
 }
 
 /// What to ask the switch to see those rows.
@@ -111,7 +128,8 @@ pub(crate) fn enforcing(keys: &[FlowKey], seen: &HashMap<FlowKey, FlowStats>) ->
             let row = seen.get(key);
             EnforcingRow {
                 table: key.0.table.name().to_string(),
-                row: text(&key.0, row.map_or(&[], |r| r.instructions.as_slice())),
+                row: text(&key.0, row.map_or(&[], |r| r.instructions.as_slice()))
+                    + &row.map(lasting).unwrap_or_default(),
                 present: row.is_some(),
                 packets: row.map_or(0, |r| r.packet_count),
                 bytes: row.map_or(0, |r| r.byte_count),
@@ -281,16 +299,13 @@ pub(crate) fn plan(
                 _ => table.delete += 1,
             }
         }
-        let instructions: &[_] = match &op {
-            portcullis_backend::delta::Op::Add(_, body) | portcullis_backend::delta::Op::Change(_, body) => {
-                &body.instructions
-            }
-            portcullis_backend::delta::Op::Delete(key) => machine
-                .installed()
-                .get(key)
-                .map_or(&[], |b| b.instructions.as_ref()),
+        let body = match &op {
+            Op::Add(_, body) | Op::Change(_, body) => Some(body),
+            Op::Delete(key) => machine.installed().get(key),
         };
-        rows.push(format!("{} {}", op.sign(), text(&op.key().0, instructions)));
+        let row = text(&op.key().0, body.map_or(&[], |b| b.instructions.as_ref()));
+        let until = body.and_then(|b| b.until).map(|t| format!(" until={t}"));
+        rows.push(format!("{} {row}{}", op.sign(), until.unwrap_or_default()));
     }
     Ok(Plan {
         tables: tables.into_values().collect(),

@@ -4,22 +4,27 @@
 //! batch is one atomic, ordered bundle: its rows, a barrier, and only when none was refused the commit and
 //! another barrier. Open vSwitch commits what is left of a bundle from which it refused rows.
 
+mod errors;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::delta::Op;
-use portcullis_backend::machine::{Batch, Drift, Machine, Observed};
-use portcullis_openflow::instruction::canonical;
+use portcullis_backend::machine::{Batch, Drift, Machine};
 use portcullis_openflow::{
-    BundleAdd, BundleControl, BundleKind, Command, DecodeError, EncodeError, Features, FlowMod, FlowStats,
-    FlowStatsRequest, Fragments, Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig,
-    Version, bundle, decode, encode, frame_len,
+    BundleAdd, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments,
+    Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, bundle, decode,
+    encode, frame_len,
 };
 
-use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, text};
+use crate::expiry;
+use crate::flow::{FlowBody, FlowKey, SharedPlace, text};
+use crate::observe::observe;
 use crate::regs;
 use crate::tables::{Pipeline, Table};
 use crate::units::UnitId;
+
+pub use errors::{RefusedRow, SessionError};
 
 /// The machine of an OVS bridge.
 pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
@@ -38,44 +43,13 @@ const WHOLE: &str = "the bundle";
 /// Refused rows that are named; the rest is counted.
 const NAMED_ERRORS: usize = 20;
 
-/// Why the connection has to be closed.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The bytes are not OpenFlow, or not as its specification has them.
-    #[error("the switch sent something that is not OpenFlow 1.4 or 1.5")]
-    Decode(#[from] DecodeError),
-    /// A message of ours does not fit.
-    #[error("a row does not fit into a message")]
-    Encode(#[from] EncodeError),
-    /// No common version.
-    #[error(
-        "the bridge speaks OpenFlow versions {theirs:#x} (bit n: version n) and Portcullis 1.4 and 1.5: allow one with \
-         `ovs-vsctl set bridge BRIDGE protocols=OpenFlow10,OpenFlow14,OpenFlow15`"
-    )]
-    Version {
-        /// Their bitmap.
-        theirs: u32,
-    },
-    /// The switch refused something that is not a row.
-    #[error("the switch refused {what}: {why}")]
-    Refused {
-        /// What we asked.
-        what: &'static str,
-        /// Its answer.
-        why: String,
-    },
-    /// Silence.
-    #[error("the switch has not answered for {0:?}")]
-    Silent(Duration),
-}
-
-/// A row the switch refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedRow {
-    /// The row.
-    pub row: String,
-    /// The switch's reason.
-    pub why: String,
+/// What time it is, as whoever drives the session reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some moment, never going back: how long the other side has been silent.
+    pub uptime: Duration,
+    /// Since the Unix epoch: when rows end.
+    pub wall: Duration,
 }
 
 /// What happened.
@@ -85,6 +59,8 @@ pub enum Event {
     Ready(Features, Version),
     /// Rows were read back.
     Observed(Drift<FlowKey>),
+    /// These rows had ended by themselves, as they were meant to.
+    Ended(Vec<FlowKey>),
     /// A batch was confirmed.
     Confirmed,
     /// A batch was refused as a whole; nothing of it happened.
@@ -106,6 +82,7 @@ enum Purpose {
 #[derive(Debug)]
 struct Reading {
     purpose: Purpose,
+    since: Duration,
     open: BTreeSet<u32>,
     rows: Vec<FlowStats>,
 }
@@ -113,6 +90,8 @@ struct Reading {
 #[derive(Debug)]
 struct InFlight {
     bundle: u32,
+    /// When rows with an end were written.
+    timed: Option<Duration>,
     rows: HashMap<u32, FlowKey>,
     /// The barrier behind the rows, then the one behind the commit.
     barrier: u32,
@@ -141,6 +120,8 @@ pub struct Session {
     ports_xid: u32,
     heard: Duration,
     probe: Option<Duration>,
+    /// When a row has to be written again because its time runs out before it shall end.
+    refresh_at: Option<Duration>,
     held: bool,
 }
 
@@ -164,6 +145,7 @@ impl Session {
             ports_xid: 0,
             heard: Duration::ZERO,
             probe: None,
+            refresh_at: None,
             held: false,
         }
     }
@@ -184,14 +166,14 @@ impl Session {
     }
 
     /// A connection exists.
-    pub fn connected(&mut self, now: Duration) -> Result<(), SessionError> {
+    pub fn connected(&mut self, now: Now) -> Result<(), SessionError> {
         let machine = std::mem::take(&mut self.machine);
         let (xid, bundle) = (self.xid, self.bundle);
         *self = Session {
             machine,
             xid,
             bundle,
-            heard: now,
+            heard: now.uptime,
             ..Session::new(self.pipeline)
         };
         self.machine.connected();
@@ -225,8 +207,8 @@ impl Session {
     }
 
     /// Bytes arrived. After an error the connection has to be closed.
-    pub fn received(&mut self, bytes: &[u8], now: Duration) -> Result<Vec<Event>, SessionError> {
-        self.heard = now;
+    pub fn received(&mut self, bytes: &[u8], now: Now) -> Result<Vec<Event>, SessionError> {
+        self.heard = now.uptime;
         self.probe = None;
         self.input.extend_from_slice(bytes);
         let mut events = Vec::new();
@@ -237,30 +219,35 @@ impl Session {
             };
             let (header, message) = decode(frame)?;
             at += length;
-            self.message(header.xid, message, &mut events)?;
+            self.message(header.xid, message, now, &mut events)?;
         }
         self.input.drain(..at);
-        self.advance()?;
+        self.advance(now)?;
         Ok(events)
     }
 
     /// Time passed.
-    pub fn tick(&mut self, now: Duration) -> Result<(), SessionError> {
+    pub fn tick(&mut self, now: Now) -> Result<(), SessionError> {
+        let uptime = now.uptime;
         match self.probe {
-            Some(since) if now >= since + PROBE => {
-                return Err(SessionError::Silent(now.saturating_sub(self.heard)));
+            Some(since) if uptime >= since + PROBE => {
+                return Err(SessionError::Silent(uptime.saturating_sub(self.heard)));
             }
-            None if now >= self.heard + PROBE => {
-                self.probe = Some(now);
+            None if uptime >= self.heard + PROBE => {
+                self.probe = Some(uptime);
                 self.send(&Message::EchoRequest(Vec::new()))?;
             }
             _ => {}
         }
-        self.advance()
+        // The read-back tells which rows they are.
+        if self.refresh_at.take_if(|at| now.wall >= *at).is_some() {
+            self.machine.request_resync();
+        }
+        self.advance(now)
     }
 
     /// Sends what the machine wants next, if anything: call after changing what is desired.
-    pub fn advance(&mut self) -> Result<(), SessionError> {
+    pub fn advance(&mut self, now: Now) -> Result<(), SessionError> {
         if self.held {
             return Ok(());
         }
@@ -275,19 +262,19 @@ impl Session {
                     ..FlowStatsRequest::default()
                 })
                 .collect();
-            self.start_reading(Purpose::Observe, requests)?;
+            self.start_reading(Purpose::Observe, requests, now.wall)?;
             // The fragment mode is the bridge's: anybody may have set it.
             self.send(&Message::GetConfigRequest)?;
         }
         while let Some(batch) = self.machine.next_batch() {
-            self.send_batch(&batch)?;
+            self.send_batch(&batch, now.wall)?;
         }
         Ok(())
     }
 
     /// Asks the switch for rows; [`Event::Read`] with this number answers.
     pub fn read(&mut self, number: u64, requests: Vec<FlowStatsRequest>) -> Result<(), SessionError> {
-        self.start_reading(Purpose::Query(number), requests)
+        self.start_reading(Purpose::Query(number), requests, Duration::ZERO)
     }
 
     /// Writes a row that no packet can meet once more: any write makes the switch check its cached flows now.
@@ -315,6 +302,7 @@ impl Session {
         &mut self,
         purpose: Purpose,
         requests: Vec<FlowStatsRequest>,
+        since: Duration,
     ) -> Result<(), SessionError> {
         let mut open = BTreeSet::new();
         for request in requests {
@@ -322,13 +310,15 @@ impl Session {
         }
         self.readings.push(Reading {
             purpose,
+            since,
             open,
             rows: Vec::new(),
         });
         Ok(())
     }
 
-    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>) -> FlowMod {
+    /// A row whose moment has come is removed instead of written: without a timeout it would stay for ever.
+    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>, wall: Duration) -> FlowMod {
         let SharedPlace(place) = op.key();
         let base = FlowMod {
             table_id: self.pipeline.number(place.table),
@@ -336,14 +326,22 @@ impl Session {
             match_: place.matching.clone(),
             ..FlowMod::default()
         };
-        match op {
-            Op::Add(_, body) | Op::Change(_, body) => FlowMod {
+        let written = match op {
+            Op::Add(_, body) | Op::Change(_, body) => match body.until {
+                None => Some((body, 0)),
+                Some(until) => expiry::timeout(until, wall).map(|seconds| (body, seconds)),
+            },
+            Op::Delete(_) => None,
+        };
+        match written {
+            Some((body, hard_timeout)) => FlowMod {
                 command: Command::Add,
                 cookie: regs::cookie(self.pipeline.tag, body.generation),
+                hard_timeout,
                 instructions: body.instructions.to_vec(),
                 ..base
             },
-            Op::Delete(_) => FlowMod {
+            None => FlowMod {
                 command: Command::DeleteStrict,
                 cookie: regs::cookie(self.pipeline.tag, 0),
                 cookie_mask: regs::TAG_MASK,
@@ -361,15 +359,16 @@ impl Session {
         self.send(&Message::BundleControl(control))
     }
 
-    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>) -> Result<(), SessionError> {
+    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>, wall: Duration) -> Result<(), SessionError> {
         self.bundle = self.bundle.wrapping_add(1).max(1);
         let bundle_id = self.bundle;
         let version = self.version.unwrap_or(Version::V1_5);
         self.bundle_control(bundle_id, BundleKind::OpenRequest)?;
         let mut rows = HashMap::with_capacity(batch.ops.len());
+        let mut timed = None;
         for op in &batch.ops {
             self.xid = self.xid.wrapping_add(1).max(1);
-            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op))));
+            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op, wall))));
             let add = Message::BundleAdd(BundleAdd {
                 bundle_id,
                 flags: BUNDLE,
@@ -377,10 +376,16 @@ impl Session {
             });
             encode(&add, version, self.xid, &mut self.output)?;
             rows.insert(self.xid, op.key().clone());
+            if let Op::Add(_, FlowBody { until, .. }) | Op::Change(_, FlowBody { until, .. }) = op {
+                timed = timed.or(until.map(|_| wall));
+                let again = until.and_then(|until| expiry::refresh_at(until, wall));
+                self.refresh_at = self.refresh_at.into_iter().chain(again).min();
+            }
         }
         let barrier = self.send(&Message::BarrierRequest)?;
         self.in_flight = Some(InFlight {
             bundle: bundle_id,
+            timed,
             rows,
             barrier,
             commit: None,
@@ -390,7 +395,13 @@ impl Session {
         Ok(())
     }
 
-    fn message(&mut self, xid: u32, message: Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
+    fn message(
+        &mut self,
+        xid: u32,
+        message: Message,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
         match message {
             Message::Hello(hello) => self.hello(&hello)?,
             Message::EchoRequest(data) => {
@@ -406,13 +417,13 @@ impl Session {
                 self.send(&Message::SetConfig(CONFIG))?;
                 events.push(Event::FragmentMode(config.fragments));
             }
-            Message::MultipartReply { more, body } => self.reply(xid, more, body, events),
+            Message::MultipartReply { more, body } => self.reply(xid, more, body, now, events),
             Message::BundleControl(control) if control.kind == BundleKind::CommitReply => {
                 if let Some(batch) = self.in_flight.as_mut().filter(|b| b.commit == Some(xid)) {
                     batch.committed = true;
                 }
             }
-            Message::BarrierReply => self.barrier(xid, events)?,
+            Message::BarrierReply => self.barrier(xid, now, events)?,
             Message::Error(error) => self.error(xid, &error.explain())?,
             Message::PortStatus(_) => {
                 self.ports_parts.clear();
@@ -446,7 +457,7 @@ impl Session {
         }
     }
 
-    fn reply(&mut self, xid: u32, more: bool, body: ReplyBody, events: &mut Vec<Event>) {
+    fn reply(&mut self, xid: u32, more: bool, body: ReplyBody, now: Now, events: &mut Vec<Event>) {
         match body {
             ReplyBody::PortDesc(ports) => {
                 // Only the newest question counts; its answer may come in parts.
@@ -474,24 +485,37 @@ impl Session {
                 }
                 if reading.open.is_empty() {
                     let reading = self.readings.remove(at);
-                    self.finish_reading(reading, events);
+                    self.finish_reading(reading, now, events);
                 }
             }
             _ => {}
         }
     }
 
-    fn finish_reading(&mut self, reading: Reading, events: &mut Vec<Event>) {
+    fn finish_reading(&mut self, reading: Reading, now: Now, events: &mut Vec<Event>) {
         match reading.purpose {
             Purpose::Query(number) => events.push(Event::Read(number, reading.rows)),
             Purpose::Observe => {
-                let observed = observe(reading.rows, &self.pipeline, &self.machine);
-                events.push(Event::Observed(self.machine.observed(observed)));
+                let sight = observe(
+                    reading.rows,
+                    &self.pipeline,
+                    &self.machine,
+                    [reading.since, now.wall],
+                );
+                self.refresh_at = sight.refresh_at;
+                if !sight.ended.is_empty() {
+                    self.machine.ended(sight.ended.iter().cloned());
+                    events.push(Event::Ended(sight.ended));
+                }
+                for (key, body) in sight.strayed {
+                    self.machine.became(key, body);
+                }
+                events.push(Event::Observed(self.machine.observed(sight.observed)));
             }
         }
     }
 
-    fn barrier(&mut self, xid: u32, events: &mut Vec<Event>) -> Result<(), SessionError> {
+    fn barrier(&mut self, xid: u32, now: Now, events: &mut Vec<Event>) -> Result<(), SessionError> {
         let Some(mut batch) = self.in_flight.take_if(|b| b.barrier == xid) else {
             return Ok(());
         };
@@ -502,6 +526,10 @@ impl Session {
         } else if batch.committed && batch.refused.is_empty() {
             self.machine.acknowledged();
             events.push(Event::Confirmed);
+            // The switch counts from when it wrote a row.
+            if batch.timed.is_some_and(|sent| expiry::is_slow(sent, now.wall)) {
+                self.machine.request_resync();
+            }
         } else {
             if batch.commit.is_none() {
                 self.bundle_control(batch.bundle, BundleKind::DiscardRequest)?;
@@ -543,47 +571,4 @@ impl Session {
             why: why.to_string(),
         })
     }
-}
-
-/// Sorts rows read back: ours, and those of others in our tables. What the switch learned on our behalf is not
-/// ours to compare.
-fn observe(rows: Vec<FlowStats>, pipeline: &Pipeline, machine: &OvsMachine) -> Observed<FlowKey, FlowBody> {
-    let mut observed = Observed {
-        ours: Vec::with_capacity(rows.len()),
-        foreign: Vec::new(),
-    };
-    for row in rows {
-        let Some(table) = pipeline.table(row.table_id) else {
-            continue;
-        };
-        let ours = regs::is_ours(pipeline.tag, row.cookie);
-        if ours && regs::is_learned(row.cookie) {
-            continue;
-        }
-        let place = Place {
-            table,
-            priority: row.priority,
-            matching: row.match_,
-        };
-        let key = SharedPlace(place.into());
-        if !ours {
-            observed.foreign.push(key);
-            continue;
-        }
-        // Rows as desired share their memory with what is desired.
-        let seen = FlowBody {
-            instructions: canonical(row.instructions).into(),
-            generation: row.cookie & regs::GENERATION,
-        };
-        let timeless = row.idle_timeout == 0 && row.hard_timeout == 0;
-        match machine
-            .desired()
-            .get_key_value(&key)
-            .filter(|(_, body)| **body == seen && timeless)
-        {
-            Some((key, body)) => observed.ours.push((key.clone(), body.clone())),
-            None => observed.ours.push((key, seen)),
-        }
-    }
-    observed
 }

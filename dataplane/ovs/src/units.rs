@@ -75,7 +75,8 @@ impl Units {
         let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
         let policed = ports.ports.values().filter_map(SwitchPort::policed);
         for id in policed
-            .flat_map(|p| [p.egress, p.ingress])
+            .flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.stack(d)))
+            .map(|rung| rung.class)
             .chain([intent.unmanaged.0])
         {
             if let Some(class) = intent.classes.get(&id) {
@@ -186,7 +187,8 @@ fn port_rows(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flo
             rows.extend(guard::rows(port, policed, pipeline, writer));
         }
         rows.extend(policed.macs.iter().map(|mac| l2::row(*mac, port.number, writer)));
-        rows.push(deliver::row(port.number, policed.ingress, pipeline, writer));
+        let stack = policed.stack(Direction::Ingress).into_iter();
+        rows.extend(stack.map(|rung| deliver::row(port.number, rung, pipeline, writer)));
         rows.extend(output::rows(port, writer));
     }
     rows

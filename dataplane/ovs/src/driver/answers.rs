@@ -56,7 +56,14 @@ impl Driver {
             });
         };
         let index = Attachments::of(intent, self.name());
-        let ports = resolve(&switch, bridge, intent, &index, self.backend.config());
+        let ports = resolve(
+            &switch,
+            bridge,
+            intent,
+            &index,
+            self.backend.config(),
+            self.now().wall,
+        );
         let mut programs = self.backend.programs();
         Ok(query::plan(
             intent,

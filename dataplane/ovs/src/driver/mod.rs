@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus};
 use portcullis_compiler::Intent;
@@ -15,7 +15,7 @@ use crate::caches::{Caches, Progress};
 use crate::discover::choose;
 use crate::io::{Link, read_some};
 use crate::ports::{Attachments, Ports, resolve};
-use crate::session::{Event, Session, SessionError};
+use crate::session::{Event, Now, Session, SessionError};
 use crate::tables::{Pipeline, Table};
 use crate::units::Units;
 use crate::{no_flood, regs};
@@ -126,8 +126,8 @@ impl Driver {
         }
     }
 
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    fn now(&self) -> Now {
+        now(self.started)
     }
 
     fn name(&self) -> &str {
@@ -152,7 +152,7 @@ impl Driver {
                     self.take_intent(intent).await;
                 }
                 bytes = read_some(&mut self.links.switch) => {
-                    let now = self.started.elapsed();
+                    let now = now(self.started);
                     let got = match bytes {
                         Ok(bytes) => self.session.received(bytes, now).map_err(|e| explain(&e)),
                         Err(error) => Err(error.to_string()),
@@ -220,8 +220,9 @@ impl Driver {
     async fn tick(&mut self) {
         self.connect_database().await;
         self.connect_switch().await;
+        self.falls().await;
         if self.links.database.is_some() {
-            let now = self.now();
+            let now = self.now().uptime;
             match self.database.tick(now) {
                 Ok(events) if events.is_empty() => {}
                 Ok(_) => self.database_changed().await,
@@ -242,8 +243,8 @@ impl Driver {
                     self.set_floods().await;
                 }
             }
-            let since = self.now();
-            if let Err(error) = self.session.tick(since) {
+            let now = self.now();
+            if let Err(error) = self.session.tick(now) {
                 self.switch_lost(&explain(&error));
             }
         }
@@ -270,7 +271,7 @@ impl Driver {
         match Link::connect(&self.backend.config().ovsdb).await {
             Ok(link) => {
                 self.links.database = Some(link);
-                let now = self.now();
+                let now = self.now().uptime;
                 self.database.connected(now);
             }
             Err(error) => {
@@ -284,7 +285,7 @@ impl Driver {
         tracing::warn!(target = self.name(), why, "lost the connection to OVSDB");
         self.links.database = None;
         self.links.database_at = Instant::now() + self.links.database_backoff.next_wait();
-        let now = self.now();
+        let now = self.now().uptime;
         self.database.disconnected(now);
         self.status.detail = format!("lost the connection to OVSDB: {why}");
     }
@@ -382,7 +383,8 @@ impl Driver {
             self.status.wanted = intent.generation;
             return;
         };
-        self.ports = resolve(&switch, bridge, &intent, &self.attachments, self.backend.config());
+        let (config, wall) = (self.backend.config(), self.now().wall);
+        self.ports = resolve(&switch, bridge, &intent, &self.attachments, config, wall);
         self.too_many_receivers();
         self.changed += 1;
         self.set_floods().await;
@@ -402,11 +404,37 @@ impl Driver {
             Ok(desired) if self.overfull(&desired) => {}
             Ok(desired) => {
                 self.session.machine.set_desired(intent.generation, desired);
-                if let Err(error) = self.session.advance() {
+                // Setting floods and compiling took time, and rows are written for what remains.
+                let now = self.now();
+                if let Err(error) = self.session.advance(now) {
                     self.switch_lost(&explain(&error));
                 }
             }
             Err(error) => self.uncompiled(&error),
+        }
+    }
+
+    /// Unlocks whose moment has come are closed now. Whoever keeps them says the same with the next intent; whichever is
+    /// first, or the switch itself, the others find nothing left to do.
+    async fn falls(&mut self) {
+        let wall = self.now().wall;
+        let fallen = |ports: &Ports| -> BTreeSet<String> {
+            let due = ports.falling().filter(|(_, at)| Duration::from_secs(*at) <= wall);
+            due.filter_map(|(port, _)| Some(port.policed()?.endpoint.as_ref()?.to_string()))
+                .collect()
+        };
+        let before = fallen(&self.ports);
+        if before.is_empty() {
+            return;
+        }
+        self.rebuild().await;
+        let after = fallen(&self.ports);
+        for endpoint in before.difference(&after) {
+            tracing::info!(
+                target = self.name(),
+                endpoint,
+                "unlocks ended: what they opened is being closed"
+            );
         }
     }
 
@@ -476,6 +504,7 @@ impl Driver {
                         self.drifted(&drift);
                     }
                 }
+                Event::Ended(keys) => self.ended(&keys),
                 Event::Confirmed => {
                     self.retries = 0;
                     self.status.detail.clear();
@@ -519,6 +548,15 @@ impl Driver {
                 self.floods.policed.insert(number);
             }
         }
+    }
+}
+
+/// What time it is.
+fn now(started: Instant) -> Now {
+    Now {
+        uptime: started.elapsed(),
+        // Before the epoch nothing ends: rows are written for the longest time there is.
+        wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }
 

@@ -47,6 +47,18 @@ impl Driver {
         );
     }
 
+    pub(super) fn ended(&mut self, keys: &[FlowKey]) {
+        self.caches.ask_again();
+        for key in keys.iter().take(NAMED) {
+            let row = crate::flow::text(&key.0, &[]);
+            tracing::info!(
+                target = self.name(),
+                row,
+                "the switch removed a row at the end of an unlock"
+            );
+        }
+    }
+
     pub(super) fn refused(&mut self, rows: &[crate::session::RefusedRow]) {
         for row in rows.iter().take(NAMED) {
             tracing::error!(

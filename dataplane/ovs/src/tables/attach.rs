@@ -2,6 +2,7 @@
 
 use portcullis_compiler::ClassId;
 use portcullis_openflow::{Action, Bits, Field, Learn, LearnSpec, Match, port};
+use portcullis_policy::Direction;
 
 use super::{Pipeline, Table};
 use crate::config::FinalAction;
@@ -13,6 +14,7 @@ use crate::regs;
 pub(crate) const TAGGED: u128 = 0x1000;
 /// Rows of known ports. The bridge's first table is where foreign rows live too, and OpenFlow replaces a row of
 /// equal priority and match without a word (1.5, 6.4); so these are priorities that nobody else would choose.
+/// The lowest row of a port's stack; the others are above it.
 const KNOWN: u16 = 20_547;
 /// What a known port may not send: frames of VLANs it is not in.
 const NOT_MEMBER: u16 = 20_537;
@@ -101,37 +103,38 @@ pub fn rows(switch_port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> V
     let mut rows = Vec::new();
     for (way, note) in ways(&switch_port.vlans) {
         let matching = way.exact(Field::InPort, number);
-        let (mut actions, next) = match &switch_port.role {
-            Role::Free => match pipeline.last {
-                FinalAction::Normal => (vec![teach_normal()], Table::Forward),
-                FinalAction::GotoTable(_) => (Vec::new(), Table::Forward),
-            },
-            Role::Policed(policed) => {
-                let mut actions = Vec::new();
-                if policed.learns() && !policed.guarded() {
-                    actions.push(learn(pipeline));
-                }
-                actions.push(Action::set(regs::POLICED, 1u128));
-                if policed.egress != ClassId::OPEN {
-                    actions.push(Action::set(regs::CLASS, u128::from(policed.egress.0)));
-                }
-                (
-                    actions,
-                    if policed.guarded() {
-                        Table::Guard
-                    } else {
-                        Table::EgressRemote
-                    },
-                )
+        match &switch_port.role {
+            Role::Free => {
+                let mut actions = match pipeline.last {
+                    FinalAction::Normal => vec![teach_normal()],
+                    FinalAction::GotoTable(_) => Vec::new(),
+                };
+                actions.extend(note);
+                let then = then(actions, pipeline.number(Table::Forward));
+                rows.push(writer.flow(Table::Attach, KNOWN, matching, then));
             }
-        };
-        actions.extend(note);
-        rows.push(writer.flow(
-            Table::Attach,
-            KNOWN,
-            matching,
-            then(actions, pipeline.number(next)),
-        ));
+            Role::Policed(policed) => {
+                let next = pipeline.number(if policed.guarded() {
+                    Table::Guard
+                } else {
+                    Table::EgressRemote
+                });
+                for rung in policed.stack(Direction::Egress) {
+                    let mut actions = Vec::new();
+                    if policed.learns() && !policed.guarded() {
+                        actions.push(learn(pipeline));
+                    }
+                    actions.push(Action::set(regs::POLICED, 1u128));
+                    if rung.class != ClassId::OPEN {
+                        actions.push(Action::set(regs::CLASS, u128::from(rung.class.0)));
+                    }
+                    actions.extend(note.clone());
+                    let then = then(actions, next);
+                    let row = writer.flow(Table::Attach, KNOWN + rung.rank, matching.clone(), then);
+                    rows.push(writer.until(row, rung.until));
+                }
+            }
+        }
     }
     rows.push(writer.drop(
         Table::Attach,

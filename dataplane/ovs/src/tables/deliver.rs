@@ -1,12 +1,14 @@
-//! `deliver`: output port → the receiver's class. This row alone moves a receiver to another class.
+//! `deliver`: output port → the receiver's class. This row, or the stack of them, alone moves a receiver to
+//! another class.
 
-use portcullis_compiler::ClassId;
 use portcullis_openflow::{Action, Match};
 
 use super::{Pipeline, Table};
+use crate::expiry::Rung;
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
+/// The lowest row of a port's stack; the others are above it.
 const KNOWN: u16 = 100;
 const NOT_OURS: u16 = 1;
 
@@ -20,17 +22,18 @@ pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     )]
 }
 
-/// The row of one policed port.
-pub fn row(port: u32, ingress: ClassId, pipeline: &Pipeline, writer: &Writer) -> Flow {
+/// One row of a policed port's stack.
+pub fn row(port: u32, rung: Rung, pipeline: &Pipeline, writer: &Writer) -> Flow {
     let matching = Match::new().exact(regs::OUT, u128::from(port));
     let actions = vec![
-        Action::set(regs::CLASS, u128::from(ingress.0)),
+        Action::set(regs::CLASS, u128::from(rung.class.0)),
         Action::set(regs::REMOTE, 0u128),
     ];
-    writer.flow(
+    let row = writer.flow(
         Table::Deliver,
-        KNOWN,
+        KNOWN + rung.rank,
         matching,
         then(actions, pipeline.number(Table::IngressRemote)),
-    )
+    );
+    writer.until(row, rung.until)
 }

@@ -259,6 +259,18 @@ pub fn describe() -> String {
     for (register, holds) in registers {
         let _infallible = writeln!(text, "| {register} | {holds} |");
     }
+    let _infallible = write!(
+        text,
+        "\nThe row of `attach` and of `deliver` that leads a port to a class is a stack while unlocks hold: the lowest row \
+         is permanent and leads to what holds when all have ended, and above it stands a row for each end, one priority \
+         higher the earlier it is, with a `hard_timeout` of the whole seconds that remain. So the switch closes what \
+         unlocks opened even when the agent is dead. At most {} ends of a port and direction are rows; what ends later is \
+         then closed with the last of them, unless the agent is there to write its row when earlier ones have ended. A \
+         timeout holds {} seconds at most: rows that shall last longer are written again when less than half of that is \
+         left, and end early if the agent is away that long.\n",
+        crate::expiry::ENDS,
+        crate::expiry::MAX,
+    );
     text.push_str(
         "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
          | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 39..0 | generation that wrote the row |\n",

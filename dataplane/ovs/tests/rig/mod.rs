@@ -63,6 +63,14 @@ impl Rig {
         (rig, hosts)
     }
 
+    /// The agent dies.
+    pub fn stop_agent(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ended = self.runtime.block_on(task);
+        }
+    }
+
     /// A new agent process, as far as the switch can tell.
     pub fn restart_agent(&mut self) {
         if let Some(task) = self.task.take() {
@@ -75,9 +83,12 @@ impl Rig {
     }
 
     pub fn set(&mut self, yaml: &str) -> Arc<Intent> {
-        let document = Document::from_yaml(yaml).unwrap();
+        self.set_document(&Document::from_yaml(yaml).unwrap())
+    }
+
+    pub fn set_document(&mut self, document: &Document) -> Arc<Intent> {
         self.generation += 1;
-        let intent = self.compiler.resolve(&document, self.generation).unwrap();
+        let intent = self.compiler.resolve(document, self.generation).unwrap();
         self.target.check(&intent).unwrap();
         self.target.set_intent(Arc::clone(&intent));
         intent

@@ -1,0 +1,400 @@
+//! A switch in memory: as much of OpenFlow as the session speaks, and rows that end. And the pure part of a backend.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_backend::SessionState;
+use portcullis_compiler::{ClassId, Compiler, Intent, Programs, StageModel};
+use portcullis_openflow::{
+    Action, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, Fragments, Hello, Instruction,
+    Match, Message, MultipartRequest, ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
+};
+use portcullis_ovs::ports::{Attachments, resolve};
+use portcullis_ovs::session::{Event, Now, Session};
+use portcullis_ovs::tables::{Pipeline, Table};
+use portcullis_ovs::units::Units;
+use portcullis_ovs::{Config, FinalAction, regs};
+use portcullis_ovsdb::{Bridge, Interface, Port};
+use portcullis_policy::{Direction, Document, Rule};
+
+fn pipeline() -> Pipeline {
+    Pipeline {
+        first: 0,
+        tag: Config::DEFAULT_COOKIE,
+        last: FinalAction::Normal,
+        opaque: &portcullis_ovs::tables::OPAQUE,
+    }
+}
+
+/// A rule that allows a port.
+pub fn opening(direction: Direction, port: u16) -> Rule {
+    let yaml = format!(
+        "version: portcullis/v1\nbaseline:\n  - {{name: open, action: allow, direction: {direction}, protocol: tcp, \
+         ports: [{port}]}}\n"
+    );
+    Document::from_yaml(&yaml).unwrap().baseline[0].clone()
+}
+
+type Place = (u8, u16, Match);
+
+/// The switch. It has a clock of its own, which is everybody's.
+pub struct Switch {
+    wall: Duration,
+    rows: BTreeMap<Place, (FlowMod, Duration)>,
+    bundle: Vec<FlowMod>,
+    /// It does not get around to removing rows.
+    pub lazy: bool,
+    /// It takes so long to commit the next bundle.
+    pub delay: Option<Duration>,
+}
+
+impl Switch {
+    pub fn at(wall: Duration) -> Self {
+        Switch {
+            wall,
+            rows: BTreeMap::new(),
+            bundle: Vec::new(),
+            lazy: false,
+            delay: None,
+        }
+    }
+
+    pub fn wall(&self) -> Duration {
+        self.wall
+    }
+
+    /// Time passes.
+    pub fn advance(&mut self, time: Duration) {
+        self.wall += time;
+        if !self.lazy {
+            self.expire();
+        }
+    }
+
+    /// Somebody sets everybody's clock; the switch counts seconds by another.
+    pub fn set_clock(&mut self, seconds: i64) {
+        let shifted = |t: Duration| {
+            let whole = t.as_secs().saturating_add_signed(seconds);
+            Duration::new(whole, t.subsec_nanos())
+        };
+        self.wall = shifted(self.wall);
+        for (_, since) in self.rows.values_mut() {
+            *since = shifted(*since);
+        }
+    }
+
+    /// Removes rows whose time is over.
+    pub fn expire(&mut self) {
+        let wall = self.wall;
+        self.rows.retain(|_, (row, since)| {
+            row.hard_timeout == 0 || wall < *since + Duration::from_secs(row.hard_timeout.into())
+        });
+    }
+
+    /// A second that began earlier: every row with a timeout goes.
+    pub fn remove_timed(&mut self) {
+        self.rows.retain(|_, (row, _)| row.hard_timeout == 0);
+    }
+
+    /// Somebody writes the rows with a timeout again without one.
+    pub fn make_permanent(&mut self) {
+        self.rows.values_mut().for_each(|(row, _)| row.hard_timeout = 0);
+    }
+
+    /// Somebody gives every wiring row this timeout.
+    pub fn make_timed(&mut self, seconds: u16) {
+        for ((table, ..), (row, since)) in &mut self.rows {
+            if [Table::Attach as u8, Table::Deliver as u8].contains(table) {
+                (row.hard_timeout, *since) = (seconds, self.wall);
+            }
+        }
+    }
+
+    /// The timeouts of rows that have one.
+    pub fn timeouts(&self) -> Vec<u16> {
+        let all = self.rows.values().map(|(row, _)| row.hard_timeout);
+        all.filter(|t| *t > 0).collect()
+    }
+
+    /// The class that the endpoint's untagged frames get: by the highest row.
+    fn class(&self) -> Option<ClassId> {
+        let untagged = |m: &Match| {
+            m.get(portcullis_openflow::Field::VlanVid)
+                .is_some_and(|o| o.value == 0)
+                && m.get(portcullis_openflow::Field::InPort).is_some()
+        };
+        let rows = self
+            .rows
+            .iter()
+            .filter(|((table, _, m), _)| *table == 0 && untagged(m));
+        let (_, (row, _)) = rows.max_by_key(|((_, priority, _), _)| *priority)?;
+        let sets = |i: &Instruction| match i {
+            Instruction::ApplyActions(actions) => actions.iter().find_map(|a| match a {
+                Action::SetField(oxm) if oxm.field == regs::CLASS => Some(ClassId(oxm.value as u32)),
+                _ => None,
+            }),
+            _ => None,
+        };
+        Some(row.instructions.iter().find_map(sets).unwrap_or(ClassId::OPEN))
+    }
+
+    /// Why TCP to a port of others is open to the endpoint: no row of its class drops it. One reason, or none.
+    ///
+    /// The classes here deny single ports, each by a row that is exactly about it.
+    pub fn opens(&self, port: u16) -> Vec<String> {
+        let Some(class) = self.class() else {
+            return Vec::new();
+        };
+        let denies = self.rows.iter().any(|((table, _, m), (row, _))| {
+            *table == Table::EgressPolicy as u8
+                && m.get(regs::CLASS).is_some_and(|o| o.value == u128::from(class.0))
+                && m.get(portcullis_openflow::Field::TcpDst)
+                    .is_some_and(|o| o.value == u128::from(port))
+                && row.instructions.is_empty()
+        });
+        let whole = self.rows.keys().any(|(table, _, m)| {
+            *table == Table::EgressPolicy as u8
+                && m.get(regs::CLASS).is_some_and(|o| o.value == u128::from(class.0))
+        });
+        assert!(
+            whole || class == ClassId::OPEN,
+            "a row leads to class {class}, which has no rows"
+        );
+        (!denies).then(|| format!("class {class}")).into_iter().collect()
+    }
+
+    fn write(&mut self, row: FlowMod) {
+        let place = (row.table_id, row.priority, row.match_.clone());
+        match row.command {
+            Command::Add => {
+                self.rows.insert(place, (row, self.wall));
+            }
+            Command::DeleteStrict => {
+                let ours = |cookie: u64| cookie & row.cookie_mask == row.cookie & row.cookie_mask;
+                if self.rows.get(&place).is_some_and(|(old, _)| ours(old.cookie)) {
+                    self.rows.remove(&place);
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(&self, table: u8) -> Vec<FlowStats> {
+        let rows = self.rows.iter().filter(|((t, ..), _)| *t == table);
+        rows.map(|(_, (row, since))| {
+            let age = self.wall - *since;
+            FlowStats {
+                table_id: row.table_id,
+                priority: row.priority,
+                hard_timeout: row.hard_timeout,
+                cookie: row.cookie,
+                duration_sec: age.as_secs() as u32,
+                duration_nsec: age.subsec_nanos(),
+                match_: row.match_.clone(),
+                instructions: row.instructions.clone(),
+                ..FlowStats::default()
+            }
+        })
+        .collect()
+    }
+
+    fn answer(&mut self, message: Message) -> Option<Message> {
+        Some(match message {
+            Message::Hello(_) => Message::Hello(Hello {
+                versions: Version::BOTH,
+            }),
+            Message::FeaturesRequest => Message::FeaturesReply(Features {
+                datapath_id: 1,
+                n_buffers: 0,
+                n_tables: 254,
+                auxiliary_id: 0,
+                capabilities: 0,
+            }),
+            Message::GetConfigRequest => Message::GetConfigReply(SwitchConfig {
+                fragments: Fragments::NxMatch,
+                miss_send_len: 0,
+            }),
+            Message::MultipartRequest(MultipartRequest::PortDesc { .. }) => Message::MultipartReply {
+                more: false,
+                body: ReplyBody::PortDesc(Vec::new()),
+            },
+            Message::MultipartRequest(MultipartRequest::Flow(request)) => Message::MultipartReply {
+                more: false,
+                body: ReplyBody::Flow(self.read(request.table_id)),
+            },
+            Message::BarrierRequest => Message::BarrierReply,
+            Message::EchoRequest(data) => Message::EchoReply(data),
+            Message::BundleAdd(add) => {
+                let Message::FlowMod(row) = add.message.1 else {
+                    panic!("a bundle of rows")
+                };
+                self.bundle.push(row);
+                return None;
+            }
+            Message::BundleControl(control) => {
+                let kind = match control.kind {
+                    BundleKind::OpenRequest => BundleKind::OpenReply,
+                    BundleKind::CommitRequest => {
+                        if let Some(time) = self.delay.take() {
+                            self.advance(time);
+                        }
+                        for row in std::mem::take(&mut self.bundle) {
+                            self.write(row);
+                        }
+                        BundleKind::CommitReply
+                    }
+                    other => panic!("{other:?}"),
+                };
+                Message::BundleControl(BundleControl { kind, ..control })
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// What a driver is without its sockets.
+pub struct Agent {
+    session: Session,
+    units: Units,
+    programs: Programs,
+    compiler: Compiler,
+    intent: Arc<Intent>,
+    generation: u64,
+    /// Moment of the first fall among the ports.
+    fall: Option<u64>,
+    pub drift: usize,
+    pub ended: usize,
+    /// What it said of unlocks that it cannot do.
+    pub unsupported: Vec<String>,
+}
+
+impl Agent {
+    pub fn new(document: &Document) -> Self {
+        let mut compiler = Compiler::default();
+        let intent = compiler.resolve(document, 1).unwrap();
+        Agent {
+            session: Session::new(pipeline()),
+            units: Units::new(pipeline()),
+            programs: Programs::new(StageModel::ovs()),
+            compiler,
+            intent,
+            generation: 1,
+            fall: None,
+            drift: 0,
+            ended: 0,
+            unsupported: Vec::new(),
+        }
+    }
+
+    pub fn state(&self) -> SessionState {
+        self.session.machine.state()
+    }
+
+    pub fn writes(&self) -> [u64; 3] {
+        self.session.machine.writes()
+    }
+
+    /// Makes up what shall be there.
+    fn build(&mut self, wall: Duration) {
+        let interface = Interface {
+            name: "web1".to_string(),
+            ofport: Some(1),
+            ..Interface::default()
+        };
+        let port = Port {
+            name: "web1".to_string(),
+            interfaces: BTreeMap::from([("web1".to_string(), interface)]),
+            ..Port::default()
+        };
+        let bridge = Bridge {
+            name: "br0".to_string(),
+            ports: BTreeMap::from([("web1".to_string(), Arc::new(port))]),
+            ..Bridge::default()
+        };
+        let config = Config::new("ovs", "unix:/nowhere/db.sock");
+        let index = Attachments::of(&self.intent, "ovs");
+        let switch = portcullis_ovsdb::Switch::default();
+        let ports = resolve(&switch, &bridge, &self.intent, &index, &config, wall);
+        let told = ports.unsupported.iter().map(|u| u.rule.clone());
+        self.unsupported = told.filter(|rule| rule.contains("unlocks")).collect();
+        self.fall = ports.falling().map(|(_, at)| at).min();
+        let desired = self
+            .units
+            .build(&self.intent, &ports, &mut self.programs)
+            .unwrap();
+        self.session.machine.set_desired(self.intent.generation, desired);
+    }
+
+    pub fn connect(&mut self, switch: &mut Switch) {
+        self.build(switch.wall());
+        self.session.connected(now(switch)).unwrap();
+        self.exchange(switch);
+    }
+
+    pub fn set(&mut self, document: &Document, switch: &mut Switch) {
+        self.generation += 1;
+        self.intent = self.compiler.resolve(document, self.generation).unwrap();
+        self.build(switch.wall());
+        self.session.advance(now(switch)).unwrap();
+        self.exchange(switch);
+    }
+
+    pub fn die(&mut self) {
+        self.session.disconnected();
+    }
+
+    /// As the driver's ticks.
+    pub fn tick(&mut self, switch: &mut Switch) {
+        if self
+            .fall
+            .is_some_and(|at| Duration::from_secs(at) <= switch.wall())
+        {
+            self.build(switch.wall());
+        }
+        // The connection is not what is tried here: it is never silent for long.
+        self.session.received(&[], now(switch)).unwrap();
+        self.session.tick(now(switch)).unwrap();
+        self.exchange(switch);
+    }
+
+    pub fn read_back(&mut self, switch: &mut Switch) {
+        self.session.machine.request_resync();
+        self.session.advance(now(switch)).unwrap();
+        self.exchange(switch);
+    }
+
+    fn exchange(&mut self, switch: &mut Switch) {
+        loop {
+            let asked = self.session.take_output();
+            if asked.is_empty() {
+                return;
+            }
+            let mut answers = Vec::new();
+            let mut rest = asked.as_slice();
+            while let Some(length) = frame_len(rest).unwrap() {
+                let (header, message) = decode(&rest[..length]).unwrap();
+                rest = &rest[length..];
+                if let Some(answer) = switch.answer(message) {
+                    encode(&answer, Version::V1_5, header.xid, &mut answers).unwrap();
+                }
+            }
+            for event in self.session.received(&answers, now(switch)).unwrap() {
+                match event {
+                    Event::Observed(drift) => self.drift += drift.len(),
+                    Event::Ended(keys) => self.ended += keys.len(),
+                    Event::Refused(rows) => panic!("{rows:?}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn now(switch: &Switch) -> Now {
+    Now {
+        uptime: switch.wall(),
+        wall: switch.wall(),
+    }
+}
