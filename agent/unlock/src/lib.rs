@@ -11,4 +11,6 @@
 //! 4. [`rules`](evidence::rules) says what a grant opens: never more than the program does.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod evidence;
+pub mod expression;
