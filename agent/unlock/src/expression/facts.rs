@@ -1,0 +1,198 @@
+//! What expressions see.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cel::objects::{Key, Map, Value as Cel};
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::{Evidence, Value};
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckResult {
+    /// It holds.
+    Passed,
+    /// It does not.
+    Failed,
+    /// It could not be made, or not yet: never as good as passed.
+    Undetermined,
+}
+
+impl CheckResult {
+    /// How expressions call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            CheckResult::Passed => "passed",
+            CheckResult::Failed => "failed",
+            CheckResult::Undetermined => "undetermined",
+        }
+    }
+}
+
+/// `checks.NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckFacts {
+    /// `result`; `passed` follows from it.
+    pub result: CheckResult,
+    /// `detail`.
+    pub detail: String,
+}
+
+/// `unlocks.PROGRAM`, of the same endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnlockFacts {
+    /// `active`.
+    pub active: bool,
+    /// `state`, in a word; `none` for a program of which the endpoint has no unlock.
+    pub state: String,
+    /// `age`, in seconds.
+    pub age: u64,
+    /// `revocations`: how often unlocks of the program were revoked on the endpoint.
+    pub revocations: u32,
+}
+
+/// `endpoint`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointFacts {
+    /// `name`.
+    pub name: String,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `age`, in seconds.
+    pub age: u64,
+    /// `addresses`, as texts.
+    pub addresses: Vec<String>,
+    /// `profiles`.
+    pub profiles: Vec<String>,
+}
+
+/// All that expressions see. Checks that are not here are undetermined, programs that are not here have no unlock.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The endpoint.
+    pub endpoint: EndpointFacts,
+    /// What was submitted.
+    pub evidence: Evidence,
+    /// What came of the checks, by their names.
+    pub checks: BTreeMap<String, CheckFacts>,
+    /// The endpoint's unlocks, by program.
+    pub unlocks: BTreeMap<String, UnlockFacts>,
+    /// `tenant`.
+    pub tenant: String,
+    /// `now`, in seconds since the Unix epoch.
+    pub now: u64,
+    /// `request.lease`, in seconds.
+    pub lease: u64,
+}
+
+/// What an expression names, so that nothing else is made for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Named {
+    pub(super) variables: BTreeSet<String>,
+    pub(super) checks: BTreeSet<String>,
+    pub(super) programs: BTreeSet<String>,
+}
+
+fn text(text: &str) -> Cel {
+    Cel::String(Arc::new(text.to_string()))
+}
+
+fn texts(list: &[String]) -> Cel {
+    Cel::List(Arc::new(list.iter().map(|t| text(t)).collect()))
+}
+
+fn seconds(seconds: u64) -> Cel {
+    // A length that has no number is as long as any.
+    let most = i64::MAX / 2_000;
+    Cel::Duration(TimeDelta::seconds(
+        i64::try_from(seconds).unwrap_or(most).min(most),
+    ))
+}
+
+fn map<'a>(entries: impl IntoIterator<Item = (&'a str, Cel)>) -> Cel {
+    let map: HashMap<Key, Cel> = entries
+        .into_iter()
+        .map(|(name, value)| (Key::String(Arc::new(name.to_string())), value))
+        .collect();
+    Cel::Map(Map { map: Arc::new(map) })
+}
+
+fn value(value: &Value) -> Cel {
+    match value {
+        Value::Integer(number) => Cel::Int(*number),
+        Value::Boolean(yes) => Cel::Bool(*yes),
+        Value::Date(day) => Cel::Timestamp(day.and_time(NaiveTime::MIN).and_utc().fixed_offset()),
+        other => text(&other.to_string()),
+    }
+}
+
+impl Facts {
+    /// The variables that are named, as CEL has them.
+    pub(super) fn variables(&self, named: &Named) -> Vec<(&'static str, Cel)> {
+        let mut variables = Vec::new();
+        let mut add = |name: &'static str, make: &dyn Fn() -> Cel| {
+            if named.variables.contains(name) {
+                variables.push((name, make()));
+            }
+        };
+        add("endpoint", &|| {
+            let endpoint = &self.endpoint;
+            let labels = endpoint
+                .labels
+                .iter()
+                .map(|(key, label)| (key.as_str(), text(label)));
+            map([
+                ("name", text(&endpoint.name)),
+                ("labels", map(labels)),
+                ("age", seconds(endpoint.age)),
+                ("addresses", texts(&endpoint.addresses)),
+                ("profiles", texts(&endpoint.profiles)),
+            ])
+        });
+        add("evidence", &|| {
+            map(self.evidence.iter().map(|(name, v)| (name, value(v))))
+        });
+        add("checks", &|| {
+            map(named.checks.iter().map(|name| {
+                let (result, detail) = match self.checks.get(name) {
+                    Some(check) => (check.result, check.detail.as_str()),
+                    None => (CheckResult::Undetermined, ""),
+                };
+                let fields = [
+                    ("result", text(result.word())),
+                    ("passed", Cel::Bool(result == CheckResult::Passed)),
+                    ("detail", text(detail)),
+                ];
+                (name.as_str(), map(fields))
+            }))
+        });
+        add("unlocks", &|| {
+            let none = UnlockFacts {
+                state: "none".to_string(),
+                ..UnlockFacts::default()
+            };
+            map(named.programs.iter().map(|name| {
+                let unlock = self.unlocks.get(name).unwrap_or(&none);
+                let fields = [
+                    ("active", Cel::Bool(unlock.active)),
+                    ("state", text(&unlock.state)),
+                    ("age", seconds(unlock.age)),
+                    ("revocations", Cel::Int(i64::from(unlock.revocations))),
+                ];
+                (name.as_str(), map(fields))
+            }))
+        });
+        add("tenant", &|| text(&self.tenant));
+        add("now", &|| {
+            let now = i64::try_from(self.now)
+                .ok()
+                .and_then(|now| DateTime::from_timestamp(now, 0));
+            Cel::Timestamp(now.unwrap_or(DateTime::<Utc>::MAX_UTC).fixed_offset())
+        });
+        add("request", &|| map([("lease", seconds(self.lease))]));
+        variables
+    }
+}
