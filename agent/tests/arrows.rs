@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crate, and what of ours it may import.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("dataplane/policy", &[]),
     ("dataplane/compiler", &["policy"]),
     ("dataplane/backend", &["policy", "compiler"]),
@@ -24,8 +24,17 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("proto", &[]),
     (
         "agent",
-        &["policy", "compiler", "backend", "ovs", "p4runtime", "proto"],
+        &[
+            "policy",
+            "compiler",
+            "backend",
+            "checks",
+            "ovs",
+            "p4runtime",
+            "proto",
+        ],
     ),
+    ("agent/checks", &["policy"]),
     (
         "benches",
         &[
