@@ -78,7 +78,7 @@ fn judge(list: &[(&str, &str)], version: Option<usize>, key: Option<&str>) -> Re
 
 fn base64(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    text.len() % 4 == 0
+    text.len().is_multiple_of(4)
         && text.len() - body.len() <= 2
         && body
             .chars()

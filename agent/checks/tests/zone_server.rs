@@ -1,13 +1,12 @@
 //! Zone files, and the server of one.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::process::Stdio;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use portcullis_checks::testing::Zone;
+use portcullis_checks::testing::{FileEvent, Server, Zone, serve_file};
 use portcullis_checks::{Checker, CheckerConfig, Outcome, Question};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 const FILE: &str = r#"
 ; Comments are left out.
@@ -23,14 +22,8 @@ _dmarc                       IN TXT  "v=DMARC1; p=reject"
 
 #[tokio::test]
 async fn a_zone_file_is_served() {
-    let world = portcullis_checks::testing::Server::start(Zone::parse(FILE).unwrap())
-        .await
-        .unwrap();
-    let checker = Checker::new(CheckerConfig {
-        resolvers: vec![world.addr()],
-        timeout: Duration::from_secs(1),
-        ..CheckerConfig::default()
-    });
+    let world = Server::start(Zone::parse(FILE).unwrap()).await.unwrap();
+    let checker = checker(world.addr());
     let domain = || "example.test".to_string();
     let addresses = || vec!["203.0.113.5".parse().unwrap()];
     for (question, result) in [
@@ -81,40 +74,50 @@ fn a_wrong_file_is_refused() {
 }
 
 #[tokio::test]
-async fn the_example_reads_its_file_again() {
-    let Some(program) = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.parent()?.join("examples/zone_server")))
-        .filter(|program| program.exists())
-    else {
-        panic!("examples/zone_server is not built");
-    };
+async fn a_file_that_changes_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("zone");
     fs::write(&file, "a.test IN A 192.0.2.1\n").unwrap();
-    let mut child = Command::new(program)
-        .arg(&file)
-        .arg("127.0.0.1:0")
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines.next_line().await.unwrap().unwrap();
-    let at = line.rsplit(' ').next().unwrap().parse().unwrap();
-    let checker = Checker::new(CheckerConfig {
-        resolvers: vec![at],
-        timeout: Duration::from_secs(1),
-        ..CheckerConfig::default()
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let served = file.clone();
+    let serving = tokio::spawn(async move {
+        let at = SocketAddr::from(([127, 0, 0, 1], 0));
+        serve_file(&served, at, |event| drop(say.send(event))).await
     });
+    let mut next = async || {
+        let event = tokio::time::timeout(Duration::from_secs(30), said.recv());
+        event.await.unwrap().unwrap()
+    };
+    let FileEvent::Serving(at) = next().await else {
+        panic!("not served");
+    };
+    let checker = checker(at);
     let question = Question::Address {
         hostname: "b.test".to_string(),
         must_have: None,
     };
     assert_eq!(checker.ask(&question).await.result, Outcome::Failed);
+    fs::write(&file, "b.test IN A wrong\n").unwrap();
+    assert!(matches!(next().await, FileEvent::Wrong(_)));
+    assert_eq!(checker.ask(&question).await.result, Outcome::Failed);
     fs::write(&file, "b.test IN A 192.0.2.1\n").unwrap();
-    let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await;
-    assert!(line.unwrap().unwrap().unwrap().starts_with("read "));
+    // A file half written may be read in between.
+    while next().await != FileEvent::Read {}
     assert_eq!(checker.ask(&question).await.result, Outcome::Passed);
-    child.kill().await.unwrap();
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_an_error() {
+    let at = SocketAddr::from(([127, 0, 0, 1], 0));
+    let absent = std::path::Path::new("/nonexistent/zone");
+    assert!(serve_file(absent, at, |_| {}).await.is_err());
+}
+
+fn checker(at: SocketAddr) -> Checker {
+    Checker::new(CheckerConfig {
+        resolvers: vec![at],
+        timeout: Duration::from_secs(1),
+        ..CheckerConfig::default()
+    })
 }

@@ -4,6 +4,7 @@ mod zone;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -97,6 +98,44 @@ impl Server {
         let mut zone = self.shared.zone.write().unwrap_or_else(PoisonError::into_inner);
         *zone = with(std::mem::take(&mut *zone));
     }
+}
+
+/// Serves a zone file, and reads it again when it changes, until the future is dropped. It says each time what it did.
+/// A file that cannot be read, or is wrong, leaves what is served as it is.
+///
+/// # Errors
+/// When the file cannot be read or the address not be bound at first.
+pub async fn serve_file(file: &Path, at: SocketAddr, mut say: impl FnMut(FileEvent)) -> io::Result<()> {
+    let mut seen = std::fs::read_to_string(file)?;
+    let zone = Zone::parse(&seen).map_err(io::Error::other)?;
+    let server = Server::start_at(at, zone).await?;
+    say(FileEvent::Serving(server.addr()));
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) if text != seen => text,
+            _ => continue,
+        };
+        match Zone::parse(&text) {
+            Ok(zone) => {
+                server.replace(zone);
+                say(FileEvent::Read);
+            }
+            Err(error) => say(FileEvent::Wrong(error)),
+        }
+        seen = text;
+    }
+}
+
+/// What happened to a zone file that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileEvent {
+    /// It is served here.
+    Serving(SocketAddr),
+    /// It changed, and was read again.
+    Read,
+    /// It changed, and is wrong.
+    Wrong(String),
 }
 
 async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
