@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,9 +15,13 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver, system_conf};
 
-use crate::{Answer, CheckerConfig};
+use crate::CheckerConfig;
+use crate::question::{Answer, printable};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// CNAMEs beyond these are not followed.
+const CNAMES: usize = 16;
 
 /// Resolvers beyond these are not asked.
 const RESOLVERS: usize = 4;
@@ -55,7 +60,7 @@ pub(crate) struct Dns {
 enum From {
     Configured(Result<TokioResolver, String>),
     /// The system's, built again when its file changes.
-    System(Mutex<Option<(Stamp, Result<TokioResolver, String>)>>),
+    System(PathBuf, Mutex<Option<(Stamp, Result<TokioResolver, String>)>>),
 }
 
 type Stamp = Option<(SystemTime, u64)>;
@@ -64,7 +69,7 @@ impl Dns {
     pub(crate) fn new(config: &CheckerConfig) -> Self {
         let options = options(config);
         let from = if config.resolvers.is_empty() {
-            From::System(Mutex::new(None))
+            From::System(PathBuf::from(RESOLV_CONF), Mutex::new(None))
         } else {
             let servers = config.resolvers.iter().map(|at| server(*at)).collect();
             From::Configured(build(servers, &options))
@@ -73,28 +78,28 @@ impl Dns {
             options,
             bound: config
                 .timeout
-                .saturating_mul(config.attempts.max(1))
+                .saturating_mul(attempts(config))
                 .saturating_add(Duration::from_millis(250)),
             from,
         }
     }
 
     fn resolver(&self) -> Result<TokioResolver, String> {
-        let kept = match &self.from {
+        let (path, kept) = match &self.from {
             From::Configured(resolver) => return resolver.clone(),
-            From::System(kept) => kept,
+            From::System(path, kept) => (path, kept),
         };
-        let stamp = fs::metadata(RESOLV_CONF)
-            .and_then(|m| Ok((m.modified()?, m.len())))
-            .ok();
+        let stamp = fs::metadata(path).and_then(|m| Ok((m.modified()?, m.len()))).ok();
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, resolver)) = kept.as_ref()
             && *of == stamp
         {
             return resolver.clone();
         }
-        let resolver = system_conf::read_system_conf()
-            .map_err(|error| format!("{RESOLV_CONF}: {error}"))
+        let resolver = fs::read(path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| system_conf::parse_resolv_conf(text).map_err(|error| error.to_string()))
+            .map_err(|error| format!("{}: {error}", path.display()))
             .and_then(|(config, _)| build(config.name_servers().to_vec(), &self.options));
         *kept = Some((stamp, resolver.clone()));
         resolver
@@ -113,7 +118,7 @@ impl Dns {
         }
         let answers = lookup.answers();
         let mut owner = name;
-        for _ in 0..answers.len() {
+        for _ in 0..CNAMES {
             let next = answers.iter().find_map(|record| match &record.data {
                 RData::CNAME(to) if record.name.eq_ignore_root(owner) => Some(&to.0),
                 _ => None,
@@ -143,6 +148,9 @@ impl Dns {
 
     /// The names that an address points to.
     pub(crate) async fn pointers(&self, address: IpAddr) -> Result<Vec<Name>, Missing> {
+        if address.is_loopback() {
+            return Err(Missing::Unknown("it is a loopback address".to_string()));
+        }
         let records = self.query(&reverse(address), RecordType::PTR).await?;
         let names = records.into_iter().filter_map(|record| match record {
             RData::PTR(name) => Some(name.0),
@@ -162,10 +170,14 @@ impl Dns {
     }
 }
 
+fn attempts(config: &CheckerConfig) -> u32 {
+    config.attempts.clamp(1, 10)
+}
+
 fn options(config: &CheckerConfig) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = config.timeout;
-    options.attempts = usize::try_from(config.attempts.max(1) - 1).unwrap_or(0).min(9);
+    options.attempts = usize::try_from(attempts(config) - 1).unwrap_or(0);
     options.use_hosts_file = ResolveHosts::Never;
     options.preserve_intermediates = true;
     // Nothing is kept: a check that is made again sees what the resolvers see.
@@ -237,7 +249,9 @@ pub(crate) fn name(text: &str) -> Option<Name> {
 
 /// A name from text, or a check that it fails.
 pub(crate) fn host(text: &str) -> Result<Name, Answer> {
-    name(text).ok_or_else(|| Answer::failed(format!("`{text}` is not a host name")))
+    let no = || Answer::failed(format!("`{}` is not a host name", printable(text, 80)));
+    // Under `localhost` is this machine, which nobody's DNS is asked about (RFC 6761).
+    name(text).filter(|name| !name.is_localhost()).ok_or_else(no)
 }
 
 /// The name in `in-addr.arpa` or `ip6.arpa`.
@@ -261,4 +275,44 @@ pub(crate) fn some(names: &[Name]) -> String {
         text.push_str(&format!(" and {} more", names.len() - 3));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read() {
+        for right in [
+            "a",
+            "a.test",
+            "a.test.",
+            "_dmarc.a.test",
+            "5/26.113.0.203.in-addr.arpa",
+        ] {
+            assert!(name(right).is_some_and(|name| name.is_fqdn()), "{right}");
+        }
+        let long = vec!["abcdefghi"; 26].join(".");
+        for wrong in ["", ".", "..", "a..b", ".a", &"x".repeat(64), &long] {
+            assert_eq!(name(wrong), None, "{wrong}");
+        }
+        assert!(host("this.localhost").is_err());
+    }
+
+    #[test]
+    fn the_systems_resolvers_are_read_again_when_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let dns = Dns {
+            from: From::System(path.clone(), Mutex::new(None)),
+            ..Dns::new(&CheckerConfig::default())
+        };
+        assert!(dns.resolver().is_err_and(|error| error.contains("resolv.conf")));
+        fs::write(&path, "# nothing yet\n").unwrap();
+        assert!(dns.resolver().is_err());
+        fs::write(&path, "search example.test\nnameserver 192.0.2.53\n").unwrap();
+        assert!(dns.resolver().is_ok());
+        fs::remove_file(&path).unwrap();
+        assert!(dns.resolver().is_err());
+    }
 }

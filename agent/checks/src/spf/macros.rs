@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+/// A name has so many characters at most.
+const LONGEST: usize = 253;
+
 /// A domain as an SPF record writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Domain(Vec<Piece>);
@@ -65,13 +68,13 @@ impl Domain {
                 }
             }
         }
-        while out.trim_end_matches('.').len() > 253 {
-            match out.split_once('.') {
-                Some((_, rest)) if !rest.is_empty() => out = rest.to_string(),
-                _ => break,
-            }
+        let mut short = out.strip_suffix('.').unwrap_or(&out);
+        while short.len() > LONGEST
+            && let Some((_, rest)) = short.split_once('.')
+        {
+            short = rest;
         }
-        out
+        short.to_string()
     }
 }
 
@@ -247,6 +250,9 @@ mod tests {
             short.len() <= 253 && short.ends_with(".abcdefghi.example.com"),
             "{short}"
         );
+        let huge = "%{i}.".repeat(10_000) + "example.com";
+        assert!(expand(&huge, "2001:db8::1").len() <= 253);
+        assert!(expand(&".".repeat(60_000), "192.0.2.3").len() <= 253);
     }
 
     #[test]

@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
-use zone::Found;
 pub use zone::{Fault, Zone};
 
 pub use hickory_resolver::proto::rr;
@@ -218,10 +217,10 @@ impl Shared {
             Some(Fault::Truncated) => answer.metadata.truncation = true,
             Some(Fault::TruncatedUdp) if udp => answer.metadata.truncation = true,
             Some(Fault::TruncatedUdp | Fault::OtherOwner) | None => {
-                match zone.find(&asked.name, asked.query_type) {
-                    Found::Records(records) => answer.answers = records,
-                    Found::NoRecords => {}
-                    Found::NoName => answer.metadata.response_code = ResponseCode::NXDomain,
+                let found = zone.find(&asked.name, asked.query_type);
+                answer.answers = found.records;
+                if !found.exists {
+                    answer.metadata.response_code = ResponseCode::NXDomain;
                 }
             }
         }

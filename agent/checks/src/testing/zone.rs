@@ -44,10 +44,10 @@ impl Fault {
 }
 
 /// What a name has of a type.
-pub(super) enum Found {
-    Records(Vec<Record>),
-    NoRecords,
-    NoName,
+pub(super) struct Found {
+    pub(super) records: Vec<Record>,
+    /// Whether there is the name at the end of its CNAMEs.
+    pub(super) exists: bool,
 }
 
 /// All that a server knows: records of any names, under no particular apex. What it does not know does not exist.
@@ -169,35 +169,29 @@ impl Zone {
         let mut at = of.clone();
         for _ in 0..16 {
             let Some(records) = self.records.get(&at) else {
-                let above = self.records.keys().any(|known| at.zone_of(known));
-                return match found.is_empty() {
-                    false => Found::Records(found),
-                    true if above => Found::NoRecords,
-                    true => Found::NoName,
+                let exists = self.records.keys().any(|known| at.zone_of(known));
+                return Found {
+                    records: found,
+                    exists,
                 };
             };
-            let matching = records.iter().filter(|r| r.record_type() == kind).cloned();
             let before = found.len();
-            found.extend(matching);
-            if found.len() > before {
-                return Found::Records(found);
-            }
+            found.extend(records.iter().filter(|r| r.record_type() == kind).cloned());
             let next = records.iter().find_map(|record| match &record.data {
                 RData::CNAME(to) => Some((record.clone(), to.0.clone())),
                 _ => None,
             });
             match next {
-                Some((record, next)) => {
+                Some((record, next)) if found.len() == before => {
                     found.push(record);
                     at = next;
                 }
-                None => break,
+                _ => break,
             }
         }
-        if found.is_empty() {
-            Found::NoRecords
-        } else {
-            Found::Records(found)
+        Found {
+            records: found,
+            exists: true,
         }
     }
 }

@@ -107,7 +107,7 @@ async fn forward_confirmed_reverse_dns() {
 #[tokio::test]
 async fn pointers() {
     let world = World::new(zone()).await;
-    let cases: [(&[&str], Option<&str>, Outcome, &str); 6] = [
+    let cases: [(&[&str], Option<&str>, Outcome, &str); 7] = [
         (&[V4], None, Passed, "points to"),
         (
             &[V4],
@@ -124,6 +124,7 @@ async fn pointers() {
         (&["203.0.113.7"], Some("gone.example.test"), Passed, "gone"),
         (&["203.0.113.8"], None, Failed, "no PTR"),
         (&[], None, Undetermined, "no address"),
+        (&["127.0.0.1"], None, Undetermined, "loopback"),
     ];
     for (addresses, hostname, result, detail) in cases {
         let hostname = hostname.map(str::to_string);
@@ -137,7 +138,7 @@ async fn pointers() {
 #[tokio::test]
 async fn addresses() {
     let world = World::new(zone()).await;
-    let cases: [(&str, Option<&[&str]>, Outcome, &str); 12] = [
+    let cases: [(&str, Option<&[&str]>, Outcome, &str); 13] = [
         ("mail.example.test", None, Passed, "203.0.113.5"),
         ("alias.example.test", None, Passed, "203.0.113.5"),
         ("alias.example.test", Some(&[V4, V6]), Passed, "2001:db8::5"),
@@ -157,6 +158,7 @@ async fn addresses() {
         ("text.example.test", None, Failed, "no A or AAAA"),
         ("absent.example.test", None, Failed, "no A or AAAA"),
         ("dangling.example.test", None, Failed, "no A or AAAA"),
+        ("this.localhost", None, Failed, "not a host name"),
         ("loop.example.test", None, Failed, "no A or AAAA"),
         ("servfail.example.test", None, Undetermined, "Server Failure"),
         ("", None, Failed, "not a host name"),
