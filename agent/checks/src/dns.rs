@@ -185,6 +185,8 @@ fn options(config: &CheckerConfig) -> ResolverOpts {
     options.positive_max_ttl = Some(Duration::ZERO);
     options.negative_max_ttl = Some(Duration::ZERO);
     options.edns_payload_len = 1232;
+    // Each check asks one query at a time.
+    options.max_active_requests = config.max_concurrent.clamp(32, 4096);
     options
 }
 

@@ -103,6 +103,49 @@ async fn checks_end_in_time_and_wait_their_turn() {
     assert_eq!(checker.ask(&question()).await.result, Passed);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_all_answered() {
+    let server = Server::start(zone()).await.unwrap();
+    let checker = Checker::new(CheckerConfig {
+        max_concurrent: 100,
+        timeout: Duration::from_secs(5),
+        total: Duration::from_secs(60),
+        ..config(&server)
+    });
+    let asked: Vec<_> = (0..1000)
+        .map(|n| {
+            let checker = checker.clone();
+            let question = Question::Address {
+                hostname: if n % 2 == 0 {
+                    "mail.example.test"
+                } else {
+                    "absent.example.test"
+                }
+                .to_string(),
+                must_have: None,
+            };
+            tokio::spawn(async move { (n, checker.ask(&question).await) })
+        })
+        .collect();
+    for answer in asked {
+        let (n, answer) = answer.await.unwrap();
+        assert_eq!(
+            answer.result,
+            if n % 2 == 0 { Passed } else { Failed },
+            "{n}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_may_have_an_ipv6_address() {
+    let Ok(server) = Server::start_at("[::1]:0".parse().unwrap(), zone()).await else {
+        return;
+    };
+    let checker = Checker::new(config(&server));
+    assert_eq!(checker.ask(&question()).await.result, Passed);
+}
+
 /// A server that answers every query with its header and then bytes of its choice.
 async fn answers_with(bytes: Vec<u8>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
