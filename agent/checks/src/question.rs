@@ -1,0 +1,163 @@
+//! What is asked, and what comes of it.
+
+use std::net::IpAddr;
+
+use portcullis_policy::DmarcPolicy;
+use serde::{Deserialize, Serialize};
+
+/// A check with its parameters looked up: evidence is values, `endpoint` is the endpoint's host addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Every address has a PTR record for the host name, and the name has the address.
+    Fcrdns {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// The host name.
+        hostname: String,
+    },
+    /// Every address has a PTR record, for the host name when one is given.
+    Ptr {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// The host name.
+        hostname: Option<String>,
+    },
+    /// The host name has A or AAAA records.
+    Address {
+        /// The host name.
+        hostname: String,
+        /// It has them all; none in the list is a check that cannot be made, no list is any address.
+        must_have: Option<Vec<IpAddr>>,
+    },
+    /// The domain's SPF record gives `pass` to every address.
+    Spf {
+        /// The domain, also the name in HELO.
+        domain: String,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// The sender that macros speak of; `postmaster@DOMAIN` when absent.
+        sender: Option<String>,
+    },
+    /// The domain, or its organizational domain, has a DMARC record.
+    Dmarc {
+        /// The domain.
+        domain: String,
+        /// Its policy is at least so strict.
+        policy: Option<DmarcPolicy>,
+    },
+    /// The domain has a DKIM key under the selector.
+    Dkim {
+        /// The domain.
+        domain: String,
+        /// The selector.
+        selector: String,
+    },
+    /// A TCP port of the first address that greets does so with a line that contains a text.
+    Banner {
+        /// The endpoint's own addresses.
+        addresses: Vec<IpAddr>,
+        /// The port.
+        port: u16,
+        /// The text, with its case; any greeting passes when absent.
+        contains: Option<String>,
+    },
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The world is as asked.
+    Passed,
+    /// The world answered, and is not as asked.
+    Failed,
+    /// The check could not be made.
+    Undetermined,
+}
+
+/// What came of a check, and why, for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What came of it.
+    pub result: Outcome,
+    /// Why: at most [`Answer::LONGEST`] characters, none of them a control character.
+    pub detail: String,
+}
+
+impl Answer {
+    /// How many characters a detail has at most.
+    pub const LONGEST: usize = 600;
+
+    pub(crate) fn new(result: Outcome, detail: impl AsRef<str>) -> Self {
+        Self {
+            result,
+            detail: printable(detail.as_ref(), Self::LONGEST),
+        }
+    }
+
+    pub(crate) fn passed(detail: impl AsRef<str>) -> Self {
+        Self::new(Outcome::Passed, detail)
+    }
+
+    pub(crate) fn failed(detail: impl AsRef<str>) -> Self {
+        Self::new(Outcome::Failed, detail)
+    }
+
+    pub(crate) fn undetermined(detail: impl AsRef<str>) -> Self {
+        Self::new(Outcome::Undetermined, detail)
+    }
+
+    /// What a check that did not pass came to; `Ok` is what it passed with.
+    pub(crate) fn of(result: Result<String, Answer>) -> Self {
+        result.map_or_else(|answer| answer, Answer::passed)
+    }
+}
+
+/// Text from elsewhere, fit to be shown: no control characters, and no more than `longest` characters.
+pub(crate) fn printable(text: &str, longest: usize) -> String {
+    let shown = |c: char| !c.is_control() && c != '\u{feff}' && !('\u{200b}'..='\u{206f}').contains(&c);
+    let mut out: String = text
+        .chars()
+        .take(longest)
+        .map(|c| if shown(c) { c } else { '\u{fffd}' })
+        .collect();
+    if text.chars().nth(longest).is_some() {
+        out.pop();
+        out.push('…');
+    }
+    out
+}
+
+/// One thing from each of them, or what failed; what failed outright before what could not be found out.
+pub(crate) struct Tally {
+    passed: Vec<String>,
+    undetermined: Option<Answer>,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self {
+            passed: Vec::new(),
+            undetermined: None,
+        }
+    }
+
+    /// Counts one; an error when there is nothing more to ask.
+    pub(crate) fn add(&mut self, result: Result<String, Answer>) -> Result<(), Answer> {
+        match result {
+            Ok(detail) => self.passed.push(detail),
+            Err(answer) if answer.result == Outcome::Failed => return Err(answer),
+            Err(answer) => {
+                self.undetermined.get_or_insert(answer);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn done(self) -> Result<String, Answer> {
+        match self.undetermined {
+            Some(answer) => Err(answer),
+            None => Ok(self.passed.join("; ")),
+        }
+    }
+}
