@@ -1,15 +1,20 @@
 //! The agent as a whole: started in order, watched over, stopped in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::TargetHandle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
-use crate::api::{self, Accept, Api, ListenError, Listeners, SocketFile};
+use crate::access::{self, Access, AccessError, Connection, Denial};
+use crate::api::{self, Accept, Api, Certificates, ListenError, Listeners, SocketFile};
 use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
@@ -25,6 +30,10 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(5);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How often metrics and status are refreshed when nothing happens.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Refusals that wait to be recorded; further ones are counted.
+const DENIALS: usize = 1024;
+/// Refusals are logged no faster than one each time.
+const DENIAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the agent did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +44,9 @@ pub enum AgentError {
     /// The API.
     #[error("the API cannot be served")]
     Listen(#[from] ListenError),
+    /// Who may call.
+    #[error("it cannot be told who may call the API")]
+    Access(#[from] AccessError),
     /// The metrics.
     #[error("the metrics cannot be served")]
     Metrics(#[from] MetricsError),
@@ -133,6 +145,9 @@ impl Agent {
             parts.add(Part::Target(handle.name().to_string()), task);
             handles.push(handle);
         }
+        let (witness, denials) = access::witness(DENIALS);
+        let access = Access::new(config.access.as_ref(), witness)?;
+        let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
         let exporter = config.metrics.map(metrics::install).transpose()?;
         let file = config.store.clone();
         let (store, loaded) = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
@@ -144,7 +159,8 @@ impl Agent {
         });
         let stopping = CancellationToken::new();
         let targets = Targets::new(handles.clone());
-        let followers = follow(&engine, &targets, exporter.is_some());
+        let mut followers = follow(&engine, &targets, exporter.is_some());
+        followers.push(tokio::spawn(log_denials(denials)));
         if let Some(exporter) = exporter {
             parts.add(Part::Metrics, async move {
                 exporter.await.map_err(|e| format!("{e:?}"))
@@ -159,8 +175,11 @@ impl Agent {
             file: socket,
             tcp,
         } = listeners;
+        let certificates = tcp.as_ref().and_then(|(_, tls)| tls.clone());
+        followers.extend(certificates.clone().map(|c| tokio::spawn(c.follow())));
+        followers.push(tokio::spawn(hung_up(hangup, certificates)));
         let tcp_address = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
-        serve(&mut parts, &config, routes, unix, tcp, &stopping)?;
+        serve(&mut parts, &config, &access, routes, unix, tcp, &stopping);
         let generation = engine.read(|state| state.generation());
         tracing::info!(
             socket = %config.api.socket.display(),
@@ -258,34 +277,72 @@ async fn start_engine(
 fn serve(
     parts: &mut Parts,
     config: &Config,
+    access: &Access,
     routes: Routes,
     unix: tokio::net::UnixListener,
-    tcp: Option<(
-        tokio::net::TcpListener,
-        Option<tonic::transport::server::ServerTlsConfig>,
-    )>,
+    tcp: Option<(tokio::net::TcpListener, Option<Arc<Certificates>>)>,
     stopping: &CancellationToken,
-) -> Result<(), AgentError> {
+) {
     let end = || stopping.clone().cancelled_owned();
-    let server = api::server(&config.limits, None)?.add_routes(routes.clone());
+    let server = || api::server(&config.limits, access.clone()).add_routes(routes.clone());
+    let known = access.clone();
+    let incoming = Accept::new(UnixListenerStream::new(unix)).map(move |accepted| {
+        accepted.map(|io| {
+            let peer = known.on_socket(io.peer_cred().ok());
+            Connection::new(io, peer)
+        })
+    });
     parts.add(
         Part::Server(config.api.socket.display().to_string()),
-        server.serve_with_incoming_shutdown(Accept::new(UnixListenerStream::new(unix)), end()),
+        server().serve_with_incoming_shutdown(incoming, end()),
     );
-    if let Some((listener, tls)) = tcp {
-        let address = listener
-            .local_addr()
-            .map_or_else(|_| "TCP".to_string(), |a| a.to_string());
-        let incoming = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(TCP_KEEPALIVE));
-        let server = api::server(&config.limits, tls)?.add_routes(routes);
-        parts.add(
-            Part::Server(address),
-            server.serve_with_incoming_shutdown(Accept::new(incoming), end()),
-        );
+    let Some((listener, tls)) = tcp else { return };
+    let address = listener
+        .local_addr()
+        .map_or_else(|_| "TCP".to_string(), |a| a.to_string());
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(TCP_KEEPALIVE));
+    let part = Part::Server(address);
+    if let Some(certificates) = tls {
+        let incoming = api::incoming(incoming, certificates, access.clone());
+        parts.add(part, server().serve_with_incoming_shutdown(incoming, end()));
+        return;
     }
-    Ok(())
+    let known = access.clone();
+    let incoming = Accept::new(incoming).map(move |accepted| {
+        accepted.map(|io| {
+            let peer = known.on_tcp(io.peer_addr().ok());
+            Connection::new(io, peer)
+        })
+    });
+    parts.add(part, server().serve_with_incoming_shutdown(incoming, end()));
+}
+
+/// Reads certificates again at SIGHUP, which ends nothing.
+async fn hung_up(mut hangup: Signal, certificates: Option<Arc<Certificates>>) {
+    while hangup.recv().await.is_some() {
+        match &certificates {
+            Some(certificates) => certificates.look(),
+            None => tracing::info!("SIGHUP: there are no certificates to read again"),
+        }
+    }
+}
+
+/// Logs who was refused what.
+async fn log_denials(mut denials: mpsc::Receiver<Denial>) {
+    while let Some(Denial {
+        caller,
+        role,
+        method,
+        why,
+        missed,
+    }) = denials.recv().await
+    {
+        let role = role.map_or("none", access::Role::as_str);
+        tracing::warn!(caller, role, method, why, missed, "refused");
+        tokio::time::sleep(DENIAL_PAUSE).await;
+    }
 }
 
 async fn set_health(reporter: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {

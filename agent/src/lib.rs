@@ -4,6 +4,7 @@
 //! resolve, check on every target, commit to the [`store`], publish), [`targets`] realize it.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;

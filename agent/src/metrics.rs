@@ -44,6 +44,11 @@ const CALLS: &str = "portcullis_api_calls_total";
 const CALL_SECONDS: &str = "portcullis_api_call_seconds";
 const CHANGE_SECONDS: &str = "portcullis_change_seconds";
 const COMMIT_SECONDS: &str = "portcullis_store_commit_seconds";
+const DENIED: &str = "portcullis_access_denied_total";
+const DENIALS_DROPPED: &str = "portcullis_access_denials_dropped_total";
+const HANDSHAKES_FAILED: &str = "portcullis_tls_handshakes_failed_total";
+const TLS_READS: &str = "portcullis_tls_reads_total";
+const TLS_UNTIL: &str = "portcullis_tls_certificate_not_after_seconds";
 const GENERATION: &str = "portcullis_generation";
 const RESOURCES: &str = "portcullis_resources";
 const CLASSES: &str = "portcullis_classes";
@@ -83,6 +88,36 @@ const METRICS: &[Metric] = &[
         Sort::Histogram,
         "",
         "Time to commit a change to the store.",
+    ),
+    metric(
+        DENIED,
+        Sort::Counter,
+        "code",
+        "API calls that were refused for who made them, or how often.",
+    ),
+    metric(
+        DENIALS_DROPPED,
+        Sort::Counter,
+        "",
+        "Refusals that were not recorded one by one, since there were too many.",
+    ),
+    metric(
+        HANDSHAKES_FAILED,
+        Sort::Counter,
+        "",
+        "TLS connections that did not come about.",
+    ),
+    metric(
+        TLS_READS,
+        Sort::Counter,
+        "result",
+        "Times the files of [api.tls] were read, and whether they could be used; what was used before stays otherwise.",
+    ),
+    metric(
+        TLS_UNTIL,
+        Sort::Gauge,
+        "",
+        "When the API's certificate ends, in seconds since the Unix epoch.",
     ),
     metric(GENERATION, Sort::Gauge, "", "Newest committed generation."),
     metric(
@@ -207,6 +242,32 @@ pub(crate) fn called(method: &str, code: i32, took: Option<Duration>) {
     if let Some(took) = took {
         histogram!(CALL_SECONDS, "method" => method.to_string()).record(took.as_secs_f64());
     }
+}
+
+/// A call was refused for who made it, or how often.
+pub(crate) fn denied(code: tonic::Code) {
+    counter!(DENIED, "code" => format!("{code:?}")).increment(1);
+}
+
+/// A refusal was not recorded.
+pub(crate) fn denial_dropped() {
+    counter!(DENIALS_DROPPED).increment(1);
+}
+
+/// A TLS connection did not come about.
+pub(crate) fn handshake_failed() {
+    counter!(HANDSHAKES_FAILED).increment(1);
+}
+
+/// The files of TLS were read.
+pub(crate) fn tls_read(used: bool) {
+    counter!(TLS_READS, "result" => if used { "used" } else { "refused" }).increment(1);
+}
+
+/// When the API's certificate ends.
+pub(crate) fn tls_until(until: std::time::SystemTime) {
+    let since = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    gauge!(TLS_UNTIL).set(float(since.as_secs()));
 }
 
 /// A change was made.

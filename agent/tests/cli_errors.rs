@@ -137,3 +137,43 @@ async fn a_key_without_its_certificate() {
         "2 error: --cert and --key come together: give both or neither"
     );
 }
+
+#[tokio::test]
+async fn tokens_that_are_none_and_tokens_in_the_open() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    let path = file.clone();
+    let with = move |address: Option<&'static str>| {
+        let path = path.clone();
+        move |g: &mut Globals| {
+            g.address = address.map(str::to_string);
+            g.socket = "/nowhere/agent.sock".into();
+            g.token_file = Some(path);
+        }
+    };
+    let text = refused(with(None)).await;
+    assert!(text.starts_with("1 error: cannot read"), "{text}");
+    for bad in ["", "\n", "two words", "sécret", "a\nb"] {
+        std::fs::write(&file, bad).expect("is written");
+        let text = refused(with(None)).await;
+        assert!(
+            text.starts_with("2 error: --token-file") && text.contains("holds no token"),
+            "{text}"
+        );
+        assert!(!text.contains("words"), "{text}");
+    }
+    std::fs::write(&file, "secret\n").expect("is written");
+    for open in [
+        "http://sw1:9559",
+        "http://192.0.2.1:9559",
+        "http://localhost.example:1",
+    ] {
+        let text = refused(with(Some(open))).await;
+        assert!(text.contains("others could read the token"), "{open}: {text}");
+    }
+    for closed in ["http://127.0.0.1:1", "http://[::1]:1"] {
+        let text = refused(with(Some(closed))).await;
+        assert!(text.starts_with("4 error: cannot reach"), "{closed}: {text}");
+    }
+    assert!(refused(with(None)).await.starts_with("4 error: cannot reach"));
+}

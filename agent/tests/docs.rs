@@ -48,3 +48,8 @@ fn the_p4_pipeline_is_current() {
 fn the_metrics_reference_is_current() {
     compare("metrics");
 }
+
+#[test]
+fn the_table_of_rights_is_current() {
+    compare("access");
+}

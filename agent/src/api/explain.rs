@@ -14,6 +14,7 @@ use portcullis_proto::v1;
 use super::Api;
 use super::convert::{self, Fields};
 use super::status::ApiError;
+use crate::access::{Caller, Role};
 use crate::store::{Key, Kind};
 
 /// How long a target may take to be asked.
@@ -355,11 +356,18 @@ async fn ask(target: TargetHandle, trace: Trace) -> v1::TargetExplanation {
     }
 }
 
-pub(super) async fn explain(api: &Api, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, ApiError> {
+/// A tenant is told the verdict, and nothing of the switches.
+pub(super) async fn explain(
+    api: &Api,
+    caller: &Caller,
+    request: v1::ExplainRequest,
+) -> Result<v1::ExplainResponse, ApiError> {
     let question = read(&request)?;
     let base = api.engine().read(|state| state.base());
     let name = &question.endpoint;
-    let endpoint = base.document.endpoints.get(name).ok_or_else(|| {
+    let endpoint = base.document.endpoints.get(name);
+    caller.may_reach(name.as_str(), endpoint.map(|e| &e.labels))?;
+    let endpoint = endpoint.ok_or_else(|| {
         ApiError::NotFound(Key {
             kind: Kind::Endpoint,
             name: name.to_string(),
@@ -373,9 +381,11 @@ pub(super) async fn explain(api: &Api, request: v1::ExplainRequest) -> Result<v1
         direction: question.direction,
         packet: packet.clone(),
     };
-    let asked: Vec<_> = api
-        .targets()
-        .handles()
+    let handles = match caller.role {
+        Role::Tenant => &[],
+        _ => api.targets().handles(),
+    };
+    let asked: Vec<_> = handles
         .iter()
         .map(|target| tokio::spawn(ask(target.clone(), trace.clone())))
         .collect();

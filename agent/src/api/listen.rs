@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tonic::transport::server::ServerTlsConfig;
-use tonic::transport::{Certificate, Identity, Server};
+use tonic::transport::Server;
 use tower::layer::util::{Identity as NoLayer, Stack};
 
 use super::Calls;
+use super::tls::{Certificates, TlsError};
+use crate::access::Access;
 use crate::config;
 
 /// Silence after which a TCP client is asked whether it is still there.
@@ -46,17 +48,9 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
-    /// A certificate or key cannot be read.
-    #[error("cannot read {} of [api.tls]", file.display())]
-    TlsFile {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Certificates or keys are not ones.
-    #[error("the certificates or keys of [api.tls] cannot be used: they must be PEM, and belong together")]
-    Tls(#[source] tonic::transport::Error),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The API's description is broken: a bug.
     #[error("the API cannot describe itself")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -87,7 +81,7 @@ pub struct Listeners {
     /// Its file.
     pub file: SocketFile,
     /// TCP with its TLS, when wanted.
-    pub tcp: Option<(TcpListener, Option<ServerTlsConfig>)>,
+    pub tcp: Option<(TcpListener, Option<Arc<Certificates>>)>,
 }
 
 /// Listens where the configuration says.
@@ -96,7 +90,12 @@ pub async fn listen(api: &config::Api) -> Result<Listeners, ListenError> {
     let tcp = match &api.tcp {
         None => None,
         Some(tcp) => {
-            let tls = tcp.tls.as_ref().map(tls).transpose()?;
+            let tls = tcp
+                .tls
+                .as_ref()
+                .map(Certificates::open)
+                .transpose()?
+                .map(Arc::new);
             let failed = |source| ListenError::Tcp {
                 address: tcp.listen,
                 source,
@@ -108,20 +107,13 @@ pub async fn listen(api: &config::Api) -> Result<Listeners, ListenError> {
 }
 
 /// A server with the settings of every listener.
-pub fn server(
-    limits: &config::Limits,
-    tls: Option<ServerTlsConfig>,
-) -> Result<Server<Stack<Calls, NoLayer>>, ListenError> {
-    let server = Server::builder();
-    let server = match tls {
-        Some(tls) => server.tls_config(tls).map_err(ListenError::Tls)?,
-        None => server,
-    };
-    Ok(server
+pub fn server(limits: &config::Limits, access: Access) -> Server<Stack<Access, Stack<Calls, NoLayer>>> {
+    Server::builder()
         .concurrency_limit_per_connection(limits.calls_per_connection)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(Calls::new()))
+        .layer(Calls::new())
+        .layer(access)
 }
 
 fn unix(api: &config::Api) -> Result<(UnixListener, SocketFile), ListenError> {
@@ -195,20 +187,4 @@ fn group_id(group: &str) -> Result<u32, ListenError> {
         .lines()
         .find_map(id)
         .ok_or_else(|| ListenError::NoGroup(group.to_string()))
-}
-
-fn tls(tls: &config::Tls) -> Result<ServerTlsConfig, ListenError> {
-    let read = |file: &Path| {
-        std::fs::read(file).map_err(|source| ListenError::TlsFile {
-            file: file.to_path_buf(),
-            source,
-        })
-    };
-    let config = ServerTlsConfig::new()
-        .identity(Identity::from_pem(read(&tls.cert)?, read(&tls.key)?))
-        .timeout(Duration::from_secs(10));
-    Ok(match &tls.client_ca {
-        Some(authority) => config.client_ca_root(Certificate::from_pem(read(authority)?)),
-        None => config,
-    })
 }

@@ -12,6 +12,7 @@ mod policy;
 mod resources;
 mod status;
 mod target;
+mod tls;
 mod watch;
 
 use std::sync::Arc;
@@ -25,13 +26,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::service::Routes;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 
 pub use accept::Accept;
 pub use calls::Calls;
 pub use listen::{ListenError, Listeners, SocketFile, listen, server};
 pub use status::ApiError;
+pub(crate) use status::DOMAIN;
+pub use tls::{Certificates, TlsError, incoming};
 
+use crate::access::Caller;
 use crate::config::Limits;
 use crate::engine::Engine;
 use crate::targets::Targets;
@@ -96,24 +99,11 @@ impl Api {
     }
 }
 
-/// Who calls, as history tells it.
-fn caller<T>(request: &Request<T>) -> String {
-    let extensions = request.extensions();
-    if let Some(unix) = extensions.get::<UdsConnectInfo>() {
-        return unix
-            .peer_cred
-            .map_or_else(|| "socket".to_string(), |cred| format!("uid {}", cred.uid()));
-    }
-    let tls = extensions
-        .get::<TlsConnectInfo<TcpConnectInfo>>()
-        .and_then(|tls| tls.get_ref().remote_addr());
-    let tcp = || {
-        extensions
-            .get::<TcpConnectInfo>()
-            .and_then(TcpConnectInfo::remote_addr)
-    };
-    tls.or_else(tcp)
-        .map_or_else(|| "unknown".to_string(), |address| address.to_string())
+/// Who calls.
+fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
+    // The guard puts it there; a service behind none serves nobody.
+    let caller = request.extensions().get::<Caller>();
+    caller.cloned().ok_or(ApiError::Lost)
 }
 
 /// Runs what takes long away from the threads that serve calls.

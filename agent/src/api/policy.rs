@@ -112,7 +112,7 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ApplyDocumentRequest>,
     ) -> Result<Response<v1::ApplyDocumentResponse>, Status> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let v1::ApplyDocumentRequest {
             document,
             merge,
@@ -200,6 +200,9 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        Ok(Response::new(explain::explain(self, request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(Response::new(
+            explain::explain(self, &caller, request.into_inner()).await?,
+        ))
     }
 }

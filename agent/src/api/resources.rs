@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::page::{self, Page};
 use super::status::ApiError;
 use super::{Api, caller, convert};
+use crate::access::Denied;
 use crate::engine::{Baseline, ChangeError, Edit, Outcome, State};
 use crate::store::{Key, Kind};
 
@@ -100,7 +101,7 @@ impl BaselineService for Api {
     }
 
     async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (baseline, etag) = convert::baseline(request.into_inner().baseline)?;
         change(self, by, BASELINE_PATHS, move |state| {
             let key = || Key {
@@ -117,7 +118,7 @@ impl BaselineService for Api {
 #[tonic::async_trait]
 impl ProfileService for Api {
     async fn create_profile(&self, request: Request<v1::CreateProfileRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         no_etag("profile.etag", &etag)?;
         change(
@@ -163,7 +164,7 @@ impl ProfileService for Api {
     }
 
     async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         change(
             self,
@@ -181,7 +182,7 @@ impl ProfileService for Api {
     }
 
     async fn delete_profile(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
@@ -198,7 +199,7 @@ impl ProfileService for Api {
 #[tonic::async_trait]
 impl EndpointService for Api {
     async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
         change(
@@ -216,22 +217,28 @@ impl EndpointService for Api {
     }
 
     async fn get_endpoint(&self, request: Request<v1::GetRequest>) -> Answer<v1::Endpoint> {
+        let caller = caller(&request)?;
         let name = convert::name("name", &request.into_inner().name)?;
         let found = self.engine().read(|state| {
-            let endpoint = state.document().endpoints.get(&name)?;
-            Some(convert::endpoint_out(&name, endpoint, state.endpoint_etag(&name)))
+            let endpoint = state.document().endpoints.get(&name);
+            caller.may_reach(name.as_str(), endpoint.map(|e| &e.labels))?;
+            let out = |e| convert::endpoint_out(&name, e, state.endpoint_etag(&name));
+            Ok::<_, Denied>(endpoint.map(out))
         });
         Ok(found
+            .map_err(ApiError::Denied)?
             .map(Response::new)
             .ok_or_else(|| ApiError::NotFound(key(Kind::Endpoint, &name)))?)
     }
 
     async fn list_endpoints(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListEndpointsResponse> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let label = page::label(&request.label)?;
         let page = Page::of(&request)?;
         let carries = |endpoint: &Arc<Endpoint>| {
-            label.is_none_or(|(key, value)| endpoint.labels.get(key).is_some_and(|v| v == value))
+            caller.sees(&endpoint.labels)
+                && label.is_none_or(|(key, value)| endpoint.labels.get(key).is_some_and(|v| v == value))
         };
         let (endpoints, next_page_token) = self.engine().read(|state| {
             let (items, token) = page.take(&state.document().endpoints, carries);
@@ -245,7 +252,7 @@ impl EndpointService for Api {
     }
 
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -263,7 +270,7 @@ impl EndpointService for Api {
     }
 
     async fn delete_endpoint(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
@@ -277,7 +284,7 @@ impl EndpointService for Api {
     }
 
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -294,7 +301,7 @@ impl EndpointService for Api {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request);
+        let by = caller(&request)?.name;
         let name = convert::name("name", &request.into_inner().name)?;
         change(self, by, &[], move |_| Ok(Edit::Endpoint(name, None))).await
     }

@@ -6,11 +6,12 @@ use portcullis_policy::FieldError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::access::Denied;
 use crate::engine::ChangeError;
 use crate::store::{Key, StoreError};
 
 /// `domain` of every ErrorInfo.
-const DOMAIN: &str = "portcullis";
+pub(crate) const DOMAIN: &str = "portcullis";
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum ApiError {
     /// A part of the call ended without an answer: a bug, told in the log.
     #[error("the call ended without an answer; the agent's log tells why")]
     Lost,
+    /// It is out of the caller's reach.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The agent is stopping.
     #[error("the agent is stopping: ask again when it is back")]
     Stopping,
@@ -167,6 +171,10 @@ impl From<ApiError> for Status {
             ),
             ApiError::History(_) => (Code::Internal, info("STORE", [])),
             ApiError::Yaml(_) => (Code::Internal, info("ENCODE", [])),
+            ApiError::Denied(denied) => (
+                Code::PermissionDenied,
+                info("OUT_OF_REACH", [("role", "tenant"), ("tenant", &denied.tenant)]),
+            ),
             ApiError::Lost => (Code::Internal, info("LOST", [])),
             ApiError::Stopping => (Code::Unavailable, info("STOPPING", [])),
         };

@@ -311,6 +311,8 @@ pub enum DocsPage {
     P4Pipeline,
     /// The agent's Prometheus metrics.
     Metrics,
+    /// Who may call what.
+    Access,
 }
 
 /// A protocol and, where it has ports, the destination port.

@@ -1,5 +1,6 @@
 //! The connection to the agent.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
@@ -7,6 +8,10 @@ use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
 use portcullis_proto::v1::profile_service_client::ProfileServiceClient;
 use portcullis_proto::v1::target_service_client::TargetServiceClient;
+use tonic::codegen::http::Uri;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
@@ -21,8 +26,52 @@ const ANSWER: usize = 256 << 20;
 /// A connected agent.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Line,
     at: String,
+}
+
+/// A channel on which every call shows the token, if there is one.
+pub type Line = InterceptedService<Channel, Token>;
+
+/// What `--token-file` holds, as it is sent.
+#[derive(Debug, Clone, Default)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    fn of(globals: &Globals) -> Result<Self, Failure> {
+        let Some(file) = &globals.token_file else {
+            return Ok(Token(None));
+        };
+        if globals.address.as_deref().is_some_and(bare) {
+            return Err(Misuse::BareToken.into());
+        }
+        let text = String::from_utf8(read(file)?).unwrap_or_default();
+        let token = text.trim();
+        let plain = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+        let value = plain.then(|| format!("Bearer {token}").parse().ok()).flatten();
+        let mut value: MetadataValue<Ascii> = value.ok_or_else(|| Misuse::Token(file.clone()))?;
+        value.set_sensitive(true);
+        Ok(Token(Some(value)))
+    }
+}
+
+/// Whether what is sent to this address can be read on its way.
+fn bare(address: &str) -> bool {
+    let Ok(uri) = address.parse::<Uri>() else {
+        return true;
+    };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|a| a.is_loopback());
+    uri.scheme_str() != Some("https") && !local
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -74,8 +123,12 @@ impl Client {
     /// Connects to the agent that the options name.
     pub async fn connect(globals: &Globals) -> Result<Self, Failure> {
         let (endpoint, at) = endpoint(globals)?;
+        let token = Token::of(globals)?;
         match endpoint.connect_timeout(CONNECT).connect().await {
-            Ok(channel) => Ok(Client { channel, at }),
+            Ok(channel) => Ok(Client {
+                channel: InterceptedService::new(channel, token),
+                at,
+            }),
             Err(source) => Err(Failure::Unreachable {
                 at,
                 source: source.into(),
@@ -96,27 +149,27 @@ impl Client {
     }
 
     /// The baseline.
-    pub fn baseline(&self) -> BaselineServiceClient<Channel> {
+    pub fn baseline(&self) -> BaselineServiceClient<Line> {
         BaselineServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// Profiles.
-    pub fn profiles(&self) -> ProfileServiceClient<Channel> {
+    pub fn profiles(&self) -> ProfileServiceClient<Line> {
         ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// Endpoints.
-    pub fn endpoints(&self) -> EndpointServiceClient<Channel> {
+    pub fn endpoints(&self) -> EndpointServiceClient<Line> {
         EndpointServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// The document, and questions about it.
-    pub fn policy(&self) -> PolicyServiceClient<Channel> {
+    pub fn policy(&self) -> PolicyServiceClient<Line> {
         PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// Targets.
-    pub fn targets(&self) -> TargetServiceClient<Channel> {
+    pub fn targets(&self) -> TargetServiceClient<Line> {
         TargetServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 }

@@ -26,6 +26,14 @@ pub enum Misuse {
     /// Half a client certificate.
     #[error("--cert and --key come together: give both or neither")]
     HalfIdentity,
+    /// A token that everybody on the way could read.
+    #[error(
+        "--token-file goes with --address https://… or the socket: over http:// others could read the token"
+    )]
+    BareToken,
+    /// A file that holds no token.
+    #[error("--token-file {} holds no token: one line of letters, digits and signs", .0.display())]
+    Token(PathBuf),
     /// Two IP versions in one packet.
     #[error("the packet would be IPv4 and IPv6 at once: --local, --remote, --ip and the protocol must agree")]
     Families(Family, Family),
@@ -261,7 +269,7 @@ fn refusal(status: &Status) -> String {
         ),
         Code::PermissionDenied | Code::Unauthenticated => (
             said("not allowed"),
-            Some("see --cert and --key, and the rights of the socket"),
+            Some("see --cert and --key, --token-file, and the rights of the socket"),
         ),
         Code::OutOfRange => (said("that is not kept any more"), None),
         Code::Unavailable => (

@@ -108,6 +108,15 @@ pub struct Globals {
     /// PEM file of that certificate's key.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Agent")]
     pub key: Option<PathBuf>,
+    /// File with the token to show to the agent, instead of or besides a certificate.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "PORTCULLIS_TOKEN_FILE",
+        help_heading = "Agent"
+    )]
+    pub token_file: Option<PathBuf>,
     /// How answers are written.
     #[arg(
         short,
@@ -128,6 +137,7 @@ impl Default for Globals {
             ca: None,
             cert: None,
             key: None,
+            token_file: None,
             output: Output::Table,
         }
     }

@@ -1,5 +1,6 @@
 //! The configuration: `raw` as written in TOML, then resolved and checked, in [`Config`].
 
+mod access;
 mod embedded;
 mod p4;
 mod raw;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use access::{ANY_TENANT, Access, Account, Holder, NamedCertificate, Rate, Rates, Token, User};
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 
 /// Where the configuration is unless the command line says otherwise.
@@ -58,6 +60,8 @@ fn at(path: &str) -> String {
 pub struct Config {
     /// The API.
     pub api: Api,
+    /// Who may do what; whoever comes in may do everything when absent.
+    pub access: Option<Access>,
     /// The database.
     pub store: PathBuf,
     /// The datapaths.
@@ -101,8 +105,21 @@ pub struct Tls {
     pub cert: PathBuf,
     /// PEM file of its key.
     pub key: PathBuf,
-    /// PEM file of the authority of clients; absent only on loopback.
+    /// PEM file of the authority of clients; absent only on loopback, or where tokens tell who calls.
     pub client_ca: Option<PathBuf>,
+    /// Whether clients must show a certificate.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether clients must show a certificate, where there is an authority for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// Always.
+    #[default]
+    Required,
+    /// Not if they show a token instead.
+    Optional,
 }
 
 /// The datapaths.

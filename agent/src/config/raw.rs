@@ -8,12 +8,14 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::value::{Final, Mode, Span};
-use super::{LogFormat, Problem};
+use super::{ClientAuth, LogFormat, Problem};
+use crate::access::Role;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Raw {
     pub api: Api,
+    pub access: Option<Access>,
     pub store: Store,
     pub target: Vec<Spanned<Target>>,
     pub metrics: Metrics,
@@ -39,6 +41,61 @@ pub(super) struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
+    pub client_auth: Option<Spanned<ClientAuth>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Access {
+    pub others: Option<Spanned<Role>>,
+    pub tenant_label: Option<Spanned<String>>,
+    pub user: Vec<Spanned<User>>,
+    pub certificate: Vec<Spanned<NamedCertificate>>,
+    pub token: Vec<Spanned<Token>>,
+    pub rate: Rates,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct User {
+    pub uid: Option<Spanned<u32>>,
+    pub user: Option<Spanned<String>>,
+    pub group: Option<Spanned<String>>,
+    pub role: Spanned<Role>,
+    pub tenant: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedCertificate {
+    pub san: Spanned<String>,
+    pub role: Spanned<Role>,
+    pub tenant: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Token {
+    pub name: Spanned<String>,
+    pub sha256: Spanned<String>,
+    pub role: Spanned<Role>,
+    pub tenant: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Rates {
+    pub operator: Option<Rate>,
+    pub provisioner: Option<Rate>,
+    pub tenant: Option<Rate>,
+    pub viewer: Option<Rate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate {
+    pub requests_per_second: u32,
+    pub burst: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

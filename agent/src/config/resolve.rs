@@ -8,7 +8,8 @@ use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::{
-    AnyTarget, Api, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls, embedded, p4, raw,
+    Access, AnyTarget, Api, ClientAuth, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls,
+    access, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
@@ -33,8 +34,10 @@ pub(super) fn refuse<T, S>(
 }
 
 pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
+    let access = raw.access.map(access::access).transpose()?;
     Ok(Config {
-        api: api(raw.api)?,
+        api: api(raw.api, access.as_ref())?,
+        access,
         store: raw
             .store
             .path
@@ -46,7 +49,7 @@ pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
     })
 }
 
-fn api(raw: raw::Api) -> Result<Api> {
+fn api(raw: raw::Api, access: Option<&Access>) -> Result<Api> {
     let socket = match raw.socket {
         None => PathBuf::from("/run/portcullis/agent.sock"),
         Some(path) if !path.get_ref().is_absolute() => {
@@ -73,7 +76,7 @@ fn api(raw: raw::Api) -> Result<Api> {
     let insecure = raw.insecure.as_ref().is_some_and(|i| *i.get_ref());
     let tcp = raw
         .listen
-        .map(|listen| tcp(listen, raw.tls, insecure))
+        .map(|listen| tcp(listen, raw.tls, insecure, access))
         .transpose()?;
     if insecure
         && let Some(at) = &raw.insecure
@@ -94,20 +97,15 @@ fn api(raw: raw::Api) -> Result<Api> {
     })
 }
 
-fn tcp(listen: Spanned<std::net::SocketAddr>, tls: Option<Spanned<raw::Tls>>, insecure: bool) -> Result<Tcp> {
+fn tcp(
+    listen: Spanned<std::net::SocketAddr>,
+    tls: Option<Spanned<raw::Tls>>,
+    insecure: bool,
+    access: Option<&Access>,
+) -> Result<Tcp> {
     let loopback = listen.get_ref().ip().is_loopback();
     let tls = match tls {
-        Some(tls) if tls.get_ref().client_ca.is_none() && !loopback => {
-            return refuse(
-                &tls,
-                "api.tls.client_ca",
-                "is missing: without it anybody on the network could change the policy; only a loopback address may do without",
-            );
-        }
-        Some(tls) => {
-            let raw::Tls { cert, key, client_ca } = tls.into_inner();
-            Some(Tls { cert, key, client_ca })
-        }
+        Some(tls) => Some(self::tls(tls, loopback, access)?),
         None if insecure && loopback => None,
         None if insecure => {
             return refuse(
@@ -127,6 +125,45 @@ fn tcp(listen: Spanned<std::net::SocketAddr>, tls: Option<Spanned<raw::Tls>>, in
     Ok(Tcp {
         listen: listen.into_inner(),
         tls,
+    })
+}
+
+fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Result<Tls> {
+    let tokens = access.is_some_and(|access| !access.tokens.is_empty());
+    if tls.get_ref().client_ca.is_none() {
+        if let Some(auth) = &tls.get_ref().client_auth {
+            return refuse(auth, "api.tls.client_auth", "goes with client_ca: set that, too");
+        }
+        if !loopback && !tokens {
+            return refuse(
+                &tls,
+                "api.tls.client_ca",
+                "is missing: without it anybody on the network could change the policy; only a loopback address, or an agent with [[access.token]], may do without",
+            );
+        }
+    }
+    let raw::Tls {
+        cert,
+        key,
+        client_ca,
+        client_auth,
+    } = tls.into_inner();
+    if let Some(auth) = &client_auth
+        && *auth.get_ref() == ClientAuth::Optional
+        && !loopback
+        && !tokens
+    {
+        return refuse(
+            auth,
+            "api.tls.client_auth",
+            "cannot be \"optional\" without [[access.token]]: nothing else would tell who calls",
+        );
+    }
+    Ok(Tls {
+        cert,
+        key,
+        client_ca,
+        client_auth: client_auth.map_or(ClientAuth::default(), Spanned::into_inner),
     })
 }
 

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::access::Role;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     parse(Path::new("agent.toml"), text)
@@ -84,6 +85,150 @@ fn tcp_needs_tls() {
     assert!(read(&text("192.0.2.1:1", &format!("{tls}client_ca = \"a\"\n"))).is_ok());
     assert!(refused(tls).contains("only used with api.listen"));
     assert!(refused("[api]\ninsecure = true\n").contains("api.insecure: contradicts"));
+}
+
+#[test]
+fn clients_without_certificates_need_tokens() {
+    let text = |address: &str, tls: &str, rest: &str| {
+        format!("[api]\nlisten = \"{address}:1\"\n[api.tls]\ncert = \"c\"\nkey = \"k\"\n{tls}\n{rest}")
+    };
+    let token = format!(
+        "[[access.token]]\nname = \"t\"\nsha256 = \"{}\"\nrole = \"viewer\"\n",
+        "0a".repeat(32)
+    );
+    let ca = "client_ca = \"a\"";
+    let optional = "client_ca = \"a\"\nclient_auth = \"optional\"";
+    assert!(read(&text("192.0.2.1", "", &token)).is_ok());
+    assert!(refused(&text("192.0.2.1", "", "[access]")).contains("api.tls.client_ca: is missing"));
+    let auth = |text: &str| read(text).unwrap().api.tcp.unwrap().tls.unwrap().client_auth;
+    assert_eq!(auth(&text("192.0.2.1", ca, "")), ClientAuth::Required);
+    assert_eq!(auth(&text("192.0.2.1", optional, &token)), ClientAuth::Optional);
+    assert_eq!(auth(&text("127.0.0.1", optional, "")), ClientAuth::Optional);
+    assert!(
+        refused(&text("192.0.2.1", optional, "[access]"))
+            .starts_with("agent.toml:7: api.tls.client_auth: cannot be")
+    );
+    let alone = "client_auth = \"required\"";
+    assert!(
+        refused(&text("127.0.0.1", alone, "")).starts_with("agent.toml:6: api.tls.client_auth: goes with")
+    );
+    let wrong = "client_ca = \"a\"\nclient_auth = \"maybe\"";
+    assert!(refused(&text("127.0.0.1", wrong, "")).contains("api.tls.client_auth: unknown variant"));
+}
+
+#[test]
+fn access_is_checked() {
+    let access = read("").unwrap().access;
+    assert_eq!(access, None, "without the section nobody is told from anybody");
+    let access = read("[access]\n").unwrap().access.unwrap();
+    assert_eq!((access.others, access.tenant_label.as_str()), (None, "tenant"));
+    assert_eq!(
+        access.rates.of(Role::Tenant),
+        Some(Rate {
+            per_second: 10,
+            burst: 20
+        })
+    );
+    assert_eq!(access.rates.of(Role::Operator), None);
+    let rate = |text: &str, role| read(text).unwrap().access.unwrap().rates.of(role);
+    assert_eq!(
+        rate("[access.rate.tenant]\nrequests_per_second = 0\n", Role::Tenant),
+        None
+    );
+    assert_eq!(
+        rate("[access.rate.viewer]\nrequests_per_second = 3\n", Role::Viewer).map(|r| r.burst),
+        Some(6)
+    );
+    let digest = "0a".repeat(32);
+    let token = |name: &str, sha256: &str| {
+        format!("[[access.token]]\nsha256 = \"{sha256}\"\nname = \"{name}\"\nrole = \"viewer\"\n")
+    };
+    for (bad, line, why) in [
+        (
+            "[access]\nothers = \"tenant\"".to_string(),
+            2,
+            "access.others: cannot be",
+        ),
+        (
+            "[access]\nothers = \"root\"".to_string(),
+            2,
+            "access.others: unknown variant `root`",
+        ),
+        (
+            "[access]\ntenant_label = \"\"".to_string(),
+            2,
+            "access.tenant_label: is empty",
+        ),
+        (
+            "[[access.user]]\nrole = \"viewer\"".to_string(),
+            1,
+            "access.user[0]: needs one of",
+        ),
+        (
+            "[[access.user]]\nuid = 1\nuser = \"a\"\nrole = \"viewer\"".to_string(),
+            1,
+            "access.user[0]: needs one of",
+        ),
+        (
+            "[[access.user]]\nuid = 1\nrole = \"tenant\"".to_string(),
+            3,
+            "access.user[0].tenant: is missing",
+        ),
+        (
+            "[[access.user]]\nuid = 1\nrole = \"viewer\"\ntenant = \"a\"".to_string(),
+            4,
+            "access.user[0].tenant: is for role",
+        ),
+        (
+            "[[access.user]]\nuid = 1\nrole = \"tenant\"\ntenant = \"*\"".to_string(),
+            4,
+            "access.user[0].tenant: is \"*\"",
+        ),
+        (
+            "[[access.certificate]]\nsan = \"a.*\"\nrole = \"viewer\"".to_string(),
+            2,
+            "access.certificate[0].san: `a.*` has a *",
+        ),
+        (
+            "[[access.certificate]]\nsan = \"a.b\"\nrole = \"tenant\"\ntenant = \"*\"".to_string(),
+            4,
+            "access.certificate[0].tenant: is \"*\"",
+        ),
+        (token("a", "secret"), 2, "access.token[0].sha256: is no SHA-256"),
+        (token("a b", &digest), 3, "access.token[0].name"),
+        (
+            token("a", &digest) + &token("a", &"0b".repeat(32)),
+            7,
+            "access.token[1].name: is the name",
+        ),
+        (
+            token("a", &digest) + &token("b", &digest.to_uppercase()),
+            6,
+            "access.token[1].sha256: is that",
+        ),
+        (
+            "[access.rate.tenant]\nrequests_per_second = 1\nburst = 0".to_string(),
+            3,
+            "access.rate.tenant.burst: is 0",
+        ),
+        (
+            "[access.rate.everybody]\nburst = 1".to_string(),
+            1,
+            "access.rate.everybody: unknown field",
+        ),
+        (
+            "[access]\nother = \"viewer\"".to_string(),
+            2,
+            "access.other: unknown field",
+        ),
+    ] {
+        let error = refused(&bad);
+        assert!(
+            error.starts_with(&format!("agent.toml:{line}: ")) && error.contains(why),
+            "{bad}: {error}"
+        );
+        assert!(!error.contains("secret"), "a token is not repeated: {error}");
+    }
 }
 
 #[test]

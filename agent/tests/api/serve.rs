@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use portcullis::daemon::chain;
 use portcullis_proto::v1;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use rcgen::ExtendedKeyUsagePurpose;
+use tonic::transport::Endpoint;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -15,6 +15,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
+use crate::certificates::{Authority, Secure};
 use crate::support::*;
 
 async fn refusal(folder: &Path, more: &str) -> String {
@@ -119,95 +120,8 @@ async fn health_and_reflection() {
     }
 }
 
-/// An authority, and the certificates it signed.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority {
-            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
-        }
-    }
-
-    fn pem(&self) -> String {
-        self.issuer.pem()
-    }
-
-    /// Certificate and key.
-    fn sign(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_string()]).unwrap();
-        params.extended_key_usages = vec![usage];
-        (
-            params.signed_by(&key, &self.issuer).unwrap().pem(),
-            key.serialize_pem(),
-        )
-    }
-}
-
-struct Secure {
-    rig: Rig,
-    servers: Authority,
-    clients: Authority,
-    _folder: tempfile::TempDir,
-}
-
 async fn secure(mutual: bool) -> Secure {
-    let folder = tempfile::tempdir().unwrap();
-    let (servers, clients) = (Authority::new(), Authority::new());
-    let (cert, key) = servers.sign("localhost", ExtendedKeyUsagePurpose::ServerAuth);
-    let at = |name: &str| folder.path().join(name);
-    for (name, text) in [("cert", cert), ("key", key), ("ca", clients.pem())] {
-        std::fs::write(at(name), text).unwrap();
-    }
-    let ca = if mutual {
-        format!("client_ca = {:?}\n", at("ca"))
-    } else {
-        String::new()
-    };
-    let more = format!(
-        "listen = \"127.0.0.1:0\"\n[api.tls]\ncert = {:?}\nkey = {:?}\n{ca}",
-        at("cert"),
-        at("key")
-    );
-    Secure {
-        rig: Rig::with(&more).await,
-        servers,
-        clients,
-        _folder: folder,
-    }
-}
-
-impl Secure {
-    async fn connect(
-        &self,
-        identity: Option<(String, String)>,
-        authority: &Authority,
-    ) -> Result<u64, String> {
-        let mut tls = ClientTlsConfig::new()
-            .domain_name("localhost")
-            .ca_certificate(Certificate::from_pem(authority.pem()));
-        if let Some((cert, key)) = identity {
-            tls = tls.identity(Identity::from_pem(cert, key));
-        }
-        let address = self.rig.agent.as_ref().unwrap().tcp().unwrap();
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))
-            .unwrap()
-            .tls_config(tls)
-            .unwrap();
-        let channel = endpoint.connect().await.map_err(|e| chain(&e))?;
-        let mut client = Client::over(channel);
-        let answer = client
-            .policy
-            .get_document(v1::GetDocumentRequest {})
-            .await
-            .map_err(|e| e.to_string())?;
-        Ok(answer.into_inner().generation)
-    }
+    Secure::with(mutual, "").await
 }
 
 #[tokio::test]
@@ -224,7 +138,7 @@ async fn mutual_tls_lets_in_who_is_signed() {
         secure.connect(Some(client), &secure.clients).await.is_err(),
         "the client must not trust this agent"
     );
-    let address = secure.rig.agent.as_ref().unwrap().tcp().unwrap();
+    let address = secure.address();
     let plain = Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
         .connect()

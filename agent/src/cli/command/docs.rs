@@ -27,6 +27,7 @@ pub fn print(page: DocsPage, root: Command, term: &mut Term<'_>) -> Result<Exit,
         DocsPage::OvsPipeline => portcullis_ovs::tables::describe(),
         DocsPage::P4Pipeline => portcullis_p4runtime::describe()?,
         DocsPage::Metrics => crate::metrics::reference(),
+        DocsPage::Access => crate::access::reference(),
     };
     term.write(&text)?;
     Ok(Exit::Done)

@@ -1,0 +1,124 @@
+//! Who is told that somebody was refused.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::Role;
+use crate::metrics;
+
+/// Longest method and reason that are kept, in bytes: both come from outside.
+const LONGEST: usize = 256;
+
+/// As much of a text from outside as is kept.
+pub(super) fn cut(text: &str) -> &str {
+    let end = (0..=LONGEST.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Who: its name, or where it called from when it is nobody.
+    pub caller: String,
+    /// What it is; `None` for nobody.
+    pub role: Option<Role>,
+    /// What it called: `portcullis.v1.PolicyService/Plan`; `TLS` when it did not come to that.
+    pub method: String,
+    /// Why it was refused.
+    pub why: String,
+    /// How many refusals before this one were left out, since there were too many to tell.
+    pub missed: u64,
+}
+
+impl Denial {
+    /// A refusal; what is too long is cut off.
+    pub fn new(
+        caller: impl Into<String>,
+        role: Option<Role>,
+        method: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
+        let short = |text: String| match cut(&text) {
+            whole if whole.len() == text.len() => text,
+            part => format!("{part}…"),
+        };
+        Denial {
+            caller: short(caller.into()),
+            role,
+            method: short(method.into()),
+            why: short(why.into()),
+            missed: 0,
+        }
+    }
+}
+
+/// Is told of refusals, while the caller waits: it must be quick and never wait itself.
+pub trait Witness: std::fmt::Debug + Send + Sync {
+    /// Somebody was refused.
+    fn denied(&self, denial: Denial);
+}
+
+/// Passes refusals on; when nobody takes them fast enough, it counts them and lets them go.
+#[derive(Debug)]
+struct Passing {
+    to: mpsc::Sender<Denial>,
+    missed: AtomicU64,
+}
+
+impl Witness for Passing {
+    fn denied(&self, mut denial: Denial) {
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        denial.missed = missed;
+        if self.to.try_send(denial).is_err() {
+            self.missed.fetch_add(missed + 1, Ordering::Relaxed);
+            metrics::denial_dropped();
+        }
+    }
+}
+
+/// A witness, and where its refusals arrive; at most `room` wait there.
+pub fn witness(room: usize) -> (std::sync::Arc<dyn Witness>, mpsc::Receiver<Denial>) {
+    let (to, from) = mpsc::channel(room.max(1));
+    let missed = AtomicU64::new(0);
+    (std::sync::Arc::new(Passing { to, missed }), from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denial(n: usize) -> Denial {
+        Denial::new(format!("uid {n}"), None, "m", "why")
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_not_kept() {
+        let (witness, mut from) = witness(2);
+        (0..10).for_each(|n| witness.denied(denial(n)));
+        assert_eq!(from.try_recv().unwrap(), denial(0));
+        assert_eq!(from.try_recv().unwrap(), denial(1));
+        assert!(from.try_recv().is_err());
+        witness.denied(denial(10));
+        assert_eq!(
+            from.try_recv().unwrap(),
+            Denial {
+                missed: 8,
+                ..denial(10)
+            }
+        );
+        witness.denied(denial(11));
+        assert_eq!(from.try_recv().unwrap(), denial(11));
+        drop(from);
+        witness.denied(denial(12));
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_cut() {
+        let long = "ä".repeat(1000);
+        let denial = Denial::new("x", None, long.clone(), long);
+        assert!(denial.method.len() <= LONGEST + 3 && denial.why.len() <= LONGEST + 3);
+    }
+}
