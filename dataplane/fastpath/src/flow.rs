@@ -163,7 +163,7 @@ mod tests {
             let mut dealt = vec![0u32; workers as usize];
             for port in 0..9000 {
                 let number = flow(&v4(6, 0, (port % 50) as u8, port));
-                dealt[(u64::from(number) * workers >> 32) as usize] += 1;
+                dealt[((u64::from(number) * workers) >> 32) as usize] += 1;
             }
             let fair = 9000 / workers as u32;
             assert!(dealt.iter().all(|n| n.abs_diff(fair) < fair / 5), "{dealt:?}");

@@ -77,6 +77,10 @@ impl Bitmaps {
 
 /// What happens at each port.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "behind a pointer it would be one more load on the way of every packet"
+)]
 pub enum Line {
     /// The last port of each piece but the last one, then 65535, which no port is above.
     Bare([u16; BARE], [u32; BARE + 1]),

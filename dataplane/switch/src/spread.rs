@@ -76,7 +76,7 @@ impl Dealer {
         }
         for frame in taken.drain() {
             let number = u64::from(flow(frame.data()));
-            let hand = hands.get_mut((number * count >> 32) as usize);
+            let hand = hands.get_mut(((number * count) >> 32) as usize);
             // Nothing is left behind in a burst, so that there is room for what comes at once.
             let _room = match hand {
                 Some(Hand { ring: Some(_), burst }) => burst.push(frame),

@@ -68,7 +68,7 @@ fn flows_stay_in_order_over_two_workers() {
         return;
     }
     let hands: Vec<u64> = (0..FLOWS)
-        .map(|of| u64::from(flow(&frame(of, 0))) * WORKERS as u64 >> 32)
+        .map(|of| (u64::from(flow(&frame(of, 0))) * WORKERS as u64) >> 32)
         .collect();
     assert!((0..WORKERS as u64).all(|hand| hands.contains(&hand)));
     let folder = tempfile::tempdir().unwrap();

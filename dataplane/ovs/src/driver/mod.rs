@@ -383,8 +383,8 @@ impl Driver {
             self.status.wanted = intent.generation;
             return;
         };
-        let (config, wall) = (self.backend.config(), self.now().wall);
-        self.ports = resolve(&switch, bridge, &intent, &self.attachments, config, wall);
+        let (config, now) = (self.backend.config(), self.now());
+        self.ports = resolve(&switch, bridge, &intent, &self.attachments, config, now.wall);
         self.too_many_receivers();
         self.changed += 1;
         self.set_floods().await;
@@ -404,8 +404,6 @@ impl Driver {
             Ok(desired) if self.overfull(&desired) => {}
             Ok(desired) => {
                 self.session.machine.set_desired(intent.generation, desired);
-                // Setting floods and compiling took time, and rows are written for what remains.
-                let now = self.now();
                 if let Err(error) = self.session.advance(now) {
                     self.switch_lost(&explain(&error));
                 }
@@ -433,7 +431,7 @@ impl Driver {
             tracing::info!(
                 target = self.name(),
                 endpoint,
-                "unlocks ended: what they opened is being closed"
+                "unlocks ended: what they opened is closed"
             );
         }
     }

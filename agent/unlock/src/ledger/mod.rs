@@ -1,0 +1,355 @@
+//! The life of unlocks: a state machine with time as an argument.
+//!
+//! ```text
+//! requested → checking → awaiting approval → active → expiring → expired
+//!                     └───────────┴─────▶ rejected       └─────▶ revoked, released
+//! ```
+//!
+//! A [`Ledger`] holds every unlock that is under way, in maps that copies share: an agent tries what it is asked on a
+//! copy, makes the [`Change`]s durable, and only then lets the copy take the ledger's place. What has ended is in the
+//! changes once more and then forgotten.
+
+mod refusal;
+mod step;
+mod unlock;
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use portcullis_policy::{Document, Grant, Limits, Name, Program, Rule, Span};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Deadline, Moment};
+use crate::evidence::Evidence;
+
+pub use refusal::Refusal;
+pub use unlock::{CheckResult, Checked, State, Transition, Unlock};
+
+/// What became of an unlock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happened, as the audit log has it: `unlock.request`, `unlock.activate`, …
+    pub action: &'static str,
+    /// Who did it; [`AGENT`] for what happens by itself.
+    pub by: String,
+    /// The unlock after it.
+    pub unlock: Arc<Unlock>,
+}
+
+/// Who does what happens by itself.
+pub const AGENT: &str = "agent";
+
+/// How often a program was revoked on an endpoint, and until when no request is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strikes {
+    /// How often.
+    pub times: u32,
+    /// Until when.
+    pub until: Option<Deadline>,
+}
+
+/// A request as it comes in, its evidence read.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// A fresh id.
+    pub id: Name,
+    /// The program.
+    pub program: Name,
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The endpoint's tenant.
+    pub tenant: String,
+    /// What was submitted.
+    pub evidence: Evidence,
+    /// What it opens.
+    pub opens: Vec<Rule>,
+    /// How long, in seconds; the program's default when absent.
+    pub lease_seconds: Option<u64>,
+    /// Who.
+    pub by: String,
+}
+
+/// What a request, or an active unlock, comes to when its checks were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// All that is asked for holds.
+    Holds {
+        /// An operator has to approve it.
+        manual: bool,
+    },
+    /// Something does not hold.
+    Fails(String),
+    /// Something could not be found out.
+    Unknown(String),
+}
+
+/// Every unlock that is under way. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    live: OrdMap<Name, Arc<Unlock>>,
+    by_endpoint: OrdMap<Name, OrdSet<Name>>,
+    by_tenant: OrdMap<(String, Name), u32>,
+    due_by_wall: OrdSet<(i64, Name)>,
+    due_by_boot: OrdSet<(u64, Name)>,
+    grants: OrdMap<Name, Arc<Vec<Grant>>>,
+    strikes: OrdMap<(Name, Name), Strikes>,
+}
+
+impl Ledger {
+    /// The ledger of an earlier run: every unlock that had not ended, or is in quarantine; how often what was revoked;
+    /// and when somebody looked last. When the machine was started again meanwhile, deadlines are on its new clock: all
+    /// of them have to be stored again before the next moment is.
+    pub fn restore(
+        unlocks: impl IntoIterator<Item = Unlock>,
+        strikes: impl IntoIterator<Item = ((Name, Name), Strikes)>,
+        seen: &Moment,
+        now: &Moment,
+    ) -> Self {
+        let mut ledger = Ledger::default();
+        for mut unlock in unlocks {
+            unlock.resume(seen, now);
+            ledger.put(unlock);
+        }
+        for (key, mut strike) in strikes {
+            strike.until = strike.until.map(|until| until.resumed(seen, now));
+            ledger.strikes.insert(key, strike);
+        }
+        ledger
+    }
+
+    /// An unlock that is under way.
+    pub fn get(&self, id: &str) -> Option<&Arc<Unlock>> {
+        self.live.get(id)
+    }
+
+    /// Those of an endpoint that are under way.
+    pub fn of_endpoint<'a>(&'a self, endpoint: &str) -> impl Iterator<Item = &'a Arc<Unlock>> {
+        let ids = self.by_endpoint.get(endpoint).into_iter().flatten();
+        ids.filter_map(|id| self.live.get(id))
+    }
+
+    /// All that are under way.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Unlock>> {
+        self.live.values()
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// What unlocks do to endpoints, for the compiler.
+    pub fn grants(&self) -> &OrdMap<Name, Arc<Vec<Grant>>> {
+        &self.grants
+    }
+
+    /// [`grants`](Self::grants) without those whose time is over, which nobody has noticed yet.
+    pub fn grants_at(&self, now: &Moment) -> OrdMap<Name, Arc<Vec<Grant>>> {
+        let mut ledger = self.clone();
+        for id in self.due(now) {
+            let over = self
+                .live
+                .get(&id)
+                .filter(|u| u.state.is_open() && !u.is_open(now));
+            if let Some(unlock) = over {
+                ledger.take(&id);
+                ledger.grant(&unlock.endpoint);
+            }
+        }
+        ledger.grants
+    }
+
+    /// How often a program was revoked on an endpoint.
+    pub fn strikes(&self, endpoint: &Name, program: &Name) -> Option<&Strikes> {
+        self.strikes.get(&(endpoint.clone(), program.clone()))
+    }
+
+    /// How often each program was revoked on each endpoint.
+    pub fn all_strikes(&self) -> impl Iterator<Item = (&(Name, Name), &Strikes)> {
+        self.strikes.iter()
+    }
+
+    /// Milliseconds until something happens by itself; none when nothing is due.
+    pub fn next_ms(&self, now: &Moment) -> Option<u64> {
+        let wall = self
+            .due_by_wall
+            .get_min()
+            .map(|(at, _)| at.saturating_sub(now.wall_ms));
+        let boot = self
+            .due_by_boot
+            .get_min()
+            .map(|(at, _)| at.saturating_sub(now.boot_ms));
+        let wall = wall.map(|left| u64::try_from(left).unwrap_or(0));
+        [wall, boot].into_iter().flatten().min()
+    }
+
+    /// Those whose checks are due.
+    pub fn to_check(&self, now: &Moment) -> Vec<Name> {
+        let due = self.due(now).into_iter();
+        due.filter(|id| {
+            let recheck = self.live.get(id).and_then(|unlock| unlock.recheck);
+            recheck.is_some_and(|at| at.has_come(now))
+        })
+        .collect()
+    }
+
+    /// Those that something is due of, by one of the clocks.
+    fn due(&self, now: &Moment) -> OrdSet<Name> {
+        let wall = self.due_by_wall.iter().take_while(|(at, _)| *at <= now.wall_ms);
+        let boot = self.due_by_boot.iter().take_while(|(at, _)| *at <= now.boot_ms);
+        wall.map(|(_, id)| id)
+            .chain(boot.map(|(_, id)| id))
+            .cloned()
+            .collect()
+    }
+
+    /// What stands against a request, besides its evidence.
+    pub fn obstacles(
+        &self,
+        document: &Document,
+        endpoint: &Name,
+        tenant: &str,
+        name: &Name,
+        now: &Moment,
+    ) -> Vec<Refusal> {
+        let Some(program) = document.programs.get(name) else {
+            return vec![Refusal::NoProgram(name.clone())];
+        };
+        let mut found = Vec::new();
+        found.extend(self.over_limit(&program.limits, endpoint, tenant, name));
+        if let Some(strikes) = self.strikes(endpoint, name)
+            && let Some(until) = strikes.until.filter(|until| !until.has_surely_come(now))
+        {
+            let wall = until.wall_ms.saturating_sub(now.wall_ms).max(0) as u64;
+            let boot = until.boot_ms.saturating_sub(now.boot_ms);
+            found.push(Refusal::CoolingDown {
+                endpoint: endpoint.clone(),
+                program: name.clone(),
+                times: strikes.times,
+                left: Span::seconds(wall.max(boot).div_ceil(1000)),
+            });
+        }
+        found.extend(self.needed(program, endpoint, now).map(|needed| Refusal::Needs {
+            endpoint: endpoint.clone(),
+            program: name.clone(),
+            needed: needed.clone(),
+        }));
+        found
+    }
+
+    fn over_limit(&self, limits: &Limits, endpoint: &Name, tenant: &str, name: &Name) -> Vec<Refusal> {
+        let mut found = Vec::new();
+        let limit = limits.per_endpoint.unwrap_or(1);
+        let of_program = self.of_endpoint(endpoint.as_str());
+        let have = of_program
+            .filter(|u| u.program == *name && !u.state.has_ended())
+            .count();
+        let have = u32::try_from(have).unwrap_or(u32::MAX);
+        if have >= limit {
+            found.push(Refusal::PerEndpoint {
+                endpoint: endpoint.clone(),
+                program: name.clone(),
+                have,
+                limit,
+            });
+        }
+        let key = (tenant.to_string(), name.clone());
+        let have = self.by_tenant.get(&key).copied().unwrap_or(0);
+        if let Some(limit) = limits
+            .per_tenant
+            .filter(|limit| !tenant.is_empty() && have >= *limit)
+        {
+            found.push(Refusal::PerTenant {
+                tenant: tenant.to_string(),
+                program: name.clone(),
+                have,
+                limit,
+            });
+        }
+        found
+    }
+
+    /// Programs that one needs and that are not active on an endpoint.
+    fn needed<'a>(
+        &'a self,
+        program: &'a Program,
+        endpoint: &'a Name,
+        now: &'a Moment,
+    ) -> impl Iterator<Item = &'a Name> {
+        let is_active = move |name: &Name| {
+            self.of_endpoint(endpoint.as_str())
+                .any(|unlock| unlock.program == *name && unlock.is_open(now))
+        };
+        program.needs.iter().filter(move |name| !is_active(name))
+    }
+
+    /// Keeps an unlock, or what it has become; forgets it when nothing can become of it any more.
+    fn put(&mut self, unlock: Unlock) -> Arc<Unlock> {
+        let unlock = Arc::new(unlock);
+        self.take(&unlock.id);
+        let forgotten = unlock.state.has_ended() && unlock.quarantine.is_none();
+        if !forgotten {
+            let id = unlock.id.clone();
+            if let Some((wall, boot)) = unlock.next() {
+                self.due_by_wall.insert((wall, id.clone()));
+                self.due_by_boot.insert((boot, id.clone()));
+            }
+            if !unlock.state.has_ended() {
+                *self.by_tenant.entry(tenant_of(&unlock)).or_default() += 1;
+            }
+            self.by_endpoint
+                .entry(unlock.endpoint.clone())
+                .or_default()
+                .insert(id.clone());
+            self.live.insert(id, Arc::clone(&unlock));
+        }
+        self.grant(&unlock.endpoint);
+        unlock
+    }
+
+    fn take(&mut self, id: &Name) {
+        let Some(old) = self.live.remove(id) else {
+            return;
+        };
+        if let Some((wall, boot)) = old.next() {
+            self.due_by_wall.remove(&(wall, id.clone()));
+            self.due_by_boot.remove(&(boot, id.clone()));
+        }
+        if !old.state.has_ended() {
+            let key = tenant_of(&old);
+            let left = self.by_tenant.get(&key).copied().unwrap_or(0).saturating_sub(1);
+            match left {
+                0 => self.by_tenant.remove(&key),
+                left => self.by_tenant.insert(key, left),
+            };
+        }
+        if let Some(ids) = self.by_endpoint.get_mut(&old.endpoint) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_endpoint.remove(&old.endpoint);
+            }
+        }
+    }
+
+    /// Brings the grants of an endpoint in line with its unlocks.
+    fn grant(&mut self, endpoint: &Name) {
+        let grants: Vec<Grant> = self
+            .of_endpoint(endpoint.as_str())
+            .filter_map(|unlock| unlock.grant())
+            .collect();
+        if grants.is_empty() {
+            self.grants.remove(endpoint);
+        } else if self.grants.get(endpoint).is_none_or(|before| **before != grants) {
+            self.grants.insert(endpoint.clone(), Arc::new(grants));
+        }
+    }
+}
+
+fn tenant_of(unlock: &Unlock) -> (String, Name) {
+    (unlock.tenant.clone(), unlock.program.clone())
+}

@@ -1,0 +1,102 @@
+//! Why the ledger refuses.
+
+use portcullis_policy::{Name, Span};
+
+use super::unlock::State;
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such unlock, or it has ended long ago.
+    #[error("there is no unlock `{0}` that is under way: `portcullis unlock list` shows what there is")]
+    NoUnlock(Name),
+    /// There is no such program.
+    #[error("there is no program `{0}`: ask for the programs that there are")]
+    NoProgram(Name),
+    /// There is no such endpoint.
+    #[error("there is no endpoint `{0}`")]
+    NoEndpoint(Name),
+    /// An id is in use.
+    #[error("the id `{0}` is in use")]
+    IdInUse(Name),
+    /// The endpoint has as many as the program allows.
+    #[error(
+        "endpoint `{endpoint}` has {have} unlocks under `{program}`, and the program allows {limit} (limits.per_endpoint): release one, or renew it"
+    )]
+    PerEndpoint {
+        /// The endpoint.
+        endpoint: Name,
+        /// The program.
+        program: Name,
+        /// How many it has.
+        have: u32,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// The tenant has as many as the program allows.
+    #[error(
+        "tenant `{tenant}` has {have} unlocks under `{program}`, and the program allows {limit} (limits.per_tenant): release one"
+    )]
+    PerTenant {
+        /// The tenant.
+        tenant: String,
+        /// The program.
+        program: Name,
+        /// How many it has.
+        have: u32,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// An unlock was revoked not long ago.
+    #[error(
+        "`{program}` was revoked on `{endpoint}`, {times} time(s) so far: a new request is taken in {left}"
+    )]
+    CoolingDown {
+        /// The endpoint.
+        endpoint: Name,
+        /// The program.
+        program: Name,
+        /// How often it was revoked.
+        times: u32,
+        /// The time left.
+        left: Span,
+    },
+    /// A program that is needed is not active.
+    #[error("`{program}` needs `{needed}` to be active on `{endpoint}`: request that first")]
+    Needs {
+        /// The endpoint.
+        endpoint: Name,
+        /// The program.
+        program: Name,
+        /// What it needs.
+        needed: Name,
+    },
+    /// That cannot be done in its state.
+    #[error("unlock `{id}` is {state}: only one that is {wanted} can be {action}")]
+    WrongState {
+        /// The unlock.
+        id: Name,
+        /// Where it stands.
+        state: State,
+        /// Where it would have to stand.
+        wanted: &'static str,
+        /// What was to be done: `approved`.
+        action: &'static str,
+    },
+    /// Its program does not let it be renewed.
+    #[error("unlocks under `{0}` cannot be renewed: request a new one when it has ended")]
+    NotRenewable(Name),
+    /// A lease that is too long.
+    #[error("a lease of {asked} is longer than `{program}` allows: at most {most}")]
+    TooLong {
+        /// The program.
+        program: Name,
+        /// What was asked for.
+        asked: Span,
+        /// What is allowed.
+        most: Span,
+    },
+    /// A reason is missing.
+    #[error("a reason is needed: it is what the customer is told")]
+    NoReason,
+}

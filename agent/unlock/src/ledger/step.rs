@@ -1,0 +1,610 @@
+//! What happens to unlocks: what is asked for, what checks say, and what time does.
+
+use std::sync::Arc;
+
+use portcullis_policy::{Document, Name, Program, Rule, Span};
+
+use super::unlock::{Checked, State, Unlock};
+use super::{AGENT, Change, Judgement, Ledger, Refusal, Request, Strikes};
+use crate::clock::Moment;
+use crate::evidence::Evidence;
+
+/// Seconds after which checks that could not be made are made again; after the last, a request is rejected.
+const RETRIES: [u64; 4] = [10, 60, 300, 1800];
+/// Seconds for which checks of an active unlock may be impossible to make, at least.
+const UNKNOWN: u64 = 3600;
+/// The longest time before its end in which an unlock counts as expiring when its program says nothing.
+const NOTICE: u64 = 72 * 3600;
+
+impl Ledger {
+    /// Takes a request in; its checks are due at once.
+    pub fn request(
+        &mut self,
+        document: &Document,
+        request: Request,
+        now: &Moment,
+    ) -> Result<Change, Refusal> {
+        let program = program_of(document, &request.program)?;
+        if !document.endpoints.contains_key(&request.endpoint) {
+            return Err(Refusal::NoEndpoint(request.endpoint));
+        }
+        if self.live.contains_key(&request.id) {
+            return Err(Refusal::IdInUse(request.id));
+        }
+        let lease_seconds = lease_of(program, &request.program, request.lease_seconds)?;
+        let stand = self.obstacles(
+            document,
+            &request.endpoint,
+            &request.tenant,
+            &request.program,
+            now,
+        );
+        if let Some(first) = stand.into_iter().next() {
+            return Err(first);
+        }
+        let mut unlock = Unlock {
+            state: State::Checking,
+            lease_seconds,
+            recheck: Some(now.after(0)),
+            ..blank(request, now)
+        };
+        let by = unlock.requested_by.clone();
+        unlock.enter(State::Checking, "requested", &by, now);
+        Ok(self.changed(unlock, "unlock.request", &by))
+    }
+
+    /// Takes the evidence that a follow-up waits for.
+    pub fn supply(&mut self, id: &Name, request: Request, now: &Moment) -> Result<Change, Refusal> {
+        let mut unlock = self.in_state(id, "waiting for evidence", "given evidence", |s| {
+            s == State::Requested
+        })?;
+        unlock.evidence = request.evidence;
+        unlock.opens = request.opens;
+        unlock.recheck = Some(now.after(0));
+        unlock.enter(State::Checking, "evidence submitted", &request.by, now);
+        Ok(self.changed(unlock, "unlock.request", &request.by))
+    }
+
+    /// What the checks of one came to, and the expressions over them. It may have ended meanwhile: then nothing happens.
+    pub fn judged(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        checks: Vec<Checked>,
+        judgement: &Judgement,
+        now: &Moment,
+    ) -> Vec<Change> {
+        let Some(unlock) = self.live.get(id).filter(|u| !u.state.has_ended()) else {
+            return Vec::new();
+        };
+        let Some(program) = document.programs.get(&unlock.program) else {
+            return Vec::new();
+        };
+        let mut unlock = Unlock::clone(unlock);
+        unlock.checks = checks;
+        match unlock.state {
+            State::Checking => self.first_judged(document, unlock, program, judgement, now),
+            State::Active | State::Expiring => self.judged_again(document, unlock, program, judgement, now),
+            // Whoever decides sees the newest checks.
+            _ => {
+                unlock.recheck = None;
+                vec![self.changed(unlock, "unlock.check", AGENT)]
+            }
+        }
+    }
+
+    fn first_judged(
+        &mut self,
+        document: &Document,
+        mut unlock: Unlock,
+        program: &Program,
+        judgement: &Judgement,
+        now: &Moment,
+    ) -> Vec<Change> {
+        unlock.recheck = None;
+        match judgement {
+            Judgement::Holds { manual: true } => {
+                unlock.enter(
+                    State::AwaitingApproval,
+                    "the checks passed; an operator decides",
+                    AGENT,
+                    now,
+                );
+                vec![self.changed(unlock, "unlock.await", AGENT)]
+            }
+            Judgement::Holds { manual: false } => {
+                self.activate(document, unlock, program, "the checks passed", AGENT, now)
+            }
+            Judgement::Fails(why) => {
+                unlock.enter(State::Rejected, why, AGENT, now);
+                vec![self.changed(unlock, "unlock.reject", AGENT)]
+            }
+            Judgement::Unknown(why) => {
+                let wait = RETRIES.get(unlock.attempts as usize);
+                unlock.attempts += 1;
+                match wait {
+                    Some(wait) => {
+                        unlock.recheck = Some(now.after(*wait));
+                        unlock.reason = format!("{why}; tried again in {}", Span::seconds(*wait));
+                        vec![self.changed(unlock, "unlock.check", AGENT)]
+                    }
+                    None => {
+                        let why = format!("{why}, {} times in a row: request it again", unlock.attempts);
+                        unlock.enter(State::Rejected, why, AGENT, now);
+                        vec![self.changed(unlock, "unlock.reject", AGENT)]
+                    }
+                }
+            }
+        }
+    }
+
+    fn judged_again(
+        &mut self,
+        document: &Document,
+        mut unlock: Unlock,
+        program: &Program,
+        judgement: &Judgement,
+        now: &Moment,
+    ) -> Vec<Change> {
+        unlock.recheck = program
+            .lease
+            .recheck_every
+            .map(|every| now.after(every.as_seconds()));
+        let why = match judgement {
+            Judgement::Holds { .. } => {
+                if unlock.failing.take().is_some() {
+                    unlock.reason = "the checks pass again".to_string();
+                }
+                return vec![self.changed(unlock, "unlock.check", AGENT)];
+            }
+            Judgement::Fails(why) | Judgement::Unknown(why) => why.clone(),
+        };
+        // An unlock is not lost to a resolver that does not answer for a moment.
+        let grace = match judgement {
+            Judgement::Unknown(_) => program.lease.grace.as_seconds().max(UNKNOWN),
+            _ => program.lease.grace.as_seconds(),
+        };
+        let until = now.after(grace);
+        let (since, until) = match unlock.failing {
+            Some((since, before)) if before.wall_ms <= until.wall_ms => (since, before),
+            Some((since, _)) => (since, until),
+            None => (now.seconds(), until),
+        };
+        unlock.failing = Some((since, until));
+        if until.has_come(now) {
+            return self.revoked(document, unlock, &why, AGENT, None, now);
+        }
+        // Looked at again when the grace is over, if not before.
+        let again = unlock
+            .recheck
+            .map_or(until, |at| if at.wall_ms < until.wall_ms { at } else { until });
+        unlock.recheck = Some(again);
+        let left = Span::seconds(until.left_ms(now).div_ceil(1000));
+        unlock.reason = format!("{why}; revoked in {left} if it stays so");
+        vec![self.changed(unlock, "unlock.check", AGENT)]
+    }
+
+    /// An operator approves.
+    pub fn approve(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        reason: &str,
+        by: &str,
+        now: &Moment,
+    ) -> Result<Vec<Change>, Refusal> {
+        let unlock = self.in_state(id, "awaiting approval", "approved", |s| {
+            s == State::AwaitingApproval
+        })?;
+        let program = program_of(document, &unlock.program)?;
+        if let Some(needed) = self.needed(program, &unlock.endpoint, now).next() {
+            return Err(Refusal::Needs {
+                endpoint: unlock.endpoint.clone(),
+                program: unlock.program.clone(),
+                needed: needed.clone(),
+            });
+        }
+        let reason = if reason.is_empty() { "approved" } else { reason };
+        Ok(self.activate(document, unlock, program, reason, by, now))
+    }
+
+    /// An operator rejects.
+    pub fn reject(&mut self, id: &Name, reason: &str, by: &str, now: &Moment) -> Result<Change, Refusal> {
+        let before = |s| matches!(s, State::Requested | State::Checking | State::AwaitingApproval);
+        let mut unlock = self.in_state(id, "not granted yet", "rejected", before)?;
+        if reason.is_empty() {
+            return Err(Refusal::NoReason);
+        }
+        unlock.enter(State::Rejected, reason, by, now);
+        Ok(self.changed(unlock, "unlock.reject", by))
+    }
+
+    /// Its lease begins anew; its checks are due at once.
+    pub fn renew(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        lease_seconds: Option<u64>,
+        by: &str,
+        now: &Moment,
+    ) -> Result<Change, Refusal> {
+        let mut unlock = self.in_state(id, "active", "renewed", State::is_open)?;
+        let program = program_of(document, &unlock.program)?;
+        if !program.lease.renewable {
+            return Err(Refusal::NotRenewable(unlock.program));
+        }
+        if !unlock.is_open(now) {
+            return Err(wrong_state(&unlock, "active", "renewed"));
+        }
+        unlock.lease_seconds = lease_of(program, &unlock.program, lease_seconds)?;
+        unlock.renewals += 1;
+        lease(&mut unlock, program, now);
+        if !program.checks.is_empty() || program.require.is_some() {
+            unlock.recheck = Some(now.after(0));
+        }
+        unlock.enter(State::Active, "renewed", by, now);
+        Ok(self.changed(unlock, "unlock.renew", by))
+    }
+
+    /// The tenant gives it back, or takes the request back.
+    pub fn release(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        by: &str,
+        now: &Moment,
+    ) -> Result<Vec<Change>, Refusal> {
+        let mut unlock = self.in_state(id, "under way", "released", |s| !s.has_ended())?;
+        unlock.enter(State::Released, "given back", by, now);
+        let mut changes = vec![self.changed(unlock, "unlock.release", by)];
+        self.orphans(document, &mut changes, now);
+        Ok(changes)
+    }
+
+    /// An operator takes it back; with `quarantine`, its openings are denied above everything for the program's time.
+    pub fn revoke(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        (reason, quarantine): (&str, bool),
+        by: &str,
+        now: &Moment,
+    ) -> Result<Vec<Change>, Refusal> {
+        let unlock = self.in_state(id, "active", "revoked", State::is_open)?;
+        if reason.is_empty() {
+            return Err(Refusal::NoReason);
+        }
+        let program = program_of(document, &unlock.program)?;
+        let span = program.quarantine.filter(|_| quarantine);
+        Ok(self.revoked(document, unlock, reason, by, span, now))
+    }
+
+    /// What time does: leases end, notices are given, graces and quarantines are over.
+    pub fn tick(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in self.due(now) {
+            let Some(unlock) = self.live.get(&id).map(|u| Unlock::clone(u)) else {
+                continue;
+            };
+            self.time(document, unlock, &mut changes, now);
+        }
+        if changes.iter().any(|change| change.unlock.state.has_ended()) {
+            self.orphans(document, &mut changes, now);
+        }
+        changes
+    }
+
+    fn time(&mut self, document: &Document, mut unlock: Unlock, changes: &mut Vec<Change>, now: &Moment) {
+        let come = |deadline: Option<crate::clock::Deadline>| deadline.is_some_and(|d| d.has_come(now));
+        if unlock.state.is_open() && come(unlock.ends) {
+            unlock.enter(State::Expired, "the lease ended", AGENT, now);
+            changes.push(self.changed(unlock, "unlock.expire", AGENT));
+        } else if unlock.state.is_open() && come(unlock.failing.map(|(_, until)| until)) {
+            let why = unlock
+                .reason
+                .split("; revoked in")
+                .next()
+                .unwrap_or_default()
+                .to_string();
+            changes.extend(self.revoked(document, unlock, &why, AGENT, None, now));
+        } else if unlock.state == State::Active && come(unlock.notice) {
+            unlock.notice = None;
+            unlock.enter(State::Expiring, "the lease ends soon", AGENT, now);
+            changes.push(self.changed(unlock, "unlock.expiring", AGENT));
+        } else if unlock.state.has_ended() && unlock.quarantine.is_some_and(|q| q.has_surely_come(now)) {
+            unlock.quarantine = None;
+            changes.push(self.changed(unlock, "unlock.quarantine_over", AGENT));
+        }
+    }
+
+    /// What a new document means: endpoints and programs that are gone take their unlocks with them.
+    pub fn follow(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let gone = |unlock: &Unlock| {
+            if !document.endpoints.contains_key(&unlock.endpoint) {
+                Some("the endpoint is gone")
+            } else if !document.programs.contains_key(&unlock.program) {
+                Some("the program is gone")
+            } else {
+                None
+            }
+        };
+        let found: Vec<(Arc<Unlock>, &str)> = self
+            .live
+            .values()
+            .filter_map(|unlock| Some((Arc::clone(unlock), gone(unlock)?)))
+            .collect();
+        for (unlock, why) in found {
+            let mut unlock = Unlock::clone(&unlock);
+            unlock.quarantine = unlock
+                .quarantine
+                .filter(|_| document.endpoints.contains_key(&unlock.endpoint));
+            if unlock.state.has_ended() {
+                changes.push(self.changed(unlock, "unlock.quarantine_over", AGENT));
+                continue;
+            }
+            let state = if unlock.state.is_open() {
+                State::Revoked
+            } else {
+                State::Rejected
+            };
+            unlock.enter(state, why, AGENT, now);
+            changes.push(self.changed(unlock, "unlock.revoke", AGENT));
+        }
+        let strikes = std::mem::take(&mut self.strikes).into_iter();
+        self.strikes = strikes
+            .filter(|((endpoint, _), _)| document.endpoints.contains_key(endpoint))
+            .collect();
+        if !changes.is_empty() {
+            self.orphans(document, &mut changes, now);
+        }
+        changes
+    }
+
+    fn activate(
+        &mut self,
+        document: &Document,
+        mut unlock: Unlock,
+        program: &Program,
+        reason: &str,
+        by: &str,
+        now: &Moment,
+    ) -> Vec<Change> {
+        let lacking = self.needed(program, &unlock.endpoint, now).next().cloned();
+        if let Some(needed) = lacking {
+            let why = format!("it needs `{needed}`, which is not active any more");
+            unlock.enter(State::Rejected, why, AGENT, now);
+            return vec![self.changed(unlock, "unlock.reject", AGENT)];
+        }
+        unlock.granted_at = Some(now.seconds());
+        unlock.attempts = 0;
+        lease(&mut unlock, program, now);
+        unlock.recheck = program
+            .lease
+            .recheck_every
+            .map(|every| now.after(every.as_seconds()));
+        unlock.enter(State::Active, reason, by, now);
+        let granted = self.changed(unlock, "unlock.activate", by);
+        let parent = Arc::clone(&granted.unlock);
+        let mut changes = vec![granted];
+        changes.extend(
+            program
+                .follow_up
+                .iter()
+                .filter_map(|next| self.follow_up(document, &parent, next, now)),
+        );
+        changes
+    }
+
+    /// Opens the request that follows a grant, unless something stands against it.
+    fn follow_up(
+        &mut self,
+        document: &Document,
+        parent: &Unlock,
+        name: &Name,
+        now: &Moment,
+    ) -> Option<Change> {
+        let program = document.programs.get(name)?;
+        let stand = self.obstacles(document, &parent.endpoint, &parent.tenant, name, now);
+        let id = following(&parent.id, name)?;
+        if !stand.is_empty() || self.live.contains_key(&id) {
+            return None;
+        }
+        let (evidence, opens) = inherited(program, parent, name);
+        let request = Request {
+            id,
+            program: name.clone(),
+            endpoint: parent.endpoint.clone(),
+            tenant: parent.tenant.clone(),
+            evidence,
+            opens: opens.clone().unwrap_or_default(),
+            lease_seconds: None,
+            by: parent.requested_by.clone(),
+        };
+        let mut unlock = Unlock {
+            lease_seconds: program.lease.default.as_seconds(),
+            ..blank(request, now)
+        };
+        let why = format!("follows `{}` ({})", parent.program, parent.id);
+        if opens.is_some() {
+            unlock.recheck = Some(now.after(0));
+            unlock.enter(State::Checking, why, AGENT, now);
+        } else {
+            unlock.enter(
+                State::Requested,
+                format!("{why}: evidence is missing"),
+                AGENT,
+                now,
+            );
+        }
+        Some(self.changed(unlock, "unlock.request", AGENT))
+    }
+
+    fn revoked(
+        &mut self,
+        document: &Document,
+        mut unlock: Unlock,
+        reason: &str,
+        by: &str,
+        quarantine: Option<Span>,
+        now: &Moment,
+    ) -> Vec<Change> {
+        unlock.enter(State::Revoked, reason, by, now);
+        unlock.quarantine = quarantine.map(|span| now.after(span.as_seconds()));
+        let key = (unlock.endpoint.clone(), unlock.program.clone());
+        let times = self.strikes.get(&key).map_or(0, |s| s.times).saturating_add(1);
+        let cooldowns = document
+            .programs
+            .get(&unlock.program)
+            .map(|p| &p.limits.cooldown_after_revoke);
+        let nth = cooldowns.and_then(|list| list.get(times as usize - 1).or_else(|| list.last()));
+        let until = nth.map(|span| now.after(span.as_seconds()));
+        self.strikes.insert(key, Strikes { times, until });
+        let mut changes = vec![self.changed(unlock, "unlock.revoke", by)];
+        self.orphans(document, &mut changes, now);
+        changes
+    }
+
+    /// Ends what needs a program that is no longer active on its endpoint, and what needs that, and so on.
+    fn orphans(&mut self, document: &Document, changes: &mut Vec<Change>, now: &Moment) {
+        let mut from = 0;
+        while let Some(ended) = changes.get(from).map(|change| Arc::clone(&change.unlock)) {
+            from += 1;
+            if !ended.state.has_ended() {
+                continue;
+            }
+            let left: Vec<Arc<Unlock>> = self.of_endpoint(ended.endpoint.as_str()).cloned().collect();
+            for unlock in left.iter().filter(|u| u.state.is_open()) {
+                let Some(program) = document.programs.get(&unlock.program) else {
+                    continue;
+                };
+                let Some(needed) = self.needed(program, &unlock.endpoint, now).next().cloned() else {
+                    continue;
+                };
+                let mut unlock = Unlock::clone(unlock);
+                unlock.enter(
+                    State::Revoked,
+                    format!("it needs `{needed}`, which ended"),
+                    AGENT,
+                    now,
+                );
+                changes.push(self.changed(unlock, "unlock.revoke", AGENT));
+            }
+        }
+    }
+
+    fn in_state(
+        &self,
+        id: &Name,
+        wanted: &'static str,
+        action: &'static str,
+        holds: impl Fn(State) -> bool,
+    ) -> Result<Unlock, Refusal> {
+        let unlock = self.live.get(id).ok_or_else(|| Refusal::NoUnlock(id.clone()))?;
+        if holds(unlock.state) {
+            Ok(Unlock::clone(unlock))
+        } else {
+            Err(wrong_state(unlock, wanted, action))
+        }
+    }
+
+    fn changed(&mut self, mut unlock: Unlock, action: &'static str, by: &str) -> Change {
+        unlock.revision += 1;
+        Change {
+            action,
+            by: by.to_string(),
+            unlock: self.put(unlock),
+        }
+    }
+}
+
+fn wrong_state(unlock: &Unlock, wanted: &'static str, action: &'static str) -> Refusal {
+    Refusal::WrongState {
+        id: unlock.id.clone(),
+        state: unlock.state,
+        wanted,
+        action,
+    }
+}
+
+fn program_of<'a>(document: &'a Document, name: &Name) -> Result<&'a Program, Refusal> {
+    let program = document.programs.get(name).map(AsRef::as_ref);
+    program.ok_or_else(|| Refusal::NoProgram(name.clone()))
+}
+
+/// How long a lease is to be.
+fn lease_of(program: &Program, name: &Name, asked: Option<u64>) -> Result<u64, Refusal> {
+    let most = program.lease.longest();
+    match asked {
+        None | Some(0) => Ok(program.lease.default.as_seconds()),
+        Some(asked) if asked > most.as_seconds() => Err(Refusal::TooLong {
+            program: name.clone(),
+            asked: Span::seconds(asked),
+            most,
+        }),
+        Some(asked) => Ok(asked),
+    }
+}
+
+/// Lets the lease of an unlock begin.
+fn lease(unlock: &mut Unlock, program: &Program, now: &Moment) {
+    let length = unlock.lease_seconds;
+    let notice = program
+        .lease
+        .notice
+        .map_or((length / 10).min(NOTICE), Span::as_seconds);
+    unlock.ends = Some(now.after(length));
+    unlock.notice = (notice > 0).then(|| now.after(length.saturating_sub(notice)));
+}
+
+/// The evidence of equal name that another unlock was granted for; with what it opens, if no evidence is missing.
+fn inherited(program: &Program, parent: &Unlock, name: &Name) -> (Evidence, Option<Vec<Rule>>) {
+    let mut submitted = parent.evidence.submitted();
+    submitted.retain(|key, _| program.evidence.iter().any(|field| field.name == *key));
+    let opens = |evidence: Evidence| {
+        let rules = crate::evidence::rules(program, name.as_str(), &evidence);
+        rules.ok().map(|rules| (evidence, rules))
+    };
+    let read = crate::evidence::parse(program, &submitted).ok();
+    match read.and_then(opens) {
+        Some((evidence, rules)) => (evidence, Some(rules)),
+        None => (Evidence::default(), None),
+    }
+}
+
+/// The id of a request that follows another.
+fn following(parent: &Name, program: &Name) -> Option<Name> {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("{parent}/{program}"));
+    let digits: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("u-{digits}").parse().ok()
+}
+
+/// A request that nothing became of yet.
+fn blank(request: Request, now: &Moment) -> Unlock {
+    Unlock {
+        id: request.id,
+        program: request.program,
+        endpoint: request.endpoint,
+        tenant: request.tenant,
+        state: State::Requested,
+        reason: String::new(),
+        requested_by: request.by,
+        requested_at: now.seconds(),
+        granted_at: None,
+        ended_at: None,
+        lease_seconds: 0,
+        ends: None,
+        notice: None,
+        evidence: request.evidence,
+        opens: request.opens,
+        checks: Vec::new(),
+        recheck: None,
+        attempts: 0,
+        failing: None,
+        quarantine: None,
+        renewals: 0,
+        revision: 0,
+        history: Vec::new(),
+    }
+}

@@ -1,0 +1,268 @@
+//! One unlock.
+
+use portcullis_policy::{Grant, Name, Rule};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Deadline, Moment};
+use crate::evidence::Evidence;
+
+/// Transitions that are kept of one unlock.
+const KEPT: usize = 64;
+
+/// Where an unlock stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A follow-up that waits for evidence.
+    Requested,
+    /// Its checks are being made.
+    Checking,
+    /// An operator has to decide.
+    AwaitingApproval,
+    /// Its ports are open.
+    Active,
+    /// Its ports are open, and it ends soon.
+    Expiring,
+    /// Its lease ended.
+    Expired,
+    /// It was not granted.
+    Rejected,
+    /// It was taken back.
+    Revoked,
+    /// The tenant gave it back.
+    Released,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [State; 9] = [
+        State::Requested,
+        State::Checking,
+        State::AwaitingApproval,
+        State::Active,
+        State::Expiring,
+        State::Expired,
+        State::Rejected,
+        State::Revoked,
+        State::Released,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Requested => "requested",
+            State::Checking => "checking",
+            State::AwaitingApproval => "awaiting_approval",
+            State::Active => "active",
+            State::Expiring => "expiring",
+            State::Expired => "expired",
+            State::Rejected => "rejected",
+            State::Revoked => "revoked",
+            State::Released => "released",
+        }
+    }
+
+    /// The one with a name.
+    pub fn named(name: &str) -> Option<Self> {
+        State::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether its ports are open.
+    pub fn is_open(self) -> bool {
+        matches!(self, State::Active | State::Expiring)
+    }
+
+    /// Whether nothing can become of it any more.
+    pub fn has_ended(self) -> bool {
+        matches!(
+            self,
+            State::Expired | State::Rejected | State::Revoked | State::Released
+        )
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckResult {
+    /// It holds.
+    Passed,
+    /// It does not.
+    Failed,
+    /// It could not be made; never taken for passed.
+    Undetermined,
+}
+
+impl CheckResult {
+    /// Its name, as expressions know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckResult::Passed => "passed",
+            CheckResult::Failed => "failed",
+            CheckResult::Undetermined => "undetermined",
+        }
+    }
+}
+
+/// A check that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// As the program calls it.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// What it came to.
+    pub result: CheckResult,
+    /// What was found.
+    pub detail: String,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// A state that an unlock came into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The state.
+    pub state: State,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A request under a program, and the lease it holds once granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlock {
+    /// Its id.
+    pub id: Name,
+    /// The program.
+    pub program: Name,
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The endpoint's tenant when it was requested.
+    pub tenant: String,
+    /// Where it stands.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+    /// Who requested it.
+    pub requested_by: String,
+    /// When, in seconds since the Unix epoch.
+    pub requested_at: i64,
+    /// When its ports were opened first.
+    pub granted_at: Option<i64>,
+    /// When it ended.
+    pub ended_at: Option<i64>,
+    /// How long it was asked to last, in seconds.
+    pub lease_seconds: u64,
+    /// When its lease ends; once granted.
+    pub ends: Option<Deadline>,
+    /// From when it counts as expiring.
+    pub notice: Option<Deadline>,
+    /// What was submitted.
+    pub evidence: Evidence,
+    /// What it opens.
+    pub opens: Vec<Rule>,
+    /// The checks as they came out last.
+    pub checks: Vec<Checked>,
+    /// When they are made (again).
+    pub recheck: Option<Deadline>,
+    /// How often in a row they could not be made.
+    pub attempts: u32,
+    /// Since when they fail, in seconds since the Unix epoch, and until when that is borne.
+    pub failing: Option<(i64, Deadline)>,
+    /// Until when its openings are denied above everything.
+    pub quarantine: Option<Deadline>,
+    /// How often it was renewed.
+    pub renewals: u32,
+    /// Changes with every change.
+    pub revision: u64,
+    /// Oldest first.
+    pub history: Vec<Transition>,
+}
+
+impl Unlock {
+    /// Whether its ports are open at a moment: granted, and its lease has not ended.
+    pub fn is_open(&self, now: &Moment) -> bool {
+        self.state.is_open() && self.ends.is_some_and(|end| !end.has_come(now))
+    }
+
+    pub(super) fn enter(&mut self, state: State, reason: impl Into<String>, by: &str, now: &Moment) {
+        self.state = state;
+        self.reason = reason.into();
+        if state.has_ended() {
+            self.ended_at = Some(now.seconds());
+            (self.recheck, self.notice, self.failing) = (None, None, None);
+        }
+        self.history.push(Transition {
+            state,
+            at: now.seconds(),
+            by: by.to_string(),
+            reason: self.reason.clone(),
+        });
+        if self.history.len() > KEPT {
+            // The first tells how it began.
+            self.history.remove(1);
+        }
+    }
+
+    /// What it does to its endpoint.
+    pub(super) fn grant(&self) -> Option<Grant> {
+        let (quarantine, ends) = match (self.state.is_open(), self.ends, self.quarantine) {
+            (true, Some(ends), _) => (false, ends),
+            (false, _, Some(until)) => (true, until),
+            _ => return None,
+        };
+        let rules = self.opens.iter().cloned();
+        let rules = rules.map(|rule| match quarantine {
+            true => Rule {
+                action: portcullis_policy::Action::Deny,
+                reason: format!("quarantine of {}: {}", self.id, self.reason)
+                    .chars()
+                    .take(256)
+                    .collect(),
+                ..rule
+            },
+            false => rule,
+        });
+        Some(Grant {
+            unlock: self.id.clone(),
+            program: self.program.clone(),
+            rules: rules.collect(),
+            quarantine,
+            ends: u64::try_from(ends.seconds()).unwrap_or(0),
+        })
+    }
+
+    /// The next moments, by the wall clock and by the other one, at which something becomes of it by itself.
+    pub(super) fn next(&self) -> Option<(i64, u64)> {
+        let failing = self.failing.map(|(_, until)| until);
+        let ends = self.ends.filter(|_| self.state.is_open());
+        let all = [ends, self.notice, self.recheck, failing, self.quarantine];
+        let all = || all.into_iter().flatten();
+        Some((all().map(|d| d.wall_ms).min()?, all().map(|d| d.boot_ms).min()?))
+    }
+
+    /// [`Deadline::resumed`] of all its deadlines.
+    pub(super) fn resume(&mut self, seen: &Moment, now: &Moment) {
+        let resumed = |deadline: &mut Deadline| *deadline = deadline.resumed(seen, now);
+        let own = [
+            &mut self.ends,
+            &mut self.notice,
+            &mut self.recheck,
+            &mut self.quarantine,
+        ];
+        own.into_iter().flatten().for_each(resumed);
+        if let Some((_, until)) = &mut self.failing {
+            *until = until.resumed(seen, now);
+        }
+    }
+}
