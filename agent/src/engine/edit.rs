@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use portcullis_policy::{Defaults, Document, Endpoint, Name, Profile, Rule, Unmanaged};
+use portcullis_policy::{Defaults, Document, DocumentError, Endpoint, Name, Profile, Rule, Unmanaged};
 use serde::{Deserialize, Serialize};
 
 use super::ChangeError;
@@ -209,6 +209,17 @@ fn apply_document(before: &Document, mut document: Document) -> Result<Edited, C
         Kind::Endpoint,
         &mut changes,
     );
+    share(
+        &before.programs,
+        &mut document.programs,
+        Kind::Program,
+        &mut changes,
+    );
+    let problems = portcullis_unlock::check::check_programs(&document);
+    if !problems.is_empty() {
+        return Err(ChangeError::Document(DocumentError::Fields(problems)));
+    }
+    document.grants = before.grants.clone();
     Ok(Edited {
         document,
         changes,
@@ -248,8 +259,8 @@ fn share<T: PartialEq>(
     *after = shared;
 }
 
-/// What a document that is merged comes to: the top-level fields it has replace those there are, its profiles and
-/// endpoints join them, each replacing the one of its name.
+/// What a document that is merged comes to: the top-level fields it has replace those there are, its profiles,
+/// endpoints and programs join them, each replacing the one of its name.
 pub fn merge(current: &Document, patch: Document, fields: &BTreeSet<String>) -> Document {
     let mut document = current.clone();
     document.version = patch.version;
@@ -267,5 +278,6 @@ pub fn merge(current: &Document, patch: Document, fields: &BTreeSet<String>) -> 
     }
     document.profiles.extend(patch.profiles);
     document.endpoints.extend(patch.endpoints);
+    document.programs.extend(patch.programs);
     document
 }

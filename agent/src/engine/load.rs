@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use portcullis_compiler::Compiler;
 use portcullis_policy::{Document, Name};
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::Ledger;
 use serde::de::DeserializeOwned;
 
 use super::worker::class_changes;
 use super::{Baseline, Recent, Revisions, State};
-use crate::store::{Key, Kind, Loaded, Store, StoreError, Stored};
+use crate::store::{Aside, Key, Kind, Loaded, Store, StoreError, Stored};
 
 struct Reader<'a> {
     store: &'a Store,
@@ -52,15 +54,51 @@ impl Reader<'_> {
                         .insert(name.clone(), Arc::new(self.body(key, stored)?));
                     revisions.endpoints.insert(name, stored.revision);
                 }
+                Kind::Program => {
+                    let name = self.name(key)?;
+                    document.programs.insert(name, Arc::new(self.body(key, stored)?));
+                }
+                Kind::Unlock => return Err(self.damaged(key, "unlocks are no resources")),
             }
         }
         Ok((document, revisions))
     }
 }
 
+/// Deadlines as the clock of a machine that was started again has them.
+fn resumed(ledger: &Ledger, now: Moment) -> Aside {
+    Aside {
+        unlocks: ledger.iter().cloned().collect(),
+        strikes: ledger
+            .all_strikes()
+            .map(|(key, s)| (key.clone(), Some(*s)))
+            .collect(),
+        seen: Some(now),
+        ..Aside::default()
+    }
+}
+
 /// The state and a compiler that knows its classes.
-pub(super) fn state(store: &mut Store, loaded: Loaded) -> Result<(State, Compiler), StoreError> {
-    let (document, revisions) = Reader { store }.document(&loaded)?;
+pub(super) fn state(
+    store: &mut Store,
+    mut loaded: Loaded,
+    now: Moment,
+) -> Result<(State, Compiler), StoreError> {
+    let (mut document, revisions) = Reader { store }.document(&loaded)?;
+    let unlocks = std::mem::take(&mut loaded.unlocks);
+    let seen = unlocks.seen.unwrap_or(now);
+    let ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);
+    if seen.boot != now.boot {
+        store.commit_with(None, &resumed(&ledger, now))?;
+    }
+    // What ended meanwhile is closed from the beginning, and told by the first look at the clock.
+    document.grants = ledger.grants_at(&now);
+    let created = loaded
+        .resources
+        .iter()
+        .filter(|(key, _)| key.kind == Kind::Endpoint);
+    let created = created.filter_map(|(key, stored)| Some((key.name.parse::<Name>().ok()?, stored.created)));
+    let created = created.collect();
     if let Err(error) = document.validate() {
         // It was valid when it was committed: a newer version may have become stricter.
         tracing::warn!(%error, "the stored policy would be refused today; it stays in force until it is changed");
@@ -85,6 +123,8 @@ pub(super) fn state(store: &mut Store, loaded: Loaded) -> Result<(State, Compile
         compiler: compiler.clone(),
         revisions,
         recent: Recent::default(),
+        ledger,
+        created,
     };
     Ok((state, compiler))
 }

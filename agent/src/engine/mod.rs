@@ -9,29 +9,38 @@ mod edit;
 mod error;
 mod load;
 mod preview;
+mod unlocks;
 mod worker;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Name};
-use tokio::sync::{mpsc, oneshot, watch};
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::{Ledger, Unlock};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use edit::{Baseline, Edit, merge};
 pub use error::ChangeError;
 pub use preview::{Preview, preview};
+pub use unlocks::{Draft, MakeUnlocks, UnlockError, UnlockOutcome, UnlockRequest, Who};
 
 use crate::config::Limits;
-use crate::store::{Generation, History, Key, Kind, Loaded, Store, StoreError};
+use crate::store::{Entry, Generation, History, Key, Kind, Loaded, Store, StoreError};
+
+use unlocks::Waiting;
 
 /// Changes of the newest generations that are kept in memory for watchers.
 const RECENT_CHANGES: usize = 20_000;
 /// Generations that a watcher reads from the store at a time.
 pub const HISTORY_PAGE: usize = 256;
+/// Changes of unlocks that a watcher may be behind.
+const TOLD: usize = 4096;
 
 /// The desired state as readers see it.
 #[derive(Debug)]
@@ -42,6 +51,9 @@ pub struct State {
     compiler: Compiler,
     revisions: Revisions,
     recent: Recent,
+    ledger: Ledger,
+    /// When endpoints were created, in seconds since the Unix epoch.
+    created: HashMap<Name, i64>,
 }
 
 /// The generation that changed each resource last.
@@ -81,6 +93,8 @@ pub struct Base {
     pub intent: Arc<Intent>,
     /// Its number.
     pub generation: u64,
+    /// Unlocks under way.
+    pub ledger: Ledger,
     /// Where the compiler stands then.
     compiler: Compiler,
 }
@@ -93,6 +107,7 @@ impl Base {
             document,
             intent,
             generation: 1,
+            ledger: Ledger::default(),
             compiler: Compiler::default(),
         }
     }
@@ -107,6 +122,16 @@ impl State {
     /// Number of the newest commit; 0 when there was none.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Unlocks under way.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// When an endpoint was created, in seconds since the Unix epoch.
+    pub fn created(&self, endpoint: &Name) -> Option<i64> {
+        self.created.get(endpoint).copied()
     }
 
     /// The etag of the baseline.
@@ -130,6 +155,7 @@ impl State {
             document: Arc::clone(&self.document),
             intent: Arc::clone(&self.intent),
             generation: self.generation,
+            ledger: self.ledger.clone(),
             compiler: self.compiler.clone(),
         }
     }
@@ -183,10 +209,11 @@ type MakeEdit = Box<dyn FnOnce(&State) -> Result<Edit, ChangeError> + Send>;
 
 enum Request {
     Change {
-        by: String,
+        by: Who,
         edit: MakeEdit,
         answer: oneshot::Sender<Result<Outcome, ChangeError>>,
     },
+    Unlocks(Waiting),
     Ping(oneshot::Sender<()>),
     Stop,
 }
@@ -198,12 +225,19 @@ pub struct Engine {
     requests: mpsc::Sender<Request>,
     queue: usize,
     history: PathBuf,
+    told: broadcast::Sender<Arc<Unlock>>,
+    clock: Clock,
+    audited: Arc<AtomicU64>,
 }
+
+/// What the clocks say now.
+pub type Clock = fn() -> Moment;
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Request::Change { .. } => "Change",
+            Request::Unlocks(_) => "Unlocks",
             Request::Ping(_) => "Ping",
             Request::Stop => "Stop",
         })
@@ -217,8 +251,9 @@ impl Engine {
         loaded: Loaded,
         targets: Vec<TargetHandle>,
         limits: Limits,
+        clock: Clock,
     ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
-        let (state, compiler) = load::state(&mut store, loaded)?;
+        let (state, compiler) = load::state(&mut store, loaded, clock())?;
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
             targets
@@ -228,7 +263,12 @@ impl Engine {
         let history = store.file().to_path_buf();
         let (publish, state) = watch::channel(state);
         let (requests, queue) = mpsc::channel(limits.queued_changes);
+        let (told, _) = broadcast::channel(TOLD);
+        let audited = Arc::new(AtomicU64::new(store.audited()));
         let worker = worker::Worker {
+            audited: Arc::clone(&audited),
+            told: told.clone(),
+            clock,
             compiler,
             store,
             state: publish,
@@ -243,6 +283,9 @@ impl Engine {
                 requests,
                 queue: limits.queued_changes,
                 history,
+                told,
+                clock,
+                audited,
             },
             task,
         ))
@@ -261,7 +304,7 @@ impl Engine {
     /// Makes a change; it is durable when this returns. A caller that goes away does not undo it.
     pub async fn change(
         &self,
-        by: String,
+        by: Who,
         edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
     ) -> Result<Outcome, ChangeError> {
         let (answer, answered) = oneshot::channel();
@@ -270,11 +313,54 @@ impl Engine {
             edit: Box::new(edit),
             answer,
         };
-        self.requests.try_send(request).map_err(|error| match error {
+        self.requests
+            .try_send(request)
+            .map_err(|error| self.not_taken(&error))?;
+        answered.await.map_err(|_| ChangeError::Stopping)?
+    }
+
+    fn not_taken(&self, error: &mpsc::error::TrySendError<Request>) -> ChangeError {
+        match error {
             mpsc::error::TrySendError::Full(_) => ChangeError::Busy { waiting: self.queue },
             mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
-        })?;
+        }
+    }
+
+    /// Changes unlocks; it is durable when this returns. Many at a time are made durable together.
+    pub async fn unlocks(&self, request: UnlockRequest) -> Result<UnlockOutcome, UnlockError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Unlocks(Waiting::Unlock(request, answer));
+        self.requests
+            .try_send(request)
+            .map_err(|error| self.not_taken(&error))?;
         answered.await.map_err(|_| ChangeError::Stopping)?
+    }
+
+    /// Puts an entry into the audit log, with the next commit. False when so much is waiting that there is no room.
+    pub fn note(&self, entry: Entry) -> bool {
+        self.requests
+            .try_send(Request::Unlocks(Waiting::Note(entry)))
+            .is_ok()
+    }
+
+    /// Every unlock as it changes, from now on.
+    pub fn watch_unlocks(&self) -> broadcast::Receiver<Arc<Unlock>> {
+        self.told.subscribe()
+    }
+
+    /// What the clocks say now.
+    pub fn now(&self) -> Moment {
+        (self.clock)()
+    }
+
+    /// Number of the newest entry of the audit log that is known to be written.
+    pub fn audited(&self) -> u64 {
+        self.audited.load(Ordering::Acquire)
+    }
+
+    /// A reader of what is stored, beside the one that writes.
+    pub fn history(&self) -> Result<History, StoreError> {
+        History::open(&self.history)
     }
 
     /// Generations after a number, at most [`HISTORY_PAGE`], ascending and without a gap; empty when there are

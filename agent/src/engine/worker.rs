@@ -2,22 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{ClassId, CompileError, Compiler, Fingerprint, Intent};
 use portcullis_policy::{Document, Name};
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::{Ledger, Unlock};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::edit::{self, Edited};
-use super::{Base, Baseline, ChangeError, MakeEdit, Outcome, Request, State};
+use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks};
+use super::{Base, Baseline, ChangeError, Clock, MakeEdit, Outcome, Request, State, Who};
 use crate::config::Limits;
 use crate::metrics;
-use crate::store::{Change, ClassChanges, Generation, Key, Kind, Store, StoreError, Write};
+use crate::store::{Aside, Change, ClassChanges, Entry, Generation, Key, Kind, Store, StoreError, Write};
 
 pub(super) struct Worker {
+    pub audited: Arc<AtomicU64>,
+    pub told: broadcast::Sender<Arc<Unlock>>,
+    pub clock: Clock,
     pub compiler: Compiler,
     pub store: Store,
     pub state: watch::Sender<State>,
@@ -30,11 +38,16 @@ pub(super) struct Worker {
 impl Worker {
     /// Makes one change after the other until it is told to stop.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), StoreError> {
-        while let Some(request) = requests.blocking_recv() {
+        let mut next = None;
+        while let Some(request) = next.take().or_else(|| requests.blocking_recv()) {
             match request {
                 Request::Stop => break,
                 // Whoever asked may be gone; the change holds all the same.
                 Request::Ping(answer) => drop(answer.send(())),
+                Request::Unlocks(first) => {
+                    let batch = gathered(first, &mut requests, &mut next);
+                    self.unlocks(batch)?;
+                }
                 Request::Change { by, edit, answer } => match self.change(by, edit) {
                     Err(ChangeError::Store(error @ StoreError::Unknown { .. })) => {
                         drop(answer.send(Err(ChangeError::Unknown)));
@@ -47,14 +60,14 @@ impl Worker {
         self.store.close()
     }
 
-    fn change(&mut self, by: String, make: MakeEdit) -> Result<Outcome, ChangeError> {
+    fn change(&mut self, by: Who, make: MakeEdit) -> Result<Outcome, ChangeError> {
         let started = Instant::now();
         let (base, edit) = {
             let state = self.state.borrow();
             (state.base(), make(&state)?)
         };
         let Edited {
-            document,
+            mut document,
             changes,
             subject,
         } = edit::apply(&base.document, edit, &self.limits)?;
@@ -71,21 +84,39 @@ impl Worker {
             });
         }
         self.confirm_gone(base.generation);
-        // A copy sees what may yet be refused.
+        // Copies see what may yet be refused.
+        let now = (self.clock)();
+        let mut ledger = base.ledger.clone();
+        let ended = match changes.iter().any(|(change, _)| *change == Change::Deleted) {
+            true => ledger.follow(&document, &now),
+            false => Vec::new(),
+        };
+        document.grants = ledger.grants_at(&now);
         let mut compiler = self.compiler.clone();
         compiler.edit_in_place(all_hold(&self.targets, base.generation));
         let intent = compiler.resolve(&document, base.generation + 1)?;
         let generation = Generation {
             number: base.generation + 1,
-            at: now(),
-            by,
+            at: now.seconds(),
+            by: by.name.clone(),
             changes,
         };
         let classes = changes_of_classes(&base, &intent, &compiler);
-        self.make_durable(&document, &intent, &classes, &generation)?;
+        let mut aside = Aside {
+            seen: Some(now),
+            audit: vec![entry(&generation, &by, &now)],
+            ..Aside::default()
+        };
+        aside.audit.extend(entries_of(&ended, &now, generation.number));
+        note_unlocks(&mut aside, &ledger, &ended);
+        self.make_durable(&document, &intent, &classes, &generation, &aside)?;
         self.compiler = compiler;
         let by = generation.by.clone();
-        let outcome = self.publish(document, intent, generation, subject);
+        let outcome = self.publish(document, ledger, intent, generation, subject);
+        for change in ended {
+            // Nobody may be watching.
+            drop(self.told.send(change.unlock));
+        }
         tell(&outcome, &by);
         metrics::change_made(started.elapsed());
         Ok(outcome)
@@ -97,6 +128,7 @@ impl Worker {
         intent: &Intent,
         classes: &ClassChanges,
         generation: &Generation,
+        aside: &Aside,
     ) -> Result<(), ChangeError> {
         check(&self.targets, intent)?;
         let writes = generation
@@ -105,13 +137,20 @@ impl Worker {
             .map(|c| write(document, c))
             .collect::<Result<Vec<Write>, ChangeError>>()?;
         let started = Instant::now();
-        self.store.commit(generation, &writes, classes)?;
+        self.store
+            .commit_with(Some((generation, &writes, classes)), aside)?;
+        self.written();
         metrics::committed(started.elapsed());
         Ok(())
     }
 
+    /// Tells how far the audit log goes.
+    pub(super) fn written(&self) {
+        self.audited.store(self.store.audited(), Ordering::Release);
+    }
+
     /// Tells the compiler which class ids no target has rows of any more: every one follows a generation without them.
-    fn confirm_gone(&mut self, newest: u64) {
+    pub(super) fn confirm_gone(&mut self, newest: u64) {
         let followed = self.targets.iter().map(|target| target.status().applied);
         let followed = followed.min().unwrap_or(newest);
         if followed <= self.followed {
@@ -123,9 +162,10 @@ impl Worker {
         self.compiler.confirm_gone(gone.map(|(id, _)| *id));
     }
 
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         document: Document,
+        ledger: Ledger,
         intent: Arc<Intent>,
         generation: Generation,
         subject: Option<Key>,
@@ -138,10 +178,11 @@ impl Worker {
             state.intent = Arc::clone(&intent);
             state.generation = number;
             state.compiler = compiler;
+            state.ledger = ledger;
             generation
                 .changes
                 .iter()
-                .for_each(|change| revise(state, change, number));
+                .for_each(|change| revise(state, change, &generation));
             state.recent.push(Arc::new(generation));
         });
         // A burst keeps at most one intent waiting per target: the newest.
@@ -189,22 +230,77 @@ fn exists(document: &Document, key: &Key) -> bool {
         Kind::Baseline => true,
         Kind::Profile => document.profiles.contains_key(key.name.as_str()),
         Kind::Endpoint => document.endpoints.contains_key(key.name.as_str()),
+        Kind::Program => document.programs.contains_key(key.name.as_str()),
+        Kind::Unlock => false,
     }
 }
 
-fn revise(state: &mut State, (change, key): &(Change, Key), generation: u64) {
+fn revise(state: &mut State, (change, key): &(Change, Key), generation: &Generation) {
+    if key.kind == Kind::Endpoint
+        && let Ok(name) = key.name.parse::<Name>()
+    {
+        match change {
+            Change::Created => drop(state.created.insert(name, generation.at)),
+            Change::Changed => {}
+            Change::Deleted => drop(state.created.remove(&name)),
+        }
+    }
     let map = match key.kind {
         Kind::Baseline => {
-            state.revisions.baseline = generation;
+            state.revisions.baseline = generation.number;
             return;
         }
         Kind::Profile => &mut state.revisions.profiles,
         Kind::Endpoint => &mut state.revisions.endpoints,
+        // They are read with what made them, and have no etag.
+        Kind::Program | Kind::Unlock => return,
     };
     if *change == Change::Deleted {
         map.remove(key.name.as_str());
     } else if let Ok(name) = key.name.parse::<Name>() {
-        map.insert(name, generation);
+        map.insert(name, generation.number);
+    }
+}
+
+/// What waits behind the first, up to something else.
+fn gathered(
+    first: Waiting,
+    requests: &mut mpsc::Receiver<Request>,
+    next: &mut Option<Request>,
+) -> Vec<Waiting> {
+    let mut batch = vec![first];
+    while batch.len() < BATCH {
+        match requests.try_recv() {
+            Ok(Request::Unlocks(one)) => batch.push(one),
+            Ok(other) => {
+                *next = Some(other);
+                break;
+            }
+            // Nothing waits; whether anything will come is for who receives.
+            Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// Resources that an entry of the audit log names at most.
+const NAMED: usize = 50;
+
+/// What a change of the policy is to the audit log.
+fn entry(generation: &Generation, by: &Who, now: &Moment) -> Entry {
+    let changes = &generation.changes;
+    let named = changes.iter().take(NAMED);
+    let named: Vec<String> = named
+        .map(|(change, key)| format!("{} {key}", change.as_str()))
+        .collect();
+    Entry {
+        at_ms: now.wall_ms,
+        actor: by.name.clone(),
+        role: by.role.clone(),
+        action: "policy.change".to_string(),
+        subject: format!("generations/{}", generation.number),
+        detail: json!({"count": changes.len(), "changes": named}).to_string(),
+        generation: generation.number,
     }
 }
 
@@ -237,7 +333,7 @@ pub(super) fn all_hold(targets: &[TargetHandle], generation: u64) -> bool {
 }
 
 /// What a change means for what is stored of classes; `compiler` resolved its intent.
-fn changes_of_classes(base: &Base, intent: &Intent, compiler: &Compiler) -> ClassChanges {
+pub(super) fn changes_of_classes(base: &Base, intent: &Intent, compiler: &Compiler) -> ClassChanges {
     let of = |i: &Intent| -> Vec<(ClassId, Fingerprint)> {
         let changed = intent.changed.classes.iter();
         let classes = changed.filter_map(|id| i.classes.get(id));
@@ -283,17 +379,24 @@ pub(super) fn class_changes(
 fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, ChangeError> {
     let name = key.name.as_str();
     let body = match key.kind {
-        Kind::Baseline => Some(json(key, &Baseline::of(document))?),
+        Kind::Baseline => Some(text(key, &Baseline::of(document))?),
         Kind::Profile => document
             .profiles
             .get(name)
-            .map(|profile| json(key, profile))
+            .map(|profile| text(key, profile))
             .transpose()?,
         Kind::Endpoint => document
             .endpoints
             .get(name)
-            .map(|endpoint| json(key, endpoint))
+            .map(|endpoint| text(key, endpoint))
             .transpose()?,
+        Kind::Program => document
+            .programs
+            .get(name)
+            .map(|program| text(key, program))
+            .transpose()?,
+        // They are written beside resources.
+        Kind::Unlock => None,
     };
     Ok(Write {
         key: key.clone(),
@@ -302,15 +405,9 @@ fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, Ch
     })
 }
 
-fn json(key: &Key, value: &impl Serialize) -> Result<String, ChangeError> {
+fn text(key: &Key, value: &impl Serialize) -> Result<String, ChangeError> {
     serde_json::to_string(value).map_err(|error| ChangeError::Encode {
         key: key.clone(),
         problem: error.to_string(),
     })
-}
-
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The changes of the newest generations, for watchers that resume.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -86,6 +86,7 @@ impl Kept {
 #[derive(Debug)]
 pub struct History {
     connection: Connection,
+    file: PathBuf,
 }
 
 impl History {
@@ -95,7 +96,18 @@ impl History {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).map_err(&failed)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(&failed)?;
-        Ok(History { connection })
+        Ok(History {
+            connection,
+            file: file.to_path_buf(),
+        })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// The oldest generation whose changes are kept, if there is any.

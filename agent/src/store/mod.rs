@@ -3,8 +3,10 @@
 //! One [`Store`] writes, on the engine's thread; [`History`] reads beside it. A commit is on the disk when
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
+mod audit;
 mod history;
 mod schema;
+mod unlocks;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,7 +15,9 @@ use std::path::{Path, PathBuf};
 use portcullis_compiler::{ClassId, Fingerprint, OutOfClasses};
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use audit::{Entry, Logged, Verdict, Wanted};
 pub use history::History;
+pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Remembered, WantedUnlocks};
 
 /// Generations whose changes are kept.
 pub const KEPT_GENERATIONS: u64 = 100_000;
@@ -107,6 +111,10 @@ pub enum Kind {
     Profile,
     /// An endpoint.
     Endpoint,
+    /// An unlock program.
+    Program,
+    /// An unlock: stored beside resources, and told of among them.
+    Unlock,
 }
 
 impl Kind {
@@ -116,11 +124,14 @@ impl Kind {
             Kind::Baseline => "baseline",
             Kind::Profile => "profiles",
             Kind::Endpoint => "endpoints",
+            Kind::Program => "programs",
+            Kind::Unlock => "unlocks",
         }
     }
 
     fn named(text: &str) -> Option<Self> {
-        [Kind::Baseline, Kind::Profile, Kind::Endpoint]
+        use Kind::{Baseline, Endpoint, Profile, Program, Unlock};
+        [Baseline, Profile, Endpoint, Program, Unlock]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
@@ -214,6 +225,8 @@ impl ClassChanges {
 pub struct Stored {
     /// The generation that changed it last.
     pub revision: u64,
+    /// When it was created, in seconds since the Unix epoch.
+    pub created: i64,
     /// Its JSON.
     pub body: String,
 }
@@ -231,6 +244,8 @@ pub struct Loaded {
     pub released: Vec<(ClassId, u64)>,
     /// The first class id that was never used.
     pub next_class: u32,
+    /// Unlocks.
+    pub unlocks: LoadedUnlocks,
 }
 
 /// The one that writes.
@@ -239,6 +254,8 @@ pub struct Store {
     connection: Connection,
     file: PathBuf,
     kept: history::Kept,
+    audit: audit::Head,
+    commits: u64,
     // Held as long as the store is, so that no second agent writes.
     _lock: File,
 }
@@ -253,12 +270,17 @@ impl Store {
         let lock = schema::lock(file)?;
         let connection = schema::open(file)?;
         let loaded = load(&connection, file)?;
-        let kept = history::Kept::read(&connection).map_err(sqlite("read the history"))?;
+        let failed = || sqlite("read the history");
+        let kept = history::Kept::read(&connection).map_err(failed())?;
+        let audit = audit::Head::read(&connection).map_err(failed())?;
+        let commits = unlocks::commits(&connection).map_err(failed())?;
         Ok((
             Store {
                 connection,
                 file: file.to_path_buf(),
                 kept,
+                audit,
+                commits,
                 _lock: lock,
             },
             loaded,
@@ -277,62 +299,69 @@ impl Store {
         writes: &[Write],
         classes: &ClassChanges,
     ) -> Result<(), StoreError> {
-        let kept = match self.write(generation, writes, classes) {
-            Ok(kept) => kept,
+        self.commit_with(Some((generation, writes, classes)), &Aside::default())
+    }
+
+    /// Makes a generation, if there is one, and what belongs to it durable: all of it or nothing.
+    pub fn commit_with(
+        &mut self,
+        generation: Option<(&Generation, &[Write], &ClassChanges)>,
+        aside: &Aside,
+    ) -> Result<(), StoreError> {
+        match self.write(generation, aside) {
+            Ok((kept, audit)) => (self.kept, self.audit) = (kept, audit),
             // A COMMIT that failed can have reached the disk nevertheless: the database itself tells.
             Err(source) => {
-                let newest: i64 = self
-                    .connection
-                    .query_row("SELECT value FROM numbers WHERE name = 'generation'", [], |row| {
-                        row.get(0)
-                    })
-                    .map_err(|source| StoreError::Unknown { source })?;
-                if newest != signed(generation.number) {
+                let newest = unlocks::commits(&self.connection);
+                let newest = newest.map_err(|source| StoreError::Unknown { source })?;
+                if newest != self.commits + 1 {
                     return Err(StoreError::Sqlite {
                         action: "commit a change",
                         source,
                     });
                 }
-                history::Kept::read(&self.connection).map_err(sqlite("read the history"))?
+                let unknown = |source| StoreError::Unknown { source };
+                self.kept = history::Kept::read(&self.connection).map_err(unknown)?;
+                self.audit = audit::Head::read(&self.connection).map_err(unknown)?;
             }
-        };
-        self.kept = kept;
+        }
+        self.commits += 1;
         Ok(())
     }
 
     fn write(
         &mut self,
-        generation: &Generation,
-        writes: &[Write],
-        classes: &ClassChanges,
-    ) -> rusqlite::Result<history::Kept> {
+        generation: Option<(&Generation, &[Write], &ClassChanges)>,
+        aside: &Aside,
+    ) -> rusqlite::Result<(history::Kept, audit::Head)> {
         let transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let number = signed(generation.number);
-        {
-            let mut put = transaction.prepare_cached(
-                "INSERT INTO resources (kind, name, revision, body) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision, body = excluded.body",
+        let mut kept = self.kept;
+        if let Some((generation, writes, classes)) = generation {
+            write_resources(&transaction, generation, writes)?;
+            write_classes(&transaction, classes)?;
+            transaction.execute(
+                "UPDATE numbers SET value = ?1 WHERE name = 'generation'",
+                [signed(generation.number)],
             )?;
-            let mut delete =
-                transaction.prepare_cached("DELETE FROM resources WHERE kind = ?1 AND name = ?2")?;
-            for write in writes {
-                let (kind, name) = (write.key.kind.as_str(), &write.key.name);
-                match &write.body {
-                    Some(body) => put.execute(params![kind, name, number, body])?,
-                    None => delete.execute(params![kind, name])?,
-                };
-            }
+            kept = kept.append(&transaction, generation)?;
         }
-        write_classes(&transaction, classes)?;
-        transaction.execute(
-            "UPDATE numbers SET value = ?1 WHERE name = 'generation'",
-            [number],
-        )?;
-        let kept = self.kept.append(&transaction, generation)?;
+        unlocks::write(&transaction, aside)?;
+        let audit = self.audit.append(&transaction, &aside.audit)?;
+        unlocks::count_commit(&transaction, self.commits + 1)?;
         transaction.commit()?;
-        Ok(kept)
+        Ok((kept, audit))
+    }
+
+    /// What is remembered under the key of a request.
+    pub fn remembered(&self, key: &IdempotencyKey, now: i64) -> Result<Option<Remembered>, StoreError> {
+        unlocks::remembered(&self.connection, key, now).map_err(sqlite("read the keys of requests"))
+    }
+
+    /// Number of the newest entry of the audit log.
+    pub fn audited(&self) -> u64 {
+        self.audit.number()
     }
 
     /// Makes class ids durable outside a change: when a new version of the compiler sees other classes.
@@ -361,6 +390,32 @@ fn signed(number: u64) -> i64 {
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+fn write_resources(
+    connection: &Connection,
+    generation: &Generation,
+    writes: &[Write],
+) -> rusqlite::Result<()> {
+    let mut put = connection.prepare_cached(
+        "INSERT INTO resources (kind, name, revision, body, created) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision, body = excluded.body",
+    )?;
+    let mut delete = connection.prepare_cached("DELETE FROM resources WHERE kind = ?1 AND name = ?2")?;
+    for write in writes {
+        let (kind, name) = (write.key.kind.as_str(), &write.key.name);
+        match &write.body {
+            Some(body) => put.execute(params![
+                kind,
+                name,
+                signed(generation.number),
+                body,
+                generation.at
+            ])?,
+            None => delete.execute(params![kind, name])?,
+        };
+    }
+    Ok(())
 }
 
 fn write_classes(connection: &Connection, classes: &ClassChanges) -> rusqlite::Result<()> {
@@ -409,19 +464,20 @@ fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
         ..Loaded::default()
     };
     let mut select = connection
-        .prepare("SELECT kind, name, revision, body FROM resources")
+        .prepare("SELECT kind, name, revision, body, created FROM resources")
         .map_err(failed())?;
     let mut rows = select.query([]).map_err(failed())?;
     while let Some(row) = rows.next().map_err(failed())? {
-        let read = || -> rusqlite::Result<(String, String, i64, String)> {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        let read = || -> rusqlite::Result<(String, String, i64, String, i64)> {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         };
-        let (kind, name, revision, body) = read().map_err(failed())?;
+        let (kind, name, revision, body, created) = read().map_err(failed())?;
         let kind = Kind::named(&kind).ok_or_else(|| damaged(format!("`{kind}` is no kind of resource")))?;
         loaded.resources.insert(
             Key { kind, name },
             Stored {
                 revision: unsigned(revision),
+                created,
                 body,
             },
         );
@@ -444,6 +500,7 @@ fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
         let (id, generation) = read().map_err(failed())?;
         loaded.released.push((ClassId(id), unsigned(generation)));
     }
+    loaded.unlocks = unlocks::load(connection, &damaged)?;
     Ok(loaded)
 }
 

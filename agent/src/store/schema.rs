@@ -48,6 +48,57 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE released (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
 ",
+    // What is there already counts as created now: an age that nobody knows opens nothing.
+    "
+    ALTER TABLE resources ADD COLUMN created INTEGER NOT NULL DEFAULT 0;
+    UPDATE resources SET created = unixepoch();
+    INSERT INTO numbers VALUES ('commits', 0);
+    CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE unlocks (
+        id TEXT PRIMARY KEY,
+        endpoint TEXT NOT NULL,
+        program TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        state TEXT NOT NULL,
+        live INTEGER NOT NULL,
+        requested_at INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX unlocks_newest ON unlocks (requested_at, id);
+    CREATE INDEX unlocks_of_endpoint ON unlocks (endpoint, requested_at, id);
+    CREATE INDEX unlocks_of_program ON unlocks (program, requested_at, id);
+    CREATE INDEX unlocks_of_tenant ON unlocks (tenant, requested_at, id);
+    CREATE INDEX unlocks_in_state ON unlocks (state, requested_at, id);
+    CREATE INDEX unlocks_live ON unlocks (id) WHERE live;
+    CREATE TABLE strikes (
+        endpoint TEXT NOT NULL,
+        program TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (endpoint, program)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE request_keys (
+        caller TEXT NOT NULL,
+        key TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        made TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (caller, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX request_keys_by_age ON request_keys (at);
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        role TEXT NOT NULL,
+        action TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        hash BLOB NOT NULL
+    ) STRICT;
+    CREATE TRIGGER audit_is_append_only BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+    CREATE TRIGGER audit_keeps_all BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+",
 ];
 
 fn file_error(file: &Path) -> impl Fn(std::io::Error) -> StoreError {

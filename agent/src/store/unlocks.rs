@@ -1,0 +1,284 @@
+//! Unlocks as they are stored: those under way and those that ended.
+
+use portcullis_policy::Name;
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::{State, Strikes, Unlock};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::history::History;
+use super::{StoreError, signed, sqlite, unsigned};
+
+/// Seconds for which a key of a repeated request is remembered.
+const KEY_LIFE: i64 = 86_400;
+
+/// A key with which a request may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey {
+    /// Whose.
+    pub caller: String,
+    /// The key.
+    pub key: String,
+}
+
+/// What is remembered under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Of what was asked.
+    pub digest: [u8; 32],
+    /// The unlock that it made.
+    pub unlock: String,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// What is written beside a generation, or without one.
+#[derive(Debug, Default)]
+pub struct Aside {
+    /// Unlocks as they are now.
+    pub unlocks: Vec<std::sync::Arc<Unlock>>,
+    /// How often a program was revoked on an endpoint; gone when absent.
+    pub strikes: Vec<((Name, Name), Option<Strikes>)>,
+    /// Keys of requests.
+    pub keys: Vec<(IdempotencyKey, Remembered)>,
+    /// The clocks.
+    pub seen: Option<Moment>,
+    /// The audit log.
+    pub audit: Vec<super::audit::Entry>,
+}
+
+/// What is read at the start.
+#[derive(Debug, Default)]
+pub struct LoadedUnlocks {
+    /// Those of which something can still become.
+    pub live: Vec<Unlock>,
+    /// How often programs were revoked on endpoints.
+    pub strikes: Vec<((Name, Name), Strikes)>,
+    /// The clocks when somebody looked last.
+    pub seen: Option<Moment>,
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<()> {
+    let mut put = connection.prepare_cached(
+        "INSERT INTO unlocks (id, endpoint, program, tenant, state, live, requested_at, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO UPDATE SET state = excluded.state, live = excluded.live, body = excluded.body",
+    )?;
+    for unlock in &aside.unlocks {
+        let live = !unlock.state.has_ended() || unlock.quarantine.is_some();
+        put.execute(params![
+            unlock.id.as_str(),
+            unlock.endpoint.as_str(),
+            unlock.program.as_str(),
+            unlock.tenant,
+            unlock.state.name(),
+            live,
+            unlock.requested_at,
+            json(&**unlock)?,
+        ])?;
+    }
+    for ((endpoint, program), strikes) in &aside.strikes {
+        match strikes {
+            Some(strikes) => connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO strikes (endpoint, program, body) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![endpoint.as_str(), program.as_str(), json(strikes)?])?,
+            None => connection
+                .prepare_cached("DELETE FROM strikes WHERE endpoint = ?1 AND program = ?2")?
+                .execute(params![endpoint.as_str(), program.as_str()])?,
+        };
+    }
+    for (key, remembered) in &aside.keys {
+        connection
+            .prepare_cached("DELETE FROM request_keys WHERE at < ?1")?
+            .execute([remembered.at - KEY_LIFE])?;
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO request_keys (caller, key, digest, made, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                key.caller,
+                key.key,
+                remembered.digest.as_slice(),
+                remembered.unlock,
+                remembered.at
+            ])?;
+    }
+    if let Some(seen) = &aside.seen {
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO texts (name, value) VALUES ('seen', ?1)")?
+            .execute([json(seen)?])?;
+    }
+    Ok(())
+}
+
+/// What is remembered under a key, unless it is too long ago.
+pub(super) fn remembered(
+    connection: &Connection,
+    key: &IdempotencyKey,
+    now: i64,
+) -> rusqlite::Result<Option<Remembered>> {
+    connection
+        .prepare_cached(
+            "SELECT digest, made, at FROM request_keys WHERE caller = ?1 AND key = ?2 AND at >= ?3",
+        )?
+        .query_row(params![key.caller, key.key, now - KEY_LIFE], |row| {
+            Ok(Remembered {
+                digest: row.get(0)?,
+                unlock: row.get(1)?,
+                at: row.get(2)?,
+            })
+        })
+        .optional()
+}
+
+/// Everything of which something can still become. `damaged` makes an error of what cannot be read.
+pub(super) fn load(
+    connection: &Connection,
+    damaged: &dyn Fn(String) -> StoreError,
+) -> Result<LoadedUnlocks, StoreError> {
+    let failed = || sqlite("read the unlocks");
+    let mut loaded = LoadedUnlocks::default();
+    let mut select = connection
+        .prepare("SELECT id, body FROM unlocks WHERE live")
+        .map_err(failed())?;
+    let rows = select
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(failed())?;
+    for row in rows {
+        let (id, body): (String, String) = row.map_err(failed())?;
+        let unlock =
+            serde_json::from_str(&body).map_err(|error| damaged(format!("unlocks/{id}: {error}")))?;
+        loaded.live.push(unlock);
+    }
+    let mut select = connection
+        .prepare("SELECT endpoint, program, body FROM strikes")
+        .map_err(failed())?;
+    let rows = select
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .map_err(failed())?;
+    for row in rows {
+        let (endpoint, program, body): (String, String, String) = row.map_err(failed())?;
+        let read = || -> Option<((Name, Name), Strikes)> {
+            Some((
+                (endpoint.parse().ok()?, program.parse().ok()?),
+                serde_json::from_str(&body).ok()?,
+            ))
+        };
+        let strikes = read().ok_or_else(|| damaged(format!("strikes of {program} on {endpoint}")))?;
+        loaded.strikes.push(strikes);
+    }
+    let seen: Option<String> = connection
+        .query_row("SELECT value FROM texts WHERE name = 'seen'", [], |row| {
+            row.get(0)
+        })
+        .optional()
+        .map_err(failed())?;
+    loaded.seen = seen
+        .map(|text| serde_json::from_str(&text).map_err(|error| damaged(format!("the clocks: {error}"))))
+        .transpose()?;
+    Ok(loaded)
+}
+
+/// Which unlocks are wanted; what is empty is any.
+#[derive(Debug, Clone, Default)]
+pub struct WantedUnlocks {
+    /// On this endpoint.
+    pub endpoint: String,
+    /// Under this program.
+    pub program: String,
+    /// Of this tenant.
+    pub tenant: String,
+    /// In one of these states.
+    pub states: Vec<State>,
+    /// Behind this one, in the order of the list: when it was requested, and its id.
+    pub after: Option<(i64, String)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl History {
+    /// Unlocks, the newest request first.
+    pub fn unlocks(&self, wanted: &WantedUnlocks) -> Result<Vec<Unlock>, StoreError> {
+        let mut conditions = vec!["1".to_string()];
+        let mut values: Vec<rusqlite::types::Value> = Vec::new();
+        for (column, value) in [
+            ("endpoint", &wanted.endpoint),
+            ("program", &wanted.program),
+            ("tenant", &wanted.tenant),
+        ] {
+            if !value.is_empty() {
+                values.push(value.clone().into());
+                conditions.push(format!("{column} = ?{}", values.len()));
+            }
+        }
+        if !wanted.states.is_empty() {
+            let names: Vec<String> = wanted.states.iter().map(|s| format!("'{}'", s.name())).collect();
+            conditions.push(format!("state IN ({})", names.join(", ")));
+        }
+        if let Some((at, id)) = &wanted.after {
+            values.push((*at).into());
+            values.push(id.clone().into());
+            let (at, id) = (values.len() - 1, values.len());
+            conditions.push(format!("(requested_at, id) < (?{at}, ?{id})"));
+        }
+        let query = format!(
+            "SELECT body FROM unlocks WHERE {} ORDER BY requested_at DESC, id DESC LIMIT {}",
+            conditions.join(" AND "),
+            wanted.limit
+        );
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut select = self.connection().prepare_cached(&query)?;
+            select
+                .query_map(rusqlite::params_from_iter(values), |row| row.get(0))?
+                .collect()
+        };
+        let bodies = read().map_err(sqlite("read the unlocks"))?;
+        bodies.iter().map(|body| self.unlock_of(body)).collect()
+    }
+
+    /// One unlock, whether it has ended or not.
+    pub fn unlock(&self, id: &str) -> Result<Option<Unlock>, StoreError> {
+        let body: Option<String> = self
+            .connection()
+            .query_row("SELECT body FROM unlocks WHERE id = ?1", [id], |row| row.get(0))
+            .optional()
+            .map_err(sqlite("read the unlocks"))?;
+        body.map(|body| self.unlock_of(&body)).transpose()
+    }
+
+    fn unlock_of(&self, body: &str) -> Result<Unlock, StoreError> {
+        serde_json::from_str(body).map_err(|error| StoreError::Damaged {
+            file: self.file().to_path_buf(),
+            problem: format!("an unlock: {error}"),
+        })
+    }
+
+    /// How many unlocks are stored, ended ones included.
+    pub fn unlock_count(&self) -> Result<u64, StoreError> {
+        let count: i64 = self
+            .connection()
+            .query_row("SELECT count(*) FROM unlocks", [], |row| row.get(0))
+            .map_err(sqlite("read the unlocks"))?;
+        Ok(unsigned(count))
+    }
+}
+
+/// Number of the newest entry that changes were counted with.
+pub(super) fn commits(connection: &Connection) -> rusqlite::Result<u64> {
+    let count: i64 = connection.query_row("SELECT value FROM numbers WHERE name = 'commits'", [], |row| {
+        row.get(0)
+    })?;
+    Ok(unsigned(count))
+}
+
+pub(super) fn count_commit(connection: &Connection, number: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE numbers SET value = ?1 WHERE name = 'commits'")?
+        .execute([signed(number)])?;
+    Ok(())
+}
