@@ -19,8 +19,9 @@ use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
 use crate::metrics::{self, MetricsError};
-use crate::store::{Store, StoreError};
+use crate::store::{Entry, Store, StoreError};
 use crate::targets::{self, Launched, Targets};
+use crate::unlocks::inspect;
 
 /// How long targets may take to end.
 const TARGETS_LIMIT: Duration = Duration::from_secs(5);
@@ -34,6 +35,9 @@ const REFRESH: Duration = Duration::from_secs(5);
 const DENIALS: usize = 1024;
 /// Refusals are logged no faster than one each time.
 const DENIAL_PAUSE: Duration = Duration::from_millis(20);
+
+/// The label that names an endpoint's tenant when nothing is configured.
+const TENANT_LABEL: &str = "tenant";
 
 /// Why the agent did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -160,13 +164,31 @@ impl Agent {
         let stopping = CancellationToken::new();
         let targets = Targets::new(handles.clone());
         let mut followers = follow(&engine, &targets, exporter.is_some());
-        followers.push(tokio::spawn(log_denials(denials)));
+        followers.push(tokio::spawn(log_denials(denials, engine.clone())));
+        let checker = portcullis_checks::Checker::new(config.checks.clone());
+        parts.add(Part::Unlocks, {
+            let (engine, stopping) = (engine.clone(), stopping.clone());
+            async move {
+                inspect(engine, checker, stopping).await;
+                Ok::<(), Cause>(())
+            }
+        });
         if let Some(exporter) = exporter {
             parts.add(Part::Metrics, async move {
                 exporter.await.map_err(|e| format!("{e:?}"))
             });
         }
-        let api = Api::new(engine.clone(), targets, config.limits, stopping.clone());
+        let tenant_label = config
+            .access
+            .as_ref()
+            .map_or(TENANT_LABEL, |access| &access.tenant_label);
+        let api = Api::new(
+            engine.clone(),
+            targets,
+            config.limits,
+            tenant_label,
+            stopping.clone(),
+        );
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes = api.routes(|routes| *routes = std::mem::take(routes).add_service(health.clone()))?;
         set_health(&reporter, tonic_health::ServingStatus::Serving).await;
@@ -229,7 +251,7 @@ impl Agent {
         self.stopping.cancel();
         let mut late = self
             .parts
-            .drain(|part| matches!(part, Part::Server(_)), self.drain)
+            .drain(|part| matches!(part, Part::Server(_) | Part::Unlocks), self.drain)
             .await;
         self.followers.iter().for_each(JoinHandle::abort);
         self.targets.iter().for_each(TargetHandle::stop);
@@ -269,7 +291,7 @@ async fn start_engine(
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
-        Engine::start(store, loaded, targets, limits)
+        Engine::start(store, loaded, targets, limits, crate::clock::now)
     });
     Ok(started.await??)
 }
@@ -329,8 +351,8 @@ async fn hung_up(mut hangup: Signal, certificates: Option<Arc<Certificates>>) {
     }
 }
 
-/// Logs who was refused what.
-async fn log_denials(mut denials: mpsc::Receiver<Denial>) {
+/// Logs who was refused what, also in the audit log.
+async fn log_denials(mut denials: mpsc::Receiver<Denial>, engine: Engine) {
     while let Some(Denial {
         caller,
         role,
@@ -341,6 +363,18 @@ async fn log_denials(mut denials: mpsc::Receiver<Denial>) {
     {
         let role = role.map_or("none", access::Role::as_str);
         tracing::warn!(caller, role, method, why, missed, "refused");
+        let entry = Entry {
+            at_ms: engine.now().wall_ms,
+            actor: caller,
+            role: role.to_string(),
+            action: "access.denied".to_string(),
+            subject: method,
+            detail: serde_json::json!({"why": why, "missed": missed}).to_string(),
+            generation: engine.read(|state| state.generation()),
+        };
+        if !engine.note(entry) {
+            metrics::denial_dropped();
+        }
         tokio::time::sleep(DENIAL_PAUSE).await;
     }
 }
@@ -354,6 +388,8 @@ async fn set_health(reporter: &tonic_health::server::HealthReporter, status: ton
         v1::endpoint_service_server::SERVICE_NAME,
         v1::policy_service_server::SERVICE_NAME,
         v1::target_service_server::SERVICE_NAME,
+        v1::unlock_service_server::SERVICE_NAME,
+        v1::audit_service_server::SERVICE_NAME,
     ];
     for service in services {
         reporter.set_service_status(service, status).await;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod embedded;
@@ -16,3 +17,4 @@ pub mod logging;
 pub mod metrics;
 pub mod store;
 pub mod targets;
+pub mod unlocks;

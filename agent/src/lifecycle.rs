@@ -14,6 +14,8 @@ pub enum Part {
     Server(String),
     /// A target's session.
     Target(String),
+    /// The clock and the checks of unlocks.
+    Unlocks,
     /// Prometheus metrics.
     Metrics,
 }
@@ -24,6 +26,7 @@ impl std::fmt::Display for Part {
             Part::Engine => f.write_str("the engine"),
             Part::Server(address) => write!(f, "the API on {address}"),
             Part::Target(name) => write!(f, "target {name}"),
+            Part::Unlocks => f.write_str("the clock of unlocks"),
             Part::Metrics => f.write_str("the metrics"),
         }
     }

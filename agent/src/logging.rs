@@ -1,11 +1,14 @@
 //! Logs to stderr, as text or as JSON.
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{Log, LogFormat};
+
+/// Libraries that log what they are asked.
+const QUIET: [&str; 3] = ["hickory_net", "hickory_proto", "hickory_resolver"];
 
 /// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,10 @@ pub enum LogError {
 /// Begins logging.
 pub fn install(log: &Log) -> Result<(), LogError> {
     let filter: Targets = log.filter.parse()?;
+    // What is looked up in DNS was submitted by customers.
+    let filter = QUIET
+        .into_iter()
+        .fold(filter, |filter, name| filter.with_target(name, LevelFilter::OFF));
     let layer = match log.format {
         LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => fmt::layer()

@@ -52,6 +52,8 @@ const TLS_UNTIL: &str = "portcullis_tls_certificate_not_after_seconds";
 const GENERATION: &str = "portcullis_generation";
 const RESOURCES: &str = "portcullis_resources";
 const CLASSES: &str = "portcullis_classes";
+const UNLOCKS: &str = "portcullis_unlocks";
+const CHECKS: &str = "portcullis_unlock_checks_total";
 const WANTED: &str = "portcullis_target_generation_wanted";
 const APPLIED: &str = "portcullis_target_generation_applied";
 const STATE: &str = "portcullis_target_state";
@@ -70,6 +72,18 @@ const METRICS: &[Metric] = &[
         Sort::Counter,
         "method, code",
         "API calls that were answered; a stream counts when it begins.",
+    ),
+    metric(
+        UNLOCKS,
+        Sort::Gauge,
+        "",
+        "Unlocks under way: requested, being checked, waiting for approval, or active.",
+    ),
+    metric(
+        CHECKS,
+        Sort::Counter,
+        "kind, result",
+        "Checks that were made for unlocks: passed, failed or undetermined.",
     ),
     metric(
         CALL_SECONDS,
@@ -268,6 +282,16 @@ pub(crate) fn tls_read(used: bool) {
 pub(crate) fn tls_until(until: std::time::SystemTime) {
     let since = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     gauge!(TLS_UNTIL).set(float(since.as_secs()));
+}
+
+/// How many unlocks are under way.
+pub fn unlocks(count: usize) {
+    gauge!(UNLOCKS).set(count as f64);
+}
+
+/// A check was made.
+pub fn check_made(kind: &str, result: &'static str) {
+    counter!(CHECKS, "kind" => kind.to_string(), "result" => result).increment(1);
 }
 
 /// A change was made.

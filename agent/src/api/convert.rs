@@ -323,7 +323,7 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn rule_out(rule: &Rule) -> v1::Rule {
+pub(super) fn rule_out(rule: &Rule) -> v1::Rule {
     v1::Rule {
         name: rule.name.to_string(),
         action: action_out(rule.action).into(),

@@ -24,17 +24,17 @@ const SOURCE_PORT: u32 = 40_000;
 
 /// A question with its fields read.
 #[derive(Debug)]
-struct Question {
-    endpoint: Name,
-    direction: Direction,
-    protocol: u8,
+pub(super) struct Question {
+    pub(super) endpoint: Name,
+    pub(super) direction: Direction,
+    pub(super) protocol: u8,
     family: Family,
     remote: Option<IpAddr>,
     local: Option<IpAddr>,
     l4: L4,
 }
 
-fn read(request: &v1::ExplainRequest) -> Result<Question, ApiError> {
+pub(super) fn read(request: &v1::ExplainRequest) -> Result<Question, ApiError> {
     let mut fields = Fields::default();
     let endpoint = fields.parse("endpoint", &request.endpoint);
     let direction = fields.direction("direction", request.direction);
@@ -223,7 +223,11 @@ fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Opt
     })
 }
 
-fn packet(question: &Question, endpoint: &Endpoint, policy: &Policy) -> Result<IpPacket, ApiError> {
+pub(super) fn packet(
+    question: &Question,
+    endpoint: &Endpoint,
+    policy: &Policy,
+) -> Result<IpPacket, ApiError> {
     let everywhere = |path| ApiError::field(path, "rules name every address: say which one is meant");
     let remotes = || policy.entries.iter().flat_map(|e: &Entry| &e.matcher.remote);
     let locals = || policy.entries.iter().flat_map(|e: &Entry| &e.matcher.local);

@@ -2,6 +2,7 @@
 //! to gRPC status.
 
 mod accept;
+mod audit;
 mod calls;
 mod convert;
 mod explain;
@@ -13,16 +14,21 @@ mod resources;
 mod status;
 mod target;
 mod tls;
+mod unlock_out;
+mod unlocks;
 mod watch;
+mod why;
 
 use std::sync::Arc;
 
+use portcullis_proto::v1::audit_service_server::AuditServiceServer;
 use portcullis_proto::v1::baseline_service_server::BaselineServiceServer;
 use portcullis_proto::v1::endpoint_service_server::EndpointServiceServer;
 use portcullis_proto::v1::policy_service_server::PolicyServiceServer;
 use portcullis_proto::v1::profile_service_server::ProfileServiceServer;
 use portcullis_proto::v1::target_service_server::TargetServiceServer;
-use tokio::sync::Semaphore;
+use portcullis_proto::v1::unlock_service_server::UnlockServiceServer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::service::Routes;
@@ -49,24 +55,44 @@ struct Inner {
     targets: Targets,
     limits: Limits,
     watchers: Arc<Semaphore>,
+    tenant_label: Arc<str>,
     stopping: CancellationToken,
 }
 
 impl Api {
     /// `stopping` ends the calls that would go on for long.
-    pub fn new(engine: Engine, targets: Targets, limits: Limits, stopping: CancellationToken) -> Self {
+    /// `tenant_label` is the label that names an endpoint's tenant.
+    pub fn new(
+        engine: Engine,
+        targets: Targets,
+        limits: Limits,
+        tenant_label: &str,
+        stopping: CancellationToken,
+    ) -> Self {
         let watchers = Arc::new(Semaphore::new(limits.watchers.min(Semaphore::MAX_PERMITS)));
         Api(Arc::new(Inner {
             engine,
             targets,
             limits,
             watchers,
+            tenant_label: tenant_label.into(),
             stopping,
         }))
     }
 
     fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// A place among those who watch.
+    fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let limit = self.0.limits.watchers;
+        let place = Arc::clone(&self.0.watchers).try_acquire_owned();
+        place.map_err(|_| ApiError::TooManyWatchers { limit })
     }
 
     fn targets(&self) -> &Targets {
@@ -93,6 +119,8 @@ impl Api {
             .add_service(sized!(EndpointServiceServer))
             .add_service(sized!(PolicyServiceServer))
             .add_service(sized!(TargetServiceServer))
+            .add_service(sized!(UnlockServiceServer))
+            .add_service(sized!(AuditServiceServer))
             .add_service(reflection);
         health(&mut routes);
         Ok(routes)

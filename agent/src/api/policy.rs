@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::ApiError;
 use super::{Api, blocking, caller, explain};
-use crate::engine::{Base, ChangeError, Edit, merge, preview};
+use crate::engine::{Base, ChangeError, Edit, Who, merge, preview};
 use crate::store::{Change, Key};
 
 /// How long a target may take to plan.
@@ -112,7 +112,7 @@ impl PolicyService for Api {
         &self,
         request: Request<v1::ApplyDocumentRequest>,
     ) -> Result<Response<v1::ApplyDocumentResponse>, Status> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let v1::ApplyDocumentRequest {
             document,
             merge,

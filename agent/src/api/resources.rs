@@ -14,7 +14,7 @@ use super::page::{self, Page};
 use super::status::ApiError;
 use super::{Api, caller, convert};
 use crate::access::Denied;
-use crate::engine::{Baseline, ChangeError, Edit, Outcome, State};
+use crate::engine::{Baseline, ChangeError, Edit, Outcome, State, Who};
 use crate::store::{Key, Kind};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -35,7 +35,7 @@ const BASELINE_PATHS: &[(&str, &str)] = &[
 /// Makes a change of one resource; wrong fields are told with the paths of its message.
 async fn change(
     api: &Api,
-    by: String,
+    by: Who,
     paths: &[(&str, &str)],
     edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
 ) -> Answer<v1::Committed> {
@@ -101,7 +101,7 @@ impl BaselineService for Api {
     }
 
     async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (baseline, etag) = convert::baseline(request.into_inner().baseline)?;
         change(self, by, BASELINE_PATHS, move |state| {
             let key = || Key {
@@ -118,7 +118,7 @@ impl BaselineService for Api {
 #[tonic::async_trait]
 impl ProfileService for Api {
     async fn create_profile(&self, request: Request<v1::CreateProfileRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         no_etag("profile.etag", &etag)?;
         change(
@@ -164,7 +164,7 @@ impl ProfileService for Api {
     }
 
     async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         change(
             self,
@@ -182,7 +182,7 @@ impl ProfileService for Api {
     }
 
     async fn delete_profile(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
@@ -199,7 +199,7 @@ impl ProfileService for Api {
 #[tonic::async_trait]
 impl EndpointService for Api {
     async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
         change(
@@ -252,7 +252,7 @@ impl EndpointService for Api {
     }
 
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -270,7 +270,7 @@ impl EndpointService for Api {
     }
 
     async fn delete_endpoint(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
         change(self, by, &[], move |state| {
@@ -284,7 +284,7 @@ impl EndpointService for Api {
     }
 
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -301,7 +301,7 @@ impl EndpointService for Api {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::Committed> {
-        let by = caller(&request)?.name;
+        let by = Who::from(&caller(&request)?);
         let name = convert::name("name", &request.into_inner().name)?;
         change(self, by, &[], move |_| Ok(Edit::Endpoint(name, None))).await
     }

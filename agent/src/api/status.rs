@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use portcullis_policy::FieldError;
+use portcullis_policy::{FieldError, Name};
+use portcullis_unlock::ledger::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::access::Denied;
-use crate::engine::ChangeError;
+use crate::engine::{ChangeError, UnlockError};
 use crate::store::{Key, StoreError};
 
 /// `domain` of every ErrorInfo.
@@ -48,6 +49,15 @@ pub enum ApiError {
     /// A part of the call ended without an answer: a bug, told in the log.
     #[error("the call ended without an answer; the agent's log tells why")]
     Lost,
+    /// A change of unlocks was refused.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// A watcher did not read fast enough.
+    #[error("{missed} changes were missed, since they were not read fast enough: list, and watch again")]
+    FellBehind {
+        /// How many.
+        missed: u64,
+    },
     /// It is out of the caller's reach.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -155,6 +165,52 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
     }
 }
 
+fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
+    let stands = |kind: &str, subject: &Name| {
+        ErrorDetails::with_precondition_failure_violation(kind, subject.to_string(), error.to_string())
+    };
+    let missing = |kind: &str, name: &str| ErrorDetails::with_resource_info(kind, name, "", "does not exist");
+    match error {
+        UnlockError::Change(error) => of_change(error),
+        UnlockError::Evidence(fields) => (Code::InvalidArgument, bad_request(fields)),
+        UnlockError::KeyReused(_) => (
+            Code::InvalidArgument,
+            bad_request(&[FieldError {
+                path: "idempotency_key".to_string(),
+                problem: error.to_string(),
+            }]),
+        ),
+        UnlockError::NotFound(id) => (Code::NotFound, missing("unlocks", id)),
+        UnlockError::Refused(refusal) => match refusal {
+            Refusal::NoUnlock(id) => (Code::NotFound, missing("unlocks", id.as_str())),
+            Refusal::NoProgram(name) => (Code::NotFound, missing("programs", name.as_str())),
+            Refusal::NoEndpoint(name) => (Code::NotFound, missing("endpoints", name.as_str())),
+            Refusal::IdInUse(id) => (Code::AlreadyExists, missing("unlocks", id.as_str())),
+            Refusal::PerEndpoint { program, .. } => {
+                (Code::FailedPrecondition, stands("PER_ENDPOINT", program))
+            }
+            Refusal::PerTenant { program, .. } => (Code::FailedPrecondition, stands("PER_TENANT", program)),
+            Refusal::CoolingDown { program, left, .. } => {
+                let mut details = stands("COOLING_DOWN", program);
+                details.set_retry_info(Some((*left).into()));
+                (Code::FailedPrecondition, details)
+            }
+            Refusal::Needs { needed, .. } => (Code::FailedPrecondition, stands("NEEDS", needed)),
+            Refusal::WrongState { id, .. } => (Code::FailedPrecondition, stands("WRONG_STATE", id)),
+            Refusal::NotRenewable(program) => (Code::FailedPrecondition, stands("NOT_RENEWABLE", program)),
+            Refusal::TooLong { .. } => (Code::InvalidArgument, field("lease_seconds", error)),
+            Refusal::NoReason => (Code::InvalidArgument, field("reason", error)),
+        },
+    }
+}
+
+fn field(path: &str, error: &UnlockError) -> ErrorDetails {
+    bad_request(&[FieldError {
+        path: path.to_string(),
+        problem: error.to_string(),
+    }])
+}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let (code, details) = match &error {
@@ -175,6 +231,8 @@ impl From<ApiError> for Status {
                 Code::PermissionDenied,
                 info("OUT_OF_REACH", [("role", "tenant"), ("tenant", &denied.tenant)]),
             ),
+            ApiError::Unlock(error) => of_unlock(error),
+            ApiError::FellBehind { .. } => (Code::DataLoss, info("FELL_BEHIND", [])),
             ApiError::Lost => (Code::Internal, info("LOST", [])),
             ApiError::Stopping => (Code::Unavailable, info("STOPPING", [])),
         };

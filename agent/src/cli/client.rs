@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
 use portcullis_proto::v1::profile_service_client::ProfileServiceClient;
 use portcullis_proto::v1::target_service_client::TargetServiceClient;
+use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
 use tonic::codegen::http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -166,6 +168,16 @@ impl Client {
     /// The document, and questions about it.
     pub fn policy(&self) -> PolicyServiceClient<Line> {
         PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// Unlocks.
+    pub fn unlocks(&self) -> UnlockServiceClient<Line> {
+        UnlockServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> AuditServiceClient<Line> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// Targets.

@@ -10,6 +10,7 @@ pub mod command;
 pub mod error;
 pub mod table;
 pub mod term;
+pub mod unlock_args;
 pub mod view;
 
 use std::path::PathBuf;
@@ -163,6 +164,12 @@ pub enum Command {
     /// Add, change or remove one endpoint.
     #[command(subcommand)]
     Endpoint(args::EndpointCommand),
+    /// Ask for ports to be opened, decide on requests, and see what is open.
+    #[command(subcommand)]
+    Unlock(unlock_args::UnlockCommand),
+    /// Read the audit log, and check that it is what was written.
+    #[command(subcommand)]
+    Audit(unlock_args::AuditCommand),
     /// Compile a document without an agent: rows, statistics, proof.
     Compile(args::Compile),
     /// Print a shell's completion script.
@@ -217,6 +224,8 @@ async fn dispatch(
         Command::Endpoint(args) => {
             command::endpoint::run(&args, &Client::connect(globals).await?, term).await
         }
+        Command::Unlock(args) => command::unlock::run(&args, &Client::connect(globals).await?, term).await,
+        Command::Audit(args) => command::audit::run(&args, &Client::connect(globals).await?, term).await,
         Command::Compile(args) => command::compile::run(&args, term),
         Command::Completions { shell } => command::docs::completions(shell, root, term),
         Command::Docs { page } => command::docs::print(page, root, term),

@@ -1,6 +1,7 @@
 //! The configuration: `raw` as written in TOML, then resolved and checked, in [`Config`].
 
 mod access;
+mod checks;
 mod embedded;
 mod p4;
 mod raw;
@@ -62,6 +63,8 @@ pub struct Config {
     pub api: Api,
     /// Who may do what; whoever comes in may do everything when absent.
     pub access: Option<Access>,
+    /// How checks of unlocks are made.
+    pub checks: portcullis_checks::CheckerConfig,
     /// The database.
     pub store: PathBuf,
     /// The datapaths.

@@ -16,6 +16,7 @@ use crate::access::Role;
 pub(super) struct Raw {
     pub api: Api,
     pub access: Option<Access>,
+    pub checks: Checks,
     pub store: Store,
     pub target: Vec<Spanned<Target>>,
     pub metrics: Metrics,
@@ -96,6 +97,18 @@ pub(super) struct Rates {
 pub(super) struct Rate {
     pub requests_per_second: u32,
     pub burst: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Checks {
+    pub resolvers: Vec<Spanned<String>>,
+    pub timeout: Option<Span>,
+    pub attempts: Option<Spanned<u32>>,
+    pub total: Option<Span>,
+    pub banner_timeout: Option<Span>,
+    pub at_once: Option<Spanned<usize>>,
+    pub loopback: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

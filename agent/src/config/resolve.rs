@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     Access, AnyTarget, Api, ClientAuth, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls,
-    access, embedded, p4, raw,
+    access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
@@ -38,6 +38,7 @@ pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
     Ok(Config {
         api: api(raw.api, access.as_ref())?,
         access,
+        checks: checks::checks(raw.checks)?,
         store: raw
             .store
             .path

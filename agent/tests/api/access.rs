@@ -56,7 +56,7 @@ async fn rig() -> (Rig, Channel) {
 
 /// What a caller shows.
 #[derive(Debug, Clone)]
-struct Shows(Option<String>);
+pub struct Shows(pub Option<String>);
 
 impl tonic::service::Interceptor for Shows {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {

@@ -16,4 +16,5 @@ mod support;
 mod targets;
 mod tls;
 mod two_targets;
+mod unlocks;
 mod watch;

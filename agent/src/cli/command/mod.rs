@@ -1,6 +1,7 @@
 //! One module per command: from arguments to calls to a view.
 
 pub mod apply;
+pub mod audit;
 pub mod compile;
 pub mod docs;
 pub mod endpoint;
@@ -9,6 +10,7 @@ pub mod get;
 pub mod hits;
 pub mod plan;
 pub mod status;
+pub mod unlock;
 pub mod watch;
 
 use std::path::Path;

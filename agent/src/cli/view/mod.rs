@@ -2,11 +2,13 @@
 //!
 //! The messages of the API stop here. Names and shapes are a contract with programs: add, do not rename.
 
+pub mod audit;
 pub mod change;
 pub mod compiled;
 pub mod explained;
 pub mod policy;
 pub mod targets;
+pub mod unlock;
 
 /// `1 endpoint`, `2 endpoints`.
 pub(super) fn count(n: usize, what: &str) -> String {

@@ -98,6 +98,11 @@ impl From<v1::Rule> for RuleView {
 }
 
 impl RuleView {
+    /// What it opens, in words.
+    pub(super) fn opens(&self) -> String {
+        format!("{} {}", self.direction.unwrap_or_default(), self.matches())
+    }
+
     /// What it matches, in words.
     fn matches(&self) -> String {
         let mut parts = vec![self.protocol.clone()];

@@ -473,7 +473,7 @@ impl View for EventView {
 }
 
 /// Seconds since the Unix epoch as date and time in UTC (RFC 3339).
-fn utc(seconds: i64) -> String {
+pub(super) fn utc(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Counted from 1 March of year 0, so that the leap day is the last of a year; an era is 400 years.
     let day = days + 719_468;

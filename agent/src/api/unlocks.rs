@@ -1,0 +1,459 @@
+//! Unlocks: asked for, decided, renewed, given back, watched.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use portcullis_policy::{Document, Name};
+use portcullis_proto::v1;
+use portcullis_proto::v1::unlock_service_server::UnlockService;
+use portcullis_unlock::evidence;
+use portcullis_unlock::ledger::{Change as UnlockChange, Request as Asked, State as Stand, Unlock};
+use sha2::{Digest, Sha256};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::status::ApiError;
+use super::unlock_out::{self, state_in};
+use super::{Api, blocking, caller, why};
+use crate::access::Caller;
+use crate::engine::{Draft, UnlockError, UnlockRequest, Who};
+use crate::store::{IdempotencyKey, Key, Kind, WantedUnlocks};
+
+/// Longest idempotency key and reason, in bytes.
+const MAX_KEY: usize = 128;
+const MAX_REASON: usize = 1024;
+const DEFAULT_PAGE: u32 = 100;
+const LARGEST_PAGE: u32 = 1000;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl From<&Caller> for Who {
+    fn from(caller: &Caller) -> Self {
+        Who {
+            name: caller.name.clone(),
+            role: caller.role.as_str().to_string(),
+        }
+    }
+}
+
+fn not_found(kind: Kind, name: &str) -> ApiError {
+    ApiError::NotFound(Key {
+        kind,
+        name: name.to_string(),
+    })
+}
+
+/// An id that nobody can guess.
+fn fresh_id() -> Result<Name, ApiError> {
+    let mut bytes = [0u8; 10];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        tracing::error!(%error, "the kernel gives no random numbers");
+        ApiError::Lost
+    })?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("u-{digits}").parse().map_err(|_| ApiError::Lost)
+}
+
+/// A digest of what is asked, so that a repeated key with other content is found out.
+fn digest(request: &v1::RequestUnlockRequest) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let mut field = |text: &str| {
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text.as_bytes());
+    };
+    field(&request.program);
+    field(&request.endpoint);
+    field(&request.lease_seconds.to_string());
+    let sorted: BTreeMap<&String, &String> = request.evidence.iter().collect();
+    for (name, value) in sorted {
+        field(name);
+        field(value);
+    }
+    digest.finalize().into()
+}
+
+/// Reads the evidence and takes the request in, under the policy that holds when it is made.
+fn take(
+    draft: &mut Draft<'_>,
+    asked: &v1::RequestUnlockRequest,
+    names: &(Name, Name, Name),
+    tenant: &str,
+    by: &str,
+) -> Result<Vec<UnlockChange>, UnlockError> {
+    let (id, program_name, endpoint) = names;
+    let document: &Document = draft.document;
+    let program = document.programs.get(program_name);
+    let program =
+        program.ok_or_else(|| portcullis_unlock::ledger::Refusal::NoProgram(program_name.clone()))?;
+    let submitted: BTreeMap<String, String> = asked
+        .evidence
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let read = evidence::parse(program, &submitted).map_err(UnlockError::Evidence)?;
+    let opens = evidence::rules(program, program_name.as_str(), &read).map_err(UnlockError::Evidence)?;
+    let request = Asked {
+        id: id.clone(),
+        program: program_name.clone(),
+        endpoint: endpoint.clone(),
+        tenant: tenant.to_string(),
+        evidence: read,
+        opens,
+        lease_seconds: Some(asked.lease_seconds).filter(|seconds| *seconds > 0),
+        by: by.to_string(),
+    };
+    let waits = draft.ledger.of_endpoint(endpoint.as_str());
+    let waits = waits.filter(|u| u.program == *program_name && u.state == Stand::Requested);
+    let waiting = waits.map(|unlock| unlock.id.clone()).next();
+    let change = match waiting {
+        Some(id) => draft.ledger.supply(&id, request, &draft.now)?,
+        None => draft.ledger.request(document, request, &draft.now)?,
+    };
+    Ok(vec![change])
+}
+
+impl Api {
+    /// The endpoint's tenant, if the caller may reach the endpoint.
+    pub(super) fn reach(&self, caller: &Caller, endpoint: &str) -> Result<String, ApiError> {
+        self.engine().read(|state| {
+            let found = state.document().endpoints.get(endpoint);
+            caller.may_reach(&format!("endpoints/{endpoint}"), found.map(|e| &e.labels))?;
+            let found = found.ok_or_else(|| not_found(Kind::Endpoint, endpoint))?;
+            Ok(found
+                .labels
+                .get(&*self.0.tenant_label)
+                .cloned()
+                .unwrap_or_default())
+        })
+    }
+
+    /// An unlock that the caller may reach, whether it has ended or not.
+    async fn reached(&self, caller: &Caller, id: &str) -> Result<Unlock, ApiError> {
+        let live = self.engine().read(|state| state.ledger().get(id).cloned());
+        let found = match live {
+            Some(unlock) => Some(Unlock::clone(&unlock)),
+            None => {
+                let (engine, id) = (self.engine().clone(), id.to_string());
+                blocking(move || engine.history()?.unlock(&id)).await??
+            }
+        };
+        let reachable = found.as_ref().is_some_and(|unlock| caller.is_for(&unlock.tenant));
+        if !reachable {
+            caller.may_reach(&format!("unlocks/{id}"), None)?;
+        }
+        found.ok_or_else(|| not_found(Kind::Unlock, id))
+    }
+
+    fn shown(&self, unlock: &Unlock) -> v1::Unlock {
+        self.engine()
+            .read(|state| unlock_out::unlock(unlock, state.document()))
+    }
+
+    async fn changed(&self, request: UnlockRequest) -> Answer<v1::Unlock> {
+        let outcome = self.engine().unlocks(request).await.map_err(ApiError::Unlock)?;
+        let unlock = outcome.unlock.ok_or(ApiError::Lost)?;
+        Ok(Response::new(self.shown(&unlock)))
+    }
+
+    /// A decision on one unlock.
+    async fn decide(
+        &self,
+        caller: &Caller,
+        id: String,
+        what: &'static str,
+        make: impl Fn(&mut Draft<'_>, &Name) -> Result<Vec<UnlockChange>, UnlockError> + Send + 'static,
+    ) -> Answer<v1::Unlock> {
+        self.reached(caller, &id)
+            .await
+            .inspect_err(|error| self.refused(caller, what, &id, error))?;
+        let name = convert::name("id", &id)?;
+        let closes = matches!(what, "unlock.release" | "unlock.revoke" | "unlock.reject");
+        self.changed(UnlockRequest {
+            by: Who::from(caller),
+            what: (what, format!("unlocks/{id}")),
+            make: Box::new(move |draft| make(draft, &name)),
+            key: None,
+            closes,
+        })
+        .await
+    }
+
+    /// Puts a refusal that never came to the engine into the audit log.
+    fn refused(&self, caller: &Caller, what: &str, subject: &str, error: &ApiError) {
+        let now = self.engine().now();
+        let entry = crate::store::Entry {
+            at_ms: now.wall_ms,
+            actor: caller.name.clone(),
+            role: caller.role.as_str().to_string(),
+            action: format!("{what}.refused"),
+            subject: subject.chars().take(256).collect(),
+            detail: serde_json::json!({"why": error.to_string()}).to_string(),
+            generation: self.engine().read(|state| state.generation()),
+        };
+        if !self.engine().note(entry) {
+            tracing::warn!(
+                actor = caller.name,
+                what,
+                subject,
+                "a refusal is not in the audit log: too much waits"
+            );
+            crate::metrics::denial_dropped();
+        }
+    }
+
+    fn wanted(&self, caller: &Caller, request: &v1::ListUnlocksRequest) -> Result<WantedUnlocks, ApiError> {
+        let mut tenant = request.tenant.clone();
+        if let Some(own) = &caller.tenant {
+            if !tenant.is_empty() && tenant != *own {
+                caller.may_reach(&format!("tenant {tenant}"), None)?;
+            }
+            tenant.clone_from(own);
+        }
+        let states = request.states.iter().enumerate();
+        let states = states.map(|(n, state)| {
+            let known = v1::UnlockState::try_from(*state).ok().and_then(state_in);
+            known.ok_or_else(|| {
+                ApiError::field(
+                    format!("states[{n}]"),
+                    format!("{state} is no state of an unlock"),
+                )
+            })
+        });
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                let parts = token.split_once('.');
+                let read = parts.and_then(|(at, id)| Some((at.parse().ok()?, id.to_string())));
+                Some(read.ok_or_else(|| ApiError::field("page_token", "is not of an earlier answer"))?)
+            }
+        };
+        let size = match request.page_size {
+            0 => DEFAULT_PAGE,
+            size => size.min(LARGEST_PAGE),
+        };
+        Ok(WantedUnlocks {
+            endpoint: request.endpoint.clone(),
+            program: request.program.clone(),
+            tenant,
+            states: states.collect::<Result<_, ApiError>>()?,
+            after,
+            limit: size as usize + 1,
+        })
+    }
+}
+
+fn reason(text: String) -> Result<String, ApiError> {
+    if text.len() > MAX_REASON {
+        return Err(ApiError::field(
+            "reason",
+            format!("is longer than {MAX_REASON} bytes"),
+        ));
+    }
+    Ok(text)
+}
+
+#[tonic::async_trait]
+impl UnlockService for Api {
+    async fn request_unlock(&self, request: Request<v1::RequestUnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let asked = request.into_inner();
+        let subject = format!("endpoints/{}", asked.endpoint);
+        let noted = |error: &ApiError| self.refused(&caller, "unlock.request", &subject, error);
+        let tenant = self.reach(&caller, &asked.endpoint).inspect_err(noted)?;
+        let names = (
+            fresh_id()?,
+            convert::name("program", &asked.program).inspect_err(noted)?,
+            convert::name("endpoint", &asked.endpoint).inspect_err(noted)?,
+        );
+        if asked.idempotency_key.len() > MAX_KEY {
+            let error = ApiError::field("idempotency_key", format!("is longer than {MAX_KEY} bytes"));
+            noted(&error);
+            return Err(error.into());
+        }
+        let key = (!asked.idempotency_key.is_empty()).then(|| {
+            let key = IdempotencyKey {
+                caller: caller.name.clone(),
+                key: asked.idempotency_key.clone(),
+            };
+            (key, digest(&asked))
+        });
+        let by = Who::from(&caller);
+        let name = caller.name.clone();
+        self.changed(UnlockRequest {
+            by,
+            what: ("unlock.request", subject),
+            make: Box::new(move |draft| take(draft, &asked, &names, &tenant, &name)),
+            key,
+            closes: false,
+        })
+        .await
+    }
+
+    async fn get_unlock(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let unlock = self.reached(&caller, &request.into_inner().id).await?;
+        Ok(Response::new(self.shown(&unlock)))
+    }
+
+    async fn list_unlocks(
+        &self,
+        request: Request<v1::ListUnlocksRequest>,
+    ) -> Answer<v1::ListUnlocksResponse> {
+        let caller = caller(&request)?;
+        let wanted = self.wanted(&caller, &request.into_inner())?;
+        let (engine, size) = (self.engine().clone(), wanted.limit - 1);
+        let mut found = blocking(move || engine.history()?.unlocks(&wanted))
+            .await?
+            .map_err(ApiError::from)?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| more);
+        let next_page_token =
+            last.map_or_else(String::new, |last| format!("{}.{}", last.requested_at, last.id));
+        let unlocks = self.engine().read(|state| {
+            found
+                .iter()
+                .map(|unlock| unlock_out::unlock(unlock, state.document()))
+                .collect()
+        });
+        Ok(Response::new(v1::ListUnlocksResponse {
+            unlocks,
+            next_page_token,
+        }))
+    }
+
+    async fn approve(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
+        let (text, by) = (reason(text)?, caller.name.clone());
+        self.decide(&caller, id, "unlock.approve", move |draft, id| {
+            Ok(draft.ledger.approve(draft.document, id, &text, &by, &draft.now)?)
+        })
+        .await
+    }
+
+    async fn reject(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
+        let (text, by) = (reason(text)?, caller.name.clone());
+        self.decide(&caller, id, "unlock.reject", move |draft, id| {
+            Ok(vec![draft.ledger.reject(id, &text, &by, &draft.now)?])
+        })
+        .await
+    }
+
+    async fn renew(&self, request: Request<v1::RenewUnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let v1::RenewUnlockRequest { id, lease_seconds } = request.into_inner();
+        let (lease, by) = (Some(lease_seconds).filter(|s| *s > 0), caller.name.clone());
+        self.decide(&caller, id, "unlock.renew", move |draft, id| {
+            Ok(vec![draft.ledger.renew(
+                draft.document,
+                id,
+                lease,
+                &by,
+                &draft.now,
+            )?])
+        })
+        .await
+    }
+
+    async fn release(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let by = caller.name.clone();
+        self.decide(
+            &caller,
+            request.into_inner().id,
+            "unlock.release",
+            move |draft, id| Ok(draft.ledger.release(draft.document, id, &by, &draft.now)?),
+        )
+        .await
+    }
+
+    async fn revoke(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+        let caller = caller(&request)?;
+        let v1::DecideUnlockRequest {
+            id,
+            reason: text,
+            quarantine,
+        } = request.into_inner();
+        let (text, by) = (reason(text)?, caller.name.clone());
+        self.decide(&caller, id, "unlock.revoke", move |draft, id| {
+            let why = (text.as_str(), quarantine);
+            Ok(draft.ledger.revoke(draft.document, id, why, &by, &draft.now)?)
+        })
+        .await
+    }
+
+    async fn describe_program(
+        &self,
+        request: Request<v1::DescribeProgramRequest>,
+    ) -> Answer<v1::DescribeProgramResponse> {
+        let wanted = request.into_inner().program;
+        let programs = self.engine().read(|state| {
+            let all = state.document().programs.iter();
+            let wanted = all.filter(|(name, _)| wanted.is_empty() || name.as_str() == wanted);
+            wanted
+                .map(|(name, program)| unlock_out::program(name, program))
+                .collect::<Vec<_>>()
+        });
+        if programs.is_empty() && !wanted.is_empty() {
+            return Err(not_found(Kind::Program, &wanted).into());
+        }
+        Ok(Response::new(v1::DescribeProgramResponse { programs }))
+    }
+
+    async fn why_blocked(&self, request: Request<v1::WhyBlockedRequest>) -> Answer<v1::WhyBlockedResponse> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let tenant = self.reach(&caller, &request.endpoint)?;
+        Ok(Response::new(why::blocked(self, &request, &tenant)?))
+    }
+
+    type WatchUnlocksStream = Pin<Box<dyn Stream<Item = Result<v1::UnlockEvent, Status>> + Send>>;
+
+    async fn watch_unlocks(
+        &self,
+        request: Request<v1::WatchUnlocksRequest>,
+    ) -> Answer<Self::WatchUnlocksStream> {
+        let caller = caller(&request)?;
+        let wanted = request.into_inner();
+        let place = self.watcher()?;
+        let mut told = self.engine().watch_unlocks();
+        let (api, stopping) = (self.clone(), self.stopping().clone());
+        let (to, events) = tokio::sync::mpsc::channel(64);
+        tokio::spawn(async move {
+            let _place = place;
+            loop {
+                let event = tokio::select! {
+                    () = stopping.cancelled() => Err(ApiError::Stopping.into()),
+                    () = to.closed() => return,
+                    event = told.recv() => match event {
+                        Ok(unlock) => {
+                            let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
+                            let meant = caller.is_for(&unlock.tenant)
+                                && is(&wanted.endpoint, unlock.endpoint.as_str())
+                                && is(&wanted.program, unlock.program.as_str())
+                                && is(&wanted.tenant, &unlock.tenant);
+                            if !meant {
+                                continue;
+                            }
+                            Ok(v1::UnlockEvent { unlock: Some(api.shown(&unlock)) })
+                        }
+                        Err(RecvError::Lagged(missed)) => Err(ApiError::FellBehind { missed }.into()),
+                        Err(RecvError::Closed) => Err(ApiError::Stopping.into()),
+                    },
+                };
+                let last = event.is_err();
+                if to.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(
+            tokio_stream::wrappers::ReceiverStream::new(events),
+        )))
+    }
+}

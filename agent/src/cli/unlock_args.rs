@@ -1,0 +1,221 @@
+//! The arguments of `unlock` and `audit`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use portcullis_policy::{Direction, Span};
+
+use super::args::{Label, Service};
+
+/// `unlock`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum UnlockCommand {
+    /// Ask for ports to be opened; what is missing is asked for when there is somebody to ask.
+    Request(Request),
+    /// List unlocks, the newest request first.
+    List(List),
+    /// Show one unlock: evidence, checks, history.
+    Show(One),
+    /// Approve a request that waits for it.
+    Approve(Decide),
+    /// Reject a request.
+    Reject(Decide),
+    /// Let the lease of an unlock begin anew.
+    Renew(Renew),
+    /// Give an unlock back, or take a request back.
+    Release(One),
+    /// Take an unlock back.
+    Revoke(Revoke),
+    /// Show the programs: what they open and what they ask for.
+    Programs(Programs),
+    /// Say why a port is closed, and what would open it.
+    Why(Why),
+    /// Follow unlocks as they change, one line each, until interrupted.
+    Watch(Watch),
+}
+
+/// `unlock request`.
+#[derive(Debug, Clone, Args)]
+pub struct Request {
+    /// The program.
+    #[arg(long, value_name = "NAME")]
+    pub program: String,
+    /// The endpoint.
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: String,
+    /// Evidence; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<Label>,
+    /// Evidence whose value is a file's content, for secrets; may be repeated.
+    #[arg(long, value_name = "NAME=FILE")]
+    pub set_file: Vec<Label>,
+    /// How long it shall last, as in 720h or 7d; the program's default when absent.
+    #[arg(long, value_name = "TIME")]
+    pub lease: Option<Span>,
+    /// A key under which the request can be repeated without being made twice.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Never ask for what is missing.
+    #[arg(long)]
+    pub no_input: bool,
+    /// Wait until it is decided, 60 seconds unless told otherwise; exit code 3 when it is not by then.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "60")]
+    pub wait: Option<u32>,
+}
+
+/// A state of unlocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Waits for evidence.
+    Requested,
+    /// Checks are being made.
+    Checking,
+    /// Waits for an operator.
+    AwaitingApproval,
+    /// Open.
+    Active,
+    /// Open, and it ends soon.
+    Expiring,
+    /// The lease ended.
+    Expired,
+    /// Not granted.
+    Rejected,
+    /// Taken back.
+    Revoked,
+    /// Given back.
+    Released,
+}
+
+/// `unlock list`.
+#[derive(Debug, Clone, Args)]
+pub struct List {
+    /// Only of this endpoint.
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// Only under this program.
+    #[arg(long, value_name = "NAME")]
+    pub program: Option<String>,
+    /// Only of this tenant.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// Only in this state; may be repeated.
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub state: Vec<State>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+}
+
+/// One unlock.
+#[derive(Debug, Clone, Args)]
+pub struct One {
+    /// Its id.
+    pub id: String,
+}
+
+/// A decision.
+#[derive(Debug, Clone, Args)]
+pub struct Decide {
+    /// The unlock's id.
+    pub id: String,
+    /// Why; the customer is told.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+/// `unlock renew`.
+#[derive(Debug, Clone, Args)]
+pub struct Renew {
+    /// The unlock's id.
+    pub id: String,
+    /// How long from now, as in 720h or 7d; the program's default when absent.
+    #[arg(long, value_name = "TIME")]
+    pub lease: Option<Span>,
+}
+
+/// `unlock revoke`.
+#[derive(Debug, Clone, Args)]
+pub struct Revoke {
+    /// The unlock's id.
+    pub id: String,
+    /// Why; the customer is told.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Deny its openings above everything for the time that the program says.
+    #[arg(long)]
+    pub quarantine: bool,
+}
+
+/// `unlock programs`.
+#[derive(Debug, Clone, Args)]
+pub struct Programs {
+    /// One program, with all that it asks for.
+    pub program: Option<String>,
+}
+
+/// `unlock why`.
+#[derive(Debug, Clone, Args)]
+pub struct Why {
+    /// The endpoint.
+    pub endpoint: String,
+    /// egress is what it sends, ingress what it is sent.
+    #[arg(value_name = "DIRECTION")]
+    pub direction: Direction,
+    /// Protocol and destination port: tcp/25, udp/53, icmp, icmpv6, or a number.
+    #[arg(value_name = "PROTOCOL[/PORT]")]
+    pub service: Service,
+    /// The other side's address; one that no rule names when absent.
+    #[arg(long, value_name = "ADDRESS")]
+    pub remote: Option<IpAddr>,
+}
+
+/// `unlock watch`.
+#[derive(Debug, Clone, Args)]
+pub struct Watch {
+    /// Only of this endpoint.
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
+    /// Only under this program.
+    #[arg(long, value_name = "NAME")]
+    pub program: Option<String>,
+}
+
+/// `audit`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AuditCommand {
+    /// List entries, the newest first.
+    List(AuditList),
+    /// Compute every hash again; exit code 1 when an entry is not what it was.
+    Verify,
+    /// Write entries as JSON lines, the oldest first.
+    Export(AuditExport),
+}
+
+/// `audit list`.
+#[derive(Debug, Clone, Args)]
+pub struct AuditList {
+    /// Only by this actor, as in `uid 0`.
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+    /// Only actions that begin so, as in `unlock.`.
+    #[arg(long, value_name = "PREFIX")]
+    pub action: Option<String>,
+    /// Only subjects that begin so, as in `unlocks/`.
+    #[arg(long, value_name = "PREFIX")]
+    pub subject: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+}
+
+/// `audit export`.
+#[derive(Debug, Clone, Args)]
+pub struct AuditExport {
+    /// Only entries after this number.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub after: u64,
+    /// Where to; stdout when absent.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}

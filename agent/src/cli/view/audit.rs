@@ -1,0 +1,140 @@
+//! The audit log.
+
+use portcullis_proto::v1;
+use serde::Serialize;
+
+use super::unlock::time;
+use crate::cli::table::Grid;
+use crate::cli::term::View;
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EntryView {
+    /// Its number.
+    pub number: u64,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Who.
+    pub actor: String,
+    /// In which role.
+    pub role: String,
+    /// What.
+    pub action: String,
+    /// About what.
+    pub subject: String,
+    /// More about it.
+    pub detail: serde_json::Value,
+    /// The policy's generation.
+    pub generation: u64,
+    /// Over the entry and the hash before it.
+    pub hash: String,
+    /// The hash before it.
+    pub previous_hash: String,
+}
+
+impl From<v1::AuditEntry> for EntryView {
+    fn from(entry: v1::AuditEntry) -> Self {
+        EntryView {
+            number: entry.number,
+            at_ms: entry.at_ms,
+            actor: entry.actor,
+            role: entry.role,
+            action: entry.action,
+            subject: entry.subject,
+            // It is shown as it is when it is not JSON.
+            detail: serde_json::from_str(&entry.detail).unwrap_or(serde_json::Value::String(entry.detail)),
+            generation: entry.generation,
+            hash: entry.hash,
+            previous_hash: entry.previous_hash,
+        }
+    }
+}
+
+/// Entries.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AuditView {
+    /// In the order in which they were asked for.
+    pub entries: Vec<EntryView>,
+}
+
+/// What of an entry's detail a line has room for.
+fn why(entry: &EntryView) -> String {
+    let text = |key: &str| {
+        entry
+            .detail
+            .get(key)
+            .and_then(|value| value.as_str())
+            .map(str::to_string)
+    };
+    let listed = || {
+        let list = entry.detail.get("changes")?.as_array()?;
+        let some: Vec<&str> = list.iter().take(3).filter_map(|value| value.as_str()).collect();
+        Some(some.join(", "))
+    };
+    text("why")
+        .or_else(|| text("reason"))
+        .or_else(listed)
+        .unwrap_or_default()
+}
+
+impl View for AuditView {
+    fn text(&self, width: Option<u16>) -> String {
+        let mut grid = Grid::new(&["#NUMBER", "AT", "ACTOR", "ROLE", "ACTION", "SUBJECT", "WHY"]);
+        for entry in &self.entries {
+            grid.row([
+                entry.number.to_string(),
+                time(entry.at_ms.div_euclid(1000)),
+                entry.actor.clone(),
+                entry.role.clone(),
+                entry.action.clone(),
+                entry.subject.clone(),
+                why(entry),
+            ]);
+        }
+        match grid.is_empty() {
+            true => "no entries\n".to_string(),
+            false => grid.text(width),
+        }
+    }
+}
+
+/// Whether the log is what was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VerdictView {
+    /// Whether it is.
+    pub intact: bool,
+    /// Entries that are.
+    pub entries: u64,
+    /// The first that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken_at: Option<u64>,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// Hash of the last one that is right.
+    pub head: String,
+}
+
+impl From<v1::VerifyAuditResponse> for VerdictView {
+    fn from(answer: v1::VerifyAuditResponse) -> Self {
+        VerdictView {
+            intact: answer.intact,
+            entries: answer.entries,
+            broken_at: (answer.broken_at > 0).then_some(answer.broken_at),
+            problem: answer.problem,
+            head: answer.head,
+        }
+    }
+}
+
+impl View for VerdictView {
+    fn text(&self, _: Option<u16>) -> String {
+        match self.broken_at {
+            None => format!("intact: {} entries, head {}\n", self.entries, self.head),
+            Some(number) => format!(
+                "BROKEN at entry {number}: {}\n{} entries before it are what was written, head {}\n",
+                self.problem, self.entries, self.head
+            ),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! From the checks of a program to questions about the world.
+
+use std::net::IpAddr;
+
+use portcullis_checks::{Answer, Checker, Outcome, Question};
+use portcullis_policy::{Check, CheckKind, Endpoint, Program};
+use portcullis_unlock::evidence::{Evidence, Value};
+use portcullis_unlock::ledger::{CheckResult, Checked};
+
+/// The addresses of an endpoint that are one host's, not a prefix's.
+pub(super) fn hosts(endpoint: &Endpoint) -> Vec<IpAddr> {
+    let whole = endpoint
+        .addresses
+        .iter()
+        .filter(|a| a.0.prefix_len() == a.0.max_prefix_len());
+    whole.map(|a| a.0.addr()).collect()
+}
+
+/// `endpoint`, or evidence that is an address.
+fn addresses(name: &str, endpoint: &Endpoint, evidence: &Evidence) -> Option<Vec<IpAddr>> {
+    if name == "endpoint" {
+        return Some(hosts(endpoint));
+    }
+    match evidence.get(name)? {
+        Value::Address(address) => Some(vec![*address]),
+        _ => None,
+    }
+}
+
+/// What a check asks; `None` when evidence that it needs was not submitted.
+fn question(kind: &CheckKind, endpoint: &Endpoint, evidence: &Evidence) -> Option<Question> {
+    let text = |name: &str| evidence.get(name).map(ToString::to_string);
+    let at = |name: &str| addresses(name, endpoint, evidence);
+    Some(match kind {
+        CheckKind::Fcrdns { address, hostname } => Question::Fcrdns {
+            addresses: at(address)?,
+            hostname: text(hostname)?,
+        },
+        CheckKind::Ptr { address, hostname } => Question::Ptr {
+            addresses: at(address)?,
+            hostname: match hostname {
+                Some(name) => Some(text(name)?),
+                None => None,
+            },
+        },
+        CheckKind::Address { hostname, must_have } => Question::Address {
+            hostname: text(hostname)?,
+            must_have: match must_have {
+                Some(name) => Some(at(name)?),
+                None => None,
+            },
+        },
+        CheckKind::Spf { domain, must_allow } => Question::Spf {
+            domain: text(domain)?,
+            addresses: at(must_allow)?,
+            sender: None,
+        },
+        CheckKind::Dmarc { domain, policy } => Question::Dmarc {
+            domain: text(domain)?,
+            policy: *policy,
+        },
+        CheckKind::Dkim { domain, selector } => Question::Dkim {
+            domain: text(domain)?,
+            selector: text(selector)?,
+        },
+        CheckKind::Banner { port, contains } => Question::Banner {
+            addresses: hosts(endpoint),
+            port: *port,
+            contains: contains.clone(),
+        },
+    })
+}
+
+async fn one(checker: Checker, check: Check, question: Option<Question>, at: i64) -> Checked {
+    let answer = match &question {
+        Some(question) => checker.ask(question).await,
+        None => Answer {
+            result: Outcome::Undetermined,
+            detail: "evidence that it needs was not submitted".to_string(),
+        },
+    };
+    Checked {
+        name: check.name().to_string(),
+        kind: check.kind.word().to_string(),
+        result: match answer.result {
+            Outcome::Passed => CheckResult::Passed,
+            Outcome::Failed => CheckResult::Failed,
+            Outcome::Undetermined => CheckResult::Undetermined,
+        },
+        detail: answer.detail,
+        at,
+    }
+}
+
+/// Makes every check of a program, at once.
+pub(super) async fn ask(
+    checker: &Checker,
+    program: &Program,
+    endpoint: &Endpoint,
+    evidence: &Evidence,
+    at: i64,
+) -> Vec<Checked> {
+    let mut tasks = Vec::with_capacity(program.checks.len());
+    for check in &program.checks {
+        let question = question(&check.kind, endpoint, evidence);
+        tasks.push(tokio::spawn(one(checker.clone(), check.clone(), question, at)));
+    }
+    let mut checks = Vec::with_capacity(tasks.len());
+    for (task, check) in tasks.into_iter().zip(&program.checks) {
+        checks.push(task.await.unwrap_or_else(|error| Checked {
+            name: check.name().to_string(),
+            kind: check.kind.word().to_string(),
+            result: CheckResult::Undetermined,
+            detail: format!("the check ended without an answer: {error}"),
+            at,
+        }));
+    }
+    checks
+}

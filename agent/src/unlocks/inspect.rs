@@ -1,0 +1,139 @@
+//! Looks at the clock, and makes checks when they are due.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_checks::Checker;
+use portcullis_policy::Name;
+use portcullis_unlock::ledger::{CheckResult, Checked, Unlock};
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::ask::ask;
+use super::judge::{Known, judge};
+use crate::engine::{Draft, Engine, UnlockError, UnlockRequest, Who};
+use crate::metrics;
+
+/// How often the clock is looked at, however much happens, and however little: it may be set.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(1);
+/// How often the clocks are stored when nothing else is.
+const SEEN: Duration = Duration::from_secs(60);
+/// Unlocks whose checks are made at a time.
+const AT_ONCE: usize = 64;
+
+/// Goes on until it is told to stop.
+pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationToken) {
+    let mut changes = engine.watch_unlocks();
+    let (done, mut finished) = mpsc::channel::<Name>(AT_ONCE);
+    let mut checking: HashSet<Name> = HashSet::new();
+    let mut seen = tokio::time::Instant::now();
+    loop {
+        let now = engine.now();
+        let (due, left, count) = engine.read(|state| {
+            let ledger = state.ledger();
+            (ledger.to_check(&now), ledger.next_ms(&now), ledger.len())
+        });
+        metrics::unlocks(count);
+        if left == Some(0) || seen.elapsed() >= SEEN {
+            seen = tokio::time::Instant::now();
+            tick(&engine).await;
+        }
+        for id in due {
+            if checking.len() < AT_ONCE && !checking.contains(&id) {
+                checking.insert(id.clone());
+                tokio::spawn(check(engine.clone(), checker.clone(), id, done.clone()));
+            }
+        }
+        let wait = left
+            .map_or(LONGEST, Duration::from_millis)
+            .clamp(SHORTEST, LONGEST);
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+            Some(id) = finished.recv() => {
+                checking.remove(&id);
+            }
+            // Somebody asked for something: its checks are due. Not at every one of a thousand.
+            told = changes.recv() => match told {
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => tokio::time::sleep(SHORTEST / 10).await,
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+/// Lets time do what it does.
+async fn tick(engine: &Engine) {
+    let request = UnlockRequest {
+        by: Who::agent(),
+        what: ("unlock.tick", String::new()),
+        make: Box::new(|draft: &mut Draft<'_>| Ok(draft.ledger.tick(draft.document, &draft.now))),
+        key: None,
+        closes: true,
+    };
+    if let Err(error) = engine.unlocks(request).await {
+        tracing::error!(%error, "leases that end now could not be ended; it is tried again");
+    }
+}
+
+async fn check(engine: Engine, checker: Checker, id: Name, done: mpsc::Sender<Name>) {
+    if let Err(error) = checked(&engine, &checker, &id).await {
+        tracing::error!(unlock = %id, %error, "what checks came to could not be stored; they are made again");
+        // Not at once.
+        tokio::time::sleep(LONGEST).await;
+    }
+    // The one that inspects may have been told to stop.
+    drop(done.send(id).await);
+}
+
+async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), UnlockError> {
+    let now = engine.now();
+    let found = engine.read(|state| {
+        let unlock: Arc<Unlock> = Arc::clone(state.ledger().get(id.as_str())?);
+        let program = Arc::clone(state.document().programs.get(&unlock.program)?);
+        let endpoint = Arc::clone(state.document().endpoints.get(&unlock.endpoint)?);
+        let created = state.created(&unlock.endpoint).unwrap_or(now.seconds());
+        Some((unlock, program, endpoint, created))
+    });
+    let Some((unlock, program, endpoint, created)) = found else {
+        return Ok(());
+    };
+    let checks = ask(checker, &program, &endpoint, &unlock.evidence, now.seconds()).await;
+    for check in &checks {
+        metrics::check_made(&check.kind, check.result.name());
+        if check.result != CheckResult::Passed {
+            tracing::debug!(unlock = %id, check = check.name, result = check.result.name(), detail = check.detail);
+        }
+    }
+    judged(engine, id.clone(), checks, created).await
+}
+
+/// Judges in the very change that stores it, by what holds then.
+async fn judged(engine: &Engine, id: Name, checks: Vec<Checked>, created: i64) -> Result<(), UnlockError> {
+    let subject = format!("unlocks/{id}");
+    let make = move |draft: &mut Draft<'_>| {
+        let Some(unlock) = draft.ledger.get(id.as_str()).cloned() else {
+            return Ok(Vec::new());
+        };
+        let known = Known {
+            document: draft.document,
+            ledger: draft.ledger,
+            created,
+            now: draft.now,
+        };
+        let judgement = judge(&unlock, &checks, &known);
+        Ok(draft
+            .ledger
+            .judged(draft.document, &id, checks.clone(), &judgement, &draft.now))
+    };
+    let request = UnlockRequest {
+        by: Who::agent(),
+        what: ("unlock.check", subject),
+        make: Box::new(make),
+        key: None,
+        closes: false,
+    };
+    engine.unlocks(request).await.map(drop)
+}
