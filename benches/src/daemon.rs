@@ -205,6 +205,7 @@ pub struct Client {
     endpoints: EndpointServiceClient<Channel>,
     policy: PolicyServiceClient<Channel>,
     targets: TargetServiceClient<Channel>,
+    channel: Channel,
 }
 
 impl Client {
@@ -214,8 +215,14 @@ impl Client {
             policy: PolicyServiceClient::new(channel.clone())
                 .max_encoding_message_size(MESSAGE)
                 .max_decoding_message_size(MESSAGE),
+            channel: channel.clone(),
             targets: TargetServiceClient::new(channel).max_decoding_message_size(MESSAGE),
         }
+    }
+
+    /// The connection, for other services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Applies a document; the generation it made.

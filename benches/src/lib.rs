@@ -20,5 +20,6 @@ pub mod p4;
 pub mod report;
 pub mod restart;
 pub mod switch;
+pub mod unlocks;
 
 pub use error::{BenchError, Result};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use portcullis_benches::report::Report;
-use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, p4, restart};
+use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, p4, restart, unlocks};
 
 /// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes, for which it needs root; and on
 /// P4Runtime devices.
@@ -39,6 +39,9 @@ enum What {
     /// The embedded switch's fast path without devices: cycles, memory, one endpoint's change. Needs neither root nor Open
     /// vSwitch.
     Fastpath(Fastpath),
+    /// Requests for unlocks, each durable before it is answered, and what many of them cost. Needs neither root nor Open
+    /// vSwitch.
+    Unlocks(Unlocks),
     /// All of them.
     All(All),
 }
@@ -137,6 +140,19 @@ struct Fastpath {
 }
 
 #[derive(Debug, Args)]
+struct Unlocks {
+    /// Unlocks that become active.
+    #[arg(long, default_value_t = 10_000)]
+    active: u32,
+    /// Unlocks that are stored in the end.
+    #[arg(long, default_value_t = 100_000)]
+    stored: u32,
+    /// Requests under way at a time.
+    #[arg(long, default_value_t = 128)]
+    in_flight: u32,
+}
+
+#[derive(Debug, Args)]
 struct All {
     /// A tenth of everything: to see that it works.
     #[arg(long)]
@@ -170,6 +186,21 @@ impl From<Restart> for restart::Options {
             endpoints: arguments.endpoints,
             attached: arguments.attached,
             rounds: arguments.rounds,
+        }
+    }
+}
+
+impl From<Unlocks> for unlocks::Options {
+    fn from(arguments: Unlocks) -> Self {
+        let Unlocks {
+            active,
+            stored,
+            in_flight,
+        } = arguments;
+        unlocks::Options {
+            active,
+            stored,
+            in_flight,
         }
     }
 }
@@ -284,7 +315,7 @@ fn main() -> ExitCode {
     let arguments = CommandLine::parse();
     let real = !matches!(
         arguments.what,
-        What::P4(_) | What::Datapath(_) | What::Fastpath(_)
+        What::P4(_) | What::Datapath(_) | What::Fastpath(_) | What::Unlocks(_)
     );
     if let Some(lacking) = portcullis_testbed::missing_for_real_switch().filter(|_| real) {
         eprintln!("portcullis-bench: {lacking}");
@@ -322,6 +353,7 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
             What::P4(p4) => p4_device(p4, &agent, &mut report).await?,
             What::Datapath(datapath) => report.add(datapath::run(&datapath.into(), &agent).await?),
             What::Fastpath(fastpath) => fastpath::run(fastpath.into(), |section| report.add(section))?,
+            What::Unlocks(unlocks) => report.add(unlocks::run(&unlocks.into(), &agent).await?),
             What::All(all) => {
                 let (bulk, change, restart, p4) = all.parts();
                 report.add(bulk::run(bulk.into()).await?);
@@ -330,9 +362,16 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
                 }
                 report.add(restart::run(restart.into(), &agent).await?);
                 p4_device(p4, &agent, &mut report).await?;
+                let (by, _) = all.measure();
                 let (fastpath, datapath) = all.embedded();
                 fastpath::run(fastpath.into(), |section| report.add(section))?;
+                let unlocks = unlocks::Options {
+                    active: 10_000 / by,
+                    stored: 100_000 / by,
+                    in_flight: 128,
+                };
                 report.add(datapath::run(&datapath.into(), &agent).await?);
+                report.add(unlocks::run(&unlocks, &agent).await?);
             }
         }
         Ok::<(), BenchError>(())
