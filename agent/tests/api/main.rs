@@ -3,6 +3,8 @@
 
 mod access;
 mod certificates;
+#[path = "../cli_support/mod.rs"]
+mod cli_support;
 mod documents;
 mod embedded;
 mod explain;
@@ -16,5 +18,6 @@ mod support;
 mod targets;
 mod tls;
 mod two_targets;
+mod unlock_log;
 mod unlocks;
 mod watch;

@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 
 use crate::cli_support::run;
 use crate::support::*;
-use crate::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game, smtp};
+use crate::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_is_made_once() {

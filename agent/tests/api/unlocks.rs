@@ -1,6 +1,5 @@
 //! Unlocks through the API: evidence, checks against a real DNS server, approval, leases, restarts, and the audit log.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,9 +17,9 @@ use crate::access::{Shows, tokens};
 use crate::support::*;
 
 /// How long anything that happens by itself is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-const PROGRAMS: &str = r#"
+pub const PROGRAMS: &str = r#"
 version: portcullis/v1
 baseline:
   - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25, 465], reason: "against spam"}
@@ -60,17 +59,17 @@ programs:
     limits: {per_endpoint: 1000}
 "#;
 
-type Line = InterceptedService<Channel, Shows>;
+pub type Line = InterceptedService<Channel, Shows>;
 
-struct Unlocks {
-    rig: Rig,
-    dns: Server,
-    api: UnlockServiceClient<Line>,
-    audit: AuditServiceClient<Line>,
-    channel: Channel,
+pub struct Unlocks {
+    pub rig: Rig,
+    pub dns: Server,
+    pub api: UnlockServiceClient<Line>,
+    pub audit: AuditServiceClient<Line>,
+    pub channel: Channel,
 }
 
-fn with(channel: &Channel, token: &str) -> Line {
+pub fn with(channel: &Channel, token: &str) -> Line {
     InterceptedService::new(channel.clone(), Shows(Some(token.to_string())))
 }
 
@@ -85,7 +84,7 @@ async fn over(rig: &Rig) -> Channel {
 
 impl Unlocks {
     /// An agent whose callers show tokens, and whose resolver is ours; nothing is in its zone yet.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dns = Server::start(Zone::new()).await.unwrap();
         let more = format!(
             "listen = \"127.0.0.1:0\"\ninsecure = true\n[checks]\nresolvers = [\"{}\"]\ntimeout = \"1s\"\n{}",
@@ -106,7 +105,7 @@ impl Unlocks {
         unlocks
     }
 
-    async fn apply(&mut self, document: &str) -> Result<v1::ApplyDocumentResponse, Status> {
+    pub async fn apply(&mut self, document: &str) -> Result<v1::ApplyDocumentResponse, Status> {
         let line = with(&self.channel, "operator");
         let mut policy = v1::policy_service_client::PolicyServiceClient::new(line);
         let request = v1::ApplyDocumentRequest {
@@ -116,24 +115,24 @@ impl Unlocks {
         Ok(policy.apply_document(request).await?.into_inner())
     }
 
-    async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.rig.restart().await;
         self.channel = over(&self.rig).await;
         self.api = UnlockServiceClient::new(with(&self.channel, "operator"));
         self.audit = AuditServiceClient::new(with(&self.channel, "operator"));
     }
 
-    fn as_caller(&self, token: &str) -> UnlockServiceClient<Line> {
+    pub fn as_caller(&self, token: &str) -> UnlockServiceClient<Line> {
         UnlockServiceClient::new(with(&self.channel, token))
     }
 
-    async fn get(&mut self, id: &str) -> v1::Unlock {
+    pub async fn get(&mut self, id: &str) -> v1::Unlock {
         let request = v1::UnlockRequest { id: id.to_string() };
         self.api.get_unlock(request).await.unwrap().into_inner()
     }
 
     /// Waits until an unlock is in one of some states.
-    async fn until(&mut self, id: &str, states: &[v1::UnlockState]) -> v1::Unlock {
+    pub async fn until(&mut self, id: &str, states: &[v1::UnlockState]) -> v1::Unlock {
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             let unlock = self.get(id).await;
@@ -146,7 +145,7 @@ impl Unlocks {
     }
 
     /// Whether the newest intent that the target holds lets a TCP port out.
-    fn passes(&self, endpoint: &str, port: u16) -> bool {
+    pub fn passes(&self, endpoint: &str, port: u16) -> bool {
         let intent = self.rig.fake.newest();
         let class = intent.endpoints[endpoint].egress;
         let packet = Packet {
@@ -168,7 +167,7 @@ impl Unlocks {
         }
     }
 
-    async fn until_passes(&self, endpoint: &str, port: u16, wanted: bool) {
+    pub async fn until_passes(&self, endpoint: &str, port: u16, wanted: bool) {
         let end = tokio::time::Instant::now() + PATIENCE;
         while self.passes(endpoint, port) != wanted {
             assert!(
@@ -179,7 +178,7 @@ impl Unlocks {
         }
     }
 
-    fn good_dns(&self) {
+    pub fn good_dns(&self) {
         let address = "192.0.2.20".parse().unwrap();
         self.dns.replace(
             Zone::new()
@@ -189,7 +188,7 @@ impl Unlocks {
         );
     }
 
-    async fn actions(&mut self) -> Vec<String> {
+    pub async fn actions(&mut self) -> Vec<String> {
         let request = v1::ListAuditRequest {
             page_size: 1000,
             ..Default::default()
@@ -202,7 +201,7 @@ impl Unlocks {
     }
 }
 
-fn smtp(evidence: &[(&str, &str)]) -> v1::RequestUnlockRequest {
+pub fn smtp(evidence: &[(&str, &str)]) -> v1::RequestUnlockRequest {
     v1::RequestUnlockRequest {
         program: "smtp".to_string(),
         endpoint: "mail1".to_string(),
@@ -214,7 +213,7 @@ fn smtp(evidence: &[(&str, &str)]) -> v1::RequestUnlockRequest {
     }
 }
 
-const GOOD: [(&str, &str); 5] = [
+pub const GOOD: [(&str, &str); 5] = [
     ("purpose", "invoices to our customers"),
     ("hostname", "mail.example.com"),
     ("volume_per_day", "500"),
@@ -222,7 +221,7 @@ const GOOD: [(&str, &str); 5] = [
     ("contact", "hunter2"),
 ];
 
-fn game(endpoint: &str) -> v1::RequestUnlockRequest {
+pub fn game(endpoint: &str) -> v1::RequestUnlockRequest {
     v1::RequestUnlockRequest {
         program: "game".to_string(),
         endpoint: endpoint.to_string(),
@@ -538,223 +537,4 @@ async fn tenants_reach_their_own_and_are_told_why_it_is_closed() {
         assert!(tokio::time::Instant::now() < end, "{actions:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_is_made_once() {
-    let mut u = Unlocks::new().await;
-    let request = v1::RequestUnlockRequest {
-        idempotency_key: "order-1".to_string(),
-        lease_seconds: 3600,
-        ..game("mail1")
-    };
-    let first = u.api.request_unlock(request.clone()).await.unwrap().into_inner();
-    let second = u.api.request_unlock(request.clone()).await.unwrap().into_inner();
-    assert_eq!(first.id, second.id);
-    // At the same time, and after a restart.
-    let mut same = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let (mut api, request) = (u.api.clone(), request.clone());
-        same.spawn(async move { api.request_unlock(request).await });
-    }
-    while let Some(answer) = same.join_next().await {
-        match answer.unwrap() {
-            Ok(answer) => assert_eq!(answer.into_inner().id, first.id),
-            // Four at a time are what the agent of the tests lets wait.
-            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
-        }
-    }
-    u.restart().await;
-    assert_eq!(
-        u.api
-            .request_unlock(request.clone())
-            .await
-            .unwrap()
-            .into_inner()
-            .id,
-        first.id
-    );
-    let other = v1::RequestUnlockRequest {
-        lease_seconds: 7200,
-        ..request.clone()
-    };
-    assert_eq!(
-        fields(&u.api.request_unlock(other).await.unwrap_err()),
-        ["idempotency_key"]
-    );
-    // Another caller's key is another key.
-    let answer = u
-        .as_caller("tenant")
-        .request_unlock(request)
-        .await
-        .unwrap()
-        .into_inner();
-    assert_ne!(answer.id, first.id);
-    let count = u
-        .api
-        .list_unlocks(v1::ListUnlocksRequest::default())
-        .await
-        .unwrap()
-        .into_inner()
-        .unlocks
-        .len();
-    assert_eq!(count, 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_programs_are_refused_with_their_place() {
-    let mut u = Unlocks::new().await;
-    let before = u.rig.fake.intents.lock().unwrap().len();
-    let with_require = |text: &str| PROGRAMS.replace("evidence.volume_per_day < 5000", text);
-    for (text, path, says) in [
-        (
-            with_require("evidence.volumme < 5"),
-            "programs.smtp.require",
-            "column 52",
-        ),
-        (
-            with_require("evidence.volume_per_day <"),
-            "programs.smtp.require",
-            "column",
-        ),
-        (
-            with_require(r#"evidence.purpose.matches("(a{1000}){1000}")"#),
-            "programs.smtp.require",
-            "",
-        ),
-        (
-            PROGRAMS.replace("address: endpoint", "address: nothing"),
-            "programs.smtp.checks[0].address",
-            "no evidence",
-        ),
-        (
-            PROGRAMS.replace("lease: {default: 2s,", "lease: {default: 200h,"),
-            "programs.game.lease.max",
-            "below default",
-        ),
-        (
-            PROGRAMS.replace("min_length: 10", "pattern: '(a{1000}){1000}'"),
-            "programs.smtp.evidence[0].pattern",
-            "",
-        ),
-    ] {
-        let refused = u.apply(&text).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{path}: {refused:?}");
-        let details = refused.get_error_details();
-        let violations = &details.bad_request().unwrap().field_violations;
-        let found = violations.iter().find(|v| v.field == path);
-        let found = found.unwrap_or_else(|| panic!("{path}: {violations:#?}"));
-        assert!(found.description.contains(says), "{}", found.description);
-    }
-    assert_eq!(
-        u.rig.fake.intents.lock().unwrap().len(),
-        before,
-        "nothing was changed"
-    );
-    // Removing a program or an endpoint ends its unlocks.
-    let long = v1::RequestUnlockRequest {
-        lease_seconds: 3600,
-        ..game("mail1")
-    };
-    let unlock = u.api.request_unlock(long).await.unwrap().into_inner();
-    u.until(&unlock.id, &[v1::UnlockState::Active]).await;
-    let without = PROGRAMS.split("  game:").next().unwrap();
-    u.apply(without).await.unwrap();
-    let ended = u.get(&unlock.id).await;
-    assert_eq!(
-        (ended.state(), ended.reason.as_str()),
-        (v1::UnlockState::Revoked, "the program is gone")
-    );
-    u.until_passes("mail1", 465, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_byte_changed_in_history_is_found() {
-    let mut u = Unlocks::new().await;
-    for _ in 0..3 {
-        u.api.request_unlock(game("mail1")).await.unwrap();
-    }
-    let verify = |mut audit: AuditServiceClient<Line>| async move {
-        audit
-            .verify_audit(v1::VerifyAuditRequest {})
-            .await
-            .unwrap()
-            .into_inner()
-    };
-    let verdict = verify(u.audit.clone()).await;
-    assert!(verdict.intact && verdict.entries >= 4, "{verdict:?}");
-    let file = rusqlite::Connection::open(u.rig.folder.path().join("p.db")).unwrap();
-    // The database itself does not let it happen by mistake.
-    assert!(
-        file.execute("UPDATE audit SET actor = 'x' WHERE number = 2", [])
-            .is_err()
-    );
-    assert!(file.execute("DELETE FROM audit", []).is_err());
-    file.execute_batch("DROP TRIGGER audit_is_append_only; DROP TRIGGER audit_keeps_all")
-        .unwrap();
-    let columns = ["actor", "role", "action", "subject", "detail"];
-    for (n, column) in columns.iter().enumerate() {
-        let was: String = file
-            .query_row(
-                &format!("SELECT {column} FROM audit WHERE number = 3"),
-                [],
-                |row| row.get(0),
-            )
-            .unwrap();
-        let set = format!("UPDATE audit SET {column} = ?1 WHERE number = 3");
-        file.execute(&set, [format!("{was}{n}")]).unwrap();
-        let verdict = verify(u.audit.clone()).await;
-        assert_eq!((verdict.intact, verdict.broken_at), (false, 3), "{column}");
-        file.execute(&set, [was]).unwrap();
-    }
-    file.execute_batch("UPDATE audit SET at = at + 1 WHERE number = 2")
-        .unwrap();
-    let verdict = verify(u.audit.clone()).await;
-    assert_eq!((verdict.intact, verdict.broken_at), (false, 2));
-    file.execute_batch("UPDATE audit SET at = at - 1 WHERE number = 2")
-        .unwrap();
-    assert!(verify(u.audit.clone()).await.intact);
-    let last: u64 = verify(u.audit.clone()).await.entries;
-    file.execute(
-        "DELETE FROM audit WHERE number = ?1",
-        [i64::try_from(last).unwrap()],
-    )
-    .unwrap();
-    let verdict = verify(u.audit.clone()).await;
-    assert_eq!(
-        (verdict.intact, verdict.broken_at),
-        (false, last),
-        "the newest entry is missing"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn watchers_see_every_state() {
-    let mut u = Unlocks::new().await;
-    let mut mine = u
-        .as_caller("tenant")
-        .watch_unlocks(v1::WatchUnlocksRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    u.api.request_unlock(game("web1")).await.unwrap();
-    let unlock = u.api.request_unlock(game("mail1")).await.unwrap().into_inner();
-    let mut seen: Vec<v1::UnlockState> = Vec::new();
-    let mut evidence: HashMap<String, usize> = HashMap::new();
-    while seen.last() != Some(&v1::UnlockState::Expired) {
-        let event = tokio::time::timeout(PATIENCE, mine.message())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        let event = event.unlock.unwrap();
-        assert_eq!(event.id, unlock.id, "another tenant's");
-        *evidence.entry(event.id.clone()).or_default() += 1;
-        if seen.last() != Some(&event.state()) {
-            seen.push(event.state());
-        }
-    }
-    assert_eq!(seen.first(), Some(&v1::UnlockState::Checking));
-    assert!(seen.contains(&v1::UnlockState::Active), "{seen:?}");
-    assert!(evidence[&unlock.id] >= 3);
 }
