@@ -18,10 +18,12 @@ use crate::metrics;
 /// How often the clock is looked at, however much happens, and however little: it may be set.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
+/// Between two looks at least.
+const PAUSE: Duration = Duration::from_millis(5);
 /// How often the clocks are stored when nothing else is.
 const SEEN: Duration = Duration::from_secs(60);
 /// Unlocks whose checks are made at a time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
 
 /// Goes on until it is told to stop.
 pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationToken) {
@@ -30,6 +32,14 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
     let mut checking: HashSet<Name> = HashSet::new();
     let mut seen = tokio::time::Instant::now();
     loop {
+        // Whatever was told meanwhile, one look is enough.
+        while let Ok(id) = finished.try_recv() {
+            checking.remove(&id);
+        }
+        while matches!(
+            changes.try_recv(),
+            Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))
+        ) {}
         let now = engine.now();
         let (due, left, count) = engine.read(|state| {
             let ledger = state.ledger();
@@ -49,16 +59,17 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
         let wait = left
             .map_or(LONGEST, Duration::from_millis)
             .clamp(SHORTEST, LONGEST);
+        // Not at every one of a thousand.
+        tokio::time::sleep(PAUSE).await;
         tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             Some(id) = finished.recv() => {
                 checking.remove(&id);
             }
-            // Somebody asked for something: its checks are due. Not at every one of a thousand.
-            told = changes.recv() => match told {
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => tokio::time::sleep(SHORTEST / 10).await,
-                Err(broadcast::error::RecvError::Closed) => return,
+            // Somebody asked for something: its checks are due.
+            told = changes.recv() => if matches!(told, Err(broadcast::error::RecvError::Closed)) {
+                return;
             },
         }
     }
