@@ -41,12 +41,14 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
             Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))
         ) {}
         let now = engine.now();
-        let (due, left, count) = engine.read(|state| {
+        let (due, left, count, over) = engine.read(|state| {
             let ledger = state.ledger();
-            (ledger.to_check(&now), ledger.next_ms(&now), ledger.len())
+            // Checks that are due are no reason for a commit, nor is what only one of the clocks has come to.
+            let over = !ledger.clone().tick(state.document(), &now).is_empty();
+            (ledger.to_check(&now), ledger.next_ms(&now), ledger.len(), over)
         });
         metrics::unlocks(count);
-        if left == Some(0) || seen.elapsed() >= SEEN {
+        if over || seen.elapsed() >= SEEN {
             seen = tokio::time::Instant::now();
             tick(&engine).await;
         }
