@@ -22,78 +22,35 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const IP: usize = 20;
 const TCP: u16 = 20;
 const UDP: u16 = 8;
+/// What is looked at of every such frame: an Ethernet header, a tag, an IPv4 header and ports. Shorter ones are parsed whole.
+const HEAD: usize = 18 + IP + 4;
 
 impl Brief {
     /// A frame's, when it is such a one.
     #[inline(always)]
     pub fn of(frame: &[u8]) -> Option<Brief> {
-        let [
-            d0,
-            d1,
-            d2,
-            d3,
-            d4,
-            d5,
-            m0,
-            m1,
-            m2,
-            m3,
-            m4,
-            m5,
-            t0,
-            t1,
-            v0,
-            v1,
-            e0,
-            e1,
-        ] = frame.first_chunk::<18>()?;
-        let src_mac = u64::from_be_bytes([0, 0, *m0, *m1, *m2, *m3, *m4, *m5]);
-        let dst_mac = u64::from_be_bytes([0, 0, *d0, *d1, *d2, *d3, *d4, *d5]);
-        let (vlan, before) = if [*t0, *t1] == IPV4 {
+        let head = frame.first_chunk::<HEAD>()?;
+        let (tag, rest) = (word(head, 12), word(head, 16));
+        let (vlan, before) = if tag == IPV4 {
             (0, 14)
-        } else if (TAGS.contains(&[*t0, *t1])) & ([*e0, *e1] == IPV4) {
-            (u16::from_be_bytes([*v0, *v1]) & 0xfff, 18)
+        } else if TAGS.contains(&tag) & (rest == IPV4) {
+            (u16::from_be_bytes(word(head, 14)) & 0xfff, 18)
         } else {
             return None;
         };
-        let packet = frame.get(before..)?;
-        let [
-            b0,
-            _,
-            l0,
-            l1,
-            _,
-            _,
-            f0,
-            f1,
-            _,
-            protocol,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-            a0,
-            a1,
-            a2,
-            a3,
-            p0,
-            p1,
-            q0,
-            q1,
-        ] = packet.first_chunk::<{ IP + 4 }>()?;
-        let total = u16::from_be_bytes([*l0, *l1]);
-        let is_whole = u16::from_be_bytes([*f0, *f1]) & 0x1fff == 0;
-        let fits = usize::from(total) <= packet.len() && frame.len() <= usize::from(u16::MAX);
-        if (*b0 != 0x45) | !is_whole | !fits {
+        let packet = head.get(before..)?.first_chunk::<{ IP + 4 }>()?;
+        let total = u16::from_be_bytes(word(packet, 2));
+        let length = frame.len() - before;
+        let is_whole = u16::from_be_bytes(word(packet, 6)) & 0x1fff == 0;
+        let fits = usize::from(total) <= length && length <= usize::from(u16::MAX) - 18;
+        if (packet[0] != 0x45) | !is_whole | !fits {
             return None;
         }
-        let is_tcp = match *protocol {
+        let is_tcp = match packet[9] {
             17 if total >= IP as u16 + UDP => false,
             6 if total >= IP as u16 + TCP => {
                 // RFC 9293: the data offset is at least 5, and the header is as long as it says.
-                let words = u16::from(*packet.get(IP + 12)? >> 4);
+                let words = u16::from(*frame.get(before + IP + 12)? >> 4);
                 if words < 5 || words * 4 > total - IP as u16 {
                     return None;
                 }
@@ -102,13 +59,13 @@ impl Brief {
             _ => return None,
         };
         Some(Brief {
-            dst_mac,
-            src_mac,
+            dst_mac: u64::from_be_bytes(word(head, 0)) >> 16,
+            src_mac: u64::from_be_bytes(word(head, 6)) >> 16,
             vlan,
-            src_ipv4: u32::from_be_bytes([*s0, *s1, *s2, *s3]),
-            dst_ipv4: u32::from_be_bytes([*a0, *a1, *a2, *a3]),
-            src_port: u16::from_be_bytes([*p0, *p1]),
-            dst_port: u16::from_be_bytes([*q0, *q1]),
+            src_ipv4: u32::from_be_bytes(word(packet, 12)),
+            dst_ipv4: u32::from_be_bytes(word(packet, 16)),
+            src_port: u16::from_be_bytes(word(packet, 20)),
+            dst_port: u16::from_be_bytes(word(packet, 22)),
             is_tcp,
         })
     }
@@ -118,6 +75,16 @@ impl Brief {
     pub fn shape(&self) -> usize {
         usize::from(!self.is_tcp)
     }
+}
+
+/// Bytes from a place on that is inside, whatever is asked for here.
+#[inline(always)]
+fn word<const N: usize, const FROM: usize>(from: &[u8; FROM], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    if let Some(part) = from.get(at..at + N) {
+        bytes.copy_from_slice(part);
+    }
+    bytes
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! A line: what happens at each of the 65,536 ports, found in a handful of cycles.
 //!
-//! Up to 64 places where something changes are kept side by side and compared all at once, or half of them where those
-//! are enough: their count below a port is the number of its piece. The loops have no branch, so that the compiler makes
-//! vector code of them for whatever the CPU has. More places are a bitmap with counts, 10 KiB that lines with equal places
-//! share; that is a third of a usual first cache, which is why few places are none.
+//! Where nearly all ports have the same leaf, as with some ports that are denied, up to 32 pieces that have not are kept side
+//! by side and compared all at once: most packets are in none of them. Else up to 64 places where something changes are
+//! compared, or half of them where those are enough: their count below a port is the number of its piece. The loops have no
+//! branch, so that the compiler makes vector code of them for whatever the CPU has. More places are a bitmap with counts, 10 KiB that lines with equal places
+//! share; that is a third of a usual first cache, which is why few places are none. Where nearly all ports have the same
+//! leaf, as with many scattered ports that are denied, another 8 KiB say which have not, and one bit of them is enough for
+//! all others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,6 +14,8 @@ use std::sync::{Arc, Weak};
 /// Places that are compared all at once: two cache lines of them, or the first.
 pub const FEW: usize = 64;
 const HALF: usize = FEW / 2;
+/// Pieces that are compared all at once.
+const RARE: usize = 32;
 /// Places that are compared one by one.
 const BARE: usize = 4;
 
@@ -52,26 +57,147 @@ impl Bitmap {
     }
 }
 
-/// Bitmaps in use, so that lines with the same places have one.
-#[derive(Debug, Default)]
-pub struct Bitmaps {
-    known: HashMap<Box<[u16]>, Weak<Bitmap>>,
+/// A bit for each port.
+type Bits = [u64; 1024];
+
+/// Things in use by what they were made of, so that lines that need the same have one.
+#[derive(Debug)]
+struct Known<T> {
+    known: HashMap<Box<[u16]>, Weak<T>>,
     swept: usize,
 }
 
-impl Bitmaps {
-    fn of(&mut self, starts: &[u16]) -> Arc<Bitmap> {
-        if let Some(known) = self.known.get(starts).and_then(Weak::upgrade) {
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Known {
+            known: HashMap::new(),
+            swept: 0,
+        }
+    }
+}
+
+impl<T> Known<T> {
+    fn of(&mut self, from: &[u16], make: impl FnOnce(&[u16]) -> T) -> Arc<T> {
+        if let Some(known) = self.known.get(from).and_then(Weak::upgrade) {
             return known;
         }
-        let made = Arc::new(Bitmap::of(starts));
-        self.known.insert(starts.into(), Arc::downgrade(&made));
+        let made = Arc::new(make(from));
+        self.known.insert(from.into(), Arc::downgrade(&made));
         // What nobody has any more goes, now and then.
         if self.known.len() > 2 * self.swept + 16 {
             self.known.retain(|_, map| map.strong_count() > 0);
             self.swept = self.known.len();
         }
         made
+    }
+}
+
+/// Bitmaps in use.
+#[derive(Debug, Default)]
+pub struct Bitmaps {
+    places: Known<Bitmap>,
+    odd: Known<Bits>,
+}
+
+/// The leaf of nearly all ports, and a bit for each port that has another.
+#[derive(Debug)]
+pub struct Usual {
+    odd: Arc<Bits>,
+    leaf: u32,
+}
+
+impl Usual {
+    fn of(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> Option<Usual> {
+        let (leaf, others) = split(pieces)?;
+        let edges: Vec<u16> = others
+            .into_iter()
+            .flat_map(|(start, end, _)| [start, end])
+            .collect();
+        let odd = maps.odd.of(&edges, |edges| {
+            let mut bits = [0u64; 1024];
+            for (start, end) in edges.iter().zip(edges.iter().skip(1)).step_by(2) {
+                for port in *start..=*end {
+                    bits[usize::from(port >> 6)] |= 1 << (port & 63);
+                }
+            }
+            bits
+        });
+        Some(Usual { odd, leaf })
+    }
+
+    #[inline(always)]
+    fn has(&self, port: u16) -> bool {
+        self.odd[usize::from(port >> 6)] >> (port & 63) & 1 == 0
+    }
+}
+
+/// Ports that may have another leaf than all others: with more of them, that they are few helps too seldom.
+const MOST: u32 = 1 << 13;
+
+/// The leaf of nearly all ports, and the other pieces: first, last and leaf; none when there is no such leaf.
+fn split(pieces: &[(u16, u32)]) -> Option<(u32, Vec<(u16, u16, u32)>)> {
+    let ends = pieces.iter().skip(1).map(|(start, _)| start.wrapping_sub(1));
+    let ranges = pieces.iter().zip(ends.chain([u16::MAX]));
+    let ranges: Vec<(u16, u16, u32)> = ranges.map(|((start, leaf), end)| (*start, end, *leaf)).collect();
+    let mut widths: HashMap<u32, u32> = HashMap::new();
+    for (start, end, leaf) in &ranges {
+        *widths.entry(*leaf).or_default() += u32::from(end - start) + 1;
+    }
+    let (usual, width) = widths.into_iter().max_by_key(|(leaf, width)| (*width, *leaf))?;
+    let others = ranges.into_iter().filter(|(.., leaf)| *leaf != usual);
+    (width >= (1 << 16) - MOST).then(|| (usual, others.collect()))
+}
+
+/// Some pieces among ports that all have the same leaf.
+#[derive(Debug)]
+pub struct Rare {
+    firsts: [u16; RARE],
+    /// How many ports each has; 0 where there are fewer pieces.
+    counts: [u16; RARE],
+    leaves: [u32; RARE],
+    usual: u32,
+}
+
+impl Rare {
+    fn of(pieces: &[(u16, u32)]) -> Option<Rare> {
+        let (usual, others) = split(pieces)?;
+        if others.len() > RARE {
+            return None;
+        }
+        let mut rare = Rare {
+            firsts: [0; RARE],
+            counts: [0; RARE],
+            leaves: [0; RARE],
+            usual,
+        };
+        let places = rare.firsts.iter_mut().zip(&mut rare.counts).zip(&mut rare.leaves);
+        for (((first, count), leaf), (start, end, own)) in places.zip(others) {
+            (*first, *count, *leaf) = (start, end - start + 1, own);
+        }
+        Some(rare)
+    }
+
+    #[inline(always)]
+    fn leaf(&self, port: u16) -> u32 {
+        let mut found = 0;
+        for (first, count) in self.firsts.iter().zip(&self.counts) {
+            found |= u16::from(port.wrapping_sub(*first) < *count);
+        }
+        if found == 0 { self.usual } else { self.rare(port) }
+    }
+
+    /// The pieces do not overlap, so that one of them has the port.
+    #[inline(always)]
+    fn rare(&self, port: u16) -> u32 {
+        let mut found = 0;
+        for ((first, count), leaf) in self.firsts.iter().zip(&self.counts).zip(&self.leaves) {
+            found |= if port.wrapping_sub(*first) < *count {
+                *leaf
+            } else {
+                0
+            };
+        }
+        found
     }
 }
 
@@ -86,8 +212,10 @@ pub enum Line {
     Bare([u16; BARE], [u32; BARE + 1]),
     /// The same for more places, leaves from the last to the first; whether there are more than the first half.
     Few([u16; FEW], [u32; FEW + 1], bool),
-    /// The same for any number of places.
-    Many(Arc<Bitmap>, Box<[u32]>),
+    /// Some pieces, and all other ports.
+    Rare(Rare),
+    /// The same as few for any number of places, and which ports need no look at them.
+    Many(Option<Usual>, Arc<Bitmap>, Box<[u32]>),
 }
 
 impl Line {
@@ -97,18 +225,29 @@ impl Line {
             let (lasts, leaves) = filled(pieces);
             return Line::Bare(lasts, leaves);
         }
+        if let Some(rare) = Rare::of(pieces) {
+            return Line::Rare(rare);
+        }
         if pieces.len() <= FEW + 1 {
             let (lasts, mut leaves) = filled(pieces);
             leaves.reverse();
             return Line::Few(lasts, leaves, pieces.len() > HALF + 1);
         }
         let starts: Vec<u16> = pieces.iter().skip(1).map(|(start, _)| *start).collect();
-        Line::Many(maps.of(&starts), pieces.iter().map(|(_, leaf)| *leaf).collect())
+        let leaves = pieces.iter().map(|(_, leaf)| *leaf).collect();
+        Line::Many(
+            Usual::of(pieces, maps),
+            maps.places.of(&starts, Bitmap::of),
+            leaves,
+        )
     }
 
     /// The leaf of a port.
     #[inline(always)]
     pub fn leaf(&self, port: u16) -> u32 {
+        if let Line::Rare(rare) = self {
+            return rare.leaf(port);
+        }
         let leaf = if let Line::Few(lasts, leaves, both) = self {
             let (first, second) = lasts.split_at(HALF);
             let mut piece = below(port, first);
@@ -121,8 +260,11 @@ impl Line {
         } else if let Line::Bare([a, b, c, d], leaves) = self {
             let piece = u8::from(port > *a) + u8::from(port > *b) + u8::from(port > *c) + u8::from(port > *d);
             leaves.get(usize::from(piece))
-        } else if let Line::Many(map, leaves) = self {
-            leaves.get(map.piece(port))
+        } else if let Line::Many(usual, map, leaves) = self {
+            match usual {
+                Some(usual) if usual.has(port) => Some(&usual.leaf),
+                _ => leaves.get(map.piece(port)),
+            }
         } else {
             None
         };
@@ -135,8 +277,8 @@ impl Line {
     /// Bytes that it takes, without a shared bitmap.
     pub fn bytes(&self) -> usize {
         let leaves = match self {
-            Line::Bare(..) | Line::Few(..) => 0,
-            Line::Many(_, leaves) => leaves.len() * size_of::<u32>(),
+            Line::Bare(..) | Line::Few(..) | Line::Rare(_) => 0,
+            Line::Many(.., leaves) => leaves.len() * size_of::<u32>(),
         };
         size_of::<Line>() + leaves
     }

@@ -3,7 +3,7 @@
 use crate::brief::Brief;
 use crate::classes::Class;
 use crate::frame::{Fields, Kind};
-use crate::ports::Plug;
+use crate::ports::{Plug, Port};
 use crate::row::NO_SLOT;
 use crate::tables::Snapshot;
 
@@ -120,17 +120,28 @@ impl Snapshot {
         list: &'a mut Vec<u16>,
         tally: &mut impl Tally,
     ) -> Ports<'a> {
-        self.go(&self.look(frame, in_port), frame, in_port, list, tally)
+        let look = self.look(self.behind(in_port), frame);
+        match look.go(in_port, frame.len(), tally) {
+            Went::To(port) => Ports::One(port),
+            Went::Nowhere => Ports::None,
+            Went::Unknown => self.whole(frame, in_port, list, tally),
+        }
+    }
+
+    /// What is behind a port, for [`Snapshot::look`].
+    #[inline(always)]
+    pub fn behind(&self, in_port: u16) -> Option<&Port> {
+        self.port(in_port)
     }
 
     /// The first half of [`Snapshot::process`]: what is to be found of a frame without a decision. Those of several frames
     /// one after the other keep a CPU busy that would wait for the memory of each.
     #[inline(always)]
-    pub fn look(&self, frame: &[u8], in_port: u16) -> Look<'_> {
+    pub fn look<'a>(&'a self, behind: Option<&'a Port>, frame: &[u8]) -> Look<'a> {
         let Some(brief) = Brief::of(frame) else {
             return Look::NOTHING;
         };
-        let from = self.plug(in_port, brief.vlan);
+        let from = behind.map(|port| port.plug(brief.vlan));
         let sends = from.and_then(|plug| plug.sends);
         let to = if brief.dst_mac & GROUP == 0 {
             self.station(brief.dst_mac)
@@ -147,29 +158,9 @@ impl Snapshot {
         }
     }
 
-    /// The second half: where a frame goes that was looked at.
+    /// The way of a frame that is parsed whole.
     #[inline(always)]
-    pub fn go<'a>(
-        &self,
-        look: &Look<'_>,
-        frame: &[u8],
-        in_port: u16,
-        list: &'a mut Vec<u16>,
-        tally: &mut impl Tally,
-    ) -> Ports<'a> {
-        match look.short(in_port, frame.len() as u32, tally) {
-            Short::To(port) => Ports::One(port),
-            Short::Dropped(why) => {
-                tally.dropped(in_port, why);
-                Ports::None
-            }
-            Short::Longer => self.whole(frame, in_port, list, tally),
-        }
-    }
-
-    /// The way of a frame that was parsed whole.
-    #[inline(always)]
-    fn whole<'a>(
+    pub fn whole<'a>(
         &self,
         frame: &[u8],
         in_port: u16,
@@ -303,70 +294,71 @@ impl Look<'_> {
         ingress: None,
     };
 
-    /// The way of most frames: to one receiver, with rows of which the lines know enough. Nothing is counted before that is
-    /// sure.
+    /// The second half, for most frames: to one receiver, with rows of which the lines know enough. Nothing is counted before
+    /// that is sure.
     #[inline(always)]
-    fn short(&self, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Short {
+    pub fn go(&self, in_port: u16, length: usize, tally: &mut impl Tally) -> Went {
         let Some(f) = &self.brief else {
-            return Short::Longer;
-        };
-        let (Some(from), Some(sends)) = (self.from, self.egress) else {
-            return Short::Dropped(Drop::UnknownSender);
+            return Went::Unknown;
         };
         if f.dst_mac & GROUP != 0 {
-            return Short::Longer;
+            return Went::Unknown;
         }
         let mut hits = Hits {
             slots: [NO_SLOT; 5],
-            bytes,
+            bytes: length as u32,
+        };
+        let (Some(from), Some(sends)) = (self.from, self.egress) else {
+            return hits.dropped(in_port, Drop::UnknownSender, tally);
         };
         if let Some(guard) = &from.guard {
             let checked = guard.check(f);
             [hits.slots[2], hits.slots[3], hits.slots[4]] = checked.slots;
             if let Some(why) = checked.dropped {
-                return hits.dropped(why, tally);
+                return hits.dropped(in_port, why, tally);
             }
         }
         if let Some(class) = sends {
             let Some(verdict) = class.judge_brief(f, true) else {
-                return Short::Longer;
+                return Went::Unknown;
             };
             hits.slots[0] = verdict.slot;
             if !verdict.allow {
-                return hits.dropped(Drop::EgressPolicy, tally);
+                return hits.dropped(in_port, Drop::EgressPolicy, tally);
             }
         }
         let Some(port) = self.to else {
-            return Short::Longer;
+            return Went::Unknown;
         };
         if port == in_port {
-            return hits.dropped(Drop::Hairpin, tally);
+            return hits.dropped(in_port, Drop::Hairpin, tally);
         }
         let Some(receives) = self.ingress else {
-            return hits.dropped(Drop::UnknownReceiver, tally);
+            return hits.dropped(in_port, Drop::UnknownReceiver, tally);
         };
         if let Some(class) = receives {
             let Some(verdict) = class.judge_brief(f, false) else {
-                return Short::Longer;
+                return Went::Unknown;
             };
             hits.slots[1] = verdict.slot;
             if !verdict.allow {
-                return hits.dropped(Drop::IngressPolicy, tally);
+                return hits.dropped(in_port, Drop::IngressPolicy, tally);
             }
         }
         hits.told(tally);
-        Short::To(port)
+        Went::To(port)
     }
 }
 
-/// What became of a frame by the short way.
-enum Short {
+/// What became of a frame that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Went {
     /// Out of a port.
     To(u16),
-    /// Nowhere.
-    Dropped(Drop),
-    /// More of it has to be looked at.
-    Longer,
+    /// Nowhere; that is counted.
+    Nowhere,
+    /// More of it has to be looked at: [`Snapshot::whole`].
+    Unknown,
 }
 
 /// Rows that a frame hit: of the sender's policy and the receiver's, then of the guard.
@@ -379,7 +371,9 @@ impl Hits {
     #[inline(always)]
     fn told(&self, tally: &mut impl Tally) {
         let [sends, receives, guard @ ..] = self.slots;
-        if guard != [NO_SLOT; 3] {
+        let [a, b, c] = guard;
+        // All bits are set in what counts nothing.
+        if a & b & c != NO_SLOT {
             for slot in guard {
                 tally.hit(slot, self.bytes);
             }
@@ -389,9 +383,10 @@ impl Hits {
     }
 
     #[inline(always)]
-    fn dropped(&self, why: Drop, tally: &mut impl Tally) -> Short {
+    fn dropped(&self, in_port: u16, why: Drop, tally: &mut impl Tally) -> Went {
         self.told(tally);
-        Short::Dropped(why)
+        tally.dropped(in_port, why);
+        Went::Nowhere
     }
 }
 

@@ -137,6 +137,17 @@ impl Remotes {
         self.find(&fields, egress)
     }
 
+    /// Where ids change among IPv4 addresses, and the id from there on; `None` when they are no intervals.
+    pub fn pieces_ipv4(&self) -> Option<Vec<(u32, u16)>> {
+        if !self.odd.is_empty() {
+            return None;
+        }
+        let Some(space) = &self.v4 else {
+            return Some(vec![(0, 0)]);
+        };
+        Some(space.pieces().collect())
+    }
+
     /// Bytes behind it.
     pub fn bytes(&self) -> usize {
         let v4 = self.v4.as_ref().map_or(0, |s| s.bytes() + size_of_val(&**s));

@@ -24,6 +24,11 @@ impl<T: Ord + Copy, V: Copy> Space<T, V> {
         self.values.get(piece.wrapping_sub(1)).copied()
     }
 
+    /// Where each piece begins, and what it has.
+    pub fn pieces(&self) -> impl Iterator<Item = (T, V)> {
+        self.starts.iter().copied().zip(self.values.iter().copied())
+    }
+
     /// Bytes behind it.
     pub fn bytes(&self) -> usize {
         self.starts.len() * size_of::<T>() + self.values.len() * size_of::<V>()

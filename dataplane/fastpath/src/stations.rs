@@ -16,20 +16,22 @@ struct Part {
 /// MAC → port.
 #[derive(Debug, Clone)]
 pub struct Stations {
-    parts: Box<[Arc<Part>]>,
+    parts: Box<[Arc<Part>; PARTS]>,
 }
 
+/// The part of a MAC, and where its way through the part begins. A product's higher bits depend on all lower ones of what is
+/// multiplied (Knuth, The Art of Computer Programming 3, 6.4), and those of a MAC have nothing above them.
 #[inline(always)]
-fn hash(mac: u64) -> u64 {
-    let mixed = (mac ^ mac >> 23).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed ^ mixed >> 32
+fn hash(mac: u64) -> (usize, usize) {
+    let mixed = (mac << 16).wrapping_add(mac).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 56) as usize, (mixed >> 32) as usize & 0xff_ffff)
 }
 
 impl Default for Stations {
     fn default() -> Self {
         let empty = Arc::new(Part::of(8));
         Stations {
-            parts: vec![empty; PARTS].into_boxed_slice(),
+            parts: Box::new(std::array::from_fn(|_| Arc::clone(&empty))),
         }
     }
 }
@@ -43,10 +45,9 @@ impl Part {
     }
 
     /// Where a MAC is, or the empty place where it would be.
-    #[inline(always)]
     fn place(&self, mac: u64) -> usize {
         let mask = self.places.len() - 1;
-        let mut at = (hash(mac) >> 8) as usize & mask;
+        let mut at = hash(mac).1 & mask;
         while let Some(place) = self.places.get(at) {
             if *place == EMPTY || place >> 16 == mac {
                 break;
@@ -78,16 +79,25 @@ impl Stations {
     /// The port of a MAC.
     #[inline(always)]
     pub fn find(&self, mac: u64) -> Option<u16> {
-        let part = self.parts.get(hash(mac) as usize % PARTS)?;
-        let place = *part.places.get(part.place(mac))?;
-        (place != EMPTY).then_some(place as u16)
+        let (part, begin) = hash(mac);
+        let places = &self.parts[part % PARTS].places;
+        let mask = places.len() - 1;
+        let mut at = begin & mask;
+        loop {
+            let place = *places.get(at)?;
+            if place >> 16 == mac {
+                return Some(place as u16);
+            }
+            if place == EMPTY {
+                return None;
+            }
+            at = (at + 1) & mask;
+        }
     }
 
     /// Sets or forgets the port of a MAC.
     pub fn set(&mut self, mac: u64, port: Option<u16>) {
-        let Some(part) = self.parts.get_mut(hash(mac) as usize % PARTS) else {
-            return;
-        };
+        let part = &mut self.parts[hash(mac).0 % PARTS];
         match port {
             Some(port) => {
                 let size = part.places.len();

@@ -48,7 +48,7 @@ impl std::error::Error for TableError {}
 /// Classes of one direction.
 #[derive(Debug, Clone)]
 struct Classes {
-    chunks: Box<[Option<Arc<Chunk>>; CHUNKS]>,
+    chunks: Box<[Arc<Chunk>; CHUNKS]>,
     /// Of classes that have no rows of their own.
     nobody: Arc<Class>,
 }
@@ -59,33 +59,32 @@ type Chunk = [Option<Arc<Class>>; CHUNK];
 impl Classes {
     fn new(nobody: Class) -> Classes {
         Classes {
-            chunks: Box::new([const { None }; CHUNKS]),
+            chunks: {
+                let empty: Arc<Chunk> = Arc::new([const { None }; CHUNK]);
+                Box::new(std::array::from_fn(|_| Arc::clone(&empty)))
+            },
             nobody: Arc::new(nobody),
         }
     }
 
     #[inline(always)]
     fn get(&self, class: u16) -> &Class {
-        let [high, low] = class.to_be_bytes();
-        if let Some(chunk) = &self.chunks[usize::from(high)]
-            && let Some(own) = &chunk[usize::from(low)]
-        {
-            return own;
+        let [low, high] = class.to_le_bytes();
+        match &self.chunks[usize::from(high)][usize::from(low)] {
+            Some(own) => own,
+            None => &self.nobody,
         }
-        &self.nobody
     }
 
     fn set(&mut self, class: u16, compiled: Option<Arc<Class>>) {
-        let [high, low] = class.to_be_bytes();
-        let chunk = self.chunks[usize::from(high)].get_or_insert_with(|| Arc::new([const { None }; CHUNK]));
-        Arc::make_mut(chunk)[usize::from(low)] = compiled;
+        let [low, high] = class.to_le_bytes();
+        Arc::make_mut(&mut self.chunks[usize::from(high)])[usize::from(low)] = compiled;
     }
 
     fn bytes(&self) -> usize {
-        let chunks = self.chunks.iter().flatten();
-        chunks
-            .map(|c| CHUNK * 8 + c.iter().flatten().map(|c| c.bytes() + 16).sum::<usize>())
-            .sum()
+        let own = |chunk: &Arc<Chunk>| chunk.iter().flatten().map(|c| c.bytes() + 16).sum::<usize>();
+        let used = self.chunks.iter().map(own).filter(|bytes| *bytes > 0);
+        used.map(|bytes| bytes + CHUNK * 8).sum()
     }
 }
 
@@ -143,7 +142,12 @@ impl Snapshot {
 
     #[inline(always)]
     pub(crate) fn plug(&self, port: u16, vlan: u16) -> Option<&Plug> {
-        self.ports.get(usize::from(port)).map(|p| p.plug(vlan))
+        self.port(port).map(|p| p.plug(vlan))
+    }
+
+    #[inline(always)]
+    pub(crate) fn port(&self, port: u16) -> Option<&Port> {
+        self.ports.get(usize::from(port)).map(|port| &**port)
     }
 
     #[inline(always)]

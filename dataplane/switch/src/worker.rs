@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portcullis_dpdk::{Burst, Mbuf, Mempool, TxQueue};
-use portcullis_fastpath::{Look, PORTS, Ports, Snapshot};
+use portcullis_fastpath::{Look, PORTS, Ports, Snapshot, Went};
 
 use crate::counters::{Book, Counters};
 use crate::hub::View;
@@ -111,6 +111,7 @@ impl Worker {
                 }
                 taken += count;
                 arch.dispatch(Forward {
+                    arch,
                     snapshot,
                     port: *port,
                     burst: &mut burst,
@@ -135,6 +136,7 @@ impl Worker {
 
 /// One burst of one port, compiled for what the CPU has.
 struct Forward<'a> {
+    arch: pulp::Arch,
     snapshot: &'a Snapshot,
     port: u16,
     burst: &'a mut Burst<BURST>,
@@ -151,35 +153,77 @@ impl pulp::NullaryFnOnce for Forward<'_> {
     fn call(self) {
         let mut book = Book(self.counters);
         let (packets, mut bytes) = (self.burst.len() as u64, 0);
+        let behind = self.snapshot.behind(self.port);
         for frame in self.burst.iter() {
             frame.prefetch();
         }
         let mut looks = [Look::NOTHING; BURST];
         for (frame, look) in self.burst.iter().zip(&mut looks) {
             if frame.is_contiguous() {
-                *look = self.snapshot.look(frame.data(), self.port);
+                *look = self.snapshot.look(behind, frame.data());
             }
         }
         for (frame, look) in self.burst.drain().zip(&looks) {
             let length = frame.len();
             bytes += length as u64;
-            let ports = if frame.is_contiguous() {
-                self.snapshot
-                    .go(look, frame.data(), self.port, self.list, &mut book)
-            } else {
-                let whole = frame.to_vec();
-                self.snapshot.go(look, &whole, self.port, self.list, &mut book)
-            };
-            match ports {
-                Ports::None => self.sending.drop(frame),
-                Ports::One(port) => self.sending.push(port, frame, length, self.counters),
-                Ports::Many(ports) => self
-                    .sending
-                    .push_all(ports, frame, length, self.pool, self.counters),
+            match look.go(self.port, length, &mut book) {
+                Went::To(port) => self.sending.push(port, frame, length, self.counters),
+                Went::Nowhere => self.sending.drop(frame),
+                Went::Unknown => Whole {
+                    snapshot: self.snapshot,
+                    port: self.port,
+                    list: self.list,
+                    counters: self.counters,
+                    pool: self.pool,
+                    sending: self.sending,
+                    frame,
+                }
+                .run(self.arch),
             }
         }
         self.sending.dropped.clear();
         self.counters.received(self.port, packets, bytes);
+    }
+}
+
+/// A frame that a look was not enough for. Its code is long, and lies apart so that the way of most is short.
+struct Whole<'a> {
+    snapshot: &'a Snapshot,
+    port: u16,
+    list: &'a mut Vec<u16>,
+    counters: &'a Counters,
+    pool: &'a Mempool,
+    sending: &'a mut Sending,
+    frame: Mbuf,
+}
+
+impl Whole<'_> {
+    #[inline(never)]
+    fn run(self, arch: pulp::Arch) {
+        arch.dispatch(self);
+    }
+}
+
+impl pulp::NullaryFnOnce for Whole<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (length, mut book) = (self.frame.len(), Book(self.counters));
+        let frame = self.frame;
+        let ports = if frame.is_contiguous() {
+            self.snapshot.whole(frame.data(), self.port, self.list, &mut book)
+        } else {
+            self.snapshot
+                .whole(&frame.to_vec(), self.port, self.list, &mut book)
+        };
+        match ports {
+            Ports::None => self.sending.drop(frame),
+            Ports::One(port) => self.sending.push(port, frame, length, self.counters),
+            Ports::Many(ports) => self
+                .sending
+                .push_all(ports, frame, length, self.pool, self.counters),
+        }
     }
 }
 

@@ -216,8 +216,8 @@ async fn change(
             write(switch, &request).await;
         }
         slowest = slowest.max(began.elapsed());
-        let next = begun + PERIOD * n as u32;
-        tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
+        // Tokio's timer counts in milliseconds, and would wait for one that has begun.
+        std::thread::sleep((begun + PERIOD * n as u32).saturating_duration_since(Instant::now()));
     }
     let (took, met) = (begun.elapsed(), frames() - before);
     println!(

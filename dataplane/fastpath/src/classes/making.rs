@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::step::{Axis, Step};
+use super::step::{Axis, Except, Step};
+use super::usual::Way;
 use super::{ALLOW, Addresses, Class, END, GROUPS, LIST, NEXT, PROTOCOLS, Ports, SHAPES, STATES, Wanted};
 use crate::line::Bitmaps;
 use crate::paint::paint;
@@ -163,6 +164,7 @@ pub fn compile(table: Table, rows: &[&Row], remotes: Remotes, maps: &mut Bitmaps
         known: HashMap::new(),
         steps: Vec::new(),
         known_steps: HashMap::new(),
+        short: HashMap::new(),
         looks: 0,
         maps,
     };
@@ -172,7 +174,8 @@ pub fn compile(table: Table, rows: &[&Row], remotes: Remotes, maps: &mut Bitmaps
         let met = (0..wanted.len()).filter(|i| wanted.get(*i).is_some_and(|row| shape.meets(row)));
         making.looks = 0;
         // A shape has some hundred steps at most.
-        *place = making.step(&shape, met.collect(), After::default()) as u16;
+        let first = making.step(&shape, met.collect(), After::default());
+        *place = making.shorter(&shape, first, &remotes, table == Table::EgressPolicy) as u16;
     }
     let lists = making.lists.into_boxed_slice();
     Class {
@@ -248,6 +251,8 @@ struct Making<'a> {
     known: HashMap<Vec<u32>, u32>,
     steps: Vec<Step>,
     known_steps: HashMap<(Axis, Vec<(u128, u32)>), usize>,
+    /// Short cuts to steps that several shapes begin with.
+    short: HashMap<(usize, bool), usize>,
     /// Steps of the shape at hand.
     looks: usize,
     maps: &'a mut Bitmaps,
@@ -276,6 +281,42 @@ impl Making<'_> {
             steps.push(Step::of(*axis, pieces, maps));
             steps.len() - 1
         })
+    }
+
+    fn made(&self, at: usize) -> Option<(Axis, &[(u128, u32)])> {
+        let found = self.known_steps.iter().find(|(_, place)| **place == at);
+        found.map(|((axis, pieces), _)| (*axis, pieces.as_slice()))
+    }
+
+    /// The step to begin with in place of another: a short cut, where there is one.
+    fn shorter(&mut self, shape: &Shape, first: usize, remotes: &Remotes, egress: bool) -> usize {
+        // What others than IPv4 packets have for addresses says nothing.
+        let is_ipv4 = shape.family == 0;
+        if let Some(known) = self.short.get(&(first, is_ipv4)) {
+            return *known;
+        }
+        let (mut way, mut at) = (Way::default(), first);
+        while let Some((axis, pieces)) = self.made(at)
+            && let Some(next) = way.go_on(axis, pieces, is_ipv4.then_some(remotes), egress)
+        {
+            at = (next & !NEXT) as usize;
+        }
+        let other = NEXT | first as u32;
+        let mut place = first;
+        if at != first {
+            let known = self.known_steps.iter().find(|(_, place)| **place == at);
+            let step = match (way.one_interval(), known) {
+                (Some((first, count)), Some(((Axis::DstPort, pieces), _))) => {
+                    let leaf = other;
+                    Step::but(Except { first, count, leaf }, pieces, self.maps)
+                }
+                _ => Step::Usual(Box::new(way.look(NEXT | at as u32, other))),
+            };
+            self.steps.push(step);
+            place = self.steps.len() - 1;
+        }
+        self.short.insert((first, is_ipv4), place);
+        place
     }
 
     /// What a row asks of what is looked at, when it is everything between two values.

@@ -6,6 +6,8 @@ use crate::line::{Bitmaps, Line};
 use crate::remote::Remotes;
 use crate::space::Space;
 
+use super::usual::Usual;
+
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -37,12 +39,24 @@ impl Axis {
 /// Few kinds, told apart by branches that are known beforehand: a jump to one of many is not, and costs more than the look.
 #[derive(Debug)]
 pub enum Step {
-    /// At the destination port, or at the source port.
-    Port(bool, Line),
+    /// At the destination port, but for a few source ports.
+    Destination(Except, Line),
+    /// At the source port.
+    Source(Line),
     /// At the id of the other side's prefix.
     Remote(Line),
     /// At an address.
     Address(Box<Place>),
+    /// At whether everything is as usual.
+    Usual(Box<Usual>),
+}
+
+/// Source ports with which the next look is another one: from the first, so many. None of them by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Except {
+    pub first: u16,
+    pub count: u16,
+    pub leaf: u32,
 }
 
 /// A look at an address.
@@ -110,6 +124,19 @@ impl Packet for Brief {
     }
 }
 
+impl Except {
+    /// The leaf of a packet with one of these source ports, or what a line says.
+    #[inline(always)]
+    pub fn or_line(&self, line: &Line, packet: &impl Packet) -> u32 {
+        let [source, destination] = packet.ports();
+        if source.wrapping_sub(self.first) < self.count {
+            self.leaf
+        } else {
+            line.leaf(destination)
+        }
+    }
+}
+
 impl Step {
     /// Of pieces: where each begins (the first at 0, rising), and its leaf.
     pub fn of(axis: Axis, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
@@ -124,8 +151,8 @@ impl Step {
         let v6 = || Space::of(pieces.iter().copied());
         let address = |place| Step::Address(Box::new(place));
         match axis {
-            Axis::DstPort => Step::Port(false, line()),
-            Axis::SrcPort => Step::Port(true, line()),
+            Axis::DstPort => Step::Destination(Except::default(), line()),
+            Axis::SrcPort => Step::Source(line()),
             Axis::Remote => Step::Remote(line()),
             Axis::SrcV4 => address(Place::SrcV4(v4())),
             Axis::DstV4 => address(Place::DstV4(v4())),
@@ -134,14 +161,21 @@ impl Step {
         }
     }
 
+    /// A look at the destination port, but for some source ports.
+    pub fn but(except: Except, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
+        match Step::of(Axis::DstPort, pieces, maps) {
+            Step::Destination(_, line) => Step::Destination(except, line),
+            other => other,
+        }
+    }
+
     /// The leaf of a packet; one that leads nowhere when there is none.
     #[inline(always)]
     pub fn leaf(&self, packet: &impl Packet, remotes: &Remotes, egress: bool) -> u32 {
         match self {
-            Step::Port(is_source, line) => {
-                let [source, destination] = packet.ports();
-                line.leaf(if *is_source { source } else { destination })
-            }
+            Step::Destination(except, line) => except.or_line(line, packet),
+            Step::Usual(usual) => usual.leaf(packet),
+            Step::Source(line) => line.leaf(packet.ports()[0]),
             Step::Remote(line) => line.leaf(packet.remote(remotes, egress)),
             Step::Address(place) => place.leaf(packet),
         }
@@ -151,7 +185,11 @@ impl Step {
     pub fn bytes(&self) -> usize {
         size_of::<Step>()
             + match self {
-                Step::Port(_, line) | Step::Remote(line) => line.bytes(),
+                // A line is in its step.
+                Step::Destination(_, line) | Step::Source(line) | Step::Remote(line) => {
+                    line.bytes() - size_of::<Line>()
+                }
+                Step::Usual(usual) => size_of_val(&**usual),
                 Step::Address(place) => size_of::<Place>() + place.bytes(),
             }
     }

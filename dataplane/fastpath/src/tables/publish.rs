@@ -137,7 +137,7 @@ impl Classes {
     fn set_classes(&self) -> Vec<u16> {
         let mut set = Vec::new();
         for (at, chunk) in self.chunks.iter().enumerate() {
-            let places = chunk.iter().flat_map(|c| c.iter().enumerate());
+            let places = chunk.iter().enumerate();
             let own = places.filter(|(_, class)| class.is_some());
             set.extend(own.map(|(low, _)| (at * super::CHUNK + low) as u16));
         }
