@@ -121,7 +121,7 @@ fn boundaries(dice: &mut Dice, count: usize) -> Vec<u16> {
 fn every_port_of_a_line_has_one_verdict() {
     let frames: Vec<(u16, Vec<u8>)> = (0..=u16::MAX).map(syn).collect();
     let mut dice = Dice(5);
-    // 32 boundaries are compared at once; beyond, they are a bitmap. The rest is drawn.
+    // Up to 64 boundaries are compared at once; beyond, they are a bitmap. The rest is drawn.
     let mut counts = vec![1, 2, 31, 32, 33, 34, 63, 64, 65, 199, 200];
     counts.extend((0..9).map(|_| 1 + dice.below(200) as usize));
     for count in counts {
@@ -160,6 +160,76 @@ fn every_port_of_a_line_has_one_verdict() {
             assert_eq!(seen.hits.first(), Some(&slot), "{count} boundaries, port {port}");
             let out: &[u16] = if allow { &[2] } else { &[] };
             assert_eq!(seen.ports, out, "{count} boundaries, port {port}: {starts:?}");
+        }
+    }
+}
+
+/// A row of class 1 for TCP, and a counter for it.
+fn own(conds: &[(u8, Cond)], priority: i32, action: Action, slot: u32) -> Row {
+    let class = [(0, Cond::exact(1u16))];
+    Row {
+        conds: class.iter().chain(conds).cloned().collect(),
+        priority,
+        action,
+        slot,
+    }
+}
+
+#[test]
+fn few_denied_ports_among_all_others() {
+    const USUAL: u32 = 900;
+    const SOURCE: u32 = 901;
+    let frames: Vec<(u16, Vec<u8>)> = (0..=u16::MAX).map(syn).collect();
+    let mut dice = Dice(7);
+    // Up to 32 pieces are compared at once; beyond, a bit says which ports are among them.
+    for count in [1u16, 2, 3, 17, 31, 32, 33, 64, 300] {
+        let mut tables = tables();
+        let mut want = vec![(USUAL, true); 1 << 16];
+        let all = own(&[], 1, Action::Allow, USUAL);
+        tables.insert(Table::EgressPolicy, all).unwrap();
+        for n in 0..count {
+            // The first and the last port, too.
+            let low = if n == 0 {
+                0
+            } else {
+                n * 200 + dice.below(100) as u16
+            };
+            let high = if n == 1 { low } else { low + dice.below(20) as u16 };
+            let (low, high) = if n + 1 == count {
+                (65_530, u16::MAX)
+            } else {
+                (low, high)
+            };
+            let ports = Cond::Range {
+                low: low.into(),
+                high: high.into(),
+            };
+            let row = own(&[(12, ports)], 5, Action::Deny, n.into());
+            tables.insert(Table::EgressPolicy, row).unwrap();
+            want[usize::from(low)..=usize::from(high)].fill((n.into(), false));
+        }
+        for with_source in [false, true] {
+            if with_source {
+                // The source port of half of the frames, which decides before all others.
+                let row = own(&[(11, Cond::exact(0x9c40u16))], 9, Action::Deny, SOURCE);
+                tables.insert(Table::EgressPolicy, row).unwrap();
+            }
+            let mut frames = frames.clone();
+            for (_, frame) in frames.iter_mut().step_by(2) {
+                frame[35] ^= 1;
+            }
+            let told = run(&tables.publish(), &frames);
+            for (port, (seen, (slot, allow))) in told.iter().zip(&want).enumerate() {
+                let (slot, allow) = if with_source && port % 2 == 1 {
+                    (SOURCE, false)
+                } else {
+                    (*slot, *allow)
+                };
+                let what = format!("{count} pieces, source ports: {with_source}, port {port}");
+                assert_eq!(seen.hits.first(), Some(&slot), "{what}");
+                let out: &[u16] = if allow { &[2] } else { &[] };
+                assert_eq!(seen.ports, out, "{what}");
+            }
         }
     }
 }
