@@ -48,6 +48,37 @@ impl Verdict {
     }
 }
 
+/// What the lines say of a packet: a verdict and its counter, or that there is a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf(u32);
+
+impl Leaf {
+    /// Denied by nobody's row.
+    pub const DENIED: Leaf = Leaf(NO_SLOT);
+
+    #[inline(always)]
+    pub fn is_list(self) -> bool {
+        self.0 & LIST != 0
+    }
+
+    /// Whether it is a verdict, and that one.
+    #[inline(always)]
+    pub fn is_allowed(self) -> bool {
+        self.0 & (LIST | ALLOW) == ALLOW
+    }
+
+    #[inline(always)]
+    pub fn slot(self) -> u32 {
+        self.0 & NO_SLOT
+    }
+
+    /// One that is allowed when both are. For no more: its counter is neither's.
+    #[inline(always)]
+    pub fn and(self, other: Leaf) -> Leaf {
+        Leaf((self.0 | other.0) & LIST | self.0 & other.0 & ALLOW)
+    }
+}
+
 /// A row of a policy table, ready to be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wanted {
@@ -186,12 +217,14 @@ impl Class {
     /// The same for a packet of which little was looked at, where that is enough.
     #[inline(always)]
     pub fn judge_brief(&self, brief: &Brief, egress: bool) -> Option<Verdict> {
-        let leaf = self.leaf(brief.shape(), brief, egress);
-        if leaf & LIST == 0 {
-            Some(Verdict::of(leaf))
-        } else {
-            None
-        }
+        let leaf = self.leaf_of(brief, egress);
+        (!leaf.is_list()).then(|| Verdict::of(leaf.0))
+    }
+
+    /// What the lines say of such a packet.
+    #[inline(always)]
+    pub fn leaf_of(&self, brief: &Brief, egress: bool) -> Leaf {
+        Leaf(self.leaf(brief.shape(), brief, egress))
     }
 
     /// A verdict or a list. No closures here: they would be compiled for any CPU, and not for the one at hand.

@@ -1,9 +1,10 @@
 //! A frame's way: parse, attach, guard, egress policy, L2; then for every copy deliver and ingress policy.
 
 use crate::brief::Brief;
-use crate::classes::Class;
+use crate::classes::{Class, Leaf};
 use crate::frame::{Fields, Kind};
-use crate::ports::{Plug, Port};
+use crate::guard::Guard;
+use crate::ports::Port;
 use crate::row::NO_SLOT;
 use crate::tables::Snapshot;
 
@@ -142,7 +143,6 @@ impl Snapshot {
             return Look::NOTHING;
         };
         let from = behind.map(|port| port.plug(brief.vlan));
-        let sends = from.and_then(|plug| plug.sends);
         let to = if brief.dst_mac & GROUP == 0 {
             self.station(brief.dst_mac)
         } else {
@@ -151,10 +151,10 @@ impl Snapshot {
         let receives = to.and_then(|port| self.plug(port, brief.vlan)?.receives);
         Look {
             brief: Some(brief),
-            from,
+            guard: from.and_then(|plug| plug.guard.as_deref()),
             to,
-            egress: sends.map(|class| (class != 0).then(|| self.egress(class))),
-            ingress: receives.map(|class| (class != 0).then(|| self.ingress(class))),
+            egress: from.and_then(|plug| plug.sends).map(|class| self.egress(class)),
+            ingress: receives.map(|class| self.ingress(class)),
         }
     }
 
@@ -277,18 +277,18 @@ impl Snapshot {
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
     brief: Option<Brief>,
-    from: Option<&'a Plug>,
+    guard: Option<&'a Guard>,
     to: Option<u16>,
-    /// Classes of sender and receiver, where there are some; class 0 has nothing to look at.
-    egress: Option<Option<&'a Class>>,
-    ingress: Option<Option<&'a Class>>,
+    /// Classes of sender and receiver, where there are some.
+    egress: Option<&'a Class>,
+    ingress: Option<&'a Class>,
 }
 
 impl Look<'_> {
     /// Of a frame that has to be looked at whole.
     pub const NOTHING: Look<'static> = Look {
         brief: None,
-        from: None,
+        guard: None,
         to: None,
         egress: None,
         ingress: None,
@@ -301,31 +301,67 @@ impl Look<'_> {
         let Some(f) = &self.brief else {
             return Went::Unknown;
         };
+        let bytes = length as u32;
+        // No closures here: they would be compiled for any CPU, and not for the one at hand.
+        let sent = match self.egress {
+            Some(class) => class.leaf_of(f, true),
+            None => Leaf::DENIED,
+        };
+        let received = match self.ingress {
+            Some(class) => class.leaf_of(f, false),
+            None => Leaf::DENIED,
+        };
+        // Nearly all frames: what is allowed at both ends, looked at all at once. Of anything else why is to be told.
+        if let Some(port) = self.to
+            && port != in_port
+            && sent.and(received).is_allowed()
+        {
+            let mut guarded = true;
+            if let Some(guard) = self.guard {
+                let checked = guard.check(f);
+                guarded = checked.dropped.is_none();
+                if guarded {
+                    for slot in checked.slots {
+                        tally.hit(slot, bytes);
+                    }
+                }
+            }
+            if guarded {
+                tally.hit(sent.slot(), bytes);
+                tally.hit(received.slot(), bytes);
+                return Went::To(port);
+            }
+        }
+        self.told(f, [sent, received], in_port, bytes, tally)
+    }
+
+    /// Why a frame goes nowhere, step by step; or that the lines do not know.
+    #[inline(never)]
+    fn told(&self, f: &Brief, leaves: [Leaf; 2], in_port: u16, bytes: u32, tally: &mut impl Tally) -> Went {
+        let [sent, received] = leaves;
         if f.dst_mac & GROUP != 0 {
             return Went::Unknown;
         }
         let mut hits = Hits {
             slots: [NO_SLOT; 5],
-            bytes: length as u32,
+            bytes,
         };
-        let (Some(from), Some(sends)) = (self.from, self.egress) else {
+        if self.egress.is_none() {
             return hits.dropped(in_port, Drop::UnknownSender, tally);
-        };
-        if let Some(guard) = &from.guard {
+        }
+        if let Some(guard) = self.guard {
             let checked = guard.check(f);
             [hits.slots[2], hits.slots[3], hits.slots[4]] = checked.slots;
             if let Some(why) = checked.dropped {
                 return hits.dropped(in_port, why, tally);
             }
         }
-        if let Some(class) = sends {
-            let Some(verdict) = class.judge_brief(f, true) else {
-                return Went::Unknown;
-            };
-            hits.slots[0] = verdict.slot;
-            if !verdict.allow {
-                return hits.dropped(in_port, Drop::EgressPolicy, tally);
-            }
+        if sent.is_list() {
+            return Went::Unknown;
+        }
+        hits.slots[0] = sent.slot();
+        if !sent.is_allowed() {
+            return hits.dropped(in_port, Drop::EgressPolicy, tally);
         }
         let Some(port) = self.to else {
             return Went::Unknown;
@@ -333,17 +369,15 @@ impl Look<'_> {
         if port == in_port {
             return hits.dropped(in_port, Drop::Hairpin, tally);
         }
-        let Some(receives) = self.ingress else {
+        if self.ingress.is_none() {
             return hits.dropped(in_port, Drop::UnknownReceiver, tally);
-        };
-        if let Some(class) = receives {
-            let Some(verdict) = class.judge_brief(f, false) else {
-                return Went::Unknown;
-            };
-            hits.slots[1] = verdict.slot;
-            if !verdict.allow {
-                return hits.dropped(in_port, Drop::IngressPolicy, tally);
-            }
+        }
+        if received.is_list() {
+            return Went::Unknown;
+        }
+        hits.slots[1] = received.slot();
+        if !received.is_allowed() {
+            return hits.dropped(in_port, Drop::IngressPolicy, tally);
         }
         hits.told(tally);
         Went::To(port)
@@ -368,21 +402,12 @@ struct Hits {
 }
 
 impl Hits {
-    #[inline(always)]
     fn told(&self, tally: &mut impl Tally) {
-        let [sends, receives, guard @ ..] = self.slots;
-        let [a, b, c] = guard;
-        // All bits are set in what counts nothing.
-        if a & b & c != NO_SLOT {
-            for slot in guard {
-                tally.hit(slot, self.bytes);
-            }
+        for slot in self.slots {
+            tally.hit(slot, self.bytes);
         }
-        tally.hit(sends, self.bytes);
-        tally.hit(receives, self.bytes);
     }
 
-    #[inline(always)]
     fn dropped(&self, in_port: u16, why: Drop, tally: &mut impl Tally) -> Went {
         self.told(tally);
         tally.dropped(in_port, why);

@@ -10,7 +10,7 @@ use crate::guard::{Guard, Shape, Shapes};
 use crate::line::Bitmaps;
 use crate::ports::{Plug, Port};
 use crate::remote;
-use crate::row::{Action, Row, RowId};
+use crate::row::{Action, NO_SLOT, Row, RowId};
 use crate::stations::Stations;
 use crate::table::{Key, Table};
 use crate::{PORTS, remote::Remotes};
@@ -57,13 +57,21 @@ const CHUNKS: usize = (1 << 16) / CHUNK;
 type Chunk = [Option<Arc<Class>>; CHUNK];
 
 impl Classes {
-    fn new(nobody: Class) -> Classes {
+    fn new(table: Table, maps: &mut Bitmaps) -> Classes {
+        let empty: Arc<Chunk> = Arc::new([const { None }; CHUNK]);
+        let mut chunks = Box::new(std::array::from_fn(|_| Arc::clone(&empty)));
+        // Nothing is denied to class 0, whatever rows say.
+        let all = Row {
+            conds: Box::default(),
+            priority: 1,
+            action: Action::Allow,
+            slot: NO_SLOT,
+        };
+        let anybody = classes::compile(table, &[&all], Remotes::default(), maps);
+        Arc::make_mut(&mut chunks[0])[0] = Some(Arc::new(anybody));
         Classes {
-            chunks: {
-                let empty: Arc<Chunk> = Arc::new([const { None }; CHUNK]);
-                Box::new(std::array::from_fn(|_| Arc::clone(&empty)))
-            },
-            nobody: Arc::new(nobody),
+            chunks,
+            nobody: Arc::new(classes::compile(table, &[], Remotes::default(), maps)),
         }
     }
 
@@ -77,6 +85,9 @@ impl Classes {
     }
 
     fn set(&mut self, class: u16, compiled: Option<Arc<Class>>) {
+        if class == 0 {
+            return;
+        }
         let [low, high] = class.to_le_bytes();
         Arc::make_mut(&mut self.chunks[usize::from(high)])[usize::from(low)] = compiled;
     }
@@ -247,7 +258,7 @@ pub struct Tables {
 impl Default for Tables {
     fn default() -> Self {
         let mut maps = Bitmaps::default();
-        let mut nobody = |table| Classes::new(classes::compile(table, &[], Remotes::default(), &mut maps));
+        let mut nobody = |table| Classes::new(table, &mut maps);
         let current = Arc::new(Snapshot {
             generation: 0,
             ports: vec![Arc::default(); PORTS].into_boxed_slice(),
