@@ -1,12 +1,13 @@
 //! A line: what happens at each of the 65,536 ports, found in a handful of cycles.
 //!
-//! Where nearly all ports have the same leaf, as with some ports that are denied, up to 32 pieces that have not are kept side
-//! by side and compared all at once: most packets are in none of them. Else up to 64 places where something changes are
+//! Where nearly all ports have the same leaf, as with some ports that are denied, up to 32 pieces that have not are kept
+//! side by side and compared all at once: most packets are in none of them. Else up to 64 places where something changes are
 //! compared, or half of them where those are enough: their count below a port is the number of its piece. The loops have no
-//! branch, so that the compiler makes vector code of them for whatever the CPU has. More places are a bitmap with counts, 10 KiB that lines with equal places
-//! share; that is a third of a usual first cache, which is why few places are none. Where nearly all ports have the same
-//! leaf, as with many scattered ports that are denied, another 8 KiB say which have not, and one bit of them is enough for
-//! all others.
+//! branch, so that the compiler makes vector code of them for whatever the CPU has.
+//!
+//! More places are a bitmap with counts, 10 KiB that lines with equal places share; that is a third of a usual first cache,
+//! which is why few places are none. With many scattered ports that are denied another 8 KiB say which have not the leaf of
+//! nearly all, and one bit of them is enough for the rest.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
