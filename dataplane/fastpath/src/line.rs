@@ -135,11 +135,14 @@ impl Usual {
 /// Ports that may have another leaf than all others: with more of them, that they are few helps too seldom.
 const MOST: u32 = 1 << 13;
 
-/// The leaf of nearly all ports, and the other pieces: first, last and leaf; none when there is no such leaf.
-fn split(pieces: &[(u16, u32)]) -> Option<(u32, Vec<(u16, u16, u32)>)> {
+/// First and last port of a piece, and its leaf.
+type Piece = (u16, u16, u32);
+
+/// The leaf of nearly all ports, and the other pieces; none when there is no such leaf.
+fn split(pieces: &[(u16, u32)]) -> Option<(u32, Vec<Piece>)> {
     let ends = pieces.iter().skip(1).map(|(start, _)| start.wrapping_sub(1));
     let ranges = pieces.iter().zip(ends.chain([u16::MAX]));
-    let ranges: Vec<(u16, u16, u32)> = ranges.map(|((start, leaf), end)| (*start, end, *leaf)).collect();
+    let ranges: Vec<Piece> = ranges.map(|((start, leaf), end)| (*start, end, *leaf)).collect();
     let mut widths: HashMap<u32, u32> = HashMap::new();
     for (start, end, leaf) in &ranges {
         *widths.entry(*leaf).or_default() += u32::from(end - start) + 1;
