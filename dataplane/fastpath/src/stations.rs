@@ -19,8 +19,8 @@ pub struct Stations {
     parts: Box<[Arc<Part>; PARTS]>,
 }
 
-/// The part of a MAC, and where its way through the part begins. A product's higher bits depend on all lower ones of what is
-/// multiplied (Knuth, The Art of Computer Programming 3, 6.4), and those of a MAC have nothing above them.
+/// The part of a MAC, and where its way through the part begins: higher bits of a product, which depend on all lower ones
+/// (Knuth, The Art of Computer Programming 3, 6.4). The sum lets a MAC's upper bits have a say in both.
 #[inline(always)]
 fn hash(mac: u64) -> (usize, usize) {
     let mixed = (mac << 16).wrapping_add(mac).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -85,11 +85,11 @@ impl Stations {
         let mut at = begin & mask;
         loop {
             let place = *places.get(at)?;
-            if place >> 16 == mac {
-                return Some(place as u16);
-            }
             if place == EMPTY {
                 return None;
+            }
+            if place >> 16 == mac {
+                return Some(place as u16);
             }
             at = (at + 1) & mask;
         }
@@ -138,6 +138,11 @@ mod tests {
                 None => map.remove(&mac),
             };
         }
+        assert_eq!(
+            stations.find(0xffff_ffff_ffff),
+            None,
+            "an empty place is no station"
+        );
         for mac in 0..9000 {
             assert_eq!(stations.find(mac), map.get(&mac).copied(), "{mac}");
         }
