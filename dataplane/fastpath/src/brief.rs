@@ -30,19 +30,19 @@ impl Brief {
     #[inline(always)]
     pub fn of(frame: &[u8]) -> Option<Brief> {
         let head = frame.first_chunk::<HEAD>()?;
-        let (tag, rest) = (word(head, 12), word(head, 16));
+        let (tag, rest) = (word::<12, _, _>(head), word::<16, _, _>(head));
         let (vlan, before) = if tag == IPV4 {
             (0, 14)
         } else if TAGS.contains(&tag) & (rest == IPV4) {
-            (u16::from_be_bytes(word(head, 14)) & 0xfff, 18)
+            (u16::from_be_bytes(word::<14, _, _>(head)) & 0xfff, 18)
         } else {
             return None;
         };
         let packet = head.get(before..)?.first_chunk::<{ IP + 4 }>()?;
-        let total = u16::from_be_bytes(word(packet, 2));
+        let total = u16::from_be_bytes(word::<2, _, _>(packet));
         let length = frame.len() - before;
-        let is_whole = u16::from_be_bytes(word(packet, 6)) & 0x1fff == 0;
-        let fits = usize::from(total) <= length && length <= usize::from(u16::MAX) - 18;
+        let is_whole = u16::from_be_bytes(word::<6, _, _>(packet)) & 0x1fff == 0;
+        let fits = usize::from(total) <= length && frame.len() <= usize::from(u16::MAX);
         if (packet[0] != 0x45) | !is_whole | !fits {
             return None;
         }
@@ -59,13 +59,13 @@ impl Brief {
             _ => return None,
         };
         Some(Brief {
-            dst_mac: u64::from_be_bytes(word(head, 0)) >> 16,
-            src_mac: u64::from_be_bytes(word(head, 6)) >> 16,
+            dst_mac: u64::from_be_bytes(word::<0, _, _>(head)) >> 16,
+            src_mac: u64::from_be_bytes(word::<6, _, _>(head)) >> 16,
             vlan,
-            src_ipv4: u32::from_be_bytes(word(packet, 12)),
-            dst_ipv4: u32::from_be_bytes(word(packet, 16)),
-            src_port: u16::from_be_bytes(word(packet, 20)),
-            dst_port: u16::from_be_bytes(word(packet, 22)),
+            src_ipv4: u32::from_be_bytes(word::<12, _, _>(packet)),
+            dst_ipv4: u32::from_be_bytes(word::<16, _, _>(packet)),
+            src_port: u16::from_be_bytes(word::<20, _, _>(packet)),
+            dst_port: u16::from_be_bytes(word::<22, _, _>(packet)),
             is_tcp,
         })
     }
@@ -77,13 +77,12 @@ impl Brief {
     }
 }
 
-/// Bytes from a place on that is inside, whatever is asked for here.
+/// The bytes at a place, which is inside: that is checked when this is compiled.
 #[inline(always)]
-fn word<const N: usize, const FROM: usize>(from: &[u8; FROM], at: usize) -> [u8; N] {
+fn word<const AT: usize, const N: usize, const FROM: usize>(from: &[u8; FROM]) -> [u8; N] {
+    const { assert!(AT + N <= FROM) };
     let mut bytes = [0; N];
-    if let Some(part) = from.get(at..at + N) {
-        bytes.copy_from_slice(part);
-    }
+    bytes.copy_from_slice(&from[AT..AT + N]);
     bytes
 }
 

@@ -214,14 +214,7 @@ impl Class {
         }
     }
 
-    /// The same for a packet of which little was looked at, where that is enough.
-    #[inline(always)]
-    pub fn judge_brief(&self, brief: &Brief, egress: bool) -> Option<Verdict> {
-        let leaf = self.leaf_of(brief, egress);
-        (!leaf.is_list()).then(|| Verdict::of(leaf.0))
-    }
-
-    /// What the lines say of such a packet.
+    /// What the lines say of a packet of which little was looked at.
     #[inline(always)]
     pub fn leaf_of(&self, brief: &Brief, egress: bool) -> Leaf {
         Leaf(self.leaf(brief.shape(), brief, egress))

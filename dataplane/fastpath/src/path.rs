@@ -121,7 +121,7 @@ impl Snapshot {
         list: &'a mut Vec<u16>,
         tally: &mut impl Tally,
     ) -> Ports<'a> {
-        let look = self.look(self.behind(in_port), frame);
+        let look = self.look(self.port(in_port), frame);
         match look.go(in_port, frame.len(), tally) {
             Went::To(port) => Ports::One(port),
             Went::Nowhere => Ports::None,
@@ -129,14 +129,9 @@ impl Snapshot {
         }
     }
 
-    /// What is behind a port, for [`Snapshot::look`].
-    #[inline(always)]
-    pub fn behind(&self, in_port: u16) -> Option<&Port> {
-        self.port(in_port)
-    }
-
     /// The first half of [`Snapshot::process`]: what is to be found of a frame without a decision. Those of several frames
-    /// one after the other keep a CPU busy that would wait for the memory of each.
+    /// one after the other keep a CPU busy that would wait for the memory of each. `behind` is what [`Snapshot::port`] says
+    /// of the port it came in at.
     #[inline(always)]
     pub fn look<'a>(&'a self, behind: Option<&'a Port>, frame: &[u8]) -> Look<'a> {
         let Some(brief) = Brief::of(frame) else {

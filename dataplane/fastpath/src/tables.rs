@@ -144,11 +144,12 @@ impl Snapshot {
     #[inline(always)]
     pub fn judge(&self, class: u16, brief: &Brief, fields: &Fields) -> (bool, u32) {
         let class = self.egress(class);
-        let verdict = match class.judge_brief(brief, true) {
-            Some(verdict) => verdict,
-            None => class.judge(fields, true),
-        };
-        (verdict.allow, verdict.slot)
+        let leaf = class.leaf_of(brief, true);
+        if leaf.is_list() {
+            let verdict = class.judge(fields, true);
+            return (verdict.allow, verdict.slot);
+        }
+        (leaf.is_allowed(), leaf.slot())
     }
 
     #[inline(always)]
@@ -156,8 +157,9 @@ impl Snapshot {
         self.port(port).map(|p| p.plug(vlan))
     }
 
+    /// What is behind a port; the same for all frames that come in there.
     #[inline(always)]
-    pub(crate) fn port(&self, port: u16) -> Option<&Port> {
+    pub fn port(&self, port: u16) -> Option<&Port> {
         self.ports.get(usize::from(port)).map(|port| &**port)
     }
 

@@ -153,7 +153,7 @@ impl pulp::NullaryFnOnce for Forward<'_> {
     fn call(self) {
         let mut book = Book(self.counters);
         let (packets, mut bytes) = (self.burst.len() as u64, 0);
-        let behind = self.snapshot.behind(self.port);
+        let behind = self.snapshot.port(self.port);
         for frame in self.burst.iter() {
             frame.prefetch();
         }

@@ -283,11 +283,6 @@ impl Making<'_> {
         })
     }
 
-    fn made(&self, at: usize) -> Option<(Axis, &[(u128, u32)])> {
-        let found = self.known_steps.iter().find(|(_, place)| **place == at);
-        found.map(|((axis, pieces), _)| (*axis, pieces.as_slice()))
-    }
-
     /// The step to begin with in place of another: a short cut, where there is one.
     fn shorter(&mut self, shape: &Shape, first: usize, remotes: &Remotes, egress: bool) -> usize {
         // What others than IPv4 packets have for addresses says nothing.
@@ -296,17 +291,23 @@ impl Making<'_> {
             return *known;
         }
         let (mut way, mut at) = (Way::default(), first);
-        while let Some((axis, pieces)) = self.made(at)
-            && let Some(next) = way.go_on(axis, pieces, is_ipv4.then_some(remotes), egress)
+        let known = &self.known_steps;
+        let made = |at: usize| {
+            known
+                .iter()
+                .find(|(_, place)| **place == at)
+                .map(|(made, _)| made)
+        };
+        while let Some((axis, pieces)) = made(at)
+            && let Some(next) = way.go_on(*axis, pieces, is_ipv4.then_some(remotes), egress)
         {
             at = (next & !NEXT) as usize;
         }
         let other = NEXT | first as u32;
         let mut place = first;
         if at != first {
-            let known = self.known_steps.iter().find(|(_, place)| **place == at);
-            let step = match (way.one_interval(), known) {
-                (Some((first, count)), Some(((Axis::DstPort, pieces), _))) => {
+            let step = match (way.one_interval(), made(at)) {
+                (Some((first, count)), Some((Axis::DstPort, pieces))) => {
                     let leaf = other;
                     Step::but(Except { first, count, leaf }, pieces, self.maps)
                 }

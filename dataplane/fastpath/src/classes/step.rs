@@ -36,7 +36,8 @@ impl Axis {
 
 /// A look. What it finds is a leaf: a verdict, a list, or the next look.
 ///
-/// Few kinds, told apart by branches that are known beforehand: a jump to one of many is not, and costs more than the look.
+/// Those that most packets meet are told apart in [`super::Class`], by branches that are known beforehand: a jump to one of
+/// many kinds is not, and costs more than the look.
 #[derive(Debug)]
 pub enum Step {
     /// At the destination port, but for a few source ports.
@@ -52,7 +53,7 @@ pub enum Step {
 }
 
 /// Source ports with which the next look is another one: from the first, so many. None of them by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Except {
     pub first: u16,
     pub count: u16,

@@ -12,7 +12,7 @@ const PORTS: usize = 16;
 const ADDRESSES: usize = 8;
 
 /// What is unusual, each interval by its first value and how many there are; of 0 values when there are fewer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Usual {
     ports: ([u16; PORTS], [u16; PORTS]),
     addresses: ([u32; ADDRESSES], [u32; ADDRESSES]),
@@ -57,7 +57,7 @@ pub type Pieces = [(u128, u32)];
 /// What is found out on the way along the looks of a shape.
 #[derive(Debug, Default)]
 pub struct Way {
-    pub ports: Vec<(u16, u16)>,
+    ports: Vec<(u16, u16)>,
     addresses: Vec<(u32, u32)>,
     of: Option<Axis>,
 }
