@@ -1,10 +1,11 @@
 //! What the compiler's benches run.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run shall end")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::{Attribution, Compiler, Delta, Intent, Programs, StageModel};
+use portcullis_compiler::{Attribution, ClassId, Compiler, Intent, Programs, RowKey, StageModel};
 use portcullis_policy::Document;
 
 fn model(name: &str) -> StageModel {
@@ -54,11 +55,53 @@ impl Standing {
         }
     }
 
-    /// Resolves, compiles and proves the next document, and tells the writes.
-    pub fn change(&mut self, next: &Document) -> Delta {
+    /// Resolves, compiles and proves the next document, and counts the writes.
+    pub fn change(&mut self, next: &Document) -> Writes {
         let intent = self.compiler.resolve(next, self.intent.generation + 1).unwrap();
-        let delta = Delta::between(&self.intent, &intent, &mut self.programs).unwrap();
+        let mut writes = Writes {
+            endpoints: intent.changed.endpoints.len(),
+            ..Writes::default()
+        };
+        for id in &intent.changed.classes {
+            let before = rows(&self.intent, *id, &mut self.programs);
+            let after = rows(&intent, *id, &mut self.programs);
+            let written = after
+                .iter()
+                .filter(|(key, row)| before.get(*key) != Some(*row))
+                .count();
+            let deleted = before.keys().filter(|key| !after.contains_key(*key)).count();
+            writes.classes += usize::from(written + deleted > 0);
+            writes.written += written;
+            writes.deleted += deleted;
+        }
         self.intent = intent;
-        delta
+        writes
     }
+}
+
+/// The writes of one change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Writes {
+    /// Classes of which rows change.
+    pub classes: usize,
+    /// Rows of the policy stage added or changed.
+    pub written: usize,
+    /// Rows of the policy stage deleted.
+    pub deleted: usize,
+    /// Endpoints whose classes change.
+    pub endpoints: usize,
+}
+
+/// A class's rows of the policy stage, by priority and key, with what decides verdicts.
+fn rows(
+    intent: &Intent,
+    id: ClassId,
+    programs: &mut Programs,
+) -> HashMap<(u32, RowKey), (portcullis_policy::Action, Option<u16>)> {
+    let Some(class) = intent.classes.get(&id) else {
+        return HashMap::new();
+    };
+    let program = programs.get(class).unwrap();
+    let rows = program.policy.iter();
+    rows.map(|r| ((r.priority, r.key), (r.action, r.words))).collect()
 }

@@ -1,5 +1,24 @@
 //! A delta as a value, and its order.
+//!
+//! **Editing a class in place.** [`Step::Prepare`] writes the rows that a class in use gains or that change, highest priority
+//! first; [`Step::Settle`] then deletes the rows that it loses, lowest priority first. At every moment a packet meets
+//! the class's old verdict or its new one, for any two tables in which overlapping rows of equal priority agree:
+//!
+//! - While rows are written, take the row that decides a packet. If it is an old row, no old row ranks above it (none
+//!   was deleted), so it decided before: the old verdict. If it is a new or changed one, every new row that ranks above
+//!   it is there already and does not match, so it decides in the new table, too.
+//! - While rows are deleted, the new table is complete. If the deciding row is in it, that is the new verdict. If not, it
+//!   is still to be deleted and ranks above all matching new rows; every old row above it is still there or stays, and
+//!   does not match, so it decided before.
+//!
+//! An old row and a new one of equal priority may overlap for a moment where ranges are keys. A target decides such a
+//! packet by either, which is its old verdict or its new one.
+//!
+//! This holds for one table. A class whose rows in other stages change as well is written under a free id instead
+//! (make before break).
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What sort of row a key names, as far as the order of writing goes.
@@ -21,6 +40,9 @@ pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
 
     /// The class that a row of content belongs to; `None` when it holds for every class, and for wiring.
     fn class(&self) -> Option<u32>;
+
+    /// Its priority: of overlapping rows of one table, the one with the larger number decides.
+    fn priority(&self) -> i32;
 }
 
 /// One write.
@@ -88,4 +110,35 @@ pub fn op<K: Key, B: Clone + PartialEq>(
         (Layer::Content, _) => Step::Prepare,
     };
     Some((step, op))
+}
+
+/// Groups of writes: the next begins when the one before it is confirmed. A target may carry out one group in any order.
+pub type Groups<K, B> = Vec<Vec<Op<K, B>>>;
+
+/// The writes of [`Step::Prepare`] in groups, and the deletes among them, of rows that nothing leads to any more. Rows of
+/// classes that nothing leads to yet come first, in any order; then the rows that classes in use gain, highest
+/// priority first. `in_use` says of a class whether a packet may be led to it.
+pub fn prepare<K: Key, B>(ops: Vec<Op<K, B>>, in_use: impl Fn(u32) -> bool) -> (Groups<K, B>, Vec<Op<K, B>>) {
+    let (mut fresh, mut abandoned) = (Vec::new(), Vec::new());
+    let mut levels: BTreeMap<Reverse<i32>, Vec<Op<K, B>>> = BTreeMap::new();
+    for op in ops {
+        // A row without a class holds for every class, so that it is in use.
+        let used = op.key().class().is_none_or(&in_use);
+        match &op {
+            Op::Delete(_) => abandoned.push(op),
+            _ if used => levels.entry(Reverse(op.key().priority())).or_default().push(op),
+            _ => fresh.push(op),
+        }
+    }
+    let groups = std::iter::once(fresh).chain(levels.into_values());
+    (groups.filter(|ops| !ops.is_empty()).collect(), abandoned)
+}
+
+/// The deletes of [`Step::Settle`] in groups: rows that a class in use loses, lowest priority first.
+pub fn settle<K: Key, B>(ops: Vec<Op<K, B>>) -> Groups<K, B> {
+    let mut levels: BTreeMap<i32, Vec<Op<K, B>>> = BTreeMap::new();
+    for op in ops {
+        levels.entry(op.key().priority()).or_default().push(op);
+    }
+    levels.into_values().collect()
 }

@@ -38,6 +38,10 @@ impl Key for FakeKey {
             FakeKey::Class(class, ..) => Some(*class),
         }
     }
+
+    fn priority(&self) -> i32 {
+        0
+    }
 }
 
 /// The body of a model row: for wiring the class, for content the class's size (how many rows make it whole).
@@ -165,7 +169,7 @@ impl Conformance {
                 self.machine.connected();
                 self.machine.ready();
             }
-            if self.machine.wants_observation() {
+            if self.machine.begin_observation() {
                 let seen = self.switch.observe();
                 self.machine.observed(seen);
             }
@@ -290,7 +294,7 @@ mod tests {
         c.switch.rows.insert(FakeKey::Port(1), 99);
         c.switch.rows.insert(FakeKey::Class(7, 7), 1);
         c.machine.request_resync();
-        assert!(c.machine.wants_observation());
+        assert!(c.machine.begin_observation());
         let seen = c.switch.observe();
         let drift = c.machine.observed(seen);
         assert_eq!(drift.missing, [FakeKey::Class(10, 0)]);
@@ -309,8 +313,8 @@ mod tests {
         c.switch.rows.remove(&FakeKey::Port(1));
         c.switch.rows.insert(FakeKey::Port(2), 99);
         c.machine.request_resync();
-        assert!(c.machine.wants_observation());
-        c.machine.ended([FakeKey::Port(1)]);
+        assert!(c.machine.begin_observation());
+        c.machine.ended([FakeKey::Port(1)], |_| true);
         c.machine.became(FakeKey::Port(2), 99);
         let seen = c.switch.observe();
         assert!(c.machine.observed(seen).is_empty());
@@ -384,7 +388,7 @@ mod tests {
                 }
                 if !c.switch.rows.is_empty() {
                     c.meddle(if delete { Fault::DeleteRow } else { Fault::AlterRow }, nth);
-                    prop_assert!(c.machine.wants_observation());
+                    prop_assert!(c.machine.begin_observation());
                     let seen = c.switch.observe();
                     let drift = c.machine.observed(seen);
                     prop_assert_eq!(drift.len(), 1);

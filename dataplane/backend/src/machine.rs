@@ -3,12 +3,20 @@
 //! ```text
 //! Disconnected ──connected──▶ Handshaking ──ready──▶ Observing ──observed──▶ Applying ──last ack──▶ InSync
 //!      ▲                                                ▲  (rows read back)     │ ▲                   │
-//!      └────────────── disconnected (any state) ────────┴─── resync, rejected ──┘ └── newer desired ──┘
+//!      └────────────── disconnected (any state) ────────┴────── rejected ───────┘ └── newer desired ──┘
 //! ```
 //!
-//! The machine holds the rows desired, the rows known to be installed, and the *suspects*: keys on which the
+//! The machine holds the desired rows, the rows known to be installed, and the *suspects*: keys on which the
 //! two may differ. Work is proportional to suspects, not to rows. A batch is one [`Step`] of make before
-//! break; the next is made only after it is confirmed, from whatever is desired by then.
+//! break; the next is made only after it is confirmed, from what is desired by then.
+//!
+//! **While a batch is in flight, its keys stay suspects.** The installed body of such a key is known only with the
+//! answer, so a desired body that equals the last known one proves nothing: the batch may be about to replace it.
+//!
+//! **A read-back may overlap writes.** A key that a batch writes between the start and the end of a read-back may be
+//! read before or after that write. The machine therefore takes the answers to its batches for such keys, and the
+//! read-back for all others. Only a read-back that must establish what is there (after a connection, or after a batch
+//! whose result is unknown) delays writing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +27,7 @@ use crate::status::SessionState;
 /// Rows that are made and dropped together: a class, a port.
 pub type Unit<K, B> = Arc<Vec<(K, B)>>;
 
-/// A unit as it was and as it shall be.
+/// A unit's old and new rows.
 type Before<K, B> = (Option<Unit<K, B>>, Option<Unit<K, B>>);
 
 /// Everything a target shall hold, by unit.
@@ -44,7 +52,7 @@ pub struct Observed<K, B> {
 }
 
 /// Rows that were not as this machine left them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drift<K> {
     /// Written by us and gone.
     pub missing: Vec<K>,
@@ -52,6 +60,16 @@ pub struct Drift<K> {
     pub altered: Vec<K>,
     /// With our tag and not ours.
     pub surplus: Vec<K>,
+}
+
+impl<K> Default for Drift<K> {
+    fn default() -> Self {
+        Drift {
+            missing: Vec::new(),
+            altered: Vec::new(),
+            surplus: Vec::new(),
+        }
+    }
 }
 
 impl<K> Drift<K> {
@@ -66,8 +84,17 @@ impl<K> Drift<K> {
     }
 }
 
+/// A read-back that has begun.
+#[derive(Debug, Clone)]
+struct Reading<K> {
+    /// Keys of batches that were in flight at some moment since it began: their answers decide.
+    touched: HashSet<K>,
+    /// A batch failed or a difference was seen since it began: what was read may be older than that.
+    spoiled: bool,
+}
+
 /// The machine; `U` names units, `K` rows, `B` is what a row does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine<U, K, B> {
     state: SessionState,
     units: Desired<U, K, B>,
@@ -81,13 +108,18 @@ pub struct Machine<U, K, B> {
     suspects: BTreeSet<K>,
     /// Content that nothing leads to any more: flips that abandoned it are confirmed.
     garbage: BTreeSet<K>,
-    in_flight: Option<(Batch<K, B>, Vec<K>)>,
+    /// The batch in flight, and the policy rows that nothing leads to once it is confirmed.
+    in_flight: Option<(Batch<K, B>, BTreeSet<K>)>,
+    /// Keys of batches that failed since the last read-back: what the target holds there is unknown, and no drift.
+    unknown: HashSet<K>,
     wanted: u64,
     applied: u64,
     has_desired: bool,
     /// The rows were known once since the connection began.
     known: bool,
+    /// A read-back is wanted that delays nothing.
     resync: bool,
+    reading: Option<Reading<K>>,
     writes: [u64; 3],
 }
 
@@ -104,11 +136,13 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             suspects: BTreeSet::new(),
             garbage: BTreeSet::new(),
             in_flight: None,
+            unknown: HashSet::new(),
             wanted: 0,
             applied: 0,
             has_desired: false,
             known: false,
             resync: false,
+            reading: None,
             writes: [0; 3],
         }
     }
@@ -179,28 +213,67 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.state = SessionState::Observing;
     }
 
-    /// The connection ended. What was in flight may or may not have happened: the next read-back tells.
+    /// The connection ended. Whether the batch in flight was executed is unknown until the next read-back.
     pub fn disconnected(&mut self) {
         self.state = SessionState::Disconnected;
         self.in_flight = None;
         self.known = false;
         self.resync = false;
+        self.reading = None;
+        self.unknown.clear();
         self.garbage.clear();
     }
 
-    /// Asks for a read-back before the next batch, busy or not.
+    /// Asks for a read-back. It begins with the next [`begin_observation`](Self::begin_observation) and delays no write.
     pub fn request_resync(&mut self) {
         self.resync = true;
     }
 
-    /// Whether the driver shall read back now.
-    pub fn wants_observation(&mut self) -> bool {
-        let connected = matches!(self.state, SessionState::Applying | SessionState::InSync);
-        if connected && self.resync && self.in_flight.is_none() {
-            self.resync = false;
-            self.state = SessionState::Observing;
+    /// A row on the target was seen to differ from what is known to be installed: nothing is claimed and nothing is
+    /// written until a read-back that began after this moment is taken.
+    pub fn doubt(&mut self) {
+        if !matches!(self.state, SessionState::Applying | SessionState::InSync) {
+            return;
         }
-        self.state == SessionState::Observing
+        if let Some(reading) = &mut self.reading {
+            reading.spoiled = true;
+        }
+        self.state = SessionState::Observing;
+    }
+
+    /// Whether to read back now. After `true` the driver reads every row and answers with [`observed`](Self::observed)
+    /// or [`observation_failed`](Self::observation_failed); until then this returns `false`.
+    #[must_use = "after `true` the machine waits for the rows"]
+    pub fn begin_observation(&mut self) -> bool {
+        let wanted = match self.state {
+            SessionState::Observing => true,
+            SessionState::Applying | SessionState::InSync => self.resync,
+            SessionState::Disconnected | SessionState::Handshaking => false,
+        };
+        if !wanted || self.reading.is_some() {
+            return false;
+        }
+        self.resync = false;
+        let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
+        self.reading = Some(Reading {
+            touched: in_flight.map(|op| op.key().clone()).collect(),
+            spoiled: false,
+        });
+        true
+    }
+
+    /// The rows could not be read. They are asked for again.
+    pub fn observation_failed(&mut self) {
+        if self.reading.take().is_some() {
+            self.resync = true;
+        }
+    }
+
+    /// Whether the read-back that is going on says nothing about a key, because a batch wrote it meanwhile.
+    fn is_touched(&self, key: &K) -> bool {
+        self.reading
+            .as_ref()
+            .is_some_and(|reading| reading.spoiled || reading.touched.contains(key))
     }
 
     /// Sets the desired state. Units that are the same `Arc` cost nothing.
@@ -233,6 +306,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
                 self.count(key, true);
             }
             self.suspects.insert(key.clone());
+            // Dispatch rows will lead to it again: it waits for the next flip before it may go.
+            self.garbage.remove(key);
+            if let Some((_, abandoned)) = &mut self.in_flight {
+                abandoned.remove(key);
+            }
         }
         self.units = units;
         self.wanted = generation;
@@ -255,21 +333,32 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         key.class().is_some_and(|class| self.classes.contains_key(&class))
     }
 
-    /// Rows have ended by themselves, as they were meant to: they are not installed and no longer desired, and that is no
-    /// drift. Tell it before the read-back that showed it.
-    pub fn ended(&mut self, keys: impl IntoIterator<Item = K>) {
+    /// Timed rows that a read-back did not find, because their time is over: they are no longer installed, which is no
+    /// drift, and no longer desired. `over` says of a body whether its time is over: a row that is desired for longer
+    /// than the one that ended is written again. Call it before [`observed`](Self::observed).
+    pub fn ended(&mut self, keys: impl IntoIterator<Item = K>, over: impl Fn(&B) -> bool) {
         for key in keys {
-            if self.desired.remove(&key).is_some() {
+            if self.is_touched(&key) {
+                continue;
+            }
+            if self.desired.get(&key).is_some_and(&over) {
+                self.desired.remove(&key);
                 self.count(&key, false);
             }
-            self.forget(&key);
+            if self.installed.get(&key).is_some_and(&over) {
+                self.forget(&key);
+            }
+            self.suspects.insert(key);
         }
         self.settle();
     }
 
-    /// A row became this by itself, as was to be expected; if something else is desired, it is written again. Tell it
-    /// before the read-back that showed it.
+    /// A read-back found a row of ours with a body that it took by itself, as timed rows do, which is no drift. If
+    /// another body is desired, it is written again. Call it before [`observed`](Self::observed).
     pub fn became(&mut self, key: K, body: B) {
+        if self.is_touched(&key) {
+            return;
+        }
         if let Some(installed) = self.installed.get_mut(&key) {
             *installed = body;
             self.suspects.insert(key);
@@ -286,46 +375,73 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// Takes a read-back. Returns the drift since this machine last knew the rows.
     pub fn observed(&mut self, observed: Observed<K, B>) -> Drift<K> {
-        let seen: HashMap<K, B> = observed.ours.into_iter().collect();
-        let mut drift = Drift {
-            missing: Vec::new(),
-            altered: Vec::new(),
-            surplus: Vec::new(),
+        let mut drift = Drift::default();
+        let Some(reading) = self.reading.take() else {
+            return drift;
         };
-        if self.known {
-            for (key, body) in &self.installed {
-                match seen.get(key) {
-                    None => drift.missing.push(key.clone()),
-                    Some(other) if other != body => drift.altered.push(key.clone()),
-                    Some(_) => {}
-                }
-            }
-            drift
-                .surplus
-                .extend(seen.keys().filter(|k| !self.installed.contains_key(*k)).cloned());
+        if reading.spoiled {
+            return drift;
         }
+        let mut seen: HashMap<K, B> = observed.ours.into_iter().collect();
+        self.foreign = observed.foreign.into_iter().collect();
+        for key in &reading.touched {
+            self.foreign.remove(key);
+            match self.installed.get(key) {
+                Some(body) => seen.insert(key.clone(), body.clone()),
+                None => seen.remove(key),
+            };
+        }
+        if self.known {
+            drift = self.drift(&seen);
+        }
+        self.unknown.clear();
         self.counts.clear();
         for key in seen.keys() {
             *self.counts.entry(key.table()).or_default() += 1;
         }
         self.installed = seen;
-        self.foreign = observed.foreign.into_iter().collect();
-        self.suspects = self
-            .desired
-            .iter()
-            .filter(|(key, body)| self.installed.get(*key) != Some(*body))
-            .map(|(key, _)| key.clone())
-            .chain(
-                self.installed
-                    .keys()
-                    .filter(|k| !self.desired.contains_key(*k))
-                    .cloned(),
-            )
-            .collect();
+        self.suspects = self.differences();
         self.known = true;
         self.state = SessionState::Applying;
         self.settle();
         drift
+    }
+
+    /// How the rows that were read differ from those known to be installed.
+    fn drift(&self, seen: &HashMap<K, B>) -> Drift<K> {
+        let mut drift = Drift::default();
+        let known = self
+            .installed
+            .iter()
+            .filter(|(key, _)| !self.unknown.contains(*key));
+        for (key, body) in known {
+            match seen.get(key) {
+                None => drift.missing.push(key.clone()),
+                Some(other) if other != body => drift.altered.push(key.clone()),
+                Some(_) => {}
+            }
+        }
+        let surplus = seen
+            .keys()
+            .filter(|k| !self.installed.contains_key(*k) && !self.unknown.contains(*k));
+        drift.surplus.extend(surplus.cloned());
+        drift
+    }
+
+    /// Every key on which desired and installed rows differ, or may when the batch in flight is confirmed.
+    fn differences(&self) -> BTreeSet<K> {
+        let changed = self
+            .desired
+            .iter()
+            .filter(|(key, body)| self.installed.get(*key) != Some(*body))
+            .map(|(key, _)| key);
+        let surplus = self.installed.keys().filter(|k| !self.desired.contains_key(*k));
+        let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
+        changed
+            .chain(surplus)
+            .chain(in_flight.map(Op::key))
+            .cloned()
+            .collect()
     }
 
     fn blocked(&self, key: &K) -> bool {
@@ -334,11 +450,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
 
     /// The next batch, when the session may write and there is something to write.
     pub fn next_batch(&mut self) -> Option<Batch<K, B>> {
-        if self.state != SessionState::Applying
-            || self.in_flight.is_some()
-            || self.resync
-            || !self.has_desired
-        {
+        if self.state != SessionState::Applying || self.in_flight.is_some() || !self.has_desired {
             return None;
         }
         let mut by_step: BTreeMap<Step, Vec<Op<K, B>>> = BTreeMap::new();
@@ -354,14 +466,14 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         let (step, mut ops) = by_step.pop_first()?;
         // What this batch's flip will have abandoned may go with any later batch.
-        let abandoned: Vec<K> = match step {
+        let abandoned: BTreeSet<K> = match step {
             Step::Flip => by_step
                 .remove(&Step::Collect)
                 .unwrap_or_default()
                 .iter()
                 .map(|o| o.key().clone())
                 .collect(),
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
         if step != Step::Collect {
             let dead = self
@@ -371,6 +483,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             ops.extend(dead.map(|k| Op::Delete(k.clone())));
         }
         let batch = Batch { step, ops };
+        if let Some(reading) = &mut self.reading {
+            reading
+                .touched
+                .extend(batch.ops.iter().map(|op| op.key().clone()));
+        }
         self.in_flight = Some((batch.clone(), abandoned));
         Some(batch)
     }
@@ -403,21 +520,31 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.settle();
     }
 
-    /// The batch in flight was refused as a whole, or it is unknown what became of it: read back first.
+    /// The batch in flight was refused as a whole, or its result is unknown: nothing is written until a read-back that
+    /// began after this moment is taken.
     pub fn rejected(&mut self) {
-        self.in_flight = None;
+        let Some((batch, _)) = self.in_flight.take() else {
+            return;
+        };
+        self.unknown.extend(batch.ops.iter().map(|op| op.key().clone()));
+        if let Some(reading) = &mut self.reading {
+            reading.spoiled = true;
+        }
         if self.state == SessionState::Applying {
             self.state = SessionState::Observing;
         }
     }
 
-    /// Drops what is no suspect any more; with none left, the newest generation is installed.
+    /// Drops suspects on which desired and installed agree; with none left and nothing in flight, the newest generation
+    /// is installed. Keys of the batch in flight may agree now and differ when it is confirmed: they stay.
     fn settle(&mut self) {
         if !matches!(self.state, SessionState::Applying | SessionState::InSync) {
             return;
         }
-        let (desired, installed) = (&self.desired, &self.installed);
-        self.suspects.retain(|key| desired.get(key) != installed.get(key));
+        if self.in_flight.is_none() {
+            let (desired, installed) = (&self.desired, &self.installed);
+            self.suspects.retain(|key| desired.get(key) != installed.get(key));
+        }
         if self.suspects.is_empty() && self.has_desired && self.in_flight.is_none() {
             self.applied = self.wanted;
             self.state = SessionState::InSync;
@@ -446,3 +573,6 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         plan.into_iter().map(|(_, op)| op).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,6 @@
 pub mod capacity;
 pub mod class;
 pub mod compilation;
-pub mod delta;
-pub mod edit;
 pub mod lower;
 pub mod model;
 pub mod program;
@@ -23,8 +21,6 @@ pub mod proof;
 pub mod row;
 
 pub use class::{Changes, Class, ClassId, Compiler, EndpointIntent, Fall, Fingerprint, Intent, OutOfClasses};
-pub use delta::{ClassDelta, Delta};
-pub use edit::Edit;
 pub use lower::Attribution;
 pub use model::{ModelError, StageModel, TableModel};
 pub use program::{

@@ -43,6 +43,10 @@ impl Key for SharedPlace {
         let class = self.0.matching.get(regs::CLASS)?;
         u32::try_from(class.value).ok()
     }
+
+    fn priority(&self) -> i32 {
+        self.0.priority.into()
+    }
 }
 
 /// What a row does, and for how long. Two bodies that do the same are equal, whichever generation wrote them.

@@ -251,11 +251,7 @@ impl Session {
         if self.held {
             return Ok(());
         }
-        let observing = self
-            .readings
-            .iter()
-            .any(|r| matches!(r.purpose, Purpose::Observe));
-        if self.machine.wants_observation() && !observing {
+        if self.machine.begin_observation() {
             let requests = Table::all()
                 .map(|t| FlowStatsRequest {
                     table_id: self.pipeline.number(t),
@@ -502,9 +498,12 @@ impl Session {
                     &self.machine,
                     [reading.since, now.wall],
                 );
-                self.refresh_at = sight.refresh_at;
+                // Rows written since the read-back began have set a time of their own.
+                self.refresh_at = self.refresh_at.into_iter().chain(sight.refresh_at).min();
                 if !sight.ended.is_empty() {
-                    self.machine.ended(sight.ended.iter().cloned());
+                    let over =
+                        |body: &FlowBody| body.until.is_some_and(|until| expiry::is_due(until, now.wall));
+                    self.machine.ended(sight.ended.iter().cloned(), over);
                     events.push(Event::Ended(sight.ended));
                 }
                 for (key, body) in sight.strayed {

@@ -70,16 +70,6 @@ pub struct Keyed {
     pub class: Option<u32>,
 }
 
-impl RowKey {
-    /// The priority; 0 for groups.
-    pub fn priority(&self) -> i32 {
-        match &self.0.place {
-            Place::Table { priority, .. } => *priority,
-            Place::Group(_) => 0,
-        }
-    }
-}
-
 impl Ord for RowKey {
     fn cmp(&self, other: &Self) -> Ordering {
         self.table()
@@ -109,6 +99,13 @@ impl Key for RowKey {
 
     fn class(&self) -> Option<u32> {
         self.0.class
+    }
+
+    fn priority(&self) -> i32 {
+        match &self.0.place {
+            Place::Table { priority, .. } => *priority,
+            Place::Group(_) => 0,
+        }
     }
 }
 

@@ -1,10 +1,9 @@
 //! From a step to requests. P4Runtime lets a server carry out the updates of one request in any order (1.6.0, section
 //! 12.2), so what has to come first goes into an earlier request, and waits for its answer.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use portcullis_backend::delta::{Key, Op, Step};
+use portcullis_backend::delta::{self, Key, Op, Step};
 use portcullis_backend::machine::Batch;
 
 use crate::device::Device;
@@ -30,8 +29,11 @@ pub struct Group {
 /// The requests of a step, in groups.
 pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMachine) -> Vec<Group> {
     let (groups, abandoned) = match batch.step {
-        Step::Prepare => prepare(batch.ops, machine),
-        Step::Settle => (settle(batch.ops), Vec::new()),
+        Step::Prepare => {
+            let used = in_use(&batch.ops, machine);
+            delta::prepare(batch.ops, |class| used.contains(&class))
+        }
+        Step::Settle => (delta::settle(batch.ops), Vec::new()),
         Step::Flip => flip(device, batch.ops),
         Step::Collect => (Vec::new(), batch.ops),
     };
@@ -46,38 +48,11 @@ pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMac
         .collect()
 }
 
-/// Rows of classes that nothing leads to in any order; rows that a class in use gets, highest priority first. And what
-/// an earlier step abandoned.
-fn prepare(ops: Ops, machine: &DeviceMachine) -> (Vec<Ops>, Ops) {
+/// The classes among those of some writes that have rows on the device.
+fn in_use(ops: &Ops, machine: &DeviceMachine) -> BTreeSet<u32> {
     let touched: BTreeSet<u32> = ops.iter().filter_map(|op| op.key().class()).collect();
-    let in_use: BTreeSet<u32> = machine
-        .installed()
-        .keys()
-        .filter_map(Key::class)
-        .filter(|class| touched.contains(class))
-        .collect();
-    let (mut fresh, mut abandoned) = (Vec::new(), Vec::new());
-    let mut levels: BTreeMap<Reverse<i32>, Ops> = BTreeMap::new();
-    for op in ops {
-        // What holds for every class is in use, too.
-        let used = op.key().class().is_none_or(|class| in_use.contains(&class));
-        match &op {
-            Op::Delete(_) => abandoned.push(op),
-            _ if used => levels.entry(Reverse(op.key().priority())).or_default().push(op),
-            _ => fresh.push(op),
-        }
-    }
-    let groups = std::iter::once(fresh).chain(levels.into_values()).collect();
-    (groups, abandoned)
-}
-
-/// Rows that a class in use loses, lowest priority first.
-fn settle(ops: Ops) -> Vec<Ops> {
-    let mut levels: BTreeMap<i32, Ops> = BTreeMap::new();
-    for op in ops {
-        levels.entry(op.key().priority()).or_default().push(op);
-    }
-    levels.into_values().collect()
+    let installed = machine.installed().keys().filter_map(Key::class);
+    installed.filter(|class| touched.contains(class)).collect()
 }
 
 /// What a sender may have as its source is there before `attach` leads to it, and goes when it no longer does.
@@ -92,52 +67,4 @@ fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
         }
     }
     (vec![before, now], after)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::entry::{Keyed, Match, Place};
-    use portcullis_backend::delta::Layer;
-    use portcullis_backend::machine::{Machine, Observed};
-    use std::sync::Arc;
-
-    fn key(class: u32, priority: i32) -> RowKey {
-        RowKey(Arc::new(Keyed {
-            place: Place::Table {
-                table: 0,
-                priority,
-                fields: vec![(1, Match::Exact(class.into()))],
-            },
-            layer: Layer::Content,
-            class: Some(class),
-        }))
-    }
-
-    fn does(id: u32) -> Does {
-        Does::Action {
-            id,
-            params: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_class_in_use_gets_its_rows_from_above_and_loses_them_from_below() {
-        let mut machine: DeviceMachine = Machine::default();
-        machine.connected();
-        machine.ready();
-        machine.observed(Observed {
-            ours: vec![(key(1, 5), does(1))],
-            foreign: Vec::new(),
-        });
-        let add = |class, priority| Op::Add(key(class, priority), does(1));
-        let ops = vec![add(1, 3), add(2, 1), add(1, 9), add(2, 8), Op::Delete(key(3, 1))];
-        let (groups, abandoned) = prepare(ops, &machine);
-        assert_eq!(abandoned, [Op::Delete(key(3, 1))]);
-        assert_eq!(groups[0], [add(2, 1), add(2, 8)]);
-        assert_eq!(groups[1], [add(1, 9)]);
-        assert_eq!(groups[2], [add(1, 3)]);
-        let gone = settle(vec![Op::Delete(key(1, 9)), Op::Delete(key(1, 3))]);
-        assert_eq!(gone, [[Op::Delete(key(1, 3))], [Op::Delete(key(1, 9))]]);
-    }
 }

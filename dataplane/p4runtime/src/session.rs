@@ -352,6 +352,14 @@ impl Session {
         self.advance();
     }
 
+    /// A row was seen to differ from what is known to be installed: every row is read back first.
+    pub fn doubt(&mut self) {
+        if self.stage == Stage::Ready {
+            self.machine.doubt();
+            self.advance();
+        }
+    }
+
     /// The device was found to run something else while rows were read.
     pub fn pipeline_changed(&mut self) {
         if self.stage == Stage::Ready {
@@ -385,7 +393,10 @@ impl Session {
             return Vec::new();
         }
         let events = match result {
-            Err(why) => vec![Event::Unread(why)],
+            Err(why) => {
+                self.machine.observation_failed();
+                vec![Event::Unread(why)]
+            }
             Ok(observed) => {
                 let drift = self.machine.observed(observed);
                 self.remember();
@@ -456,7 +467,7 @@ impl Session {
     }
 
     fn request_read(&mut self) {
-        if self.stage == Stage::Ready && !self.reading && self.machine.wants_observation() {
+        if self.stage == Stage::Ready && !self.reading && self.machine.begin_observation() {
             self.reading = true;
             self.effects.push(Effect::Read);
         }
@@ -486,7 +497,7 @@ impl Session {
                 events.push(Event::Confirmed);
             }
             self.request_read();
-            if self.reading || self.held {
+            if self.held {
                 return events;
             }
             let Some(batch) = self.machine.next_batch() else {

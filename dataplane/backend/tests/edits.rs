@@ -1,13 +1,18 @@
-//! Editing a class in place: after every single write or delete, every packet meets the old verdict or the new one.
+//! Editing a class in place, by the session machine and in the order that targets write in: after every single write or
+//! delete, every packet meets the old verdict or the new one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../../compiler/tests/witness/mod.rs"]
 mod witness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use portcullis_backend::SessionState;
+use portcullis_backend::delta::{self, Groups, Key, Layer, Op, Step as Phase};
+use portcullis_backend::machine::{Desired, Machine, Observed};
 use portcullis_compiler::lower::{fixed_rows, lower};
-use portcullis_compiler::{Edit, PolicyRow, Program, RowKey, StageModel};
+use portcullis_compiler::{PolicyRow, Program, RowKey, StageModel};
 use portcullis_policy::{
     Action, Direction, Entry, Families, FlagMatch, Matcher, Packet, Policy, PortRange, Protocol, Ranges, Tier,
 };
@@ -105,51 +110,90 @@ fn pair(random: &mut Random, prefixes: &[&str]) -> (Policy, Policy) {
     (policy(old, default), policy(new, default))
 }
 
-/// A policy stage of one class as a target holds it: one row for each priority and key.
-struct Table(BTreeMap<(u32, RowKey), PolicyRow>);
+/// A row of the policy stage of the one class that is edited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct EditKey(u32, RowKey);
 
-impl Table {
-    fn of(program: &Program) -> Self {
-        Table(program.policy.iter().map(|r| ((r.priority, r.key), *r)).collect())
+impl Key for EditKey {
+    fn layer(&self) -> Layer {
+        Layer::Content
     }
 
-    fn step(&mut self, step: &Step) {
-        match step {
-            Step::Write(row) => drop(self.0.insert((row.priority, row.key), *row)),
-            Step::Delete(row) => assert!(
-                self.0.remove(&(row.priority, row.key)).is_some(),
-                "{row:?} is not there"
-            ),
-        }
+    fn table(&self) -> u8 {
+        0
     }
 
-    /// What decides verdicts: everything but the reason.
-    fn essence(&self) -> Vec<(u32, RowKey, Action, Option<u16>)> {
-        self.0
-            .values()
-            .map(|r| (r.priority, r.key, r.action, r.words))
-            .collect()
+    fn class(&self) -> Option<u32> {
+        Some(1)
+    }
+
+    fn priority(&self) -> i32 {
+        self.0.try_into().unwrap()
     }
 }
 
-#[derive(Clone)]
-enum Step {
-    Write(PolicyRow),
-    Delete(PolicyRow),
+/// What decides verdicts: everything but the reason.
+type Essence = (Action, Option<u16>);
+type Step = Op<EditKey, Essence>;
+type Table = BTreeMap<EditKey, Essence>;
+
+fn table(program: &Program) -> Table {
+    let row = |r: &PolicyRow| (EditKey(r.priority, r.key), (r.action, r.words));
+    program.policy.iter().map(row).collect()
 }
 
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Step::Write(row) => f.write_str(&text("+ ", &[*row])),
-            Step::Delete(row) => f.write_str(&text("- ", &[*row])),
-        }
+fn desired(table: &Table) -> Desired<u8, EditKey, Essence> {
+    Desired::from([(0, Arc::new(table.iter().map(|(k, b)| (*k, *b)).collect()))])
+}
+
+fn play_one(table: &mut Table, step: &Step) {
+    match step {
+        Op::Add(key, body) => assert!(table.insert(*key, *body).is_none(), "{step:?}: the row is there"),
+        Op::Change(key, body) => assert!(
+            table.insert(*key, *body).is_some(),
+            "{step:?}: there is no such row"
+        ),
+        Op::Delete(key) => assert!(table.remove(key).is_some(), "{step:?}: there is no such row"),
     }
+}
+
+fn show(step: &Step) -> String {
+    let EditKey(priority, key) = step.key();
+    format!("{} {priority} {key}\n", step.sign())
+}
+
+/// The groups of writes by which a machine leads a class in use from its old rows to its new ones.
+fn groups(old: &Table, new: &Table) -> Groups<EditKey, Essence> {
+    let mut machine = Machine::default();
+    machine.connected();
+    machine.ready();
+    machine.set_desired(1, desired(old));
+    assert!(machine.begin_observation());
+    machine.observed(Observed {
+        ours: old.iter().map(|(k, b)| (*k, *b)).collect(),
+        foreign: Vec::new(),
+    });
+    machine.set_desired(2, desired(new));
+    let mut all = Vec::new();
+    while let Some(batch) = machine.next_batch() {
+        match batch.step {
+            Phase::Prepare => {
+                let (groups, abandoned) = delta::prepare(batch.ops, |class| class == 1);
+                assert!(abandoned.is_empty());
+                all.extend(groups);
+            }
+            Phase::Settle => all.extend(delta::settle(batch.ops)),
+            step => panic!("{step:?} of a class that stays in use"),
+        }
+        machine.acknowledged();
+    }
+    assert_eq!(machine.state(), SessionState::InSync);
+    all
 }
 
 /// Rows, a line each.
-fn text(mark: &str, rows: &[PolicyRow]) -> String {
-    let line = |r: &PolicyRow| format!("{mark}{} {} {} {:?}\n", r.priority, r.key, r.action, r.words);
+fn text(rows: &[PolicyRow]) -> String {
+    let line = |r: &PolicyRow| format!("{} {} {} {:?}\n", r.priority, r.key, r.action, r.words);
     rows.iter().map(line).collect()
 }
 
@@ -173,11 +217,13 @@ impl<'a> Change<'a> {
         random: &mut Random,
     ) -> Option<Self> {
         let (was, is) = (lower(old, model).unwrap(), lower(new, model).unwrap());
-        let edit = Edit::between(&was, &is)?;
-        assert_eq!(edit.len(), edit.writes.len() + edit.deletes.len());
-        assert_eq!(edit.is_empty(), edit.writes.is_empty() && edit.deletes.is_empty());
-        let writes = edit.writes.into_iter().map(Step::Write);
-        let steps = writes.chain(edit.deletes.into_iter().map(Step::Delete)).collect();
+        if was.remote != is.remote || was.words != is.words || was.codes != is.codes {
+            return None;
+        }
+        let mut groups = groups(&table(&was), &table(&is));
+        // A target may carry out each group in any order.
+        groups.iter_mut().for_each(|group| random.shuffle(group));
+        let steps = groups.into_iter().flatten().collect();
         let shows = |packet: &Packet| {
             let (before, after) = (old.judge(packet, model.view).0, new.judge(packet, model.view).0);
             let shown = Shown::of(packet, model).into_iter();
@@ -196,11 +242,19 @@ impl<'a> Change<'a> {
 
     /// Plays steps in this order; the first packet that met neither verdict, and after how many steps.
     fn play(&self, steps: &[Step]) -> Result<Table, (usize, Shown)> {
-        let mut table = Table::of(&self.old);
+        let mut table = table(&self.old);
         let mut program = self.old.clone();
+        // Reasons do not decide verdicts: any row of either program lends its own.
+        let known = self.new.policy.iter().chain(&self.old.policy);
+        let known: BTreeMap<EditKey, &PolicyRow> = known.map(|r| (EditKey(r.priority, r.key), r)).collect();
         for (at, step) in steps.iter().enumerate() {
-            table.step(step);
-            program.policy = table.0.values().copied().collect();
+            play_one(&mut table, step);
+            let row = |(key, (action, words)): (&EditKey, &Essence)| PolicyRow {
+                action: *action,
+                words: *words,
+                ..*known[key]
+            };
+            program.policy = table.iter().map(row).collect();
             let rows = Rows::new(&program, self.fixed);
             let lost = self
                 .packets
@@ -224,11 +278,11 @@ impl<'a> Change<'a> {
                 "{}: after {steps} of {} steps {shown:?} meets neither verdict\nold\n{}\nsteps\n{}",
                 self.model.name,
                 self.steps.len(),
-                text("", &self.old.policy),
-                self.steps.iter().map(Step::to_string).collect::<String>()
+                text(&self.old.policy),
+                self.steps.iter().map(show).collect::<String>()
             ),
-            Ok(table) => {
-                assert_eq!(table.essence(), Table::of(&self.new).essence());
+            Ok(played) => {
+                assert_eq!(played, table(&self.new));
                 let rows = Rows::new(&self.new, self.fixed);
                 let settled =
                     |(shown, _, after): &(Shown, Action, Action)| rows.judge(shown).action() == Some(*after);
@@ -337,9 +391,10 @@ fn one_port(model: &str, in_a_rule: bool) -> (f64, usize) {
             rules.insert(at, deny(50, &[port]));
         }
         let new = lower(&policy(rules, Action::Allow), &model).unwrap();
-        let edit = Edit::between(&old, &new).expect("only rows of the policy stage");
-        sum += edit.len();
-        most = most.max(edit.len());
+        assert_eq!(old.remote, new.remote);
+        let writes = groups(&table(&old), &table(&new)).iter().map(Vec::len).sum();
+        sum += writes;
+        most = most.max(writes);
     }
     (sum as f64 / 200.0, most)
 }

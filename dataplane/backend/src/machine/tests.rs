@@ -1,0 +1,453 @@
+//! Every history of a small machine: intents, batches, answers, refusals, lost answers, disconnects and read-backs arrive at
+//! any point. Checked in every state that can be reached:
+//!
+//! * `InSync` means that the switch holds the newest desired rows, and only then does `applied` rise;
+//! * every class that a port leads to is complete on the switch, after every write;
+//! * when faults stop, the machine reaches `InSync`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::delta::Layer;
+
+/// A row of the model: a port that leads to a class, or row `n` of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Row {
+    Port(u8),
+    Class(u8, u8),
+}
+
+impl Key for Row {
+    fn layer(&self) -> Layer {
+        match self {
+            Row::Port(_) => Layer::Wiring,
+            Row::Class(..) => Layer::Content,
+        }
+    }
+
+    fn table(&self) -> u8 {
+        self.layer() as u8
+    }
+
+    fn class(&self) -> Option<u32> {
+        match self {
+            Row::Port(_) => None,
+            Row::Class(class, _) => Some((*class).into()),
+        }
+    }
+
+    fn priority(&self) -> i32 {
+        0
+    }
+}
+
+/// Rows of every class.
+const ROWS: u8 = 2;
+
+type Rows = BTreeMap<Row, u8>;
+
+/// The desired state in which ports lead to classes.
+fn world(ports: &[(u8, u8)]) -> Desired<Row, Row, u8> {
+    let mut units = Desired::new();
+    for (port, class) in ports {
+        units.insert(Row::Port(*port), Arc::new(vec![(Row::Port(*port), *class)]));
+        let rows = (0..ROWS).map(|n| (Row::Class(*class, n), 0)).collect();
+        units.insert(Row::Class(*class, 0), Arc::new(rows));
+    }
+    units
+}
+
+fn rows(world: &Desired<Row, Row, u8>) -> Rows {
+    world.values().flat_map(|unit| unit.iter().copied()).collect()
+}
+
+/// What may happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Intent(usize),
+    Send,
+    Execute,
+    ExecuteInPart,
+    Answer,
+    Refuse,
+    Lose,
+    Connect,
+    Disconnect,
+    AskResync,
+    Doubt,
+    BeginRead,
+    /// The switch reads out one of its two tables.
+    ReadOut(usize),
+    FinishRead,
+    FailRead,
+}
+
+/// A machine, its switch, and what is on the way between them.
+#[derive(Clone)]
+struct Scene {
+    machine: Machine<Row, Row, u8>,
+    switch: Rows,
+    worlds: Arc<Vec<Desired<Row, Row, u8>>>,
+    wanted: usize,
+    generation: u64,
+    /// The batch on the way, and whether the switch executed it.
+    batch: Option<(Batch<Row, u8>, bool)>,
+    /// The tables read out so far by the read-back on the way.
+    reading: Option<[Option<Rows>; 2]>,
+    intents: u8,
+    faults: u8,
+    resyncs: u8,
+}
+
+impl Scene {
+    fn new(worlds: &Arc<Vec<Desired<Row, Row, u8>>>, intents: u8, faults: u8, resyncs: u8) -> Self {
+        Scene {
+            machine: Machine::default(),
+            switch: Rows::new(),
+            worlds: Arc::clone(worlds),
+            wanted: 0,
+            generation: 0,
+            batch: None,
+            reading: None,
+            intents,
+            faults,
+            resyncs,
+        }
+    }
+
+    fn possible(&self) -> Vec<Event> {
+        let mut steps = Vec::new();
+        if self.intents > 0 {
+            steps.extend((0..self.worlds.len()).map(Event::Intent));
+        }
+        match (&self.batch, self.machine.state()) {
+            (_, SessionState::Disconnected) => steps.push(Event::Connect),
+            (None, _) => steps.push(Event::Send),
+            (Some((_, false)), _) => steps.push(Event::Execute),
+            (Some((_, true)), _) => steps.push(Event::Answer),
+        }
+        match &self.reading {
+            Some(parts) => {
+                steps.extend((0..2).filter(|n| parts[*n].is_none()).map(Event::ReadOut));
+                if parts.iter().all(Option::is_some) {
+                    steps.push(Event::FinishRead);
+                }
+            }
+            None => steps.push(Event::BeginRead),
+        }
+        if self.resyncs > 0 {
+            steps.extend([Event::AskResync, Event::Doubt]);
+        }
+        if self.faults > 0 {
+            match &self.batch {
+                Some((_, false)) => {
+                    steps.extend([Event::Refuse, Event::Lose, Event::ExecuteInPart]);
+                }
+                Some((_, true)) => steps.push(Event::Lose),
+                None => {}
+            }
+            if self.machine.state() != SessionState::Disconnected {
+                steps.push(Event::Disconnect);
+            }
+            if self.reading.is_some() {
+                steps.push(Event::FailRead);
+            }
+        }
+        steps
+    }
+
+    fn take(&mut self, step: Event) -> Result<(), String> {
+        let before = self.machine.generations().1;
+        match step {
+            Event::Intent(world) => {
+                self.intents = self.intents.saturating_sub(1);
+                self.generation += 1;
+                self.wanted = world;
+                self.machine
+                    .set_desired(self.generation, self.worlds[world].clone());
+            }
+            Event::Send => self.batch = self.machine.next_batch().map(|batch| (batch, false)),
+            Event::Execute => self.execute(usize::MAX)?,
+            Event::ExecuteInPart => {
+                self.execute(1)?;
+                self.fail();
+            }
+            Event::Answer => {
+                self.batch = None;
+                self.machine.acknowledged();
+            }
+            Event::Refuse | Event::Lose => self.fail(),
+            Event::Connect => {
+                self.machine.connected();
+                self.machine.ready();
+            }
+            Event::Disconnect => {
+                self.faults -= 1;
+                self.machine.disconnected();
+                (self.batch, self.reading) = (None, None);
+            }
+            Event::AskResync => {
+                self.resyncs -= 1;
+                self.machine.request_resync();
+            }
+            Event::Doubt => {
+                self.resyncs -= 1;
+                self.machine.doubt();
+            }
+            Event::BeginRead => {
+                if self.machine.begin_observation() {
+                    self.reading = Some([None, None]);
+                }
+            }
+            Event::ReadOut(table) => {
+                let part = self
+                    .switch
+                    .iter()
+                    .filter(|(key, _)| key.table() as usize == table);
+                let part = part.map(|(key, body)| (*key, *body)).collect();
+                if let Some(parts) = &mut self.reading {
+                    parts[table] = Some(part);
+                }
+            }
+            Event::FinishRead => {
+                let parts = self.reading.take().into_iter().flatten().flatten();
+                let drift = self.machine.observed(Observed {
+                    ours: parts.flatten().collect(),
+                    foreign: Vec::new(),
+                });
+                if !drift.is_empty() {
+                    return Err(format!("nobody else writes, yet there is {drift:?}"));
+                }
+            }
+            Event::FailRead => {
+                self.faults -= 1;
+                self.reading = None;
+                self.machine.observation_failed();
+            }
+        }
+        self.check(before)
+    }
+
+    fn fail(&mut self) {
+        self.faults = self.faults.saturating_sub(1);
+        self.batch = None;
+        self.machine.rejected();
+    }
+
+    /// Executes the first `count` writes of the batch.
+    fn execute(&mut self, count: usize) -> Result<(), String> {
+        let Some((batch, executed)) = &mut self.batch else {
+            return Ok(());
+        };
+        *executed = true;
+        for op in batch.ops.iter().take(count) {
+            let there = self.switch.get(op.key()).copied();
+            let fits = match op {
+                Op::Add(..) => there.is_none(),
+                Op::Change(_, body) => there.is_some_and(|b| b != *body),
+                Op::Delete(_) => there.is_some(),
+            };
+            if !fits {
+                return Err(format!("{op:?} meets {there:?}"));
+            }
+            match op {
+                Op::Add(key, body) | Op::Change(key, body) => self.switch.insert(*key, *body),
+                Op::Delete(key) => self.switch.remove(key),
+            };
+        }
+        for (key, class) in &self.switch {
+            let whole = (0..ROWS).all(|n| self.switch.contains_key(&Row::Class(*class, n)));
+            if matches!(key, Row::Port(_)) && !whole {
+                return Err(format!(
+                    "{key:?} leads to class {class}, of which rows are missing"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, before: u64) -> Result<(), String> {
+        let (wanted, applied) = self.machine.generations();
+        let in_sync = self.machine.state() == SessionState::InSync;
+        if in_sync && (applied != self.generation || self.switch != rows(&self.worlds[self.wanted])) {
+            return Err(format!(
+                "in sync at {applied} of {}: {:?}",
+                self.generation, self.switch
+            ));
+        }
+        if applied != before && !in_sync {
+            return Err(format!("applied rises to {applied} in {}", self.machine.state()));
+        }
+        if wanted != self.generation {
+            return Err(format!("wanted is {wanted}, the newest is {}", self.generation));
+        }
+        let mut counts = BTreeMap::new();
+        for key in self.machine.installed().keys() {
+            *counts.entry(key.table()).or_insert(0) += 1;
+        }
+        if (0..2).any(|table| self.machine.rows_in(table) != counts.get(&table).copied().unwrap_or(0)) {
+            return Err(format!("counts {counts:?} differ"));
+        }
+        Ok(())
+    }
+
+    /// Without further faults and intents the machine gets in sync.
+    fn finish(mut self) -> Result<(), String> {
+        (self.intents, self.faults, self.resyncs) = (0, 0, 0);
+        if self.generation == 0 {
+            return Ok(());
+        }
+        for _ in 0..60 {
+            if self.machine.state() == SessionState::InSync && self.reading.is_none() {
+                return Ok(());
+            }
+            for step in self.possible() {
+                // Possible until the step before it was taken.
+                if self.possible().contains(&step) {
+                    self.take(step)?;
+                }
+            }
+        }
+        Err(format!("stuck in {}", self.machine.state()))
+    }
+
+    /// Tells scenes apart that may go on differently.
+    fn fingerprint(&self) -> String {
+        let m = &self.machine;
+        let sorted = |rows: &HashMap<Row, u8>| rows.iter().map(|(k, b)| (*k, *b)).collect::<Rows>();
+        let mut text = String::new();
+        let in_flight = m.in_flight.as_ref();
+        let reading = m.reading.as_ref();
+        let reading = reading.map(|r| (r.touched.iter().collect::<BTreeSet<_>>(), r.spoiled));
+        let _infallible = write!(
+            text,
+            "{:?}{}{:?}{:?}{:?}{in_flight:?}{:?}{}{}{}{reading:?}|{:?}{}{:?}{:?}{}{}{}",
+            m.state,
+            self.wanted,
+            sorted(&m.installed),
+            m.suspects,
+            m.garbage,
+            m.unknown.iter().collect::<BTreeSet<_>>(),
+            m.has_desired,
+            m.known,
+            m.resync,
+            self.switch,
+            m.applied == m.wanted,
+            self.batch,
+            self.reading,
+            self.intents,
+            self.faults,
+            self.resyncs,
+        );
+        text
+    }
+}
+
+/// Tries every history; the first that breaks a rule is the shortest.
+fn explore(worlds: &[&[(u8, u8)]], intents: u8, faults: u8, resyncs: u8) -> usize {
+    let worlds = Arc::new(worlds.iter().map(|ports| world(ports)).collect());
+    let first = Scene::new(&worlds, intents, faults, resyncs);
+    let mut seen = HashSet::from([first.fingerprint()]);
+    // How each scene was reached: the scene before, and the step.
+    let mut came: Vec<(usize, Option<Event>)> = vec![(0, None)];
+    let mut queue = VecDeque::from([(0, first)]);
+    while let Some((at, scene)) = queue.pop_front() {
+        for step in scene.possible() {
+            let mut next = scene.clone();
+            let result = next.take(step).and_then(|()| next.clone().finish());
+            if let Err(why) = result {
+                let mut history = vec![step];
+                let mut at = at;
+                while let (before, Some(step)) = came[at] {
+                    history.push(step);
+                    at = before;
+                }
+                history.reverse();
+                panic!("{why}\nafter {history:?}");
+            }
+            if seen.insert(next.fingerprint()) {
+                came.push((at, Some(step)));
+                queue.push_back((came.len() - 1, next));
+            }
+        }
+    }
+    seen.len()
+}
+
+#[test]
+fn every_history_of_one_port_between_two_classes() {
+    let scenes = explore(&[&[], &[(1, 1)], &[(1, 2)]], 4, 1, 1);
+    assert!(scenes > 10_000, "{scenes} scenes");
+}
+
+#[test]
+fn every_history_of_two_faults() {
+    let scenes = explore(&[&[(1, 1)], &[(1, 2)]], 3, 2, 1);
+    assert!(scenes > 10_000, "{scenes} scenes");
+}
+
+#[test]
+fn every_history_of_two_ports_and_a_shared_class() {
+    let scenes = explore(&[&[(1, 1), (2, 1)], &[(1, 2), (2, 1)], &[(1, 3)]], 3, 0, 1);
+    assert!(scenes > 10_000, "{scenes} scenes");
+}
+
+/// The shortest history that once ended in sync with the wrong row: a desired row returns while its undoing is in flight.
+#[test]
+fn a_row_that_returns_while_its_undoing_is_in_flight_is_written_again() {
+    let worlds = Arc::new([&[(1, 1)][..], &[(1, 2)]].map(world).to_vec());
+    let mut scene = Scene::new(&worlds, 3, 0, 0);
+    scene.take(Event::Intent(0)).unwrap();
+    scene.clone().finish().unwrap();
+    for step in [
+        Event::Connect,
+        Event::BeginRead,
+        Event::ReadOut(0),
+        Event::ReadOut(1),
+        Event::FinishRead,
+    ] {
+        scene.take(step).unwrap();
+    }
+    for _ in 0..2 {
+        for step in [Event::Send, Event::Execute, Event::Answer] {
+            scene.take(step).unwrap();
+        }
+    }
+    assert_eq!(scene.machine.state(), SessionState::InSync);
+    scene.take(Event::Intent(1)).unwrap();
+    for step in [Event::Send, Event::Execute, Event::Answer, Event::Send] {
+        scene.take(step).unwrap();
+    }
+    scene.take(Event::Intent(0)).unwrap();
+    for step in [Event::Execute, Event::Answer] {
+        scene.take(step).unwrap();
+    }
+    assert_eq!(scene.machine.state(), SessionState::Applying);
+    scene.finish().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Longer histories over more ports and classes than can be tried one by one.
+    #[test]
+    fn no_long_history_ends_wrong(
+        ports in proptest::collection::vec(proptest::collection::btree_map(0u8..4, 0u8..4, 0..4), 2..6),
+        choices in proptest::collection::vec(any::<u16>(), 1..120),
+    ) {
+        let ports: Vec<Vec<(u8, u8)>> = ports.into_iter().map(|p| p.into_iter().collect()).collect();
+        let worlds = Arc::new(ports.iter().map(|p| world(p)).collect());
+        let mut scene = Scene::new(&worlds, 40, 20, 20);
+        let mut history = Vec::new();
+        for choice in choices {
+            let possible = scene.possible();
+            let step = possible[usize::from(choice) % possible.len()];
+            history.push(step);
+            scene.take(step).map_err(|why| TestCaseError::fail(format!("{why}\nafter {history:?}")))?;
+        }
+        scene.finish().map_err(|why| TestCaseError::fail(format!("{why}\nafter {history:?}")))?;
+    }
+}
