@@ -46,6 +46,11 @@ impl Backend for OvsBackend {
         self.programs().check(intent)
     }
 
+    /// Classes are matched in a register of 32 bits.
+    fn class_limit(&self) -> Option<u32> {
+        Some(u32::MAX)
+    }
+
     async fn run(self: Arc<Self>, seat: Seat) {
         Driver::new(self).run(seat).await;
     }

@@ -8,11 +8,13 @@ use portcullis_backend::machine::Desired;
 use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
+use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
 use portcullis_policy::{Action, Decider, Direction, Frame, Packet};
 
 use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, Writer, text};
 use crate::ports::{Ports, SwitchPort};
+use crate::regs;
 use crate::session::OvsMachine;
 use crate::tables::{Pipeline, Table, policy, remote};
 use crate::units::{UnitId, Units};
@@ -121,16 +123,27 @@ pub(crate) fn by_key(rows: Vec<FlowStats>, pipeline: &Pipeline) -> HashMap<FlowK
         .collect()
 }
 
-/// The rows as the switch reported them.
-pub(crate) fn enforcing(keys: &[FlowKey], seen: &HashMap<FlowKey, FlowStats>) -> Vec<EnforcingRow> {
+/// The rows as the switch reported them. A row is present when it has our tag and does what is desired.
+pub(crate) fn enforcing(
+    keys: &[FlowKey],
+    seen: &HashMap<FlowKey, FlowStats>,
+    machine: &OvsMachine,
+    pipeline: &Pipeline,
+) -> Vec<EnforcingRow> {
     keys.iter()
         .map(|key| {
             let row = seen.get(key);
+            let present = row.is_some_and(|row| {
+                let does = canonical(row.instructions.clone());
+                let desired = machine.desired().get(key);
+                regs::is_ours(pipeline.tag, row.cookie)
+                    && desired.is_some_and(|body| *body.instructions == *does)
+            });
             EnforcingRow {
                 table: key.0.table.name().to_string(),
                 row: text(&key.0, row.map_or(&[], |r| r.instructions.as_slice()))
                     + &row.map(lasting).unwrap_or_default(),
-                present: row.is_some(),
+                present,
                 packets: row.map_or(0, |r| r.packet_count),
                 bytes: row.map_or(0, |r| r.byte_count),
             }

@@ -68,7 +68,11 @@ fn a_thousand_changes_under_traffic() {
     let began = Instant::now();
     let changed = traffic(&mut || {
         for round in 1..=CHANGES {
-            rig.apply(&document(round));
+            let intent = rig.set(&document(round));
+            rig.realized();
+            if round.is_multiple_of(100) {
+                rig.agrees(&intent);
+            }
         }
     });
     println!(

@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_backend::{EnforcingRow, Trace};
-use portcullis_policy::{Action, Direction, Document, Fragment, Grant, IpPacket, L4, Rule};
+use portcullis_backend::EnforcingRow;
+use portcullis_policy::{Action, Direction, Document, Grant, Rule};
 use portcullis_testbed::probe::{TcpOutcome, tcp_echo};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
 use rig::{Rig, connects, v4};
@@ -106,22 +106,7 @@ fn until_cut(stream: &mut TcpStream, end: Duration) {
 
 /// The rows that decide about TCP to a port, as the backend finds them.
 fn explained(rig: &Rig, port: u16) -> Vec<EnforcingRow> {
-    let packet = IpPacket {
-        local: "192.0.2.1".parse().unwrap(),
-        remote: "192.0.2.9".parse().unwrap(),
-        protocol: Some(6),
-        fragment: Fragment::Whole,
-        l4: L4::Ports {
-            src: 40_000,
-            dst: port,
-            flags: 2,
-        },
-    };
-    let trace = Trace {
-        endpoint: "web1".parse().unwrap(),
-        direction: Direction::Egress,
-        packet,
-    };
+    let trace = rig::egress_tcp("web1", port);
     rig.runtime.block_on(rig.target.explain(trace)).unwrap()
 }
 

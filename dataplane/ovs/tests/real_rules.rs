@@ -72,6 +72,22 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
     rig.until("drift seen", |s| s.drift_repaired >= 3);
     rig.holds("repaired", &want);
 
+    // A row that `explain` finds missing is no longer claimed by status, and is repaired.
+    let trace = rig::egress_tcp("web1", 25);
+    let explained = |rig: &Rig| rig.runtime.block_on(rig.target.explain(trace.clone())).unwrap();
+    assert!(explained(&rig).iter().all(|row| row.present));
+    rig.sandbox
+        .ofctl(["-O", "OpenFlow15", "del-flows", &bridge, "table=3,tcp,tp_dst=25"])
+        .unwrap();
+    if explained(&rig).iter().any(|row| !row.present) {
+        assert_ne!(
+            rig.target.status().state,
+            SessionState::InSync,
+            "status contradicts explain"
+        );
+    }
+    rig.holds("repaired after explain", &want);
+
     // Every row of ours gone at once, foreign rows kept.
     ofctl(&[
         "del-flows",

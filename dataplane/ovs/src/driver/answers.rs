@@ -128,7 +128,14 @@ impl Driver {
         let pipeline = *self.units.pipeline();
         let seen = query::by_key(rows, &pipeline);
         match asked {
-            Asked::Explain(keys, answer) => drop(answer.send(Ok(query::enforcing(&keys, &seen)))),
+            Asked::Explain(keys, answer) => {
+                let rows = query::enforcing(&keys, &seen, &self.session.machine, &pipeline);
+                // Status must not call the target in sync while this answer calls a row missing.
+                if rows.iter().any(|row| !row.present) {
+                    self.session.machine.doubt();
+                }
+                self.explained.push((answer, rows));
+            }
             Asked::Hits(answer) => {
                 let hits = match &self.intent {
                     Some(intent) => {
@@ -141,6 +148,16 @@ impl Driver {
                 drop(answer.send(hits));
             }
         }
+    }
+}
+
+/// Answers to `explain` that are sent when the status that goes with them is published.
+pub(super) type Explained = Vec<(Answer<Vec<EnforcingRow>>, Vec<EnforcingRow>)>;
+
+/// Sends answers. The caller that asked may be gone.
+pub(super) fn send(explained: &mut Explained) {
+    for (answer, rows) in explained.drain(..) {
+        drop(answer.send(Ok(rows)));
     }
 }
 

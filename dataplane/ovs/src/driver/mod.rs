@@ -1,4 +1,4 @@
-//! The driver: two connections, one intent, one loop. All decisions are made elsewhere, by pure code.
+//! The driver: two connections, one intent, one loop. It makes no decisions: `session` and `units` do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub(crate) struct Driver {
     told: (u64, bool),
     asked: HashMap<u64, (Instant, Asked)>,
     question: u64,
+    explained: answers::Explained,
     caches: Caches,
     resync_at: Instant,
     retry_at: Option<Instant>,
@@ -119,6 +120,7 @@ impl Driver {
             asked: HashMap::new(),
             caches: Caches::start(config.run_dir()),
             question: 0,
+            explained: Vec::new(),
             resync_at: now,
             retry_at: None,
             retries: 0,
@@ -183,6 +185,7 @@ impl Driver {
             }
             self.flush();
             self.publish(&seat);
+            answers::send(&mut self.explained);
         }
     }
 

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_backend::{SessionState, TargetHandle, launch};
+use portcullis_backend::{SessionState, TargetHandle, Trace, launch};
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_ovs::{Config, OvsBackend};
-use portcullis_policy::Document;
+use portcullis_policy::{Direction, Document, Fragment, IpPacket, L4};
 use portcullis_testbed::probe::TcpOutcome;
 use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions};
 use tokio::runtime::Runtime;
@@ -94,10 +94,30 @@ impl Rig {
         intent
     }
 
+    /// While status calls the target in sync, `explain` finds every row that decides about the endpoints' packets.
+    pub fn agrees(&self, intent: &Intent) {
+        for endpoint in intent.endpoints.keys() {
+            for direction in Direction::BOTH {
+                let trace = Trace {
+                    direction,
+                    ..egress_tcp(endpoint.as_str(), 25)
+                };
+                // An endpoint that is not plugged in has no rows.
+                let Ok(rows) = self.runtime.block_on(self.target.explain(trace)) else {
+                    continue;
+                };
+                let in_sync = self.target.status().state == SessionState::InSync;
+                let missing: Vec<_> = rows.iter().filter(|row| !row.present).collect();
+                assert!(!in_sync || missing.is_empty(), "in sync without {missing:#?}");
+            }
+        }
+    }
+
     /// Sets a document and waits until the switch holds it.
     pub fn apply(&mut self, yaml: &str) -> Arc<Intent> {
         let intent = self.set(yaml);
         self.realized();
+        self.agrees(&intent);
         intent
     }
 
@@ -176,6 +196,26 @@ impl Drop for Rig {
                 .runtime
                 .block_on(async { tokio::time::timeout(Duration::from_secs(2), task).await });
         }
+    }
+}
+
+/// The first packet of a TCP connection from an endpoint at 192.0.2.1 to a port of 192.0.2.9.
+pub fn egress_tcp(endpoint: &str, port: u16) -> Trace {
+    let packet = IpPacket {
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.9".parse().unwrap(),
+        protocol: Some(6),
+        fragment: Fragment::Whole,
+        l4: L4::Ports {
+            src: 40_000,
+            dst: port,
+            flags: 2,
+        },
+    };
+    Trace {
+        endpoint: endpoint.parse().unwrap(),
+        direction: Direction::Egress,
+        packet,
     }
 }
 

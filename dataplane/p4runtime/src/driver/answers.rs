@@ -135,9 +135,8 @@ impl Driver {
                     })
                     .collect()
             });
-            // Whoever asked may be gone.
-            drop(answer.send(seen.map_err(|_| QueryError::NotReady { target, state })));
-            Done::Answered
+            let rows = seen.map_err(|_| QueryError::NotReady { target, state });
+            Done::Explained(Box::new((answer, rows)))
         });
     }
 

@@ -1,4 +1,4 @@
-//! The driver: one connection, one intent, one loop. All decisions are made elsewhere, by pure code.
+//! The driver: one connection, one intent, one loop. It makes no decisions: `session` and `units` do.
 //!
 //! ```text
 //! seat (intents, questions, stop) ─┐
@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Observed;
-use portcullis_backend::{Backoff, QueryError, Seat, TargetStatus};
+use portcullis_backend::{Backoff, EnforcingRow, QueryError, Seat, TargetStatus};
 use portcullis_compiler::Intent;
 use portcullis_policy::Direction;
 use portcullis_proto::p4::v1;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -25,7 +26,7 @@ use crate::failure::shown;
 use crate::find::Found;
 use crate::plugs::{Plugs, resolve};
 use crate::program::OwnProgram;
-use crate::session::{Effect, Mastership, Push, Session, WriteFailure};
+use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
 use crate::units::{Built, Units};
 use crate::value::ones;
 use crate::wire::{self, ReplicaPorts, Writer};
@@ -46,9 +47,17 @@ enum Done {
     Pushed(Push, Result<(), ClientError>),
     Read(Box<Result<ReadBack, ClientError>>),
     Wrote(u64, Result<(), WriteFailure>),
+    /// The rows that enforce a verdict, for the caller that asked.
+    Explained(Box<Explained>),
     /// A question was answered by the job itself.
     Answered,
 }
+
+/// An answer to `explain`, and where it goes.
+type Explained = (
+    oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>,
+    Result<Vec<EnforcingRow>, QueryError>,
+);
 
 /// What a read-back showed.
 struct ReadBack {
@@ -80,6 +89,8 @@ pub(crate) struct Driver {
     look_at: Instant,
     retry_at: Option<Instant>,
     retries: u32,
+    /// Answers that are sent when the status that goes with them is published.
+    explained: Vec<Explained>,
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
 }
@@ -116,6 +127,7 @@ impl Driver {
             retry_at: None,
             retries: 0,
             problem: None,
+            explained: Vec::new(),
             backend,
         }
     }
@@ -155,6 +167,10 @@ impl Driver {
             }
             self.effects();
             self.publish(&seat);
+            for (answer, rows) in self.explained.drain(..) {
+                // The caller that asked may be gone.
+                drop(answer.send(rows));
+            }
         }
     }
 
@@ -212,6 +228,10 @@ impl Driver {
                 match wire::arbitrated(&update, config.device_id, &config.role) {
                     Ok(primary) => {
                         let events = self.session.arbitrated(primary);
+                        if events.contains(&Event::Mastership(Mastership::Backup)) {
+                            // Answers that are on their way are older than what another primary writes.
+                            self.epoch += 1;
+                        }
                         self.events(events);
                     }
                     Err(why) => {
@@ -241,6 +261,15 @@ impl Driver {
         }
         match done {
             Done::Answered => {}
+            Done::Explained(explained) => {
+                // Status must not call the target in sync while this answer calls a row missing.
+                if let Ok(rows) = &explained.1
+                    && rows.iter().any(|row| !row.present)
+                {
+                    self.session.doubt();
+                }
+                self.explained.push(*explained);
+            }
             Done::Connected(result) => self.connected(*result),
             Done::Found(result) => self.found(*result),
             Done::Pushed(how, result) => {
@@ -320,6 +349,8 @@ impl Driver {
                     "the device runs another program than before"
                 );
                 self.session.pipeline_changed();
+                // What was asked before says nothing about what the device runs now.
+                self.epoch += 1;
                 return;
             }
             Ok(mut read) => {

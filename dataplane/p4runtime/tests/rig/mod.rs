@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use portcullis_backend::{TargetHandle, TargetStatus, launch};
+use portcullis_backend::{TargetHandle, TargetStatus, Trace, launch};
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_p4runtime::{Config, P4Backend};
 use portcullis_policy::{
@@ -157,6 +157,8 @@ pub struct Rig {
     pub server: P4Server,
     pub config: Config,
     pub compiler: Compiler,
+    /// Classes may be edited in place when the target follows, as in the agent.
+    pub in_place: bool,
     pub generation: u64,
     pub target: TargetHandle,
     task: Option<JoinHandle<()>>,
@@ -182,6 +184,7 @@ impl Rig {
             server,
             config,
             compiler: Compiler::default(),
+            in_place: true,
             generation: 0,
             target,
             task: Some(task),
@@ -214,7 +217,7 @@ impl Rig {
         self.generation += 1;
         // The agent lets classes be edited in place when every target follows.
         let follows = self.target.status().applied + 1 == self.generation;
-        self.compiler.edit_in_place(follows);
+        self.compiler.edit_in_place(follows && self.in_place);
         self.compiler.resolve(&document, self.generation).unwrap()
     }
 
@@ -228,7 +231,40 @@ impl Rig {
     pub async fn apply(&mut self, yaml: &str) -> Arc<Intent> {
         let intent = self.set(yaml);
         self.realized().await;
+        self.agrees(&intent).await;
         intent
+    }
+
+    /// While status calls the target in sync, `explain` finds every row that decides about the endpoints' packets.
+    pub async fn agrees(&self, intent: &Intent) {
+        for (endpoint, direction) in intent
+            .endpoints
+            .keys()
+            .flat_map(|e| Direction::BOTH.map(|d| (e, d)))
+        {
+            let trace = Trace {
+                endpoint: endpoint.clone(),
+                direction,
+                packet: IpPacket {
+                    local: [192, 0, 2, 1].into(),
+                    remote: [198, 51, 100, 9].into(),
+                    protocol: Some(6),
+                    fragment: Fragment::Whole,
+                    l4: L4::Ports {
+                        src: 40_000,
+                        dst: 25,
+                        flags: 2,
+                    },
+                },
+            };
+            // A device whose own tables are used cannot always be asked.
+            let Ok(rows) = self.target.explain(trace).await else {
+                continue;
+            };
+            let in_sync = self.target.status().state == portcullis_backend::SessionState::InSync;
+            let missing: Vec<_> = rows.iter().filter(|row| !row.present).collect();
+            assert!(!in_sync || missing.is_empty(), "in sync without {missing:#?}");
+        }
     }
 
     pub async fn realized(&mut self) {
