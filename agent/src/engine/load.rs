@@ -83,6 +83,7 @@ pub(super) fn state(
     store: &mut Store,
     mut loaded: Loaded,
     now: Moment,
+    class_limit: u32,
 ) -> Result<(State, Compiler), StoreError> {
     let (mut document, revisions) = Reader { store }.document(&loaded)?;
     let unlocks = std::mem::take(&mut loaded.unlocks);
@@ -109,7 +110,12 @@ pub(super) fn state(
         loaded.released.iter().copied(),
     );
     let before = compiler.clone();
-    let intent = compiler.resolve(&document, loaded.generation)?;
+    compiler.limit(class_limit);
+    let intent = compiler.resolve(&document, loaded.generation).or_else(|error| {
+        tracing::error!(%error, "a target cannot hold the stored policy; the others do, and this one keeps its rows");
+        compiler.limit(u32::MAX);
+        compiler.resolve(&document, loaded.generation)
+    })?;
     let stored = loaded.classes.iter().map(|(fingerprint, id)| (*id, *fingerprint));
     let classes = intent.classes.values().map(|class| (class.id, class.fingerprint));
     let changes = class_changes(stored, classes, &before, &compiler);

@@ -253,7 +253,8 @@ impl Engine {
         limits: Limits,
         clock: Clock,
     ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
-        let (state, compiler) = load::state(&mut store, loaded, clock())?;
+        let (state, compiler) =
+            load::state(&mut store, loaded, clock(), worker::class_limit(&targets, true))?;
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
             targets

@@ -6,7 +6,7 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::Intent;
 use portcullis_policy::Document;
 
-use super::worker::{all_hold, check};
+use super::worker::{all_hold, check, class_limit};
 use super::{Base, ChangeError, Edit, edit};
 use crate::config::Limits;
 use crate::store::{Change, Key};
@@ -33,6 +33,7 @@ pub fn preview(
     let edited = edit::apply(&base.document, edit, limits)?;
     let mut compiler = base.compiler.clone();
     compiler.edit_in_place(all_hold(targets, base.generation));
+    compiler.limit(class_limit(targets, false));
     let intent = compiler.resolve(&edited.document, base.generation + 1)?;
     check(targets, &intent)?;
     Ok(Preview {

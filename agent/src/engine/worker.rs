@@ -94,6 +94,7 @@ impl Worker {
         document.grants = ledger.grants_at(&now);
         let mut compiler = self.compiler.clone();
         compiler.edit_in_place(all_hold(&self.targets, base.generation));
+        compiler.limit(class_limit(&self.targets, false));
         let intent = compiler.resolve(&document, base.generation + 1)?;
         let generation = Generation {
             number: base.generation + 1,
@@ -325,6 +326,22 @@ pub(super) fn check(targets: &[TargetHandle], intent: &Intent) -> Result<(), Cha
         })?;
     }
     Ok(())
+}
+
+/// Class ids that only changes that close ports may use.
+const RESERVED_CLASSES: u32 = 1024;
+
+/// The highest class id that a change may use: what the narrowest target can hold. Changes that open ports leave a reserve
+/// to those that close them.
+pub(super) fn class_limit(targets: &[TargetHandle], closes: bool) -> u32 {
+    let limits = targets.iter().filter_map(TargetHandle::class_limit);
+    let limit = limits.min().unwrap_or(u32::MAX);
+    limit
+        - if closes {
+            0
+        } else {
+            RESERVED_CLASSES.min(limit / 64)
+        }
 }
 
 /// Whether every target holds a generation, down to what its caches do.

@@ -1,7 +1,7 @@
 //! An agent in this process, or as one of its own, and clients for it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Fake {
     pub deaf: AtomicBool,
     /// Never ends when told to stop while set.
     pub stubborn: AtomicBool,
+    /// The highest class id that its tables hold.
+    pub class_limit: AtomicU32,
     /// Ends by itself when told.
     pub end: tokio::sync::Notify,
     /// Looks at `held` again when told.
@@ -78,6 +80,7 @@ impl Default for Fake {
             held: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             stubborn: AtomicBool::new(false),
+            class_limit: AtomicU32::new(u32::MAX),
             end: tokio::sync::Notify::new(),
             wake: tokio::sync::Notify::new(),
         }
@@ -185,6 +188,10 @@ impl Backend for Fake {
         self.programs.lock().unwrap().check(intent)
     }
 
+    fn class_limit(&self) -> Option<u32> {
+        Some(self.class_limit.load(Ordering::Relaxed))
+    }
+
     async fn run(self: Arc<Self>, mut seat: Seat) {
         let mut status = TargetStatus::default();
         loop {
@@ -240,6 +247,15 @@ pub async fn start(folder: &Path, more: &str, fake: &Arc<Fake>) -> Result<Agent,
 impl Rig {
     pub async fn new() -> Self {
         Self::with("").await
+    }
+
+    /// Waits until the target follows the newest generation.
+    pub async fn realized(&mut self) {
+        let request = v1::WaitRealizedRequest {
+            timeout_ms: 10_000,
+            ..Default::default()
+        };
+        self.client.targets.wait_realized(request).await.unwrap();
     }
 
     /// With more settings of `[api]` or other sections.

@@ -24,6 +24,9 @@ pub trait Backend: Send + Sync + 'static {
     /// realized as far as rules go.
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
 
+    /// The highest class id that every table of this target can hold; `None` while its tables are not known.
+    fn class_limit(&self) -> Option<u32>;
+
     /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, seat: Seat);
 }
@@ -178,6 +181,7 @@ pub struct TargetHandle {
 trait DynBackend: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
+    fn class_limit(&self) -> Option<u32>;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -186,6 +190,9 @@ impl<B: Backend> DynBackend for B {
     }
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         Backend::check(self, intent)
+    }
+    fn class_limit(&self) -> Option<u32> {
+        Backend::class_limit(self)
     }
 }
 
@@ -235,6 +242,11 @@ impl TargetHandle {
     /// Compiles and proves without writing; see [`Backend::check`].
     pub fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         self.backend.check(intent)
+    }
+
+    /// The highest class id this target can hold; see [`Backend::class_limit`].
+    pub fn class_limit(&self) -> Option<u32> {
+        self.backend.class_limit()
     }
 
     /// Sets what the datapath shall hold.

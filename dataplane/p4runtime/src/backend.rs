@@ -11,15 +11,24 @@ use crate::device::Device;
 use crate::driver::{Driver, port_max};
 use crate::plugs::resolve;
 use crate::program::{OwnProgram, ProgramError};
-use crate::units::{BuildError, compile};
+use crate::units::{BuildError, Units};
 
 /// One device as a target.
 #[derive(Debug)]
 pub struct P4Backend {
     config: Arc<Config>,
     own: Option<Arc<OwnProgram>>,
-    /// The proved rows, and the highest port number, as soon as the device's description is known.
-    known: Mutex<Option<(Programs, u128)>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What follows from a device's description.
+#[derive(Debug)]
+struct Known {
+    /// The proved rows.
+    programs: Programs,
+    device: Arc<Device>,
+    /// Rows as the device would hold them, so that a check encodes only classes that changed.
+    units: Units,
 }
 
 impl P4Backend {
@@ -55,15 +64,18 @@ impl P4Backend {
     pub(crate) fn learn(&self, device: &Device) {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
-        let programs = Programs::new(model);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((programs, port_max(device)));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known {
+            programs: Programs::new(model),
+            device: Arc::new(device.clone()),
+            units: Units::default(),
+        });
     }
 
     /// Does something with the proved rows; `None` while the device is not known. A holder that panicked left whole
     /// entries behind: entries are only ever added whole.
     pub(crate) fn with_programs<T>(&self, what: impl FnOnce(&mut Programs) -> T) -> Option<T> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_mut().map(|(programs, _)| what(programs))
+        known.as_mut().map(|known| what(&mut known.programs))
     }
 }
 
@@ -73,14 +85,20 @@ impl Backend for P4Backend {
         "p4runtime"
     }
 
-    /// A device that is not known yet refuses nothing: what it cannot do is told as soon as it is.
+    /// Compiles, proves and encodes. A device that is not known yet refuses nothing: what it cannot do is reported when it
+    /// is known.
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((programs, port_max)) = known.as_mut() else {
+        let Some(Known {
+            programs,
+            device,
+            units,
+        }) = known.as_mut()
+        else {
             return Ok(());
         };
-        let plugs = resolve(intent, &self.config.known(), *port_max);
-        match compile(intent, &plugs, &self.config.name, programs) {
+        let plugs = resolve(intent, &self.config.known(), port_max(device));
+        match units.build(device, intent, &plugs, &self.config.name, programs) {
             Ok(_) => Ok(()),
             Err(BuildError::Compile(error)) => Err(error),
             Err(error) => match error.unsupported(&self.config.name) {
@@ -88,6 +106,11 @@ impl Backend for P4Backend {
                 None => Ok(()),
             },
         }
+    }
+
+    fn class_limit(&self) -> Option<u32> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|known| known.device.class_limit())
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {

@@ -135,6 +135,28 @@ pub struct Device {
     pub program: (String, String),
 }
 
+impl Device {
+    /// The highest class id that every key and action parameter for classes can hold. A class id is a number of 32 bits.
+    pub fn class_limit(&self) -> u32 {
+        let keys = self.tables.iter().flat_map(|t| &t.fields);
+        let keys = keys
+            .filter(|f| matches!(f.field, Some((Field::Class, _))))
+            .map(|f| f.width);
+        let params = self
+            .tables
+            .iter()
+            .flat_map(|t| &t.actions)
+            .flat_map(|a| &a.params);
+        let params = params
+            .filter(|(_, name, _)| name == "class")
+            .map(|(.., width)| *width);
+        let narrowest = keys.chain(params).filter(|width| *width > 0).min();
+        narrowest
+            .filter(|width| *width < 32)
+            .map_or(u32::MAX, |width| (1 << width) - 1)
+    }
+}
+
 /// A row that the device has no words for: a fault of the compiler or the mapping, told instead of written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("table {table} has no {what}")]

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portcullis_backend::SessionState;
+use portcullis_compiler::{ClassId, Compiler};
 use portcullis_proto::p4::v1;
 use portcullis_testbed::p4::P4Server;
 use rig::{Rig, document, until};
@@ -30,6 +31,32 @@ async fn changes_are_made_without_a_mix() {
     assert_eq!(state.pushes, 1);
     let replicas = |g: &v1::MulticastGroupEntry| g.replicas.len();
     assert_eq!(state.groups.values().map(replicas).collect::<Vec<_>>(), [4, 2]);
+}
+
+#[tokio::test]
+async fn class_ids_go_on_from_the_lowest_when_the_key_has_no_more() {
+    let mut rig = Rig::start().await;
+    let limit = rig.target.class_limit().unwrap();
+    assert_eq!(limit, 65_535, "our program has a class key of 16 bits");
+    rig.compiler = Compiler::new(65_530, [], []);
+    rig.compiler.limit(limit);
+    rig.in_place = false;
+    let mut wrapped = false;
+    for _ in 0..2 {
+        for step in STEPS {
+            let intent = rig.apply(&document(step, "")).await;
+            rig.right();
+            wrapped |= intent.classes.keys().any(|id| id.0 < 65_530);
+            let released: Vec<ClassId> = rig.compiler.released().keys().copied().collect();
+            rig.compiler.confirm_gone(released);
+        }
+    }
+    assert!(wrapped);
+    // Without the limit the change is refused before anything is committed.
+    rig.compiler = Compiler::new(65_536, [], []);
+    let intent = rig.intent(&document("3306", ""));
+    let refused = rig.target.check(&intent).unwrap_err().to_string();
+    assert!(refused.contains("class"), "{refused}");
 }
 
 #[tokio::test]
@@ -348,6 +375,25 @@ async fn another_program_that_appears_is_noticed() {
     rig.right();
 }
 
+/// A packet of `web` that its policy denies.
+fn egress_to_25() -> portcullis_backend::Trace {
+    portcullis_backend::Trace {
+        endpoint: "web".parse().unwrap(),
+        direction: portcullis_policy::Direction::Egress,
+        packet: portcullis_policy::IpPacket {
+            local: [192, 0, 2, 1].into(),
+            remote: [198, 51, 100, 9].into(),
+            protocol: Some(6),
+            fragment: portcullis_policy::Fragment::Whole,
+            l4: portcullis_policy::L4::Ports {
+                src: 40_000,
+                dst: 25,
+                flags: 2,
+            },
+        },
+    }
+}
+
 #[tokio::test]
 async fn questions_are_answered_from_the_device() {
     let mut rig = Rig::start().await;
@@ -365,21 +411,7 @@ async fn questions_are_answered_from_the_device() {
             .any(|r| r.starts_with("+ egress_policy priority=")),
         "{plan:#?}"
     );
-    let trace = portcullis_backend::Trace {
-        endpoint: "web".parse().unwrap(),
-        direction: portcullis_policy::Direction::Egress,
-        packet: portcullis_policy::IpPacket {
-            local: [192, 0, 2, 1].into(),
-            remote: [198, 51, 100, 9].into(),
-            protocol: Some(6),
-            fragment: portcullis_policy::Fragment::Whole,
-            l4: portcullis_policy::L4::Ports {
-                src: 40_000,
-                dst: 25,
-                flags: 2,
-            },
-        },
-    };
+    let trace = egress_to_25();
     let rows = rig.target.explain(trace).await.unwrap();
     let tables: Vec<&str> = rows.iter().map(|r| r.table.as_str()).collect();
     assert_eq!(tables, ["attach", "egress_policy"]);
@@ -391,6 +423,37 @@ async fn questions_are_answered_from_the_device() {
             .any(|h| h.rule == "baseline/blocked" && h.action == "deny"),
         "{hits:#?}"
     );
+}
+
+#[tokio::test]
+async fn explain_and_status_agree() {
+    let server = P4Server::start().await.unwrap();
+    // No periodic read-back comes to the rescue.
+    let mut rig = Rig::with(server, |config| {
+        config.resync_interval = Duration::from_secs(3600)
+    })
+    .await;
+    rig.apply(&document("25", "")).await;
+    let rows = rig.rows();
+    let policy = 0x0200_0006;
+    rig.server
+        .state()
+        .entries
+        .retain(|_, entry| entry.table_id != policy);
+    // So far only the switch knows.
+    assert_eq!(rig.target.status().state, SessionState::InSync);
+    let trace = egress_to_25();
+    let explained = rig.target.explain(trace.clone()).await.unwrap();
+    assert!(explained.iter().any(|row| !row.present), "{explained:#?}");
+    assert_ne!(
+        rig.target.status().state,
+        SessionState::InSync,
+        "status contradicts explain"
+    );
+    rig.until("repaired", |s| s.state == SessionState::InSync).await;
+    assert_eq!(rig.rows(), rows);
+    let explained = rig.target.explain(trace).await.unwrap();
+    assert!(explained.iter().all(|row| row.present), "{explained:#?}");
 }
 
 #[tokio::test]
