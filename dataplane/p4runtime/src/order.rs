@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_backend::delta::{Key, Op, Step};
+use portcullis_backend::delta::{Key, Layer, Op, Step};
 use portcullis_backend::machine::Batch;
 
 use crate::device::Device;
@@ -31,7 +31,7 @@ pub struct Group {
 pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMachine) -> Vec<Group> {
     let (groups, abandoned) = match batch.step {
         Step::Prepare => prepare(batch.ops, machine),
-        Step::Settle => (settle(batch.ops), Vec::new()),
+        Step::Settle => settle(batch.ops, machine),
         Step::Flip => flip(device, batch.ops),
         Step::Collect => (Vec::new(), batch.ops),
     };
@@ -39,11 +39,28 @@ pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMac
         drain,
         requests: ops.chunks(UPDATES).map(<[_]>::to_vec).collect(),
     };
+    let (classless, abandoned): (Ops, Ops) = abandoned.into_iter().partition(|op| holds_for_all(op.key()));
     let groups = groups.into_iter().map(|ops| group(ops, false));
     groups
         .chain([group(abandoned, true)])
+        .chain(from_below(classless).into_iter().map(|ops| group(ops, false)))
         .filter(|g| !g.requests.is_empty())
         .collect()
+}
+
+/// Whether packets of every class meet a row of content: one that holds for all classes, or one of a table that has no
+/// classes and names ports. No flip takes packets away from such a row.
+fn holds_for_all(key: &RowKey) -> bool {
+    key.layer() == Layer::Content && key.class().is_none()
+}
+
+/// Deletions in groups, lowest priority first.
+fn from_below(ops: Ops) -> Vec<Ops> {
+    let mut levels: BTreeMap<i32, Ops> = BTreeMap::new();
+    for op in ops {
+        levels.entry(op.key().priority()).or_default().push(op);
+    }
+    levels.into_values().collect()
 }
 
 /// Rows of classes that nothing leads to in any order; rows that a class in use gets, highest priority first. And what
@@ -71,13 +88,12 @@ fn prepare(ops: Ops, machine: &DeviceMachine) -> (Vec<Ops>, Ops) {
     (groups, abandoned)
 }
 
-/// Rows that a class in use loses, lowest priority first.
-fn settle(ops: Ops) -> Vec<Ops> {
-    let mut levels: BTreeMap<i32, Ops> = BTreeMap::new();
-    for op in ops {
-        levels.entry(op.key().priority()).or_default().push(op);
-    }
-    levels.into_values().collect()
+/// Rows that a class in use loses, lowest priority first. And what an earlier step abandoned.
+fn settle(ops: Ops, machine: &DeviceMachine) -> (Vec<Ops>, Ops) {
+    let desired: BTreeSet<u32> = machine.desired().keys().filter_map(Key::class).collect();
+    let stays = |op: &Op<RowKey, Does>| op.key().class().is_some_and(|class| desired.contains(&class));
+    let (lost, abandoned): (Ops, Ops) = ops.into_iter().partition(stays);
+    (from_below(lost), abandoned)
 }
 
 /// What a sender may have as its source is there before `attach` leads to it, and goes when it no longer does.
@@ -98,7 +114,7 @@ fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
 mod tests {
     use super::*;
     use crate::entry::{Keyed, Match, Place};
-    use portcullis_backend::delta::Layer;
+    use crate::units::UnitId;
     use portcullis_backend::machine::{Machine, Observed};
     use std::sync::Arc;
 
@@ -137,7 +153,55 @@ mod tests {
         assert_eq!(groups[0], [add(2, 1), add(2, 8)]);
         assert_eq!(groups[1], [add(1, 9)]);
         assert_eq!(groups[2], [add(1, 3)]);
-        let gone = settle(vec![Op::Delete(key(1, 9)), Op::Delete(key(1, 3))]);
+        let wanted = Arc::new(vec![(key(1, 7), does(1))]);
+        machine.set_desired(1, [(UnitId::Shared, wanted)].into());
+        let gone = [key(1, 9), key(3, 1), key(1, 3)].map(Op::Delete).to_vec();
+        let (gone, abandoned) = settle(gone, &machine);
         assert_eq!(gone, [[Op::Delete(key(1, 3))], [Op::Delete(key(1, 9))]]);
+        assert_eq!(
+            abandoned,
+            [Op::Delete(key(3, 1))],
+            "packets may still be on their way to it"
+        );
+    }
+
+    /// A row of content that packets of every class, or of none, meet.
+    fn shared(priority: i32) -> RowKey {
+        let Place::Table { table, fields, .. } = key(1, priority).0.place.clone() else {
+            return key(1, priority);
+        };
+        RowKey(Arc::new(Keyed {
+            place: Place::Table {
+                table,
+                priority,
+                fields,
+            },
+            layer: Layer::Content,
+            class: None,
+        }))
+    }
+
+    #[test]
+    fn rows_without_a_class_go_from_below_whatever_the_step() {
+        let device = crate::program::OwnProgram::embedded().unwrap().device;
+        let machine = DeviceMachine::default();
+        for step in [Step::Prepare, Step::Settle, Step::Collect] {
+            let ops = [shared(9), key(3, 5), shared(2), key(3, 1)].map(Op::Delete);
+            let batch = Batch {
+                step,
+                ops: ops.to_vec(),
+            };
+            let groups = requests(&device, batch, &machine);
+            let order: Vec<_> = groups.into_iter().map(|g| (g.drain, g.requests)).collect();
+            assert_eq!(
+                order,
+                [
+                    (true, vec![[key(3, 5), key(3, 1)].map(Op::Delete).to_vec()]),
+                    (false, vec![vec![Op::Delete(shared(2))]]),
+                    (false, vec![vec![Op::Delete(shared(9))]]),
+                ],
+                "{step:?}"
+            );
+        }
     }
 }
