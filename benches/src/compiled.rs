@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::{Attribution, Compiler, Delta, Intent, Programs, StageModel};
+use portcullis_compiler::{Attribution, Class, Compiler, Delta, Intent, Programs, StageModel};
 use portcullis_policy::Document;
 
 fn model(name: &str) -> StageModel {
@@ -41,8 +41,6 @@ impl Standing {
     /// After this document.
     pub fn new(document: Document) -> Self {
         let mut compiler = Compiler::default();
-        // Its target holds every intent at once.
-        compiler.edit_in_place(true);
         let mut programs = Programs::new(StageModel::ovs());
         let intent = compiler.resolve(&document, 1).unwrap();
         programs.check(&intent).unwrap();
@@ -56,7 +54,14 @@ impl Standing {
 
     /// Resolves, compiles and proves the next document, and tells the writes.
     pub fn change(&mut self, next: &Document) -> Delta {
-        let intent = self.compiler.resolve(next, self.intent.generation + 1).unwrap();
+        // Its target holds every intent at once. The compiler and the rows are borrowed apart from each other.
+        let programs = std::cell::RefCell::new(&mut self.programs);
+        let edits = |old: &Class, new: &Class| programs.borrow_mut().edits(old, new);
+        let next_generation = self.intent.generation + 1;
+        let intent = self
+            .compiler
+            .resolve_in_place(next, next_generation, &edits)
+            .unwrap();
         let delta = Delta::between(&self.intent, &intent, &mut self.programs).unwrap();
         self.intent = intent;
         delta

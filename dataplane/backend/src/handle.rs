@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use portcullis_compiler::{CompileError, Intent};
+use portcullis_compiler::{Class, CompileError, Intent};
 use portcullis_policy::{Decider, Direction, IpPacket, Name};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,6 +23,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Compiles and proves an intent for this target without writing anything. An intent that passes can be
     /// realized as far as rules go.
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
+
+    /// Whether the rows of a class that this target holds can become those of another class under the same id, each packet
+    /// meeting the old verdict or the new one all the while. Where it says no, the class is written anew under another id.
+    fn edits(&self, _old: &Class, _new: &Class) -> bool {
+        false
+    }
 
     /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, seat: Seat);
@@ -178,6 +184,7 @@ pub struct TargetHandle {
 trait DynBackend: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
+    fn edits(&self, old: &Class, new: &Class) -> bool;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -186,6 +193,9 @@ impl<B: Backend> DynBackend for B {
     }
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         Backend::check(self, intent)
+    }
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        Backend::edits(self, old, new)
     }
 }
 
@@ -235,6 +245,11 @@ impl TargetHandle {
     /// Compiles and proves without writing; see [`Backend::check`].
     pub fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         self.backend.check(intent)
+    }
+
+    /// Whether a class can be edited in place here; see [`Backend::edits`].
+    pub fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.backend.edits(old, new)
     }
 
     /// Sets what the datapath shall hold.

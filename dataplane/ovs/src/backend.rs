@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Seat};
-use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
+use portcullis_compiler::{Class, CompileError, Intent, Programs, StageModel};
 
 use crate::config::Config;
 use crate::driver::Driver;
@@ -44,6 +44,10 @@ impl Backend for OvsBackend {
 
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         self.programs().check(intent)
+    }
+
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.programs().edits(old, new)
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {
