@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::{Attribution, ClassId, Compiler, Intent, Programs, RowKey, StageModel};
+use portcullis_compiler::{Attribution, Class, ClassId, Compiler, Intent, Programs, RowKey, StageModel};
 use portcullis_policy::Document;
 
 fn model(name: &str) -> StageModel {
@@ -42,8 +42,6 @@ impl Standing {
     /// After this document.
     pub fn new(document: Document) -> Self {
         let mut compiler = Compiler::default();
-        // Its target holds every intent at once.
-        compiler.edit_in_place(true);
         let mut programs = Programs::new(StageModel::ovs());
         let intent = compiler.resolve(&document, 1).unwrap();
         programs.check(&intent).unwrap();
@@ -57,7 +55,11 @@ impl Standing {
 
     /// Resolves, compiles and proves the next document, and counts the writes.
     pub fn change(&mut self, next: &Document) -> Writes {
-        let intent = self.compiler.resolve(next, self.intent.generation + 1).unwrap();
+        // Its target holds every intent at once. The compiler and the rows are borrowed apart from each other.
+        let programs = std::cell::RefCell::new(&mut self.programs);
+        let edits = |old: &Class, new: &Class| programs.borrow_mut().edits(old, new);
+        let generation = self.intent.generation + 1;
+        let intent = self.compiler.resolve_in_place(next, generation, &edits).unwrap();
         let mut writes = Writes {
             endpoints: intent.changed.endpoints.len(),
             ..Writes::default()

@@ -6,7 +6,7 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::Intent;
 use portcullis_policy::Document;
 
-use super::worker::{all_hold, check, class_limit};
+use super::worker::{check, resolve};
 use super::{Base, ChangeError, Edit, edit};
 use crate::config::Limits;
 use crate::store::{Change, Key};
@@ -32,9 +32,7 @@ pub fn preview(
 ) -> Result<Preview, ChangeError> {
     let edited = edit::apply(&base.document, edit, limits)?;
     let mut compiler = base.compiler.clone();
-    compiler.edit_in_place(all_hold(targets, base.generation));
-    compiler.limit(class_limit(targets, false));
-    let intent = compiler.resolve(&edited.document, base.generation + 1)?;
+    let intent = resolve(&mut compiler, targets, &edited.document, base.generation, false)?;
     check(targets, &intent)?;
     Ok(Preview {
         document: edited.document,

@@ -11,7 +11,7 @@ use portcullis_unlock::ledger::{AGENT, Change as UnlockChange, Ledger, Refusal, 
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::worker::{Worker, all_hold, changes_of_classes, check, class_limit};
+use super::worker::{Worker, changes_of_classes, check, resolve};
 use super::{Base, ChangeError};
 use crate::metrics;
 use crate::store::{Aside, Change, Entry, Generation, IdempotencyKey, Key, Kind, Remembered, StoreError};
@@ -352,10 +352,8 @@ impl Worker {
         let mut document = Document::clone(&base.document);
         document.grants = grants;
         let mut compiler = self.compiler.clone();
-        compiler.edit_in_place(all_hold(&self.targets, base.generation));
-        compiler.limit(class_limit(&self.targets, closes));
         let number = base.generation + 1;
-        let intent = compiler.resolve(&document, number)?;
+        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, closes)?;
         match check(&self.targets, &intent) {
             // What closes ports closes them, also where a target can do only part of it.
             Err(error) if closes => {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
 use portcullis_backend::TargetHandle;
-use portcullis_compiler::{ClassId, CompileError, Compiler, Fingerprint, Intent};
+use portcullis_compiler::{ClassId, CompileError, Compiler, Fingerprint, Intent, OutOfClasses};
 use portcullis_policy::{Document, Name};
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{Ledger, Unlock};
@@ -93,9 +93,7 @@ impl Worker {
         };
         document.grants = ledger.grants_at(&now);
         let mut compiler = self.compiler.clone();
-        compiler.edit_in_place(all_hold(&self.targets, base.generation));
-        compiler.limit(class_limit(&self.targets, false));
-        let intent = compiler.resolve(&document, base.generation + 1)?;
+        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
         let generation = Generation {
             number: base.generation + 1,
             at: now.seconds(),
@@ -336,17 +334,33 @@ const RESERVED_CLASSES: u32 = 1024;
 pub(super) fn class_limit(targets: &[TargetHandle], closes: bool) -> u32 {
     let limits = targets.iter().filter_map(TargetHandle::class_limit);
     let limit = limits.min().unwrap_or(u32::MAX);
-    limit
-        - if closes {
-            0
-        } else {
-            RESERVED_CLASSES.min(limit / 64)
-        }
+    let reserve = if closes {
+        0
+    } else {
+        RESERVED_CLASSES.min(limit / 64)
+    };
+    limit - reserve
 }
 
 /// Whether every target holds a generation, down to what its caches do.
-pub(super) fn all_hold(targets: &[TargetHandle], generation: u64) -> bool {
+fn all_hold(targets: &[TargetHandle], generation: u64) -> bool {
     targets.iter().all(|target| target.status().applied == generation)
+}
+
+/// Resolves the document of the generation after `base`. A class is edited in place when every target holds all of the
+/// generation before, and says that it can turn the rows of the one class into those of the other.
+pub(super) fn resolve(
+    compiler: &mut Compiler,
+    targets: &[TargetHandle],
+    document: &Document,
+    base: u64,
+    closes: bool,
+) -> Result<Arc<Intent>, OutOfClasses> {
+    compiler.limit(class_limit(targets, closes));
+    let held = all_hold(targets, base);
+    compiler.resolve_in_place(document, base + 1, &|old, new| {
+        held && targets.iter().all(|target| target.edits(old, new))
+    })
 }
 
 /// What a change means for what is stored of classes; `compiler` resolved its intent.

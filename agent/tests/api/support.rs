@@ -12,7 +12,7 @@ use portcullis::targets::Launched;
 use portcullis_backend::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, SessionState, TablePlan, TargetStatus, launch,
 };
-use portcullis_compiler::{CompileError, Counterexample, Intent, Programs, StageModel, Unsupported};
+use portcullis_compiler::{Class, CompileError, Counterexample, Intent, Programs, StageModel, Unsupported};
 use portcullis_policy::{Action, Frame, Packet};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
@@ -190,6 +190,10 @@ impl Backend for Fake {
 
     fn class_limit(&self) -> Option<u32> {
         Some(self.class_limit.load(Ordering::Relaxed))
+    }
+
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.programs.lock().unwrap().edits(old, new)
     }
 
     async fn run(self: Arc<Self>, mut seat: Seat) {

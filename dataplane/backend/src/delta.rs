@@ -134,8 +134,17 @@ pub fn prepare<K: Key, B>(ops: Vec<Op<K, B>>, in_use: impl Fn(u32) -> bool) -> (
     (groups.filter(|ops| !ops.is_empty()).collect(), abandoned)
 }
 
-/// The deletes of [`Step::Settle`] in groups: rows that a class in use loses, lowest priority first.
-pub fn settle<K: Key, B>(ops: Vec<Op<K, B>>) -> Groups<K, B> {
+/// The deletes of [`Step::Settle`] in groups: rows that a class in use loses, lowest priority first. And the deletes among
+/// them of rows that nothing leads to any more. `stays` says of a class whether it is desired.
+pub fn settle<K: Key, B>(ops: Vec<Op<K, B>>, stays: impl Fn(u32) -> bool) -> (Groups<K, B>, Vec<Op<K, B>>) {
+    let (lost, abandoned) = ops
+        .into_iter()
+        .partition(|op| op.key().class().is_some_and(&stays));
+    (from_below(lost), abandoned)
+}
+
+/// Writes in groups, lowest priority first.
+pub fn from_below<K: Key, B>(ops: Vec<Op<K, B>>) -> Groups<K, B> {
     let mut levels: BTreeMap<i32, Vec<Op<K, B>>> = BTreeMap::new();
     for op in ops {
         levels.entry(op.key().priority()).or_default().push(op);

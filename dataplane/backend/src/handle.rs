@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use portcullis_compiler::{CompileError, Intent};
+use portcullis_compiler::{Class, CompileError, Intent};
 use portcullis_policy::{Decider, Direction, IpPacket, Name};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,6 +26,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The highest class id that every table of this target can hold; `None` while its tables are not known.
     fn class_limit(&self) -> Option<u32>;
+
+    /// Whether the rows of a class that this target holds can become those of another class under the same id, each packet
+    /// meeting the old verdict or the new one all the while. Where it says no, the class is written anew under another id.
+    fn edits(&self, _old: &Class, _new: &Class) -> bool {
+        false
+    }
 
     /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, seat: Seat);
@@ -182,6 +188,7 @@ trait DynBackend: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
     fn class_limit(&self) -> Option<u32>;
+    fn edits(&self, old: &Class, new: &Class) -> bool;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -193,6 +200,10 @@ impl<B: Backend> DynBackend for B {
     }
     fn class_limit(&self) -> Option<u32> {
         Backend::class_limit(self)
+    }
+
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        Backend::edits(self, old, new)
     }
 }
 
@@ -247,6 +258,11 @@ impl TargetHandle {
     /// The highest class id this target can hold; see [`Backend::class_limit`].
     pub fn class_limit(&self) -> Option<u32> {
         self.backend.class_limit()
+    }
+
+    /// Whether a class can be edited in place here; see [`Backend::edits`].
+    pub fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.backend.edits(old, new)
     }
 
     /// Sets what the datapath shall hold.

@@ -182,7 +182,11 @@ fn groups(old: &Table, new: &Table) -> Groups<EditKey, Essence> {
                 assert!(abandoned.is_empty());
                 all.extend(groups);
             }
-            Phase::Settle => all.extend(delta::settle(batch.ops)),
+            Phase::Settle => {
+                let (groups, abandoned) = delta::settle(batch.ops, |class| class == 1);
+                assert!(abandoned.is_empty());
+                all.extend(groups);
+            }
             step => panic!("{step:?} of a class that stays in use"),
         }
         machine.acknowledged();

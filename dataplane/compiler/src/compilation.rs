@@ -206,7 +206,8 @@ impl Compilation {
                 ..compiled.clone()
             };
             let after = cost(table, &merged);
-            if after < before {
+            // Classes are merged and come apart again while packets meet them: their other stages must not change then.
+            if after < before && merged.program.leads_like(&compiled.program) {
                 gains.push((before, after, *id, merged));
             }
         }

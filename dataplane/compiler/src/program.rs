@@ -266,6 +266,13 @@ impl Program {
     pub fn rows(&self) -> usize {
         self.remote.len() + self.policy.len() + self.words.len()
     }
+
+    /// Whether both lead every packet to the policy stage in the same way: with the same remote id, words and codes. Only
+    /// then can the rows of one become those of the other in place: the order of writing (highest priority first, then
+    /// deletions from the lowest) is right for one table, and wrong for two that speak of each other.
+    pub fn leads_like(&self, other: &Self) -> bool {
+        self.remote == other.remote && self.words == other.words && self.codes == other.codes
+    }
 }
 
 /// Something a target cannot do: a value, never silence.

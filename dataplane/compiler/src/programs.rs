@@ -127,6 +127,16 @@ impl Programs {
         Ok(program)
     }
 
+    /// Whether the rows of one class can become those of another in place, under one id, on this model. The encoder takes
+    /// the cheapest of several ways to write a class, so that a rule without prefixes can decide whether prefixes go through
+    /// the `remote` stage: only the rows can tell. What cannot be compiled is not edited.
+    pub fn edits(&mut self, old: &Class, new: &Class) -> bool {
+        match (self.get(old), self.get(new)) {
+            (Ok(old), Ok(new)) => old.leads_like(&new),
+            _ => false,
+        }
+    }
+
     fn proved(&mut self, class: &Class, program: Program) -> Result<Program, CompileError> {
         match self.prover.prove(&class.policy, &program) {
             Ok(()) => Ok(program),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Seat};
-use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
+use portcullis_compiler::{Class, CompileError, Intent, Programs, StageModel};
 
 use crate::config::Config;
 use crate::driver::Driver;
@@ -49,6 +49,10 @@ impl Backend for OvsBackend {
     /// Classes are matched in a register of 32 bits.
     fn class_limit(&self) -> Option<u32> {
         Some(u32::MAX)
+    }
+
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.programs().edits(old, new)
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {

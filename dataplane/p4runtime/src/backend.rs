@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Seat};
-use portcullis_compiler::{CompileError, Intent, Programs};
+use portcullis_compiler::{Class, CompileError, Intent, Programs};
 
 use crate::config::{Config, Program};
 use crate::device::Device;
@@ -111,6 +111,12 @@ impl Backend for P4Backend {
     fn class_limit(&self) -> Option<u32> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().map(|known| known.device.class_limit())
+    }
+
+    /// A device that is not known yet edits nothing.
+    fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.with_programs(|programs| programs.edits(old, new))
+            .unwrap_or(false)
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_backend::delta::{self, Key, Op, Step};
+use portcullis_backend::delta::{self, Key, Layer, Op, Step};
 use portcullis_backend::machine::Batch;
 
 use crate::device::Device;
@@ -33,7 +33,10 @@ pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMac
             let used = in_use(&batch.ops, machine);
             delta::prepare(batch.ops, |class| used.contains(&class))
         }
-        Step::Settle => (delta::settle(batch.ops), Vec::new()),
+        Step::Settle => {
+            let desired: BTreeSet<u32> = machine.desired().keys().filter_map(Key::class).collect();
+            delta::settle(batch.ops, |class| desired.contains(&class))
+        }
         Step::Flip => flip(device, batch.ops),
         Step::Collect => (Vec::new(), batch.ops),
     };
@@ -41,9 +44,15 @@ pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMac
         drain,
         requests: ops.chunks(UPDATES).map(<[_]>::to_vec).collect(),
     };
+    let (classless, abandoned): (Ops, Ops) = abandoned.into_iter().partition(|op| holds_for_all(op.key()));
     let groups = groups.into_iter().map(|ops| group(ops, false));
     groups
         .chain([group(abandoned, true)])
+        .chain(
+            delta::from_below(classless)
+                .into_iter()
+                .map(|ops| group(ops, false)),
+        )
         .filter(|g| !g.requests.is_empty())
         .collect()
 }
@@ -53,6 +62,12 @@ fn in_use(ops: &Ops, machine: &DeviceMachine) -> BTreeSet<u32> {
     let touched: BTreeSet<u32> = ops.iter().filter_map(|op| op.key().class()).collect();
     let installed = machine.installed().keys().filter_map(Key::class);
     installed.filter(|class| touched.contains(class)).collect()
+}
+
+/// Whether packets of every class meet a row of content: one that holds for all classes, or one of a table that has no
+/// classes and names ports. No flip takes packets away from such a row.
+fn holds_for_all(key: &RowKey) -> bool {
+    key.layer() == Layer::Content && key.class().is_none()
 }
 
 /// What a sender may have as its source is there before `attach` leads to it, and goes when it no longer does.
@@ -67,4 +82,98 @@ fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
         }
     }
     (vec![before, now], after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Keyed, Match, Place};
+    use portcullis_backend::machine::{Machine, Observed};
+    use std::sync::Arc;
+
+    fn key(class: u32, priority: i32) -> RowKey {
+        RowKey(Arc::new(Keyed {
+            place: Place::Table {
+                table: 0,
+                priority,
+                fields: vec![(1, Match::Exact(class.into()))],
+            },
+            layer: Layer::Content,
+            class: Some(class),
+        }))
+    }
+
+    fn does(id: u32) -> Does {
+        Does::Action {
+            id,
+            params: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_class_in_use_gets_its_rows_from_above_and_loses_them_from_below() {
+        let mut machine: DeviceMachine = Machine::default();
+        machine.connected();
+        machine.ready();
+        machine.observed(Observed {
+            ours: vec![(key(1, 5), does(1))],
+            foreign: Vec::new(),
+        });
+        let add = |class, priority| Op::Add(key(class, priority), does(1));
+        let ops = vec![add(1, 3), add(2, 1), add(1, 9), add(2, 8), Op::Delete(key(3, 1))];
+        let used = in_use(&ops, &machine);
+        let (groups, abandoned) = delta::prepare(ops, |class| used.contains(&class));
+        assert_eq!(abandoned, [Op::Delete(key(3, 1))]);
+        assert_eq!(groups[0], [add(2, 1), add(2, 8)]);
+        assert_eq!(groups[1], [add(1, 9)]);
+        assert_eq!(groups[2], [add(1, 3)]);
+        let gone: Ops = [key(1, 9), key(3, 1), key(1, 3)].map(Op::Delete).to_vec();
+        let (gone, abandoned) = delta::settle(gone, |class| class == 1);
+        assert_eq!(gone, [[Op::Delete(key(1, 3))], [Op::Delete(key(1, 9))]]);
+        assert_eq!(
+            abandoned,
+            [Op::Delete(key(3, 1))],
+            "packets may still be on their way to it"
+        );
+    }
+
+    /// A row of content that packets of every class, or of none, meet.
+    fn shared(priority: i32) -> RowKey {
+        let Place::Table { table, fields, .. } = key(1, priority).0.place.clone() else {
+            return key(1, priority);
+        };
+        RowKey(Arc::new(Keyed {
+            place: Place::Table {
+                table,
+                priority,
+                fields,
+            },
+            layer: Layer::Content,
+            class: None,
+        }))
+    }
+
+    #[test]
+    fn rows_without_a_class_go_from_below_whatever_the_step() {
+        let device = crate::program::OwnProgram::embedded().unwrap().device;
+        let machine = DeviceMachine::default();
+        for step in [Step::Prepare, Step::Settle, Step::Collect] {
+            let ops = [shared(9), key(3, 5), shared(2), key(3, 1)].map(Op::Delete);
+            let batch = Batch {
+                step,
+                ops: ops.to_vec(),
+            };
+            let groups = requests(&device, batch, &machine);
+            let order: Vec<_> = groups.into_iter().map(|g| (g.drain, g.requests)).collect();
+            assert_eq!(
+                order,
+                [
+                    (true, vec![[key(3, 5), key(3, 1)].map(Op::Delete).to_vec()]),
+                    (false, vec![vec![Op::Delete(shared(2))]]),
+                    (false, vec![vec![Op::Delete(shared(9))]]),
+                ],
+                "{step:?}"
+            );
+        }
+    }
 }

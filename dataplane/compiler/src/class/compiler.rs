@@ -7,14 +7,12 @@ use portcullis_policy::{Document, Endpoint, Grant, Lists, Name};
 
 use super::ids::{Ids, OutOfClasses};
 use super::round::Round;
-use super::{ClassId, Fingerprint, Intent};
+use super::{Class, ClassId, Fingerprint, Intent};
 
 /// Resolves documents into intents and keeps class ids stable. A clone is cheap and independent: resolve with a clone
 /// what may yet be refused.
 #[derive(Debug, Clone)]
 pub struct Compiler {
-    /// Classes may be edited in place in the next resolution.
-    pub(super) in_place: bool,
     pub(super) ids: Ids,
     /// Classes in use by fingerprint; until the first resolution, those of the run before.
     pub(super) known: OrdMap<Fingerprint, ClassId>,
@@ -111,7 +109,6 @@ impl Compiler {
         let used = known.values().chain(released.iter().map(|(id, _)| id));
         let above = used.map(|id| id.0.saturating_add(1)).max().unwrap_or(1);
         Compiler {
-            in_place: false,
             ids: Ids::new(next.max(above), released),
             restored: known.values().copied().collect(),
             known,
@@ -127,13 +124,6 @@ impl Compiler {
     /// that the lowest id that is out of use and confirmed gone is used again. Set it before anything is resolved.
     pub fn limit(&mut self, max_id: u32) {
         self.ids.set_limit(max_id);
-    }
-
-    /// Says whether classes may be edited in place: only while every target holds all of the intent resolved last. A
-    /// target that follows several changes at once could otherwise wire an endpoint to a class that is not yet what the
-    /// endpoint shall meet. Not allowed until this is called; each change then makes a class anew.
-    pub fn edit_in_place(&mut self, allowed: bool) {
-        self.in_place = allowed;
     }
 
     /// The first class id that was never used: persist it with the classes.
@@ -153,16 +143,29 @@ impl Compiler {
     }
 
     /// Resolves a document, at a cost that goes with what differs from the one before. After an error the compiler is
-    /// what it was.
-    ///
-    /// A class is edited in place, so that it keeps its id under another fingerprint, when that is
-    /// [allowed](Self::edit_in_place) and all it is for (endpoints,
-    /// and ports without an endpoint) move to one policy that nothing else moves to and no class has, and the two
-    /// policies have the same entries with prefixes: then a packet's way to the class's rows stays, and they can be
-    /// written one by one in an order in which each packet meets the old verdict or the new one.
+    /// what it was. No class is edited in place: each changed policy is a class with another id.
     pub fn resolve(&mut self, document: &Document, generation: u64) -> Result<Arc<Intent>, OutOfClasses> {
+        self.resolve_in_place(document, generation, &|_, _| false)
+    }
+
+    /// Like [`resolve`](Self::resolve), with classes edited in place where targets can do that.
+    ///
+    /// A class is edited in place, so that it keeps its id under another fingerprint, when all it is for (endpoints, and
+    /// ports without an endpoint) move to one policy that nothing else moves to and no class has, the two policies have the
+    /// same entries with prefixes, and `edits` says that every target can turn the rows of the first class into those of the
+    /// second: then a packet's way to the class's rows stays, and they can be written one by one in an order in which each
+    /// packet meets the old verdict or the new one.
+    ///
+    /// `edits` must say no while a target does not hold all of the intent resolved last. A target that follows several
+    /// changes at once could otherwise wire an endpoint to a class that does not have the endpoint's policy yet.
+    pub fn resolve_in_place(
+        &mut self,
+        document: &Document,
+        generation: u64,
+        edits: &dyn Fn(&Class, &Class) -> bool,
+    ) -> Result<Arc<Intent>, OutOfClasses> {
         let mut next = self.clone();
-        let intent = Round::run(&mut next, document, generation)?;
+        let intent = Round::run(&mut next, document, generation, edits)?;
         *self = next;
         Ok(intent)
     }

@@ -62,6 +62,8 @@ pub(super) struct Round<'a> {
     was: &'a Document,
     document: &'a Document,
     generation: u64,
+    /// Whether every target can turn the rows of one class into those of another in place.
+    edits: &'a dyn Fn(&Class, &Class) -> bool,
     /// Whether the rules for everybody differ, or there were none before.
     everybody: bool,
     /// Profiles that came, went or changed.
@@ -81,6 +83,7 @@ impl<'a> Round<'a> {
         compiler: &mut Compiler,
         document: &Document,
         generation: u64,
+        edits: &dyn Fn(&Class, &Class) -> bool,
     ) -> Result<Arc<Intent>, OutOfClasses> {
         let last = compiler.last.take();
         let first = last.is_none();
@@ -97,6 +100,7 @@ impl<'a> Round<'a> {
             was: &before,
             document,
             generation,
+            edits,
             everybody,
             profiles: difference.profiles.iter().map(|name| (*name).clone()).collect(),
             resolved: HashMap::new(),
@@ -265,8 +269,16 @@ impl<'a> Round<'a> {
             .classes
             .get(&id)
             .filter(|_| whole && !self.asked.contains(&id))?;
-        let fits = self.compiler.in_place && id.0 <= self.compiler.ids.limit();
-        (fits && same_way(&class.policy, &new.policy)).then_some(class)
+        let next = || Class {
+            id,
+            policy: new.policy.clone(),
+            fingerprint: new.fingerprint,
+        };
+        // What is cheap to find out comes first: targets compile both classes to tell.
+        let fits = id.0 <= self.compiler.ids.limit()
+            && same_prefixes(&class.policy, &new.policy)
+            && (self.edits)(class, &next());
+        fits.then_some(class)
     }
 
     /// Tells every resolved combination its classes.
@@ -594,9 +606,9 @@ fn intent_of(
     }
 }
 
-/// Whether two policies lead packets to their entries in the same way: what they have with prefixes is the same, so
-/// that only rows of ports and protocols differ.
-fn same_way(a: &Policy, b: &Policy) -> bool {
+/// Whether what two policies have with prefixes is the same. If not, no target can lead packets to their entries in the
+/// same way.
+fn same_prefixes(a: &Policy, b: &Policy) -> bool {
     fn prefixed(policy: &Policy) -> Vec<(Action, &Matcher)> {
         let named = policy.entries.iter().map(|e| (e.action, &*e.matcher));
         let mut list: Vec<_> = named

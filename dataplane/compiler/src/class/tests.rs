@@ -145,8 +145,7 @@ fn succession(before: &str, after: &str) -> (ClassId, ClassId) {
     let fingerprints = |i: &Intent, id: ClassId| i.classes.get(&id).map(|c| c.fingerprint);
     let kept = anew.classes.keys().filter(|id| first.classes.contains_key(*id));
     kept.for_each(|id| assert_eq!(fingerprints(&anew, *id), fingerprints(&first, *id)));
-    compiler.edit_in_place(true);
-    let second = compiler.resolve(&yaml(after), 2).unwrap();
+    let second = compiler.resolve_in_place(&yaml(after), 2, &|_, _| true).unwrap();
     let pair = (first.endpoints["a"].egress, second.endpoints["a"].egress);
     let gone = pair.0 != ClassId::OPEN && !second.classes.contains_key(&pair.0);
     assert_eq!(compiler.released().contains_key(&pair.0), gone);
@@ -517,8 +516,7 @@ proptest! {
                 compiler.clone().resolve(&other, generation).unwrap();
             }
             changes.iter().for_each(|change| change.apply(&mut document));
-            compiler.edit_in_place(true);
-            let intent = compiler.resolve(&document, generation).unwrap();
+            let intent = compiler.resolve_in_place(&document, generation, &|_, _| true).unwrap();
             let anew = Compiler::default().resolve(&document, generation).unwrap();
             prop_assert_eq!(essence(&intent), essence(&anew));
             let fingerprints = |i: &Intent| i.classes.values().map(|c| c.fingerprint).collect::<BTreeSet<_>>();

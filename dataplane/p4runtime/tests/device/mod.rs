@@ -13,7 +13,7 @@ use corpus::expect::{Forwarding, World};
 use corpus::run::{Wire, silence};
 use corpus::{HOSTS, Host, INTERNET, STRAY};
 use portcullis_backend::{SessionState, TargetHandle, launch};
-use portcullis_compiler::{Compiler, Intent};
+use portcullis_compiler::{Class, Compiler, Intent};
 pub use portcullis_p4runtime::PortMatching;
 use portcullis_p4runtime::{Config, P4Backend, Program};
 use portcullis_policy::{Document, View};
@@ -124,9 +124,11 @@ impl Rig {
     fn set(&mut self, yaml: &str) -> Arc<Intent> {
         let document = Document::from_yaml(&at_ports(yaml)).unwrap();
         self.generation += 1;
-        self.compiler
-            .edit_in_place(self.target.status().applied + 1 == self.generation);
-        let intent = self.compiler.resolve(&document, self.generation).unwrap();
+        let follows = self.target.status().applied + 1 == self.generation;
+        let target = &self.target;
+        let edits = |old: &Class, new: &Class| follows && target.edits(old, new);
+        let intent = self.compiler.resolve_in_place(&document, self.generation, &edits);
+        let intent = intent.unwrap();
         self.target.check(&intent).unwrap();
         self.target.set_intent(Arc::clone(&intent));
         intent

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use portcullis_backend::{TargetHandle, TargetStatus, Trace, launch};
-use portcullis_compiler::{Compiler, Intent};
+use portcullis_compiler::{Class, ClassId, Compiler, Intent};
 use portcullis_p4runtime::{Config, P4Backend};
 use portcullis_policy::{
     Action, Direction, Document, Fragment, Frame, IpPacket, L4, Packet, View, effective,
@@ -46,6 +46,8 @@ pub struct Probe {
     pub endpoint: &'static str,
     pub direction: Direction,
     pub remote: [u8; 4],
+    pub protocol: u8,
+    pub source_port: u16,
     pub port: u16,
 }
 
@@ -67,6 +69,8 @@ const fn probe(endpoint: &'static str, direction: Direction, remote: [u8; 4], po
         endpoint,
         direction,
         remote,
+        protocol: 6,
+        source_port: 40_000,
         port,
     }
 }
@@ -76,6 +80,11 @@ fn number(endpoint: &str) -> u8 {
 }
 
 impl Probe {
+    /// A TCP probe opens a connection; no other protocol has flags.
+    fn flags(&self) -> u16 {
+        if self.protocol == 6 { 2 } else { 0 }
+    }
+
     /// What the policy of a document says.
     pub fn verdict(&self, document: &Document) -> Option<Action> {
         let endpoint = document.endpoints.get(self.endpoint)?;
@@ -83,12 +92,12 @@ impl Probe {
         let packet = IpPacket {
             local: IpAddr::from([192, 0, 2, number(self.endpoint)]),
             remote: IpAddr::from(self.remote),
-            protocol: Some(6),
+            protocol: Some(self.protocol),
             fragment: Fragment::Whole,
             l4: L4::Ports {
-                src: 40_000,
+                src: self.source_port,
                 dst: self.port,
-                flags: 2,
+                flags: self.flags(),
             },
         };
         let frame = Frame::Ip(packet);
@@ -108,12 +117,12 @@ impl Probe {
             ("kind", 2),
             ("address", local),
             ("ether_type", 0x0800),
-            ("protocol", 6),
+            ("protocol", u128::from(self.protocol)),
             ("src_ipv4", src),
             ("dst_ipv4", dst),
-            ("src_port", 40_000),
+            ("src_port", u128::from(self.source_port)),
             ("dst_port", u128::from(self.port)),
-            ("tcp_flags", 2),
+            ("tcp_flags", u128::from(self.flags())),
         ]
         .into();
         let denied =
@@ -152,6 +161,8 @@ impl Probe {
 
 /// The documents between which the server's tables may be.
 type Allowed = Arc<Mutex<Vec<Document>>>;
+/// The packets that are tried after every update.
+type Probes = Arc<Mutex<Vec<Probe>>>;
 
 pub struct Rig {
     pub server: P4Server,
@@ -162,7 +173,9 @@ pub struct Rig {
     pub generation: u64,
     pub target: TargetHandle,
     task: Option<JoinHandle<()>>,
+    intent: Option<Arc<Intent>>,
     allowed: Allowed,
+    pub probes: Probes,
 }
 
 impl Rig {
@@ -178,8 +191,9 @@ impl Rig {
         tune(&mut config);
         let (target, task) = launch("tor", P4Backend::new(config.clone()).unwrap());
         let allowed: Allowed = Arc::default();
-        let watched = Arc::clone(&allowed);
-        server.check(Box::new(move |state| check(state, &watched)));
+        let probes: Probes = Arc::new(Mutex::new(PROBES.to_vec()));
+        let watched = (Arc::clone(&allowed), Arc::clone(&probes));
+        server.check(Box::new(move |state| check(state, &watched.0, &watched.1)));
         Rig {
             server,
             config,
@@ -188,7 +202,9 @@ impl Rig {
             generation: 0,
             target,
             task: Some(task),
+            intent: None,
             allowed,
+            probes,
         }
     }
 
@@ -215,17 +231,27 @@ impl Rig {
         let document = Document::from_yaml(yaml).unwrap();
         self.allowed.lock().unwrap().push(document.clone());
         self.generation += 1;
-        // The agent lets classes be edited in place when every target follows.
+        // As the agent does it: classes are edited in place when every target follows, and can.
         let follows = self.target.status().applied + 1 == self.generation;
-        self.compiler.edit_in_place(follows && self.in_place);
-        self.compiler.resolve(&document, self.generation).unwrap()
+        let (target, in_place) = (&self.target, self.in_place);
+        let edits = |old: &Class, new: &Class| follows && in_place && target.edits(old, new);
+        self.compiler
+            .resolve_in_place(&document, self.generation, &edits)
+            .unwrap()
     }
 
     pub fn set(&mut self, yaml: &str) -> Arc<Intent> {
         let intent = self.intent(yaml);
         self.target.check(&intent).unwrap();
         self.target.set_intent(Arc::clone(&intent));
+        self.intent = Some(Arc::clone(&intent));
         intent
+    }
+
+    /// The class of an endpoint in the newest intent.
+    pub fn class(&self, endpoint: &str, direction: Direction) -> Option<ClassId> {
+        let endpoints = &self.intent.as_ref()?.endpoints;
+        Some(endpoints.get(endpoint)?.class(direction))
     }
 
     pub async fn apply(&mut self, yaml: &str) -> Arc<Intent> {
@@ -287,7 +313,7 @@ impl Rig {
         assert_eq!(self.server.broken(), Vec::<String>::new());
         let allowed = self.allowed.lock().unwrap();
         let newest = allowed.last().unwrap();
-        for probe in &PROBES {
+        for probe in self.probes.lock().unwrap().iter() {
             assert_eq!(
                 probe.met(&self.server.state()),
                 probe.verdict(newest),
@@ -322,9 +348,9 @@ pub async fn until(target: &TargetHandle, what: &str, done: impl Fn(&TargetStatu
 }
 
 /// Each probe meets the verdict of one of the documents that are allowed now; a port that nobody spoke of drops.
-fn check(state: &State, allowed: &Allowed) -> Result<(), String> {
+fn check(state: &State, allowed: &Allowed, probes: &Probes) -> Result<(), String> {
     let allowed = allowed.lock().unwrap();
-    for probe in &PROBES {
+    for probe in probes.lock().unwrap().iter() {
         let Some(met) = probe.met(state) else { continue };
         let said: Vec<Option<Action>> = allowed.iter().map(|d| probe.verdict(d)).collect();
         // A port of a server that is no endpoint (yet) is unmanaged: it has the policy of nobody.
