@@ -115,6 +115,7 @@ mod tests {
         let mut machine: DeviceMachine = Machine::default();
         machine.connected();
         machine.ready();
+        assert!(machine.begin_observation());
         machine.observed(Observed {
             ours: vec![(key(1, 5), does(1))],
             foreign: Vec::new(),
