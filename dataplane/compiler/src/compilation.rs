@@ -240,6 +240,7 @@ impl Compilation {
         let mut stays: BTreeSet<ClassId> = BTreeSet::from([intent.unmanaged.0, intent.unmanaged.1]);
         for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
             stays.extend([endpoint.egress, endpoint.ingress]);
+            stays.extend(endpoint.falls.iter().flat_map(|fall| [fall.egress, fall.ingress]));
         }
         let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));
         let mut movable: Vec<(u64, ClassId)> = movable.map(|(id, c)| (cost(table, c), *id)).collect();

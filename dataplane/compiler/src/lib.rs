@@ -27,5 +27,5 @@ pub use program::{
     CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, Program, RemoteMatch, RemoteRow, RowKey,
     Unsupported, WordRow,
 };
-pub use programs::{CompileError, Programs};
+pub use programs::{CompileError, Programs, Proved};
 pub use proof::Counterexample;

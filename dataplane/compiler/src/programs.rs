@@ -39,12 +39,18 @@ pub struct Programs {
     fixed: Vec<PolicyRow>,
     codes: Option<SharedCodes>,
     known: HashMap<(Fingerprint, Attribution), Arc<Program>>,
+    /// What was proved since it was asked for last, for others to adopt.
+    fresh: Vec<Proved>,
     /// Classes that use them.
     coded: BTreeSet<Fingerprint>,
     gains: HashMap<Fingerprint, Option<Gain>>,
     cache: Cache,
     prover: Prover,
 }
+
+/// The rows of a class as they were proved, to be adopted by other [`Programs`] of the same model.
+#[derive(Debug, Clone)]
+pub struct Proved((Fingerprint, Attribution), Arc<Program>);
 
 /// What port codes save a class, and the port sets it needs codes for.
 #[derive(Debug)]
@@ -90,6 +96,7 @@ impl Programs {
             model,
             codes: None,
             known: HashMap::new(),
+            fresh: Vec::new(),
             coded: BTreeSet::new(),
             gains: HashMap::new(),
             cache: Cache::default(),
@@ -124,6 +131,10 @@ impl Programs {
         let program = Encoder::new(&self.model, codes).lower(&class.policy, attribution, &mut self.cache)?;
         let program = Arc::new(self.proved(class, program)?);
         self.known.insert(key, Arc::clone(&program));
+        // With port codes the rows of a class depend on the other classes.
+        if self.codes.is_none() {
+            self.fresh.push(Proved(key, Arc::clone(&program)));
+        }
         Ok(program)
     }
 
@@ -145,6 +156,19 @@ impl Programs {
                 model: self.model.name.clone(),
                 example,
             }),
+        }
+    }
+
+    /// What was proved since this was asked last.
+    pub fn take_proved(&mut self) -> Vec<Proved> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Takes over what others of the same model proved, so that it is not proved again.
+    pub fn adopt(&mut self, proved: Vec<Proved>) {
+        if self.codes.is_none() {
+            let proved = proved.into_iter().map(|Proved(key, program)| (key, program));
+            self.known.extend(proved);
         }
     }
 
@@ -228,5 +252,6 @@ impl Programs {
         self.known
             .retain(|(fingerprint, _), _| used.contains(fingerprint));
         self.gains.retain(|fingerprint, _| used.contains(fingerprint));
+        self.fresh.clear();
     }
 }

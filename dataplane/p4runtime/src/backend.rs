@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Seat};
-use portcullis_compiler::{Class, CompileError, Intent, Programs};
+use portcullis_compiler::{Class, CompileError, Intent, Programs, Proved};
 
 use crate::config::{Config, Program};
 use crate::device::Device;
@@ -18,13 +18,17 @@ use crate::units::{BuildError, Units};
 pub struct P4Backend {
     config: Arc<Config>,
     own: Option<Arc<OwnProgram>>,
-    known: Mutex<Option<Known>>,
+    /// The proved rows, as soon as the device's description is known.
+    known: Mutex<Option<Programs>>,
+    /// The same for checks, which may take long: writing rows waits for none.
+    checking: Mutex<Option<Checking>>,
+    /// What checks proved, for the driver that writes rows.
+    proved: Mutex<Vec<Proved>>,
 }
 
-/// What follows from a device's description.
+/// What a check works with.
 #[derive(Debug)]
-struct Known {
-    /// The proved rows.
+struct Checking {
     programs: Programs,
     device: Arc<Device>,
     /// Rows as the device would hold them, so that a check encodes only classes that changed.
@@ -43,6 +47,8 @@ impl P4Backend {
             config: Arc::new(config),
             own,
             known: Mutex::new(None),
+            checking: Mutex::new(None),
+            proved: Mutex::default(),
         };
         if let Some(own) = &backend.own {
             backend.learn(&own.device);
@@ -64,19 +70,39 @@ impl P4Backend {
     pub(crate) fn learn(&self, device: &Device) {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known {
+        *lock(&self.known) = Some(Programs::new(model.clone()));
+        *lock(&self.checking) = Some(Checking {
             programs: Programs::new(model),
             device: Arc::new(device.clone()),
             units: Units::default(),
         });
+        lock(&self.proved).clear();
     }
 
-    /// Does something with the proved rows; `None` while the device is not known. A holder that panicked left whole
-    /// entries behind: entries are only ever added whole.
+    /// Does something with the proved rows; `None` while the device is not known.
     pub(crate) fn with_programs<T>(&self, what: impl FnOnce(&mut Programs) -> T) -> Option<T> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_mut().map(|known| what(&mut known.programs))
+        let mut known = lock(&self.known);
+        let programs = known.as_mut()?;
+        programs.adopt(std::mem::take(&mut *lock(&self.proved)));
+        Some(what(programs))
     }
+
+    /// Keeps what a check proved, within bounds.
+    fn keep(&self, proved: Vec<Proved>) {
+        let mut kept = lock(&self.proved);
+        if kept.len() > PROVED {
+            kept.clear();
+        }
+        kept.extend(proved);
+    }
+}
+
+/// Proved rows of classes that wait to be adopted at most: those beyond are proved again.
+const PROVED: usize = 100_000;
+
+/// A holder that panicked left whole entries behind: entries are only ever added whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -88,17 +114,20 @@ impl Backend for P4Backend {
     /// Compiles, proves and encodes. A device that is not known yet refuses nothing: what it cannot do is reported when it
     /// is known.
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Known {
+        let mut checking = lock(&self.checking);
+        let Some(Checking {
             programs,
             device,
             units,
-        }) = known.as_mut()
+        }) = checking.as_mut()
         else {
             return Ok(());
         };
         let plugs = resolve(intent, &self.config.known(), port_max(device));
-        match units.build(device, intent, &plugs, &self.config.name, programs) {
+        let built = units.build(device, intent, &plugs, &self.config.name, programs);
+        self.keep(programs.take_proved());
+        programs.keep(&[intent]);
+        match built {
             Ok(_) => Ok(()),
             Err(BuildError::Compile(error)) => Err(error),
             Err(error) => match error.unsupported(&self.config.name) {
@@ -109,14 +138,17 @@ impl Backend for P4Backend {
     }
 
     fn class_limit(&self) -> Option<u32> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().map(|known| known.device.class_limit())
+        lock(&self.checking)
+            .as_ref()
+            .map(|checking| checking.device.class_limit())
     }
 
     /// A device that is not known yet edits nothing.
     fn edits(&self, old: &Class, new: &Class) -> bool {
-        self.with_programs(|programs| programs.edits(old, new))
-            .unwrap_or(false)
+        let mut checking = lock(&self.checking);
+        checking
+            .as_mut()
+            .is_some_and(|checking| checking.programs.edits(old, new))
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {

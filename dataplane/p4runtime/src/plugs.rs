@@ -1,9 +1,10 @@
 //! Who is behind which port of the switch: the attachments of endpoints, uplinks, and servers without an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
 
 use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Intent, Unsupported};
+use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
 use portcullis_policy::{Attachment, MacAddr, Name, StrictPrefix};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
@@ -41,6 +42,8 @@ pub struct Plug {
     pub egress: ClassId,
     /// Class of what it is sent.
     pub ingress: ClassId,
+    /// What these become as unlocks end, if nobody changes anything: rising in time.
+    pub falls: Vec<Fall>,
 }
 
 impl Plug {
@@ -65,7 +68,14 @@ impl Plug {
             guard: false,
             egress: ClassId::OPEN,
             ingress: ClassId::OPEN,
+            falls: Vec::new(),
         }
+    }
+
+    /// Every class that it has now or will have.
+    pub fn classes(&self) -> impl Iterator<Item = ClassId> {
+        let later = self.falls.iter().flat_map(|fall| [fall.egress, fall.ingress]);
+        [self.egress, self.ingress].into_iter().chain(later)
     }
 }
 
@@ -88,6 +98,29 @@ impl Plugs {
         self.plugs
             .values()
             .filter(move |p| p.endpoint.as_ref() == Some(endpoint))
+    }
+
+    /// What is behind the ports at a moment since the Unix epoch: unlocks that have ended by then open nothing.
+    pub fn at(mut self, wall: Duration) -> Self {
+        for plug in self.plugs.values_mut() {
+            let passed = plug
+                .falls
+                .partition_point(|fall| Duration::from_secs(fall.at) <= wall);
+            if let Some(fall) = plug.falls.drain(..passed).next_back() {
+                (plug.egress, plug.ingress) = (fall.egress, fall.ingress);
+            }
+        }
+        self
+    }
+
+    /// The endpoints whose classes become others by themselves no later than a moment since the Unix epoch.
+    pub fn due(&self, wall: Duration) -> BTreeSet<Name> {
+        let first = |plug: &Plug| plug.falls.first().map(|fall| Duration::from_secs(fall.at));
+        let due = self
+            .plugs
+            .values()
+            .filter(|p| first(p).is_some_and(|at| at <= wall));
+        due.filter_map(|plug| plug.endpoint.clone()).collect()
     }
 
     /// Every port, once.
@@ -181,6 +214,7 @@ fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, alone: bool)
         guard: endpoint.source_guard,
         egress: endpoint.egress,
         ingress: endpoint.ingress,
+        falls: endpoint.falls.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Everything a device shall hold, in units that are made and dropped together.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -130,11 +130,14 @@ pub struct Units {
 fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
     let unmanaged = plugs.plugs.values().any(|p| p.endpoint.is_none() && !p.uplink);
     let named = plugs.plugs.values().filter(|p| !by_port || p.at.1.is_none());
-    let named: HashSet<&Name> = named.filter_map(|p| p.endpoint.as_ref()).collect();
+    let named: HashMap<&Name, &Plug> = named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
     let mut endpoints: OrdMap<Name, Arc<EndpointIntent>> = OrdMap::new();
     for (name, endpoint) in &intent.endpoints {
-        if named.contains(name) {
+        if let Some(plug) = named.get(name) {
             let mut endpoint = EndpointIntent::clone(endpoint);
+            // Unlocks may have ended since the intent was made.
+            (endpoint.egress, endpoint.ingress) = (plug.egress, plug.ingress);
+            endpoint.falls.clone_from(&plug.falls);
             endpoint.attachments = meant(&endpoint, target)
                 .filter(|a| a.port.is_some() && !(by_port && a.vlan.is_some()))
                 .cloned()
@@ -142,8 +145,13 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
             endpoints.insert(name.clone(), Arc::new(endpoint));
         }
     }
-    let used: std::collections::BTreeSet<ClassId> =
-        plugs.plugs.values().flat_map(|p| [p.egress, p.ingress]).collect();
+    // Rows of the classes that unlocks fall to are there before they end: then there is room for them, and an end is a
+    // change of the rows that lead to a class. Where rows name ports, a class that no port has yet has no rows.
+    let used: BTreeSet<ClassId> = plugs
+        .plugs
+        .values()
+        .flat_map(|p| p.classes().take(if by_port { 2 } else { usize::MAX }))
+        .collect();
     let mut classes = OrdMap::new();
     for (id, class) in intent.classes.iter().filter(|(id, _)| used.contains(id)) {
         classes.insert(*id, Arc::clone(class));
@@ -250,7 +258,7 @@ impl Units {
             })
         };
         self.classes.retain(|id, _| compilation.classes.contains_key(id));
-        let stale: std::collections::BTreeSet<ClassId> = compilation
+        let stale: BTreeSet<ClassId> = compilation
             .classes
             .keys()
             .filter(|id| changed(id, self))

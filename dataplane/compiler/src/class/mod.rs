@@ -110,6 +110,39 @@ pub struct Intent {
     pub changed: Changes,
 }
 
+impl Intent {
+    /// What of a newer intent can be closed with the classes of this one: for a target that holds this one and cannot hold
+    /// the newer. An endpoint whose policy is another there is what it is when every unlock has ended, if it has unlocks:
+    /// that may close more than the newer intent does, and opens nothing. `None` when that changes nothing.
+    pub fn narrowed(&self, newer: &Intent) -> Option<Intent> {
+        let policy = |intent: &Intent, id| intent.classes.get(&id).map(|class| class.fingerprint);
+        let mut endpoints = self.endpoints.clone();
+        let mut changed = false;
+        for (name, endpoint) in &self.endpoints {
+            let Some(last) = endpoint.falls.last() else {
+                continue;
+            };
+            let same = newer.endpoints.get(name).is_some_and(|other| {
+                Direction::BOTH.iter().all(|direction| {
+                    policy(self, endpoint.class(*direction)) == policy(newer, other.class(*direction))
+                })
+            });
+            if !same {
+                let mut endpoint = EndpointIntent::clone(endpoint);
+                (endpoint.egress, endpoint.ingress) = (last.egress, last.ingress);
+                endpoint.falls.clear();
+                endpoints.insert(name.clone(), Arc::new(endpoint));
+                changed = true;
+            }
+        }
+        changed.then(|| Intent {
+            endpoints,
+            changed: Changes::default(),
+            ..self.clone()
+        })
+    }
+}
+
 /// How an intent differs from the one its compiler resolved before. Whoever did not see that very intent looks at
 /// everything instead; an intent that was only tried, and never set, was not seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

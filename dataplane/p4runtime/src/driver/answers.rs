@@ -34,9 +34,10 @@ impl Driver {
     }
 
     fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
+        let moment = self.moment();
         let not_ready = || self.not_ready();
         let device = self.session.device().cloned().ok_or_else(not_ready)?;
-        let plugs = resolve(intent, &self.backend.config().known(), port_max(&device));
+        let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
         let built = self
             .backend

@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::machine::Observed;
 use portcullis_backend::{Backoff, EnforcingRow, QueryError, Seat, TargetStatus};
@@ -27,7 +27,7 @@ use crate::find::Found;
 use crate::plugs::{Plugs, resolve};
 use crate::program::OwnProgram;
 use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
-use crate::units::{Built, Units};
+use crate::units::{BuildError, Built, Units};
 use crate::value::ones;
 use crate::wire::{self, ReplicaPorts, Writer};
 
@@ -80,6 +80,9 @@ pub(crate) struct Driver {
     plugs: Plugs,
     intent: Option<Arc<Intent>>,
     built: Option<Built>,
+    /// The intent whose rows are wanted, and the last one that the device held as a whole.
+    last: Option<Arc<Intent>>,
+    held: Option<Arc<Intent>>,
     /// The cookie of what the device runs.
     cookie: u64,
     ports: ReplicaPorts,
@@ -91,6 +94,8 @@ pub(crate) struct Driver {
     retries: u32,
     /// Answers that are sent when the status that goes with them is published.
     explained: Vec<Explained>,
+    /// The time since the Unix epoch at some moment since the intent came.
+    anchor: (Duration, Instant),
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
 }
@@ -115,6 +120,8 @@ impl Driver {
             plugs: Plugs::default(),
             intent: None,
             built: None,
+            last: None,
+            held: None,
             cookie: 0,
             ports: ReplicaPorts::default(),
             status: TargetStatus {
@@ -126,6 +133,7 @@ impl Driver {
             look_at: now,
             retry_at: None,
             retries: 0,
+            anchor: (wall(), now),
             problem: None,
             explained: Vec::new(),
             backend,
@@ -151,6 +159,7 @@ impl Driver {
                 changed = seat.intents.changed(), if intents_open => {
                     intents_open = changed.is_ok();
                     self.intent = seat.intents.borrow_and_update().clone();
+                    self.anchor = (wall(), Instant::now());
                     self.rebuild();
                 }
                 message = next_message(&mut self.stream) => self.streamed(message),
@@ -176,6 +185,7 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        self.falls();
         if self.client.is_none() && !self.connecting && now >= self.connect_at {
             self.connecting = true;
             let config = Arc::clone(self.backend.config());
@@ -373,31 +383,85 @@ impl Driver {
 
     /// Sets what the device shall hold, from the intent and who is where.
     fn rebuild(&mut self) {
-        let (Some(intent), Some(device)) = (self.intent.clone(), self.session.device().cloned()) else {
-            return;
-        };
-        self.plugs = resolve(&intent, &self.backend.config().known(), port_max(&device));
-        let target = self.name().to_string();
-        let built = self.backend.with_programs(|programs| {
-            let built = self.units.build(&device, &intent, &self.plugs, &target, programs);
-            programs.keep(&[&intent]);
-            built
-        });
-        match built {
+        let Some(intent) = self.intent.clone() else { return };
+        match self.set(&intent) {
             None => {}
-            Some(Ok(built)) => {
-                for step in &built.steps {
-                    tracing::warn!(target = self.name(), %step, "a table is nearly full");
-                }
-                self.problem = None;
-                self.session.set_desired(intent.generation, built.desired.clone());
-                self.built = Some(built);
-            }
+            Some(Ok(())) => self.problem = None,
             Some(Err(error)) => {
-                tracing::error!(target = self.name(), %error, "an intent has no rows here; the old rows stay");
+                tracing::error!(target = self.name(), %error, "an intent has no rows here");
+                self.narrow();
                 self.status.detail = error.to_string();
                 self.problem = error.unsupported(self.name());
             }
+        }
+    }
+
+    /// Sets what the device shall hold to the rows of an intent. Nothing while the device is not known.
+    fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
+        let device = self.session.device().cloned()?;
+        let moment = self.moment();
+        let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        let target = self.name().to_string();
+        let built = self.backend.with_programs(|programs| {
+            let built = self.units.build(&device, intent, &plugs, &target, programs);
+            programs.keep(&[intent]);
+            built
+        })?;
+        self.plugs = plugs;
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => return Some(Err(error)),
+        };
+        for step in &built.steps {
+            tracing::warn!(target = self.name(), %step, "a table is nearly full");
+        }
+        self.session.set_desired(intent.generation, built.desired.clone());
+        self.built = Some(built);
+        self.last = Some(Arc::clone(intent));
+        Some(Ok(()))
+    }
+
+    /// The device cannot hold the newest intent: what that closes is closed with rows that are there, and the rest stays.
+    fn narrow(&mut self) {
+        let (Some(newest), Some(held)) = (self.intent.clone(), self.held.clone()) else {
+            return;
+        };
+        let Some(narrowed) = held.narrowed(&newest) else {
+            return;
+        };
+        tracing::error!(
+            target = self.name(),
+            "what the newest policy closes is closed by ending every unlock of its endpoints"
+        );
+        if let Some(Err(error)) = self.set(&Arc::new(narrowed)) {
+            tracing::error!(target = self.name(), %error, "the old rows stay");
+        }
+    }
+
+    /// The time since the Unix epoch. It does not go back while an intent holds: no clock that is set prolongs a lease.
+    fn moment(&mut self) -> Duration {
+        let (from, since) = self.anchor;
+        let moment = wall().max(from + since.elapsed());
+        self.anchor = (moment, Instant::now());
+        moment
+    }
+
+    /// Closes what unlocks opened whose moment has come. The engine says the same with its next intent; the driver does not
+    /// wait for it.
+    fn falls(&mut self) {
+        let moment = self.moment();
+        let due = self.plugs.due(moment);
+        if due.is_empty() {
+            return;
+        }
+        self.rebuild();
+        for endpoint in due {
+            let endpoint = endpoint.as_str();
+            tracing::info!(
+                target = self.name(),
+                endpoint,
+                "unlocks ended: their ports are closed"
+            );
         }
     }
 
@@ -483,6 +547,11 @@ async fn read_back(client: &mut Client, device: &Device) -> Result<ReadBack, Cli
         observed,
         groups,
     })
+}
+
+/// The time since the Unix epoch, by the clock that may be set.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The next message; never, without a stream.

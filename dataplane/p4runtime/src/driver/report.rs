@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_backend::delta::Key;
 use portcullis_backend::{Seat, SessionState, TableUse};
+use portcullis_compiler::Unsupported;
 use tokio::time::Instant;
 
 use super::Driver;
 use crate::entry::GROUPS;
-use crate::session::{Event, Mastership, Refused};
+use crate::session::{Event, Mastership, RESOURCE_EXHAUSTED, Refused};
 use crate::wire::text;
 
 /// Drifted or refused rows named in the log; the rest is counted.
@@ -89,7 +91,13 @@ impl Driver {
                     self.retries = 0;
                     self.status.detail.clear();
                 }
-                Event::Refused { rows, full } => self.refused(&rows, full),
+                Event::Refused { rows, full } => {
+                    self.refused(&rows, full);
+                    if full {
+                        self.narrow();
+                        self.problem = Some(self.too_small(&rows));
+                    }
+                }
             }
         }
     }
@@ -131,6 +139,24 @@ impl Driver {
         };
     }
 
+    /// What the device cannot do, as long as the newest policy does not fit.
+    fn too_small(&self, rows: &[Refused]) -> Unsupported {
+        let full = rows.iter().find(|row| row.code == RESOURCE_EXHAUSTED);
+        let device = self.session.device();
+        let table = full
+            .zip(device)
+            .and_then(|(row, device)| device.table(Key::table(&row.key)));
+        Unsupported {
+            target: self.name().to_string(),
+            rule: "the policy as a whole".to_string(),
+            table: table.map_or_else(String::new, |table| table.name.clone()),
+            why: format!(
+                "{}; what the newest policy closes is closed, by ending unlocks where there is no other way",
+                self.status.detail
+            ),
+        }
+    }
+
     pub(super) fn publish(&mut self, seat: &Seat) {
         let state = self.session.state();
         let (wanted, applied) = self.session.machine.generations();
@@ -142,6 +168,9 @@ impl Driver {
         let settled = state == SessionState::InSync;
         if settled {
             self.status.realized = self.plugs.realized;
+            if let Some(last) = self.last.as_ref().filter(|last| last.generation == applied) {
+                self.held = Some(Arc::clone(last));
+            }
         }
         let conflict = self
             .session
@@ -174,7 +203,7 @@ impl Driver {
         });
     }
 
-    fn unsupported(&self) -> Vec<portcullis_compiler::Unsupported> {
+    fn unsupported(&self) -> Vec<Unsupported> {
         let built = self.built.iter().flat_map(|b| b.unsupported.iter().cloned());
         let list = self.plugs.unsupported.iter().cloned();
         list.chain(built).chain(self.problem.clone()).collect()

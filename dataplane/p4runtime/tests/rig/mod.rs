@@ -228,15 +228,24 @@ impl Rig {
     }
 
     pub fn intent(&mut self, yaml: &str) -> Arc<Intent> {
-        let document = Document::from_yaml(yaml).unwrap();
+        self.intent_of(&Document::from_yaml(yaml).unwrap())
+    }
+
+    /// Tables may be at what this document says from now on.
+    pub fn allow(&self, document: &Document) {
         self.allowed.lock().unwrap().push(document.clone());
+    }
+
+    /// The intent of a document, with grants if it has some.
+    pub fn intent_of(&mut self, document: &Document) -> Arc<Intent> {
+        self.allow(document);
         self.generation += 1;
         // As the agent does it: classes are edited in place when every target follows, and can.
         let follows = self.target.status().applied + 1 == self.generation;
         let (target, in_place) = (&self.target, self.in_place);
         let edits = |old: &Class, new: &Class| follows && in_place && target.edits(old, new);
         self.compiler
-            .resolve_in_place(&document, self.generation, &edits)
+            .resolve_in_place(document, self.generation, &edits)
             .unwrap()
     }
 
