@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::TargetHandle;
+use portcullis_backend::{Footprints, TargetHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,7 +19,7 @@ use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
 use crate::metrics::{self, MetricsError};
-use crate::store::{Entry, Store, StoreError};
+use crate::store::{Entry, FootprintRecords, Store, StoreError};
 use crate::targets::{self, Launched, Targets};
 use crate::unlocks::inspect;
 
@@ -100,11 +100,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Runs the agent until a signal or a failure ends it. What goes wrong is logged as it happens.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::take().map_err(AgentError::Signals)?;
-    let launched = targets::start(&config.targets)
+    let records = Arc::new(FootprintRecords::default());
+    let launched = targets::start_with(&config.targets, Arc::clone(&records) as Arc<dyn Footprints>)
         .await
         .map_err(AgentError::from)
         .inspect_err(log)?;
-    let mut agent = Agent::start(config, launched).await.inspect_err(log)?;
+    let mut agent = Agent::start_with(config, launched, &records)
+        .await
+        .inspect_err(log)?;
     let failure = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "stopping");
@@ -140,9 +143,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the policy, hands it to targets, and serves. Everything that can be refused is refused before
-    /// the first call is accepted.
+    /// As [`Agent::start_with`], for targets that keep their records elsewhere.
     pub async fn start(config: Config, launched: Vec<Launched>) -> Result<Self, AgentError> {
+        Self::start_with(config, launched, &FootprintRecords::default()).await
+    }
+
+    /// Loads the policy, hands it to targets, and serves. Everything that can be refused is refused before
+    /// the first call is accepted. `records` are those of the targets; they wait for the database.
+    pub async fn start_with(
+        config: Config,
+        launched: Vec<Launched>,
+        records: &FootprintRecords,
+    ) -> Result<Self, AgentError> {
         let mut parts = Parts::default();
         let mut handles = Vec::with_capacity(launched.len());
         for Launched { handle, task } in launched {
@@ -155,6 +167,7 @@ impl Agent {
         let exporter = config.metrics.map(metrics::install).transpose()?;
         let file = config.store.clone();
         let (store, loaded) = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
+        records.opened(store.file());
         // Listening comes before the engine: a second agent shall not touch any target.
         let listeners = api::listen(&config.api).await?;
         let (engine, worker) = start_engine(store, loaded, handles.clone(), config.limits).await?;

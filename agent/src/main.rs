@@ -41,6 +41,9 @@ struct Agent {
     /// Check the configuration and stop.
     #[arg(long)]
     check: bool,
+    /// Let targets make changes that remove their rows for a moment: fail_mode = "secure" on a bridge that has rows.
+    #[arg(long)]
+    allow_interruption: bool,
     /// Print a configuration with every setting, its default and its meaning, and stop.
     #[arg(long, conflicts_with_all = ["check", "print_metrics"])]
     print_default_config: bool,
@@ -79,7 +82,7 @@ async fn run_agent(agent: Agent) -> ExitCode {
         print!("{}", metrics::reference());
         return ExitCode::SUCCESS;
     }
-    let config = match config::load(&agent.config) {
+    let mut config = match config::load(&agent.config) {
         Ok(config) => config,
         Err(error) => return failed(2, &error.to_string()),
     };
@@ -89,6 +92,9 @@ async fn run_agent(agent: Agent) -> ExitCode {
     }
     if let Err(error) = logging::install(&config.log) {
         return failed(2, &error.to_string());
+    }
+    if agent.allow_interruption {
+        config.targets.allow_interruption();
     }
     match daemon::run(config).await {
         Ok(()) => ExitCode::SUCCESS,

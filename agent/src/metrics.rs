@@ -64,6 +64,8 @@ const PENDING: &str = "portcullis_target_endpoints_pending";
 const UNSUPPORTED: &str = "portcullis_target_unsupported";
 const WRITES: &str = "portcullis_target_row_writes_total";
 const DRIFT: &str = "portcullis_target_drift_repaired_total";
+const LEFT_OVER: &str = "portcullis_target_left_over_rows";
+const OPEN: &str = "portcullis_target_open_seconds";
 const DISCONNECTS: &str = "portcullis_target_disconnects_total";
 
 const METRICS: &[Metric] = &[
@@ -190,6 +192,18 @@ const METRICS: &[Metric] = &[
         Sort::Counter,
         "target",
         "Rows found missing, altered or left over and put right.",
+    ),
+    metric(
+        LEFT_OVER,
+        Sort::Gauge,
+        "target",
+        "Rows of this agent in tables, or under tags, that it no longer uses.",
+    ),
+    metric(
+        OPEN,
+        Sort::Gauge,
+        "target, cause",
+        "Seconds in which packets may have passed because this agent's rows were not there, as far as it saw them; it only rises.",
     ),
     metric(
         DISCONNECTS,
@@ -359,6 +373,11 @@ fn observe_gauges(target: &str, status: &TargetStatus) {
     set(WANTED, status.wanted);
     set(APPLIED, status.applied);
     set(FOREIGN, status.foreign_rows);
+    set(LEFT_OVER, status.left_over_rows);
+    for (cause, millis) in &status.open_millis {
+        let seconds = float(*millis) / 1000.0;
+        gauge!(OPEN, "target" => target.to_string(), "cause" => cause.clone()).set(seconds);
+    }
     set(REALIZED, status.realized);
     set(PENDING, status.pending.len() as u64);
     set(UNSUPPORTED, status.unsupported.len() as u64);

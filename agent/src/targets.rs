@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_backend::TargetHandle;
+use portcullis_backend::{Footprints, TargetHandle, Unstored};
 use portcullis_ovs::OvsBackend;
 use portcullis_p4runtime::{Mapping, MappingError, P4Backend, PortMatching, Program, ProgramError, Tag};
 use tokio::sync::watch;
@@ -121,13 +121,22 @@ pub enum TargetError {
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
 /// started all the same: its session waits for it.
 pub async fn start(targets: &config::Targets) -> Result<Vec<Launched>, TargetError> {
+    start_with(targets, Arc::new(Unstored::default())).await
+}
+
+/// The same, with these records of where rows were written.
+pub async fn start_with(
+    targets: &config::Targets,
+    records: Arc<dyn Footprints>,
+) -> Result<Vec<Launched>, TargetError> {
     match targets {
         config::Targets::Configured(targets) => {
             // Nothing runs before everything can.
             let prepared: Vec<Prepared<'_>> = targets.iter().map(prepare).collect::<Result<_, _>>()?;
-            Ok(prepared.into_iter().map(Prepared::launch).collect())
+            let launch = |prepared: Prepared<'_>| prepared.launch(targets, &records);
+            Ok(prepared.into_iter().map(launch).collect())
         }
-        config::Targets::Discover(ovs, switch) => discover(ovs, switch).await,
+        config::Targets::Discover(ovs, switch) => discover(ovs, switch, &records).await,
     }
 }
 
@@ -138,9 +147,9 @@ enum Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn launch(self) -> Launched {
+    fn launch(self, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
         match self {
-            Prepared::Ovs(target) => launch_ovs(target),
+            Prepared::Ovs(target) => launch_ovs(target, all, records),
             Prepared::P4Runtime(backend, keeper) => {
                 let name = backend.config().name.clone();
                 let (handle, task) = portcullis_backend::launch(&name, backend);
@@ -216,14 +225,32 @@ fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, 
     })
 }
 
-fn launch_ovs(target: &config::Target) -> Launched {
-    let (handle, task) = portcullis_backend::launch(&target.name, OvsBackend::new(ovs(target)));
+fn launch_ovs(target: &config::Target, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
+    let mut config = ovs(target);
+    config.other_tags = all
+        .iter()
+        .filter_map(|other| shares_bridge(target, other))
+        .collect();
+    let backend = OvsBackend::with_records(config, Arc::clone(records));
+    let (handle, task) = portcullis_backend::launch(&target.name, backend);
     Launched { handle, task }
+}
+
+/// The tag of another target that may be on the same bridge.
+fn shares_bridge(target: &config::Target, other: &AnyTarget) -> Option<u16> {
+    let AnyTarget::Ovs(other) = other else { return None };
+    let bridges = target.bridge.as_ref().zip(other.bridge.as_ref());
+    let apart = other.ovsdb != target.ovsdb || bridges.is_some_and(|(a, b)| a != b);
+    (other.name != target.name && !apart).then_some(other.cookie)
 }
 
 /// Open vSwitch when it is there, else the embedded switch, else whatever of the former comes. One line says what was
 /// found and what was not.
-async fn discover(bridge: &config::Target, switch: &config::P4Target) -> Result<Vec<Launched>, TargetError> {
+async fn discover(
+    bridge: &config::Target,
+    switch: &config::P4Target,
+    records: &Arc<dyn Footprints>,
+) -> Result<Vec<Launched>, TargetError> {
     const OTHERS: &str = "not looked for: P4Runtime devices, which have to be configured";
     match portcullis_ovs::discover(&ovs(bridge)).await {
         Ok(found) => tracing::info!(
@@ -241,7 +268,7 @@ async fn discover(bridge: &config::Target, switch: &config::P4Target) -> Result<
                 switch.address,
                 switch.name
             );
-            return Ok(vec![prepare_p4(switch)?.launch()]);
+            return Ok(vec![prepare_p4(switch)?.launch(&[], records)]);
         }
         Err(why) => tracing::warn!(
             "found no datapath; not found: {why}; the embedded switch does not answer at {}; target {} waits for Open \
@@ -250,7 +277,7 @@ async fn discover(bridge: &config::Target, switch: &config::P4Target) -> Result<
             bridge.name
         ),
     }
-    Ok(vec![launch_ovs(bridge)])
+    Ok(vec![launch_ovs(bridge, &[], records)])
 }
 
 fn ovs(target: &config::Target) -> portcullis_ovs::Config {
@@ -267,5 +294,16 @@ fn ovs(target: &config::Target) -> portcullis_ovs::Config {
         resync_interval: target.resync_interval,
         mgmt_dir: target.mgmt_dir.clone(),
         cookie: target.cookie,
+        other_tags: Vec::new(),
+        control_socket: target.control_socket.clone(),
+        fail_mode: match target.fail_mode {
+            config::FailMode::Keep => portcullis_ovs::FailMode::Keep,
+            config::FailMode::Secure => portcullis_ovs::FailMode::Secure,
+        },
+        allow_interruption: target.allow_interruption,
+        unknown_ports: match target.unknown_ports {
+            config::UnknownPorts::Unmanaged => portcullis_ovs::UnknownPorts::Unmanaged,
+            config::UnknownPorts::Drop => portcullis_ovs::UnknownPorts::Drop,
+        },
     }
 }

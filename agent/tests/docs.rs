@@ -53,3 +53,31 @@ fn the_metrics_reference_is_current() {
 fn the_table_of_rights_is_current() {
     compare("access");
 }
+
+/// Cells of a table's row: a bar that is not escaped begins and ends each.
+fn cells(row: &str) -> usize {
+    row.replace("\\|", "").matches('|').count().saturating_sub(1)
+}
+
+#[test]
+fn every_row_of_a_table_has_as_many_cells_as_its_header() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut tables = 0;
+    for entry in std::fs::read_dir(docs).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut header: Option<usize> = None;
+        for (number, line) in text.lines().enumerate() {
+            if !line.starts_with('|') {
+                header = None;
+                continue;
+            }
+            let wanted = *header.get_or_insert_with(|| {
+                tables += 1;
+                cells(line)
+            });
+            assert_eq!(cells(line), wanted, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+    assert!(tables > 5, "only {tables} tables were found");
+}

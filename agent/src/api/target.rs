@@ -63,6 +63,19 @@ pub(super) fn target_out(target: &TargetHandle, status: &TargetStatus) -> v1::Ta
         rows_deleted,
         drift_repaired: status.drift_repaired,
         disconnects: status.disconnects,
+        left_over_rows: status.left_over_rows,
+        exposures: status
+            .exposures
+            .iter()
+            .map(|e| v1::Exposure {
+                cause: e.cause.clone(),
+                what: e.what.clone(),
+                remedy: e.remedy.clone(),
+                open: e.open,
+            })
+            .collect(),
+        open_millis: status.open_millis.clone().into_iter().collect(),
+        generation_confirmed: status.confirmed,
     }
 }
 

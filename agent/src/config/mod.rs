@@ -243,6 +243,52 @@ pub struct Target {
     pub mgmt_dir: Option<PathBuf>,
     /// Upper 16 bits of the cookie.
     pub cookie: u16,
+    /// Control socket of ovs-vswitchd, where it is not in that folder.
+    pub control_socket: Option<PathBuf>,
+    /// Whether the bridge's fail mode is set.
+    pub fail_mode: FailMode,
+    /// Whether it is also set while rows are there, which the change removes for a moment; from the command line.
+    pub allow_interruption: bool,
+    /// What ports may send that the agent has not seen yet.
+    pub unknown_ports: UnknownPorts,
+}
+
+/// Whether the agent sets `Bridge:fail_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailMode {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is set to `secure`.
+    Secure,
+}
+
+/// What ports may send that the agent has not seen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownPorts {
+    /// What `unmanaged` of the document says.
+    #[default]
+    Unmanaged,
+    /// Nothing.
+    Drop,
+}
+
+impl Targets {
+    /// Lets targets make changes that remove their rows for a moment.
+    pub fn allow_interruption(&mut self) {
+        match self {
+            Targets::Discover(target, _) => target.allow_interruption = true,
+            Targets::Configured(targets) => {
+                for target in targets {
+                    if let AnyTarget::Ovs(target) = target {
+                        target.allow_interruption = true;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What happens to packets that the policy lets pass.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::value::{Final, Mode, Span};
-use super::{ClientAuth, LogFormat, Problem};
+use super::{ClientAuth, FailMode, LogFormat, Problem, UnknownPorts};
 use crate::access::Role;
 
 #[derive(Debug, Default, Deserialize)]
@@ -131,6 +131,9 @@ pub(super) struct Target {
     pub final_action: Option<Spanned<Final>>,
     pub resync_interval: Option<Spanned<Span>>,
     pub mgmt_dir: Option<Spanned<PathBuf>>,
+    pub control_socket: Option<Spanned<PathBuf>>,
+    pub fail_mode: Option<Spanned<FailMode>>,
+    pub unknown_ports: Option<Spanned<UnknownPorts>>,
     pub cookie: Option<u16>,
     pub address: Option<Spanned<String>>,
     pub device_id: Option<Spanned<u64>>,

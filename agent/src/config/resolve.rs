@@ -8,8 +8,8 @@ use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::{
-    Access, AnyTarget, Api, ClientAuth, Config, FinalAction, Limits, Log, Problem, Target, Targets, Tcp, Tls,
-    access, checks, embedded, p4, raw,
+    Access, AnyTarget, Api, ClientAuth, Config, FailMode, FinalAction, Limits, Log, Problem, Target, Targets,
+    Tcp, Tls, UnknownPorts, access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
@@ -180,6 +180,10 @@ pub(super) fn default_target() -> Target {
         resync_interval: Duration::from_secs(10),
         mgmt_dir: None,
         cookie: portcullis_ovs::Config::DEFAULT_COOKIE,
+        control_socket: None,
+        fail_mode: FailMode::Keep,
+        allow_interruption: false,
+        unknown_ports: UnknownPorts::Unmanaged,
     }
 }
 
@@ -347,6 +351,10 @@ fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
         resync_interval,
         mgmt_dir: raw.mgmt_dir.map(Spanned::into_inner),
         cookie: raw.cookie.unwrap_or(default.cookie),
+        control_socket: raw.control_socket.map(Spanned::into_inner),
+        fail_mode: raw.fail_mode.map(Spanned::into_inner).unwrap_or_default(),
+        allow_interruption: false,
+        unknown_ports: raw.unknown_ports.map(Spanned::into_inner).unwrap_or_default(),
     })
 }
 

@@ -235,7 +235,8 @@ fn access_is_checked() {
 fn targets_are_checked() {
     let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"ovs\"\n{more}\n");
     let Targets::Configured(targets) = read(&target(
-        "first_table = 20\nfinal = { goto_table = 40 }\nresync_interval = \"500s\"\nuplinks = [\"up*\"]",
+        "first_table = 20\nfinal = { goto_table = 40 }\nresync_interval = \"500s\"\nuplinks = [\"up*\"]\nfail_mode = \
+         \"secure\"\nunknown_ports = \"drop\"\ncontrol_socket = \"/run/x.ctl\"",
     ))
     .unwrap()
     .targets
@@ -247,6 +248,11 @@ fn targets_are_checked() {
     };
     assert_eq!(ovs.final_action, FinalAction::GotoTable(40));
     assert_eq!(ovs.resync_interval, Duration::from_secs(500));
+    assert_eq!(
+        (ovs.fail_mode, ovs.unknown_ports, ovs.allow_interruption),
+        (FailMode::Secure, UnknownPorts::Drop, false)
+    );
+    assert_eq!(ovs.control_socket.as_deref(), Some(Path::new("/run/x.ctl")));
     for (bad, why) in [
         ("first_table = 250", "target[0].first_table: is too high"),
         (
@@ -254,6 +260,10 @@ fn targets_are_checked() {
             "target[0].final: table 3 cannot follow",
         ),
         ("final = \"drop\"", "target[0].final: `drop` is not an action"),
+        (
+            "fail_mode = \"open\"",
+            "unknown variant `open`, expected `keep` or `secure`",
+        ),
         (
             "resync_interval = \"10\"",
             "target[0].resync_interval: `10` is not a duration",

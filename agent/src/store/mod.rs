@@ -4,6 +4,7 @@
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
 mod audit;
+mod footprints;
 mod history;
 mod schema;
 mod unlocks;
@@ -16,6 +17,7 @@ use portcullis_compiler::{ClassId, Fingerprint, OutOfClasses};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use audit::{Entry, Logged, Verdict, Wanted};
+pub use footprints::FootprintRecords;
 pub use history::History;
 pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Remembered, WantedUnlocks};
 

@@ -212,6 +212,10 @@ pub fn target(name: &str, state: &str, applied: u64, wanted: u64) -> Target {
         rows_deleted: 2,
         drift_repaired: 1,
         disconnects: 0,
+        left_over_rows: 0,
+        exposures: Vec::new(),
+        open_millis: Default::default(),
+        generation_confirmed: wanted,
     }
 }
 
@@ -229,6 +233,14 @@ pub fn lagging() -> Target {
             why: "too many prefix lengths".into(),
         }],
         tables: Vec::new(),
+        left_over_rows: 12,
+        exposures: vec![Exposure {
+            cause: "fail_mode".into(),
+            what: "a start of ovs-vswitchd passes everything".into(),
+            remedy: "ovs-vsctl set-fail-mode br1 secure".into(),
+            open: true,
+        }],
+        open_millis: [("fail_mode".to_string(), 1250)].into(),
         ..target("br1", "Disconnected", 6, 7)
     }
 }

@@ -11,12 +11,14 @@
 mod backoff;
 pub mod delta;
 pub mod fake;
+mod footprint;
 mod handle;
 pub mod machine;
 mod status;
 
 pub use backoff::Backoff;
+pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
 };
-pub use status::{Pending, SessionState, TableUse, TargetStatus};
+pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};

@@ -49,6 +49,19 @@ pub struct Pending {
     pub why: String,
 }
 
+/// A way in which packets pass that the policy would drop, because this agent's rows are not there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Exposure {
+    /// Its name in metrics: `fail_mode`.
+    pub cause: String,
+    /// When it is open, and what passes then.
+    pub what: String,
+    /// What closes it.
+    pub remedy: String,
+    /// Whether it may be open now.
+    pub open: bool,
+}
+
 /// The state of one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct TargetStatus {
@@ -74,6 +87,12 @@ pub struct TargetStatus {
     pub pending: Vec<Pending>,
     /// What this target cannot do.
     pub unsupported: Vec<Unsupported>,
+    /// Rows of this agent in tables, or under tags, that it no longer uses; they are removed once the others are in force.
+    pub left_over_rows: u64,
+    /// Ways in which packets pass without this agent's rows, and what closes them.
+    pub exposures: Vec<Exposure>,
+    /// Milliseconds in which packets may have passed so, by cause, as far as this process saw them.
+    pub open_millis: BTreeMap<String, u64>,
     /// Rows written since the session began: added, changed and deleted.
     pub writes: [u64; 3],
     /// Rows found missing, altered or left over and put right.

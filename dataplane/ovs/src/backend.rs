@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Seat};
+use portcullis_backend::{Backend, Footprints, Seat, Unstored};
 use portcullis_compiler::{Class, CompileError, Intent, Programs, StageModel};
 
 use crate::config::Config;
@@ -14,13 +14,20 @@ use crate::driver::Driver;
 pub struct OvsBackend {
     config: Config,
     programs: Mutex<Programs>,
+    footprints: Arc<dyn Footprints>,
 }
 
 impl OvsBackend {
-    /// With this configuration.
+    /// With this configuration, and records that end with the process.
     pub fn new(config: Config) -> Arc<Self> {
+        Self::with_records(config, Arc::new(Unstored::default()))
+    }
+
+    /// With this configuration, and these records of what was written where.
+    pub fn with_records(config: Config, footprints: Arc<dyn Footprints>) -> Arc<Self> {
         Arc::new(OvsBackend {
             config,
+            footprints,
             programs: Mutex::new(Programs::new(StageModel::ovs())),
         })
     }
@@ -28,6 +35,10 @@ impl OvsBackend {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub(crate) fn footprints(&self) -> &dyn Footprints {
+        &*self.footprints
     }
 
     /// The proved rows. A holder that panicked left whole entries behind: entries are only ever added whole.

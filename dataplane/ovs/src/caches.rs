@@ -9,6 +9,9 @@
 //! Releases before 2.17.8, 3.0.5, 3.1.3 and 3.2.0 may update the wrong one of two overlapping cached flows in the
 //! userspace datapath (`dpif_netdev_flow_put` found it by key, not by its id), and the right one keeps its old
 //! verdict. There, the second pass is a `revalidator/purge`: every cached flow is forgotten and made anew.
+//!
+//! Only an answer counts. Where no daemon can be asked, or it does not answer, it is *unknown* whether cached flows
+//! follow a change: status says `confirmed`, never `applied`, and why. The question is asked again until it is answered.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,12 +23,20 @@ use tokio::sync::mpsc;
 use crate::io::Link;
 
 /// The longest a pass may take; OVS aims at 500 ms between passes (`max-revalidator`).
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The switch knows of the waiting by then, if it is idle.
 const FIRST_NUDGE: Duration = Duration::from_micros(300);
 /// And then again, until it answers.
 const NEXT_NUDGE: Duration = Duration::from_millis(5);
+
+/// Waits for a pass of the revalidators to end.
+const WAIT: &str = "revalidator/wait";
+
+/// A question without an answer is asked again after this long, and then after twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// And this long at most.
+const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// What became of a request to wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,40 +50,44 @@ pub(crate) enum Progress {
         /// Whether its cached flows are forgotten after each change.
         purges: bool,
     },
-    /// The caches follow what was written up to this request, or it cannot be known, and why.
-    Done {
-        /// The number of the request.
-        request: u64,
-        /// Why it cannot be known that the caches follow it.
-        problem: Option<String>,
-    },
+    /// The caches follow what was written up to this request.
+    Done(u64),
+    /// It is not known whether they follow, and why. It is asked again.
+    Unknown(String),
+}
+
+/// Where the daemon can be asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Where {
+    /// The folder of its control socket.
+    pub(crate) folder: Option<PathBuf>,
+    /// The socket itself, where the configuration names it.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// What the datapath's caches are known to follow.
 pub(crate) struct Caches {
-    pub(crate) ask: mpsc::UnboundedSender<u64>,
+    ask: mpsc::UnboundedSender<u64>,
     pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
-    /// Rows written when the last request was made.
-    pub(crate) writes: [u64; 3],
+    /// Rows written when the last request was made; none: what was written before is not known.
+    writes: Option<[u64; 3]>,
     /// Number of the last request, and of the last that was answered.
-    pub(crate) asked: u64,
-    pub(crate) answered: u64,
+    asked: u64,
+    answered: u64,
     /// The newest generation they follow.
-    pub(crate) follow: u64,
-    pub(crate) problem: Option<String>,
+    follow: u64,
+    problem: Option<String>,
 }
 
 impl Caches {
-    pub(crate) fn start(folder: Option<PathBuf>) -> Self {
+    pub(crate) fn start(place: Where) -> Self {
         let (ask, requests) = mpsc::unbounded_channel();
         let (tell, progress) = mpsc::unbounded_channel();
-        if let Some(folder) = folder {
-            tokio::spawn(follow(folder, requests, tell));
-        }
+        tokio::spawn(follow(place, requests, tell));
         Caches {
             ask,
             progress,
-            writes: [0; 3],
+            writes: None,
             asked: 0,
             answered: 0,
             follow: 0,
@@ -80,20 +95,20 @@ impl Caches {
         }
     }
 
-    /// The switch removed rows by itself: whether the caches follow is not known any more.
+    /// Rows may have changed without a write of this process that was confirmed: a row ended by itself, an answer was
+    /// lost, an earlier process wrote. Whether the caches follow is not known any more.
     pub(crate) fn ask_again(&mut self) {
-        self.writes = [u64::MAX; 3];
+        self.writes = None;
     }
 
-    /// The rows of a generation are confirmed, after so many writes. Tells whether the caches follow them.
+    /// The rows of a generation are confirmed, after these writes. Returns whether the caches are known to follow them.
     pub(crate) fn reached(&mut self, generation: u64, writes: [u64; 3]) -> bool {
-        if self.writes != writes {
-            self.writes = writes;
+        if self.writes != Some(writes) {
+            self.writes = Some(writes);
             self.asked += 1;
             if self.ask.send(self.asked).is_err() {
-                // Nobody can be asked; the status says so.
-                self.answered = self.asked;
-                self.problem = Some("OVSDB is reached over TCP and `mgmt_dir` is not set".to_string());
+                self.problem =
+                    Some("the task that asks ovs-vswitchd has ended; see the agent's log".to_string());
             }
         }
         let caught_up = self.answered == self.asked;
@@ -102,19 +117,67 @@ impl Caches {
         }
         caught_up
     }
+
+    /// The caches follow what was written up to a request. Returns whether that ends a problem.
+    pub(crate) fn done(&mut self, request: u64) -> bool {
+        self.answered = self.answered.max(request);
+        self.problem.take().is_some()
+    }
+
+    /// It is not known whether they follow. Returns whether that is news.
+    pub(crate) fn unknown(&mut self, why: String) -> bool {
+        let news = self.problem.as_ref() != Some(&why);
+        self.problem = Some(why);
+        news
+    }
+
+    /// The newest generation they are known to follow.
+    pub(crate) fn follow(&self) -> u64 {
+        self.follow
+    }
+
+    /// Why it is not known whether they follow.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
 }
 
-/// The control sockets of vswitchd daemons in a folder: `ovs-vswitchd.PID.ctl`, whatever its build is called.
+/// What to do where no control socket answers.
+const REMEDY: &str = "set `control_socket` of this target to the socket that `ovs-appctl -t SOCKET version` reaches \
+                      ovs-vswitchd by, and let the agent's user open it";
+
+/// The control sockets in a folder: those with the usual name `ovs-vswitchd.PID.ctl` first, then the others, for a
+/// daemon may have been started with another name.
 fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        if name.starts_with("ovs-vswitchd") && name.ends_with(".ctl") {
-            found.push(path);
+        if name.ends_with(".ctl") {
+            found.push((!name.starts_with("ovs-vswitchd"), path));
         }
     }
-    Ok(found)
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+impl Where {
+    /// The sockets to try, in this order, and where they were looked for.
+    fn candidates(&self) -> io::Result<(Vec<PathBuf>, String)> {
+        let missing = |text: String| io::Error::new(io::ErrorKind::NotFound, text);
+        match (&self.socket, &self.folder) {
+            (Some(socket), _) => Ok((vec![socket.clone()], socket.display().to_string())),
+            (None, Some(folder)) => {
+                let place = folder.display().to_string();
+                let found = sockets(folder)
+                    .map_err(|error| missing(format!("{place} cannot be listed ({error}): {REMEDY}")))?;
+                Ok((found, place))
+            }
+            (None, None) => Err(missing(format!(
+                "OVSDB is reached over TCP, and nothing says where ovs-vswitchd's control socket is: {REMEDY}"
+            ))),
+        }
+    }
 }
 
 /// Whether a release has the fault described above. What cannot be read is taken for one that has it.
@@ -140,32 +203,41 @@ struct Control {
 }
 
 impl Control {
-    /// Connects to the daemon that answers; a dead one's socket may lie beside it.
-    async fn connect(folder: &Path, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
-        let mut last = io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("no ovs-vswitchd control socket in {}", folder.display()),
-        );
-        for path in sockets(folder)? {
-            match Link::connect(&format!("unix:{}", path.display())).await {
-                Ok(link) => {
-                    let mut control = Control {
-                        link,
-                        framer: Framer::default(),
-                        id: 0,
-                        purges: true,
-                    };
-                    control.greet(progress).await?;
-                    return Ok(control);
-                }
-                Err(error) => last = error,
+    /// Connects to the daemon that answers and has revalidators; a dead one's socket, or that of another daemon, may lie
+    /// beside it.
+    async fn connect(place: &Where, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
+        let (candidates, looked_at) = place.candidates()?;
+        let mut last = "there is none".to_string();
+        for path in candidates {
+            match Self::open(&path, progress).await {
+                Ok(control) => return Ok(control),
+                Err(error) => last = format!("{}: {error}", path.display()),
             }
         }
-        Err(last)
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no control socket of ovs-vswitchd at {looked_at} ({last}): {REMEDY}"),
+        ))
     }
 
-    /// Asks which daemon it is: `ovs-vswitchd (Open vSwitch) 3.1.0`, and lines about its libraries.
+    async fn open(path: &Path, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
+        let mut control = Control {
+            link: Link::connect(&format!("unix:{}", path.display())).await?,
+            framer: Framer::default(),
+            id: 0,
+            purges: true,
+        };
+        control.greet(progress).await?;
+        Ok(control)
+    }
+
+    /// Asks whether it has revalidators, which ovsdb-server has not, and which release it is: `ovs-vswitchd (Open
+    /// vSwitch) 3.1.0`, and lines about its libraries.
     async fn greet(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
+        self.ask("list-commands");
+        if !self.answer().await?.contains(WAIT) {
+            return Err(io::Error::other("this daemon has no revalidators"));
+        }
         self.ask("version");
         let said = self.answer().await?;
         let version = said
@@ -192,7 +264,7 @@ impl Control {
     /// Waits for one pass to end, nudging until it does: a nudge that the switch handled before it knew of the
     /// waiting is lost.
     async fn wait(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
-        self.ask("revalidator/wait");
+        self.ask(WAIT);
         let mut pause = FIRST_NUDGE;
         loop {
             tokio::select! {
@@ -244,20 +316,32 @@ fn stopping() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the target is stopping")
 }
 
-/// Waits for each request it is given and reports back; only the newest of those that queued up counts.
-pub(crate) async fn follow(
-    folder: PathBuf,
+/// Asks until there is an answer for each request; only the newest of those that queued up counts.
+async fn follow(
+    place: Where,
     mut requests: mpsc::UnboundedReceiver<u64>,
     progress: mpsc::UnboundedSender<Progress>,
 ) {
     let mut control: Option<Control> = None;
     while let Some(mut request) = requests.recv().await {
-        while let Ok(newer) = requests.try_recv() {
-            request = newer;
-        }
-        let result = settle(&folder, &mut control, &progress).await;
-        let problem = result.err().map(|error| error.to_string());
-        if progress.send(Progress::Done { request, problem }).is_err() {
+        let mut pause = FIRST_RETRY;
+        let told = loop {
+            while let Ok(newer) = requests.try_recv() {
+                request = newer;
+            }
+            match settle(&place, &mut control, &progress).await {
+                Ok(()) => break progress.send(Progress::Done(request)),
+                Err(error) => {
+                    let told = progress.send(Progress::Unknown(error.to_string()));
+                    if told.is_err() {
+                        break told;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+            }
+        };
+        if told.is_err() {
             return;
         }
     }
@@ -265,7 +349,7 @@ pub(crate) async fn follow(
 
 /// Settles once, over the connection there is or a new one.
 async fn settle(
-    folder: &Path,
+    place: &Where,
     control: &mut Option<Control>,
     progress: &mpsc::UnboundedSender<Progress>,
 ) -> io::Result<()> {
@@ -277,7 +361,7 @@ async fn settle(
             *control = Some(known);
             return Ok(());
         }
-        let mut fresh = Control::connect(folder, progress).await?;
+        let mut fresh = Control::connect(place, progress).await?;
         fresh.settle(progress).await?;
         *control = Some(fresh);
         Ok(())
@@ -285,7 +369,10 @@ async fn settle(
     let late = || {
         io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("no answer from ovs-vswitchd within {PATIENCE:?}"),
+            format!(
+                "ovs-vswitchd has not looked through its cached flows within {PATIENCE:?}: see its log; while \
+                 other_config:flow-restore-wait is true it never does"
+            ),
         )
     };
     tokio::time::timeout(PATIENCE, attempt)
@@ -295,7 +382,106 @@ async fn settle(
 
 #[cfg(test)]
 mod tests {
-    use super::is_faulty;
+    use super::*;
+
+    /// A daemon's control socket in memory: answers what it was made to, and `revalidator/wait` only when it may.
+    async fn daemon(listener: tokio::net::UnixListener, commands: &'static str) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                return;
+            };
+            tokio::spawn(async move {
+                let mut framer = Framer::default();
+                let mut bytes = [0; 4096];
+                loop {
+                    let Ok(count @ 1..) = stream.read(&mut bytes).await else {
+                        return;
+                    };
+                    framer.push(&bytes[..count]);
+                    while let Ok(Some(asked)) = framer.next_value() {
+                        let result = match asked["method"].as_str() {
+                            Some("list-commands") => commands,
+                            Some("version") => "ovs-vswitchd (Open vSwitch) 3.3.0",
+                            _ => "",
+                        };
+                        let answer = serde_json::json!({"id": asked["id"], "result": result, "error": null});
+                        if stream.write_all(answer.to_string().as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    fn listen(path: &Path, commands: &'static str) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(daemon(tokio::net::UnixListener::bind(path).unwrap(), commands))
+    }
+
+    async fn next(caches: &mut Caches) -> Progress {
+        loop {
+            match caches.progress.recv().await.unwrap() {
+                Progress::Nudge => {}
+                progress => return progress,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_never_followed_and_is_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Where {
+            folder: Some(folder.path().to_path_buf()),
+            socket: None,
+        };
+        let mut caches = Caches::start(place);
+        assert!(
+            !caches.reached(7, [0; 3]),
+            "rows of an earlier process are asked about, too"
+        );
+        // Another daemon's socket does not count.
+        let _other = listen(&folder.path().join("ovsdb-server.1.ctl"), "version");
+        let Progress::Unknown(why) = next(&mut caches).await else {
+            panic!("there is nothing to ask")
+        };
+        assert!(why.contains("set `control_socket`"), "{why}");
+        assert!(caches.unknown(why));
+        for _ in 0..3 {
+            let progress = next(&mut caches).await;
+            assert!(matches!(progress, Progress::Unknown(_)), "{progress:?}");
+            assert!(!caches.reached(7, [0; 3]));
+            assert_eq!(caches.follow(), 0);
+        }
+        // Whatever its name is.
+        let _daemon = listen(&folder.path().join("renamed.ctl"), "revalidator/wait");
+        let request = loop {
+            match next(&mut caches).await {
+                Progress::Done(request) => break request,
+                progress => assert!(!matches!(progress, Progress::Nudge)),
+            }
+        };
+        assert!(caches.done(request));
+        assert!(caches.reached(7, [0; 3]));
+        assert_eq!(caches.follow(), 7);
+        caches.ask_again();
+        assert!(!caches.reached(7, [0; 3]));
+    }
+
+    #[tokio::test]
+    async fn without_a_place_to_ask_it_is_unknown() {
+        let place = Where {
+            folder: None,
+            socket: None,
+        };
+        let mut caches = Caches::start(place);
+        assert!(!caches.reached(1, [3, 0, 0]));
+        let progress = next(&mut caches).await;
+        assert!(
+            matches!(&progress, Progress::Unknown(why) if why.contains("over TCP")),
+            "{progress:?}"
+        );
+    }
 
     #[test]
     fn releases_with_the_fault() {

@@ -12,6 +12,26 @@ pub enum FinalAction {
     GotoTable(u8),
 }
 
+/// Whether the agent sets the bridge's fail mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailMode {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is set to `secure`: without the agent's rows the bridge drops.
+    Secure,
+}
+
+/// What ports may send that the agent has not seen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownPorts {
+    /// What unmanaged ports may.
+    #[default]
+    Unmanaged,
+    /// Nothing.
+    Drop,
+}
+
 /// One OVS bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -31,8 +51,18 @@ pub struct Config {
     pub resync_interval: Duration,
     /// Folder of the bridge's management socket; that of the OVSDB socket when absent.
     pub mgmt_dir: Option<PathBuf>,
+    /// Control socket of ovs-vswitchd, where it is not in that folder.
+    pub control_socket: Option<PathBuf>,
     /// Tag in the upper 16 bits of the cookies, by which the agent knows its rows.
     pub cookie: u16,
+    /// Tags of other targets of this agent on the same bridge.
+    pub other_tags: Vec<u16>,
+    /// Whether the fail mode is set.
+    pub fail_mode: FailMode,
+    /// Whether it may be set while rows of the agent are there, which the change removes for a moment.
+    pub allow_interruption: bool,
+    /// What ports may send that the agent has not seen yet.
+    pub unknown_ports: UnknownPorts,
 }
 
 impl Config {
@@ -52,7 +82,12 @@ impl Config {
             final_action: FinalAction::Normal,
             resync_interval: Duration::from_secs(10),
             mgmt_dir: None,
+            control_socket: None,
             cookie: Self::DEFAULT_COOKIE,
+            other_tags: Vec::new(),
+            fail_mode: FailMode::Keep,
+            allow_interruption: false,
+            unknown_ports: UnknownPorts::Unmanaged,
         }
     }
 

@@ -58,6 +58,8 @@ pub struct FlowBody {
     pub generation: u64,
     /// When it ends by itself, in seconds since the Unix epoch.
     pub until: Option<u64>,
+    /// Whether it was written under a tag that this agent no longer uses: then it has to be written again.
+    pub former: bool,
 }
 
 impl FlowBody {
@@ -69,7 +71,7 @@ impl FlowBody {
 
 impl PartialEq for FlowBody {
     fn eq(&self, other: &Self) -> bool {
-        self.until == other.until && self.does_the_same(other)
+        self.until == other.until && self.former == other.former && self.does_the_same(other)
     }
 }
 
@@ -99,6 +101,7 @@ impl Writer {
                 instructions: canonical(instructions).into(),
                 generation: self.generation,
                 until: None,
+                former: false,
             },
         )
     }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use portcullis_backend::machine::Observed;
 use portcullis_openflow::FlowStats;
 use portcullis_openflow::instruction::canonical;
 
@@ -11,48 +10,64 @@ use crate::expiry::{Lifetime, is_due};
 use crate::flow::{Flow, FlowBody, FlowKey, Place, SharedPlace};
 use crate::regs;
 use crate::session::OvsMachine;
+use crate::session::former::{Former, Left};
 use crate::tables::Pipeline;
 
 /// What a read-back showed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sight {
-    /// Ours, and those of others in our tables.
-    pub observed: Observed<FlowKey, FlowBody>,
+    /// Ours, as they are installed or desired where they do the same.
+    pub ours: Vec<Flow>,
+    /// Those of others in our tables.
+    pub foreign: Vec<FlowKey>,
     /// Rows that ended by themselves, as they were meant to.
     pub ended: Vec<FlowKey>,
     /// Rows of ours that time alone made wrong: they have too little left, or end a little off.
     pub strayed: Vec<Flow>,
     /// When the next row will have.
     pub refresh_at: Option<Duration>,
+    /// How many rows of this agent stand elsewhere, by tag and table.
+    pub elsewhere: Left,
+}
+
+/// Everything was read: rows whose moment has come and that were not seen have ended as they were meant to.
+pub(crate) fn finish(sight: &mut Sight, machine: &OvsMachine, now: Duration) {
+    let known = machine.desired().iter().chain(machine.installed());
+    let mut due: HashSet<FlowKey> = known
+        .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, now)))
+        .map(|(key, _)| key.clone())
+        .collect();
+    for (key, _) in &sight.ours {
+        due.remove(key);
+    }
+    sight.ended = due.into_iter().collect();
+    sight.ended.sort_unstable();
 }
 
 /// Sorts rows read back between two moments since the Unix epoch. What the switch learned on our behalf is not ours to compare.
-pub(crate) fn observe(
+pub(crate) fn sort(
     rows: Vec<FlowStats>,
     pipeline: &Pipeline,
+    former: &Former,
     machine: &OvsMachine,
     [from, to]: [Duration; 2],
-) -> Sight {
-    let mut sight = Sight {
-        observed: Observed {
-            ours: Vec::with_capacity(rows.len()),
-            foreign: Vec::new(),
-        },
-        ended: Vec::new(),
-        strayed: Vec::new(),
-        refresh_at: None,
-    };
-    let known = machine.desired().iter().chain(machine.installed());
-    let mut due: HashSet<FlowKey> = known
-        .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, to)))
-        .map(|(key, _)| key.clone())
-        .collect();
+    sight: &mut Sight,
+) {
     for row in rows {
+        let tag = regs::tag(row.cookie);
+        let was_ours = former.has(tag);
+        let ours = tag == pipeline.tag || was_ours;
         let Some(table) = pipeline.table(row.table_id) else {
+            if ours {
+                *sight.elsewhere.entry((tag, row.table_id)).or_default() += 1;
+            }
             continue;
         };
-        let ours = regs::is_ours(pipeline.tag, row.cookie);
         if ours && regs::is_learned(row.cookie) {
+            // What was learned under an earlier tag would stay for as long as packets come.
+            if was_ours {
+                *sight.elsewhere.entry((tag, row.table_id)).or_default() += 1;
+            }
             continue;
         }
         let place = Place {
@@ -62,18 +77,20 @@ pub(crate) fn observe(
         };
         let key = SharedPlace(place.into());
         if !ours {
-            sight.observed.foreign.push(key);
+            sight.foreign.push(key);
             continue;
         }
-        due.remove(&key);
         let age = Duration::new(row.duration_sec.into(), row.duration_nsec);
         let lifetime = Lifetime::of(row.hard_timeout, row.idle_timeout, age, [from, to]);
         let seen = FlowBody {
             instructions: canonical(row.instructions).into(),
             generation: row.cookie & regs::GENERATION,
             until: lifetime.until(),
+            former: was_ours,
         };
-        let fits = |body: &FlowBody| body.does_the_same(&seen) && lifetime.fits(body.until, to);
+        let fits = |body: &FlowBody| {
+            body.former == was_ours && body.does_the_same(&seen) && lifetime.fits(body.until, to)
+        };
         let installed = machine.installed().get_key_value(&key);
         // Of ends that are nearly equal, the one that was written is meant.
         let written = installed.filter(|(_, body)| body.until.is_some() && fits(body));
@@ -88,7 +105,7 @@ pub(crate) fn observe(
             Some((key, body)) => {
                 let again = lifetime.refresh_at(body.until);
                 sight.refresh_at = sight.refresh_at.into_iter().chain(again).min();
-                sight.observed.ours.push((key.clone(), body.clone()));
+                sight.ours.push((key.clone(), body.clone()));
             }
             None => {
                 if installed
@@ -96,11 +113,8 @@ pub(crate) fn observe(
                 {
                     sight.strayed.push((key.clone(), seen.clone()));
                 }
-                sight.observed.ours.push((key, seen));
+                sight.ours.push((key, seen));
             }
         }
     }
-    sight.ended = due.into_iter().collect();
-    sight.ended.sort_unstable();
-    sight
 }

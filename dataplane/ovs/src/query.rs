@@ -74,7 +74,7 @@ pub(crate) fn trace(
     let fixed = programs.fixed().to_vec();
     if let Some((row, _)) = deciding_row(&program, &fixed, &packet, programs.model()) {
         let class = if fixed.contains(row) { None } else { Some(class.id) };
-        keys.push(policy::row(class, trace.direction, row, pipeline, &writer).0);
+        keys.push(policy::row(class, trace.direction, row, pipeline, &writer)?.0);
     }
     Ok(keys)
 }
@@ -136,7 +136,7 @@ pub(crate) fn enforcing(
             let present = row.is_some_and(|row| {
                 let does = canonical(row.instructions.clone());
                 let desired = machine.desired().get(key);
-                regs::is_ours(pipeline.tag, row.cookie)
+                regs::tag(row.cookie) == pipeline.tag
                     && desired.is_some_and(|body| *body.instructions == *does)
             });
             EnforcingRow {
@@ -192,7 +192,7 @@ pub(crate) fn hits(
         let direction = class.policy.direction;
         let program = programs.get(class)?;
         for row in &program.policy {
-            let key = policy::row(Some(class.id), direction, row, pipeline, &writer).0;
+            let key = policy::row(Some(class.id), direction, row, pipeline, &writer)?.0;
             add(
                 (
                     direction,
@@ -207,7 +207,7 @@ pub(crate) fn hits(
     }
     for direction in Direction::BOTH {
         for row in programs.fixed() {
-            let key = policy::row(None, direction, row, pipeline, &writer).0;
+            let key = policy::row(None, direction, row, pipeline, &writer)?.0;
             let rule = if row.action == Action::Allow {
                 "essential/arp"
             } else {
@@ -282,11 +282,11 @@ pub(crate) fn plan(
     intent: &Intent,
     ports: &Ports,
     machine: &OvsMachine,
-    pipeline: Pipeline,
+    mut units: Units,
     limits: &BTreeMap<Table, u64>,
     programs: &mut Programs,
 ) -> Result<Plan, CompileError> {
-    let desired: Desired<UnitId, FlowKey, FlowBody> = Units::new(pipeline).build(intent, ports, programs)?;
+    let desired: Desired<UnitId, FlowKey, FlowBody> = units.build(intent, ports, programs)?;
     let mut tables: BTreeMap<Table, TablePlan> = BTreeMap::new();
     for table in Table::all() {
         tables.insert(

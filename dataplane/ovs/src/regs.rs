@@ -2,6 +2,8 @@
 
 use portcullis_openflow::Field;
 
+use crate::flow::Place;
+
 /// Class of the sender, then of the receiver. 0: nothing is denied.
 pub const CLASS: Field = Field::Reg(0);
 /// Remote id of the `remote` stage. 0: no rule names the other side's address.
@@ -21,6 +23,10 @@ pub const ALL: [Field; 6] = [CLASS, REMOTE, VLAN, OUT, POLICED, FLOOD];
 /// Bits of the cookie that hold the tag.
 pub const TAG_MASK: u64 = 0xffff << 48;
 const LEARNED: u64 = 1 << 47;
+/// Where the slice of a row begins in its cookie.
+const SLICE: u32 = 40;
+/// How many bits it has.
+pub const SLICE_BITS: u32 = 7;
 /// Bits of the cookie that hold the generation.
 pub const GENERATION: u64 = (1 << 40) - 1;
 
@@ -29,17 +35,80 @@ pub fn cookie(tag: u16, generation: u64) -> u64 {
     (u64::from(tag) << 48) | (generation & GENERATION)
 }
 
+/// The slice that a row is read back with, as it stands in its cookie. It only spreads rows evenly: a row with another slice
+/// is read, too, with that one.
+pub fn slice(place: &Place) -> u64 {
+    // FNV-1a: the same for every version of the agent.
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let head = [place.table as u8]
+        .into_iter()
+        .chain(place.priority.to_be_bytes());
+    let hash = head.fold(0xcbf2_9ce4_8422_2325, |hash, byte| step(hash, &byte));
+    let hash = place.matching.as_oxm_bytes().iter().fold(hash, step);
+    ((hash >> 32) & ((1 << SLICE_BITS) - 1)) << SLICE
+}
+
+/// Cookie and mask of every row of ours in one of `1 << bits` parts, but those that are not compared.
+pub fn part(tag: u16, number: u64, bits: u32) -> (u64, u64) {
+    let mask = ((1 << bits.min(SLICE_BITS)) - 1) << SLICE;
+    (
+        cookie(tag, 0) | ((number << SLICE) & mask),
+        TAG_MASK | LEARNED | mask,
+    )
+}
+
+/// Cookies and masks that together are every cookie with another tag, each once.
+pub fn other_tags(tag: u16) -> impl Iterator<Item = (u64, u64)> {
+    // Those that differ first in bit 63, then those that differ first in bit 62, and so on.
+    (0..16).map(move |bit: u32| {
+        let mask = TAG_MASK & (TAG_MASK << (15 - bit));
+        ((cookie(tag, 0) ^ (1 << (63 - bit))) & mask, mask)
+    })
+}
+
 /// The cookie of rows that are not compared: those the switch learns on our behalf, and the nudge.
 pub fn learned_cookie(tag: u16) -> u64 {
     (u64::from(tag) << 48) | LEARNED
 }
 
-/// Whether a cookie has our tag.
-pub fn is_ours(tag: u16, cookie: u64) -> bool {
-    cookie & TAG_MASK == u64::from(tag) << 48
+/// The tag of a cookie.
+pub fn tag(cookie: u64) -> u16 {
+    (cookie >> 48) as u16
 }
 
 /// Whether a cookie of ours is of a row that is not compared.
 pub fn is_learned(cookie: u64) -> bool {
     cookie & LEARNED != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_and_other_tags_are_every_cookie_once() {
+        let takes = |(cookie, mask): (u64, u64), row: u64| row & mask == cookie & mask;
+        let mut seed = 1u64;
+        for round in 0..2000u64 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
+            let tag = if round % 3 == 0 {
+                0x5043
+            } else {
+                (seed >> 20) as u16
+            };
+            let row = cookie(tag, seed) | (seed >> 5) & (((1 << SLICE_BITS) - 1) << SLICE);
+            for bits in 0..=SLICE_BITS {
+                let parts = (0..1u64 << bits)
+                    .filter(|n| takes(part(0x5043, *n, bits), row))
+                    .count();
+                let others = other_tags(0x5043).filter(|o| takes(*o, row)).count();
+                assert_eq!(
+                    (parts, others),
+                    if tag == 0x5043 { (1, 0) } else { (0, 1) },
+                    "{row:#x}"
+                );
+                assert!(!(0..1u64 << bits).any(|n| takes(part(0x5043, n, bits), learned_cookie(0x5043))));
+            }
+        }
+    }
 }

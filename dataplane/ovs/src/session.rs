@@ -5,26 +5,28 @@
 //! another barrier. Open vSwitch commits what is left of a bundle from which it refused rows.
 
 mod errors;
+pub(crate) mod former;
+mod pieces;
+mod writing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use portcullis_backend::delta::Op;
-use portcullis_backend::machine::{Batch, Drift, Machine};
+use portcullis_backend::Footprint;
+use portcullis_backend::machine::{Drift, Machine};
 use portcullis_openflow::{
-    BundleAdd, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments,
-    Hello, Match, Message, MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, bundle, decode,
-    encode, frame_len,
+    BundleKind, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments, Hello, Match, Message,
+    MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
 };
 
-use crate::expiry;
-use crate::flow::{FlowBody, FlowKey, SharedPlace, text};
-use crate::observe::observe;
+use crate::flow::{FlowBody, FlowKey};
 use crate::regs;
 use crate::tables::{Pipeline, Table};
 use crate::units::UnitId;
 
 pub use errors::{RefusedRow, SessionError};
+use former::Former;
+use pieces::Observation;
 
 /// The machine of an OVS bridge.
 pub type OvsMachine = Machine<UnitId, FlowKey, FlowBody>;
@@ -36,12 +38,6 @@ const CONFIG: SwitchConfig = SwitchConfig {
     fragments: Fragments::NxMatch,
     miss_send_len: 0,
 };
-/// All rows of a bundle or none, in their order.
-const BUNDLE: u16 = bundle::flags::ATOMIC | bundle::flags::ORDERED;
-/// Stands where no single row is to blame.
-const WHOLE: &str = "the bundle";
-/// Refused rows that are named; the rest is counted.
-const NAMED_ERRORS: usize = 20;
 
 /// What time it is, as whoever drives the session reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +67,14 @@ pub enum Event {
     FragmentMode(Fragments),
     /// The bridge's ports changed, or are known now.
     Ports,
+    /// Rows that were left in tables, or under tags, of earlier settings are gone.
+    Removed(u64),
 }
 
 #[derive(Debug)]
 enum Purpose {
-    Observe,
+    /// A piece of a read-back.
+    Piece,
     Query(u64),
 }
 
@@ -98,6 +97,8 @@ struct InFlight {
     commit: Option<u32>,
     committed: bool,
     refused: Vec<RefusedRow>,
+    /// It also removes the rows of tables that have moved.
+    moves: bool,
 }
 
 /// The session of one connection after another.
@@ -123,6 +124,12 @@ pub struct Session {
     /// When a row has to be written again because its time runs out before it shall end.
     refresh_at: Option<Duration>,
     held: bool,
+    /// Whether rows may be written: what has to be recorded or set first was.
+    may_write: bool,
+    former: Former,
+    observation: Option<Observation>,
+    /// Rows in each table of the switch, as they were read last.
+    counts: BTreeMap<u8, u64>,
 }
 
 impl Session {
@@ -147,7 +154,31 @@ impl Session {
             probe: None,
             refresh_at: None,
             held: false,
+            may_write: true,
+            former: Former::default(),
+            observation: None,
+            counts: BTreeMap::new(),
         }
+    }
+
+    /// Reads the rows back, a piece at a time: no change waits for more than one piece.
+    pub fn read_back(&mut self) {
+        self.machine.request_resync();
+    }
+
+    /// Takes what was recorded of earlier settings on this datapath. Before the connection's first read-back.
+    pub fn remember(&mut self, recorded: &[Footprint]) {
+        self.former = Former::new(recorded, &self.pipeline);
+    }
+
+    /// Whether rows may be written; they are read back all the same.
+    pub fn let_write(&mut self, may: bool) {
+        self.may_write = may;
+    }
+
+    /// Rows of this agent in tables, or under tags, that it no longer uses.
+    pub fn left_over(&self) -> u64 {
+        self.former.left.values().sum()
     }
 
     /// While held nothing new is read or written: after a refusal, until it is time to try again.
@@ -173,6 +204,8 @@ impl Session {
             machine,
             xid,
             bundle,
+            may_write: self.may_write,
+            former: std::mem::take(&mut self.former),
             heard: now.uptime,
             ..Session::new(self.pipeline)
         };
@@ -193,7 +226,11 @@ impl Session {
         self.input.clear();
         self.output.clear();
         self.readings.clear();
-        self.in_flight = None;
+        self.observation = None;
+        self.former.removing = None;
+        if let Some(lost) = self.in_flight.take() {
+            self.former.moved |= lost.moves;
+        }
     }
 
     fn send_as(&mut self, version: Version, message: &Message) -> Result<u32, SessionError> {
@@ -241,7 +278,7 @@ impl Session {
         }
         // The read-back tells which rows they are.
         if self.refresh_at.take_if(|at| now.wall >= *at).is_some() {
-            self.machine.request_resync();
+            self.read_back();
         }
         self.advance(now)
     }
@@ -251,21 +288,14 @@ impl Session {
         if self.held {
             return Ok(());
         }
-        if self.machine.begin_observation() {
-            let requests = Table::all()
-                .map(|t| FlowStatsRequest {
-                    table_id: self.pipeline.number(t),
-                    ..FlowStatsRequest::default()
-                })
-                .collect();
-            self.start_reading(Purpose::Observe, requests, now.wall)?;
-            // The fragment mode is the bridge's: anybody may have set it.
-            self.send(&Message::GetConfigRequest)?;
+        self.begin_observation()?;
+        if self.may_write {
+            while let Some(batch) = self.machine.next_batch() {
+                self.send_batch(batch, now.wall)?;
+            }
+            self.remove_left_over()?;
         }
-        while let Some(batch) = self.machine.next_batch() {
-            self.send_batch(&batch, now.wall)?;
-        }
-        Ok(())
+        self.observe_next(now)
     }
 
     /// Asks the switch for rows; [`Event::Read`] with this number answers.
@@ -309,84 +339,6 @@ impl Session {
             since,
             open,
             rows: Vec::new(),
-        });
-        Ok(())
-    }
-
-    /// A row whose moment has come is removed instead of written: without a timeout it would stay for ever.
-    fn flow_mod(&self, op: &Op<FlowKey, FlowBody>, wall: Duration) -> FlowMod {
-        let SharedPlace(place) = op.key();
-        let base = FlowMod {
-            table_id: self.pipeline.number(place.table),
-            priority: place.priority,
-            match_: place.matching.clone(),
-            ..FlowMod::default()
-        };
-        let written = match op {
-            Op::Add(_, body) | Op::Change(_, body) => match body.until {
-                None => Some((body, 0)),
-                Some(until) => expiry::timeout(until, wall).map(|seconds| (body, seconds)),
-            },
-            Op::Delete(_) => None,
-        };
-        match written {
-            Some((body, hard_timeout)) => FlowMod {
-                command: Command::Add,
-                cookie: regs::cookie(self.pipeline.tag, body.generation),
-                hard_timeout,
-                instructions: body.instructions.to_vec(),
-                ..base
-            },
-            None => FlowMod {
-                command: Command::DeleteStrict,
-                cookie: regs::cookie(self.pipeline.tag, 0),
-                cookie_mask: regs::TAG_MASK,
-                ..base
-            },
-        }
-    }
-
-    fn bundle_control(&mut self, bundle_id: u32, kind: BundleKind) -> Result<u32, SessionError> {
-        let control = BundleControl {
-            bundle_id,
-            kind,
-            flags: BUNDLE,
-        };
-        self.send(&Message::BundleControl(control))
-    }
-
-    fn send_batch(&mut self, batch: &Batch<FlowKey, FlowBody>, wall: Duration) -> Result<(), SessionError> {
-        self.bundle = self.bundle.wrapping_add(1).max(1);
-        let bundle_id = self.bundle;
-        let version = self.version.unwrap_or(Version::V1_5);
-        self.bundle_control(bundle_id, BundleKind::OpenRequest)?;
-        let mut rows = HashMap::with_capacity(batch.ops.len());
-        let mut timed = None;
-        for op in &batch.ops {
-            self.xid = self.xid.wrapping_add(1).max(1);
-            let inner = Box::new((self.xid, Message::FlowMod(self.flow_mod(op, wall))));
-            let add = Message::BundleAdd(BundleAdd {
-                bundle_id,
-                flags: BUNDLE,
-                message: inner,
-            });
-            encode(&add, version, self.xid, &mut self.output)?;
-            rows.insert(self.xid, op.key().clone());
-            if let Op::Add(_, FlowBody { until, .. }) | Op::Change(_, FlowBody { until, .. }) = op {
-                timed = timed.or(until.map(|_| wall));
-                let again = until.and_then(|until| expiry::refresh_at(until, wall));
-                self.refresh_at = self.refresh_at.into_iter().chain(again).min();
-            }
-        }
-        let barrier = self.send(&Message::BarrierRequest)?;
-        self.in_flight = Some(InFlight {
-            bundle: bundle_id,
-            timed,
-            rows,
-            barrier,
-            commit: None,
-            committed: false,
-            refused: Vec::new(),
         });
         Ok(())
     }
@@ -491,83 +443,7 @@ impl Session {
     fn finish_reading(&mut self, reading: Reading, now: Now, events: &mut Vec<Event>) {
         match reading.purpose {
             Purpose::Query(number) => events.push(Event::Read(number, reading.rows)),
-            Purpose::Observe => {
-                let sight = observe(
-                    reading.rows,
-                    &self.pipeline,
-                    &self.machine,
-                    [reading.since, now.wall],
-                );
-                // Rows written since the read-back began have set a time of their own.
-                self.refresh_at = self.refresh_at.into_iter().chain(sight.refresh_at).min();
-                if !sight.ended.is_empty() {
-                    let over =
-                        |body: &FlowBody| body.until.is_some_and(|until| expiry::is_due(until, now.wall));
-                    self.machine.ended(sight.ended.iter().cloned(), over);
-                    events.push(Event::Ended(sight.ended));
-                }
-                for (key, body) in sight.strayed {
-                    self.machine.became(key, body);
-                }
-                events.push(Event::Observed(self.machine.observed(sight.observed)));
-            }
+            Purpose::Piece => self.finish_piece(reading, now, events),
         }
-    }
-
-    fn barrier(&mut self, xid: u32, now: Now, events: &mut Vec<Event>) -> Result<(), SessionError> {
-        let Some(mut batch) = self.in_flight.take_if(|b| b.barrier == xid) else {
-            return Ok(());
-        };
-        if batch.commit.is_none() && batch.refused.is_empty() {
-            batch.commit = Some(self.bundle_control(batch.bundle, BundleKind::CommitRequest)?);
-            batch.barrier = self.send(&Message::BarrierRequest)?;
-            self.in_flight = Some(batch);
-        } else if batch.committed && batch.refused.is_empty() {
-            self.machine.acknowledged();
-            events.push(Event::Confirmed);
-            // The switch counts from when it wrote a row.
-            if batch.timed.is_some_and(|sent| expiry::is_slow(sent, now.wall)) {
-                self.machine.request_resync();
-            }
-        } else {
-            if batch.commit.is_none() {
-                self.bundle_control(batch.bundle, BundleKind::DiscardRequest)?;
-            }
-            if batch.refused.is_empty() {
-                batch.refused.push(RefusedRow {
-                    row: WHOLE.to_string(),
-                    why: "it was not committed".to_string(),
-                });
-            }
-            self.machine.rejected();
-            self.held = true;
-            events.push(Event::Refused(batch.refused));
-        }
-        Ok(())
-    }
-
-    fn error(&mut self, xid: u32, why: &str) -> Result<(), SessionError> {
-        if let Some(batch) = &mut self.in_flight {
-            let known = batch.rows.get(&xid).map(|key| text(&key.0, &[]));
-            if known.is_some() || Some(xid) == batch.commit {
-                let row = known.unwrap_or_else(|| WHOLE.to_string());
-                if batch.refused.len() < NAMED_ERRORS {
-                    batch.refused.push(RefusedRow {
-                        row,
-                        why: why.to_string(),
-                    });
-                }
-                return Ok(());
-            }
-        }
-        let what = if self.handshake.contains(&xid) {
-            "the handshake"
-        } else {
-            "a request"
-        };
-        Err(SessionError::Refused {
-            what,
-            why: why.to_string(),
-        })
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::{Class, ClassId, CompileError, Fingerprint, Intent, Program, Programs};
+use portcullis_openflow::Match;
 use portcullis_policy::Direction;
 
+use crate::config::UnknownPorts;
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
 use crate::ports::{Ports, Role, SwitchPort};
 use crate::tables::flood::Receivers;
-use crate::tables::{Pipeline, attach, deliver, frame, guard, l2, output, policy, remote};
+use crate::tables::{Pipeline, Table, attach, deliver, frame, guard, l2, output, policy, remote};
 
 /// A unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,7 @@ pub enum UnitId {
 #[derive(Debug)]
 pub struct Units {
     pipeline: Pipeline,
+    unknown_ports: UnknownPorts,
     ports: HashMap<u32, (SwitchPort, Unit<FlowKey, FlowBody>)>,
     /// A class edited in place keeps its id and has another fingerprint.
     classes: HashMap<ClassId, (Fingerprint, Unit<FlowKey, FlowBody>)>,
@@ -44,10 +47,16 @@ pub struct Units {
 type FloodUnits = Vec<((u16, u32), Unit<FlowKey, FlowBody>)>;
 
 impl Units {
-    /// For a pipeline.
+    /// For a pipeline; ports that nobody knows yet are unmanaged.
     pub fn new(pipeline: Pipeline) -> Self {
+        Self::with(pipeline, UnknownPorts::Unmanaged)
+    }
+
+    /// For a pipeline, and what ports may send that nobody knows yet.
+    pub fn with(pipeline: Pipeline, unknown_ports: UnknownPorts) -> Self {
         Units {
             pipeline,
+            unknown_ports,
             ports: HashMap::new(),
             classes: HashMap::new(),
             steady: None,
@@ -83,7 +92,7 @@ impl Units {
                 used.insert(id, class);
             }
         }
-        let [frame, fixed] = self.steady(programs, &writer);
+        let [frame, fixed] = self.steady(programs, &writer)?;
         desired.insert(UnitId::Frame, frame);
         desired.insert(UnitId::Fixed, fixed);
         desired.insert(UnitId::Unknown, self.unknown(intent.unmanaged.0, &writer));
@@ -92,7 +101,8 @@ impl Units {
             let unit = match self.classes.get(&id) {
                 Some((fingerprint, unit)) if *fingerprint == class.fingerprint => Arc::clone(unit),
                 _ => {
-                    let unit = Arc::new(class_rows(class, &*programs.get(class)?, &self.pipeline, &writer));
+                    let rows = class_rows(class, &*programs.get(class)?, &self.pipeline, &writer)?;
+                    let unit = Arc::new(rows);
                     self.classes.insert(id, (class.fingerprint, Arc::clone(&unit)));
                     unit
                 }
@@ -109,28 +119,35 @@ impl Units {
         Ok(desired)
     }
 
-    fn steady(&mut self, programs: &Programs, writer: &Writer) -> [Unit<FlowKey, FlowBody>; 2] {
+    fn steady(
+        &mut self,
+        programs: &Programs,
+        writer: &Writer,
+    ) -> Result<[Unit<FlowKey, FlowBody>; 2], CompileError> {
+        if let Some(known) = &self.steady {
+            return Ok(known.clone());
+        }
         let pipeline = self.pipeline;
-        let make = || {
-            let fixed = Direction::BOTH.iter().flat_map(|direction| {
-                programs
-                    .fixed()
-                    .iter()
-                    .map(|row| policy::row(None, *direction, row, &pipeline, writer))
-            });
-            [
-                Arc::new(frame(&pipeline, writer)),
-                Arc::new(fixed.collect::<Vec<Flow>>()),
-            ]
-        };
-        self.steady.get_or_insert_with(make).clone()
+        let fixed = Direction::BOTH.iter().flat_map(|direction| {
+            let rows = programs.fixed().iter();
+            rows.map(|row| policy::row(None, *direction, row, &pipeline, writer))
+        });
+        let fixed: Vec<Flow> = fixed.collect::<Result<_, _>>()?;
+        let made = [Arc::new(frame(&pipeline, writer)), Arc::new(fixed)];
+        self.steady = Some(made.clone());
+        Ok(made)
     }
 
     fn unknown(&mut self, egress: ClassId, writer: &Writer) -> Unit<FlowKey, FlowBody> {
         match &self.unknown {
             Some((class, unit)) if *class == egress => Arc::clone(unit),
             _ => {
-                let unit = Arc::new(attach::unknown(egress, &self.pipeline, writer));
+                let unit = Arc::new(match self.unknown_ports {
+                    UnknownPorts::Unmanaged => attach::unknown(egress, &self.pipeline, writer),
+                    UnknownPorts::Drop => {
+                        vec![writer.drop(Table::Attach, attach::UNKNOWN, Match::new())]
+                    }
+                });
                 self.unknown = Some((egress, Arc::clone(&unit)));
                 unit
             }
@@ -166,12 +183,17 @@ impl Units {
 }
 
 /// The rows of one class.
-fn class_rows(class: &Class, program: &Program, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+fn class_rows(
+    class: &Class,
+    program: &Program,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Result<Vec<Flow>, policy::Unmatchable> {
     let direction = class.policy.direction;
     let remotes = program
         .remote
         .iter()
-        .map(|r| remote::row(class.id, direction, r, pipeline, writer));
+        .map(|r| Ok(remote::row(class.id, direction, r, pipeline, writer)));
     let policies = program
         .policy
         .iter()

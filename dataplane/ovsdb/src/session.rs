@@ -19,6 +19,8 @@ use crate::view::View;
 const MONITOR: &str = "portcullis";
 /// The id of echo requests.
 const ECHO: &str = "echo";
+/// The id of a transaction; at most one waits for its answer.
+const TRANSACTION: &str = "transaction";
 
 /// What a session is told once.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub enum Event {
         /// Whether the server sent only what the replica had missed; otherwise it sent everything.
         found: bool,
     },
+    /// The transaction was answered: see [`Session::take_outcome`].
+    Transacted,
 }
 
 /// Where a session stands.
@@ -125,6 +129,7 @@ enum Phase {
 struct Batch {
     touched: bool,
     resumed: Option<bool>,
+    transacted: bool,
 }
 
 /// A session without I/O: bytes and time in, bytes and events out.
@@ -145,6 +150,9 @@ pub struct Session {
     /// The transaction `tables` is current with; zero: unknown, so that everything must be fetched.
     last_transaction: Uuid,
     switch: Option<Arc<Switch>>,
+    /// Whether a transaction waits for its answer.
+    transacting: bool,
+    outcome: Option<Result<i64, String>>,
 }
 
 impl Session {
@@ -165,6 +173,8 @@ impl Session {
             view: View::default(),
             last_transaction: Uuid::ZERO,
             switch: None,
+            transacting: false,
+            outcome: None,
         }
     }
 
@@ -184,6 +194,33 @@ impl Session {
         self.last_request = 0;
         self.echoes = 0;
         self.probed = None;
+        self.transacting = false;
+        self.outcome = None;
+    }
+
+    /// Sets `Bridge:fail_mode`, and asks the daemon to tell when that is in effect, as ovs-vsctl does: with a new
+    /// `next_cfg`, which the daemon copies to `cur_cfg`. [`Event::Transacted`] answers. Returns whether it was sent: the
+    /// session has to be live, and one transaction at a time.
+    pub fn set_fail_mode(&mut self, bridge: Uuid, mode: &str) -> bool {
+        if !matches!(self.phase, Phase::Live { .. }) || self.transacting {
+            return false;
+        }
+        let params = json!([
+            self.config.db,
+            {"op": "update", "table": "Bridge", "where": [["_uuid", "==", ["uuid", bridge.to_string()]]],
+             "row": {"fail_mode": mode}},
+            {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]},
+            {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["next_cfg"]},
+            {"op": "comment", "comment": format!("portcullis: fail_mode={mode}")},
+        ]);
+        write_request(&mut self.output, &json!(TRANSACTION), "transact", &params);
+        self.transacting = true;
+        true
+    }
+
+    /// What became of the transaction, once: the `next_cfg` that the daemon has to reach, or why it was refused.
+    pub fn take_outcome(&mut self) -> Option<Result<i64, String>> {
+        self.outcome.take()
     }
 
     /// Takes bytes as read, in any pieces. The view is derived once per call, however many changes the bytes hold.
@@ -345,6 +382,12 @@ impl Session {
                 self.echoes -= 1;
                 Ok(())
             }
+            _ if id == TRANSACTION && self.transacting => {
+                self.transacting = false;
+                self.outcome = Some(transacted(outcome));
+                batch.transacted = true;
+                Ok(())
+            }
             Phase::Schema { request } if *id == request => self.schema_replied(outcome),
             Phase::Contents { request, method } if *id == request => {
                 self.contents_replied(method, outcome, batch)
@@ -430,6 +473,7 @@ impl Session {
         *batch = Batch {
             touched: true,
             resumed: Some(found),
+            transacted: batch.transacted,
         };
         Ok(())
     }
@@ -443,6 +487,14 @@ impl Session {
 
     /// Derives the view when rows changed, and tells what that means.
     fn publish(&mut self, batch: &Batch) -> Vec<Event> {
+        let mut events = self.derive(batch);
+        if batch.transacted {
+            events.push(Event::Transacted);
+        }
+        events
+    }
+
+    fn derive(&mut self, batch: &Batch) -> Vec<Event> {
         let Some(layout) = self.layout.as_ref().filter(|_| batch.touched) else {
             return Vec::new();
         };
@@ -462,6 +514,26 @@ impl Session {
         }
         events
     }
+}
+
+/// The answer to a transaction: one result for each operation, and perhaps an error behind them (RFC 7047, 4.1.3).
+fn transacted(outcome: Result<Value, RemoteError>) -> Result<i64, String> {
+    let results = outcome.map_err(|error| error.to_string())?;
+    let results = results.as_array().map(Vec::as_slice).unwrap_or_default();
+    if let Some(error) = results.iter().find_map(|r| r.get("error")) {
+        let details = results.iter().find_map(|r| r.get("details"));
+        let text = |value: &Value| clip(value.as_str().unwrap_or("an error without a name"));
+        let details = details.map(|d| format!(" ({})", text(d))).unwrap_or_default();
+        return Err(format!("{}{details}", text(error)));
+    }
+    let count = |at: usize| results.get(at).and_then(|r| r.get("count")?.as_i64());
+    if count(0) != Some(1) {
+        return Err("the bridge is not in the database any more".to_string());
+    }
+    let selected = results
+        .get(2)
+        .and_then(|r| r.get("rows")?.get(0)?.get("next_cfg")?.as_i64());
+    selected.ok_or_else(|| "the answer does not have the sequence number that was asked for".to_string())
 }
 
 /// `[found, last transaction, updates]`.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::uuid::Uuid;
+
 /// A switch as its database describes it. Columns are those of ovs-vswitchd.conf.db(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Switch {
@@ -33,6 +35,8 @@ pub struct Switch {
 /// A bridge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bridge {
+    /// Its row: stays the same as long as the bridge does, whatever it is called and whatever its ports are.
+    pub id: Uuid,
     /// Its name, that of its local port and of its management socket.
     pub name: String,
     /// `netdev` for the userspace datapath; empty means `system`.

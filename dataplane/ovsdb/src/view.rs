@@ -34,7 +34,7 @@ impl View {
             };
         };
         let bridges = row.referred(tables, open_vswitch::BRIDGES, bridge::TABLE);
-        let bridges = bridges.filter_map(|(_, row)| self.bridge(tables, row));
+        let bridges = bridges.filter_map(|(id, row)| self.bridge(tables, id, row));
         let bridges = bridges.map(|bridge| (bridge.name.clone(), bridge)).collect();
         self.ports.retain(|id, _| tables.row(port::TABLE, *id).is_some());
         Switch {
@@ -52,10 +52,11 @@ impl View {
         }
     }
 
-    fn bridge(&mut self, tables: &Tables, row: &Row) -> Option<Bridge> {
+    fn bridge(&mut self, tables: &Tables, id: Uuid, row: &Row) -> Option<Bridge> {
         let ports = row.referred(tables, bridge::PORTS, port::TABLE);
         let ports = ports.filter_map(|(id, row)| self.port(tables, id, row));
         Some(Bridge {
+            id,
             name: row.text(bridge::NAME)?.to_owned(),
             datapath_type: row.text(bridge::DATAPATH_TYPE).unwrap_or_default().to_owned(),
             datapath_id: row.text(bridge::DATAPATH_ID).map(str::to_owned),

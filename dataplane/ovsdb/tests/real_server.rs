@@ -327,3 +327,24 @@ fn record_transcripts() {
     resume(&mut server, &mut client);
     client.transcript.save("resume");
 }
+
+#[test]
+fn sets_the_fail_mode_of_a_bridge() {
+    let server = Server::start();
+    for change in ["init", "add-br br0", "add-br br1"] {
+        server.vsctl(change);
+    }
+    let mut client = Client::new(Newest::Since);
+    client.connect(&server);
+    client.until("the first full state", |client| client.events == [Event::Synced]);
+    let before = client.switch().next_cfg.unwrap_or_default();
+    let bridge = client.switch().bridges["br1"].id;
+    assert!(client.session.set_fail_mode(bridge, "secure"));
+    client.until("the answer", |client| client.events.contains(&Event::Transacted));
+    assert_eq!(client.session.take_outcome(), Some(Ok(before + 1)));
+    client.until("the change", |client| {
+        client.switch().bridges["br1"].fail_mode.as_deref() == Some("secure")
+    });
+    assert_eq!(client.switch().bridges["br0"].fail_mode, None);
+    assert!(agrees(&client, &server));
+}

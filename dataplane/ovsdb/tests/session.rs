@@ -434,3 +434,46 @@ fn an_unknown_database_is_named() {
         "{error}"
     );
 }
+
+#[test]
+fn sets_the_fail_mode_and_tells_what_became_of_it() {
+    let bridge = BRIDGE.parse().unwrap();
+    let mut session = Session::new(SessionConfig::default());
+    assert!(
+        !session.set_fail_mode(bridge, "secure"),
+        "nothing is sent without a connection"
+    );
+    let mut session = live();
+    sent(&mut session);
+    assert!(session.set_fail_mode(bridge, "secure"));
+    assert!(!session.set_fail_mode(bridge, "secure"), "one at a time");
+    let request = sent(&mut session).pop().unwrap();
+    assert_eq!(request["method"], "transact");
+    assert_eq!(request["params"][1]["row"], json!({"fail_mode": "secure"}));
+    assert_eq!(
+        request["params"][1]["where"],
+        json!([["_uuid", "==", ["uuid", BRIDGE]]])
+    );
+    let mut answer = |result: Value| {
+        let id = json!("transaction");
+        let events = give(&mut session, &json!({"id": id, "error": null, "result": result})).unwrap();
+        assert_eq!(events, [Event::Transacted]);
+        let outcome = session.take_outcome().unwrap();
+        assert!(session.take_outcome().is_none());
+        assert!(session.set_fail_mode(bridge, "secure"), "and then the next");
+        outcome
+    };
+    let done = |count: u64| json!([{"count": count}, {"count": 1}, {"rows": [{"next_cfg": 9}]}, {}]);
+    assert_eq!(answer(done(1)), Ok(9));
+    assert!(answer(done(0)).unwrap_err().contains("not in the database"));
+    let refused = json!([null, null, null, null, {"error": "not allowed", "details": "read-only"}]);
+    assert_eq!(answer(refused), Err("not allowed (read-only)".to_string()));
+    assert!(answer(json!([])).is_err());
+    // An answer that nobody asked for is still an error.
+    let mut session = live();
+    let stray = json!({"id": "transaction", "error": null, "result": []});
+    assert!(matches!(
+        give(&mut session, &stray),
+        Err(SessionError::UnexpectedReply { .. })
+    ));
+}

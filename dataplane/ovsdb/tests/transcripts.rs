@@ -6,7 +6,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::transcript::{Line, Transcript, replay};
-use portcullis_ovsdb::{Event, Session, SessionConfig, Stage};
+use portcullis_ovsdb::{Event, Session, SessionConfig, Stage, Uuid};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -46,7 +46,12 @@ fn pieces_of_any_size_give_the_same_switch() {
 fn all_three_methods_tell_the_same_story() {
     let strip = |name: &str| {
         let (session, events) = replay(&Transcript::load(name), usize::MAX);
-        (session.switch().cloned(), events)
+        let mut switch = session.switch().cloned().unwrap();
+        // Each was recorded on a database of its own, which gave its rows other names.
+        for bridge in switch.bridges.values_mut() {
+            bridge.id = Uuid::ZERO;
+        }
+        (switch, events)
     };
     assert_eq!(strip("monitor_cond_since"), strip("monitor_cond"));
     assert_eq!(strip("monitor_cond_since"), strip("monitor"));

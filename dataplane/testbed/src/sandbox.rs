@@ -23,6 +23,8 @@ pub struct SandboxOptions {
     pub vlan_limit: Option<u8>,
     /// Name of the bridge.
     pub bridge: String,
+    /// Whether the bridge passes everything while it has no flows; otherwise it drops.
+    pub standalone: bool,
     /// Longest sleep of an idle polling thread, in microseconds; 0 for benchmarks, which then take a whole core.
     pub pmd_sleep: u32,
 }
@@ -34,6 +36,7 @@ impl Default for SandboxOptions {
             dummy: false,
             vlan_limit: None,
             bridge: "br0".to_owned(),
+            standalone: false,
             pmd_sleep: 100,
         }
     }
@@ -71,6 +74,9 @@ impl Sandbox {
         }
         if options.dummy {
             arguments.push("--dummy".to_owned());
+        }
+        if options.standalone {
+            arguments.push("--standalone".to_owned());
         }
         if let Some(limit) = options.vlan_limit {
             arguments.extend(["--vlan-limit".to_owned(), limit.to_string()]);

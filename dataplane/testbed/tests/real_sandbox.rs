@@ -15,6 +15,14 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(300);
 
+/// A switch without an agent, whose bridge forwards by itself.
+fn passing() -> SandboxOptions {
+    SandboxOptions {
+        standalone: true,
+        ..SandboxOptions::default()
+    }
+}
+
 fn at(address: IpAddr, port: u16) -> SocketAddr {
     (address, port).into()
 }
@@ -24,7 +32,7 @@ fn two_endpoints_talk_until_the_switch_says_no() {
     if !need_root("two_endpoints_talk_until_the_switch_says_no") {
         return;
     }
-    let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
+    let sandbox = Sandbox::start(passing()).unwrap();
     assert_eq!(
         sandbox
             .vsctl(["get", "Open_vSwitch", ".", "dpdk_initialized"])
@@ -95,7 +103,7 @@ fn raw_frames_arrive_byte_for_byte_under_one_and_two_vlan_tags() {
     }
     let sandbox = Sandbox::start(SandboxOptions {
         vlan_limit: Some(2),
-        ..SandboxOptions::default()
+        ..passing()
     })
     .unwrap();
     let a = sandbox.add_endpoint(EndpointSpec::numbered("a", 1)).unwrap();
@@ -129,7 +137,7 @@ fn ports_come_and_go_and_the_switch_restarts() {
     }
     let sandbox = Sandbox::start(SandboxOptions {
         bridge: "lab".to_owned(),
-        ..SandboxOptions::default()
+        ..passing()
     })
     .unwrap();
     let a = sandbox.add_endpoint(EndpointSpec::numbered("a", 1)).unwrap();
@@ -184,7 +192,7 @@ fn thousands_of_dummy_ports() {
     }
     let sandbox = Sandbox::start(SandboxOptions {
         dummy: true,
-        ..SandboxOptions::default()
+        ..passing()
     })
     .unwrap();
     sandbox.add_dummy_ports(1..=2_000).unwrap();
@@ -315,8 +323,8 @@ fn a_dropped_sandbox_leaves_nothing_behind_and_a_living_one_names_its_owner() {
         return;
     }
     let pages = hugepages_without_sandboxes();
-    let first = Sandbox::start(SandboxOptions::default()).unwrap();
-    let second = Sandbox::start(SandboxOptions::default()).unwrap();
+    let first = Sandbox::start(passing()).unwrap();
+    let second = Sandbox::start(passing()).unwrap();
     assert_eq!(conf(first.dir(), "owner"), std::process::id().to_string());
     let gone = [first.dir().to_owned(), second.dir().to_owned()].map(|dir| (conf(&dir, "id"), dir));
     drop(first);

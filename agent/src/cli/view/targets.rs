@@ -45,6 +45,19 @@ pub struct UnsupportedView {
     pub why: String,
 }
 
+/// A way in which packets pass without the agent's rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExposureView {
+    /// Its name in metrics.
+    pub cause: String,
+    /// When it is open, and what passes then.
+    pub what: String,
+    /// What closes it.
+    pub remedy: String,
+    /// Whether it may be open now.
+    pub open: bool,
+}
+
 /// Rows written since the session began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WritesView {
@@ -89,6 +102,14 @@ pub struct TargetView {
     pub drift_repaired: u64,
     /// Connections to the datapath that ended.
     pub disconnects: u64,
+    /// Rows of this agent in tables, or under tags, that it no longer uses.
+    pub left_over_rows: u64,
+    /// Ways in which packets pass without its rows.
+    pub exposures: Vec<ExposureView>,
+    /// Milliseconds in which packets may have passed so, by cause.
+    pub open_millis: BTreeMap<String, u64>,
+    /// The generation whose rows the datapath confirmed.
+    pub generation_confirmed: u64,
 }
 
 impl From<v1::Target> for TargetView {
@@ -108,6 +129,12 @@ impl From<v1::Target> for TargetView {
             rule: u.rule,
             table: u.table,
             why: u.why,
+        };
+        let exposure = |e: v1::Exposure| ExposureView {
+            cause: e.cause,
+            what: e.what,
+            remedy: e.remedy,
+            open: e.open,
         };
         TargetView {
             name: t.name,
@@ -136,6 +163,10 @@ impl From<v1::Target> for TargetView {
             },
             drift_repaired: t.drift_repaired,
             disconnects: t.disconnects,
+            left_over_rows: t.left_over_rows,
+            exposures: t.exposures.into_iter().map(exposure).collect(),
+            open_millis: t.open_millis.into_iter().collect(),
+            generation_confirmed: t.generation_confirmed,
         }
     }
 }
@@ -220,7 +251,14 @@ impl StatusView {
         let mut text = grid.text(width);
         for t in &self.targets {
             let versions: Vec<String> = t.versions.iter().map(|(k, v)| format!("{k} {v}")).collect();
-            let lines = [versions.join(", "), t.detail.clone()];
+            let left_over = match t.left_over_rows {
+                0 => String::new(),
+                rows => format!(
+                    "{rows} rows of this agent are left in tables, or under tags, that it no longer uses; they are removed \
+                     when the others are in force"
+                ),
+            };
+            let lines = [versions.join(", "), t.detail.clone(), left_over];
             lines
                 .iter()
                 .filter(|l| !l.is_empty())
@@ -265,6 +303,26 @@ impl StatusView {
         }
         grid.text(width)
     }
+
+    fn exposures(&self, width: Option<u16>) -> String {
+        let mut grid = Grid::new(&[
+            "TARGET",
+            "OPEN WITHOUT ITS ROWS",
+            "NOW",
+            "#SECONDS",
+            "WHAT CLOSES IT",
+        ]);
+        for t in &self.targets {
+            for e in &t.exposures {
+                let millis = t.open_millis.get(&e.cause).copied().unwrap_or(0);
+                let now = if e.open { "open" } else { "closed" };
+                let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+                let row = [t.name.as_str(), &e.what, now, &seconds, &e.remedy];
+                grid.row(row.map(str::to_string));
+            }
+        }
+        grid.text(width)
+    }
 }
 
 impl View for StatusView {
@@ -279,6 +337,7 @@ impl View for StatusView {
             self.tables(width),
             self.pending(width),
             self.unsupported(width),
+            self.exposures(width),
         ];
         let shown = parts.into_iter().filter(|p| !p.is_empty());
         std::iter::once(head).chain(shown).collect::<Vec<_>>().join("\n")

@@ -13,6 +13,7 @@ use super::{Driver, explain};
 use crate::flow::FlowKey;
 use crate::ports::{Attachments, SwitchPort, resolve};
 use crate::query;
+use crate::units::Units;
 
 type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
 
@@ -69,7 +70,7 @@ impl Driver {
             intent,
             &ports,
             &self.session.machine,
-            *self.units.pipeline(),
+            Units::with(*self.units.pipeline(), self.backend.config().unknown_ports),
             &self.limits,
             &mut programs,
         )?)

@@ -11,7 +11,7 @@ use portcullis_ovsdb::{Session as Database, SessionConfig};
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
-use crate::caches::{Caches, Progress};
+use crate::caches::{Caches, Where};
 use crate::discover::choose;
 use crate::io::{Link, read_some};
 use crate::ports::{Attachments, Ports, resolve};
@@ -21,18 +21,19 @@ use crate::units::Units;
 use crate::{no_flood, regs};
 
 mod answers;
+mod fail_mode;
+mod footprint;
 mod report;
+mod windows;
 
 use answers::{Asked, refuse};
 
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How often a switch that is not there is looked for.
+const RECONNECT: Duration = Duration::from_millis(50);
 /// A question is answered or given up after so long.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What status says of a daemon with the fault that `caches.rs` describes.
-const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
-                      2.17.8, 3.0.5, 3.1.3 and 3.2.0";
 
 pub(crate) struct Driver {
     backend: Arc<OvsBackend>,
@@ -51,11 +52,14 @@ pub(crate) struct Driver {
     status: TargetStatus,
     /// How often something that lists are made of has changed, and what they were made of last.
     changed: u64,
-    told: (u64, bool),
+    told: u64,
     asked: HashMap<u64, (Instant, Asked)>,
     question: u64,
     explained: answers::Explained,
     caches: Caches,
+    mode: fail_mode::Mode,
+    windows: windows::Windows,
+    footprint: footprint::Recorded,
     resync_at: Instant,
     retry_at: Option<Instant>,
     retries: u32,
@@ -69,6 +73,8 @@ struct Links {
     switch: Option<Link>,
     switch_at: Instant,
     switch_backoff: Backoff,
+    /// When the switch was known not to be there last, since the driver's start.
+    absent: Option<Duration>,
 }
 
 /// What is known of the flood setting of ports.
@@ -103,8 +109,9 @@ impl Driver {
                 switch: None,
                 switch_at: now,
                 switch_backoff: backoff(2),
+                absent: None,
             },
-            units: Units::new(pipeline),
+            units: Units::with(pipeline, config.unknown_ports),
             intent: None,
             attachments: Attachments::default(),
             bridge: None,
@@ -116,9 +123,15 @@ impl Driver {
                 ..TargetStatus::default()
             },
             changed: 0,
-            told: (0, false),
+            told: 0,
             asked: HashMap::new(),
-            caches: Caches::start(config.run_dir()),
+            caches: Caches::start(Where {
+                folder: config.run_dir(),
+                socket: config.control_socket.clone(),
+            }),
+            mode: fail_mode::Mode::default(),
+            windows: windows::Windows::default(),
+            footprint: footprint::Recorded::default(),
             question: 0,
             explained: Vec::new(),
             resync_at: now,
@@ -182,32 +195,13 @@ impl Driver {
                     None => return,
                 },
                 _ = ticks.tick() => self.tick().await,
+                () = tokio::time::sleep_until(self.links.switch_at), if self.awaits_switch() => {
+                    self.connect_switch().await;
+                }
             }
             self.flush();
             self.publish(&seat);
             answers::send(&mut self.explained);
-        }
-    }
-
-    fn caches_progress(&mut self, progress: Progress) {
-        match progress {
-            Progress::Nudge => {
-                if let Err(error) = self.session.nudge() {
-                    self.switch_lost(&explain(&error));
-                }
-            }
-            Progress::Daemon { version, purges } => {
-                self.status.versions.insert("vswitchd".to_string(), version);
-                let note = if purges { PURGES } else { "" };
-                self.status
-                    .versions
-                    .insert("datapath_caches".to_string(), note.to_string());
-                self.status.versions.retain(|_, value| !value.is_empty());
-            }
-            Progress::Done { request, problem } => {
-                self.caches.answered = self.caches.answered.max(request);
-                self.caches.problem = problem;
-            }
         }
     }
 
@@ -240,12 +234,13 @@ impl Driver {
             }
             if now >= self.resync_at {
                 self.resync_at = now + self.backend.config().resync_interval;
-                self.session.machine.request_resync();
+                self.session.read_back();
                 if self.floods.problem.is_some() {
                     self.floods.made = None;
                     self.set_floods().await;
                 }
             }
+            self.fail_mode_tick();
             let now = self.now();
             if let Err(error) = self.session.tick(now) {
                 self.switch_lost(&explain(&error));
@@ -293,6 +288,12 @@ impl Driver {
         self.status.detail = format!("lost the connection to OVSDB: {why}");
     }
 
+    /// Whether there is a bridge to connect to.
+    fn awaits_switch(&self) -> bool {
+        let reachable = self.backend.config().run_dir().is_some();
+        self.links.switch.is_none() && self.bridge.is_some() && reachable
+    }
+
     async fn connect_switch(&mut self) {
         let Some(bridge) = self.bridge.clone() else { return };
         if self.links.switch.is_some() || Instant::now() < self.links.switch_at {
@@ -307,13 +308,17 @@ impl Driver {
         match Link::connect(&format!("unix:{}", path.display())).await {
             Ok(link) => {
                 self.links.switch = Some(link);
+                self.recall_footprint().await;
+                self.fail_mode_before_connecting();
                 let now = self.now();
                 if let Err(error) = self.session.connected(now) {
                     self.switch_lost(&explain(&error));
                 }
             }
             Err(error) => {
-                self.links.switch_at = Instant::now() + self.links.switch_backoff.next_wait();
+                // A socket that is not there costs nothing to try, and its switch may pass everything from its start on.
+                self.links.switch_at = Instant::now() + RECONNECT;
+                self.links.absent = Some(self.now().uptime);
                 self.status.detail = format!("no OpenFlow connection at {}: {error}", path.display());
             }
         }
@@ -354,6 +359,7 @@ impl Driver {
         };
         match choose(&switch, self.backend.config()) {
             Ok(bridge) => {
+                self.fail_mode_database(&switch, bridge);
                 if self.bridge.as_ref() != Some(&bridge.name) {
                     tracing::info!(target = self.name(), bridge = bridge.name, "found the bridge");
                     self.bridge = Some(bridge.name.clone());
@@ -496,9 +502,13 @@ impl Driver {
                         format!("{:016x}", features.datapath_id),
                     );
                     self.status.detail.clear();
+                    self.caches.ask_again();
                     self.resync_at = Instant::now() + self.backend.config().resync_interval;
                 }
                 Event::Observed(drift) => {
+                    self.mode.missed(drift.missing.len());
+                    self.rows_lost();
+                    self.fail_mode_observed();
                     self.recall_policed();
                     self.set_floods().await;
                     if !drift.is_empty() {
@@ -511,7 +521,9 @@ impl Driver {
                     self.status.detail.clear();
                 }
                 Event::Refused(rows) => self.refused(&rows),
+                Event::Removed(count) => self.left_over_removed(count).await,
                 Event::FragmentMode(found) => {
+                    self.caches.ask_again();
                     self.status.drift_repaired += 1;
                     tracing::warn!(
                         target = self.name(),

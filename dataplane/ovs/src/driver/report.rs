@@ -5,21 +5,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{Seat, SessionState, TableUse};
+use portcullis_backend::{Exposure, Seat, SessionState, TableUse};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
+use portcullis_policy::Action;
 use tokio::time::Instant;
 
-use super::Driver;
+use super::{Driver, explain};
+use crate::caches::Progress;
+use crate::config::UnknownPorts;
 use crate::flow::{FlowBody, FlowKey};
 use crate::session::OvsMachine;
 use crate::tables::{Pipeline, Table, flood};
 use crate::units::UnitId;
 
+/// What status says of a daemon with the fault that `caches.rs` describes.
+const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
+                      2.17.8, 3.0.5, 3.1.3 and 3.2.0";
+
 /// Drifted or refused rows named in the log; the rest is counted.
 const NAMED: usize = 10;
 
 impl Driver {
+    pub(super) fn caches_progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Nudge => {
+                if let Err(error) = self.session.nudge() {
+                    self.switch_lost(&explain(&error));
+                }
+            }
+            Progress::Daemon { version, purges } => {
+                self.status.versions.insert("vswitchd".to_string(), version);
+                let note = if purges { PURGES } else { "" };
+                self.status
+                    .versions
+                    .insert("datapath_caches".to_string(), note.to_string());
+                self.status.versions.retain(|_, value| !value.is_empty());
+            }
+            Progress::Done(request) => {
+                if self.caches.done(request) {
+                    self.changed += 1;
+                }
+            }
+            Progress::Unknown(why) => {
+                if self.caches.unknown(why.clone()) {
+                    self.changed += 1;
+                    tracing::warn!(
+                        target = self.name(),
+                        why,
+                        "it is not known whether cached flows follow the rows"
+                    );
+                }
+            }
+        }
+    }
+
     pub(super) fn drifted(&mut self, drift: &portcullis_backend::machine::Drift<FlowKey>) {
         self.status.drift_repaired += drift.len() as u64;
         let kinds = [
@@ -86,16 +126,32 @@ impl Driver {
         let settled = machine.state() == SessionState::InSync;
         self.status.tables = tables(machine, self.units.pipeline(), &self.limits);
         self.status.foreign_rows = machine.foreign() as u64;
-        let news = (self.changed, self.caches.problem.is_some());
-        if self.told != news {
-            self.told = news;
-            self.status.pending = self.ports.pending.clone();
-            self.status.unsupported = self.unsupported();
-        }
+        self.status.left_over_rows = self.session.left_over();
         if settled {
             self.status.realized = self.ports.realized;
         }
         let caught_up = settled && self.caches.reached(applied, machine.writes());
+        if caught_up && self.mode.is_settled() && self.windows.close(self.started.elapsed()) {
+            self.changed += 1;
+        }
+        if self.told != self.changed {
+            self.told = self.changed;
+            self.status.pending = self.ports.pending.clone();
+            self.status.unsupported = self.unsupported();
+            self.status.exposures = self.exposures();
+            self.status.open_millis = self.windows.millis();
+        }
+        // Said as long as it holds, and only where nothing else is.
+        let lent = (settled && !caught_up && self.status.detail.is_empty())
+            .then(|| self.caches.problem())
+            .flatten();
+        if let Some(why) = lent {
+            self.status.detail = format!(
+                "generation {applied} holds for new flows; whether flows that the datapath has cached follow it is not \
+                 known: {why}"
+            );
+        }
+        let lent = lent.is_some();
         let status = &mut self.status;
         status.state = match machine.state() {
             _ if self.links.switch.is_none() => SessionState::Disconnected,
@@ -104,7 +160,7 @@ impl Driver {
         };
         status.wanted = intent.max(wanted);
         status.confirmed = applied;
-        status.applied = self.caches.follow;
+        status.applied = self.caches.follow();
         status.writes = machine.writes();
         let conflicts = machine.conflicts();
         if let Some(first) = conflicts
@@ -124,18 +180,61 @@ impl Driver {
             }
             news
         });
+        if lent {
+            self.status.detail.clear();
+        }
+    }
+
+    /// What is open, now or when something happens.
+    fn exposures(&self) -> Vec<Exposure> {
+        self.fail_mode_exposure()
+            .into_iter()
+            .chain(self.unknown_ports_exposure())
+            .collect()
+    }
+
+    /// A server that is plugged in again while the agent is away.
+    fn unknown_ports_exposure(&self) -> Option<Exposure> {
+        let intent = self.intent.as_ref()?;
+        let class = intent.classes.get(&intent.unmanaged.0);
+        let denied = class.is_some_and(|c| c.policy.entries.is_empty() && c.policy.default == Action::Deny);
+        if denied || self.backend.config().unknown_ports == UnknownPorts::Drop {
+            return None;
+        }
+        Some(Exposure {
+            cause: "unknown_port".to_string(),
+            what: "a server that is plugged in again while the agent is away has a new port number, and what it sends is \
+                   judged by `unmanaged` of the document: no rules of its own, no quarantine, no source guard; with the \
+                   agent there this lasts for milliseconds"
+                .to_string(),
+            remedy: "set unknown_ports = \"drop\" for this target: ports that the agent has not seen send nothing; or set \
+                     `ofport_request` of each interface, so that it comes back with its number, and to its rows"
+                .to_string(),
+            open: false,
+        })
     }
 
     pub(super) fn unsupported(&self) -> Vec<Unsupported> {
         let mut list = self.ports.unsupported.clone();
-        if let Some(why) = &self.caches.problem {
+        if let Some(why) = self.caches.problem() {
             list.push(Unsupported {
                 target: self.name().to_string(),
                 rule: "flows that are established when a rule changes".to_string(),
                 table: "datapath".to_string(),
                 why: format!(
-                    "it cannot be confirmed when the datapath's caches follow a change ({why}): they do within the \
-                     switch's max-revalidator, 500 ms by default"
+                    "whether the datapath's caches follow a change is not known, so that changes count as confirmed and \
+                     never as applied: {why}"
+                ),
+            });
+        }
+        if let Some(why) = &self.footprint.problem {
+            list.push(Unsupported {
+                target: self.name().to_string(),
+                rule: "removal of rows when `first_table` or `cookie` changes".to_string(),
+                table: "every table".to_string(),
+                why: format!(
+                    "the tag and the tables in use could not be recorded ({why}): keep both settings until the agent was \
+                     started again without this message"
                 ),
             });
         }

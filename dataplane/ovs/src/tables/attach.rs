@@ -19,7 +19,7 @@ const KNOWN: u16 = 20_547;
 /// What a known port may not send: frames of VLANs it is not in.
 const NOT_MEMBER: u16 = 20_537;
 /// A port that nobody knows yet. Above 0, where a bridge's own default row is.
-const UNKNOWN: u16 = 1;
+pub(crate) const UNKNOWN: u16 = 1;
 /// A learned MAC is forgotten after so many seconds, like `mac-aging-time`.
 const MAC_AGE: u16 = 300;
 

@@ -14,6 +14,7 @@ pub mod remote;
 
 use std::fmt::Write as _;
 
+use portcullis_backend::Footprint;
 use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Field, Instruction, Match, port};
 use portcullis_policy::Direction;
@@ -189,6 +190,16 @@ impl Pipeline {
         self.first.saturating_add(table as u8)
     }
 
+    /// What is recorded of it before its first row is written.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            tag: self.tag,
+            tables: Table::all()
+                .map(|table| (self.number(table), table.name().to_string()))
+                .collect(),
+        }
+    }
+
     /// The table with a number on the switch.
     pub fn table(&self, number: u8) -> Option<Table> {
         Table::all().find(|t| self.number(*t) == number)
@@ -228,6 +239,43 @@ pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     rows
 }
 
+/// What the bridge does while our rows are not there.
+const WITHOUT_ROWS: &str = "
+## Without the agent's rows
+
+**After a start of ovs-vswitchd** the tables are empty. What happens then is the bridge's `fail_mode`: a bridge as
+`ovs-vsctl add-br` makes it (`standalone`) passes every packet until the agent has written its rows again, and for ever when
+no agent runs; with `secure` it drops. `portcullis status` says so as long as the bridge is not `secure`, and counts the
+seconds it saw. `fail_mode = \"secure\"` lets the agent set it. A change of the mode empties the tables of a running bridge,
+so the agent makes it before it writes its first row, or when it is started with `--allow-interruption`. When somebody else
+changes the mode, the agent learns it from OVSDB and writes its rows again at once.
+
+**A planned restart** of ovs-vswitchd loses fewer packets with `flow-restore-wait`, under which the switch forwards nothing
+until it has its rows:
+
+1. `ovs-vsctl --no-wait set Open_vSwitch . other_config:flow-restore-wait=true`
+2. restart ovs-vswitchd
+3. wait until `portcullis status` shows the newest generation as confirmed (JSON: `generation_confirmed`). It is not applied
+   yet: the switch looks through no cached flows while it waits.
+4. `ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait`
+5. `portcullis status --wait`
+
+**While the agent is away**, what it wrote stays in force, unlocks end by themselves (see above), and nothing new is done. A
+server that is plugged in again has a new port number by default, and with it no rows: what it sends is judged by `unmanaged`
+of the document, without rules of its own, quarantine or source guard. Three things close this:
+
+- `unknown_ports = \"drop\"` for the target: a port that the agent has not seen sends nothing. With the agent there a new
+  port waits for its rows, some milliseconds.
+- `unmanaged: deny` in the document, which holds for ports without an endpoint in general.
+- `ofport_request` of the interface: it comes back with its number, and its rows are still there.
+
+**When `first_table` or `cookie` changes**, or a new version of the agent has other tables, the rows of before are still on
+the bridge. The agent records tag and tables for each bridge before it writes. Rows under a former tag are written again in
+their place. Rows in tables that are not used any more go when every new row is in force. Where a table's number means
+another table now, one atomic bundle replaces all. `portcullis status` counts what is left over. Rows under any other tag are
+another agent's and stay.
+";
+
 /// The pipeline as a document.
 pub fn describe() -> String {
     let mut text = String::from(
@@ -235,6 +283,8 @@ pub fn describe() -> String {
          `first_table`.\n\n| table | name | key | what it does | layer |\n|---|---|---|---|---|\n",
     );
     for (table, name, key, does) in TABLES {
+        // A bar would end the cell.
+        let (key, does) = (key.replace('|', "\\|"), does.replace('|', "\\|"));
         let layer = match table.layer() {
             Layer::Content => "content",
             Layer::Wiring => "wiring",
@@ -271,9 +321,10 @@ pub fn describe() -> String {
         crate::expiry::ENDS,
         crate::expiry::MAX,
     );
+    text.push_str(WITHOUT_ROWS);
     text.push_str(
         "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
-         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 39..0 | generation that wrote the row |\n",
+         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 46..40 | the slice that the row is read back with |\n| 39..0 | generation that wrote the row |\n",
     );
     text
 }

@@ -1,6 +1,8 @@
 //! `egress_policy`, `ingress_policy`: the compiled rows of a class, and those that hold for every class.
 
-use portcullis_compiler::{ClassId, FrameMatch, PolicyRow, PortMatch, RemoteMatch};
+use portcullis_compiler::{
+    ClassId, CompileError, FrameMatch, PolicyRow, PortMatch, RemoteMatch, Unsupported,
+};
 use portcullis_openflow::{Field, Match};
 use portcullis_policy::{Action, Direction, Family, Protocol};
 
@@ -11,6 +13,26 @@ use crate::regs;
 /// Bit of `ip_frag` that says "not the first fragment" (NXM_NX_IP_FRAG).
 const LATER: u128 = 0x2;
 
+/// A compiled row that this target has no match for. Leaving a part of it out would match more than was meant, and a
+/// substitute less: each opens something, for an allow or for a deny. So it is an error, and the old rows stay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: the rows of this class are not written; please report this")]
+pub struct Unmatchable {
+    table: Table,
+    what: String,
+}
+
+impl From<Unmatchable> for CompileError {
+    fn from(error: Unmatchable) -> Self {
+        CompileError::Unsupported(Unsupported {
+            target: "ovs".to_string(),
+            rule: "a compiled row".to_string(),
+            table: error.table.name().to_string(),
+            why: error.to_string(),
+        })
+    }
+}
+
 /// The flow of a compiled row; `None` for the class stands for every class that may deny something.
 pub fn row(
     class: Option<ClassId>,
@@ -18,22 +40,23 @@ pub fn row(
     row: &PolicyRow,
     pipeline: &Pipeline,
     writer: &Writer,
-) -> Flow {
-    let matching = matching(class, direction, row);
+) -> Result<Flow, Unmatchable> {
     let table = Table::policy(direction);
-    // The model's `priority_max` is the highest that OpenFlow has.
-    let priority = u16::try_from(row.priority).unwrap_or(u16::MAX);
-    match row.action {
+    let lacks = |what: String| Unmatchable { table, what };
+    let matching = matching(class, direction, row).map_err(lacks)?;
+    let priority = u16::try_from(row.priority)
+        .map_err(|_| lacks(format!("priority {} is higher than OpenFlow has", row.priority)))?;
+    Ok(match row.action {
         Action::Deny => writer.drop(table, priority, matching),
         Action::Allow => {
             let next = pipeline.number(remote::after(direction));
             writer.flow(table, priority, matching, then(Vec::new(), next))
         }
-    }
+    })
 }
 
-/// The match of a compiled row.
-pub fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -> Match {
+/// The match of a compiled row, or what it asks for that OpenFlow cannot match.
+fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -> Result<Match, String> {
     let key = &row.key;
     let mut m = Match::new();
     if let Some(class) = class {
@@ -45,8 +68,9 @@ pub fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -
         FrameMatch::Ip(Family::V4) => m.exact(Field::EthType, 0x0800u128),
         FrameMatch::Ip(Family::V6) => m.exact(Field::EthType, 0x86ddu128),
         FrameMatch::EtherType(t) => m.exact(Field::EthType, u128::from(t)),
-        // The `ovs` model's parser has no such mark and the encoder makes no such row for it: one that is met by nothing.
-        FrameMatch::Unreadable => m.exact(Field::EthType, 0x0600u128),
+        FrameMatch::Unreadable => {
+            return Err("OpenFlow has no match for a header that cannot be read".to_string());
+        }
     };
     if let Some(protocol) = key.protocol {
         m = m.exact(Field::IpProto, u128::from(protocol));
@@ -65,11 +89,15 @@ pub fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -
     if let Some(local) = &key.local {
         m = remote::address(m, local, direction == Direction::Egress);
     }
-    if let Some((src, dst)) = key.protocol.and_then(|p| port_fields(p, key.frame)) {
-        m = port(m, src, key.src);
-        m = port(m, dst, key.dst);
+    let asked = key.src != PortMatch::Any || key.dst != PortMatch::Any;
+    match key.protocol.and_then(|p| port_fields(p, key.frame)) {
+        Some((src, dst)) => port(port(m, src, key.src)?, dst, key.dst),
+        None if asked => Err(format!(
+            "OpenFlow has no ports for protocol {:?} of {:?}",
+            key.protocol, key.frame
+        )),
+        None => Ok(m),
     }
-    m
 }
 
 fn port_fields(protocol: u8, frame: FrameMatch) -> Option<(Field, Field)> {
@@ -83,17 +111,82 @@ fn port_fields(protocol: u8, frame: FrameMatch) -> Option<(Field, Field)> {
     })
 }
 
-fn port(m: Match, field: Field, port: PortMatch) -> Match {
-    match port {
+fn port(m: Match, field: Field, port: PortMatch) -> Result<Match, String> {
+    Ok(match port {
         PortMatch::Any => m,
         PortMatch::Masked {
             value,
             mask: u16::MAX,
         } => m.exact(field, u128::from(value)),
         PortMatch::Masked { value, mask } => m.masked(field, u128::from(value), u128::from(mask)),
-        // The `ovs` model has masked ports and no code stage: the encoder makes neither for it. What is written here
-        // matches less, never more.
-        PortMatch::Range { low, .. } => m.exact(field, u128::from(low)),
-        PortMatch::Code { .. } => m.exact(field, 0u128),
+        // The `ovs` model says that its table has neither; a row that has one is a fault of the compiler.
+        PortMatch::Range { low, high } => {
+            return Err(format!("OpenFlow has no match for the range {low}-{high}"));
+        }
+        PortMatch::Code { .. } => return Err("OpenFlow has no match for a port code".to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_compiler::{Programs, RowKey, StageModel};
+
+    use super::*;
+    use crate::config::FinalAction;
+
+    const PIPELINE: Pipeline = Pipeline {
+        first: 0,
+        tag: 1,
+        last: FinalAction::Normal,
+        opaque: &[],
+    };
+
+    fn try_row(change: impl Fn(&mut PolicyRow)) -> Result<Flow, Unmatchable> {
+        let mut compiled = Programs::new(StageModel::ovs()).fixed()[0];
+        compiled.key = RowKey {
+            frame: FrameMatch::Ip(Family::V4),
+            protocol: Some(Protocol::TCP),
+            ..RowKey::ANY
+        };
+        compiled.action = Action::Deny;
+        change(&mut compiled);
+        row(
+            None,
+            Direction::Egress,
+            &compiled,
+            &PIPELINE,
+            &Writer { generation: 1 },
+        )
+    }
+
+    #[test]
+    fn what_cannot_be_matched_is_an_error_and_no_narrower_or_wider_row() {
+        type Change = fn(&mut PolicyRow);
+        let changes: [(&str, Change); 5] = [
+            ("the range 25-465", |r| {
+                r.key.dst = PortMatch::Range { low: 25, high: 465 }
+            }),
+            ("a port code", |r| {
+                r.key.src = PortMatch::Code { value: 1, mask: 1 }
+            }),
+            ("cannot be read", |r| r.key.frame = FrameMatch::Unreadable),
+            ("no ports for protocol Some(47)", |r| {
+                r.key.protocol = Some(47);
+                r.key.dst = PortMatch::Masked {
+                    value: 25,
+                    mask: 0xffff,
+                };
+            }),
+            ("priority 65536", |r| r.priority = 65_536),
+        ];
+        for (what, change) in changes {
+            let error = try_row(change).unwrap_err();
+            assert!(error.to_string().contains(what), "{what}: {error}");
+            let CompileError::Unsupported(told) = CompileError::from(error) else {
+                panic!("it is told as what the target cannot do")
+            };
+            assert_eq!(told.table, "egress_policy");
+        }
+        assert!(try_row(|_| {}).is_ok());
     }
 }

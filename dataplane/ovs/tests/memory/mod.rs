@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::SessionState;
+use portcullis_backend::{Footprint, SessionState};
 use portcullis_compiler::{ClassId, Compiler, Intent, Programs, StageModel};
 use portcullis_openflow::{
-    Action, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, Fragments, Hello, Instruction,
-    Match, Message, MultipartRequest, ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
+    Action, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments,
+    Hello, Instruction, Match, Message, MultipartRequest, ReplyBody, SwitchConfig, Version, decode, encode,
+    frame_len,
 };
 use portcullis_ovs::ports::{Attachments, resolve};
 use portcullis_ovs::session::{Event, Now, Session};
@@ -19,10 +20,10 @@ use portcullis_ovs::{Config, FinalAction, regs};
 use portcullis_ovsdb::{Bridge, Interface, Port};
 use portcullis_policy::{Direction, Document, Rule};
 
-fn pipeline() -> Pipeline {
+pub fn pipeline(first: u8, tag: u16) -> Pipeline {
     Pipeline {
-        first: 0,
-        tag: Config::DEFAULT_COOKIE,
+        first,
+        tag,
         last: FinalAction::Normal,
         opaque: &portcullis_ovs::tables::OPAQUE,
     }
@@ -48,6 +49,8 @@ pub struct Switch {
     pub lazy: bool,
     /// It takes so long to commit the next bundle.
     pub delay: Option<Duration>,
+    /// Bundles that were committed.
+    pub commits: usize,
 }
 
 impl Switch {
@@ -58,6 +61,7 @@ impl Switch {
             bundle: Vec::new(),
             lazy: false,
             delay: None,
+            commits: 0,
         }
     }
 
@@ -171,6 +175,16 @@ impl Switch {
             Command::Add => {
                 self.rows.insert(place, (row, self.wall));
             }
+            Command::Delete => {
+                let all = portcullis_openflow::flow_mod::ALL_TABLES;
+                let meant = |table: u8, cookie: u64| {
+                    (row.table_id == all || row.table_id == table)
+                        && cookie & row.cookie_mask == row.cookie & row.cookie_mask
+                };
+                assert!(row.match_.is_empty(), "as much of it as the session speaks");
+                self.rows
+                    .retain(|(table, ..), (old, _)| !meant(*table, old.cookie));
+            }
             Command::DeleteStrict => {
                 let ours = |cookie: u64| cookie & row.cookie_mask == row.cookie & row.cookie_mask;
                 if self.rows.get(&place).is_some_and(|(old, _)| ours(old.cookie)) {
@@ -181,8 +195,37 @@ impl Switch {
         }
     }
 
-    fn read(&self, table: u8) -> Vec<FlowStats> {
-        let rows = self.rows.iter().filter(|((t, ..), _)| *t == table);
+    /// Somebody else writes a row.
+    pub fn put(&mut self, row: FlowMod) {
+        self.write(row);
+    }
+
+    /// Rows of a table: somebody changes or removes some.
+    pub fn disturb(&mut self, table: u8, mut change: impl FnMut(usize, &mut FlowMod) -> bool) {
+        let mut number = 0;
+        self.rows.retain(|(t, ..), (row, _)| {
+            if *t != table {
+                return true;
+            }
+            number += 1;
+            change(number - 1, row)
+        });
+    }
+
+    /// Every row: its table and its cookie.
+    pub fn cookies(&self) -> Vec<(u8, u64)> {
+        self.rows
+            .iter()
+            .map(|((table, ..), (row, _))| (*table, row.cookie))
+            .collect()
+    }
+
+    fn read(&self, request: &FlowStatsRequest) -> Vec<FlowStats> {
+        let all = portcullis_openflow::flow_mod::ALL_TABLES;
+        let rows = self.rows.iter().filter(|((table, ..), (row, _))| {
+            (request.table_id == all || request.table_id == *table)
+                && row.cookie & request.cookie_mask == request.cookie & request.cookie_mask
+        });
         rows.map(|(_, (row, since))| {
             let age = self.wall - *since;
             FlowStats {
@@ -222,8 +265,12 @@ impl Switch {
             },
             Message::MultipartRequest(MultipartRequest::Flow(request)) => Message::MultipartReply {
                 more: false,
-                body: ReplyBody::Flow(self.read(request.table_id)),
+                body: ReplyBody::Flow(self.read(&request)),
             },
+            Message::FlowMod(row) => {
+                self.write(row);
+                return None;
+            }
             Message::BarrierRequest => Message::BarrierReply,
             Message::EchoRequest(data) => Message::EchoReply(data),
             Message::BundleAdd(add) => {
@@ -240,6 +287,7 @@ impl Switch {
                         if let Some(time) = self.delay.take() {
                             self.advance(time);
                         }
+                        self.commits += 1;
                         for row in std::mem::take(&mut self.bundle) {
                             self.write(row);
                         }
@@ -268,15 +316,24 @@ pub struct Agent {
     pub ended: usize,
     /// What it said of unlocks that it cannot do.
     pub unsupported: Vec<String>,
+    /// Rows of earlier settings that it removed, in so many steps.
+    pub removed: Vec<u64>,
 }
 
 impl Agent {
     pub fn new(document: &Document) -> Self {
+        Self::with(document, pipeline(0, Config::DEFAULT_COOKIE), &[])
+    }
+
+    /// With these settings, and what is recorded of earlier ones.
+    pub fn with(document: &Document, pipeline: Pipeline, recorded: &[Footprint]) -> Self {
+        let mut session = Session::new(pipeline);
+        session.remember(recorded);
         let mut compiler = Compiler::default();
         let intent = compiler.resolve(document, 1).unwrap();
         Agent {
-            session: Session::new(pipeline()),
-            units: Units::new(pipeline()),
+            session,
+            units: Units::new(pipeline),
             programs: Programs::new(StageModel::ovs()),
             compiler,
             intent,
@@ -285,7 +342,17 @@ impl Agent {
             drift: 0,
             ended: 0,
             unsupported: Vec::new(),
+            removed: Vec::new(),
         }
+    }
+
+    /// Rows of others in the tables of the pipeline.
+    pub fn foreign(&self) -> usize {
+        self.session.machine.foreign()
+    }
+
+    pub fn left_over(&self) -> u64 {
+        self.session.left_over()
     }
 
     pub fn state(&self) -> SessionState {
@@ -360,9 +427,40 @@ impl Agent {
     }
 
     pub fn read_back(&mut self, switch: &mut Switch) {
-        self.session.machine.request_resync();
+        self.session.read_back();
         self.session.advance(now(switch)).unwrap();
         self.exchange(switch);
+    }
+
+    /// Begins to read back, and changes the document when so many pieces were read. Returns the kinds of messages that the
+    /// session sent from then on: `read`, `commit`.
+    pub fn change_while_reading(
+        &mut self,
+        switch: &mut Switch,
+        pieces: usize,
+        document: &Document,
+    ) -> Vec<&'static str> {
+        self.session.read_back();
+        self.session.advance(now(switch)).unwrap();
+        let mut sent = Vec::new();
+        let mut rounds = 0;
+        loop {
+            if rounds == pieces {
+                self.generation += 1;
+                self.intent = self.compiler.resolve(document, self.generation).unwrap();
+                self.build(switch.wall());
+                self.session.advance(now(switch)).unwrap();
+            }
+            let asked = self.session.take_output();
+            if asked.is_empty() {
+                return sent;
+            }
+            if rounds >= pieces {
+                sent.extend(kinds(&asked));
+            }
+            rounds += 1;
+            self.answer(asked, switch);
+        }
     }
 
     fn exchange(&mut self, switch: &mut Switch) {
@@ -371,25 +469,45 @@ impl Agent {
             if asked.is_empty() {
                 return;
             }
-            let mut answers = Vec::new();
-            let mut rest = asked.as_slice();
-            while let Some(length) = frame_len(rest).unwrap() {
-                let (header, message) = decode(&rest[..length]).unwrap();
-                rest = &rest[length..];
-                if let Some(answer) = switch.answer(message) {
-                    encode(&answer, Version::V1_5, header.xid, &mut answers).unwrap();
-                }
+            self.answer(asked, switch);
+        }
+    }
+
+    fn answer(&mut self, asked: Vec<u8>, switch: &mut Switch) {
+        let mut answers = Vec::new();
+        let mut rest = asked.as_slice();
+        while let Some(length) = frame_len(rest).unwrap() {
+            let (header, message) = decode(&rest[..length]).unwrap();
+            rest = &rest[length..];
+            if let Some(answer) = switch.answer(message) {
+                encode(&answer, Version::V1_5, header.xid, &mut answers).unwrap();
             }
-            for event in self.session.received(&answers, now(switch)).unwrap() {
-                match event {
-                    Event::Observed(drift) => self.drift += drift.len(),
-                    Event::Ended(keys) => self.ended += keys.len(),
-                    Event::Refused(rows) => panic!("{rows:?}"),
-                    _ => {}
-                }
+        }
+        for event in self.session.received(&answers, now(switch)).unwrap() {
+            match event {
+                Event::Observed(drift) => self.drift += drift.len(),
+                Event::Ended(keys) => self.ended += keys.len(),
+                Event::Refused(rows) => panic!("{rows:?}"),
+                Event::Removed(count) => self.removed.push(count),
+                _ => {}
             }
         }
     }
+}
+
+/// What was sent, as far as it matters to the order of reading and writing.
+fn kinds(sent: &[u8]) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    let mut rest = sent;
+    while let Some(length) = frame_len(rest).unwrap() {
+        kinds.extend(match decode(&rest[..length]).unwrap().1 {
+            Message::MultipartRequest(MultipartRequest::Flow(_)) => Some("read"),
+            Message::BundleControl(control) if control.kind == BundleKind::CommitRequest => Some("commit"),
+            _ => None,
+        });
+        rest = &rest[length..];
+    }
+    kinds
 }
 
 fn now(switch: &Switch) -> Now {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_backend::{SessionState, TargetHandle, Trace, launch};
+use portcullis_backend::{SessionState, TargetHandle, Trace, Unstored, launch};
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_ovs::{Config, OvsBackend};
 use portcullis_policy::{Direction, Document, Fragment, IpPacket, L4};
@@ -21,6 +21,8 @@ pub struct Rig {
     pub compiler: Compiler,
     pub generation: u64,
     pub target: TargetHandle,
+    /// What outlives an agent.
+    records: Arc<Unstored>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -47,9 +49,10 @@ impl Rig {
             .enable_all()
             .build()
             .unwrap();
+        let records = Arc::new(Unstored::default());
         let (target, task) = {
             let _entered = runtime.enter();
-            launch("ovs", OvsBackend::new(config.clone()))
+            launch("ovs", OvsBackend::with_records(config.clone(), records.clone()))
         };
         let rig = Rig {
             sandbox,
@@ -58,6 +61,7 @@ impl Rig {
             compiler: Compiler::default(),
             generation: 0,
             target,
+            records,
             task: Some(task),
         };
         (rig, hosts)
@@ -77,7 +81,8 @@ impl Rig {
             task.abort();
         }
         let _entered = self.runtime.enter();
-        let (target, task) = launch("ovs", OvsBackend::new(self.config.clone()));
+        let backend = OvsBackend::with_records(self.config.clone(), self.records.clone());
+        let (target, task) = launch("ovs", backend);
         self.target = target;
         self.task = Some(task);
     }

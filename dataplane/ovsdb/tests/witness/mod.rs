@@ -56,6 +56,11 @@ impl All {
     fn bridge(&self, record: &Record) -> (String, Bridge) {
         let name = text(record, "name").expect("a name");
         let bridge = Bridge {
+            id: record["_uuid"][1]
+                .as_str()
+                .expect("a UUID")
+                .parse()
+                .expect("a UUID"),
             name: name.clone(),
             datapath_type: text(record, "datapath_type").expect("a type"),
             datapath_id: text(record, "datapath_id"),

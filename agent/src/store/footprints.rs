@@ -1,0 +1,157 @@
+//! Which tags and tables were used on which datapath, beside the policy in the same database.
+//!
+//! A target writes them when it connects, not with a change of the policy: this has a connection of its own. SQLite lets
+//! one of the two write at a time.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use portcullis_backend::{Footprint, FootprintError, Footprints};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use tokio::sync::watch;
+
+/// What the names of these texts begin with.
+const PREFIX: &str = "footprints/";
+
+/// The records. They can be asked for before the database is open, and wait for that.
+#[derive(Debug)]
+pub struct FootprintRecords(watch::Sender<Option<PathBuf>>);
+
+impl Default for FootprintRecords {
+    fn default() -> Self {
+        FootprintRecords(watch::Sender::new(None))
+    }
+}
+
+impl FootprintRecords {
+    /// The database is open, and this agent's.
+    pub fn opened(&self, file: &Path) {
+        self.0.send_replace(Some(file.to_path_buf()));
+    }
+
+    /// Changes the footprints of a datapath, and returns them.
+    async fn change(
+        &self,
+        datapath: &str,
+        change: impl FnOnce(&mut Vec<Footprint>) + Send + 'static,
+    ) -> Result<Vec<Footprint>, FootprintError> {
+        let gone = |_| FootprintError("the database is closed".to_string());
+        let file = self
+            .0
+            .subscribe()
+            .wait_for(Option::is_some)
+            .await
+            .map_err(gone)?
+            .clone();
+        let name = format!("{PREFIX}{datapath}");
+        let work = move || changed(&file.unwrap_or_default(), &name, change);
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| FootprintError(error.to_string()))?
+            .map_err(|error| FootprintError(format!("the database failed: {error}")))
+    }
+}
+
+fn changed(
+    file: &Path,
+    name: &str,
+    change: impl FnOnce(&mut Vec<Footprint>),
+) -> rusqlite::Result<Vec<Footprint>> {
+    let mut connection = Connection::open(file)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let text: Option<String> = transaction
+        .query_row("SELECT value FROM texts WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    let unreadable = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let before: Vec<Footprint> = match &text {
+        Some(text) => serde_json::from_str(text).map_err(unreadable)?,
+        None => Vec::new(),
+    };
+    let mut after = before.clone();
+    change(&mut after);
+    if after != before {
+        let text = serde_json::to_string(&after).map_err(unreadable)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO texts (name, value) VALUES (?1, ?2)",
+            [name, &text],
+        )?;
+        transaction.commit()?;
+    }
+    Ok(after)
+}
+
+#[async_trait]
+impl Footprints for FootprintRecords {
+    async fn recorded(&self, datapath: &str) -> Result<Vec<Footprint>, FootprintError> {
+        self.change(datapath, |_| {}).await
+    }
+
+    async fn record(&self, datapath: &str, footprint: &Footprint) -> Result<(), FootprintError> {
+        let footprint = footprint.clone();
+        let add = move |list: &mut Vec<Footprint>| {
+            if !list.contains(&footprint) {
+                list.push(footprint);
+            }
+        };
+        self.change(datapath, add).await.map(drop)
+    }
+
+    async fn forget(&self, datapath: &str, footprints: &[Footprint]) -> Result<(), FootprintError> {
+        let gone = footprints.to_vec();
+        let forget = move |list: &mut Vec<Footprint>| list.retain(|known| !gone.contains(known));
+        self.change(datapath, forget).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Store;
+
+    fn footprint(tag: u16) -> Footprint {
+        Footprint {
+            tag,
+            tables: BTreeMap::from([(0, "attach".to_string())]),
+        }
+    }
+
+    #[tokio::test]
+    async fn they_outlive_the_process_and_wait_for_the_database() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("portcullis.db");
+        let records = Arc::new(FootprintRecords::default());
+        let early = tokio::spawn({
+            let records = Arc::clone(&records);
+            async move { records.record("ovs:1", &footprint(1)).await }
+        });
+        tokio::task::yield_now().await;
+        let (store, _) = Store::open(&file).unwrap();
+        assert!(!early.is_finished());
+        records.opened(&file);
+        early.await.unwrap().unwrap();
+        for tag in [2, 2] {
+            records.record("ovs:1", &footprint(tag)).await.unwrap();
+        }
+        records.record("ovs:2", &footprint(3)).await.unwrap();
+        store.close().unwrap();
+
+        let (_store, _) = Store::open(&file).unwrap();
+        let records = FootprintRecords::default();
+        records.opened(&file);
+        assert_eq!(
+            records.recorded("ovs:1").await.unwrap(),
+            [footprint(1), footprint(2)]
+        );
+        records.forget("ovs:1", &[footprint(1)]).await.unwrap();
+        assert_eq!(records.recorded("ovs:1").await.unwrap(), [footprint(2)]);
+        assert_eq!(records.recorded("ovs:2").await.unwrap(), [footprint(3)]);
+        assert_eq!(records.recorded("ovs:3").await.unwrap(), []);
+    }
+}
