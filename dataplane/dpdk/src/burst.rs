@@ -130,6 +130,18 @@ impl<const N: usize> Burst<N> {
         taken
     }
 
+    /// Frees this many packets from the start. The rest moves up.
+    pub(crate) fn free_first(&mut self, count: usize) {
+        let count = u16::try_from(count.min(self.len)).unwrap_or(u16::MAX);
+        // SAFETY: the packets are freed, and were this burst's.
+        unsafe {
+            self.take(|packets, _| {
+                sys::rte_pktmbuf_free_bulk(packets, u32::from(count));
+                count
+            });
+        }
+    }
+
     /// Frees the packets from `start` to `end`, which are no longer counted in `len`.
     fn free(&mut self, start: usize, end: usize) {
         let packets = &mut self.packets[start..end];

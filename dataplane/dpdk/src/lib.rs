@@ -3,6 +3,7 @@
 //! ```text
 //! Eal::init ─┬▶ Mempool ──────────────┬▶ Mbuf, Burst
 //!            ├▶ Device::probe ─configure▶ Port<Stopped> ─start─▶ Port<Started>, RxQueue…, TxQueue…, FlowRule…
+//!            ├▶ Interface::open         (an interface of the kernel, without DPDK: Receiver, Sender…)
 //!            ├▶ ring ─▶ RingSender, RingReceiver (packets from one thread to another)
 //!            └▶ spawn_worker            (what each is, and who keeps whom alive: see `port`)
 //! ```
@@ -45,6 +46,7 @@ mod eal;
 mod errno;
 pub mod flow;
 mod info;
+mod interface;
 mod log;
 mod mbuf;
 mod mempool;
@@ -63,6 +65,7 @@ pub use device::{Device, ProbeError};
 pub use eal::{Eal, EalError};
 pub use errno::Errno;
 pub use info::{DescriptorLimits, DeviceInfo, MacAddress};
+pub use interface::{Interface, InterfaceError, InterfaceLoss, Receiver, Sender};
 pub use log::LogLevel;
 pub use mbuf::{Mbuf, MbufError};
 pub use mempool::{HEADROOM, MAX_CACHE, Mempool, PoolError};

@@ -294,6 +294,28 @@ impl Mbuf {
         Ok(())
     }
 
+    /// The room behind the bytes of a packet in one segment that is its owner's alone; none in any other.
+    pub(crate) fn tail(&mut self) -> (*mut u8, usize) {
+        let first = self.first();
+        let end = usize::from(first.data_off()) + usize::from(first.data_len());
+        let room = if self.is_contiguous() && first.is_ours() {
+            first.tail_room()
+        } else {
+            0
+        };
+        (first.at(end), room)
+    }
+
+    /// Counts bytes that were written to the room of [`tail`](Self::tail).
+    ///
+    /// # Safety
+    /// `count` bytes were written from the start of that room, and it has that many.
+    pub(crate) unsafe fn filled(&mut self, count: u16) {
+        let first = self.first();
+        first.set(sys::PC_MBUF_DATA_LEN, first.data_len() + count);
+        self.set_len(self.len() + usize::from(count));
+    }
+
     /// Removes `count` bytes from the end, all of them in the last segment.
     ///
     /// # Errors

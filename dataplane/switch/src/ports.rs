@@ -156,15 +156,21 @@ fn pcap(what: &str) -> Result<Kind, &'static str> {
 }
 
 impl PortSpec {
-    /// What DPDK is told.
+    /// The interface of the kernel that it is on, through packet sockets of our own. DPDK's own driver (as
+    /// `device:net_af_packet0,iface=NAME`) loses every IPv4 fragment: its sockets reassemble them.
+    pub fn interface(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::AfPacket(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What DPDK is told; for an interface, what is opened instead.
     pub fn devargs(&self) -> String {
         let n = self.number;
         match &self.kind {
             Kind::Tap(name) => format!("net_tap{n},iface={name}"),
-            // A frame of any length that a port may have with jumbo frames off, and room for bursts.
-            Kind::AfPacket(name) => {
-                format!("net_af_packet{n},iface={name},blocksz=65536,framesz=2048,framecnt=1024,qpairs=1")
-            }
+            Kind::AfPacket(name) => format!("packet socket on {name}"),
             Kind::Pci(address) => address.clone(),
             Kind::VhostUser(path) => format!("net_vhost{n},iface={path},queues=1"),
             Kind::Pcap { rx, tx, repeat } => {

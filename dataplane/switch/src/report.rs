@@ -6,7 +6,7 @@ use portcullis_fastpath::Drop;
 
 use crate::counters::PortCount;
 use crate::engine::Engine;
-use crate::switch::Switch;
+use crate::switch::{Missed, Switch};
 
 /// One port, at a moment.
 #[derive(Debug, Clone, Default)]
@@ -19,21 +19,18 @@ pub struct PortLine {
     pub up: Option<bool>,
     /// What it did.
     pub count: PortCount,
-    /// Frames that the device itself lost for want of room or buffers.
-    pub missed: u64,
+    /// Frames that were lost before a worker saw them.
+    pub missed: Missed,
 }
 
 /// Every port.
 pub fn ports(switch: &Switch) -> Vec<PortLine> {
-    let lines = switch.ports.iter().map(|port| {
-        let stats = port.device.stats();
-        PortLine {
-            number: port.number,
-            text: port.text.clone(),
-            up: port.device.link().ok().map(|link| link.up),
-            count: switch.engine.sums().port(port.number),
-            missed: stats.map_or(0, |s| s.rx_missed + s.rx_no_buffers),
-        }
+    let lines = switch.ports.iter().map(|port| PortLine {
+        number: port.number,
+        text: port.text.clone(),
+        up: port.device.up(),
+        count: switch.engine.sums().port(port.number),
+        missed: port.device.missed(),
     });
     lines.collect()
 }
@@ -55,7 +52,7 @@ fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
 pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -> String {
     let mut text = String::new();
     type Of = fn(&PortLine) -> u64;
-    let families: [(&str, &str, Of); 8] = [
+    let families: [(&str, &str, Of); 7] = [
         ("received_packets", "Frames taken from a port.", |p| {
             p.count.received.packets
         }),
@@ -77,11 +74,6 @@ pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -
             "Frames taken from a port that the worker of their flow had no room for.",
             |p| p.count.crowded,
         ),
-        (
-            "missed_packets",
-            "Frames that a device lost for want of room or buffers.",
-            |p| p.missed,
-        ),
     ];
     for (name, help, value) in families {
         let name = format!("portcullis_switch_{name}_total");
@@ -93,6 +85,25 @@ pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -
                 &[("port", &port.number.to_string())],
                 value(port),
             );
+        }
+    }
+    let name = "portcullis_switch_missed_packets_total";
+    family(
+        &mut text,
+        name,
+        "counter",
+        "Frames of a port that were lost before a worker saw them.",
+    );
+    for port in ports {
+        let missed = port.missed;
+        let number = port.number.to_string();
+        for (reason, value) in [
+            ("crowded", missed.crowded),
+            ("no_buffer", missed.unbuffered),
+            ("broken", missed.broken),
+            ("too_long", missed.long),
+        ] {
+            sample(&mut text, name, &[("port", &number), ("reason", reason)], value);
         }
     }
     let name = "portcullis_switch_dropped_packets_total";

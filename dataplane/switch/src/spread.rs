@@ -3,7 +3,7 @@
 //! Each of the others takes its part from a ring of its own, so that frames of a flow stay in order. Where a ring is full
 //! frames are lost, as in a network card whose queue is.
 
-use portcullis_dpdk::{Burst, RingReceiver, RingSender, RxQueue};
+use portcullis_dpdk::{Burst, Receiver, RingReceiver, RingSender, RxQueue};
 use portcullis_fastpath::flow;
 
 use crate::counters::Counters;
@@ -12,10 +12,28 @@ use crate::worker::BURST;
 /// Frames that wait for one worker: some milliseconds of a port at its full rate.
 pub const ROOM: u32 = 2048;
 
+/// Where frames of a port come in.
+pub enum Queue {
+    /// A receive queue of a device.
+    Device(RxQueue),
+    /// An interface of the kernel.
+    Interface(Receiver),
+}
+
+impl Queue {
+    #[inline(always)]
+    fn receive(&mut self, burst: &mut Burst<BURST>) -> usize {
+        match self {
+            Queue::Device(queue) => queue.receive(burst),
+            Queue::Interface(receiver) => receiver.receive(burst),
+        }
+    }
+}
+
 /// Where a worker takes frames of a port from.
 pub enum Source {
     /// All of a queue.
-    Queue(RxQueue),
+    Queue(Queue),
     /// A queue whose frames it deals out, and its own part of them.
     Dealt(Box<Dealer>),
     /// Its part of another worker's queue.
@@ -24,7 +42,7 @@ pub enum Source {
 
 /// Deals out what comes from a queue.
 pub struct Dealer {
-    queue: RxQueue,
+    queue: Queue,
     hands: Vec<Hand>,
     /// What comes in at once.
     taken: Burst<BURST>,
@@ -51,7 +69,7 @@ impl Source {
 
 impl Dealer {
     /// Deals to workers in their order; the one without a ring is the dealer.
-    pub fn new(queue: RxQueue, rings: impl Iterator<Item = Option<RingSender>>) -> Dealer {
+    pub fn new(queue: Queue, rings: impl Iterator<Item = Option<RingSender>>) -> Dealer {
         let hands = rings.map(|ring| Hand {
             ring,
             burst: Burst::new(),

@@ -5,14 +5,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_dpdk as dpdk;
-use portcullis_dpdk::{Device, Eal, EalOptions, Mempool, Port, PortConfig, Started, TxQueue};
+use portcullis_dpdk::{Device, Eal, EalOptions, Interface, Mempool, Port, PortConfig, Started, TxQueue};
 use portcullis_fastpath::Tables;
 
 use crate::config::{Config, Spread};
 use crate::counters::{Counters, Sums};
 use crate::engine::Engine;
 use crate::hub::Hub;
-use crate::spread::{self, Dealer, Source};
+use crate::ports::PortSpec;
+use crate::spread::{self, Dealer, Queue, Source};
 use crate::worker::{Out, OutPort, Worker};
 
 /// Why there is no switch.
@@ -48,6 +49,14 @@ pub enum SwitchError {
         /// Why.
         source: dpdk::PortError,
     },
+    /// An interface of the kernel.
+    #[error("port {port} cannot be opened")]
+    Interface {
+        /// The port as it was written.
+        port: String,
+        /// Why.
+        source: dpdk::InterfaceError,
+    },
     /// A core that is not there.
     #[error("there is no core {core} for a worker: this machine has {online}")]
     Core {
@@ -71,8 +80,72 @@ pub struct LivePort {
     pub number: u16,
     /// As it was written.
     pub text: String,
-    /// The device.
-    pub device: Port<Started>,
+    /// What it is on.
+    pub device: Live,
+}
+
+/// What a port is on.
+#[derive(Debug)]
+pub enum Live {
+    /// A device of DPDK.
+    Device(Port<Started>),
+    /// An interface of the kernel.
+    Interface(Interface),
+}
+
+impl Live {
+    /// Whether its link is up; unknown when it does not say.
+    pub fn up(&self) -> Option<bool> {
+        match self {
+            Live::Device(port) => port.link().ok().map(|link| link.up),
+            Live::Interface(interface) => interface.up(),
+        }
+    }
+
+    /// Frames that were lost before a worker saw them, by the reason.
+    pub fn missed(&self) -> Missed {
+        match self {
+            Live::Device(port) => port.stats().map_or_else(
+                |_| Missed::default(),
+                |stats| Missed {
+                    crowded: stats.rx_missed,
+                    unbuffered: stats.rx_no_buffers,
+                    broken: stats.rx_errors,
+                    long: 0,
+                },
+            ),
+            Live::Interface(interface) => {
+                let loss = interface.loss();
+                Missed {
+                    crowded: loss.crowded,
+                    unbuffered: loss.unbuffered,
+                    broken: 0,
+                    long: loss.long,
+                }
+            }
+        }
+    }
+
+    /// What drives it.
+    pub fn driver(&self) -> &str {
+        match self {
+            Live::Device(port) => &port.info().driver,
+            Live::Interface(_) => "packet socket",
+        }
+    }
+}
+
+/// Frames that were lost before a worker saw them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Missed {
+    /// Nobody took them in time.
+    pub crowded: u64,
+    /// There was no packet buffer.
+    pub unbuffered: u64,
+    /// They arrived broken.
+    pub broken: u64,
+    /// They were longer than a packet buffer.
+    pub long: u64,
 }
 
 /// A running switch. When it is dropped its workers end, then its ports.
@@ -99,8 +172,8 @@ struct Share {
 struct Opened {
     port: LivePort,
     mtu: u16,
-    rx: Vec<dpdk::RxQueue>,
-    tx: Vec<TxQueue>,
+    rx: Vec<Queue>,
+    tx: Vec<Out>,
 }
 
 impl Switch {
@@ -129,12 +202,7 @@ impl Switch {
         });
         let mut opened = Vec::new();
         for spec in &config.ports {
-            let text = spec.to_string();
-            let device = Device::probe(&eal, &spec.devargs()).map_err(|source| SwitchError::Probe {
-                port: text.clone(),
-                source,
-            })?;
-            opened.push(open(config, device, spec.number, text, &pool, count as u16)?);
+            opened.push(open(&eal, config, spec, &pool, count)?);
         }
         let queues: usize = opened.iter().map(|port| port.rx.len()).sum();
         let spread = match config.spread {
@@ -233,13 +301,56 @@ fn room(config: &Config) -> u16 {
 }
 
 fn open(
+    eal: &Eal,
+    config: &Config,
+    spec: &PortSpec,
+    pool: &Mempool,
+    count: usize,
+) -> Result<Opened, SwitchError> {
+    let text = spec.to_string();
+    if let Some(name) = spec.interface() {
+        return open_interface(config, name, (spec.number, text), pool, count);
+    }
+    let device = Device::probe(eal, &spec.devargs()).map_err(|source| SwitchError::Probe {
+        port: text.clone(),
+        source,
+    })?;
+    open_device(config, device, (spec.number, text), pool, count)
+}
+
+/// An interface of the kernel has one way in, and one way out for each worker.
+fn open_interface(
+    config: &Config,
+    name: &str,
+    (number, text): (u16, String),
+    pool: &Mempool,
+    count: usize,
+) -> Result<Opened, SwitchError> {
+    let (interface, receiver, senders) =
+        Interface::open(name, pool, count, config.mtu).map_err(|source| SwitchError::Interface {
+            port: text.clone(),
+            source,
+        })?;
+    Ok(Opened {
+        mtu: interface.mtu(),
+        port: LivePort {
+            number,
+            text,
+            device: Live::Interface(interface),
+        },
+        rx: vec![Queue::Interface(receiver)],
+        tx: senders.into_iter().map(Out::Interface).collect(),
+    })
+}
+
+fn open_device(
     config: &Config,
     device: Device,
-    number: u16,
-    text: String,
+    (number, text): (u16, String),
     pool: &Mempool,
-    count: u16,
+    count: usize,
 ) -> Result<Opened, SwitchError> {
+    let count = u16::try_from(count).unwrap_or(u16::MAX);
     let info = device.info();
     let spread = info.rss && info.max_rx_queues >= count;
     let wanted = PortConfig {
@@ -267,11 +378,11 @@ fn open(
         port: LivePort {
             number,
             text,
-            device: running.port,
+            device: Live::Device(running.port),
         },
         mtu,
-        rx: running.rx,
-        tx: running.tx,
+        rx: running.rx.into_iter().map(Queue::Device).collect(),
+        tx: outs(running.tx, usize::from(count)),
     })
 }
 
@@ -302,12 +413,12 @@ fn deal(eal: &Eal, opened: Opened, shares: &mut [Share], spread: bool) -> Result
             share.rx.push((number, source));
         }
     }
-    for (share, queue) in shares.iter_mut().zip(outs(tx, count)) {
+    for (share, queue) in shares.iter_mut().zip(tx) {
         share.out.push(OutPort { number, mtu, queue });
     }
     tracing::info!(
         port = port.text,
-        driver = port.device.info().driver,
+        driver = port.device.driver(),
         mtu,
         queues,
         spread,

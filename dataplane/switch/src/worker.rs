@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portcullis_dpdk::{Burst, Mbuf, Mempool, TxQueue};
+use portcullis_dpdk::{Burst, Mbuf, Mempool, Sender, TxQueue};
 use portcullis_fastpath::{Look, PORTS, Ports, Snapshot, Went};
 
 use crate::counters::{Book, Counters};
@@ -25,12 +25,15 @@ pub enum Out {
     Own(TxQueue),
     /// Taken for each burst.
     Shared(Arc<Mutex<TxQueue>>),
+    /// An interface of the kernel; nobody else has this way to it.
+    Interface(Sender),
 }
 
 impl Out {
     fn send(&mut self, burst: &mut Burst<BURST>) -> usize {
         match self {
             Out::Own(queue) => queue.send(burst),
+            Out::Interface(sender) => sender.send(burst),
             Out::Shared(queue) => queue.lock().unwrap_or_else(PoisonError::into_inner).send(burst),
         }
     }
