@@ -119,8 +119,62 @@ pub enum Does {
         /// Its parameters.
         params: Vec<(u32, u128)>,
     },
+    /// An action whose first parameter becomes others at their moments, by the switch's own clock ([`crate::ends`]).
+    Until {
+        /// The action.
+        id: u32,
+        /// Its parameters by id, ascending.
+        params: Vec<(u32, u128)>,
+        /// What the first one becomes; rising in time, not empty.
+        ends: Vec<End>,
+    },
     /// A copy for each of these ports, ascending.
     Copies(Vec<u32>),
+}
+
+/// What the first parameter of a row's action becomes, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct End {
+    /// The moment, in seconds since the Unix epoch.
+    pub at: u64,
+    /// Its value from then on.
+    pub value: u32,
+}
+
+impl Does {
+    /// An action, with ends if there are some.
+    pub fn action(id: u32, params: Vec<(u32, u128)>, ends: Vec<End>) -> Self {
+        if ends.is_empty() {
+            Does::Action { id, params }
+        } else {
+            Does::Until { id, params, ends }
+        }
+    }
+
+    /// The action now, its parameters, and what the first one becomes; none of a group.
+    pub fn parts(&self) -> Option<(u32, &[(u32, u128)], &[End])> {
+        match self {
+            Does::Action { id, params } => Some((*id, params, &[])),
+            Does::Until { id, params, ends } => Some((*id, params, ends)),
+            Does::Copies(_) => None,
+        }
+    }
+
+    /// Whether a row that did this does the other when the next of its ends have passed, and nothing else has changed.
+    pub fn ends_as(&self, other: &Self) -> bool {
+        let (Does::Until { id, params, ends }, Some((_, _, left))) = (self, other.parts()) else {
+            return false;
+        };
+        let Some(last) = ends.len().checked_sub(left.len() + 1).and_then(|at| ends.get(at)) else {
+            return false;
+        };
+        let mut params = params.clone();
+        if let Some((_, first)) = params.first_mut() {
+            *first = last.value.into();
+        }
+        let rest = ends.get(ends.len() - left.len()..).unwrap_or_default();
+        Does::action(*id, params, rest.to_vec()) == *other
+    }
 }
 
 /// A row.
@@ -151,6 +205,25 @@ mod tests {
             layer: Layer::Content,
             class: None,
         }))
+    }
+
+    #[test]
+    fn a_row_ends_as_its_ends_say() {
+        let end = |at, value| End { at, value };
+        let does = |class, ends: &[End]| Does::action(7, vec![(1, class), (2, 40)], ends.to_vec());
+        let now = does(5, &[end(10, 6), end(20, 0)]);
+        assert!(now.ends_as(&does(6, &[end(20, 0)])));
+        assert!(now.ends_as(&does(0, &[])));
+        for other in [
+            now.clone(),
+            does(5, &[]),
+            does(6, &[]),
+            does(6, &[end(21, 0)]),
+            does(0, &[end(20, 0)]),
+        ] {
+            assert!(!now.ends_as(&other), "{other:?}");
+        }
+        assert!(!does(5, &[]).ends_as(&does(0, &[])));
     }
 
     #[test]

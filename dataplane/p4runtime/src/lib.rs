@@ -18,6 +18,7 @@ mod config;
 mod describe;
 pub mod device;
 mod driver;
+pub mod ends;
 pub mod entry;
 pub mod failure;
 pub mod find;

@@ -148,10 +148,8 @@ pub(crate) fn hits(
 /// The endpoint whose guard a row of a denied source is.
 fn guarded(device: &Device, key: &RowKey, does: &crate::entry::Does, plugs: &Plugs) -> Option<String> {
     let table = device.table(key.table()).filter(|t| is_guard(&t.name))?;
-    let crate::entry::Does::Action { id, .. } = does else {
-        return None;
-    };
-    if table.action(*id)?.name.rsplit('.').next() != Some("deny") {
+    let (id, ..) = does.parts()?;
+    if table.action(id)?.name.rsplit('.').next() != Some("deny") {
         return None;
     }
     let Place::Table { fields, .. } = &key.0.place else {

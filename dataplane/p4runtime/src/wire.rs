@@ -10,6 +10,7 @@ use v1::field_match::{self, FieldMatchType};
 use v1::update::Type;
 
 use crate::device::{Device, DeviceTable};
+use crate::ends;
 use crate::entry::{Does, Keyed, Match, Place, Row, RowKey};
 use crate::failure::shown;
 use crate::value::{decode, encode, ones};
@@ -35,7 +36,8 @@ impl Tag {
         if entry.metadata.is_empty() {
             entry.controller_metadata >> 48 == u64::from(self.0)
         } else {
-            entry.metadata.starts_with(&self.0.to_be_bytes()) && entry.metadata.len() == 10
+            let whole = entry.metadata.len() == ends::TAG || ends::has(&entry.metadata);
+            whole && entry.metadata.starts_with(&self.0.to_be_bytes())
         }
     }
 }
@@ -193,19 +195,19 @@ fn entity(device: &Device, key: &RowKey, does: Option<&Does>, writer: &Writer) -
         return Some(group_entity(id, copies));
     }
     let mut entry = table_entry(device, key)?;
-    if let Some(Does::Action { id, params }) = does {
+    if let Some((id, params, ends)) = does.and_then(Does::parts) {
         let params = params.iter().map(|(id, value)| v1::action::Param {
             param_id: *id,
             value: encode(*value),
         });
         let action = v1::Action {
-            action_id: *id,
+            action_id: id,
             params: params.collect(),
         };
         entry.action = Some(v1::TableAction {
             r#type: Some(v1::table_action::Type::Action(action)),
         });
-        entry.metadata = writer.tag.metadata(writer.generation);
+        entry.metadata = ends::append(writer.tag.metadata(writer.generation), ends);
         entry.controller_metadata = writer.tag.controller_metadata(writer.generation);
     }
     Some(v1::Entity {
@@ -258,10 +260,11 @@ pub fn seen_entry(device: &Device, entry: &v1::TableEntry, tag: Tag) -> Seen {
             .collect();
         let mut params = params?;
         params.sort_unstable();
-        Some(Does::Action {
-            id: action.action_id,
+        Some(Does::action(
+            action.action_id,
             params,
-        })
+            ends::read(&entry.metadata)?,
+        ))
     });
     // A row of ours that does what we never write is put right.
     let nothing = Does::Action {
@@ -346,12 +349,15 @@ pub fn text(device: &Device, key: &RowKey, does: Option<&Does>) -> String {
             None => text += &format!(" {id}={value}"),
         }
     }
-    if let Some(Does::Action { id, params }) = does {
-        let action = table.action(*id);
+    if let Some((id, params, ends)) = does.and_then(Does::parts) {
+        let action = table.action(id);
         text += &format!(" -> {}", action.map_or("an unknown action", |a| a.name.as_str()));
         let values: Vec<String> = params.iter().map(|(_, value)| value.to_string()).collect();
         if !values.is_empty() {
             text += &format!("({})", values.join(", "));
+        }
+        for end in ends {
+            text += &format!(", at {} {}", end.at, end.value);
         }
     }
     text

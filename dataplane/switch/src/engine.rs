@@ -1,7 +1,7 @@
 //! One place that changes what the workers forward by: program, tables, groups.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_fastpath::Tables;
 use portcullis_proto::p4::v1;
@@ -12,7 +12,7 @@ use crate::counters::Sums;
 use crate::entry::{Refusal, refuse};
 use crate::hub::Hub;
 use crate::program::Program;
-use crate::store::Store;
+use crate::store::{Moment, Store};
 
 /// How long workers may take to notice new tables. They look before every burst.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +41,7 @@ pub struct Engine {
     state: Mutex<State>,
     hub: Arc<Hub>,
     sums: Sums,
+    begun: Instant,
 }
 
 /// What to do with a program.
@@ -70,6 +71,14 @@ impl Engine {
             }),
             hub,
             sums,
+            begun: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment {
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            up: self.begun.elapsed(),
         }
     }
 
@@ -88,15 +97,40 @@ impl Engine {
     ) -> Result<Vec<(usize, Refusal)>, Refusal> {
         let mut state = self.state.lock().await;
         may()?;
+        let now = self.now();
         if let Some(saved) = &mut state.saved {
+            saved.store.at(now);
             return Ok(saved.store.write(updates, all_or_nothing, &Sums::default()));
         }
         let Some(store) = &mut state.store else {
             return no_program();
         };
+        store.at(now);
         let refused = store.write(updates, all_or_nothing, &self.sums);
+        // What is written too late is not let in for a moment.
+        let (_, lost) = store.end(&self.sums);
         self.publish(store).await?;
-        Ok(refused)
+        match lost.into_iter().next() {
+            Some(lost) => Err(lost),
+            None => Ok(refused),
+        }
+    }
+
+    /// Lets rows become what they are to be by now, all of them in one snapshot; how many there were.
+    pub async fn end_rows(&self) -> Result<usize, Refusal> {
+        let mut state = self.state.lock().await;
+        let Some(store) = &mut state.store else {
+            return Ok(0);
+        };
+        store.at(self.now());
+        let (ended, lost) = store.end(&self.sums);
+        if ended > 0 {
+            self.publish(store).await?;
+        }
+        match lost.into_iter().next() {
+            Some(lost) => Err(lost),
+            None => Ok(ended),
+        }
     }
 
     /// Waits for what has been begun.
@@ -216,11 +250,15 @@ impl Engine {
         let Some(running) = &mut state.store else {
             return no_program();
         };
+        running.at(self.now());
         let refused = running.write(&updates, false, &self.sums);
+        let (_, lost) = running.end(&self.sums);
         self.publish(running).await?;
-        match refused.into_iter().next() {
+        let refused = refused.into_iter().map(|(_, refusal)| refusal).chain(lost);
+        let mut refused = refused;
+        match refused.next() {
             None => Ok(()),
-            Some((_, refusal)) => refuse(
+            Some(refusal) => refuse(
                 Code::Internal,
                 format!("not all that was written could be kept: {}", refusal.why),
             ),

@@ -5,6 +5,8 @@ use portcullis_proto::p4::v1;
 use tonic::Code;
 use v1::field_match::FieldMatchType;
 
+use portcullis_p4runtime::entry::End;
+
 use crate::program::{ActionKind, KeyShape, Match, Program, TableShape};
 
 /// Why an update is refused.
@@ -142,10 +144,14 @@ fn cond(shape: &TableShape, key: &KeyShape, given: Option<&FieldMatchType>) -> R
 pub fn row(shape: &TableShape, entry: &v1::TableEntry) -> Result<Row, Refusal> {
     let conds = conds(shape, entry)?;
     priority(shape, entry)?;
+    ends(shape, entry)?;
     if entry.idle_timeout_ns != 0 {
         return refuse(
             Code::Unimplemented,
-            format!("table `{}`: rows do not expire on this switch", shape.name),
+            format!(
+                "table `{}`: rows do not expire for want of packets on this switch",
+                shape.name
+            ),
         );
     }
     if entry.meter_config.is_some() || entry.meter_counter_data.is_some() {
@@ -166,6 +172,30 @@ pub fn row(shape: &TableShape, entry: &v1::TableEntry) -> Result<Row, Refusal> {
         action: action(shape, entry)?,
         slot: NO_SLOT,
     })
+}
+
+/// What the first parameter of an entry's action becomes, and when ([`portcullis_p4runtime::ends`]); none of most entries.
+pub fn ends(shape: &TableShape, entry: &v1::TableEntry) -> Result<Vec<End>, Refusal> {
+    let wrong = |why: &str| refuse(Code::InvalidArgument, format!("table `{}`: {why}", shape.name));
+    let Some(ends) = portcullis_p4runtime::ends::read(&entry.metadata) else {
+        return wrong("the ends in its metadata are cut off or do not rise");
+    };
+    if ends.is_empty() {
+        return Ok(ends);
+    }
+    let id = match entry.action.as_ref().and_then(|a| a.r#type.as_ref()) {
+        Some(v1::table_action::Type::Action(action)) => action.action_id,
+        _ => return wrong("an entry with ends has an action"),
+    };
+    let width = shape.actions.get(&id).map_or(0, |known| known.width);
+    match ends.iter().find(|end| u64::from(end.value) >> width != 0) {
+        _ if width == 0 => wrong("ends change a parameter, and its action has none"),
+        Some(end) => wrong(&format!(
+            "it is to become {}, and its parameter has {width} bits",
+            end.value
+        )),
+        None => Ok(ends),
+    }
 }
 
 /// Rows have a priority exactly where something other than exact matches is asked for (section 9.1.1).

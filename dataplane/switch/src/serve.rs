@@ -18,12 +18,15 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 
 use crate::config::{Config, Listen};
+use crate::engine::Engine;
 use crate::report;
 use crate::server::Service;
 use crate::switch::{Switch, SwitchError};
 
 /// How often it is looked whether workers still run.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked whether rows have ended.
+const ENDS: Duration = Duration::from_millis(100);
 /// Connections that are open when it stops have so long.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,7 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
     let service = Service::new(Arc::clone(&switch.engine), config.device_id);
     let (stop, stopped) = watch::channel(false);
     let mut server = tokio::spawn(p4runtime(bound, service, stopped.clone()));
+    let mut ending = tokio::spawn(end_rows(Arc::clone(&switch.engine)));
     let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<String>>(4);
     let mut scraped = tokio::spawn(scrape(metrics, ask, stopped));
     tracing::info!(
@@ -116,6 +120,11 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
             _ = interrupt.recv() => break Ok(()),
             ended = &mut server => break ended.unwrap_or(Ok(())),
             ended = &mut scraped => break ended.unwrap_or(Ok(())),
+            // It ends by a panic only, and then unlocks would stay open.
+            ended = &mut ending => {
+                let why = ended.err().map_or_else(String::new, |error| error.to_string());
+                break Err(ServeError::Worker(format!("rows do not end any more: {why}")));
+            }
             Some(answer) = asked.recv() => {
                 let lines = report::ports(&switch);
                 let buffers = (switch.pool.in_use(), switch.pool.capacity());
@@ -137,11 +146,29 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
         server.abort();
     }
     scraped.abort();
+    ending.abort();
     for panic in switch.stop() {
         tracing::error!(%panic, "a worker had ended before it should");
     }
     drop(switch);
     result
+}
+
+/// Lets rows end when their moment comes, whether an agent lives or not.
+async fn end_rows(engine: Arc<Engine>) {
+    let mut look = tokio::time::interval(ENDS);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        match engine.end_rows().await {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, "rows have ended: what unlocks opened is closed"),
+            Err(refusal) => tracing::error!(
+                why = refusal.why,
+                "rows have ended, and not all of it could be done"
+            ),
+        }
+    }
 }
 
 async fn p4runtime(

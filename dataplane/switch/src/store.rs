@@ -3,7 +3,7 @@
 //! A deleted entry's row stays in the tables to the end of the request: what has to be taken back is as it was, with its
 //! counter and its place among rows of the same priority.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use portcullis_fastpath::{NO_SLOT, RowId, Snapshot, Table, Tables};
@@ -17,7 +17,10 @@ use crate::counters::{Count, SLOTS, Sums};
 use crate::entry::{Conds, Refusal, conds, priority, refuse, row, table};
 use crate::program::{Program, TableShape};
 
+mod ends;
 mod read;
+
+pub use ends::Moment;
 
 /// What makes an entry the same as another: table, priority, conditions.
 type Place = (Table, i32, Conds);
@@ -28,6 +31,8 @@ struct Kept {
     entry: v1::TableEntry,
     id: RowId,
     slot: u32,
+    /// When it was written: the time that its ends have left counts from then.
+    written: Moment,
 }
 
 /// Everything that was written under one program.
@@ -42,6 +47,10 @@ pub struct Store {
     slots: Slots,
     /// Entries that the request deleted which is being carried out.
     leaving: Vec<Kept>,
+    /// The time of what is being done.
+    now: Moment,
+    /// Where entries with ends may be: all that have some, and some that have none any more.
+    timed: HashSet<Place>,
 }
 
 /// Which counters are in use. One that was freed is given away again only when no worker counts in it any more.
@@ -105,6 +114,8 @@ impl Store {
             groups: BTreeMap::new(),
             slots: Slots::default(),
             leaving: Vec::new(),
+            now: Moment::default(),
+            timed: HashSet::new(),
         }
     }
 
@@ -337,7 +348,15 @@ impl Store {
                     self.slots.set(slot, data, sums);
                 }
                 let entry = stored(entry);
-                self.keep(place.clone(), Kept { entry, id, slot });
+                self.time(&place, &entry);
+                let written = self.now;
+                let kept = Kept {
+                    entry,
+                    id,
+                    slot,
+                    written,
+                };
+                self.keep(place.clone(), kept);
                 Ok(Undo::Insert(place))
             }
             Err(error) => {
@@ -367,6 +386,8 @@ impl Store {
             self.slots.set(kept.slot, data, sums);
         }
         let old = std::mem::replace(&mut kept.entry, stored(&new));
+        kept.written = self.now;
+        self.time(&place, &new);
         Ok(Undo::Modify(place, Box::new(old), base))
     }
 

@@ -18,6 +18,8 @@ use super::roles::{Rejected, StreamId, Told};
 use super::{Service, WAITING, number};
 use crate::engine::SetProgram;
 use crate::entry::Refusal;
+use portcullis_p4runtime::ends;
+use tonic::metadata::MetadataValue;
 
 /// Entities in one answer of a read.
 const PART: usize = 500;
@@ -239,10 +241,13 @@ impl P4Runtime for Calls {
         &self,
         _: Request<v1::CapabilitiesRequest>,
     ) -> Result<Response<v1::CapabilitiesResponse>, Status> {
-        Ok(Response::new(v1::CapabilitiesResponse {
+        let mut answer = Response::new(v1::CapabilitiesResponse {
             p4runtime_api_version: "1.6.0".to_string(),
             ..Default::default()
-        }))
+        });
+        let header = MetadataValue::from_static("1");
+        answer.metadata_mut().insert(ends::HEADER, header);
+        Ok(answer)
     }
 }
 
