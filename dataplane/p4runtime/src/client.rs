@@ -99,6 +99,8 @@ pub struct Client {
     config: Arc<Config>,
     /// Version of P4Runtime that the server speaks.
     pub version: String,
+    /// Whether it keeps the ends that rows carry ([`crate::ends`]).
+    pub keeps_ends: bool,
 }
 
 /// The stream of a connection: what is sent, and what comes.
@@ -155,9 +157,12 @@ async fn channel(config: &Config) -> Result<Channel, ClientError> {
 pub async fn connect(config: Arc<Config>) -> Result<(Client, Stream), ClientError> {
     let mut rpc = P4RuntimeClient::new(channel(&config).await?).max_decoding_message_size(LARGEST);
     // Servers before P4Runtime 1.1 do not have it.
-    let version = match timed(rpc.capabilities(v1::CapabilitiesRequest::default())).await {
-        Ok(answer) => answer.into_inner().p4runtime_api_version,
-        Err(status) if status.code() == Code::Unimplemented => String::new(),
+    let (version, keeps_ends) = match timed(rpc.capabilities(v1::CapabilitiesRequest::default())).await {
+        Ok(answer) => {
+            let keeps_ends = answer.metadata().contains_key(crate::ends::HEADER);
+            (answer.into_inner().p4runtime_api_version, keeps_ends)
+        }
+        Err(status) if status.code() == Code::Unimplemented => (String::new(), false),
         Err(status) => return Err(failed("Capabilities")(status)),
     };
     let (requests, queue) = mpsc::channel(16);
@@ -171,7 +176,12 @@ pub async fn connect(config: Arc<Config>) -> Result<(Client, Stream), ClientErro
         .await
         .map_err(failed("StreamChannel"))?
         .into_inner();
-    let client = Client { rpc, config, version };
+    let client = Client {
+        rpc,
+        config,
+        version,
+        keeps_ends,
+    };
     Ok((
         client,
         Stream {

@@ -15,7 +15,7 @@ use portcullis_compiler::{
 use portcullis_policy::{Decider, Direction, Name};
 
 use crate::device::{Device, Inexpressible};
-use crate::entry::{Does, Row, RowKey};
+use crate::entry::{Does, End, Row, RowKey};
 use crate::own;
 use crate::plugs::{At, Plug, Plugs, meant};
 
@@ -121,6 +121,8 @@ type Made = (Fingerprint, bool, Unit<RowKey, Does>, Arc<Hits>);
 /// Builds units, and takes over those whose input did not change.
 #[derive(Debug, Default)]
 pub struct Units {
+    /// Whether the server keeps the ends that rows carry.
+    keeps_ends: bool,
     classes: HashMap<ClassId, Made>,
     plugs: HashMap<At, (Plug, Unit<RowKey, Does>)>,
 }
@@ -193,6 +195,19 @@ pub fn compile(
 }
 
 impl Units {
+    /// For a server that keeps the ends that rows carry, or one that does not.
+    pub fn new(keeps_ends: bool) -> Self {
+        Units {
+            keeps_ends,
+            ..Units::default()
+        }
+    }
+
+    /// Whether rows carry their ends.
+    pub fn keeps_ends(&self) -> bool {
+        self.keeps_ends
+    }
+
     /// The desired state of a device.
     pub fn build(
         &mut self,
@@ -225,7 +240,11 @@ impl Units {
                     .insert(UnitId::Plug(plug.at), self.plug(device, plug)?);
             }
             built.desired.insert(UnitId::Groups, Arc::new(own::groups(plugs)));
+            if !self.keeps_ends {
+                built.unsupported.extend(not_ended(plugs, target));
+            }
         } else {
+            built.unsupported.extend(not_ended(plugs, target));
             built.unsupported.extend(not_guarded(plugs, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(not_by_vlan(plugs, target));
@@ -238,7 +257,11 @@ impl Units {
         if let Some((_, unit)) = self.plugs.get(&plug.at) {
             return Ok(Arc::clone(unit));
         }
-        let unit = Arc::new(own::plug_rows(device, plug)?);
+        let mut rows = own::plug_rows(device, plug)?;
+        if self.keeps_ends {
+            rows.iter_mut().for_each(|row| carry_ends(device, plug, row));
+        }
+        let unit = Arc::new(rows);
         self.plugs.insert(plug.at, (plug.clone(), Arc::clone(&unit)));
         Ok(unit)
     }
@@ -390,6 +413,53 @@ fn not_by_vlan(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
                     p.at.0
                 ),
             })
+        })
+        .collect()
+}
+
+/// Lets a row that leads a port to a class carry what the class becomes as unlocks end.
+fn carry_ends(device: &Device, plug: &Plug, (key, does): &mut Row) {
+    let stage = device.table(key.table()).map(|table| table.stage);
+    let direction = match stage {
+        Some(Role::Attach) => Direction::Egress,
+        Some(Role::Deliver) => Direction::Ingress,
+        _ => return,
+    };
+    let of = |egress: ClassId, ingress: ClassId| match direction {
+        Direction::Egress => egress,
+        Direction::Ingress => ingress,
+    };
+    let mut class = of(plug.egress, plug.ingress);
+    let mut ends = Vec::new();
+    for fall in &plug.falls {
+        let next = of(fall.egress, fall.ingress);
+        if next != class {
+            ends.push(End {
+                at: fall.at,
+                value: next.0,
+            });
+            class = next;
+        }
+    }
+    if let Does::Action { id, params } = does {
+        *does = Does::action(*id, std::mem::take(params), ends);
+    }
+}
+
+/// Endpoints whose unlocks nobody ends while the agent is away.
+fn not_ended(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
+    let unlocked = plugs.plugs.values().filter(|plug| !plug.falls.is_empty());
+    let names: BTreeSet<&Name> = unlocked.filter_map(|plug| plug.endpoint.as_ref()).collect();
+    names
+        .into_iter()
+        .map(|name| Unsupported {
+            target: target.to_string(),
+            rule: format!("the end of unlocks of {name} while the agent is away"),
+            table: "attach".to_string(),
+            why: "rows of this device do not end by a moment that they carry: what unlocks opened is closed by the agent \
+                  alone, at its moment or when the agent is back; the embedded switch and Open vSwitch close it by \
+                  themselves"
+                .to_string(),
         })
         .collect()
 }

@@ -36,6 +36,16 @@ fn a_story_with_restarts() {
 }
 
 #[test]
+fn fragments_cross() {
+    device::fragments_cross(SWITCH);
+}
+
+#[test]
+fn a_dead_agent_keeps_nothing_open() {
+    device::a_dead_agent_keeps_nothing_open(SWITCH);
+}
+
+#[test]
 fn a_thousand_changes_under_traffic() {
     device::a_thousand_changes_under_traffic(SWITCH);
 }

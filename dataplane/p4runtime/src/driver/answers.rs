@@ -39,9 +39,12 @@ impl Driver {
         let device = self.session.device().cloned().ok_or_else(not_ready)?;
         let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
+        let keeps_ends = self.units.keeps_ends();
         let built = self
             .backend
-            .with_programs(|programs| Units::default().build(&device, intent, &plugs, &target, programs))
+            .with_programs(|programs| {
+                Units::new(keeps_ends).build(&device, intent, &plugs, &target, programs)
+            })
             .ok_or_else(not_ready)?
             .map_err(|error| refusal(error, &target))?;
         let machine = &self.session.machine;

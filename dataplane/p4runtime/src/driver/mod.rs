@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::backend::P4Backend;
 use crate::client::{self, Client, ClientError, Stream};
 use crate::device::{Device, DeviceTable};
-use crate::entry::{Does, GROUPS, RowKey};
+use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::failure::shown;
 use crate::find::Found;
 use crate::plugs::{Plugs, resolve};
@@ -312,6 +312,7 @@ impl Driver {
         match result {
             Ok((client, stream)) => {
                 self.ports = client.replica_ports();
+                let keeps_ends = client.keeps_ends;
                 let versions = &mut self.status.versions;
                 versions.insert("p4runtime".to_string(), client.version.clone());
                 versions.insert(
@@ -322,12 +323,33 @@ impl Driver {
                 self.stream = Some(stream);
                 self.status.detail = "waiting for the device to say who is the primary".to_string();
                 self.look_at = Instant::now() + self.backend.config().resync_interval;
+                self.keeps_ends(keeps_ends);
                 self.session.connected();
             }
             Err(error) => {
                 self.status.detail = explain(&error);
                 self.connect_at = Instant::now() + self.backoff.next_wait();
             }
+        }
+    }
+
+    /// Whether rows may carry their ends is known with the connection, and before anything is read or written.
+    fn keeps_ends(&mut self, keeps_ends: bool) {
+        if self.units.keeps_ends() != keeps_ends {
+            self.units = Units::new(keeps_ends);
+            self.rebuild();
+        }
+    }
+
+    /// Rows that have ended by themselves since they were written are no drift.
+    fn ended(&mut self, seen: &[Row]) {
+        // Nothing that has ended is wanted any more.
+        self.falls();
+        let installed = self.session.machine.installed();
+        let ended = |(key, does): &&Row| installed.get(key).is_some_and(|had| had.ends_as(does));
+        let ended: Vec<Row> = seen.iter().filter(ended).cloned().collect();
+        for (key, does) in ended {
+            self.session.machine.became(key, does);
         }
     }
 
@@ -341,7 +363,7 @@ impl Driver {
                     && self.session.device().is_none_or(|known| **known != device)
                 {
                     self.backend.learn(&device);
-                    self.units = Units::default();
+                    self.units = Units::new(self.units.keeps_ends());
                     self.session.set_device(Arc::new(device));
                     self.rebuild();
                 }
@@ -373,6 +395,7 @@ impl Driver {
                         .ours
                         .extend(groups.map(|(k, d)| (k.clone(), d.clone())));
                 }
+                self.ended(&read.observed.ours);
                 Ok(read.observed)
             }
             Err(error) => Err(explain(&error)),

@@ -16,7 +16,7 @@ use portcullis_backend::{SessionState, TargetHandle, launch};
 use portcullis_compiler::{Class, Compiler, Intent};
 pub use portcullis_p4runtime::PortMatching;
 use portcullis_p4runtime::{Config, P4Backend, Program};
-use portcullis_policy::{Document, View};
+use portcullis_policy::{Document, Grant, View};
 use portcullis_testbed::device::{Device, need_bmv2};
 use portcullis_testbed::probe::TcpOutcome;
 use portcullis_testbed::stream::two_streams;
@@ -122,12 +122,15 @@ impl Rig {
     }
 
     fn set(&mut self, yaml: &str) -> Arc<Intent> {
-        let document = Document::from_yaml(&at_ports(yaml)).unwrap();
+        self.set_document(&Document::from_yaml(&at_ports(yaml)).unwrap())
+    }
+
+    fn set_document(&mut self, document: &Document) -> Arc<Intent> {
         self.generation += 1;
         let follows = self.target.status().applied + 1 == self.generation;
         let target = &self.target;
         let edits = |old: &Class, new: &Class| follows && target.edits(old, new);
-        let intent = self.compiler.resolve_in_place(&document, self.generation, &edits);
+        let intent = self.compiler.resolve_in_place(document, self.generation, &edits);
         let intent = intent.unwrap();
         self.target.check(&intent).unwrap();
         self.target.set_intent(Arc::clone(&intent));
@@ -277,6 +280,94 @@ pub fn a_story_with_restarts(which: Which) {
     assert!(denied.packets > 0, "{hits:#?}");
 }
 
+/// Datagrams that the kernel sends in fragments arrive, and are answered in fragments.
+pub fn fragments_cross(which: Which) {
+    use portcullis_testbed::probe::UdpOutcome;
+    if !which.is_here("fragments_cross") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    let _serving = (internet.udp_echo(7000).unwrap(), internet.udp_echo(9999).unwrap());
+    rig.apply(&document("25"));
+    let asked = |port, length: usize| {
+        let to = std::net::SocketAddr::from(([192, 0, 2, 9], port));
+        let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
+        let answer = web.udp_ask(to, &payload, Duration::from_secs(2)).unwrap();
+        answer == UdpOutcome::Answered(payload)
+    };
+    for length in [1000, 1473, 4000, 60_000] {
+        assert!(asked(7000, length), "{length} bytes");
+    }
+    assert!(!asked(9999, 4000), "the first fragment is judged");
+}
+
+/// The agent dies while an unlock holds: the switch closes the port within a second of the end, by its own clock.
+pub fn a_dead_agent_keeps_nothing_open(which: Which) {
+    if !which.is_here("a_dead_agent_keeps_nothing_open") {
+        return;
+    }
+    let wall = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+    };
+    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
+    let ends = wall().as_secs() + 6;
+    let opens = document("25").replace("action: deny", "action: allow");
+    let mut unlocked = Document::from_yaml(&at_ports(&document("25"))).unwrap();
+    let grant = Grant {
+        unlock: "u1".parse().unwrap(),
+        program: "mail".parse().unwrap(),
+        rules: Document::from_yaml(&at_ports(&opens)).unwrap().baseline.to_vec(),
+        quarantine: false,
+        ends,
+    };
+    unlocked
+        .grants
+        .insert("web1".parse().unwrap(), Arc::new(vec![grant]));
+    let intent = rig.set_document(&unlocked);
+    rig.realized();
+    assert!(connects(web, 25) && connects(web, 80));
+    rig.task.take().unwrap().abort();
+    assert!(connects(web, 25), "an agent that dies closes nothing");
+    assert!(wall().as_secs() < ends, "the machine is too slow for this test");
+    std::thread::sleep(Duration::from_secs(ends + 1).saturating_sub(wall()));
+    assert!(!connects(web, 25), "a lease outlived its agent");
+    assert!(connects(web, 80));
+    // The agent comes back: what ended is as it wants it.
+    rig.restart_agent();
+    rig.target.set_intent(intent);
+    rig.realized();
+    assert_eq!(rig.target.status().writes, [0; 3]);
+    assert!(!connects(web, 25) && connects(web, 80));
+}
+
+/// A baseline that turns over beside own rules with prefixes: the cheapest way to write the class is one way before and
+/// another one after. UDP port 8888 is allowed under both, and 9999 is denied.
+fn turning(allow: bool) -> String {
+    let action = if allow { "allow" } else { "deny" };
+    format!(
+        r#"
+version: portcullis/v1
+mandatory:
+  - {{name: u, action: deny, direction: egress, protocol: udp, ports: [9999]}}
+baseline:
+  - {{name: b, action: {action}, direction: egress, protocol: udp, ports: ["8000-9000"]}}
+endpoints:
+  web1:
+    attachments: [{{interface: web1}}]
+    macs: ["02:00:00:00:00:01"]
+    addresses: [192.0.2.1, "2001:db8::1"]
+    rules:
+      - {{name: near, action: allow, direction: egress, remote: [192.0.2.8/29, 0.0.0.0/9]}}
+      - {{name: low, action: deny, direction: egress, protocol: udp, source_ports: ["1-1023"]}}
+"#
+    )
+}
+
 /// No allowed datagram is lost, and no denied one passes, while the policy changes 1,000 times.
 pub fn a_thousand_changes_under_traffic(which: Which) {
     if !which.is_here("a_thousand_changes_under_traffic") {
@@ -287,7 +378,15 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
     rig.apply(&document("25"));
     let to = (internet, std::net::IpAddr::from([192, 0, 2, 9]));
     let outcome = two_streams(web, to, [8888, 9999], || {
+        let mut anew = 0;
         for change in 0..1000u32 {
+            if change % 2 == 1 && change > 500 {
+                let before = rig.apply(&turning(true));
+                let after = rig.apply(&turning(false));
+                let class = |intent: &Intent| intent.endpoints["web1"].egress;
+                anew += u32::from(class(&before) != class(&after));
+                continue;
+            }
             let ports = match change % 3 {
                 0 => "25, 465".to_string(),
                 1 => format!("25, {}", 10_000 + change),
@@ -295,6 +394,7 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
             };
             rig.apply(&document(&ports));
         }
+        assert!(anew > 0, "no change of how a class is written was among them");
     })
     .unwrap();
     eprintln!("1,000 changes: {outcome:?}");

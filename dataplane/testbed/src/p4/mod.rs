@@ -67,6 +67,8 @@ pub struct Faults {
     pub busy: AtomicU64,
     /// Multicast groups cannot be read.
     pub groups_unreadable: AtomicBool,
+    /// The server says that it keeps the ends that rows carry. It has no clock: nothing ends by itself.
+    pub keeps_ends: AtomicBool,
     /// Rows are echoed without `metadata`, as servers before P4Runtime 1.4 do.
     pub old_metadata: AtomicBool,
 }

@@ -307,9 +307,14 @@ impl P4Runtime for Service {
         _: Request<v1::CapabilitiesRequest>,
     ) -> Result<Response<v1::CapabilitiesResponse>, Status> {
         self.faults().await;
-        Ok(Response::new(v1::CapabilitiesResponse {
+        let mut answer = Response::new(v1::CapabilitiesResponse {
             p4runtime_api_version: "1.6.0".to_string(),
             ..Default::default()
-        }))
+        });
+        if self.shared.faults.keeps_ends.load(Ordering::Relaxed) {
+            let header = tonic::metadata::MetadataValue::from_static("1");
+            answer.metadata_mut().insert("portcullis-row-ends", header);
+        }
+        Ok(answer)
     }
 }
