@@ -170,7 +170,14 @@ impl Agent {
         records.opened(store.file());
         // Listening comes before the engine: a second agent shall not touch any target.
         let listeners = api::listen(&config.api).await?;
-        let (engine, worker) = start_engine(store, loaded, handles.clone(), config.limits).await?;
+        let (engine, worker) = start_engine(
+            store,
+            loaded,
+            handles.clone(),
+            config.limits,
+            tenant_label(&config).to_string(),
+        )
+        .await?;
         parts.add(Part::Engine, async move {
             worker.await.map_err(Cause::from)?.map_err(Cause::from)
         });
@@ -191,15 +198,11 @@ impl Agent {
                 exporter.await.map_err(|e| format!("{e:?}"))
             });
         }
-        let tenant_label = config
-            .access
-            .as_ref()
-            .map_or(TENANT_LABEL, |access| &access.tenant_label);
         let api = Api::new(
             engine.clone(),
             targets,
             config.limits,
-            tenant_label,
+            tenant_label(&config),
             stopping.clone(),
         );
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -294,17 +297,24 @@ impl Agent {
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// The label that names an endpoint's tenant.
+fn tenant_label(config: &Config) -> &str {
+    let set = config.access.as_ref().map(|access| access.tenant_label.as_str());
+    set.unwrap_or(TENANT_LABEL)
+}
+
 async fn start_engine(
     store: Store,
     loaded: crate::store::Loaded,
     targets: Vec<TargetHandle>,
     limits: Limits,
+    tenant_label: String,
 ) -> Result<(Engine, JoinHandle<Result<(), StoreError>>), AgentError> {
     // Resolving a large policy takes a while; the runtime is needed inside to start the worker.
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
-        Engine::start(store, loaded, targets, limits, crate::clock::now)
+        Engine::start(store, loaded, targets, limits, crate::clock::now, &tenant_label)
     });
     Ok(started.await??)
 }

@@ -53,16 +53,21 @@ fn services() {
 #[test]
 fn ports_of_switches() {
     use portcullis::cli::args::Plug;
+    use portcullis_policy::Vlan;
     let plug = |port, vlan| Ok(Plug { port, vlan });
-    assert_eq!("3".parse(), plug(3, None));
-    assert_eq!("3:100".parse(), plug(3, Some(100)));
-    assert_eq!("3:0".parse(), plug(3, Some(0)));
+    assert_eq!("3".parse(), plug(3, Vlan::Untagged));
+    assert_eq!("3:100".parse(), plug(3, Vlan::Id(100)));
+    assert_eq!("3:0".parse(), plug(3, Vlan::Untagged));
+    assert_eq!("3:any".parse(), plug(3, Vlan::Any));
     let refused = |text: &str| text.parse::<Plug>().expect_err(text);
     assert_eq!(
         refused("eth0"),
         "`eth0` is no port: write a number, as in 3 or 3:100"
     );
-    assert_eq!(refused("3:"), "`` is no VLAN: write 0 to 4094");
+    assert_eq!(
+        refused("3:"),
+        "`` is not a VLAN: write 1 to 4094, 0 for untagged frames, or any for every frame"
+    );
     // A port means nothing without its switch.
     assert!(parse(&["endpoint", "provision", "web1", "--port", "3"]).is_err());
     assert!(parse(&["endpoint", "provision", "web1", "--port", "3", "--target", "tor1"]).is_ok());

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Attachment, Defaults, Direction, Endpoint, Family, FieldError, IcmpMatch, Name, ParseError,
-    Profile, Protocol, Rule, Unmanaged,
+    Action, Attachment, Defaults, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch,
+    LinkLocal, Name, ParseError, Profile, Protocol, Reserved, Rule, Unmanaged, Vlan, default_network,
 };
 use portcullis_proto::v1;
 
@@ -169,18 +169,66 @@ impl Fields {
         converted.into_iter().collect()
     }
 
+    fn vlan(&mut self, path: &str, number: Option<u32>, any: bool) -> Option<Vlan> {
+        match (number, any) {
+            (Some(_), true) => {
+                self.fail(path, "any_vlan says every VLAN: leave vlan empty, or any_vlan");
+                None
+            }
+            (None, true) => Some(Vlan::Any),
+            (number, false) => Vlan::numbered(number.unwrap_or(0).into())
+                .map_err(|error| self.fail(path, error.to_string()))
+                .ok(),
+        }
+    }
+
+    fn role(&mut self, path: &str, role: i32) -> Option<EndpointRole> {
+        match v1::EndpointRole::try_from(role) {
+            Ok(v1::EndpointRole::Router) => Some(EndpointRole::Router),
+            Ok(v1::EndpointRole::DhcpServer) => Some(EndpointRole::DhcpServer),
+            Ok(v1::EndpointRole::Unspecified) | Err(_) => {
+                let problem =
+                    format!("{role} is not a role: write ENDPOINT_ROLE_ROUTER or ENDPOINT_ROLE_DHCP_SERVER");
+                self.fail(path, problem);
+                None
+            }
+        }
+    }
+
+    fn link_local(&mut self, path: &str, link_local: i32) -> Option<LinkLocal> {
+        match v1::LinkLocal::try_from(link_local) {
+            Ok(v1::LinkLocal::Unspecified | v1::LinkLocal::Any) => Some(LinkLocal::Any),
+            Ok(v1::LinkLocal::Strict) => Some(LinkLocal::Strict),
+            Err(_) => {
+                let problem = format!(
+                    "{link_local} does not say which link-local addresses: write LINK_LOCAL_ANY or LINK_LOCAL_STRICT"
+                );
+                self.fail(path, problem);
+                None
+            }
+        }
+    }
+
+    fn reserved(&mut self, path: &str, reserved: &v1::Reserved) -> Option<Reserved> {
+        let macs = self.list(&format!("{path}.macs"), &reserved.macs);
+        let addresses = self.list(&format!("{path}.addresses"), &reserved.addresses);
+        let dhcp = self.list(&format!("{path}.dhcp"), &reserved.dhcp);
+        Some(Reserved {
+            macs: macs?,
+            addresses: addresses?,
+            dhcp: dhcp?,
+        })
+    }
+
     fn attachment(&mut self, path: &str, attachment: v1::Attachment) -> Option<Attachment> {
         let macs = self.list(&format!("{path}.macs"), &attachment.macs);
         let set = |text: String| if text.is_empty() { None } else { Some(text) };
-        let vlan = attachment.vlan.map(u16::try_from).transpose();
-        if vlan.is_err() {
-            self.fail(format!("{path}.vlan"), "is no VLAN: 0 (no tag) to 4094");
-        }
+        let vlan = self.vlan(&format!("{path}.vlan"), attachment.vlan, attachment.any_vlan);
         Some(Attachment {
             interface: set(attachment.interface),
             iface_id: set(attachment.iface_id),
             port: attachment.port,
-            vlan: vlan.ok()?,
+            vlan: vlan?,
             target: set(attachment.target),
             macs: macs?,
         })
@@ -218,6 +266,7 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
     };
     let mandatory = fields.rules("baseline.mandatory", message.mandatory);
     let rules = fields.rules("baseline.rules", message.rules);
+    let reserved = fields.reserved("baseline.reserved", &message.reserved.unwrap_or_default());
     let whole = || {
         let defaults = Defaults {
             egress: egress?,
@@ -226,6 +275,7 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
         Some(Baseline {
             defaults,
             unmanaged: unmanaged?,
+            reserved: reserved?,
             mandatory: mandatory?,
             rules: rules?,
         })
@@ -272,15 +322,31 @@ pub(super) fn endpoint(message: Option<v1::Endpoint>) -> Result<(Name, Endpoint,
     let addresses = fields.list("endpoint.addresses", &message.addresses);
     let profiles = fields.list("endpoint.profiles", &message.profiles);
     let rules = fields.rules("endpoint.rules", message.rules);
+    let network = match message.network.as_str() {
+        "" => Some(default_network()),
+        text => fields.parse("endpoint.network", text),
+    };
+    let shared = fields.list("endpoint.shared", &message.shared);
+    let roles: Vec<Option<EndpointRole>> = message
+        .roles
+        .iter()
+        .enumerate()
+        .map(|(i, role)| fields.role(&format!("endpoint.roles[{i}]"), *role))
+        .collect();
+    let link_local = fields.link_local("endpoint.link_local", message.link_local);
     let whole = || {
         let endpoint = Endpoint {
             attachments: attachments.into_iter().collect::<Option<_>>()?,
             macs: macs?,
             addresses: addresses?,
+            network: network?,
+            shared: shared?,
+            roles: roles.into_iter().collect::<Option<_>>()?,
             profiles: profiles?,
             rules: rules?,
             labels: message.labels.into_iter().collect(),
             source_guard: message.source_guard.unwrap_or(true),
+            link_local: link_local?,
         };
         Some((name?, endpoint))
     };
@@ -363,6 +429,11 @@ pub(super) fn baseline_out(baseline: &Baseline, etag: String) -> v1::Baseline {
         }),
         unmanaged: unmanaged.into(),
         etag,
+        reserved: (!baseline.reserved.is_empty()).then(|| v1::Reserved {
+            macs: texts(&baseline.reserved.macs),
+            addresses: texts(&baseline.reserved.addresses),
+            dhcp: texts(&baseline.reserved.dhcp),
+        }),
     }
 }
 
@@ -379,12 +450,23 @@ pub(super) fn profile_out(name: &Name, profile: &Arc<Profile>, etag: String) -> 
     }
 }
 
+fn role_out(role: EndpointRole) -> v1::EndpointRole {
+    match role {
+        EndpointRole::Router => v1::EndpointRole::Router,
+        EndpointRole::DhcpServer => v1::EndpointRole::DhcpServer,
+    }
+}
+
 pub(super) fn endpoint_out(name: &Name, endpoint: &Arc<Endpoint>, etag: String) -> v1::Endpoint {
     let attachment = |a: &Attachment| v1::Attachment {
         interface: a.interface.clone().unwrap_or_default(),
         iface_id: a.iface_id.clone().unwrap_or_default(),
         port: a.port,
-        vlan: a.vlan.map(u32::from),
+        vlan: match a.vlan {
+            Vlan::Id(vid) => Some(vid.into()),
+            Vlan::Untagged | Vlan::Any => None,
+        },
+        any_vlan: a.vlan == Vlan::Any,
         target: a.target.clone().unwrap_or_default(),
         macs: texts(&a.macs),
     };
@@ -398,5 +480,17 @@ pub(super) fn endpoint_out(name: &Name, endpoint: &Arc<Endpoint>, etag: String) 
         labels: endpoint.labels.clone().into_iter().collect(),
         source_guard: Some(endpoint.source_guard),
         etag,
+        network: if endpoint.network == default_network() {
+            String::new()
+        } else {
+            endpoint.network.to_string()
+        },
+        shared: texts(&endpoint.shared),
+        roles: endpoint.roles.iter().map(|role| role_out(*role).into()).collect(),
+        link_local: match endpoint.link_local {
+            LinkLocal::Any => v1::LinkLocal::Unspecified,
+            LinkLocal::Strict => v1::LinkLocal::Strict,
+        }
+        .into(),
     }
 }

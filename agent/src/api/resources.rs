@@ -1,9 +1,10 @@
 //! Baseline, profiles and endpoints, one resource at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use portcullis_policy::{DocumentError, Endpoint, Name};
+use portcullis_policy::{Declared, DocumentError, Endpoint, Name};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_server::BaselineService;
 use portcullis_proto::v1::endpoint_service_server::EndpointService;
@@ -13,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::page::{self, Page};
 use super::status::ApiError;
 use super::{Api, caller, convert};
-use crate::access::Denied;
+use crate::access::{Denied, Role};
 use crate::engine::{Baseline, ChangeError, Edit, Outcome, State, Who};
 use crate::store::{Key, Kind};
 
@@ -28,6 +29,7 @@ fn key(kind: Kind, name: &Name) -> Key {
 
 /// Where a change of one resource is told: the paths of the document and of the message.
 const BASELINE_PATHS: &[(&str, &str)] = &[
+    ("reserved", "baseline.reserved"),
     ("mandatory", "baseline.mandatory"),
     ("baseline", "baseline.rules"),
 ];
@@ -86,6 +88,32 @@ fn existing<T>(
         return Err(ChangeError::NotFound(key));
     }
     current(|| key, etag, Some(now()))
+}
+
+/// Keeps what only operators set: another caller leaves it empty, or repeats what is there.
+fn as_operators_set(
+    role: Role,
+    mut endpoint: Endpoint,
+    there: Option<&Arc<Endpoint>>,
+) -> Result<Endpoint, ChangeError> {
+    if role == Role::Operator {
+        return Ok(endpoint);
+    }
+    let (shared, roles) = there
+        .map(|e| (e.shared.clone(), e.roles.clone()))
+        .unwrap_or_default();
+    let repeats = |given: &[Declared]| given.iter().collect::<BTreeSet<_>>() == shared.iter().collect();
+    for (field, fits) in [
+        ("shared", endpoint.shared.is_empty() || repeats(&endpoint.shared)),
+        ("roles", endpoint.roles.is_empty() || endpoint.roles == roles),
+    ] {
+        if !fits {
+            let path = format!("endpoint.{field}");
+            return Err(ChangeError::OperatorsOnly { path });
+        }
+    }
+    (endpoint.shared, endpoint.roles) = (shared, roles);
+    Ok(endpoint)
 }
 
 #[tonic::async_trait]
@@ -199,7 +227,8 @@ impl ProfileService for Api {
 #[tonic::async_trait]
 impl EndpointService for Api {
     async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = Who::from(&caller(&request)?);
+        let caller = caller(&request)?;
+        let (by, role) = (Who::from(&caller), caller.role);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
         change(
@@ -210,6 +239,7 @@ impl EndpointService for Api {
                 if state.document().endpoints.contains_key(&name) {
                     return Err(ChangeError::Exists(key(Kind::Endpoint, &name)));
                 }
+                let endpoint = as_operators_set(role, endpoint, None)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )
@@ -252,7 +282,8 @@ impl EndpointService for Api {
     }
 
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
-        let by = Who::from(&caller(&request)?);
+        let caller = caller(&request)?;
+        let (by, role) = (Who::from(&caller), caller.role);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -263,6 +294,8 @@ impl EndpointService for Api {
                 existing(&state.document().endpoints, key, &name, &etag, || {
                     state.endpoint_etag(&name)
                 })?;
+                let there = state.document().endpoints.get(&name);
+                let endpoint = as_operators_set(role, endpoint, there)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )
@@ -284,16 +317,18 @@ impl EndpointService for Api {
     }
 
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
-        let by = Who::from(&caller(&request)?);
+        let caller = caller(&request)?;
+        let (by, role) = (Who::from(&caller), caller.role);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
             by,
             &[(&format!("endpoints.{name}"), "endpoint")],
             move |state| {
-                let exists = state.document().endpoints.contains_key(&name);
-                let now = exists.then(|| state.endpoint_etag(&name));
+                let there = state.document().endpoints.get(&name);
+                let now = there.map(|_| state.endpoint_etag(&name));
                 current(|| key(Kind::Endpoint, &name), &etag, now)?;
+                let endpoint = as_operators_set(role, endpoint, there)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )

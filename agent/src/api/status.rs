@@ -130,6 +130,9 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
             ),
         ),
         ChangeError::Document(error) => (Code::InvalidArgument, bad_request(&error.fields())),
+        ChangeError::OperatorsOnly { path } => {
+            (Code::PermissionDenied, info("OPERATORS_ONLY", [("field", path)]))
+        }
         ChangeError::TooMany { what, .. } => (
             Code::ResourceExhausted,
             ErrorDetails::with_quota_failure_violation(format!("limits.{what}"), error.to_string()),

@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
-use portcullis_policy::{Action, Direction, Family, MacAddr, ParseError, PortRange, Protocol, StrictPrefix};
+use portcullis_policy::{
+    Action, Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange,
+    Protocol, StrictPrefix, Vlan,
+};
 
 /// Seconds that `--wait` waits when it is given none.
 const WAIT: &str = "30";
@@ -199,10 +202,13 @@ pub struct Provision {
     /// Value of external_ids:iface-id of that interface, instead of its name; may be repeated.
     #[arg(long, value_name = "ID")]
     pub iface_id: Vec<String>,
-    /// Port of a switch, and the VLAN on it that is the endpoint's (0: without a tag); the whole port without a VLAN.
-    /// Needs --target; may be repeated.
+    /// Port of a switch, and the VLAN on it that is the endpoint's: a number, or `any` for a trunk; untagged frames without
+    /// a VLAN. Needs --target; may be repeated.
     #[arg(long, value_name = "PORT[:VLAN]", requires = "target")]
     pub port: Vec<Plug>,
+    /// Take every VLAN that the interfaces carry, as trunks; without it, the VLAN of their ports' tag.
+    #[arg(long)]
+    pub any_vlan: bool,
     /// Target that has the interface or port; for interfaces any when absent.
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
@@ -212,6 +218,15 @@ pub struct Provision {
     /// Address or prefix; may be repeated.
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<StrictPrefix>,
+    /// Scope in which its MACs and addresses are its alone; `default` when absent.
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<Name>,
+    /// MAC or address of those given that other endpoints of one tenant declare, too, as for VRRP; may be repeated.
+    #[arg(long, value_name = "MAC|ADDRESS")]
+    pub shared: Vec<Declared>,
+    /// What it may send beside what any server sends, router or dhcp-server; may be repeated.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Vec<EndpointRole>,
     /// Profile; may be repeated, their order counts.
     #[arg(long, value_name = "NAME")]
     pub profile: Vec<String>,
@@ -221,6 +236,10 @@ pub struct Provision {
     /// Let it send with any MAC and address.
     #[arg(long)]
     pub no_source_guard: bool,
+    /// IPv6 link-local addresses it may send with: `any` with its MAC that is nobody else's, or those of its MACs alone
+    /// (`strict`); `any` when absent.
+    #[arg(long, value_name = "WHICH")]
+    pub link_local: Option<LinkLocal>,
     /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
@@ -367,7 +386,7 @@ pub struct Plug {
     /// Number of a switch port.
     pub port: u32,
     /// The VLAN on it.
-    pub vlan: Option<u16>,
+    pub vlan: Vlan,
 }
 
 impl FromStr for Plug {
@@ -381,12 +400,8 @@ impl FromStr for Plug {
         let port = port
             .parse()
             .map_err(|_| format!("`{port}` is no port: write a number, as in 3 or 3:100"))?;
-        let vlan = vlan
-            .map(|v| {
-                v.parse()
-                    .map_err(|_| format!("`{v}` is no VLAN: write 0 to 4094"))
-            })
-            .transpose()?;
+        let vlan = vlan.map(|v| v.parse().map_err(|error: ParseError| error.to_string()));
+        let vlan = vlan.transpose()?.unwrap_or_default();
         Ok(Plug { port, vlan })
     }
 }

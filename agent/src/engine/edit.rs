@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use portcullis_policy::{Defaults, Document, DocumentError, Endpoint, Name, Profile, Rule, Unmanaged};
+use portcullis_policy::{
+    Defaults, Document, DocumentError, Endpoint, Name, Profile, Reserved, Rule, Unmanaged,
+};
 use serde::{Deserialize, Serialize};
 
 use super::ChangeError;
@@ -20,6 +22,9 @@ pub struct Baseline {
     pub defaults: Defaults,
     /// What holds for ports without an endpoint.
     pub unmanaged: Unmanaged,
+    /// What no endpoint may declare.
+    #[serde(default, skip_serializing_if = "Reserved::is_empty")]
+    pub reserved: Reserved,
     /// Rules above everything.
     pub mandatory: Vec<Rule>,
     /// Rules below everything.
@@ -32,6 +37,7 @@ impl Baseline {
         Baseline {
             defaults: document.defaults,
             unmanaged: document.unmanaged,
+            reserved: Reserved::clone(&document.reserved),
             mandatory: document.mandatory.to_vec(),
             rules: document.baseline.to_vec(),
         }
@@ -41,6 +47,7 @@ impl Baseline {
     pub fn put(self, document: &mut Document) {
         document.defaults = self.defaults;
         document.unmanaged = self.unmanaged;
+        document.reserved = Arc::new(self.reserved);
         document.mandatory = Arc::new(self.mandatory);
         document.baseline = Arc::new(self.rules);
     }
@@ -48,6 +55,7 @@ impl Baseline {
     fn same(a: &Document, b: &Document) -> bool {
         a.defaults == b.defaults
             && a.unmanaged == b.unmanaged
+            && a.reserved == b.reserved
             && a.mandatory == b.mandatory
             && a.baseline == b.baseline
     }
@@ -189,9 +197,11 @@ fn apply_endpoint(before: &Document, name: Name, endpoint: Option<Endpoint>) -> 
 }
 
 fn apply_document(before: &Document, mut document: Document) -> Result<Edited, ChangeError> {
+    document.tenant_label = Arc::clone(&before.tenant_label);
     document.validate()?;
     let mut changes = Vec::new();
     if Baseline::same(before, &document) {
+        document.reserved = Arc::clone(&before.reserved);
         document.mandatory = Arc::clone(&before.mandatory);
         document.baseline = Arc::clone(&before.baseline);
     } else {
@@ -269,6 +279,9 @@ pub fn merge(current: &Document, patch: Document, fields: &BTreeSet<String>) -> 
     }
     if fields.contains("unmanaged") {
         document.unmanaged = patch.unmanaged;
+    }
+    if fields.contains("reserved") {
+        document.reserved = patch.reserved;
     }
     if fields.contains("mandatory") {
         document.mandatory = patch.mandatory;

@@ -50,6 +50,12 @@ pub enum ChangeError {
     /// The document is not one, or fields are wrong.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// A field that the caller's role may not set.
+    #[error("{path}: only operators set it; leave it empty to keep what an operator set")]
+    OperatorsOnly {
+        /// The field.
+        path: String,
+    },
     /// More than the configuration allows.
     #[error("{count} {what} are more than the {limit} allowed by the agent's [limits]")]
     TooMany {

@@ -32,8 +32,12 @@ impl Reader<'_> {
         key.name.parse().map_err(|error| self.damaged(key, error))
     }
 
-    fn document(&self, loaded: &Loaded) -> Result<(Document, Revisions), StoreError> {
-        let (mut document, mut revisions) = (Document::default(), Revisions::default());
+    fn document(&self, loaded: &Loaded, tenant_label: &str) -> Result<(Document, Revisions), StoreError> {
+        let mut revisions = Revisions::default();
+        let mut document = Document {
+            tenant_label: tenant_label.into(),
+            ..Document::default()
+        };
         for (key, stored) in &loaded.resources {
             match key.kind {
                 Kind::Baseline => {
@@ -84,8 +88,9 @@ pub(super) fn state(
     mut loaded: Loaded,
     now: Moment,
     class_limit: u32,
+    tenant_label: &str,
 ) -> Result<(State, Compiler), StoreError> {
-    let (mut document, revisions) = Reader { store }.document(&loaded)?;
+    let (mut document, revisions) = Reader { store }.document(&loaded, tenant_label)?;
     let unlocks = std::mem::take(&mut loaded.unlocks);
     let seen = unlocks.seen.unwrap_or(now);
     let ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);

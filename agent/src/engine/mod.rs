@@ -245,16 +245,18 @@ impl std::fmt::Debug for Request {
 }
 
 impl Engine {
-    /// Takes up what the store holds, hands it to the targets, and starts the worker.
+    /// Takes up what the store holds, hands it to the targets, and starts the worker. `tenant_label` is the label that
+    /// names an endpoint's tenant.
     pub fn start(
         mut store: Store,
         loaded: Loaded,
         targets: Vec<TargetHandle>,
         limits: Limits,
         clock: Clock,
+        tenant_label: &str,
     ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
-        let (state, compiler) =
-            load::state(&mut store, loaded, clock(), worker::class_limit(&targets, true))?;
+        let class_limit = worker::class_limit(&targets, true);
+        let (state, compiler) = load::state(&mut store, loaded, clock(), class_limit, tenant_label)?;
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
             targets

@@ -317,6 +317,66 @@ async fn a_tenant_reaches_its_own_endpoints_only() {
 }
 
 #[tokio::test]
+async fn only_operators_set_roles_and_what_is_shared() {
+    let (_rig, channel) = rig().await;
+    let client = |token| v1::endpoint_service_client::EndpointServiceClient::new(with(&channel, token));
+    let (mut operator, mut provisioner) = (client("operator"), client("provisioner"));
+    let plain = endpoint("gw", 1);
+    let special = v1::Endpoint {
+        roles: vec![v1::EndpointRole::Router.into()],
+        shared: plain.macs.clone(),
+        ..plain.clone()
+    };
+    let wanted = |e: &v1::Endpoint| v1::ProvisionRequest {
+        endpoint: Some(e.clone()),
+    };
+    let refused = |status: Status, field: &str| {
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        let details = status.get_error_details();
+        let info = details.error_info().expect("an ErrorInfo");
+        assert_eq!(
+            (info.reason.as_str(), info.metadata["field"].as_str()),
+            ("OPERATORS_ONLY", field)
+        );
+    };
+    let create = |e: &v1::Endpoint| v1::CreateEndpointRequest {
+        endpoint: Some(e.clone()),
+    };
+    let update = |e: &v1::Endpoint| v1::UpdateEndpointRequest {
+        endpoint: Some(e.clone()),
+    };
+    refused(provisioner.provision(wanted(&special)).await.unwrap_err(), "endpoint.shared");
+    refused(
+        provisioner.create_endpoint(create(&special)).await.unwrap_err(),
+        "endpoint.shared",
+    );
+    provisioner.provision(wanted(&plain)).await.unwrap();
+    let only_roles = v1::Endpoint {
+        shared: Vec::new(),
+        ..special.clone()
+    };
+    refused(
+        provisioner.update_endpoint(update(&only_roles)).await.unwrap_err(),
+        "endpoint.roles",
+    );
+    // What an operator set stays, whether the provisioner repeats it or knows nothing of it.
+    let made = operator.provision(wanted(&special)).await.unwrap().into_inner();
+    for same in [&plain, &special, &only_roles] {
+        assert_eq!(provisioner.provision(wanted(same)).await.unwrap().into_inner(), made);
+    }
+    let other = v1::Endpoint {
+        roles: vec![v1::EndpointRole::DhcpServer.into()],
+        ..plain.clone()
+    };
+    refused(provisioner.provision(wanted(&other)).await.unwrap_err(), "endpoint.roles");
+    let read = operator.get_endpoint(named("gw")).await.unwrap().into_inner();
+    assert_eq!((read.roles, read.shared), (special.roles, special.shared));
+    operator.provision(wanted(&plain)).await.unwrap();
+    let read = operator.get_endpoint(named("gw")).await.unwrap().into_inner();
+    assert_eq!((read.roles.len(), read.shared.len()), (0, 0));
+}
+
+#[tokio::test]
 async fn history_tells_whose_token_it_was() {
     use v1::endpoint_service_client::EndpointServiceClient;
     let (mut rig, channel) = rig().await;

@@ -196,9 +196,17 @@ async fn an_endpoint_lives_and_dies() {
             v1::Attachment {
                 interface: "vm7".to_string(),
                 macs: vec!["02:00:00:00:01:07".to_string()],
+                any_vlan: true,
                 ..Default::default()
             },
         ],
+        network: "red".to_string(),
+        shared: vec!["198.51.100.7".to_string(), "02:00:00:00:01:07".to_string()],
+        roles: vec![
+            v1::EndpointRole::Router.into(),
+            v1::EndpointRole::DhcpServer.into(),
+        ],
+        link_local: v1::LinkLocal::Strict.into(),
         ..endpoint("vm7", 7)
     };
     let create = v1::CreateEndpointRequest {
@@ -351,6 +359,11 @@ async fn the_baseline_is_one_resource() {
         }),
         unmanaged: v1::Unmanaged::Deny.into(),
         etag: read.etag.clone(),
+        reserved: Some(v1::Reserved {
+            macs: vec!["00:00:5e:00:01:01".to_string()],
+            addresses: vec!["192.0.2.1".to_string(), "2001:db8::/64".to_string()],
+            dhcp: vec!["192.0.2.2".to_string()],
+        }),
     };
     let made = rig
         .client
@@ -410,6 +423,28 @@ async fn the_baseline_is_one_resource() {
         .await
         .unwrap_err();
     assert_eq!(fields(&error), ["baseline.rules[1].name"]);
+    let wrong = v1::Baseline {
+        reserved: Some(v1::Reserved {
+            macs: vec!["x".to_string()],
+            addresses: vec!["0.0.0.0/33".to_string()],
+            dhcp: vec!["y".to_string()],
+        }),
+        ..twice.clone()
+    };
+    let error = rig
+        .client
+        .baseline
+        .update_baseline(update(wrong))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        fields(&error),
+        [
+            "baseline.reserved.macs[0]",
+            "baseline.reserved.addresses[0]",
+            "baseline.reserved.dhcp[0]"
+        ]
+    );
     let twice = v1::Baseline {
         mandatory: twice.rules,
         rules: vec![],
@@ -451,8 +486,13 @@ async fn every_wrong_field_is_named() {
         addresses: vec!["192.0.2.1/24".to_string()],
         attachments: vec![v1::Attachment {
             macs: vec!["zz".to_string()],
+            vlan: Some(4095),
             ..Default::default()
         }],
+        network: "a b".to_string(),
+        shared: vec!["web".to_string()],
+        roles: vec![1, 9, 0],
+        link_local: 7,
         rules: vec![bad],
         ..Default::default()
     };
@@ -462,6 +502,7 @@ async fn every_wrong_field_is_named() {
         [
             "endpoint.name",
             "endpoint.attachments[0].macs[0]",
+            "endpoint.attachments[0].vlan",
             "endpoint.macs[1]",
             "endpoint.addresses[0]",
             "endpoint.rules[0].protocol",
@@ -476,6 +517,11 @@ async fn every_wrong_field_is_named() {
             "endpoint.rules[0].icmp.type",
             "endpoint.rules[0].icmp.code",
             "endpoint.rules[0].ip",
+            "endpoint.network",
+            "endpoint.shared[0]",
+            "endpoint.roles[1]",
+            "endpoint.roles[2]",
+            "endpoint.link_local",
         ]
     );
     // What only the whole policy tells.

@@ -35,6 +35,11 @@ pub fn baseline() -> Baseline {
         }),
         unmanaged: Unmanaged::Baseline.into(),
         etag: "b1".into(),
+        reserved: Some(Reserved {
+            macs: vec!["00:00:5e:00:01:01".into()],
+            addresses: vec!["192.0.2.1".into()],
+            dhcp: vec!["192.0.2.2".into(), "192.0.2.3".into()],
+        }),
     }
 }
 
@@ -82,6 +87,7 @@ pub fn endpoint(name: &str) -> Endpoint {
         .into(),
         source_guard: None,
         etag: "e1".into(),
+        ..Endpoint::default()
     }
 }
 

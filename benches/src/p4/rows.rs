@@ -11,7 +11,7 @@ use portcullis_p4runtime::plugs::{KnownPorts, resolve};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, Writer};
 use portcullis_p4runtime::{OwnProgram, PortMatching};
-use portcullis_policy::{Attachment, Document, Endpoint};
+use portcullis_policy::{Attachment, Document, Endpoint, Vlan};
 use portcullis_proto::p4::v1;
 use serde_json::{Value, json};
 use v1::entity::Entity;
@@ -36,7 +36,7 @@ fn place(n: u32) -> Attachment {
         interface: None,
         iface_id: None,
         port: Some(1 + n % PORTS),
-        vlan: u16::try_from(100 + n / PORTS).ok(),
+        vlan: u16::try_from(100 + n / PORTS).map_or(Vlan::Any, Vlan::Id),
         target: Some(TARGET.to_string()),
         macs: Vec::new(),
     }
@@ -200,8 +200,8 @@ mod tests {
     fn more_endpoints_than_ports_share_them() {
         let document = at_ports(&Fleet::hosting(700, 3, 700).document().unwrap(), 600);
         let at = |n: usize| document.endpoints.values().nth(n).unwrap().attachments[0].clone();
-        assert_eq!((at(0).port, at(0).vlan), (Some(1), Some(100)));
-        assert_eq!((at(500).port, at(500).vlan), (Some(1), Some(101)));
+        assert_eq!((at(0).port, at(0).vlan), (Some(1), Vlan::Id(100)));
+        assert_eq!((at(500).port, at(500).vlan), (Some(1), Vlan::Id(101)));
         assert_eq!(at(650).port, None);
     }
 }

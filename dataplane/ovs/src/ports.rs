@@ -1,5 +1,6 @@
 //! Which port of the bridge is what: the attachments of endpoints, uplinks, and ports without an endpoint.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -441,17 +442,38 @@ impl Round<'_> {
         }
     }
 
-    /// A MAC is delivered to one port: endpoints before unmanaged ports, then the lower number.
+    /// A MAC is delivered to one port: endpoints before unmanaged ports, then the lower number. Of endpoints that share
+    /// it, or are in networks of their own, the others get no frames for it, and that is reported.
     fn claims(&mut self) {
-        let mut taken: HashSet<MacAddr> = HashSet::new();
+        let mut taken: HashMap<MacAddr, (String, Option<Name>)> = HashMap::new();
+        let mut lost: Vec<(Name, MacAddr, String)> = Vec::new();
         for managed in [true, false] {
             for port in self.found.ports.values_mut() {
                 if let Role::Policed(policed) = &mut port.role
                     && policed.endpoint.is_some() == managed
                 {
-                    policed.macs.retain(|mac| taken.insert(*mac));
+                    let (name, endpoint) = (&port.name, &policed.endpoint);
+                    policed.macs.retain(|mac| match taken.entry(*mac) {
+                        Entry::Vacant(free) => {
+                            free.insert((name.clone(), endpoint.clone()));
+                            true
+                        }
+                        Entry::Occupied(first) => {
+                            let (at, by) = first.get();
+                            let other = endpoint.as_ref().filter(|_| by != endpoint);
+                            lost.extend(other.map(|endpoint| (endpoint.clone(), *mac, at.clone())));
+                            false
+                        }
+                    });
                 }
             }
+        }
+        for (endpoint, mac, at) in lost {
+            self.unsupported(
+                format!("endpoint {endpoint}"),
+                "deliver",
+                format!("frames for {mac}, which several endpoints declare, go to interface {at} alone"),
+            );
         }
     }
 

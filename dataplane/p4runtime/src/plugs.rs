@@ -1,6 +1,7 @@
 //! Who is behind which port of the switch: the attachments of endpoints, uplinks, and servers without an endpoint.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::Pending;
@@ -153,6 +154,22 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
         let mut realized = false;
         for attachment in attachments {
             match place(attachment, known, port_max) {
+                // Untagged frames and all frames of a port are one key here.
+                Ok(at)
+                    if found
+                        .plugs
+                        .get(&at)
+                        .is_some_and(|p| p.endpoint.as_ref() != Some(&endpoint.name)) =>
+                {
+                    found.unsupported.push(Unsupported {
+                        target: known.target.clone(),
+                        rule: format!("endpoint {}", endpoint.name),
+                        table: "attach".to_string(),
+                        why: format!(
+                            "{attachment} is another endpoint's: this target tells only VLANs of a port apart"
+                        ),
+                    });
+                }
                 Ok(at) => {
                     realized = true;
                     let plug = plug(endpoint, attachment, at, here == 1);
@@ -175,7 +192,7 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
         };
         found.plugs.insert(plug.at, plug);
     }
-    claim(&mut found);
+    claim(&mut found, &known.target);
     found.pending.sort_unstable();
     found
 }
@@ -192,7 +209,8 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
     if known.uplinks.contains(&port) {
         return Err(format!("{attachment} is an uplink in the agent's configuration"));
     }
-    Ok((port, attachment.vlan))
+    // A port without a VLAN is taken whole here.
+    Ok((port, attachment.vlan.vid().filter(|vid| *vid != 0)))
 }
 
 fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, alone: bool) -> Plug {
@@ -218,11 +236,34 @@ fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, alone: bool)
     }
 }
 
-/// A MAC is delivered to one port: the first that has it.
-fn claim(found: &mut Plugs) {
-    let mut taken: HashSet<MacAddr> = HashSet::new();
+/// A MAC is delivered to one port: the first that has it. Of endpoints that share it, or are in networks of their own,
+/// the others get no frames for it, and that is reported.
+fn claim(found: &mut Plugs, target: &str) {
+    let unsupported = &mut found.unsupported;
+    let mut taken: HashMap<MacAddr, (At, Option<Name>)> = HashMap::new();
     for plug in found.plugs.values_mut() {
-        plug.macs.retain(|mac| taken.insert(*mac));
+        let (at, endpoint) = (plug.at, plug.endpoint.clone());
+        plug.macs.retain(|mac| match taken.entry(*mac) {
+            Entry::Vacant(free) => {
+                free.insert((at, endpoint.clone()));
+                true
+            }
+            Entry::Occupied(first) => {
+                let (first_at, first_endpoint) = first.get();
+                if let Some(name) = endpoint.as_ref().filter(|_| *first_endpoint != endpoint) {
+                    unsupported.push(Unsupported {
+                        target: target.to_string(),
+                        rule: format!("endpoint {name}"),
+                        table: "deliver".to_string(),
+                        why: format!(
+                            "frames for {mac}, which several endpoints declare, go to port {} alone",
+                            first_at.0
+                        ),
+                    });
+                }
+                false
+            }
+        });
     }
 }
 

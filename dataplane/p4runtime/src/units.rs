@@ -12,7 +12,7 @@ use portcullis_compiler::{
     Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, Programs, StageModel,
     Unsupported,
 };
-use portcullis_policy::{Decider, Direction, Name};
+use portcullis_policy::{Decider, Direction, Name, Vlan};
 
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
@@ -141,7 +141,7 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
             (endpoint.egress, endpoint.ingress) = (plug.egress, plug.ingress);
             endpoint.falls.clone_from(&plug.falls);
             endpoint.attachments = meant(&endpoint, target)
-                .filter(|a| a.port.is_some() && !(by_port && a.vlan.is_some()))
+                .filter(|a| a.port.is_some() && !(by_port && matches!(a.vlan, Vlan::Id(_))))
                 .cloned()
                 .collect();
             endpoints.insert(name.clone(), Arc::new(endpoint));
@@ -167,6 +167,7 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
         } else {
             Default::default()
         },
+        reserved: Arc::clone(&intent.reserved),
         ..Intent::default()
     }
 }

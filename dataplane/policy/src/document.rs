@@ -1,13 +1,14 @@
 //! The policy document, as written in YAML and as stored.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::{Endpoint, Reserved};
 use crate::program::{Grant, Program};
-use crate::types::{Action, Direction, Family, IcmpMatch, MacAddr, Name, PortRange, Protocol, StrictPrefix};
+use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix};
 use crate::validate::{DocumentError, FieldError};
 
 /// The only document version there is.
@@ -127,88 +128,6 @@ pub struct Profile {
     pub rules: Vec<Rule>,
 }
 
-/// Where an endpoint plugs in: exactly one of `interface`, `iface_id` and `port`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attachment {
-    /// Name of an OVS interface.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// Value of an OVS interface's `external_ids:iface-id`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iface_id: Option<String>,
-    /// Number of a port of a switch, as the data plane has it; `target` names the switch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u32>,
-    /// With `port`: the VLAN whose frames are the endpoint's, by their outermost tag; 0 for those without one. The
-    /// whole port when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<u16>,
-    /// Name of a configured target; any target that has the interface when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-    /// MACs behind this attachment, when the endpoint has several attachments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub macs: Vec<MacAddr>,
-}
-
-impl std::fmt::Display for Attachment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.interface, &self.iface_id, self.port, self.vlan) {
-            (Some(name), ..) => write!(f, "interface {name}"),
-            (None, Some(id), ..) => write!(f, "iface-id {id}"),
-            (None, None, Some(port), None) => write!(f, "port {port}"),
-            (None, None, Some(port), Some(vlan)) => write!(f, "port {port}, VLAN {vlan}"),
-            (None, None, None, _) => f.write_str("nothing"),
-        }
-    }
-}
-
-/// A server whose ports are policed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Endpoint {
-    /// Where it plugs in.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attachments: Vec<Attachment>,
-    /// Its MACs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub macs: Vec<MacAddr>,
-    /// Its addresses and prefixes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<StrictPrefix>,
-    /// Names of profiles, in their order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub profiles: Vec<Name>,
-    /// Its own rules, before its profiles.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<Rule>,
-    /// Free key-value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// Whether it may send only with its MACs and addresses. `true` when absent.
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
-    pub source_guard: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl Default for Endpoint {
-    fn default() -> Self {
-        Endpoint {
-            attachments: Vec::new(),
-            macs: Vec::new(),
-            addresses: Vec::new(),
-            profiles: Vec::new(),
-            rules: Vec::new(),
-            labels: BTreeMap::new(),
-            source_guard: true,
-        }
-    }
-}
-
 /// The whole policy. Cheap to clone whatever its size: copies share what neither of them changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,6 +140,9 @@ pub struct Document {
     /// What holds for ports without an endpoint.
     #[serde(default)]
     pub unmanaged: Unmanaged,
+    /// What no endpoint may declare.
+    #[serde(default, skip_serializing_if = "Reserved::is_empty")]
+    pub reserved: Arc<Reserved>,
     /// Rules above everything.
     #[serde(default)]
     pub mandatory: Arc<Vec<Rule>>,
@@ -239,6 +161,15 @@ pub struct Document {
     /// What unlocks do to endpoints at this moment. Nobody writes it: whoever keeps the unlocks says it.
     #[serde(skip)]
     pub grants: OrdMap<Name, Arc<Vec<Grant>>>,
+    /// The label that names an endpoint's tenant. Not written either: it is a setting of the agent.
+    #[serde(skip, default = "tenant_label")]
+    pub tenant_label: Arc<str>,
+}
+
+/// The label that names an endpoint's tenant where nothing else is set.
+fn tenant_label() -> Arc<str> {
+    static LABEL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("tenant"));
+    Arc::clone(&LABEL)
 }
 
 impl Default for Document {
@@ -247,12 +178,14 @@ impl Default for Document {
             version: VERSION.to_string(),
             defaults: Defaults::default(),
             unmanaged: Unmanaged::default(),
+            reserved: Arc::default(),
             mandatory: Arc::default(),
             baseline: Arc::default(),
             profiles: OrdMap::new(),
             endpoints: OrdMap::new(),
             programs: OrdMap::new(),
             grants: OrdMap::new(),
+            tenant_label: tenant_label(),
         }
     }
 }
@@ -307,6 +240,7 @@ impl Document {
     pub fn is_empty(&self) -> bool {
         let bare = Document {
             grants: OrdMap::new(),
+            tenant_label: tenant_label(),
             ..self.clone()
         };
         bare == Document::default()

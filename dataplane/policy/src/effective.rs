@@ -5,7 +5,8 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::document::{Document, Endpoint, Profile, Rule, Unmanaged};
+use crate::document::{Document, Profile, Rule, Unmanaged};
+use crate::endpoint::Endpoint;
 use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
 use crate::program::Grant;
 use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol};

@@ -12,9 +12,11 @@
 #![forbid(unsafe_code)]
 
 mod canonical;
+mod claims;
 pub mod classbench;
 mod document;
 mod effective;
+mod endpoint;
 mod findings;
 mod matcher;
 mod program;
@@ -23,8 +25,11 @@ mod validate;
 mod verdict;
 
 pub use canonical::canonical;
-pub use document::{Attachment, Defaults, Document, Endpoint, Profile, Rule, Unmanaged, VERSION};
+pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};
 pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, mirrored, unmanaged};
+pub use endpoint::{
+    Attachment, Declared, Endpoint, EndpointRole, LinkLocal, Reserved, Vlan, default_network,
+};
 pub use findings::{Finding, FindingKind, findings, findings_of};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
 pub use program::{

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::endpoint::Declared;
+
 /// Why a value was refused. The text says what is wrong and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -368,6 +370,11 @@ impl FromStr for StrictPrefix {
 pub struct Name(std::sync::Arc<str>);
 
 impl Name {
+    /// A name that the code itself gives: it must be one that [`FromStr`] takes.
+    pub(crate) fn fixed(text: &'static str) -> Self {
+        Name(text.into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -448,6 +455,7 @@ serde_as_text!(Protocol, "a protocol name or number");
 serde_as_text!(MacAddr, "a MAC address");
 serde_as_text!(StrictPrefix, "an address or prefix");
 serde_as_text!(Name, "a name");
+serde_as_text!(Declared, "a MAC or an address");
 
 // One port is written as a number, a range as text: programs that read the document back want it so.
 impl Serialize for PortRange {

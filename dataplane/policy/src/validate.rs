@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::document::{Attachment, Document, Endpoint, Rule, VERSION};
+use crate::document::{Document, Rule, VERSION};
+use crate::endpoint::{Attachment, Declared, Endpoint, Vlan};
 use crate::matcher::Matcher;
-use crate::types::{MacAddr, Name, Protocol};
+use crate::types::{Name, Protocol};
 
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +50,6 @@ impl DocumentError {
 
 /// Longest `reason`, in bytes.
 const MAX_REASON: usize = 1024;
-/// The highest VLAN (IEEE 802.1Q; 4095 is reserved).
-const MAX_VLAN: u16 = 4094;
 /// Most rules in one list.
 const MAX_RULES: usize = 1_000_000;
 
@@ -148,20 +147,11 @@ impl Check {
                 "is missing: a port number means nothing without the switch it is of",
             );
         }
-        match attachment.vlan {
-            Some(_) if attachment.port.is_none() => {
-                self.fail(
-                    format!("{path}.vlan"),
-                    "goes with port: an interface's VLANs are the bridge's own",
-                );
-            }
-            Some(vlan) if vlan > MAX_VLAN => {
-                self.fail(
-                    format!("{path}.vlan"),
-                    format!("{vlan} is no VLAN: 0 (no tag) to {MAX_VLAN}"),
-                );
-            }
-            _ => {}
+        if matches!(attachment.vlan, Vlan::Id(_)) && attachment.port.is_none() {
+            self.fail(
+                format!("{path}.vlan"),
+                "goes with port: an interface's VLANs are set in OVS; write any for an interface that is a trunk",
+            );
         }
         match (&attachment.interface, &attachment.iface_id) {
             (Some(name), None) if name.is_empty() || name.len() > 255 => {
@@ -212,6 +202,19 @@ impl Check {
                 }
             }
         }
+        for (index, declared) in endpoint.shared.iter().enumerate() {
+            let own = match declared {
+                Declared::Mac(mac) => endpoint.macs.contains(mac),
+                Declared::Address(prefix) => endpoint.addresses.contains(prefix),
+            };
+            if !own {
+                self.fail(
+                    format!("{path}.shared[{index}]"),
+                    format!("{declared} is not among the endpoint's macs and addresses: add it there, too"),
+                );
+            }
+        }
+        self.hosts(&format!("{path}.addresses"), &endpoint.addresses);
         for key in endpoint.labels.keys() {
             if key.is_empty() || key.len() > 255 {
                 self.fail(
@@ -223,15 +226,15 @@ impl Check {
         self.rules(&format!("{path}.rules"), &endpoint.rules);
     }
 
-    /// An attachment or a MAC belongs to one endpoint.
+    /// An attachment belongs to one endpoint, and so do a MAC and an address of a network.
     fn claims(&mut self, document: &Document) {
-        type Plug<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Option<u16>)>);
+        type Plug<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Vlan)>);
         let mut attachments: BTreeMap<Plug<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
-        let mut macs: HashMap<MacAddr, String> = HashMap::new();
         for (name, endpoint) in &document.endpoints {
             for (index, attachment) in endpoint.attachments.iter().enumerate() {
                 let path = format!("endpoints.{name}.attachments[{index}]");
                 let target = attachment.target.as_deref();
+                // What an interface is, is one place, whichever VLANs of it are meant.
                 let port = attachment.port.map(|port| (port, attachment.vlan));
                 let plug = (
                     attachment.interface.as_deref(),
@@ -251,13 +254,8 @@ impl Check {
                 }
                 claims.push((target, path));
             }
-            for (index, mac) in endpoint.macs.iter().enumerate() {
-                let path = format!("endpoints.{name}.macs[{index}]");
-                if let Some(other) = macs.insert(*mac, path.clone()) {
-                    self.fail(path, format!("{mac} is claimed by {other} already"));
-                }
-            }
         }
+        self.declared(document);
     }
 }
 
@@ -266,7 +264,7 @@ fn same_place(a: &Attachment, b: &Attachment) -> bool {
     a.interface == b.interface
         && a.iface_id == b.iface_id
         && a.port == b.port
-        && a.vlan == b.vlan
+        && (a.port.is_none() || a.vlan == b.vlan)
         && (a.target.is_none() || b.target.is_none() || a.target == b.target)
 }
 
@@ -296,22 +294,7 @@ impl Check {
                 );
             }
         }
-        for (index, mac) in endpoint.macs.iter().enumerate() {
-            let within = endpoint.macs.iter().take(index).position(|m| m == mac);
-            let elsewhere = || {
-                document.endpoints.iter().find_map(|(other, e)| {
-                    let at = e.macs.iter().position(|m| m == mac)?;
-                    (other != name).then(|| format!("endpoints.{other}.macs[{at}]"))
-                })
-            };
-            let taken = within.map(|at| format!("{path}.macs[{at}]")).or_else(elsewhere);
-            if let Some(taken) = taken {
-                self.fail(
-                    format!("{path}.macs[{index}]"),
-                    format!("{mac} is claimed by {taken} already"),
-                );
-            }
-        }
+        self.declared_of(name, endpoint, document);
     }
 
     fn done(self) -> Result<(), DocumentError> {
@@ -333,6 +316,7 @@ impl Document {
                 format!("`{}` is not known: write {VERSION}", self.version),
             );
         }
+        check.reserved(&self.reserved);
         check.rules("mandatory", &self.mandatory);
         check.rules("baseline", &self.baseline);
         for (name, profile) in &self.profiles {
@@ -375,6 +359,8 @@ impl Document {
     /// [`validate`](Self::validate) for a document in which only the rules for everybody changed.
     pub fn validate_baseline(&self) -> Result<(), DocumentError> {
         let mut check = Check::default();
+        check.reserved(&self.reserved);
+        check.reserved_of_none(self);
         check.rules("mandatory", &self.mandatory);
         check.rules("baseline", &self.baseline);
         check.done()
@@ -384,6 +370,7 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::MacAddr;
 
     const DOCUMENT: &str = r#"
 version: portcullis/v1
@@ -442,22 +429,18 @@ endpoints:
             target: target.map(str::to_string),
             macs: Vec::new(),
         };
-        assert!(both(|e| e.attachments.push(plug(Some(3), Some(4094), Some("tor")))).is_empty());
+        assert!(both(|e| e.attachments.push(plug(Some(3), Vlan::Id(4094), Some("tor")))).is_empty());
         for (wrong, why) in [
             (
-                plug(Some(3), None, None),
+                plug(Some(3), Vlan::Untagged, None),
                 "endpoints.b.attachments[2].target: is missing",
             ),
             (
-                plug(Some(3), Some(4095), Some("tor")),
-                "endpoints.b.attachments[2].vlan: 4095 is no VLAN",
-            ),
-            (
-                plug(None, Some(1), Some("tor")),
+                plug(None, Vlan::Id(1), Some("tor")),
                 "endpoints.b.attachments[2].vlan: goes with port",
             ),
             (
-                plug(None, None, None),
+                plug(None, Vlan::Untagged, None),
                 "endpoints.b.attachments[2]: names nothing to attach to",
             ),
         ] {
@@ -465,15 +448,21 @@ endpoints:
             assert!(errors.iter().any(|e| e.starts_with(why)), "{why}: {errors:?}");
         }
         let twice = both(|e| {
-            e.attachments.push(plug(Some(3), None, Some("tor")));
-            e.attachments.push(plug(Some(3), None, Some("tor")));
+            e.attachments.push(plug(Some(3), Vlan::Untagged, Some("tor")));
+            e.attachments.push(plug(Some(3), Vlan::Untagged, Some("tor")));
         });
         assert_eq!(
             twice,
             ["endpoints.b.attachments[3]: port 3 is claimed by endpoints.b.attachments[2] already"]
         );
         let apart = both(|e| {
-            for (port, vlan) in [(3, None), (4, None), (3, Some(7)), (3, Some(8))] {
+            for (port, vlan) in [
+                (3, Vlan::Untagged),
+                (4, Vlan::Untagged),
+                (3, Vlan::Id(7)),
+                (3, Vlan::Id(8)),
+                (3, Vlan::Any),
+            ] {
                 e.attachments.push(plug(Some(port), vlan, Some("tor")));
             }
         });

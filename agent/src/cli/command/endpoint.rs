@@ -1,5 +1,6 @@
 //! `endpoint`.
 
+use portcullis_policy::{EndpointRole, LinkLocal, Vlan};
 use portcullis_proto::v1;
 
 use super::super::Exit;
@@ -51,6 +52,13 @@ async fn finish(
     })
 }
 
+fn role_of(role: EndpointRole) -> v1::EndpointRole {
+    match role {
+        EndpointRole::Router => v1::EndpointRole::Router,
+        EndpointRole::DhcpServer => v1::EndpointRole::DhcpServer,
+    }
+}
+
 /// The endpoint that the arguments describe.
 pub fn endpoint(args: &Provision) -> v1::Endpoint {
     let target = args.target.clone().unwrap_or_default();
@@ -58,15 +66,18 @@ pub fn endpoint(args: &Provision) -> v1::Endpoint {
         interface: interface.to_string(),
         iface_id: iface_id.to_string(),
         target: target.clone(),
-        macs: Vec::new(),
-        port: None,
-        vlan: None,
+        any_vlan: args.any_vlan,
+        ..v1::Attachment::default()
     };
     let by_name = args.interface.iter().map(|name| attachment(name, ""));
     let by_id = args.iface_id.iter().map(|id| attachment("", id));
     let by_port = args.port.iter().map(|plug| v1::Attachment {
         port: Some(plug.port),
-        vlan: plug.vlan.map(u32::from),
+        vlan: match plug.vlan {
+            Vlan::Id(vid) => Some(vid.into()),
+            Vlan::Untagged | Vlan::Any => None,
+        },
+        any_vlan: plug.vlan == Vlan::Any,
         ..attachment("", "")
     });
     v1::Endpoint {
@@ -82,6 +93,14 @@ pub fn endpoint(args: &Provision) -> v1::Endpoint {
             .map(|l| (l.key.clone(), l.value.clone()))
             .collect(),
         source_guard: Some(!args.no_source_guard),
-        etag: String::new(),
+        network: args.network.as_ref().map(ToString::to_string).unwrap_or_default(),
+        shared: args.shared.iter().map(ToString::to_string).collect(),
+        roles: args.role.iter().map(|role| role_of(*role).into()).collect(),
+        link_local: match args.link_local.unwrap_or_default() {
+            LinkLocal::Any => v1::LinkLocal::Unspecified,
+            LinkLocal::Strict => v1::LinkLocal::Strict,
+        }
+        .into(),
+        ..v1::Endpoint::default()
     }
 }

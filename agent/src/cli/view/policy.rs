@@ -177,6 +177,27 @@ impl std::fmt::Display for DefaultsView {
     }
 }
 
+/// What no endpoint may declare.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ReservedView {
+    /// MACs.
+    pub macs: Vec<String>,
+    /// Addresses and prefixes.
+    pub addresses: Vec<String>,
+    /// Addresses of DHCP servers.
+    pub dhcp: Vec<String>,
+}
+
+impl From<v1::Reserved> for ReservedView {
+    fn from(reserved: v1::Reserved) -> Self {
+        ReservedView {
+            macs: reserved.macs,
+            addresses: reserved.addresses,
+            dhcp: reserved.dhcp,
+        }
+    }
+}
+
 /// The baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BaselineView {
@@ -184,6 +205,8 @@ pub struct BaselineView {
     pub defaults: DefaultsView,
     /// `baseline`, `allow` or `deny`.
     pub unmanaged: &'static str,
+    /// What no endpoint may declare.
+    pub reserved: ReservedView,
     /// Rules above everything.
     pub mandatory: Vec<RuleView>,
     /// Rules below everything.
@@ -201,6 +224,7 @@ impl From<v1::Baseline> for BaselineView {
                 Ok(v1::Unmanaged::Deny) => "deny",
                 Ok(v1::Unmanaged::Baseline | v1::Unmanaged::Unspecified) | Err(_) => "baseline",
             },
+            reserved: baseline.reserved.unwrap_or_default().into(),
             mandatory: rules(baseline.mandatory),
             rules: rules(baseline.rules),
             etag: baseline.etag,
@@ -213,6 +237,9 @@ impl View for BaselineView {
         let mut text = facts(&[
             ("defaults", self.defaults.to_string()),
             ("ports without an endpoint", self.unmanaged.to_string()),
+            ("reserved macs", self.reserved.macs.join(", ")),
+            ("reserved addresses", self.reserved.addresses.join(", ")),
+            ("DHCP servers", self.reserved.dhcp.join(", ")),
         ]);
         let mut grid = Grid::new(&["TIER", "RULE", "ACTION", "DIRECTION", "MATCH", "REASON"]);
         for (tier, rules) in [("mandatory", &self.mandatory), ("baseline", &self.rules)] {
@@ -291,6 +318,17 @@ impl View for ProfilesView {
     }
 }
 
+/// Which frames of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VlanView {
+    /// Of every VLAN.
+    Any,
+    /// Of one VLAN.
+    #[serde(untagged)]
+    Id(u32),
+}
+
 /// Where an endpoint plugs in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AttachmentView {
@@ -303,9 +341,9 @@ pub struct AttachmentView {
     /// Number of a port of a switch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u32>,
-    /// The VLAN of that port.
+    /// The VLAN of that port, or `any`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<u32>,
+    pub vlan: Option<VlanView>,
     /// Name of a target.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
@@ -316,11 +354,15 @@ pub struct AttachmentView {
 
 impl std::fmt::Display for AttachmentView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.interface.as_str(), self.port, self.vlan) {
-            ("", Some(port), None) => write!(f, "port {port}")?,
-            ("", Some(port), Some(vlan)) => write!(f, "port {port}, VLAN {vlan}")?,
-            ("", None, _) => write!(f, "iface-id {}", self.iface_id)?,
-            (interface, ..) => f.write_str(interface)?,
+        match (self.interface.as_str(), self.port) {
+            ("", Some(port)) => write!(f, "port {port}")?,
+            ("", None) => write!(f, "iface-id {}", self.iface_id)?,
+            (interface, _) => f.write_str(interface)?,
+        }
+        match self.vlan {
+            Some(VlanView::Id(vlan)) => write!(f, ", VLAN {vlan}")?,
+            Some(VlanView::Any) => f.write_str(", any VLAN")?,
+            None => {}
         }
         if self.target.is_empty() {
             Ok(())
@@ -341,6 +383,12 @@ pub struct EndpointView {
     pub macs: Vec<String>,
     /// Its addresses and prefixes.
     pub addresses: Vec<String>,
+    /// The scope in which its MACs and addresses are its alone.
+    pub network: String,
+    /// Those that others of its network declare, too.
+    pub shared: Vec<String>,
+    /// What it may send beside what any server sends.
+    pub roles: Vec<&'static str>,
     /// Its profiles in their order.
     pub profiles: Vec<String>,
     /// Its own rules.
@@ -349,6 +397,8 @@ pub struct EndpointView {
     pub labels: BTreeMap<String, String>,
     /// Whether it may send only with its MACs and addresses.
     pub source_guard: bool,
+    /// Which link-local addresses the guard lets it use: `any` or `strict`.
+    pub link_local: &'static str,
     /// Changes with every change.
     pub etag: String,
 }
@@ -359,19 +409,39 @@ impl From<v1::Endpoint> for EndpointView {
             interface: a.interface,
             iface_id: a.iface_id,
             port: a.port,
-            vlan: a.vlan,
+            vlan: if a.any_vlan {
+                Some(VlanView::Any)
+            } else {
+                a.vlan.map(VlanView::Id)
+            },
             target: a.target,
             macs: a.macs,
+        };
+        let role = |number: i32| match v1::EndpointRole::try_from(number) {
+            Ok(v1::EndpointRole::Router) => "router",
+            Ok(v1::EndpointRole::DhcpServer) => "dhcp-server",
+            Ok(v1::EndpointRole::Unspecified) | Err(_) => "unknown",
         };
         EndpointView {
             name: endpoint.name,
             attachments: endpoint.attachments.into_iter().map(attachment).collect(),
             macs: endpoint.macs,
             addresses: endpoint.addresses,
+            network: if endpoint.network.is_empty() {
+                "default".to_string()
+            } else {
+                endpoint.network
+            },
+            shared: endpoint.shared,
+            roles: endpoint.roles.into_iter().map(role).collect(),
             profiles: endpoint.profiles,
             rules: rules(endpoint.rules),
             labels: endpoint.labels.into_iter().collect(),
             source_guard: endpoint.source_guard.unwrap_or(true),
+            link_local: match v1::LinkLocal::try_from(endpoint.link_local) {
+                Ok(v1::LinkLocal::Strict) => "strict",
+                Ok(v1::LinkLocal::Any | v1::LinkLocal::Unspecified) | Err(_) => "any",
+            },
             etag: endpoint.etag,
         }
     }
@@ -395,6 +465,11 @@ impl EndpointView {
     }
 }
 
+/// A text that says more than the usual.
+fn unless(usual: &str, text: &str) -> String {
+    if text == usual { "" } else { text }.to_string()
+}
+
 impl View for EndpointView {
     fn text(&self, width: Option<u16>) -> String {
         let mut text = facts(&[
@@ -402,12 +477,16 @@ impl View for EndpointView {
             ("attachments", self.attachments()),
             ("macs", self.macs.join(", ")),
             ("addresses", self.addresses.join(", ")),
+            ("network", unless("default", &self.network)),
+            ("shared", self.shared.join(", ")),
+            ("roles", self.roles.join(", ")),
             ("profiles", self.profiles.join(", ")),
             ("labels", self.labels()),
             (
                 "source guard",
                 if self.source_guard { "on" } else { "off" }.to_string(),
             ),
+            ("link-local addresses", unless("any", self.link_local)),
         ]);
         if !self.rules.is_empty() {
             text.push('\n');

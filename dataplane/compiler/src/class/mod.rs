@@ -8,11 +8,14 @@ mod round;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use portcullis_policy::{Attachment, Direction, MacAddr, Name, Policy, StrictPrefix};
+use portcullis_policy::{
+    Attachment, Declared, Direction, EndpointRole, LinkLocal, MacAddr, Name, Policy, Reserved, StrictPrefix,
+};
 
 pub use compiler::Compiler;
 pub use fingerprint::Fingerprint;
@@ -63,8 +66,17 @@ pub struct EndpointIntent {
     pub macs: Vec<MacAddr>,
     /// Its addresses.
     pub addresses: Vec<StrictPrefix>,
-    /// Whether it may send only with those.
+    /// The scope in which its MACs and addresses are its alone.
+    pub network: Name,
+    /// Those of its MACs and addresses that other endpoints of its network have, too; see
+    /// [`shares_mac`](Self::shares_mac).
+    pub shared: Vec<Declared>,
+    /// What it may send beside what any server sends; see [`has_role`](Self::has_role).
+    pub roles: BTreeSet<EndpointRole>,
+    /// Whether it may send only with its MACs and addresses.
     pub source_guard: bool,
+    /// Which link-local addresses the source guard lets it use.
+    pub link_local: LinkLocal,
     /// Class of what it sends.
     pub egress: ClassId,
     /// Class of what it is sent.
@@ -92,6 +104,22 @@ impl EndpointIntent {
             Direction::Ingress => self.ingress,
         }
     }
+
+    /// Whether it may send what this role sends.
+    pub fn has_role(&self, role: EndpointRole) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Whether other endpoints of its network have this MAC, too: frames for it go to the port that used it last, or to
+    /// all of them.
+    pub fn shares_mac(&self, mac: MacAddr) -> bool {
+        self.shared.contains(&Declared::Mac(mac))
+    }
+
+    /// Whether other endpoints of its network have this address or prefix, too.
+    pub fn shares_address(&self, prefix: StrictPrefix) -> bool {
+        self.shared.contains(&Declared::Address(prefix))
+    }
 }
 
 /// The desired state of one generation, the same for every target. Its maps share what did not change with those of
@@ -106,6 +134,9 @@ pub struct Intent {
     pub endpoints: OrdMap<Name, Arc<EndpointIntent>>,
     /// Classes of ports without an endpoint, egress and ingress.
     pub unmanaged: (ClassId, ClassId),
+    /// MACs and addresses that are no endpoint's, and addresses of DHCP servers. Not part of `changed`: compare it with
+    /// that of the intent before.
+    pub reserved: Arc<Reserved>,
     /// What is not as in the intent before.
     pub changed: Changes,
 }

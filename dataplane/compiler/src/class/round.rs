@@ -130,6 +130,7 @@ impl<'a> Round<'a> {
         let made = self.make(before)?;
         let mut next = Intent {
             generation: self.generation,
+            reserved: Arc::clone(&self.document.reserved),
             changed: Changes {
                 since: before.generation,
                 ..Changes::default()
@@ -599,7 +600,11 @@ fn intent_of(
         attachments: endpoint.attachments.clone(),
         macs: endpoint.macs.clone(),
         addresses: endpoint.addresses.clone(),
+        network: endpoint.network.clone(),
+        shared: endpoint.shared.clone(),
+        roles: endpoint.roles.clone(),
         source_guard: endpoint.source_guard,
+        link_local: endpoint.link_local,
         egress,
         ingress,
         falls,

@@ -14,8 +14,9 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use crate::document::{Document, Endpoint};
+use crate::document::Document;
 use crate::effective::{Lists, Policy, Tier};
+use crate::endpoint::Endpoint;
 use crate::types::{Action, Direction, Name, Protocol};
 use ledger::Ledger;
 
