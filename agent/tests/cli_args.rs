@@ -29,8 +29,9 @@ fn services() {
         "tcp has ports: write the destination port, tcp/25"
     );
     assert_eq!(
-        refused("gre/1"),
-        "`gre` is not a protocol: write tcp, udp, sctp, icmp, icmpv6, any, or a number from 0 to 255"
+        refused("grep/1"),
+        "`grep` is not a protocol: write any, a number from 0 to 255, or its IANA name, as in tcp, udp, icmp, icmpv6, \
+         esp, gre, vrrp"
     );
     assert_eq!(refused("icmp/8"), "protocol icmp has no ports: write icmp alone");
     assert_eq!(

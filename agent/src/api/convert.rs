@@ -145,6 +145,19 @@ impl Fields {
         let local = self.list(&at("local"), &rule.local);
         let icmp = rule.icmp.as_ref().map(|icmp| self.icmp(&at("icmp"), icmp));
         let ip = self.family(&at("ip"), rule.ip);
+        let lists = [&rule.ports, &rule.source_ports, &rule.remote, &rule.local];
+        let narrowed = rule.icmp.is_some() || lists.iter().any(|list| !list.is_empty());
+        match (rule.protocol.as_str(), narrowed, rule.match_all) {
+            ("", false, false) => self.fail(
+                at("match_all"),
+                "is required where protocol, ports and prefixes are empty: set it if the rule is to match every packet",
+            ),
+            ("" | "any", false, true) | (_, _, false) => {}
+            _ => self.fail(
+                at("match_all"),
+                "says every packet, and the rule names protocol, ports or prefixes: leave one of both out",
+            ),
+        }
         Some(Rule {
             name: name?,
             action: action?,
@@ -407,7 +420,17 @@ pub(super) fn rule_out(rule: &Rule) -> v1::Rule {
             .ip
             .map_or(0, |family| if family == Family::V4 { 4 } else { 6 }),
         reason: rule.reason.clone(),
+        match_all: matches_all(rule),
     }
+}
+
+/// Whether a rule names no protocol, port or prefix.
+fn matches_all(rule: &Rule) -> bool {
+    rule.protocol == Protocol::Any
+        && rule.ports.is_empty()
+        && rule.source_ports.is_empty()
+        && rule.remote.is_empty()
+        && rule.local.is_empty()
 }
 
 fn rules_out(rules: &[Rule]) -> Vec<v1::Rule> {

@@ -68,7 +68,7 @@ fn protocol(fields: &mut Fields, text: &str) -> Option<u8> {
         Err(_) if text.is_empty() => {
             fields.fail(
                 "protocol",
-                "is required: tcp, udp, sctp, icmp, icmpv6, or a number",
+                "is required: its IANA name, as in tcp, udp, icmp, icmpv6, esp, or a number",
             );
             None
         }
@@ -83,14 +83,24 @@ fn address(fields: &mut Fields, path: &str, text: &str) -> Option<Option<IpAddr>
     if text.is_empty() {
         return Some(None);
     }
-    let address = text.parse().ok();
-    if address.is_none() {
-        fields.fail(
-            path,
-            format!("`{text}` is not an address: write 192.0.2.10 or 2001:db8::10"),
-        );
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.to_canonical() != address => {
+            let v4 = address.to_canonical();
+            fields.fail(
+                path,
+                format!("{address} is IPv4 inside IPv6, which no packet carries: write {v4}"),
+            );
+            None
+        }
+        Ok(address) => Some(Some(address)),
+        Err(_) => {
+            fields.fail(
+                path,
+                format!("`{text}` is not an address: write 192.0.2.10 or 2001:db8::10"),
+            );
+            None
+        }
     }
-    address.map(Some)
 }
 
 /// The IP version that addresses, `ip` and the protocol agree on; 4 when none tells.

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::ApiError;
 use super::{Api, blocking, caller, explain};
-use crate::engine::{Base, ChangeError, Edit, Who, merge, preview};
+use crate::engine::{Base, Baseline, ChangeError, Edit, Who, merge, preview};
 use crate::store::{Change, Key};
 
 /// How long a target may take to plan.
@@ -26,7 +26,11 @@ fn parse(
     let (document, fields) = Document::parse(text).map_err(ChangeError::Document)?;
     Ok(move |current: &Document| {
         if merges {
-            return Ok(Edit::Document(merge(current, document, &fields)));
+            let merged = merge(current, document, &fields);
+            if !allow_empty {
+                Baseline::must_not_clear(current, &merged.mandatory, &merged.baseline)?;
+            }
+            return Ok(Edit::Document(merged));
         }
         if document.is_empty() && !current.is_empty() && !allow_empty {
             return Err(ChangeError::EmptyOverFull {
@@ -34,6 +38,9 @@ fn parse(
                 endpoints: current.endpoints.len(),
                 rules: current.mandatory.len() + current.baseline.len(),
             });
+        }
+        if !allow_empty {
+            Baseline::must_not_clear(current, &document.mandatory, &document.baseline)?;
         }
         Ok(Edit::Document(document))
     })

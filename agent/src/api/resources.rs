@@ -102,7 +102,8 @@ fn as_operators_set(
     let (shared, roles) = there
         .map(|e| (e.shared.clone(), e.roles.clone()))
         .unwrap_or_default();
-    let repeats = |given: &[Declared]| given.iter().collect::<BTreeSet<_>>() == shared.iter().collect();
+    let set = |list: &[Declared]| list.iter().copied().collect::<BTreeSet<Declared>>();
+    let repeats = |given: &[Declared]| set(given) == set(&shared);
     for (field, fits) in [
         ("shared", endpoint.shared.is_empty() || repeats(&endpoint.shared)),
         ("roles", endpoint.roles.is_empty() || endpoint.roles == roles),
@@ -130,13 +131,20 @@ impl BaselineService for Api {
 
     async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
         let by = Who::from(&caller(&request)?);
-        let (baseline, etag) = convert::baseline(request.into_inner().baseline)?;
+        let v1::UpdateBaselineRequest {
+            baseline,
+            allow_empty,
+        } = request.into_inner();
+        let (baseline, etag) = convert::baseline(baseline)?;
         change(self, by, BASELINE_PATHS, move |state| {
             let key = || Key {
                 kind: Kind::Baseline,
                 name: String::new(),
             };
             current(key, &etag, Some(state.baseline_etag()))?;
+            if !allow_empty {
+                Baseline::must_not_clear(state.document(), &baseline.mandatory, &baseline.rules)?;
+            }
             Ok(Edit::Baseline(baseline))
         })
         .await

@@ -129,6 +129,10 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
                 "set allow_empty",
             ),
         ),
+        ChangeError::Clears { list, .. } => (
+            Code::FailedPrecondition,
+            ErrorDetails::with_precondition_failure_violation("EMPTY_RULES", *list, "set allow_empty"),
+        ),
         ChangeError::Document(error) => (Code::InvalidArgument, bad_request(&error.fields())),
         ChangeError::OperatorsOnly { path } => {
             (Code::PermissionDenied, info("OPERATORS_ONLY", [("field", path)]))

@@ -65,7 +65,7 @@ pub struct Apply {
     /// Prune or merge.
     #[command(flatten)]
     pub prune: Prune,
-    /// Let an empty document replace a full one.
+    /// Let an empty document replace a full one, or empty baseline or mandatory rules replace ones that are not.
     #[arg(long)]
     pub allow_empty: bool,
     /// Only check the document and say what it would change.
@@ -400,7 +400,7 @@ impl FromStr for Plug {
         let port = port
             .parse()
             .map_err(|_| format!("`{port}` is no port: write a number, as in 3 or 3:100"))?;
-        let vlan = vlan.map(|v| v.parse().map_err(|error: ParseError| error.to_string()));
+        let vlan = vlan.map(|v| v.parse::<Vlan>().map_err(|error| error.to_string()));
         let vlan = vlan.transpose()?.unwrap_or_default();
         Ok(Plug { port, vlan })
     }

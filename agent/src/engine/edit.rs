@@ -52,6 +52,28 @@ impl Baseline {
         document.baseline = Arc::new(self.rules);
     }
 
+    /// Refuses to put empty rules where there are some: an empty list is often one that was not filled.
+    pub fn must_not_clear(
+        current: &Document,
+        mandatory: &[Rule],
+        baseline: &[Rule],
+    ) -> Result<(), ChangeError> {
+        let lists = [
+            ("mandatory", &current.mandatory, mandatory),
+            ("baseline", &current.baseline, baseline),
+        ];
+        let cleared = lists
+            .into_iter()
+            .find(|(_, now, then)| then.is_empty() && !now.is_empty());
+        match cleared {
+            Some((list, now, _)) => Err(ChangeError::Clears {
+                list,
+                rules: now.len(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn same(a: &Document, b: &Document) -> bool {
         a.defaults == b.defaults
             && a.unmanaged == b.unmanaged

@@ -47,6 +47,16 @@ pub enum ChangeError {
         /// Mandatory and baseline rules there are.
         rules: usize,
     },
+    /// Empty rules for everybody over ones that are not.
+    #[error(
+        "{list} would be empty, and its {rules} rules would go: say --allow-empty (allow_empty) if that is meant"
+    )]
+    Clears {
+        /// Which list: `baseline` or `mandatory`.
+        list: &'static str,
+        /// Rules there are.
+        rules: usize,
+    },
     /// The document is not one, or fields are wrong.
     #[error(transparent)]
     Document(#[from] DocumentError),

@@ -345,7 +345,10 @@ async fn only_operators_set_roles_and_what_is_shared() {
     let update = |e: &v1::Endpoint| v1::UpdateEndpointRequest {
         endpoint: Some(e.clone()),
     };
-    refused(provisioner.provision(wanted(&special)).await.unwrap_err(), "endpoint.shared");
+    refused(
+        provisioner.provision(wanted(&special)).await.unwrap_err(),
+        "endpoint.shared",
+    );
     refused(
         provisioner.create_endpoint(create(&special)).await.unwrap_err(),
         "endpoint.shared",
@@ -356,19 +359,28 @@ async fn only_operators_set_roles_and_what_is_shared() {
         ..special.clone()
     };
     refused(
-        provisioner.update_endpoint(update(&only_roles)).await.unwrap_err(),
+        provisioner
+            .update_endpoint(update(&only_roles))
+            .await
+            .unwrap_err(),
         "endpoint.roles",
     );
     // What an operator set stays, whether the provisioner repeats it or knows nothing of it.
     let made = operator.provision(wanted(&special)).await.unwrap().into_inner();
     for same in [&plain, &special, &only_roles] {
-        assert_eq!(provisioner.provision(wanted(same)).await.unwrap().into_inner(), made);
+        assert_eq!(
+            provisioner.provision(wanted(same)).await.unwrap().into_inner(),
+            made
+        );
     }
     let other = v1::Endpoint {
         roles: vec![v1::EndpointRole::DhcpServer.into()],
         ..plain.clone()
     };
-    refused(provisioner.provision(wanted(&other)).await.unwrap_err(), "endpoint.roles");
+    refused(
+        provisioner.provision(wanted(&other)).await.unwrap_err(),
+        "endpoint.roles",
+    );
     let read = operator.get_endpoint(named("gw")).await.unwrap().into_inner();
     assert_eq!((read.roles, read.shared), (special.roles, special.shared));
     operator.provision(wanted(&plain)).await.unwrap();

@@ -27,6 +27,26 @@ const BAD: &[(&str, &str, &str)] = &[
         "10-20",
     ),
     (
+        "version: portcullis/v1\nbaseline: [{name: x, action: deny, direction: egress, protocol: tcp, ports: []}]",
+        "baseline[0].ports",
+        "is empty",
+    ),
+    (
+        "version: portcullis/v1\nbaseline: [{name: x, action: deny, direction: egress, protocol: tcp, ports: [025]}]",
+        "baseline[0].ports[0]",
+        "`025` is not a port",
+    ),
+    (
+        "version: portcullis/v1\nbaseline: [{name: x, action: deny, direction: egress, protocol: tcp, ports: [no]}]",
+        "baseline[0].ports[0]",
+        "`no` is not a port",
+    ),
+    (
+        "version: portcullis/v1\nbaseline: [{name: x, action: deny, direction: egress, protocol: tcp, remote: [\"::ffff:192.0.2.0/120\"]}]",
+        "baseline[0].remote[0]",
+        "write 192.0.2.0/24",
+    ),
+    (
         "version: portcullis/v1\nprofiles: {p: {rules: [{name: x, action: deny, direction: egress, remote: [192.0.2.1/24]}]}}",
         "profiles.p.rules[0].remote[0]",
         "192.0.2.0/24",
@@ -196,10 +216,25 @@ async fn merging_keeps_what_is_not_named() {
         )
     );
     assert!(done.deleted.is_empty());
-    let done = rig
+    let refused = rig
         .client
         .policy
         .apply_document(merge("baseline: []"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().starts_with("baseline would be empty"),
+        "{refused:?}"
+    );
+    let meant = v1::ApplyDocumentRequest {
+        allow_empty: true,
+        ..merge("baseline: []")
+    };
+    let done = rig
+        .client
+        .policy
+        .apply_document(meant)
         .await
         .unwrap()
         .into_inner();

@@ -349,7 +349,10 @@ async fn the_baseline_is_one_resource() {
             ingress: allow
         })
     );
-    let update = |b: v1::Baseline| v1::UpdateBaselineRequest { baseline: Some(b) };
+    let update = |b: v1::Baseline| v1::UpdateBaselineRequest {
+        baseline: Some(b),
+        allow_empty: false,
+    };
     let changed = v1::Baseline {
         mandatory: vec![full_rule()],
         rules: vec![rule("smtp", v1::Action::Deny, v1::Direction::Egress)],
@@ -450,14 +453,71 @@ async fn the_baseline_is_one_resource() {
         rules: vec![],
         ..twice
     };
-    let error = rig
+    let refused = rig
         .client
         .baseline
-        .update_baseline(update(twice))
+        .update_baseline(update(twice.clone()))
         .await
         .unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused
+            .message()
+            .starts_with("baseline would be empty, and its 1 rules"),
+        "{refused:?}"
+    );
+    let meant = v1::UpdateBaselineRequest {
+        allow_empty: true,
+        ..update(twice)
+    };
+    let error = rig.client.baseline.update_baseline(meant).await.unwrap_err();
     assert_eq!(fields(&error), ["baseline.mandatory[1].name"]);
     assert_eq!(rig.seen().await.0, 1);
+}
+
+#[tokio::test]
+async fn a_rule_that_matches_everything_must_say_so() {
+    let mut rig = Rig::new().await;
+    let with = |rule: v1::Rule| v1::Endpoint {
+        rules: vec![rule],
+        ..endpoint("a", 1)
+    };
+    let all = v1::Rule {
+        protocol: String::new(),
+        ports: Vec::new(),
+        ..rule("all", v1::Action::Deny, v1::Direction::Ingress)
+    };
+    for bare in [all.clone(), v1::Rule { ip: 6, ..all.clone() }] {
+        let error = rig.client.provision(with(bare.clone())).await.unwrap_err();
+        assert_eq!(fields(&error), ["endpoint.rules[0].match_all"]);
+        let meant = v1::Rule {
+            match_all: true,
+            ..bare
+        };
+        rig.client.provision(with(meant)).await.unwrap();
+    }
+    // What is read says so, and can be written back.
+    let read = rig.client.endpoint("a").await.unwrap();
+    assert!(read.rules[0].match_all && read.rules[0].protocol == "any");
+    rig.client.provision(read).await.unwrap();
+    for narrow in [
+        v1::Rule {
+            protocol: "gre".to_string(),
+            ..all.clone()
+        },
+        v1::Rule {
+            remote: vec!["192.0.2.0/24".to_string()],
+            ..all.clone()
+        },
+    ] {
+        rig.client.provision(with(narrow.clone())).await.unwrap();
+        let both = v1::Rule {
+            match_all: true,
+            ..narrow
+        };
+        let error = rig.client.provision(with(both)).await.unwrap_err();
+        assert_eq!(fields(&error), ["endpoint.rules[0].match_all"]);
+    }
 }
 
 #[tokio::test]
@@ -478,7 +538,8 @@ async fn every_wrong_field_is_named() {
             code: Some(300),
         }),
         ip: 5,
-        reason: String::new(),
+        match_all: true,
+        ..Default::default()
     };
     let wrong = v1::Endpoint {
         name: "-x".to_string(),
@@ -517,6 +578,7 @@ async fn every_wrong_field_is_named() {
             "endpoint.rules[0].icmp.type",
             "endpoint.rules[0].icmp.code",
             "endpoint.rules[0].ip",
+            "endpoint.rules[0].match_all",
             "endpoint.network",
             "endpoint.shared[0]",
             "endpoint.roles[1]",

@@ -251,6 +251,7 @@ fn no_host(prefix: StrictPrefix) -> Option<&'static str> {
 impl Check {
     /// Addresses that an endpoint, or the document, says are a host's.
     pub(crate) fn hosts(&mut self, path: &str, addresses: &[StrictPrefix]) {
+        self.unmapped(&|| path.to_string(), addresses);
         for (index, prefix) in addresses.iter().enumerate() {
             if let Some(why) = no_host(*prefix) {
                 self.fail(

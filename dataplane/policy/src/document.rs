@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, Reserved};
 use crate::program::{Grant, Program};
 use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix};
 use crate::validate::{DocumentError, FieldError};
+use crate::yaml;
 
 /// The only document version there is.
 pub const VERSION: &str = "portcullis/v1";
@@ -93,16 +94,16 @@ pub struct Rule {
     /// The protocol; any when absent.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Destination ports; every port when empty.
+    /// Destination ports; every port when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortRange>,
-    /// Source ports; every port when empty.
+    /// Source ports; every port when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ports: Vec<PortRange>,
-    /// The other side: destination on egress, source on ingress; everywhere when empty.
+    /// The other side: destination on egress, source on ingress; everywhere when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remote: Vec<StrictPrefix>,
-    /// The endpoint's side; every address when empty.
+    /// The endpoint's side; every address when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<StrictPrefix>,
     /// ICMP type and code, for protocols icmp and icmpv6.
@@ -190,15 +191,34 @@ impl Default for Document {
     }
 }
 
-/// However large, what is written out is read; aliases cannot make more of a text than its size.
-fn reading(text: &str) -> serde_saphyr::Options {
-    let most = text.len().saturating_mul(2).saturating_add(1000);
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: most,
-            max_nodes: most,
-            max_total_scalar_bytes: most,
-        },
+/// Match lists: absent they match everything, so that an empty one must not be taken for absent.
+const MATCH_LISTS: [&str; 5] = ["ports", "source_ports", "remote", "local", "schemes"];
+
+/// Finds match lists that are empty: most often a template found nothing to write there.
+fn empty_lists(value: &serde_json::Value, path: &str, attached: bool, found: &mut Vec<FieldError>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let at = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                let named = MATCH_LISTS.contains(&key.as_str()) || (attached && key == "macs");
+                if named && value.as_array().is_some_and(Vec::is_empty) {
+                    let problem = "is empty: name at least one, or leave the field out".to_string();
+                    found.push(FieldError { path: at, problem });
+                } else {
+                    empty_lists(value, &at, key == "attachments", found);
+                }
+            }
+        }
+        serde_json::Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                empty_lists(value, &format!("{path}[{index}]"), attached, found);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -213,8 +233,7 @@ impl Document {
     /// Parses a YAML (or JSON) document without validating it, and tells which top-level fields it has: a
     /// document to be merged says nothing about the others.
     pub fn parse(text: &str) -> Result<(Self, BTreeSet<String>), DocumentError> {
-        let value: serde_json::Value = serde_saphyr::from_str_with_options(text, reading(text))
-            .map_err(|error| DocumentError::Syntax(error.to_string()))?;
+        let value = yaml::read(text).map_err(|error| DocumentError::Syntax(error.to_string()))?;
         if value.is_null() {
             return Err(DocumentError::Syntax(format!(
                 "the document is empty: begin with `version: {VERSION}`"
@@ -225,6 +244,11 @@ impl Document {
                 "not a mapping: begin with `version: {VERSION}`"
             )));
         };
+        let mut empty = Vec::new();
+        empty_lists(&value, "", false, &mut empty);
+        if !empty.is_empty() {
+            return Err(DocumentError::Fields(empty));
+        }
         let fields = map.keys().cloned().collect();
         let document = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::document::Rule;
-use crate::types::{MacAddr, Name, ParseError, StrictPrefix};
+use crate::types::{MacAddr, Name, ParseError, StrictPrefix, decimal};
 
 /// The highest VLAN (IEEE 802.1Q; 4095 is reserved).
 const MAX_VLAN: u16 = 4094;
@@ -67,11 +67,10 @@ impl fmt::Display for Vlan {
 impl FromStr for Vlan {
     type Err = ParseError;
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        let digits = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-        match s.parse::<u64>() {
-            Ok(vid) if digits => Vlan::numbered(vid),
-            _ if s == "any" => Ok(Vlan::Any),
-            _ => Err(ParseError(format!(
+        match decimal::<u64>(s) {
+            Some(vid) => Vlan::numbered(vid),
+            None if s == "any" => Ok(Vlan::Any),
+            None => Err(ParseError(format!(
                 "`{s}` is not a VLAN: write 1 to {MAX_VLAN}, 0 for untagged frames, or any for every frame"
             ))),
         }
@@ -133,7 +132,8 @@ pub struct Attachment {
     /// Name of a configured target; any target that has the interface when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// MACs behind this attachment, when the endpoint has several attachments.
+    /// MACs behind this attachment, when the endpoint has several attachments; all of the endpoint's when absent, which is
+    /// empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<MacAddr>,
 }

@@ -20,9 +20,11 @@ mod endpoint;
 mod findings;
 mod matcher;
 mod program;
+mod protocols;
 mod types;
 mod validate;
 mod verdict;
+mod yaml;
 
 pub use canonical::canonical;
 pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};

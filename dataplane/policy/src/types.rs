@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::endpoint::Declared;
+use crate::protocols;
 
 /// Why a value was refused. The text says what is wrong and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +152,13 @@ impl<'de> Deserialize<'de> for Family {
     }
 }
 
+/// A number in decimal digits, and nothing else: no sign, and no leading zero, which may mean octal.
+pub(crate) fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let leading_zero = text.len() > 1 && text.starts_with('0');
+    text.parse().ok().filter(|_| digits && !leading_zero)
+}
+
 /// An IP protocol, or any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Protocol {
@@ -173,14 +181,6 @@ impl Protocol {
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
 
-    const NAMES: [(&'static str, u8); 5] = [
-        ("tcp", Self::TCP),
-        ("udp", Self::UDP),
-        ("sctp", Self::SCTP),
-        ("icmp", Self::ICMP),
-        ("icmpv6", Self::ICMPV6),
-    ];
-
     /// Whether a protocol number is one whose headers begin with two 16-bit ports.
     pub fn has_ports(number: u8) -> bool {
         matches!(number, Self::TCP | Self::UDP | Self::SCTP)
@@ -188,10 +188,7 @@ impl Protocol {
 
     /// The name used in documents, or the number.
     pub fn name(number: u8) -> String {
-        Self::NAMES
-            .iter()
-            .find(|(_, n)| *n == number)
-            .map_or_else(|| number.to_string(), |(name, _)| (*name).to_string())
+        protocols::name_of(number).map_or_else(|| number.to_string(), str::to_string)
     }
 }
 
@@ -210,13 +207,11 @@ impl FromStr for Protocol {
         if s == "any" {
             return Ok(Protocol::Any);
         }
-        if let Some((_, n)) = Self::NAMES.iter().find(|(name, _)| *name == s) {
-            return Ok(Protocol::Number(*n));
-        }
-        match s.parse::<u8>() {
-            Ok(n) => Ok(Protocol::Number(n)),
-            Err(_) => refuse(format!(
-                "`{s}` is not a protocol: write tcp, udp, sctp, icmp, icmpv6, any, or a number from 0 to 255"
+        match (protocols::number_of(s), decimal::<u8>(s)) {
+            (Some(n), _) | (None, Some(n)) => Ok(Protocol::Number(n)),
+            (None, None) => refuse(format!(
+                "`{s}` is not a protocol: write any, a number from 0 to 255, or its IANA name, as in tcp, udp, icmp, \
+                 icmpv6, esp, gre, vrrp"
             )),
         }
     }
@@ -234,10 +229,17 @@ pub struct PortRange {
 impl PortRange {
     fn port(text: &str) -> Result<u16, ParseError> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        match text.parse::<u16>() {
-            Ok(n) if digits => Ok(n),
-            _ if digits => refuse(format!("port {text} is out of range: ports are 0 to 65535")),
-            _ => refuse(format!(
+        match decimal::<u16>(text) {
+            Some(n) => Ok(n),
+            None if digits && text.len() > 1 && text.starts_with('0') => refuse(format!(
+                "`{text}` is not a port: it begins with 0, which may mean octal; write {}",
+                match text.trim_start_matches('0') {
+                    "" => "0",
+                    rest => rest,
+                }
+            )),
+            None if digits => refuse(format!("port {text} is out of range: ports are 0 to 65535")),
+            None => refuse(format!(
                 "`{text}` is not a port: write a number from 0 to 65535, or a range \"low-high\""
             )),
         }
@@ -258,7 +260,12 @@ impl FromStr for PortRange {
     type Err = ParseError;
     fn from_str(s: &str) -> Result<Self, ParseError> {
         let (low, high) = match s.split_once('-') {
-            Some((low, high)) => (Self::port(low.trim())?, Self::port(high.trim())?),
+            Some((low, high)) => {
+                let port = |text: &str| {
+                    Self::port(text.trim()).map_err(|error| ParseError(format!("in range `{s}`: {error}")))
+                };
+                (port(low)?, port(high)?)
+            }
             None => {
                 let port = Self::port(s.trim())?;
                 (port, port)
@@ -334,6 +341,17 @@ impl FromStr for MacAddr {
 /// A prefix without host bits; an address alone is a prefix of full length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StrictPrefix(pub IpNet);
+
+impl StrictPrefix {
+    /// The IPv4 prefix that this one stands for, if it is of IPv4-mapped IPv6 addresses (`::ffff:0:0/96`, RFC 4291): such
+    /// addresses are written in programs, and no packet has them.
+    pub fn mapped(self) -> Option<StrictPrefix> {
+        let IpNet::V6(net) = self.0 else { return None };
+        let v4 = net.addr().to_ipv4_mapped()?;
+        let length = net.prefix_len().checked_sub(96)?;
+        Some(StrictPrefix(IpNet::new(v4.into(), length).ok()?))
+    }
+}
 
 impl fmt::Display for StrictPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -506,7 +524,9 @@ mod tests {
             "0-65535".parse::<PortRange>().unwrap(),
             PortRange { low: 0, high: 65535 }
         );
-        for bad in ["70000", "-1", "", "2-1", "a", "1-", "+25", "1-2-3"] {
+        for bad in [
+            "70000", "-1", "", "2-1", "a", "1-", "+25", "1-2-3", "025", "0x19", "00", "1-02",
+        ] {
             assert!(bad.parse::<PortRange>().is_err(), "{bad} was accepted");
         }
     }
@@ -519,6 +539,56 @@ mod tests {
             "2001:db8::10".parse::<StrictPrefix>().unwrap().0.prefix_len(),
             128
         );
+    }
+
+    #[test]
+    fn a_leading_zero_is_told() {
+        let error = |text: &str| text.parse::<PortRange>().unwrap_err().to_string();
+        assert_eq!(
+            error("025"),
+            "`025` is not a port: it begins with 0, which may mean octal; write 25"
+        );
+        assert!(error("00").ends_with("write 0"));
+    }
+
+    #[test]
+    fn protocols_are_names_or_numbers() {
+        let protocol = |text: &str| text.parse::<Protocol>();
+        for (text, number, printed) in [
+            ("esp", 50, "esp"),
+            ("50", 50, "esp"),
+            ("ESP", 50, "esp"),
+            ("ipv6-icmp", 58, "icmpv6"),
+            ("255", 255, "255"),
+        ] {
+            assert_eq!(protocol(text), Ok(Protocol::Number(number)), "{text}");
+            assert_eq!(Protocol::Number(number).to_string(), printed);
+        }
+        for wrong in ["", "256", "+6", "06", "-1", "0x6", "tcp ", "none"] {
+            assert!(protocol(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn mapped_prefixes_have_an_ipv4_form() {
+        let mapped = |text: &str| {
+            text.parse::<StrictPrefix>()
+                .unwrap()
+                .mapped()
+                .map(|p| p.to_string())
+        };
+        assert_eq!(mapped("::ffff:192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(mapped("::ffff:192.0.2.0/120").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(mapped("::ffff:0:0/96").as_deref(), Some("0.0.0.0/0"));
+        for other in [
+            "::/0",
+            "::/64",
+            "::ffff:0:0:0/96",
+            "192.0.2.1",
+            "64:ff9b::192.0.2.1",
+        ] {
+            assert_eq!(mapped(other), None, "{other}");
+        }
     }
 
     #[test]

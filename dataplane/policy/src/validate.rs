@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::document::{Document, Rule, VERSION};
 use crate::endpoint::{Attachment, Declared, Endpoint, Vlan};
 use crate::matcher::Matcher;
-use crate::types::{Name, Protocol};
+use crate::types::{Name, Protocol, StrictPrefix};
 
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,9 @@ impl Check {
                 ),
             );
         }
+        for (field, prefixes) in [("remote", &rule.remote), ("local", &rule.local)] {
+            self.unmapped(&|| format!("{}.{field}", at()), prefixes);
+        }
         if rule.reason.len() > MAX_REASON {
             self.fail(
                 format!("{}.reason", at()),
@@ -128,6 +131,18 @@ impl Check {
                 "can never match: its protocol, ip, remote and local leave no IP version; \
                  icmp is IPv4 only, icmpv6 is IPv6 only, prefixes limit the rule to their own versions",
             );
+        }
+    }
+
+    /// IPv4 addresses are written as such.
+    pub(crate) fn unmapped(&mut self, at: &dyn Fn() -> String, prefixes: &[StrictPrefix]) {
+        for (index, prefix) in prefixes.iter().enumerate() {
+            if let Some(v4) = prefix.mapped() {
+                self.fail(
+                    format!("{}[{index}]", at()),
+                    format!("{prefix} is IPv4 inside IPv6, which no packet carries: write {v4}"),
+                );
+            }
         }
     }
 

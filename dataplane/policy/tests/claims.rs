@@ -187,7 +187,7 @@ fn no_host_has_such_an_address() {
         let errors = errors_of(&text);
         assert!(errors[0].starts_with("reserved.dhcp[0]: "), "{errors:?}");
     }
-    let some = "addresses: [10.0.0.0/8, 223.255.255.255, 240.0.0.1, 'fe80::1', '2001:db8::/32', '::2']";
+    let some = "addresses: [10.0.0.0/8, 223.255.255.255, 240.0.0.1, 'fe80::1', '2001:db9::/32', '::2']";
     assert!(wrong(&format!("  a: {{{some}}}\n")).is_empty());
     // Hosts are in these, too.
     let (document, _) =
@@ -279,7 +279,7 @@ fn prefix() -> impl Strategy<Value = String> {
         let mask = u128::MAX << (128 - u32::from(len));
         format!(
             "{}/{len}",
-            std::net::Ipv6Addr::from((0x2001_0db8_u128 << 96 | low) & mask)
+            std::net::Ipv6Addr::from(((0x2001_0db8_u128 << 96) | low) & mask)
         )
     });
     prop_oneof![v4, v6]
@@ -293,11 +293,14 @@ proptest! {
     ) {
         let mut document = Document::default();
         for (number, (addresses, tenant, other_network)) in lists.iter().enumerate() {
-            let mut endpoint = Endpoint::default();
-            endpoint.network = if *other_network { "red".parse().unwrap() } else { endpoint.network };
-            endpoint.labels.insert("tenant".to_string(), tenant.to_string());
-            endpoint.addresses = addresses.iter().map(|(text, _)| text.parse().unwrap()).collect();
-            endpoint.shared = addresses.iter().filter(|(_, shared)| *shared).map(|(text, _)| text.parse().unwrap()).collect();
+            let shared = addresses.iter().filter(|(_, shared)| *shared);
+            let endpoint = Endpoint {
+                network: if *other_network { "red" } else { "default" }.parse().unwrap(),
+                labels: [("tenant".to_string(), tenant.to_string())].into(),
+                addresses: addresses.iter().map(|(text, _)| text.parse().unwrap()).collect(),
+                shared: shared.map(|(text, _)| text.parse().unwrap()).collect(),
+                ..Endpoint::default()
+            };
             document.endpoints.insert(format!("e{number}").parse().unwrap(), endpoint.into());
         }
         let all: Vec<(&Name, &Endpoint)> = document.endpoints.iter().map(|(n, e)| (n, &**e)).collect();

@@ -42,10 +42,10 @@ baseline:
   - {name: dns, action: allow, direction: egress, protocol: udp, ports: [53], remote: ['2001:db8::/32', 10.0.0.0/8]}
 ",
         &[
-            "never_matches baseline/both: baseline/low, baseline/mail",
-            "never_matches baseline/dns: baseline/v4, baseline/half, baseline/rest",
-            "redundant baseline/more: default/egress",
             "never_matches baseline/one: baseline/mail",
+            "never_matches baseline/both: baseline/low, baseline/mail",
+            "redundant baseline/more: default/egress",
+            "never_matches baseline/dns: baseline/v4, baseline/half, baseline/rest",
         ],
     );
     // Codes of a type; protocols of "any"; a mandatory rule above.
@@ -318,10 +318,10 @@ baseline: [{name: all, action: deny, direction: egress, protocol: tcp, reason: b
     assert_eq!(
         brief(&found),
         [
-            "redundant unlock/idle: default/egress",
-            "partly_defeated unlock/irc: mandatory/no-irc",
             "defeated unlock/mail: mandatory/no-smtp",
+            "partly_defeated unlock/irc: mandatory/no-irc",
             "partly_defeated unlock/many: mandatory/no-smtp",
+            "redundant unlock/idle: default/egress",
         ]
     );
     let texts: Vec<&str> = found.iter().skip(1).map(|f| f.text.as_str()).collect();

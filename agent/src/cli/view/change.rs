@@ -1,5 +1,7 @@
 //! What was changed, and what would be: `apply`, `plan`, `endpoint`.
 
+use std::collections::BTreeMap;
+
 use portcullis_policy::Finding;
 use portcullis_proto::v1;
 use serde::Serialize;
@@ -43,7 +45,60 @@ impl From<Finding> for FindingView {
     }
 }
 
+/// Findings of one kind that are shown one by one at most; of more, the first [`FIRST`].
+const SHOWN: usize = 20;
+/// Findings of a kind that are shown when there are too many.
+const FIRST: usize = 5;
+/// Lists of rules that are named where findings are counted.
+const LISTS: usize = 6;
+
 impl FindingView {
+    /// Findings for people: where there are many of one kind, the first of them and where the others are.
+    pub fn lines(findings: &[FindingView]) -> Vec<String> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for finding in findings {
+            *counts.entry(finding.kind.as_str()).or_default() += 1;
+        }
+        let mut lines = Vec::new();
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut left: BTreeMap<&str, Vec<(&str, usize)>> = BTreeMap::new();
+        for finding in findings {
+            let kind = finding.kind.as_str();
+            let many = counts.get(kind).is_some_and(|count| *count > SHOWN);
+            let before = seen.entry(kind).or_default();
+            *before += 1;
+            if !many || *before <= FIRST {
+                lines.push(finding.line());
+                continue;
+            }
+            let list = finding
+                .at
+                .rsplit_once('/')
+                .map_or(finding.at.as_str(), |(list, _)| list);
+            let lists = left.entry(kind).or_default();
+            match lists.iter_mut().find(|(known, _)| *known == list) {
+                Some((_, count)) => *count += 1,
+                None => lists.push((list, 1)),
+            }
+        }
+        lines.extend(left.into_iter().map(|(kind, lists)| Self::summary(kind, &lists)));
+        lines
+    }
+
+    /// How many more there are of a kind, and in which lists.
+    fn summary(kind: &str, lists: &[(&str, usize)]) -> String {
+        let total: usize = lists.iter().map(|(_, count)| count).sum();
+        let named = lists
+            .iter()
+            .take(LISTS)
+            .map(|(list, count)| format!("{list} ({count})"));
+        let mut named = named.collect::<Vec<_>>().join(", ");
+        if lists.len() > LISTS {
+            named.push_str(&format!(" and {} more lists", lists.len() - LISTS));
+        }
+        format!("note: {total} more ({kind}): {named}; JSON output has all of them")
+    }
+
     /// In one line, without its end. The text names the rules.
     pub fn line(&self) -> String {
         format!("note: {} ({}): {}", self.at, self.kind, self.text)
@@ -97,7 +152,8 @@ impl ChangesView {
         let changes = lists
             .into_iter()
             .flat_map(|(sign, list)| list.iter().map(move |r| format!("{sign} {r}\n")));
-        let findings = self.findings.iter().map(|f| format!("{}\n", f.line()));
+        let findings = FindingView::lines(&self.findings);
+        let findings = findings.into_iter().map(|line| line + "\n");
         changes.chain(findings).collect()
     }
 }
@@ -346,5 +402,39 @@ impl View for PlanView {
             }
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(at: String, kind: &str) -> FindingView {
+        FindingView {
+            at,
+            kind: kind.to_string(),
+            by: Vec::new(),
+            text: "why".to_string(),
+        }
+    }
+
+    #[test]
+    fn few_findings_are_shown_and_many_are_counted() {
+        let mut findings: Vec<FindingView> = (1..=SHOWN)
+            .map(|n| finding(format!("baseline/r{n}"), "redundant"))
+            .collect();
+        let all = FindingView::lines(&findings);
+        assert_eq!(all.len(), SHOWN);
+        findings.push(finding("endpoints/web1".to_string(), "one_way"));
+        findings.extend((0..300).map(|n| finding(format!("profiles/p{}/r{n}", n % 10), "never_matches")));
+        let lines = FindingView::lines(&findings);
+        assert_eq!(lines[..SHOWN], all);
+        assert_eq!(lines[SHOWN], "note: endpoints/web1 (one_way): why");
+        assert_eq!(lines.len(), SHOWN + 1 + FIRST + 1);
+        assert_eq!(
+            lines[SHOWN + 1 + FIRST],
+            "note: 295 more (never_matches): profiles/p5 (30), profiles/p6 (30), profiles/p7 (30), profiles/p8 (30), \
+             profiles/p9 (30), profiles/p0 (29) and 4 more lists; JSON output has all of them"
+        );
     }
 }

@@ -392,7 +392,7 @@ impl CompiledView {
                 u.why
             ));
         }
-        self.findings.iter().for_each(|f| note(f.line()));
+        FindingView::lines(&self.findings).into_iter().for_each(&mut note);
         self.steps.iter().for_each(|s| note(format!("degraded: {s}")));
         self.refused.iter().for_each(|r| note(format!("refused: {r}")));
         text

@@ -208,13 +208,19 @@ fn address(text: &str) -> Result<Value, String> {
 }
 
 fn prefix(text: &str, min_v4: Option<u8>, min_v6: Option<u8>) -> Result<Value, String> {
-    let StrictPrefix(prefix) = text.parse().map_err(|_| match text.parse::<ipnet::IpNet>() {
+    let read: StrictPrefix = text.parse().map_err(|_| match text.parse::<ipnet::IpNet>() {
         Ok(net) => format!("{net} has host bits: write {}", net.trunc()),
         Err(_) => format!(
             "`{}` is not a prefix: write 192.0.2.0/24 or 2001:db8::/32",
             short(text)
         ),
     })?;
+    if let Some(v4) = read.mapped() {
+        return Err(format!(
+            "{read} is IPv4 inside IPv6, which no packet carries: write {v4}"
+        ));
+    }
+    let StrictPrefix(prefix) = read;
     let (min, version) = if prefix.addr().is_ipv4() {
         (min_v4, "IPv4")
     } else {

@@ -248,6 +248,8 @@ fn addresses_and_prefixes() {
             ("192.0.0.0/23", "/24 or longer"),
             ("2001:db8::/32", "/48 or longer"),
             ("192.0.2.0/33", "not a prefix"),
+            ("::ffff:192.0.2.0/120", "write 192.0.2.0/24"),
+            ("::ffff:192.0.2.1", "write 192.0.2.1"),
             ("x", "not a prefix"),
         ],
     );

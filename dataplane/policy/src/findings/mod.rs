@@ -8,6 +8,7 @@
 mod describe;
 mod examine;
 mod ledger;
+mod order;
 mod product;
 #[cfg(test)]
 mod tests;
@@ -71,7 +72,7 @@ pub struct Finding {
     pub text: String,
 }
 
-/// The findings of a document, without repetition, sorted.
+/// The findings of a document, without repetition, in the document's order.
 ///
 /// A rule never matches, or is redundant, when that holds in every policy it is part of: a rule for everybody also in
 /// that of an endpoint with nothing else, a profile's rule in those of all endpoints that bind it, of both directions,
@@ -80,7 +81,9 @@ pub struct Finding {
 pub fn findings(document: &Document) -> Vec<Finding> {
     let mut found = BTreeSet::new();
     survey(document, &mut found).close(&mut found);
-    found.into_iter().collect()
+    let mut found: Vec<Finding> = found.into_iter().collect();
+    order::by_document(&mut found, document);
+    found
 }
 
 /// Looks at every policy of a document, and at what the defaults make of each.
@@ -117,7 +120,7 @@ fn survey(document: &Document, found: &mut BTreeSet<Finding>) -> Ledger {
     ledger
 }
 
-/// The findings of one effective policy, sorted: also of the unlocks in it, which no document holds.
+/// The findings of one effective policy, in its order: also of the unlocks in it, which no document holds.
 ///
 /// Rules are told apart by the origin of their entries. Only this policy is looked at: that a rule is redundant says
 /// nothing about replies of the other direction, and that it never matches nothing about other endpoints. Unlocks come
@@ -127,7 +130,9 @@ pub fn findings_of(policy: &Policy) -> Vec<Finding> {
     let mut ledger = Ledger::new();
     ledger.add(policy, |_| true, true);
     ledger.close(&mut found);
-    found.into_iter().collect()
+    let mut found: Vec<Finding> = found.into_iter().collect();
+    order::by_policy(&mut found, policy);
+    found
 }
 
 fn both(document: &Document, lists: &Lists, name: &str, endpoint: &Endpoint) -> [Policy; 2] {

@@ -62,7 +62,7 @@ pub enum EvidenceType {
     Email {},
     /// A URL (RFC 3986) with a host.
     Url {
-        /// Its scheme is one of these; `https` when empty.
+        /// Its scheme is one of these; `https` when absent, which is empty here.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         schemes: Vec<String>,
     },

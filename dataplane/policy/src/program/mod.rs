@@ -61,13 +61,13 @@ pub struct Opening {
     /// The protocol; any when absent.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Destination ports; every port when empty.
+    /// Destination ports; every port when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortRange>,
     /// The evidence that says which one of `ports` is opened: an integer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports_from: Option<String>,
-    /// The other side; everywhere when empty.
+    /// The other side; everywhere when absent, which is empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remote: Vec<StrictPrefix>,
     /// The evidence that says which part of `remote` is opened: an address or a prefix.
