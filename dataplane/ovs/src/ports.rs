@@ -278,6 +278,9 @@ pub fn resolve(
         }
     }
     round.claims();
+    let here = intent.endpoints.values().filter(|e| round.seen.contains(&e.name));
+    let not_enforced: Vec<Unsupported> = here.filter_map(|e| e.not_enforced(&config.name)).collect();
+    round.found.unsupported.extend(not_enforced);
     round.pending();
     round.double_tags(switch);
     round.found

@@ -182,6 +182,9 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
             }
         }
         found.realized += u64::from(realized);
+        if realized {
+            found.unsupported.extend(endpoint.not_enforced(&known.target));
+        }
     }
     let taken = found.ports();
     for port in known.servers.iter().filter(|port| !taken.contains(port)) {

@@ -17,6 +17,8 @@ use portcullis_policy::{
     Attachment, Declared, Direction, EndpointRole, LinkLocal, MacAddr, Name, Policy, Reserved, StrictPrefix,
 };
 
+use crate::program::Unsupported;
+
 pub use compiler::Compiler;
 pub use fingerprint::Fingerprint;
 pub use ids::OutOfClasses;
@@ -108,6 +110,21 @@ impl EndpointIntent {
     /// Whether it may send what this role sends.
     pub fn has_role(&self, role: EndpointRole) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// What the endpoint asks for and no target does yet, for a target's status.
+    pub fn not_enforced(&self, target: &str) -> Option<Unsupported> {
+        let roles: Vec<String> = self.roles.iter().map(ToString::to_string).collect();
+        (!roles.is_empty()).then(|| Unsupported {
+            target: target.to_string(),
+            rule: format!("roles of {}", self.name),
+            table: "guard".to_string(),
+            why: format!(
+                "the role ({}) grants nothing here: this target lets every server send router advertisements, redirects, \
+                 DHCP server messages and membership queries",
+                roles.join(", ")
+            ),
+        })
     }
 
     /// Whether other endpoints of its network have this MAC, too: frames for it go to the port that used it last, or to
