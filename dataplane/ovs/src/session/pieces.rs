@@ -50,17 +50,24 @@ impl Session {
         if !self.machine.begin_observation() {
             return Ok(());
         }
-        let tables = Table::all().map(|table| self.pipeline.number(table));
         let pieces = if whole {
-            let requests = tables.map(|table_id| FlowStatsRequest {
-                table_id,
+            let requests = Table::all().map(|table| FlowStatsRequest {
+                table_id: self.pipeline.number(table),
                 ..FlowStatsRequest::default()
             });
-            VecDeque::from([requests.chain(self.former.requests(&self.pipeline)).collect()])
+            let requests = requests.chain(self.former.requests(&self.pipeline));
+            VecDeque::from([requests.collect::<Vec<_>>()])
         } else {
-            let rows = |table: u8| self.counts.get(&table).copied().unwrap_or(0);
-            tables
-                .flat_map(|table| cut(self.pipeline.tag, table, rows(table)))
+            // What was read last, with rows of others, or what was written since.
+            let rows = |table: Table, number: u8| {
+                let read = self.counts.get(&number).copied().unwrap_or(0);
+                read.max(self.machine.rows_in(table as u8))
+            };
+            Table::all()
+                .flat_map(|table| {
+                    let number = self.pipeline.number(table);
+                    cut(self.pipeline.tag, number, rows(table, number))
+                })
                 .collect()
         };
         self.observation = Some(Observation {

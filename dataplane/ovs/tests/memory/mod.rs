@@ -38,6 +38,9 @@ pub fn opening(direction: Direction, port: u16) -> Rule {
     Document::from_yaml(&yaml).unwrap().baseline[0].clone()
 }
 
+/// Rows of one part of an answer.
+const PART: usize = 200;
+
 type Place = (u8, u16, Match);
 
 /// The switch. It has a clock of its own, which is everybody's.
@@ -243,8 +246,19 @@ impl Switch {
         .collect()
     }
 
-    fn answer(&mut self, message: Message) -> Option<Message> {
-        Some(match message {
+    /// Rows in messages of at most 64 KiB.
+    fn parts(&self, request: &FlowStatsRequest) -> Vec<Message> {
+        let rows = self.read(request);
+        let count = rows.len().div_ceil(PART).max(1);
+        let part = |number: usize| Message::MultipartReply {
+            more: number + 1 < count,
+            body: ReplyBody::Flow(rows.iter().skip(number * PART).take(PART).cloned().collect()),
+        };
+        (0..count).map(part).collect()
+    }
+
+    fn answer(&mut self, message: Message) -> Vec<Message> {
+        let answer = match message {
             Message::Hello(_) => Message::Hello(Hello {
                 versions: Version::BOTH,
             }),
@@ -263,13 +277,12 @@ impl Switch {
                 more: false,
                 body: ReplyBody::PortDesc(Vec::new()),
             },
-            Message::MultipartRequest(MultipartRequest::Flow(request)) => Message::MultipartReply {
-                more: false,
-                body: ReplyBody::Flow(self.read(&request)),
-            },
+            Message::MultipartRequest(MultipartRequest::Flow(request)) => {
+                return self.parts(&request);
+            }
             Message::FlowMod(row) => {
                 self.write(row);
-                return None;
+                return Vec::new();
             }
             Message::BarrierRequest => Message::BarrierReply,
             Message::EchoRequest(data) => Message::EchoReply(data),
@@ -278,7 +291,7 @@ impl Switch {
                     panic!("a bundle of rows")
                 };
                 self.bundle.push(row);
-                return None;
+                return Vec::new();
             }
             Message::BundleControl(control) => {
                 let kind = match control.kind {
@@ -297,8 +310,9 @@ impl Switch {
                 };
                 Message::BundleControl(BundleControl { kind, ..control })
             }
-            _ => return None,
-        })
+            _ => return Vec::new(),
+        };
+        vec![answer]
     }
 }
 
@@ -479,7 +493,7 @@ impl Agent {
         while let Some(length) = frame_len(rest).unwrap() {
             let (header, message) = decode(&rest[..length]).unwrap();
             rest = &rest[length..];
-            if let Some(answer) = switch.answer(message) {
+            for answer in switch.answer(message) {
                 encode(&answer, Version::V1_5, header.xid, &mut answers).unwrap();
             }
         }
