@@ -233,7 +233,7 @@ fn packets_to_explain() {
     );
     assert_eq!(
         explain(&["egress", "47"]).map(|r| (r.protocol, r.ip)),
-        Ok(("47".to_string(), 0))
+        Ok(("gre".to_string(), 0))
     );
 }
 

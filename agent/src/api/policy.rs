@@ -23,7 +23,7 @@ fn parse(
     merges: bool,
     allow_empty: bool,
 ) -> Result<impl FnOnce(&Document) -> Result<Edit, ChangeError> + Send + use<>, ApiError> {
-    let (document, fields) = Document::parse(text).map_err(ChangeError::Document)?;
+    let (mut document, fields) = Document::parse(text).map_err(ChangeError::Document)?;
     Ok(move |current: &Document| {
         if merges {
             let merged = merge(current, document, &fields);
@@ -39,8 +39,13 @@ fn parse(
                 rules: current.mandatory.len() + current.baseline.len(),
             });
         }
-        if !allow_empty {
-            Baseline::must_not_clear(current, &document.mandatory, &document.baseline)?;
+        if !allow_empty
+            && let Err(cleared) = Baseline::must_not_clear(current, &document.mandatory, &document.baseline)
+        {
+            // What is wrong with a field comes first.
+            document.tenant_label = Arc::clone(&current.tenant_label);
+            document.validate()?;
+            return Err(cleared);
         }
         Ok(Edit::Document(document))
     })

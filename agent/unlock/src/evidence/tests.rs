@@ -534,10 +534,15 @@ proptest! {
             Some(family) => format!("ip: {family}, "),
             None => String::new(),
         };
+        // An empty list is refused: absent means everywhere.
+        let remote = if remote.is_empty() {
+            String::new()
+        } else {
+            format!("remote: [{}], ", remote.join(", "))
+        };
         let opens = format!(
-            "{{direction: egress, protocol: tcp, {ip}ports: ['{}'], remote: [{}], ports_from: port, remote_from: whom}}",
+            "{{direction: egress, protocol: tcp, {ip}ports: ['{}'], {remote}ports_from: port, remote_from: whom}}",
             ports.join("', '"),
-            remote.join(", "),
         );
         let program = program("{name: port, type: integer}, {name: whom, type: prefix}", &opens);
         let given = submitted(&[("port", &port.to_string()), ("whom", &v4(whom.0, whom.1))]);

@@ -96,6 +96,10 @@ fn list(max: usize) -> impl Strategy<Value = Vec<serde_json::Value>> {
         });
         for (n, rule) in rules.iter_mut().enumerate() {
             rule["name"] = format!("r{n}").into();
+            // An empty list of matches is refused; absent means everything.
+            if let Some(fields) = rule.as_object_mut() {
+                fields.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+            }
         }
         rules
     })

@@ -158,7 +158,9 @@ pub fn random_rule(random: &mut Random, name: usize) -> Value {
                 format!("{low}-{}", low + span)
             })
             .collect();
-        rule["ports"] = json!(ports);
+        if !ports.is_empty() {
+            rule["ports"] = json!(ports);
+        }
         if random.below(5) == 0 {
             rule["source_ports"] = json!([random.below(100)]);
         }
