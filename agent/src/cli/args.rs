@@ -186,7 +186,7 @@ pub struct Watch {
 #[derive(Debug, Clone, Subcommand)]
 pub enum EndpointCommand {
     /// Create an endpoint, or make it what is given; repeating the command changes nothing.
-    Provision(Provision),
+    Provision(Box<Provision>),
     /// Remove an endpoint; it is no error when it is gone already.
     Release(Release),
 }

@@ -50,7 +50,7 @@ fn fragment(offset: u16, more: bool, length: usize) -> Vec<u8> {
     let mut header = vec![0x45, 0];
     header.extend(((20 + length) as u16).to_be_bytes());
     header.extend([0x12, 0x34]);
-    header.extend((offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+    header.extend(((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
     header.extend([64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9]);
     let words = header
         .chunks(2)

@@ -109,6 +109,9 @@ impl Key for RowKey {
     }
 }
 
+/// An action's id, its parameters by id, and the ends that its row carries.
+pub type Parts<'a> = (u32, &'a [(u32, u128)], &'a [End]);
+
 /// What a row does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Does {
@@ -152,7 +155,7 @@ impl Does {
     }
 
     /// The action now, its parameters, and what the first one becomes; none of a group.
-    pub fn parts(&self) -> Option<(u32, &[(u32, u128)], &[End])> {
+    pub fn parts(&self) -> Option<Parts<'_>> {
         match self {
             Does::Action { id, params } => Some((*id, params, &[])),
             Does::Until { id, params, ends } => Some((*id, params, ends)),

@@ -1,4 +1,5 @@
 //! Whose MACs and addresses are: one endpoint's of a network, shared by all that say so, or reserved.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use portcullis_policy::{Document, DocumentError, Endpoint, EndpointRole, LinkLocal, Name, Vlan};
 use proptest::prelude::*;

@@ -341,31 +341,13 @@ pub fn a_dead_agent_keeps_nothing_open(which: Which) {
     rig.restart_agent();
     rig.target.set_intent(intent);
     rig.realized();
-    assert_eq!(rig.target.status().writes, [0; 3]);
+    // Nothing is written again; the rows of the class that the lease led to go.
+    let [added, changed, deleted] = rig.target.status().writes;
+    assert!(
+        added == 0 && changed == 0 && deleted > 0,
+        "{added} {changed} {deleted}"
+    );
     assert!(!connects(web, 25) && connects(web, 80));
-}
-
-/// A baseline that turns over beside own rules with prefixes: the cheapest way to write the class is one way before and
-/// another one after. UDP port 8888 is allowed under both, and 9999 is denied.
-fn turning(allow: bool) -> String {
-    let action = if allow { "allow" } else { "deny" };
-    format!(
-        r#"
-version: portcullis/v1
-mandatory:
-  - {{name: u, action: deny, direction: egress, protocol: udp, ports: [9999]}}
-baseline:
-  - {{name: b, action: {action}, direction: egress, protocol: udp, ports: ["8000-9000"]}}
-endpoints:
-  web1:
-    attachments: [{{interface: web1}}]
-    macs: ["02:00:00:00:00:01"]
-    addresses: [192.0.2.1, "2001:db8::1"]
-    rules:
-      - {{name: near, action: allow, direction: egress, remote: [192.0.2.8/29, 0.0.0.0/9]}}
-      - {{name: low, action: deny, direction: egress, protocol: udp, source_ports: ["1-1023"]}}
-"#
-    )
 }
 
 /// No allowed datagram is lost, and no denied one passes, while the policy changes 1,000 times.
@@ -378,15 +360,7 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
     rig.apply(&document("25"));
     let to = (internet, std::net::IpAddr::from([192, 0, 2, 9]));
     let outcome = two_streams(web, to, [8888, 9999], || {
-        let mut anew = 0;
         for change in 0..1000u32 {
-            if change % 2 == 1 && change > 500 {
-                let before = rig.apply(&turning(true));
-                let after = rig.apply(&turning(false));
-                let class = |intent: &Intent| intent.endpoints["web1"].egress;
-                anew += u32::from(class(&before) != class(&after));
-                continue;
-            }
             let ports = match change % 3 {
                 0 => "25, 465".to_string(),
                 1 => format!("25, {}", 10_000 + change),
@@ -394,7 +368,6 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
             };
             rig.apply(&document(&ports));
         }
-        assert!(anew > 0, "no change of how a class is written was among them");
     })
     .unwrap();
     eprintln!("1,000 changes: {outcome:?}");
