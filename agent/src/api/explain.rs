@@ -288,7 +288,9 @@ fn in_words(direction: Direction, packet: &IpPacket) -> String {
         L4::Icmp { kind, code } => {
             format!("{direction}: {protocol} type {kind} code {code} from {from} to {to}")
         }
-        L4::Short | L4::Nothing => format!("{direction}: protocol {protocol} from {from} to {to}"),
+        L4::Begun { .. } | L4::Short | L4::Nothing => {
+            format!("{direction}: protocol {protocol} from {from} to {to}")
+        }
     }
 }
 

@@ -310,6 +310,9 @@ struct Raw {
 struct RawParser {
     fragment_offset: bool,
     short_header: bool,
+    /// A fact that a model does not state is not relied on.
+    #[serde(default)]
+    begun_header: bool,
     later_ipv6_protocol: bool,
     unreadable: bool,
     #[serde(default)]
@@ -327,6 +330,7 @@ impl StageModel {
             view: View {
                 fragment_offset: raw.parser.fragment_offset,
                 short_header: raw.parser.short_header,
+                begun_header: raw.parser.begun_header,
                 later_v6_protocol: raw.parser.later_ipv6_protocol,
             },
             unreadable: raw.parser.unreadable,

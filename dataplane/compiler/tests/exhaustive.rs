@@ -321,8 +321,9 @@ impl Check<'_> {
         if closely {
             self.reference(&policy, allowed);
         }
-        if !chosen.iter().any(|n| self.cases.rules[*n].deny) && default == Action::Allow {
+        if !policy.may_deny() {
             assert_eq!(program.rows(), 0, "nothing is denied: {policy:#?}");
+            assert_eq!(allowed, all, "some packet is denied: {policy:#?}");
             return;
         }
         if closely {

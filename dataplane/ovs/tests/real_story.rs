@@ -101,7 +101,18 @@ fn blocked_by_default_provisioned_and_unblocked() {
         [true; 2],
         "replies to what egress rules allow come back"
     );
-    assert_eq!(both(web, 9, 80), [false; 2], "and no others");
+    assert_eq!(
+        both(web, 9, 80),
+        [true; 2],
+        "and over TCP those to what is sent by default"
+    );
+    let unanswered = web
+        .udp_ask(v4(9, 53), b"ping", Duration::from_millis(500))
+        .unwrap();
+    assert!(
+        !matches!(unanswered, UdpOutcome::Answered(_)),
+        "no rule names UDP: {unanswered:?}"
+    );
     assert_eq!(both(web, 9, 25), [false; 2]);
     assert_eq!(both(mail, 9, 25), [true; 2]);
     let asked = |to| {

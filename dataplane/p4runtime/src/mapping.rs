@@ -8,6 +8,7 @@
 //! [parser]
 //! fragment_offset = false
 //! short_header = false
+//! begun_header = false
 //! later_ipv6_protocol = false
 //! unreadable = false
 //! opaque_ethertypes = [0x8100, 0x88a8]
@@ -67,6 +68,9 @@ pub struct ParserFacts {
     pub fragment_offset: bool,
     /// A header that is too short, by the mark.
     pub short_header: bool,
+    /// Ports and flags of a first fragment whose header is not whole; absent means no.
+    #[serde(default)]
+    pub begun_header: bool,
     /// The protocol of later IPv6 fragments.
     pub later_ipv6_protocol: bool,
     /// There is a mark on what cannot be judged: a match field `unreadable`.

@@ -23,8 +23,7 @@ use crate::types::{Action, Protocol};
 /// written below `a`, its level is therefore higher, and `a` comes first: a contradiction. So whichever comes first has
 /// the action of `a`. The deciding entry can be another one of the same action.
 ///
-/// Where all denies go, one stays although it can never match: that something is denied makes headers that cannot be
-/// read be denied too ([`Policy::may_deny`]).
+/// Whether anything can be denied ([`Policy::may_deny`]) stays too, since it depends on verdicts alone.
 ///
 /// Time: a sort, plus what meets in the dimension in which the fewest entries do.
 pub fn canonical(policy: &Policy) -> Policy {
@@ -35,11 +34,6 @@ pub fn canonical(policy: &Policy) -> Policy {
     let mut kept = Kept::of(policy, &items).run();
     kept.sort_unstable_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| a.item.at.cmp(&b.item.at)));
     kept.dedup_by(|later, first| later.rank() == first.rank());
-    if policy.may_deny() && policy.default == Action::Allow && kept.iter().all(|p| p.item.is_allow()) {
-        let denies = items.iter().filter(|i| !i.is_allow());
-        let last = denies.min_by_key(|i| (i.breadth, i.quick, &*i.entry.matcher, i.at));
-        kept.extend(last.map(|item| Placed { level: 1, item }));
-    }
     Policy {
         entries: kept.iter().map(|p| p.item.entry.clone()).collect(),
         ..Policy::constant(policy.direction, policy.default)
@@ -176,6 +170,7 @@ fn breadth(m: &Matcher) -> u64 {
         (8, widest(&m.local)),
         (2, icmp),
         (1, u64::from(m.flags == FlagMatch::Any)),
+        (1, u64::from(m.fragments)),
     ];
     parts.iter().fold(0, |all, (bits, part)| all << bits | part)
 }

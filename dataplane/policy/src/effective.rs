@@ -7,9 +7,11 @@ use imbl::ordmap::DiffItem;
 
 use crate::document::{Document, Profile, Rule, Unmanaged};
 use crate::endpoint::Endpoint;
-use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
+use crate::essentials::Essentials;
+use crate::matcher::Matcher;
 use crate::program::Grant;
-use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol};
+use crate::types::{Action, Direction, Family, Name, Protocol};
+use crate::{replies, shadow};
 
 /// Where an entry stands; highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,14 +20,15 @@ pub enum Tier {
     Quarantine,
     /// The operator's, above everything else.
     Mandatory,
-    /// Neighbour discovery and DHCP of the endpoint itself.
-    Essential,
     /// Leases of unlocks.
     Unlock,
     /// The endpoint's own rules, then its profiles.
     Endpoint,
-    /// For everybody.
+    /// For every endpoint.
     Baseline,
+    /// Neighbour discovery, MLD, IGMP and DHCP of the endpoint itself. Such an entry can stand among the rules: in front
+    /// of a deny for any protocol, which does not stop it.
+    Essential,
     /// Replies to what the other direction allows, under default deny.
     Replies,
 }
@@ -35,10 +38,10 @@ impl std::fmt::Display for Tier {
         f.write_str(match self {
             Tier::Quarantine => "quarantine",
             Tier::Mandatory => "mandatory",
-            Tier::Essential => "essential",
             Tier::Unlock => "unlock",
             Tier::Endpoint => "endpoint",
             Tier::Baseline => "baseline",
+            Tier::Essential => "essential",
             Tier::Replies => "replies",
         })
     }
@@ -72,6 +75,8 @@ pub enum Decider {
     Evasion,
     /// ARP always passes.
     Arp,
+    /// RARP announcements that the endpoint sends pass.
+    Rarp,
 }
 
 /// The effective policy of one endpoint and direction: first match wins.
@@ -99,9 +104,10 @@ impl Policy {
         }
     }
 
-    /// Whether some packet could be denied.
+    /// Whether some packet could be denied: by default, or by an entry that those before it do not shadow wholly. Where
+    /// nothing can be, packets are not examined.
     pub fn may_deny(&self) -> bool {
-        self.default == Action::Deny || self.entries.iter().any(|e| e.action == Action::Deny)
+        self.default == Action::Deny || shadow::some_deny_decides(self)
     }
 
     /// Whether packets of this protocol show ports.
@@ -129,12 +135,13 @@ impl Policy {
             Decider::Fragment => "evasion/later-fragment".to_string(),
             Decider::Evasion => "evasion/unreadable-header".to_string(),
             Decider::Arp => "essential/arp".to_string(),
+            Decider::Rarp => "essential/rarp".to_string(),
         }
     }
 }
 
 /// No reason; shared, so that entries without one need no memory for it.
-static NO_REASON: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+pub(crate) static NO_REASON: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 fn entry(tier: Tier, prefix: &str, rule: &Rule) -> Option<Entry> {
     let reason = match rule.reason.as_str() {
@@ -150,7 +157,7 @@ fn entry(tier: Tier, prefix: &str, rule: &Rule) -> Option<Entry> {
     })
 }
 
-fn allow(tier: Tier, origin: &str, matcher: Matcher) -> Entry {
+pub(crate) fn allow(tier: Tier, origin: &str, matcher: Matcher) -> Entry {
     Entry {
         tier,
         origin: origin.into(),
@@ -160,143 +167,31 @@ fn allow(tier: Tier, origin: &str, matcher: Matcher) -> Entry {
     }
 }
 
-fn icmp(family: Family, kind: u8) -> Matcher {
-    let protocol = match family {
-        Family::V4 => Protocol::ICMP,
-        Family::V6 => Protocol::ICMPV6,
-    };
-    Matcher {
-        families: Families::only(family),
-        protocol: Protocol::Number(protocol),
-        icmp: Some(IcmpMatch { kind, code: None }),
-        ..Matcher::everything()
-    }
-}
-
-/// What passes even under default deny: neighbour discovery (RFC 4861), DHCP (RFC 2131), DHCPv6 (RFC 8415).
-fn essentials(direction: Direction) -> &'static [Entry] {
-    static EGRESS: LazyLock<Vec<Entry>> = LazyLock::new(|| make_essentials(Direction::Egress));
-    static INGRESS: LazyLock<Vec<Entry>> = LazyLock::new(|| make_essentials(Direction::Ingress));
-    match direction {
-        Direction::Egress => &EGRESS,
-        Direction::Ingress => &INGRESS,
-    }
-}
-
-fn make_essentials(direction: Direction) -> Vec<Entry> {
-    let port = |n: u16| Ranges::of(&[PortRange { low: n, high: n }]);
-    let dhcp = |family: Family, src: u16, dst: u16| Matcher {
-        families: Families::only(family),
-        protocol: Protocol::Number(Protocol::UDP),
-        src_ports: port(src),
-        dst_ports: port(dst),
-        ..Matcher::everything()
-    };
-    // Router advertisements and redirects are a router's to send, not an endpoint's.
-    let (kinds, v4, v6): (&[u8], _, _) = match direction {
-        Direction::Egress => (&[133, 135, 136], (68, 67), (546, 547)),
-        Direction::Ingress => (&[134, 135, 136, 137], (67, 68), (547, 546)),
-    };
-    let discovery = kinds
-        .iter()
-        .map(|k| ("neighbour-discovery", icmp(Family::V6, *k)));
-    let dhcp = [
-        ("dhcp", dhcp(Family::V4, v4.0, v4.1)),
-        ("dhcpv6", dhcp(Family::V6, v6.0, v6.1)),
-    ];
-    discovery
-        .chain(dhcp)
-        .map(|(name, matcher)| allow(Tier::Essential, &format!("essential/{name}"), matcher))
-        .collect()
-}
-
-/// The ICMP errors that are replies to anything (RFC 792, RFC 4443).
-static ICMP_ERRORS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
-    let errors = [(Family::V4, &[3u8, 11, 12][..]), (Family::V6, &[1, 2, 3, 4])];
-    let kinds = errors
-        .into_iter()
-        .flat_map(|(family, kinds)| kinds.iter().map(move |kind| icmp(family, *kind)));
-    kinds
-        .map(|matcher| allow(Tier::Replies, "replies/icmp-errors", matcher))
-        .collect()
-});
-
-/// The match of the replies to what `matcher` matches; `None` when such packets have no replies.
-pub fn mirrored(matcher: &Matcher) -> Option<Matcher> {
-    let icmp = match matcher.icmp {
-        None => None,
-        Some(IcmpMatch { kind, .. }) => {
-            let v4 = matcher.protocol == Protocol::Number(Protocol::ICMP);
-            let reply = match (v4, kind) {
-                (true, 8) => 0,
-                (true, 13) => 14,
-                (false, 128) => 129,
-                _ => return None,
-            };
-            Some(IcmpMatch {
-                kind: reply,
-                code: None,
-            })
-        }
-    };
-    Some(Matcher {
-        dst_ports: matcher.src_ports.clone(),
-        src_ports: matcher.dst_ports.clone(),
-        flags: FlagMatch::NotOpening,
-        icmp,
-        ..matcher.clone()
-    })
-}
-
 /// The entries of one rule list and direction, and what they mean to others.
 #[derive(Debug, Clone, Default)]
-struct Half {
-    entries: Vec<Entry>,
-    /// Bit `i`: something here would deny essential `i` of the direction, or some of it.
-    endangers: u32,
+pub(crate) struct Half {
+    pub(crate) entries: Vec<Entry>,
     /// The entries as replies to them meet them. An explicit deny ends what is a reply, so it is mirrored too, at its
-    /// place. Made when first asked for: under default allow nobody asks.
+    /// place. Made when first asked for: under default allow no policy needs them.
     mirrored: OnceLock<Vec<Entry>>,
 }
 
 impl Half {
     fn of(tier: Tier, prefix: &str, rules: &[Rule], direction: Direction) -> Self {
         let matching = rules.iter().filter(|r| r.direction == direction);
-        Self::with(
-            matching.filter_map(|r| entry(tier, prefix, r)).collect(),
-            direction,
-        )
+        Self::with(matching.filter_map(|r| entry(tier, prefix, r)).collect())
     }
 
-    fn with(entries: Vec<Entry>, direction: Direction) -> Self {
-        let denies = || entries.iter().filter(|e| e.action == Action::Deny);
-        let endangers = essentials(direction)
-            .iter()
-            .enumerate()
-            .filter(|(_, essential)| denies().any(|e| e.matcher.meets(&essential.matcher, false)))
-            .fold(0, |bits, (index, _)| bits | 1 << index);
+    fn with(entries: Vec<Entry>) -> Self {
         Half {
             entries,
-            endangers,
             mirrored: OnceLock::new(),
         }
     }
 
-    fn allows(&self) -> bool {
-        self.entries.iter().any(|e| e.action == Action::Allow)
-    }
-
-    fn mirrored(&self) -> &[Entry] {
-        let mirror = |rule: &Entry| {
-            Some(Entry {
-                tier: Tier::Replies,
-                origin: format!("replies/{}", rule.origin).into(),
-                matcher: Arc::new(mirrored(&rule.matcher)?),
-                ..rule.clone()
-            })
-        };
+    pub(crate) fn mirrored(&self) -> &[Entry] {
         self.mirrored
-            .get_or_init(|| self.entries.iter().filter_map(mirror).collect())
+            .get_or_init(|| self.entries.iter().flat_map(replies::to).collect())
     }
 }
 
@@ -322,7 +217,7 @@ impl List {
                 let entries: Vec<Entry> = rules.filter_map(|r| entry(tier, &prefix, r)).collect();
                 entries
             };
-            Half::with(grants.iter().filter(wanted).flat_map(of_one).collect(), direction)
+            Half::with(grants.iter().filter(wanted).flat_map(of_one).collect())
         }))
     }
 
@@ -345,6 +240,7 @@ pub struct Lists {
     mandatory: Arc<List>,
     baseline: Arc<List>,
     profiles: OrdMap<Name, Arc<List>>,
+    essentials: Essentials,
 }
 
 impl Lists {
@@ -356,11 +252,20 @@ impl Lists {
             mandatory: Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory)),
             baseline: Arc::new(List::of(Tier::Baseline, "baseline", &document.baseline)),
             profiles: document.profiles.iter().map(profile).collect(),
+            essentials: Essentials::of(document),
         }
+    }
+
+    /// What passes under the rules of every endpoint of the document: see the tier.
+    pub(crate) fn essentials(&self) -> &Essentials {
+        &self.essentials
     }
 
     /// Of a document, when these are the ones of `before`: only the lists that differ are made again.
     pub fn follow(&mut self, before: &Document, document: &Document) {
+        if before.reserved.dhcp != document.reserved.dhcp {
+            self.essentials = Essentials::of(document);
+        }
         if before.mandatory != document.mandatory {
             self.mandatory = Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory));
         }
@@ -392,8 +297,13 @@ impl Lists {
         direction: Direction,
     ) -> Policy {
         let own = Own::of(name, endpoint, granted(document, name));
-        let default = default_of(document, Some(endpoint), direction);
-        resolve(&self.in_order(&own, endpoint), direction, default)
+        let default = |d| default_of(document, Some(endpoint), d);
+        resolve(
+            &self.in_order(&own, endpoint),
+            &self.essentials,
+            direction,
+            default,
+        )
     }
 
     /// [`effective`](Self::effective) of egress and of ingress.
@@ -411,7 +321,8 @@ impl Lists {
     ) -> [Policy; 2] {
         let own = Own::of(name, endpoint, grants);
         let lists = self.in_order(&own, endpoint);
-        Direction::BOTH.map(|d| resolve(&lists, d, default_of(document, Some(endpoint), d)))
+        let default = |d| default_of(document, Some(endpoint), d);
+        Direction::BOTH.map(|d| resolve(&lists, &self.essentials, d, default))
     }
 
     /// The lists of an endpoint in the order of their tiers.
@@ -434,8 +345,9 @@ impl Lists {
         match document.unmanaged {
             Unmanaged::Baseline => resolve(
                 &[&self.mandatory, &self.baseline],
+                &self.essentials,
                 direction,
-                default_of(document, None, direction),
+                |d| default_of(document, None, d),
             ),
             Unmanaged::Allow => Policy::constant(direction, Action::Allow),
             Unmanaged::Deny => Policy::constant(direction, Action::Deny),
@@ -485,58 +397,24 @@ fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direc
     }
 }
 
-/// The essentials as far as anything would deny them, with the mandatory rules that name them in front.
-fn with_essentials(lists: &[&List], direction: Direction, default: Action, policy: &mut Vec<Entry>) {
-    let endangered = lists.iter().fold(0, |bits, l| bits | l.half(direction).endangers);
-    for (index, essential) in essentials(direction).iter().enumerate() {
-        if default == Action::Allow && endangered & 1 << index == 0 {
-            continue;
-        }
-        // A rule for any protocol does not name them.
-        let named = lists
-            .iter()
-            .flat_map(|l| &l.half(direction).entries)
-            .take_while(|e| e.tier <= Tier::Mandatory)
-            .filter(|e| e.tier == Tier::Mandatory && e.matcher.protocol != Protocol::Any);
-        for rule in named {
-            if let Some(matcher) = rule.matcher.intersect(&essential.matcher) {
-                policy.push(Entry {
-                    matcher: Arc::new(matcher),
-                    ..rule.clone()
-                });
-            }
-        }
-        policy.push(essential.clone());
-    }
-}
-
 /// The policy of lists in the order of their tiers.
-fn resolve(lists: &[&List], direction: Direction, default: Action) -> Policy {
-    let other = || lists.iter().map(|l| l.half(direction.opposite()));
-    let replies: Vec<&[Entry]> = match default {
-        Action::Deny if other().any(Half::allows) => other().map(Half::mirrored).collect(),
-        _ => Vec::new(),
-    };
-    let own = lists.iter().map(|l| l.half(direction).entries.len());
-    let most = own.sum::<usize>() + replies.iter().map(|r| r.len()).sum::<usize>() + 16;
-    let mut entries = Vec::with_capacity(most);
-    let mut own = lists.iter().flat_map(|l| &l.half(direction).entries).peekable();
-    // What was revoked comes before everything, essentials included.
-    while let Some(entry) = own.next_if(|e| e.tier == Tier::Quarantine) {
-        entries.push(entry.clone());
+fn resolve(
+    lists: &[&List],
+    essentials: &Essentials,
+    direction: Direction,
+    default: impl Fn(Direction) -> Action,
+) -> Policy {
+    let (own_default, other_default) = (default(direction), default(direction.opposite()));
+    let own = lists.iter().flat_map(|l| &l.half(direction).entries);
+    let mut entries = essentials.insert(direction, own.collect(), own_default);
+    if own_default == Action::Deny {
+        let other: Vec<&Half> = lists.iter().map(|l| l.half(direction.opposite())).collect();
+        replies::push(&other, other_default, &mut entries);
     }
-    with_essentials(lists, direction, default, &mut entries);
-    entries.extend(own.cloned());
-    if default == Action::Deny {
-        entries.extend_from_slice(&ICMP_ERRORS);
-    }
-    replies
-        .iter()
-        .for_each(|mirrored| entries.extend_from_slice(mirrored));
     Policy {
         direction,
         entries,
-        default,
+        default: own_default,
         five_tuple: false,
     }
 }

@@ -17,10 +17,13 @@ pub mod classbench;
 mod document;
 mod effective;
 mod endpoint;
+mod essentials;
 mod findings;
 mod matcher;
 mod program;
 mod protocols;
+mod replies;
+mod shadow;
 mod types;
 mod validate;
 mod verdict;
@@ -28,7 +31,7 @@ mod yaml;
 
 pub use canonical::canonical;
 pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};
-pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, mirrored, unmanaged};
+pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, unmanaged};
 pub use endpoint::{
     Attachment, Declared, Endpoint, EndpointRole, LinkLocal, Reserved, Vlan, default_network,
 };
@@ -42,4 +45,4 @@ pub use types::{
     Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,
 };
 pub use validate::{DocumentError, FieldError};
-pub use verdict::{Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
+pub use verdict::{Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, RARP, TCP_ACK, TCP_SYN, View};

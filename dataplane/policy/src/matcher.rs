@@ -222,6 +222,8 @@ pub struct Matcher {
     pub icmp: Option<IcmpMatch>,
     /// TCP flags.
     pub flags: FlagMatch,
+    /// Later fragments too. Essentials are about whole packets: what they let pass opens nothing to fragments.
+    pub fragments: bool,
 }
 
 impl Matcher {
@@ -233,7 +235,7 @@ impl Matcher {
             (&self.remote, &self.local),
             self.icmp.map(|m| (m.kind, m.code)),
             self.families,
-            self.flags,
+            (self.flags, self.fragments),
         )
     }
 }
@@ -359,6 +361,7 @@ impl Matcher {
             local: Vec::new(),
             icmp: None,
             flags: FlagMatch::Any,
+            fragments: true,
         }
     }
 
@@ -375,6 +378,7 @@ impl Matcher {
             local,
             icmp: rule.icmp,
             flags: FlagMatch::Any,
+            fragments: true,
         };
         base.canonical()
     }
@@ -429,6 +433,7 @@ impl Matcher {
             local: intersect_prefixes(&self.local, &other.local)?,
             icmp,
             flags,
+            fragments: self.fragments && other.fragments,
         }
         .canonical()
     }
@@ -480,6 +485,7 @@ impl Matcher {
         families
             && protocol
             && icmp
+            && (self.fragments || !other.fragments)
             && (self.flags == FlagMatch::Any || self.flags == other.flags)
             && self.src_ports.covers(&other.src_ports)
             && covers_prefixes(&self.remote, &other.remote)

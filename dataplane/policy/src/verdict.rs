@@ -7,8 +7,10 @@ use std::net::IpAddr;
 
 use crate::effective::{Decider, Entry, Policy};
 use crate::matcher::FlagMatch;
-use crate::types::{Action, Family, Protocol};
+use crate::types::{Action, Direction, Family, Protocol};
 
+/// The EtherType of RARP (RFC 903).
+pub const RARP: u16 = 0x8035;
 /// SYN in the TCP flags (RFC 9293).
 pub const TCP_SYN: u16 = 0x02;
 /// ACK in the TCP flags (RFC 9293).
@@ -26,6 +28,8 @@ pub struct Packet {
 pub enum Frame {
     /// ARP (RFC 826).
     Arp,
+    /// RARP (RFC 903).
+    Rarp,
     /// Neither IP nor ARP, and not a known carrier of IP.
     Other,
     /// IP that cannot be reached: more tags than can be parsed, MPLS, PPPoE, a broken IP header.
@@ -50,6 +54,15 @@ pub struct IpPacket {
 }
 
 impl IpPacket {
+    /// The beginning of the payload as a view shows it.
+    pub fn shown(&self, view: View) -> L4 {
+        match self.l4 {
+            L4::Begun { src, dst, flags } if view.begun_header => L4::Ports { src, dst, flags },
+            L4::Begun { .. } => L4::Short,
+            other => other,
+        }
+    }
+
     /// Whether it is a later fragment.
     pub fn is_later(&self) -> bool {
         matches!(self.fragment, Fragment::Later { .. })
@@ -82,6 +95,15 @@ pub enum L4 {
         /// The TCP flags.
         flags: u16,
     },
+    /// The same of a first fragment that shows them although its header goes on in the next one.
+    Begun {
+        /// Source port.
+        src: u16,
+        /// Destination port.
+        dst: u16,
+        /// The TCP flags.
+        flags: u16,
+    },
     /// ICMP or ICMPv6.
     Icmp {
         /// Type.
@@ -102,6 +124,9 @@ pub struct View {
     pub fragment_offset: bool,
     /// It tells a header that is too short from one whose ports (and flags) are all zero.
     pub short_header: bool,
+    /// It shows ports and flags of a first fragment whose header is not whole. Where it does not, such a fragment is one
+    /// that is too short.
+    pub begun_header: bool,
     /// It tells the protocol of later IPv6 fragments. Where it does not, they have one verdict: they pass when a
     /// fragment of any protocol does, since without its first fragment, which is judged, nothing can be
     /// reassembled, and receivers discard overlapping IPv6 fragments (RFC 5722).
@@ -117,6 +142,7 @@ impl View {
     pub const FULL: View = View {
         fragment_offset: true,
         short_header: true,
+        begun_header: true,
         later_v6_protocol: true,
     };
 }
@@ -161,6 +187,8 @@ impl Policy {
         }
         match &packet.frame {
             Frame::Arp => (Action::Allow, Decider::Arp),
+            Frame::Rarp if self.direction == Direction::Egress => (Action::Allow, Decider::Rarp),
+            Frame::Rarp => (self.default, Decider::Default),
             Frame::Other => (self.default, Decider::Default),
             Frame::Opaque => (Action::Deny, Decider::Evasion),
             Frame::Ip(ip) if ip.is_later() && ip.remote.is_ipv6() && !view.later_v6_protocol => {
@@ -180,12 +208,13 @@ impl Policy {
         };
         let candidates = self.candidates(ip, protocol);
         match ip.l4 {
-            L4::Ports { src, dst, flags } if self.shows_ports(protocol) => {
+            L4::Ports { src, dst, flags } | L4::Begun { src, dst, flags } if self.shows_ports(protocol) => {
                 first_match(&candidates, self.default, |e| {
                     hits_ports(e, protocol, src, dst, flags)
                 })
             }
             L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
+            L4::Nothing if !ip.is_later() => first_match(&candidates, self.default, |_| true),
             _ => (Action::Allow, Decider::Default),
         }
     }
@@ -193,6 +222,7 @@ impl Policy {
     fn candidates(&self, ip: &IpPacket, protocol: u8) -> Vec<(u32, &Entry)> {
         (0u32..)
             .zip(&self.entries)
+            .filter(|(_, e)| e.matcher.fragments || !ip.is_later())
             .filter(|(_, e)| e.matcher.matches_addresses(protocol, ip.local, ip.remote))
             .collect()
     }
@@ -218,7 +248,7 @@ impl Policy {
             L4::Icmp { kind: 0, code: 0 },
         );
         if self.shows_ports(protocol) {
-            return match ip.l4 {
+            return match ip.shown(view) {
                 // Of other protocols, five-tuples alone show ports, and they are never too short.
                 l4 if l4 == blank.0 && !view.short_header && Protocol::has_ports(protocol) => {
                     (Action::Deny, Decider::Evasion)
@@ -244,7 +274,7 @@ impl Policy {
         first_match(&candidates, self.default, |_| true)
     }
 
-    /// Denied when every port is denied; TCP also where a fragment could turn a reply into an opening.
+    /// Denied when every port is denied, essentials aside; TCP also where a fragment could turn a reply into an opening.
     fn judge_later_ports(
         &self,
         candidates: &[(u32, &Entry)],

@@ -116,7 +116,7 @@ fn rules_that_change_nothing() {
     );
     // Allowed anyway, and yet needed: what comes back in is a reply to it. Unless that is denied.
     let deny = "ingress: deny";
-    let out = "{name: out, action: allow, direction: egress, protocol: tcp, ports: [443]}";
+    let out = "{name: out, action: allow, direction: egress, protocol: udp, ports: [53], remote: [192.0.2.53, '2001:db8::53']}";
     expect(&both(deny, out), &[]);
     expect(
         &both(deny, &format!("{out}, {rest}")),
@@ -131,6 +131,13 @@ fn rules_that_change_nothing() {
     let not = "{name: not, action: deny, direction: ingress, protocol: tcp, ports: [81]}";
     expect(&both(deny, &format!("{out}, {not}, {wide}")), &[]);
     // Of two equal rules one is said to never match, and not also the other to be redundant.
+    // Replies over TCP come to what is sent by default as well; the one rule that allows something lets ICMP errors in.
+    let tls = "{name: tls, action: allow, direction: egress, protocol: tcp, ports: [443]}";
+    expect(&both(deny, tls), &["one_way profiles/p: default/ingress"]);
+    expect(
+        &both(deny, &format!("{out}, {tls}")),
+        &["redundant profiles/p/tls: default/egress"],
+    );
     let again = web.replace("web", "again");
     expect(
         &both(deny, &format!("{out}, {web}, {again}")),
@@ -146,7 +153,7 @@ profiles:
   web: {rules: [{name: http, action: allow, direction: ingress, protocol: tcp, ports: [80]}]}
   closed:
     default: {ingress: deny}
-    rules: [{name: out, action: allow, direction: egress, protocol: tcp, ports: [443]}]
+    rules: [{name: out, action: allow, direction: egress, protocol: udp, ports: [53], remote: [192.0.2.53]}]
 endpoints: {a: {profiles: [web]}, b: {profiles: [web, closed]}}
 ";
     expect(text, &[]);
@@ -245,7 +252,7 @@ profiles:
     default: {ingress: deny}
     rules:
       - {name: http, action: allow, direction: ingress, protocol: tcp, ports: [80, 443]}
-      - {name: out, action: allow, direction: egress, protocol: tcp, ports: [443]}
+      - {name: dns, action: allow, direction: egress, protocol: udp, ports: [53], remote: [192.0.2.53]}
 endpoints:
   a: {profiles: [web]}
   b: {profiles: [dns, mail]}
@@ -260,6 +267,94 @@ fn one_way_is_said() {
     expect(
         "profiles: {closed: {default: {ingress: deny}}}\nendpoints: {a: {profiles: [closed]}, b: {profiles: [closed]}}",
         &["one_way profiles/closed: default/ingress"],
+    );
+}
+
+#[test]
+fn what_replies_open_and_what_gets_no_answer() {
+    let text = "
+defaults: {ingress: deny}
+endpoints:
+  a:
+    rules:
+      - {name: dns, action: allow, direction: egress, protocol: udp, ports: [53]}
+      - {name: ntp, action: allow, direction: egress, protocol: udp, ports: [123], source_ports: [123]}
+      - {name: near, action: allow, direction: egress, protocol: udp, ports: [500], remote: [192.0.2.0/24]}
+      - {name: every, action: allow, direction: egress, protocol: sctp}
+      - {name: gre, action: allow, direction: egress, protocol: 47}
+      - {name: ping, action: allow, direction: egress, protocol: icmp}
+";
+    let found = of(text);
+    let said: Vec<(&str, &str, &str)> = found
+        .iter()
+        .filter(|f| matches!(f.kind, FindingKind::OneWay | FindingKind::RepliesOpen))
+        .map(|f| (f.kind.as_str(), f.at.as_str(), f.text.as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (
+                "replies_open",
+                "endpoints/a/dns",
+                "replies open ingress udp from port 53 of any address to ports 1024 to 65535, whoever asked first: narrow \
+                 `remote`; what was sent from a port below 1024 gets no answer unless the rule names `source_ports`"
+            ),
+            (
+                "replies_open",
+                "endpoints/a/ntp",
+                "replies open ingress udp from port 123 of any address to port 123, whoever asked first: narrow `remote`"
+            ),
+            (
+                "one_way",
+                "endpoints/a/every",
+                "gets no answer: ingress is denied by default, and replies over sctp come back only to a rule that names \
+                 its destination ports; name `ports`"
+            ),
+            (
+                "replies_open",
+                "endpoints/a/gre",
+                "replies open ingress gre from any address, whoever asked first: narrow `remote`"
+            ),
+        ]
+    );
+    let any =
+        "defaults: {ingress: deny}\nendpoints: {a: {rules: [{name: all, action: allow, direction: egress}]}}";
+    let found = of(any);
+    assert_eq!(found[0].kind, FindingKind::OneWay);
+    assert_eq!(
+        found[0].text,
+        "ingress is denied by default: of what it sends by default, TCP alone gets an answer; UDP (DNS, NTP) and ping get \
+         none: add egress allow rules that name them, with their ports"
+    );
+    assert!(
+        found[1].text.starts_with("gets an answer over TCP alone"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn denies_that_stop_essentials_are_said() {
+    let text = "
+mandatory: [{name: no-nd, action: deny, direction: egress, protocol: icmpv6, ip: 6}]
+baseline:
+  - {name: no-dhcp, action: deny, direction: ingress, protocol: udp, ports: [68]}
+  - {name: other, action: deny, direction: ingress, protocol: udp, ports: [69]}
+  - {name: every, action: deny, direction: ingress}
+";
+    let found: Vec<Finding> = of(text)
+        .into_iter()
+        .filter(|f| f.kind == FindingKind::OverridesEssential)
+        .collect();
+    assert_eq!(
+        brief(&found),
+        [
+            "overrides_essential mandatory/no-nd: essential/mld, essential/neighbour-discovery",
+            "overrides_essential baseline/no-dhcp: essential/dhcp",
+        ]
+    );
+    assert_eq!(
+        found[0].text,
+        "stops ingress what the endpoint itself needs, or part of it: dhcp"
     );
 }
 
@@ -344,6 +439,8 @@ fn kinds_have_names_of_their_own() {
         FindingKind::PartlyDefeated,
         FindingKind::Overridden,
         FindingKind::OneWay,
+        FindingKind::RepliesOpen,
+        FindingKind::OverridesEssential,
     ];
     let names: std::collections::BTreeSet<&str> = kinds.iter().map(|k| k.as_str()).collect();
     assert_eq!(names.len(), kinds.len());

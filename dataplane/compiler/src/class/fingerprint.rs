@@ -53,7 +53,10 @@ fn count(bytes: &mut Vec<u8>, n: usize) {
 
 fn matcher(bytes: &mut Vec<u8>, m: &Matcher) {
     bytes.push(
-        u8::from(m.families.v4) | u8::from(m.families.v6) << 1 | u8::from(m.flags == FlagMatch::Any) << 2,
+        u8::from(m.families.v4)
+            | u8::from(m.families.v6) << 1
+            | u8::from(m.flags == FlagMatch::Any) << 2
+            | u8::from(!m.fragments) << 3,
     );
     match m.protocol {
         Protocol::Any => bytes.push(0),

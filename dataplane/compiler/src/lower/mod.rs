@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, Direction, Family, Policy, Protocol};
+use portcullis_policy::{Action, Decider, Direction, Family, Policy, Protocol, RARP};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Field, KeyModel, MatchKind, Role, StageModel};
@@ -37,6 +37,8 @@ pub(crate) use encode::Cache;
 
 /// Priority of the row that catches all of a class.
 const CATCH_ALL: u32 = 1;
+/// Priority of the row that lets an endpoint's RARP announcements pass.
+const ANNOUNCEMENTS: u32 = 2;
 /// Lowest priority of what is above it.
 const BASE: u32 = 10;
 
@@ -305,6 +307,18 @@ impl<'a> Encoder<'a> {
             words: None,
             by: Decider::Default,
         });
+        if policy.direction == Direction::Egress && policy.default == Action::Deny {
+            program.policy.push(PolicyRow {
+                priority: ANNOUNCEMENTS,
+                key: RowKey {
+                    frame: FrameMatch::EtherType(RARP),
+                    ..RowKey::ANY
+                },
+                action: Action::Allow,
+                words: None,
+                by: Decider::Rarp,
+            });
+        }
         program
             .policy
             .sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.key.cmp(&b.key)));

@@ -19,6 +19,8 @@ pub(crate) struct Plane {
     pub opening: Option<Grid>,
     /// Later fragments, where they have a verdict of their own.
     pub later: Option<(Action, Decider)>,
+    /// Whether anything passes of what entries say about later fragments.
+    passes: bool,
     /// The verdicts of the entries it was drawn from, and the default.
     actions: Vec<Action>,
     default: Action,
@@ -32,6 +34,29 @@ pub(crate) struct Source {
     pub entries: Vec<(Action, Arc<Matcher>)>,
     pub default: Action,
     pub five_tuple: bool,
+}
+
+impl Source {
+    /// What entries say about later fragments.
+    fn of_fragments(&self) -> Self {
+        let about = self.entries.iter().filter(|(_, m)| m.fragments);
+        Source {
+            entries: about.cloned().collect(),
+            ..self.clone()
+        }
+    }
+
+    /// An entry of [`of_fragments`](Self::of_fragments) as it is counted here.
+    fn decider_of_fragments(&self, decider: Decider) -> Decider {
+        let Decider::Entry(nth) = decider else {
+            return decider;
+        };
+        let about = (0u32..).zip(&self.entries).filter(|(_, (_, m))| m.fragments);
+        about
+            .map(|(index, _)| Decider::Entry(index))
+            .nth(nth as usize)
+            .unwrap_or(Decider::Default)
+    }
 }
 
 /// What the two 16-bit dimensions mean for a protocol.
@@ -142,12 +167,30 @@ impl Plane {
             grid,
             opening,
             later: None,
+            passes: true,
             actions: source.entries.iter().map(|(action, _)| *action).collect(),
             default: source.default,
         };
-        if space != Space::Point && !source.five_tuple {
-            plane.later = plane.later_verdict(view);
-        }
+        let whole_only = source.entries.iter().any(|(_, m)| !m.fragments);
+        let of_fragments = whole_only.then(|| Plane::draw(&source.of_fragments(), view));
+        plane.passes = match &of_fragments {
+            Some(drawn) => drawn.passes,
+            None => plane.passes_some(),
+        };
+        plane.later = match (&of_fragments, space) {
+            _ if source.five_tuple => None,
+            (None, Space::Point) => None,
+            // Nothing but the protocol is looked at: an entry decides about later fragments as about whole packets.
+            (Some(drawn), Space::Point) => {
+                let decider = source.decider_of_fragments(drawn.at_point());
+                let wanted = (drawn.action(drawn.at_point()), decider);
+                (decider != plane.at_point()).then_some(wanted)
+            }
+            (drawn, _) => {
+                let wanted = drawn.as_ref().unwrap_or(&plane).later_verdict(view);
+                plane.later_as(Some(wanted))
+            }
+        };
         plane
     }
 
@@ -198,11 +241,23 @@ impl Plane {
             .map_or(Decider::Default, Decider::Entry)
     }
 
+    /// Whether some later fragment of this protocol passes where it shows its protocol and its offset.
+    pub(crate) fn passes_later(&self) -> bool {
+        self.passes
+    }
+
     /// Whether it lets anything pass.
-    pub(crate) fn passes_some(&self) -> bool {
+    fn passes_some(&self) -> bool {
         let grids = std::iter::once(&self.grid).chain(self.opening.as_ref());
         let mut colours = grids.flatten().flat_map(|(_, line)| line.iter());
         colours.any(|(_, colour)| self.action(*colour) == Action::Allow)
+    }
+
+    /// The colour of the one point, where the protocol has no ports.
+    fn at_point(&self) -> Decider {
+        let line = self.grid.first().map(|(_, line)| line);
+        line.and_then(|line| line.first())
+            .map_or(Decider::Default, |(_, colour)| *colour)
     }
 
     /// The verdict on the row that zero ports hit.
@@ -227,17 +282,16 @@ impl Plane {
         }
     }
 
-    /// The verdict on later fragments, unless the row that zero ports hit gives it already.
-    fn later_verdict(&self, view: View) -> Option<(Action, Decider)> {
+    /// The verdict on later fragments, if all entries are about them.
+    fn later_verdict(&self, view: View) -> (Action, Decider) {
         let rewritable = !view.fragment_offset && self.opening.as_ref().is_some_and(|o| self.differs(o));
-        let wanted = if rewritable {
+        if rewritable {
             (Action::Deny, Decider::Evasion)
-        } else if self.passes_some() {
+        } else if self.passes {
             (Action::Allow, Decider::Fragment)
         } else {
             (Action::Deny, Decider::Fragment)
-        };
-        self.later_as(Some(wanted))
+        }
     }
 
     /// Whether openings differ from other segments in a verdict, not only in colour.

@@ -295,7 +295,7 @@ impl<'a> Planes<'a> {
                     let passes = |local: usize| {
                         groups.iter().any(|(_, vectors)| {
                             let plane = vectors.get(remote).and_then(|v| v.get(local));
-                            plane.is_some_and(|p| p.plane.passes_some())
+                            plane.is_some_and(|p| p.plane.passes_later())
                         })
                     };
                     (0..first.get(remote).map_or(0, Vec::len)).map(passes).collect()
@@ -361,13 +361,17 @@ impl<'a> Planes<'a> {
             five_tuple: self.policy.five_tuple,
         };
         let (id, plane) = self.cache.draw(source, self.attribution, self.model);
-        let drawn = Drawn {
-            later: plane.later,
+        let mut drawn = Drawn {
+            later: None,
             plane,
             id,
             members: key.1.as_slice().into(),
             merged: self.attribution == Attribution::Class,
         };
+        drawn.later = drawn
+            .plane
+            .later
+            .map(|(action, colour)| (action, drawn.decider(colour)));
         self.drawn.insert(key, drawn.clone());
         drawn
     }

@@ -67,10 +67,15 @@ pub(super) fn part(
     Ok(part)
 }
 
-/// Whether an entry says nothing about later fragments on its own: it names some ports, types or flags only.
+/// Whether an entry says nothing about later fragments on its own: it names some ports, types or flags only, or it is about
+/// whole packets.
 fn partial(entry: &Entry) -> bool {
     let m = &entry.matcher;
-    !m.dst_ports.is_all() || !m.src_ports.is_all() || m.icmp.is_some() || m.flags != FlagMatch::Any
+    !m.fragments
+        || !m.dst_ports.is_all()
+        || !m.src_ports.is_all()
+        || m.icmp.is_some()
+        || m.flags != FlagMatch::Any
 }
 
 /// What this encoding cannot express exactly.
@@ -124,7 +129,8 @@ fn denied_piecemeal(policy: &Policy, entries: &[(u32, &Entry)]) -> bool {
             let (s, d) = extent(e);
             src.covers(&s) && dst.covers(&d)
         };
-        (policy.default == Action::Allow && src.is_all() && dst.is_all()) || of(Action::Allow).any(covered)
+        (policy.default == Action::Allow && src.is_all() && dst.is_all())
+            || of(Action::Allow).filter(|e| e.matcher.fragments).any(covered)
     })
 }
 
@@ -155,7 +161,7 @@ fn union(sets: &[Ranges]) -> Ranges {
 pub(super) fn direct_rows(policy: &Policy, able: &Able, entry: &Entry) -> usize {
     let m = &entry.matcher;
     let of = |ports: &Ranges, kind| direct(ports, kind).map_or(usize::MAX, |rows| rows.len());
-    let later = !policy.five_tuple && entry.action == Action::Allow && partial(entry);
+    let later = !policy.five_tuple && entry.action == Action::Allow && m.fragments && partial(entry);
     of(&m.src_ports, able.src)
         .saturating_mul(of(&m.dst_ports, able.dst))
         .saturating_add(usize::from(later))
@@ -248,7 +254,7 @@ impl Encode<'_> {
             _ => &[None],
         };
         let fragments = !self.policy.five_tuple && partial(entry);
-        let but_later = fragments && entry.action == Action::Deny;
+        let but_later = fragments && (entry.action == Action::Deny || !m.fragments);
         if direct_rows(self.policy, self.able, entry) > 1
             && let Some((src, dst)) = self.coded(entry, but_later)
         {

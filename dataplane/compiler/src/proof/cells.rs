@@ -1,6 +1,6 @@
 //! The engine for most classes: for each set of entries and rows that some pair of addresses reaches, every protocol.
 
-use portcullis_policy::{Action, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol};
+use portcullis_policy::{Action, Entry, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol};
 
 use super::addresses::{Addresses, ones};
 use super::case::{Answer, Case, Place, Point};
@@ -202,10 +202,8 @@ impl Cell<'_, '_> {
                 return Ok(false);
             }
             Kind::Point => {
-                let wanted = slice
-                    .entries(case)
-                    .next()
-                    .map_or(case.policy.default, |e| e.action);
+                let says = |entry: Option<&Entry>| entry.map_or(case.policy.default, |e| e.action);
+                let wanted = says(slice.entries(case).next());
                 self.check(
                     slice,
                     wanted,
@@ -213,7 +211,8 @@ impl Cell<'_, '_> {
                     L4::Nothing,
                     Some(case.blank(false, false)),
                 )?;
-                (wanted == Action::Allow, false)
+                let later = says(slice.entries(case).find(|e| e.matcher.fragments));
+                (later == Action::Allow, false)
             }
             Kind::Ports { .. } | Kind::Icmp => {
                 let outcome = memo.prove(slice, case, |spot| self.differs(slice, spot))?;

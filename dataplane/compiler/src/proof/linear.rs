@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_policy::{Action, Family, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Protocol};
+use portcullis_policy::{Action, Family, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Protocol, RARP};
 
 use super::sight::Sight;
 use crate::model::StageModel;
@@ -79,6 +79,7 @@ fn hits_frame(key: &RowKey, frame: &Frame, sight: &Sight) -> bool {
         && match key.frame {
             FrameMatch::Any => true,
             FrameMatch::Arp => *frame == Frame::Arp,
+            FrameMatch::EtherType(RARP) => *frame == Frame::Rarp,
             FrameMatch::EtherType(t) => *frame == Frame::Opaque && sight.opaque.contains(&t),
             FrameMatch::Unreadable => *frame == Frame::Opaque && sight.unreadable,
             FrameMatch::Ip(_) => false,
@@ -163,16 +164,17 @@ impl Shown {
         let family = Family::of(ip.remote);
         let later = ip.is_later();
         let hidden = later && sight.hides_later(family);
-        let (src, dst, flags) = match ip.l4 {
+        let l4 = ip.shown(sight.view);
+        let (src, dst, flags) = match l4 {
             _ if later => (0, 0, 0),
             L4::Ports { src, dst, flags } if ip.protocol == Some(Protocol::TCP) => (src, dst, flags),
             L4::Ports { src, dst, .. } => (src, dst, 0),
             L4::Icmp { kind, code } => (kind.into(), code.into(), 0),
-            L4::Short | L4::Nothing => (0, 0, 0),
+            L4::Begun { .. } | L4::Short | L4::Nothing => (0, 0, 0),
         };
-        let ported = match ip.l4 {
+        let ported = match l4 {
             L4::Ports { .. } => true,
-            L4::Short => ip.protocol.is_some_and(Protocol::has_ports),
+            L4::Begun { .. } | L4::Short => ip.protocol.is_some_and(Protocol::has_ports),
             L4::Icmp { .. } | L4::Nothing => false,
         };
         let code_of = |port: fn(&RowKey) -> PortMatch, stage: Option<&CodeStage>, number: u16| {

@@ -30,7 +30,7 @@ mod sweep;
 
 use std::borrow::Borrow;
 
-use portcullis_policy::{Action, Family, Frame, Packet, Policy};
+use portcullis_policy::{Action, Family, Frame, Packet, Policy, RARP};
 
 use crate::model::StageModel;
 use crate::program::{FrameMatch, PolicyRow, Program};
@@ -182,7 +182,7 @@ fn not_ip(case: &Case<'_>) -> Answer {
         FrameMatch::EtherType(t) => Some(t),
         _ => None,
     });
-    let mut types: Vec<u16> = named.chain(opaque.iter().copied()).collect();
+    let mut types: Vec<u16> = named.chain(opaque.iter().copied()).chain([RARP]).collect();
     types.retain(|t| !READ.contains(t));
     // Stands for all that nobody names. Smaller numbers are lengths (IEEE 802.3).
     types.extend((0x0600..=u16::MAX).find(|t| !READ.contains(t) && !types.contains(t)));
@@ -191,7 +191,7 @@ fn not_ip(case: &Case<'_>) -> Answer {
     for t in types {
         let own = |f| f == FrameMatch::Any || f == FrameMatch::EtherType(t);
         if !opaque.contains(&t) {
-            check(Frame::Other, &own)?;
+            check(if t == RARP { Frame::Rarp } else { Frame::Other }, &own)?;
         }
         if case.sight.unreadable {
             check(Frame::Opaque, &|f| own(f) || f == FrameMatch::Unreadable)?;

@@ -44,7 +44,7 @@ impl Sight {
                 )
         };
         let rewrites = ip.protocol == Some(Protocol::TCP) && ip.fragment == Fragment::Later { offset: 1 };
-        let short = !ip.is_later() && ip.l4 == L4::Short && ip.protocol.is_some_and(titled);
+        let short = !ip.is_later() && ip.shown(self.view) == L4::Short && ip.protocol.is_some_and(titled);
         matches!(ip.protocol, None | Some(0))
             || (rewrites && self.view.fragment_offset)
             || (short && self.view.short_header)

@@ -127,11 +127,12 @@ impl Slice {
 fn entry_key(entry: &Entry, icmp: bool, key: &mut Vec<u64>) {
     let m = &entry.matcher;
     let allow = u64::from(entry.action == Action::Allow);
+    let whole = u64::from(!m.fragments);
     if icmp {
         let (kind, code) = m
             .icmp
             .map_or((256, 256), |i| (i.kind.into(), i.code.map_or(256, u64::from)));
-        key.push(kind << 32 | code << 16 | allow);
+        key.push(kind << 32 | code << 16 | whole << 1 | allow);
         return;
     }
     let not_opening = u64::from(m.flags == FlagMatch::NotOpening);
@@ -145,7 +146,7 @@ fn entry_key(entry: &Entry, icmp: bool, key: &mut Vec<u64>) {
         }
     }
     if let Some(head) = key.get_mut(at) {
-        *head = count[0] << 40 | count[1] << 8 | not_opening << 1 | allow;
+        *head = count[0] << 40 | count[1] << 8 | whole << 2 | not_opening << 1 | allow;
     }
 }
 
@@ -186,7 +187,7 @@ fn load_entry(entry: &Entry, icmp: bool, flags: bool, sweep: &mut Sweep) {
             |n: Option<u8>, pool: &mut Vec<Run>| pool.push(n.map_or((0, 255), |n| (n.into(), n.into())));
         let (kind, code) = (m.icmp.map(|i| i.kind), m.icmp.and_then(|i| i.code));
         sweep.entry(
-            entry.action,
+            (entry.action, m.fragments),
             Flags::Any,
             |pool| one(kind, pool),
             |pool| one(code, pool),
@@ -198,7 +199,7 @@ fn load_entry(entry: &Entry, icmp: bool, flags: bool, sweep: &mut Sweep) {
         _ => Flags::Any,
     };
     sweep.entry(
-        entry.action,
+        (entry.action, m.fragments),
         asked,
         |pool| pool.extend(m.src_ports.iter()),
         |pool| pool.extend(m.dst_ports.iter()),

@@ -78,6 +78,8 @@ struct Item {
     flags: Flags,
     /// `None`: nothing is certain where this decides.
     says: Option<Action>,
+    /// An entry that is about later fragments too.
+    fragments: bool,
     priority: u32,
 }
 
@@ -120,16 +122,17 @@ impl Sweep {
         self.rows.clear();
     }
 
-    /// Adds an entry behind the others; `src` and `dst` append the ports that it matches.
+    /// Adds an entry behind the others: its verdict, and whether it is about later fragments too; `src` and `dst` append the
+    /// ports that it matches.
     pub fn entry(
         &mut self,
-        action: Action,
+        (action, fragments): (Action, bool),
         flags: Flags,
         src: impl FnOnce(&mut Vec<Run>),
         dst: impl FnOnce(&mut Vec<Run>),
     ) {
         let item = self.item(Some(action), 0, flags, src, dst);
-        self.entries.push(item);
+        self.entries.push(Item { fragments, ..item });
     }
 
     /// Adds a row: none of those before it has a lower priority.
@@ -163,6 +166,7 @@ impl Sweep {
             dst: Part { from: middle, to },
             flags,
             says,
+            fragments: true,
             priority,
         }
     }
@@ -204,7 +208,9 @@ impl Sweep {
                 Flags::Any
             };
             let item = self.item(Some(Action::Deny), 0, flags, zero, zero);
-            self.entries.insert(0, item);
+            // Of later fragments, zeros say nothing.
+            let fragments = false;
+            self.entries.insert(0, Item { fragments, ..item });
         }
         self.entry_words = self.entries.len().div_ceil(64).max(1);
         self.words = self.entry_words + self.rows.len().div_ceil(64).max(1);
@@ -340,10 +346,12 @@ impl Sweep {
                     got,
                 })?;
             }
-            let plain = match entry {
-                Some(0) if space.blank => action(first(entry_mask, entries_here, 1)),
-                _ => wanted,
-            };
+            let later = |entry: usize| self.entries.get(entry).is_none_or(|e| e.fragments);
+            let mut plain = entry;
+            while let Some(whole) = plain.filter(|entry| !later(*entry)) {
+                plain = first(entry_mask, entries_here, whole + 1);
+            }
+            let plain = action(plain);
             outcome.passes |= plain == Action::Allow;
             if lane.first {
                 (opening, other) = (None, None);

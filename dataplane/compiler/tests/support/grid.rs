@@ -59,7 +59,7 @@ impl<'a> Grid<'a> {
 
     /// Visits one packet of each kind until `stop` says so; returns that packet.
     pub fn find(&self, model: &StageModel, mut stop: impl FnMut(&Packet) -> bool) -> Option<Packet> {
-        for frame in [Frame::Arp, Frame::Other, Frame::Opaque] {
+        for frame in [Frame::Arp, Frame::Rarp, Frame::Other, Frame::Opaque] {
             let packet = Packet { frame };
             if stop(&packet) {
                 return Some(packet);
@@ -246,7 +246,7 @@ impl<'a> Grid<'a> {
 
     /// Protocols, fragments and payloads.
     fn shapes(&self, family: Family, model: &StageModel) -> Vec<(Option<u8>, Fragment, L4)> {
-        let mut named: BTreeSet<u8> = [0, 1, 6, 17, 44, 58, 132].into();
+        let mut named: BTreeSet<u8> = [0, 1, 2, 6, 17, 44, 58, 132].into();
         named.extend(self.rows.iter().filter_map(|r| r.key.protocol));
         named.extend(
             self.policy
@@ -281,6 +281,12 @@ impl<'a> Grid<'a> {
                     }
                 }
                 shapes.push((protocol, Fragment::First, L4::Short));
+                let begun = |flags| L4::Begun {
+                    src: 1,
+                    dst: 1,
+                    flags,
+                };
+                shapes.extend(flags.iter().map(|f| (protocol, Fragment::First, begun(*f))));
             } else if self.policy.shows_icmp(number, family) {
                 let codes = self.icmp(family, number, false);
                 for kind in self.icmp(family, number, true) {

@@ -176,6 +176,44 @@ fn frame_of(ip: IpPacket) -> Packet {
     Packet { frame: Frame::Ip(ip) }
 }
 
+/// A packet that is essential, or nearly: whole, and as a fragment.
+fn essential() -> impl Strategy<Value = Packet> {
+    let udp = |src, dst| (17u8, L4::Ports { src, dst, flags: 0 });
+    let icmp = |kind| (58u8, L4::Icmp { kind, code: 0 });
+    let payload = prop::sample::select(vec![
+        udp(68, 67),
+        udp(67, 68),
+        udp(546, 547),
+        udp(547, 546),
+        icmp(130),
+        icmp(133),
+        icmp(135),
+        icmp(143),
+        (2, L4::Nothing),
+    ]);
+    let v4 = vec!["255.255.255.255", "224.0.0.22", "10.1.2.3"];
+    let v6 = vec!["ff02::1:2", "ff02::16", "2001:db8:1::7"];
+    let remote = (prop::sample::select(v4), prop::sample::select(v6));
+    let fragment = prop::sample::select(vec![
+        Fragment::Whole,
+        Fragment::Whole,
+        Fragment::First,
+        Fragment::Later { offset: 2 },
+    ]);
+    (payload, remote, any::<bool>(), fragment).prop_map(|((protocol, l4), (four, six), v4, fragment)| {
+        let (local, remote) = if v4 { ("10.1.2.4", four) } else { ("fe80::1", six) };
+        let later = matches!(fragment, Fragment::Later { .. });
+        let foreign = protocol == 58 && v4;
+        frame_of(IpPacket {
+            local: local.parse().expect("an address"),
+            remote: remote.parse().expect("an address"),
+            protocol: Some(protocol),
+            fragment,
+            l4: if later || foreign { L4::Nothing } else { l4 },
+        })
+    })
+}
+
 /// A packet near the edges of such documents: whole, fragments at offsets 1 and 2, headers that are too short, chains
 /// that cannot be followed.
 pub fn packet() -> impl Strategy<Value = Packet> {
@@ -202,6 +240,11 @@ pub fn packet() -> impl Strategy<Value = Packet> {
             let l4 = match fragment {
                 Fragment::Later { .. } => L4::Nothing,
                 _ if part == 3 && (ports || is_icmp) => L4::Short,
+                Fragment::First if ports && blank => L4::Begun {
+                    src,
+                    dst,
+                    flags: if protocol == Protocol::TCP { flags } else { 0 },
+                },
                 _ if ports && blank => L4::Ports {
                     src: 0,
                     dst: 0,
@@ -227,7 +270,9 @@ pub fn packet() -> impl Strategy<Value = Packet> {
     );
     prop_oneof![
         20 => ip,
+        3 => essential(),
         1 => Just(Packet { frame: Frame::Arp }),
+        1 => Just(Packet { frame: Frame::Rarp }),
         1 => Just(Packet { frame: Frame::Other }),
         1 => Just(Packet { frame: Frame::Opaque }),
     ]

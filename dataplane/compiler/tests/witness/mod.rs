@@ -62,6 +62,7 @@ impl Shown {
     pub fn of(packet: &Packet, model: &StageModel) -> Vec<Self> {
         match &packet.frame {
             Frame::Arp => vec![Self::frame(0x0806)],
+            Frame::Rarp => vec![Self::frame(0x8035)],
             Frame::Other => vec![Self::frame(UNKNOWN)],
             Frame::Opaque if model.unreadable => vec![Shown {
                 unreadable: true,
@@ -80,12 +81,14 @@ impl Shown {
         let rewrites = view.fragment_offset
             && ip.protocol == Some(Protocol::TCP)
             && ip.fragment == (Fragment::Later { offset: 1 });
-        let short = view.short_header && !later && ip.l4 == L4::Short;
+        let begun = matches!(ip.l4, L4::Begun { .. });
+        let short = view.short_header && !later && (ip.l4 == L4::Short || (begun && !view.begun_header));
         let broken = matches!(ip.protocol, None | Some(0));
         let (src, dst, flags) = match ip.l4 {
             L4::Ports { src, dst, flags } => (src, dst, flags),
+            L4::Begun { src, dst, flags } if view.begun_header => (src, dst, flags),
             L4::Icmp { kind, code } => (kind.into(), code.into(), 0),
-            L4::Short | L4::Nothing => (0, 0, 0),
+            L4::Begun { .. } | L4::Short | L4::Nothing => (0, 0, 0),
         };
         Shown {
             unreadable: model.unreadable && !hidden && (broken || rewrites || short),
@@ -427,6 +430,7 @@ pub fn grid(policies: &[&Policy], most: usize, random: &mut Random) -> Vec<Packe
         .collect();
     let mut packets = vec![
         Packet { frame: Frame::Arp },
+        Packet { frame: Frame::Rarp },
         Packet { frame: Frame::Other },
         Packet { frame: Frame::Opaque },
     ];

@@ -37,6 +37,8 @@ pub struct ArpSays {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Arp(ArpSays),
+    /// RFC 903.
+    Rarp,
     Other,
     /// IP inside something that is not looked into.
     Encapsulated,
@@ -100,6 +102,24 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The first `n` bytes of it as a first fragment: a header that shows its ports and flags has begun.
+    pub fn begin(self, n: usize) -> Self {
+        let l4 = self.l4;
+        let cut = self.cut(n);
+        let shown = match cut.protocol {
+            Protocol::TCP => 14,
+            Protocol::SCTP => 4,
+            _ => usize::MAX,
+        };
+        match (cut.l4, l4) {
+            (L4::Short, L4::Ports { src, dst, flags }) if cut.bytes.len() >= shown => Segment {
+                l4: L4::Begun { src, dst, flags },
+                ..cut
+            },
+            _ => cut,
+        }
+    }
+
     /// The first `n` bytes of it. A header that is not whole counts as too short.
     pub fn cut(mut self, n: usize) -> Self {
         self.bytes.truncate(n);

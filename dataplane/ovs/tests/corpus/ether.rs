@@ -101,7 +101,7 @@ pub fn own_arp(from: Host, to: Host) -> ArpSays {
 fn ether_types(from: Host, to: Host, corpus: &mut Corpus) {
     let kinds: [(u16, &str, Content); 12] = [
         (0x88cc, "LLDP", Content::Other),
-        (0x8035, "RARP", Content::Other),
+        (0x8035, "RARP", Content::Rarp),
         (0x8863, "PPPoE discovery", Content::Other),
         (0x8864, "PPPoE session", Content::Encapsulated),
         (0x8847, "MPLS", Content::Encapsulated),

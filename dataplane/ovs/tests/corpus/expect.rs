@@ -187,7 +187,7 @@ fn hides_unicast(content: &Content) -> bool {
             IpAddr::V4(a) => !a.is_multicast() && !a.is_broadcast(),
             IpAddr::V6(a) => !a.is_multicast(),
         },
-        Content::Arp(_) | Content::Other | Content::Encapsulated | Content::BareTag => false,
+        Content::Arp(_) | Content::Rarp | Content::Other | Content::Encapsulated | Content::BareTag => false,
     }
 }
 
@@ -195,6 +195,7 @@ fn hides_unicast(content: &Content) -> bool {
 fn packet(content: &Content, direction: Direction) -> Packet {
     let frame = match content {
         Content::Arp(_) => Judged::Arp,
+        Content::Rarp => Judged::Rarp,
         Content::Other => Judged::Other,
         Content::Encapsulated | Content::BareTag | Content::BrokenIp => Judged::Opaque,
         Content::Ip(ip) => {

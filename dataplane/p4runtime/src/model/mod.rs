@@ -157,6 +157,7 @@ pub fn bound(
         view: View {
             fragment_offset: false,
             short_header: false,
+            begun_header: false,
             later_v6_protocol: false,
         },
         unreadable: false,
@@ -181,6 +182,7 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
         model.view = View {
             fragment_offset: facts.fragment_offset,
             short_header: facts.short_header,
+            begun_header: facts.begun_header,
             later_v6_protocol: facts.later_ipv6_protocol,
         };
         model.opaque_ethertypes.clone_from(&facts.opaque_ethertypes);

@@ -36,7 +36,7 @@ pub(super) fn done(action: Action) -> &'static str {
     }
 }
 
-fn ports(word: &str, ranges: &Ranges) -> String {
+pub(super) fn ports(word: &str, ranges: &Ranges) -> String {
     let texts: Vec<String> = ranges
         .iter()
         .map(|(low, high)| PortRange { low, high }.to_string())

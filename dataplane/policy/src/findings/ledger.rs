@@ -7,7 +7,8 @@ use super::describe::{does, done, is_catch_all, list, part};
 use super::examine::{Budget, Examined, Standing, rule_of};
 use super::{Finding, FindingKind};
 use crate::effective::{Decider, Entry, Policy, Tier};
-use crate::types::Action;
+use crate::types::{Action, Family};
+use crate::{replies, shadow};
 
 /// A mandatory rule that decides part of a rule otherwise.
 struct Overruling {
@@ -94,6 +95,21 @@ pub(super) struct Ledger {
     budget: Budget,
 }
 
+/// The rules of a policy that allow some packet of an IP version, each once.
+fn allowing(policy: &Policy, family: Family) -> Vec<Arc<str>> {
+    let rules = policy
+        .entries
+        .iter()
+        .filter(|e| matches!(e.tier, Tier::Mandatory | Tier::Endpoint | Tier::Baseline));
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for (rule, families) in shadow::allowing(rules) {
+        if families.contains(family) {
+            note(&mut names, Arc::clone(&rule.origin));
+        }
+    }
+    names
+}
+
 fn note(list: &mut Vec<Arc<str>>, name: Arc<str>) {
     if !list.contains(&name) {
         list.push(name);
@@ -114,7 +130,8 @@ impl Ledger {
         let mut examined = None;
         for (index, entry) in policy.entries.iter().enumerate() {
             let rule = rule_of(&entry.origin);
-            let generated = entry.tier == Tier::Essential || &*entry.origin == "replies/icmp-errors";
+            let generated = entry.tier == Tier::Essential
+                || matches!(&*entry.origin, "replies/icmp-errors" | "replies/default");
             if generated || !wanted(rule) || self.records.get(rule).is_some_and(Record::is_closed) {
                 continue;
             }
@@ -133,6 +150,56 @@ impl Ledger {
                 if matches!(entry.tier, Tier::Endpoint | Tier::Unlock) && record.overruled.is_none() {
                     let overruling = examined.overruling(index, &mut self.budget);
                     record.overruled = Some(overrulings(policy, entry, overruling.unwrap_or_default()));
+                }
+            }
+        }
+    }
+
+    /// Takes in that rules which allow something let ICMP errors come back. A rule alone in that is needed; of several, each
+    /// leans on another one.
+    pub(super) fn add_errors(&mut self, policies: &[Policy; 2]) {
+        let [egress, ingress] = policies;
+        for (policy, other) in [(egress, ingress), (ingress, egress)] {
+            let named = Family::BOTH.map(|family| (family, allowing(other, family)));
+            let mut examined = None;
+            for (family, names) in &named {
+                if !self.is_news(names) {
+                    continue;
+                }
+                let errors = (0..).zip(&policy.entries);
+                let mut errors =
+                    errors.filter(|(_, e)| replies::is_error(e) && e.matcher.families.contains(*family));
+                let matters = errors.any(|(index, _)| {
+                    let examined = examined.get_or_insert_with(|| Examined::new(policy));
+                    let standing = examined.standing(index, &mut self.budget);
+                    matches!(standing, Standing::Matters | Standing::Unknown)
+                });
+                if matters {
+                    self.lets_errors_in(names);
+                }
+            }
+        }
+    }
+
+    /// Whether it is not recorded yet that these rules let errors in.
+    fn is_news(&self, names: &[Arc<str>]) -> bool {
+        names.iter().any(|name| {
+            let record = self.records.get(name);
+            record.is_some_and(|record| match names.iter().find(|n| *n != name) {
+                None => !record.needed,
+                Some(other) => !record.leans_on.contains(other),
+            })
+        })
+    }
+
+    fn lets_errors_in(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            if let Some(record) = self.records.get_mut(name) {
+                match names.iter().find(|n| *n != name) {
+                    None => record.needed = true,
+                    Some(other) => {
+                        record.leans_on.insert(Arc::clone(other));
+                    }
                 }
             }
         }

@@ -5,20 +5,21 @@
 //! nothing is said. What is there on purpose is not reported: a mandatory rule that nothing contradicts yet, a
 //! closing "deny everything else", a deny that gives its reason.
 
+mod answers;
 mod describe;
 mod examine;
 mod ledger;
 mod order;
-mod product;
+pub(crate) mod product;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 
 use crate::document::Document;
-use crate::effective::{Lists, Policy, Tier};
+use crate::effective::{Lists, Policy};
 use crate::endpoint::Endpoint;
-use crate::types::{Action, Direction, Name, Protocol};
+use crate::types::{Direction, Name};
 use ledger::Ledger;
 
 /// What sort of thing was found.
@@ -34,8 +35,12 @@ pub enum FindingKind {
     PartlyDefeated,
     /// A rule of an endpoint or profile is decided otherwise in part by mandatory rules.
     Overridden,
-    /// Replies to what an endpoint sends by default do not come back.
+    /// What an endpoint sends under a rule, or by default, gets no answer, or only over TCP.
     OneWay,
+    /// Replies to what a rule allows let in what nobody asked for: they cannot be told from other packets.
+    RepliesOpen,
+    /// A deny stops an essential of the endpoint: neighbour discovery, MLD, IGMP or DHCP.
+    OverridesEssential,
 }
 
 impl FindingKind {
@@ -48,6 +53,8 @@ impl FindingKind {
             FindingKind::PartlyDefeated => "partly_defeated",
             FindingKind::Overridden => "overridden",
             FindingKind::OneWay => "one_way",
+            FindingKind::RepliesOpen => "replies_open",
+            FindingKind::OverridesEssential => "overrides_essential",
         }
     }
 }
@@ -90,9 +97,13 @@ pub fn findings(document: &Document) -> Vec<Finding> {
 fn survey(document: &Document, found: &mut BTreeSet<Finding>) -> Ledger {
     let mut ledger = Ledger::new();
     let lists = &Lists::of(document);
-    for policy in both(document, lists, "", &Endpoint::default()) {
-        ledger.add(&policy, |_| true, true);
+    let bare = Endpoint::default();
+    let policies = both(document, lists, "", &bare);
+    for policy in &policies {
+        ledger.add(policy, |_| true, true);
     }
+    ledger.add_errors(&policies);
+    answers::report(&policies, lists.essentials(), found);
     let mut bound: BTreeSet<&Name> = BTreeSet::new();
     // Endpoints that bind the same profiles and have no rules of their own share their findings.
     let mut seen = BTreeSet::new();
@@ -105,7 +116,9 @@ fn survey(document: &Document, found: &mut BTreeSet<Finding>) -> Ledger {
         for policy in &policies {
             ledger.add(policy, |_| true, true);
         }
-        one_way(&policies, name.as_str(), endpoint, found);
+        ledger.add_errors(&policies);
+        answers::report(&policies, lists.essentials(), found);
+        answers::one_way(&policies, name.as_str(), endpoint, found);
     }
     for (name, _) in document.profiles.iter().filter(|(name, _)| !bound.contains(name)) {
         let alone = Endpoint {
@@ -137,40 +150,4 @@ pub fn findings_of(policy: &Policy) -> Vec<Finding> {
 
 fn both(document: &Document, lists: &Lists, name: &str, endpoint: &Endpoint) -> [Policy; 2] {
     Direction::BOTH.map(|direction| lists.effective(document, name, endpoint, direction))
-}
-
-/// Default deny one way, default allow the other, and no rule that says what replies are to come back.
-fn one_way(policies: &[Policy; 2], name: &str, endpoint: &Endpoint, found: &mut BTreeSet<Finding>) {
-    let [egress, ingress] = policies;
-    for (policy, other) in [(egress, ingress), (ingress, egress)] {
-        if policy.default != Action::Deny || other.default != Action::Allow || says_what_returns(other) {
-            continue;
-        }
-        let names: Vec<&str> = endpoint.profiles.iter().map(Name::as_str).collect();
-        let at = if names.is_empty() {
-            format!("endpoints/{name}")
-        } else {
-            format!("profiles/{}", names.join("+"))
-        };
-        found.insert(Finding {
-            at,
-            kind: FindingKind::OneWay,
-            by: vec![format!("default/{}", policy.direction)],
-            text: format!(
-                "{} is denied by default and no rule allows anything {}: replies to what it sends by default \
-                 do not come back; add {} allow rules for the services it uses",
-                policy.direction, other.direction, other.direction
-            ),
-        });
-    }
-}
-
-/// Whether a rule that is not about ICMP allows something.
-fn says_what_returns(policy: &Policy) -> bool {
-    let about_icmp = |protocol| matches!(protocol, Protocol::Number(Protocol::ICMP | Protocol::ICMPV6));
-    policy.entries.iter().any(|e| {
-        e.action == Action::Allow
-            && !matches!(e.tier, Tier::Essential | Tier::Replies)
-            && !about_icmp(e.matcher.protocol)
-    })
 }

@@ -15,7 +15,7 @@ use crate::types::{Action, Direction, Family, IcmpMatch, Protocol};
 
 /// A set of numbers, never empty: sorted, disjoint, never adjacent inclusive intervals. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Set(Few);
+pub(crate) struct Set(Few);
 
 /// Most sets are one interval, which needs no memory of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +44,10 @@ const PLANES: usize = 8;
 /// A product of one set per dimension: what the plane is about (TCP: 0 opening, 1 not; ICMP: type * 256 + code; else
 /// the protocol's number), destination ports, source ports, remote addresses, local addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Product([Set; 5]);
+pub(crate) struct Product([Set; 5]);
 
 /// A match, plane by plane; `None` where it matches nothing.
-pub(super) type Planes = [Option<Product>; PLANES];
+pub(crate) type Planes = [Option<Product>; PLANES];
 
 static ALL_16: LazyLock<Set> = LazyLock::new(|| Set::interval(0, u128::from(u16::MAX)));
 static ALL_32: LazyLock<Set> = LazyLock::new(|| Set::interval(0, u128::from(u32::MAX)));
@@ -239,6 +239,11 @@ fn plane_at(index: usize) -> (Family, Plane) {
     (family, plane)
 }
 
+/// The IP version of a plane.
+pub(crate) fn family_of(plane: usize) -> Family {
+    plane_at(plane).0
+}
+
 /// The protocols of every plane: of documents' policies, then of five-tuple policies.
 static PROTOCOLS: LazyLock<[[Option<Set>; PLANES]; 2]> = LazyLock::new(|| {
     [false, true].map(|five_tuple| {
@@ -254,7 +259,7 @@ static PROTOCOLS: LazyLock<[[Option<Set>; PLANES]; 2]> = LazyLock::new(|| {
 });
 
 /// A match of an entry of `policy`, plane by plane.
-pub(super) fn cut(policy: &Policy, matcher: &Matcher) -> Planes {
+pub(crate) fn cut(policy: &Policy, matcher: &Matcher) -> Planes {
     let [documents, five_tuples] = &*PROTOCOLS;
     let mut any = if policy.five_tuple { five_tuples } else { documents }.iter();
     std::array::from_fn(|index| {
@@ -287,15 +292,15 @@ pub(super) fn cut(policy: &Policy, matcher: &Matcher) -> Planes {
 }
 
 impl Product {
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a.overlaps(b))
     }
 
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a.covers(b))
     }
 
-    pub(super) fn intersect(&self, other: &Self) -> Option<Self> {
+    pub(crate) fn intersect(&self, other: &Self) -> Option<Self> {
         let [a, b, c, d, e] = &self.0;
         let [f, g, h, i, j] = &other.0;
         Some(Product([
@@ -308,7 +313,7 @@ impl Product {
     }
 
     /// What `self` has and `other`, which overlaps it, lacks: at most five disjoint products.
-    pub(super) fn without(&self, other: &Self) -> Vec<Product> {
+    pub(crate) fn without(&self, other: &Self) -> Vec<Product> {
         let mut left = Vec::new();
         let mut rest = self.clone();
         for (dimension, cut) in other.0.iter().enumerate() {

@@ -17,7 +17,7 @@ use crate::types::{Action, Direction, Family, IcmpMatch, Protocol};
 use crate::verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
 
 fn ports() -> Vec<(u16, u16)> {
-    let starts = [0, 1, 5, 6, 7];
+    let starts = [0, 1, 5, 6, 7, 1024];
     let mut pairs: Vec<(u16, u16)> = starts
         .into_iter()
         .flat_map(|s| starts.into_iter().map(move |d| (s, d)))
@@ -45,7 +45,9 @@ fn payloads(policy: &Policy, protocol: u8, family: Family) -> Vec<L4> {
             .collect();
     }
     if policy.shows_icmp(protocol, family) {
-        let kinds = [0, 1, 2, 3, 4, 8, 11, 12, 128, 129, 133, 134, 135, 136, 137, 200];
+        let kinds = [
+            0, 1, 2, 3, 4, 8, 11, 12, 13, 14, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 143, 200,
+        ];
         let all = kinds
             .into_iter()
             .flat_map(|kind| [0, 1].map(|code| L4::Icmp { kind, code }));
@@ -55,8 +57,21 @@ fn payloads(policy: &Policy, protocol: u8, family: Family) -> Vec<L4> {
 }
 
 fn grid(policy: &Policy) -> Vec<Packet> {
-    let v4 = ["10.0.0.1", "10.128.0.1", "192.0.2.1", "203.0.113.1"];
-    let v6 = ["2001:db8::2", "2001:db8:8000::2", "2001:db9::2"];
+    let v4 = [
+        "10.0.0.1",
+        "10.128.0.1",
+        "192.0.2.1",
+        "203.0.113.1",
+        "224.0.0.22",
+        "255.255.255.255",
+    ];
+    let v6 = [
+        "2001:db8::2",
+        "2001:db8:8000::2",
+        "2001:db9::2",
+        "ff02::16",
+        "ff02::1:2",
+    ];
     let pairs = [
         ("198.51.100.0", &v4[..]),
         ("198.51.100.1", &v4),
@@ -67,7 +82,7 @@ fn grid(policy: &Policy) -> Vec<Packet> {
     for (local, remotes) in pairs {
         for remote in remotes {
             let (local, remote): (IpAddr, IpAddr) = (local.parse().unwrap(), remote.parse().unwrap());
-            for protocol in [1, 6, 17, 47, 58, 99] {
+            for protocol in [1, 2, 6, 17, 47, 58, 99] {
                 for l4 in payloads(policy, protocol, Family::of(remote)) {
                     packets.push(Packet {
                         frame: Frame::Ip(IpPacket {

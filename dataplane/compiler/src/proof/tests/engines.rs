@@ -26,6 +26,7 @@ fn five_tuples() -> impl Strategy<Value = Policy> {
                 local,
                 icmp: None,
                 flags: FlagMatch::Any,
+                fragments: true,
             };
             entry(action, matcher)
         });
@@ -80,6 +81,13 @@ fn plain_rows(policy: &Policy) -> Vec<PolicyRow> {
                 }
             }
         }
+    }
+    if policy.direction == Direction::Egress && policy.default == Action::Deny {
+        let announcements = RowKey {
+            frame: FrameMatch::EtherType(portcullis_policy::RARP),
+            ..RowKey::ANY
+        };
+        rows.push(row(2, announcements, Action::Allow));
     }
     rows.push(row(1, RowKey::ANY, policy.default));
     rows

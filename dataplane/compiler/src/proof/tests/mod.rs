@@ -74,9 +74,10 @@ fn matcher() -> impl Strategy<Value = Matcher> {
         prop::collection::vec(prefix(), 0..2),
         icmp,
         any::<bool>(),
+        prop::bool::weighted(0.8),
     )
         .prop_map(
-            |((v4, v6), protocol, (src_ports, dst_ports), remote, local, icmp, opening)| Matcher {
+            |((v4, v6), protocol, (src_ports, dst_ports), remote, local, icmp, opening, fragments)| Matcher {
                 families: Families { v4, v6 },
                 protocol: protocol.map_or(Protocol::Any, Protocol::Number),
                 dst_ports,
@@ -89,6 +90,7 @@ fn matcher() -> impl Strategy<Value = Matcher> {
                 } else {
                     FlagMatch::NotOpening
                 },
+                fragments,
             },
         )
 }
@@ -127,6 +129,7 @@ static SIGHTS: LazyLock<Vec<Sight>> = LazyLock::new(|| {
                 fragment_offset,
                 later_v6_protocol,
                 short_header: true,
+                begun_header: true,
             },
             unreadable: true,
             opaque: vec![0x8847],
@@ -442,6 +445,7 @@ proptest! {
             let marked = sight.unreadable;
             for (ether_type, frame) in [
                 (0x0806, Frame::Arp),
+                (0x8035, Frame::Rarp),
                 (0x88cc, Frame::Other),
                 (0x88cc, Frame::Opaque),
                 (0x8847, Frame::Other),
