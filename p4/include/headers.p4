@@ -189,6 +189,7 @@ struct metadata_t {
     bit<1> unreadable;
     bit<8> protocol;
     bit<1> later;
+    bit<1> begun; // a first fragment, whose header may go on in the next one
     bit<12> tcp_flags;
     bit<32> src_ipv4;
     bit<32> dst_ipv4;

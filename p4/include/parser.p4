@@ -143,6 +143,7 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
         meta.src_ipv4 = hdr.ipv4.src_addr;
         meta.dst_ipv4 = hdr.ipv4.dst_addr;
         meta.protocol = hdr.ipv4.protocol;
+        meta.begun = hdr.ipv4.more_fragments;
         transition select(hdr.ipv4.fragment_offset, hdr.ipv4.protocol) {
             (_, 0): accept;
             (0, ICMP): icmp;
@@ -223,6 +224,7 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
     state fragment_whole {
         packet.extract(hdr.extension.next, 32);
         meta.left = meta.left - 8;
+        meta.begun = meta.begun | hdr.extension.last.more_fragments;
         transition select(hdr.extension.last.fragment_offset, hdr.extension.last.next_header) {
             (0, _): next_header;
             // What comes behind it is in another fragment.
@@ -292,23 +294,27 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
         transition accept;
     }
 
+    // A first fragment has to show its ports and flags: 14 bytes.
     state tcp {
-        transition select(meta.left |-| 19) {
-            0: accept;
-            default: tcp_whole;
+        transition select(meta.begun, meta.left |-| 13, meta.left |-| 19) {
+            (0, _, 0): accept;
+            (1, 0, _): accept;
+            default: tcp_shown;
         }
     }
 
-    // RFC 9293: the data offset is at least 5, and the header is as long as it says.
-    state tcp_whole {
+    // RFC 9293: the data offset is at least 5, and the header is as long as it says. That of a first fragment may go on in
+    // the next one.
+    state tcp_shown {
         meta.src_port = packet.lookahead<tcp_t>().src;
         meta.dst_port = packet.lookahead<tcp_t>().dst;
         meta.tcp_flags = packet.lookahead<tcp_t>().flags;
         transition select(packet.lookahead<tcp_t>().data_offset,
-                          (((bit<16>)packet.lookahead<tcp_t>().data_offset) << 2) |-| meta.left) {
-            (0 &&& 0xc, _): accept; // 0 to 3
-            (4, _): accept;
-            (_, 0): readable;
+                          (((bit<16>)packet.lookahead<tcp_t>().data_offset) << 2) |-| meta.left, meta.begun) {
+            (0 &&& 0xc, _, _): accept; // 0 to 3
+            (4, _, _): accept;
+            (_, 0, _): readable;
+            (_, _, 1): readable;
             default: accept;
         }
     }
@@ -321,8 +327,9 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
     }
 
     state sctp {
-        transition select(meta.left |-| 11) {
-            0: accept;
+        transition select(meta.begun, meta.left |-| 3, meta.left |-| 11) {
+            (0, _, 0): accept;
+            (1, 0, _): accept;
             default: ports;
         }
     }

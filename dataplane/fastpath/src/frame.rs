@@ -67,6 +67,9 @@ const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
 const DESTINATION: u8 = 60;
 const SCTP: u8 = 132;
+/// Bytes of a TCP header up to its flags, and of ports: as much as a first fragment has to show.
+const FLAGS: u16 = 14;
+const PORTS: u16 = 4;
 /// Extension headers that are followed, and options of neighbour discovery that are looked at: a P4 parser has stacks.
 const EXTENSIONS: usize = 8;
 const ND_OPTIONS: usize = 6;
@@ -223,11 +226,12 @@ impl Fields {
         self.dst_ipv4 = u32::from_be_bytes([d0, d1, d2, d3]);
         self.protocol = protocol;
         let left = total - header;
+        let first = half(f0, f1) & 0x2000 != 0;
         match (half(f0, f1) & 0x1fff, protocol) {
             (_, 0) => Some(()),
-            (0, TCP) => self.tcp(at, left),
+            (0, TCP) => self.tcp(at, left, first),
             (0, UDP) => self.ports(at, left, 8),
-            (0, SCTP) => self.ports(at, left, 12),
+            (0, SCTP) => self.ports(at, left, if first { PORTS } else { 12 }),
             (0, ICMP) => self.icmp(at, left),
             (0, _) => self.readable(),
             (1, TCP) => self.tiny(),
@@ -251,8 +255,8 @@ impl Fields {
     }
 
     #[inline(always)]
-    fn tcp(&mut self, at: Cursor<'_>, left: u16) -> Option<()> {
-        if left < 20 {
+    fn tcp(&mut self, at: Cursor<'_>, left: u16, first: bool) -> Option<()> {
+        if left < if first { FLAGS } else { 20 } {
             return Some(());
         }
         let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, o, f] = *at.peek::<14>()?;
@@ -260,8 +264,9 @@ impl Fields {
         self.dst_port = half(d0, d1);
         self.tcp_flags = half(o, f) & 0xfff;
         let words = u16::from(o >> 4);
-        // RFC 9293: the data offset is at least 5, and the header is as long as it says.
-        self.unreadable = words < 5 || words * 4 > left;
+        // RFC 9293: the data offset is at least 5, and the header is as long as it says. That of a first fragment may go on
+        // in the next one.
+        self.unreadable = words < 5 || (words * 4 > left && !first);
         Some(())
     }
 
@@ -303,10 +308,10 @@ impl Fields {
 
     #[inline(always)]
     fn chain(&mut self, mut at: Cursor<'_>, mut left: u16, mut next: u8) -> Option<()> {
-        let mut seen = 0;
+        let (mut seen, mut first) = (0, false);
         loop {
             if !extends(next) {
-                return self.payload(at, left, next);
+                return self.payload(at, left, next, first);
             }
             if left < 8 || seen == EXTENSIONS {
                 return Some(());
@@ -324,6 +329,7 @@ impl Fields {
             left -= bytes;
             seen += 1;
             let offset = half(o0, o1) >> 3;
+            first |= next == FRAGMENT && o1 & 1 != 0;
             if next == FRAGMENT && offset != 0 {
                 if extends(follows) {
                     // What comes behind it is in another fragment.
@@ -341,12 +347,12 @@ impl Fields {
     }
 
     #[inline(always)]
-    fn payload(&mut self, at: Cursor<'_>, left: u16, protocol: u8) -> Option<()> {
+    fn payload(&mut self, at: Cursor<'_>, left: u16, protocol: u8, first: bool) -> Option<()> {
         self.protocol = protocol;
         match protocol {
-            TCP => self.tcp(at, left),
+            TCP => self.tcp(at, left, first),
             UDP => self.ports(at, left, 8),
-            SCTP => self.ports(at, left, 12),
+            SCTP => self.ports(at, left, if first { PORTS } else { 12 }),
             ICMPV6 => self.icmpv6(at, left),
             _ => self.readable(),
         }

@@ -74,11 +74,23 @@ impl Path {
     }
 
     fn fragments(self, corpus: &mut Corpus) {
+        for port in [25, 80] {
+            let mut options = tcp(40123, port, SYN);
+            options.bytes[12] = 10 << 4;
+            options.l4 = L4::Begun {
+                src: 40123,
+                dst: port,
+                flags: SYN,
+            };
+            let first = self.packet().piece(0, true);
+            let what = format!("first fragment of tcp {port} whose options go on in the next one");
+            self.send(corpus, what, &first, &options);
+        }
         for (name, segment) in messages(self.v6) {
             let first = self.packet().piece(0, true);
             self.send(corpus, format!("first fragment of {name}"), &first, &segment);
-            for n in [8, 16] {
-                let cut = segment.clone().cut(n);
+            for n in [8, 13, 14, 16, 24] {
+                let cut = segment.clone().begin(n);
                 self.send(
                     corpus,
                     format!("first fragment of {n} bytes of {name}"),
