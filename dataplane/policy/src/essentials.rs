@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::document::Document;
 use crate::effective::{Entry, Tier, allow};
 use crate::matcher::{Families, Matcher, Ranges};
 use crate::types::{Action, Direction, Family, IcmpMatch, PortRange, Protocol};
@@ -41,6 +42,15 @@ impl Default for Essentials {
 }
 
 impl Essentials {
+    /// Those of a document, whose DHCP servers an endpoint may write to directly.
+    pub(crate) fn of(document: &Document) -> Self {
+        let servers: Vec<IpNet> = document.reserved.dhcp.iter().map(|prefix| prefix.0).collect();
+        match servers.as_slice() {
+            [] => USUAL.clone(),
+            servers => Essentials::with_servers(servers),
+        }
+    }
+
     fn with_servers(servers: &[IpNet]) -> Self {
         Essentials(Direction::BOTH.map(|d| made(d, servers).into()))
     }

@@ -1,7 +1,10 @@
 //! Whose MACs and addresses are: one endpoint's of a network, shared by all that say so, or reserved.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use portcullis_policy::{Document, DocumentError, Endpoint, EndpointRole, LinkLocal, Name, Vlan};
+use portcullis_policy::{
+    Action, Direction, Document, DocumentError, Endpoint, EndpointRole, Fragment, Frame, IpPacket, L4,
+    LinkLocal, Name, Packet, View, Vlan, effective,
+};
 use proptest::prelude::*;
 
 fn document(endpoints: &str) -> String {
@@ -327,4 +330,31 @@ proptest! {
         let alone = document.validate_endpoint(last).err().map(|e| e.fields()).unwrap_or_default();
         prop_assert_eq!(alone, of_last);
     }
+}
+
+/// A DHCP server that the operator names may be written to directly under default deny, and no other address.
+#[test]
+fn a_reserved_dhcp_server_is_reached_under_default_deny() {
+    let document = Document::from_yaml(
+        "version: portcullis/v1\ndefaults: {egress: deny, ingress: deny}\nreserved: {dhcp: [192.0.2.53]}\nendpoints: {e: {}}\n",
+    )
+    .unwrap();
+    let endpoint = &document.endpoints["e"];
+    let policy = effective(&document, "e", endpoint, Direction::Egress);
+    let verdict = |remote: [u8; 4]| {
+        let frame = Frame::Ip(IpPacket {
+            local: [192, 0, 2, 1].into(),
+            remote: remote.into(),
+            protocol: Some(17),
+            fragment: Fragment::Whole,
+            l4: L4::Ports {
+                src: 68,
+                dst: 67,
+                flags: 0,
+            },
+        });
+        policy.judge(&Packet { frame }, View::FULL).0
+    };
+    assert_eq!(verdict([192, 0, 2, 53]), Action::Allow);
+    assert_eq!(verdict([192, 0, 2, 54]), Action::Deny);
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::describe::ports;
 use super::{Finding, FindingKind};
-use crate::document::Endpoint;
 use crate::effective::{Entry, Policy, Tier};
+use crate::endpoint::Endpoint;
 use crate::essentials::{Essentials, stops};
 use crate::matcher::Matcher;
 use crate::replies::LOWEST;
