@@ -353,7 +353,7 @@ baseline:
         ]
     );
     assert_eq!(
-        found[0].text,
+        found[1].text,
         "stops ingress what the endpoint itself needs, or part of it: dhcp"
     );
 }
@@ -444,4 +444,25 @@ fn kinds_have_names_of_their_own() {
     ];
     let names: std::collections::BTreeSet<&str> = kinds.iter().map(|k| k.as_str()).collect();
     assert_eq!(names.len(), kinds.len());
+}
+
+#[test]
+fn what_never_matches_and_yet_has_replies_is_not_idle() {
+    let text = "
+defaults: {egress: deny, ingress: allow}
+baseline:
+  - {name: all, action: allow, direction: ingress}
+  - {name: ping, action: allow, direction: ingress, protocol: icmpv6}
+  - {name: web, action: allow, direction: ingress, protocol: tcp, ports: [80]}
+";
+    let never: Vec<String> = of(text)
+        .into_iter()
+        .filter(|f| f.kind == FindingKind::NeverMatches)
+        .map(|f| f.at)
+        .collect();
+    assert_eq!(
+        never,
+        ["baseline/web"],
+        "without `ping`, echo replies would not leave"
+    );
 }

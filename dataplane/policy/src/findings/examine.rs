@@ -19,6 +19,8 @@ pub(super) enum Standing {
     Never(Vec<usize>),
     /// Without its rule, all it decides would be decided the same way, by these; `None` is the default.
     Same(Vec<Option<usize>>),
+    /// A reply, all of which other replies would take: those above it, and these below it, which decide the same way.
+    Taken(Vec<usize>),
     /// Without its rule, some packet would be decided otherwise.
     Matters,
     /// The budget did not suffice.
@@ -124,6 +126,8 @@ pub(super) fn rule_of(origin: &str) -> &str {
 /// One policy, ready to be asked about its entries.
 pub(super) struct Examined<'a> {
     policy: &'a Policy,
+    /// Where replies begin, which stand under everything else.
+    replies: usize,
     bounds: Vec<Bounds>,
     cut: Vec<OnceCell<Box<Planes>>>,
 }
@@ -152,6 +156,7 @@ impl<'a> Examined<'a> {
     pub(super) fn new(policy: &'a Policy) -> Self {
         Examined {
             policy,
+            replies: policy.entries.partition_point(|e| e.tier != Tier::Replies),
             bounds: policy
                 .entries
                 .iter()
@@ -212,7 +217,14 @@ impl<'a> Examined<'a> {
     }
 
     fn examine(&self, index: usize, budget: &mut Budget) -> Option<Standing> {
-        let near = self.near(index, 0..self.policy.entries.len(), budget)?;
+        let all = self.policy.entries.len();
+        if self.entry(index)?.tier == Tier::Replies {
+            let replies = self.near(index, self.replies..all, budget)?;
+            if let Some(standing) = self.taken_by_replies(index, &replies, budget)? {
+                return Some(standing);
+            }
+        }
+        let near = self.near(index, 0..all, budget)?;
         Budget::spend(&mut budget.steps, near.len() as u64)?;
         if let Some(one) = self.covered_by_one(index, &near) {
             return Some(Standing::Never(vec![one]));
@@ -236,6 +248,36 @@ impl<'a> Examined<'a> {
             true if takers.after.is_empty() => Standing::Never(takers.before),
             true => Standing::Same(takers.after),
         })
+    }
+
+    /// Whether `others`, replies too, take all of a reply: those before it, and those of the same action that come next,
+    /// before any of the other one. Then nothing depends on it, whatever rules stand above: a cheap look, since replies stand
+    /// under all rules and overlap most of them.
+    fn taken_by_replies(
+        &self,
+        index: usize,
+        others: &[usize],
+        budget: &mut Budget,
+    ) -> Option<Option<Standing>> {
+        Budget::spend(&mut budget.steps, others.len() as u64)?;
+        if self.covered_by_one(index, others).is_some() {
+            return Some(Some(Standing::Taken(Vec::new())));
+        }
+        let action = self.entry(index)?.action;
+        let same =
+            |other: &&usize| **other < index || self.entry(**other).is_some_and(|o| o.action == action);
+        let others: Vec<usize> = others.iter().take_while(same).copied().collect();
+        let mut takers = Vec::new();
+        for (plane, own) in self.planes(index)?.iter().enumerate() {
+            let Some(own) = own else { continue };
+            let carving = self.carving(index, plane, own, &others);
+            if self.left(own, &carving, budget)? {
+                return Some(None);
+            }
+            let after = carving.others.iter().skip(carving.before);
+            after.for_each(|(other, _)| note(&mut takers, *other));
+        }
+        Some(Some(Standing::Taken(takers)))
     }
 
     fn carving<'s>(&'s self, index: usize, plane: usize, own: &Product, near: &[usize]) -> Carving<'s> {

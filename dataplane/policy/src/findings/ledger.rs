@@ -7,8 +7,12 @@ use super::describe::{does, done, is_catch_all, list, part};
 use super::examine::{Budget, Examined, Standing, rule_of};
 use super::{Finding, FindingKind};
 use crate::effective::{Decider, Entry, Policy, Tier};
-use crate::types::{Action, Family};
+use crate::matcher::Matcher;
+use crate::types::{Action, Direction, Family, Protocol};
 use crate::{replies, shadow};
+
+/// What a rule leans on when ICMP errors, which are replies, would pass without it.
+const ERRORS: &str = "icmp-errors";
 
 /// A mandatory rule that decides part of a rule otherwise.
 struct Overruling {
@@ -71,6 +75,11 @@ impl Record {
         !self.unknown && !self.matched && !self.never_by.is_empty()
     }
 
+    /// It never matches, and no reply needs it.
+    fn is_idle(&self) -> bool {
+        self.never_matches() && !self.needed
+    }
+
     fn is_redundant(&self) -> bool {
         !self.unknown && self.matched && !self.needed
     }
@@ -92,7 +101,31 @@ impl Record {
 /// Every rule seen, by where it was written.
 pub(super) struct Ledger {
     records: HashMap<Arc<str>, Record>,
+    /// Entries of which nothing new will be found, by direction and where their match is held.
+    settled: HashMap<(Direction, usize), Arc<Matcher>>,
     budget: Budget,
+}
+
+/// Whether what was found of an entry holds in every policy of a document that has it: it is about mandatory rules alone, which
+/// stand in each of them above all others, or about their replies alone, beside those to ICMP.
+fn holds_everywhere(policy: &Policy, entry: &Entry, standing: &Standing) -> bool {
+    let entries = |by: &[usize], hold: fn(&Entry) -> bool| {
+        by.iter()
+            .all(|index| policy.entries.get(*index).is_some_and(hold))
+    };
+    match (standing, entry.tier) {
+        (Standing::Same(by), Tier::Mandatory) => {
+            let by: Option<Vec<usize>> = by.iter().copied().collect();
+            by.is_some_and(|by| entries(&by, |other| other.tier == Tier::Mandatory))
+        }
+        (Standing::Taken(by), _) => {
+            let errors = [Protocol::ICMP, Protocol::ICMPV6].map(Protocol::Number);
+            let beside = entry.matcher.protocol != Protocol::Any && !errors.contains(&entry.matcher.protocol);
+            let mandatory = |other: &Entry| rule_of(&other.origin).starts_with("mandatory/");
+            beside && mandatory(entry) && entries(by, mandatory)
+        }
+        _ => false,
+    }
 }
 
 /// The rules of a policy that allow some packet of an IP version, each once.
@@ -120,6 +153,7 @@ impl Ledger {
     pub(super) fn new() -> Self {
         Ledger {
             records: HashMap::new(),
+            settled: HashMap::new(),
             budget: Budget::WHOLE,
         }
     }
@@ -135,8 +169,15 @@ impl Ledger {
             if generated || !wanted(rule) || self.records.get(rule).is_some_and(Record::is_closed) {
                 continue;
             }
+            let place = (policy.direction, Arc::as_ptr(&entry.matcher) as usize);
+            if self.settled.contains_key(&place) {
+                continue;
+            }
             let examined = examined.get_or_insert_with(|| Examined::new(policy));
             let standing = examined.standing(index, &mut self.budget);
+            if holds_everywhere(policy, entry, &standing) {
+                self.settled.insert(place, Arc::clone(&entry.matcher));
+            }
             let record = self
                 .records
                 .entry(rule.into())
@@ -162,6 +203,7 @@ impl Ledger {
         for (policy, other) in [(egress, ingress), (ingress, egress)] {
             let named = Family::BOTH.map(|family| (family, allowing(other, family)));
             let mut examined = None;
+            self.leans_on_errors(&named);
             for (family, names) in &named {
                 if !self.is_news(names) {
                     continue;
@@ -177,6 +219,20 @@ impl Ledger {
                 if matters {
                     self.lets_errors_in(names);
                 }
+            }
+        }
+    }
+
+    /// Takes in that a rule which is redundant because ICMP errors pass anyway leans on the rules that let these in: one of
+    /// each IP version has to stay.
+    fn leans_on_errors(&mut self, named: &[(Family, Vec<Arc<str>>); 2]) {
+        let keepers: Vec<&Arc<str>> = named.iter().filter_map(|(_, names)| names.first()).collect();
+        if keepers.is_empty() {
+            return;
+        }
+        for record in self.records.values_mut().filter(|r| !r.is_closed()) {
+            if record.leans_on.contains(ERRORS) {
+                record.leans_on.extend(keepers.iter().map(|k| Arc::clone(k)));
             }
         }
     }
@@ -207,13 +263,15 @@ impl Ledger {
 
     /// What is worth a word.
     pub(super) fn close(self, found: &mut BTreeSet<Finding>) {
-        let redundant = self.redundant();
+        let dispensable = self.dispensable();
         for (at, record) in &self.records {
             let never = record.never_matches();
-            if never {
-                found.insert(never_matches(at, record));
-            } else if redundant.contains(at) {
-                found.insert(changes_nothing(at, record));
+            if dispensable.contains(at) {
+                found.insert(if never {
+                    never_matches(at, record)
+                } else {
+                    changes_nothing(at, record)
+                });
             }
             let shown = !never || (record.tier == Tier::Unlock && !record.defeated);
             if let Some(overruled) = record.overruled.as_ref().filter(|list| shown && !list.is_empty())
@@ -240,41 +298,40 @@ impl Ledger {
         (self.budget, self.records.values().filter(|r| r.unknown).count())
     }
 
-    /// The redundant rules worth a word, so chosen that all of them can go together: none of them leans on another
-    /// one or on a rule that never matches, which may go as well.
-    fn redundant(&self) -> BTreeSet<Arc<str>> {
-        let never = self.records.iter().filter(|(_, r)| r.never_matches());
-        let mut going: BTreeSet<Arc<str>> = never.map(|(at, _)| Arc::clone(at)).collect();
+    /// The rules that never match, and the redundant ones worth a word, so chosen that all of them can go together: none of them
+    /// leans on another one. First those that never match, which lean on others by their replies alone.
+    fn dispensable(&self) -> BTreeSet<Arc<str>> {
+        let mut chosen: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut leant_on: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut chosen = BTreeSet::new();
-        let mut candidates: Vec<_> = self.records.iter().collect();
-        candidates.sort_unstable_by_key(|(at, _)| *at);
+        let mut candidates: Vec<_> = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.is_idle() || (record.is_redundant() && record.is_worth_a_word()))
+            .collect();
+        candidates.sort_unstable_by_key(|(at, record)| (!record.is_idle(), *at));
         for (at, record) in candidates {
-            let candidate = record.is_redundant() && record.is_worth_a_word();
-            if !candidate || leant_on.contains(at) || !record.leans_on.is_disjoint(&going) {
+            if leant_on.contains(at) || !record.leans_on.is_disjoint(&chosen) {
                 continue;
             }
-            going.insert(Arc::clone(at));
-            leant_on.extend(record.leans_on.iter().cloned());
             chosen.insert(Arc::clone(at));
+            leant_on.extend(record.leans_on.iter().cloned());
         }
         chosen
+    }
+}
+
+fn leans<'i>(record: &mut Record, policy: &Policy, by: impl Iterator<Item = &'i usize>) {
+    for other in by.filter_map(|index| policy.entries.get(*index)) {
+        record.leans_on.insert(rule_of(&other.origin).into());
     }
 }
 
 fn reply_standing(record: &mut Record, policy: &Policy, standing: &Standing) {
     match standing {
         Standing::Never(_) => {}
-        Standing::Same(by) => {
-            for index in by.iter().flatten() {
-                if let Some(other) = policy.entries.get(*index) {
-                    record.leans_on.insert(rule_of(&other.origin).into());
-                }
-            }
-        }
-        Standing::Matters => record.needed = true,
-        // That it never matches can still be known.
-        Standing::Unknown => record.needed = true,
+        Standing::Taken(by) => leans(record, policy, by.iter()),
+        Standing::Same(by) => leans(record, policy, by.iter().flatten()),
+        Standing::Matters | Standing::Unknown => record.needed = true,
     }
 }
 
@@ -307,6 +364,8 @@ fn own_standing(record: &mut Record, policy: &Policy, entry: &Entry, standing: &
             record.matched = true;
             record.needed = true;
         }
+        // Only of replies.
+        Standing::Taken(_) => {}
         Standing::Unknown => record.unknown = true,
     }
 }
