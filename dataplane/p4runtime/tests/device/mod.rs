@@ -317,7 +317,8 @@ pub fn a_dead_agent_keeps_nothing_open(which: Which) {
     let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
     let ends = wall().as_secs() + 6;
     let opens = document("25").replace("action: deny", "action: allow");
-    let mut unlocked = Document::from_yaml(&at_ports(&document("25"))).unwrap();
+    // Another port stays denied, so that the class of the unlocked has rows too.
+    let mut unlocked = Document::from_yaml(&at_ports(&document("25, 465"))).unwrap();
     let grant = Grant {
         unlock: "u1".parse().unwrap(),
         program: "mail".parse().unwrap(),
