@@ -166,8 +166,11 @@ impl Agent {
         let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
         let exporter = config.metrics.map(metrics::install).transpose()?;
         let file = config.store.clone();
-        let (store, loaded) = tokio::task::spawn_blocking(move || Store::open(&file)).await??;
-        records.opened(store.file());
+        let (store, loaded) = tokio::task::spawn_blocking(move || Store::open_or_refuse(&file)).await??;
+        match store.problem() {
+            None => records.opened(store.file()),
+            Some(problem) => records.refused(problem),
+        }
         // Listening comes before the engine: a second agent shall not touch any target.
         let listeners = api::listen(&config.api).await?;
         let (engine, worker) = start_engine(

@@ -54,6 +54,8 @@ const RESOURCES: &str = "portcullis_resources";
 const CLASSES: &str = "portcullis_classes";
 const UNLOCKS: &str = "portcullis_unlocks";
 const CHECKS: &str = "portcullis_unlock_checks_total";
+const STORE_WAITS: &str = "portcullis_store_waiting";
+const STORE_FAILS: &str = "portcullis_store_failing";
 const WANTED: &str = "portcullis_target_generation_wanted";
 const APPLIED: &str = "portcullis_target_generation_applied";
 const STATE: &str = "portcullis_target_state";
@@ -141,6 +143,18 @@ const METRICS: &[Metric] = &[
         Sort::Gauge,
         "kind",
         "Profiles and endpoints of the policy.",
+    ),
+    metric(
+        STORE_WAITS,
+        Sort::Gauge,
+        "",
+        "Closings, and what came of them, that hold and are not in the database yet.",
+    ),
+    metric(
+        STORE_FAILS,
+        Sort::Gauge,
+        "",
+        "1 while the database cannot be written: nothing can be opened or changed then; 0 else.",
     ),
     metric(CLASSES, Sort::Gauge, "", "Distinct policies in use."),
     metric(
@@ -316,6 +330,12 @@ pub(crate) fn change_made(took: Duration) {
 /// A change was committed.
 pub(crate) fn committed(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took.as_secs_f64());
+}
+
+/// How the store stands.
+pub(crate) fn store_waits(waiting: u64, failing: bool) {
+    gauge!(STORE_WAITS).set(float(waiting));
+    gauge!(STORE_FAILS).set(if failing { 1.0 } else { 0.0 });
 }
 
 const STATES: [SessionState; 5] = [

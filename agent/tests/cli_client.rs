@@ -23,6 +23,7 @@ fn waited(realized: bool, target: Target) -> Option<Result<WaitRealizedResponse,
         realized,
         generation: 7,
         targets: vec![target],
+        store: None,
     }))
 }
 
@@ -128,6 +129,7 @@ async fn status_says_by_its_exit_code_whether_all_is_realized() {
     let targets = |t| ListTargetsResponse {
         targets: vec![t],
         generation: 7,
+        store: None,
     };
     let agent = Agent::start(State {
         targets: targets(messages::target("br0", "InSync", 7, 7)),
@@ -325,6 +327,7 @@ async fn watch_resumes_where_it_was() {
         targets: ListTargetsResponse {
             targets: Vec::new(),
             generation: 7,
+            store: None,
         },
         streams: streams.into(),
         ..State::default()

@@ -172,7 +172,11 @@ impl Access {
             return Ok(None);
         }
         let caller = self.identify(peer, headers, now).map_err(Refusal::Nobody)?;
-        if let Err(wait) = self.0.rates.take(caller.role, &caller.name) {
+        let closes = matches!(&needs, Some(Needs::Table(method)) if method.closes(caller.role));
+        // It counts, and no rate holds it up.
+        if let Err(wait) = self.0.rates.take(caller.role, &caller.name)
+            && !closes
+        {
             return Err(Refusal::TooOften(caller, wait));
         }
         match needs {

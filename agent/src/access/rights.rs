@@ -37,6 +37,11 @@ impl Method {
             Role::Viewer => viewer,
         }
     }
+
+    /// Whether it takes back what was opened, at the word of someone who may: that waits for nothing, and no rate.
+    pub fn closes(&self, role: Role) -> bool {
+        self.path == "portcullis.v1.UnlockService/Revoke" && self.grant(role) == Yes
+    }
 }
 
 // Operator, provisioner, tenant, viewer.

@@ -165,10 +165,21 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
             ErrorDetails::with_quota_failure_violation("classes", error.to_string()),
         ),
         ChangeError::Unproved { target, .. } => (Code::Internal, info("UNPROVED", [("target", target)])),
-        ChangeError::Store(_) => (Code::Internal, info("STORE", [])),
+        ChangeError::Store(error) => of_store(error),
         ChangeError::Encode { .. } => (Code::Internal, info("ENCODE", [])),
         ChangeError::Unknown => (Code::Unknown, info("STORE", [])),
         ChangeError::Stopping => (Code::Unavailable, info("STOPPING", [])),
+    }
+}
+
+/// The database: an operator has to do something before a call can succeed.
+fn of_store(error: &StoreError) -> (Code, ErrorDetails) {
+    match error {
+        StoreError::Unusable { problem } => (
+            Code::FailedPrecondition,
+            ErrorDetails::with_precondition_failure_violation("DATABASE", "store", problem),
+        ),
+        _ => (Code::Internal, info("STORE", [])),
     }
 }
 
@@ -232,7 +243,7 @@ impl From<ApiError> for Status {
                 Code::ResourceExhausted,
                 ErrorDetails::with_quota_failure_violation("limits.watchers", error.to_string()),
             ),
-            ApiError::History(_) => (Code::Internal, info("STORE", [])),
+            ApiError::History(error) => of_store(error),
             ApiError::Yaml(_) => (Code::Internal, info("ENCODE", [])),
             ApiError::Denied(denied) => (
                 Code::PermissionDenied,

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::hits::{self, Asker};
 use super::status::ApiError;
 use super::{Api, convert, watch};
+use crate::engine::StoreHealth;
 
 /// How long a target may take to count.
 const HITS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +19,16 @@ const HITS_TIMEOUT: Duration = Duration::from_secs(10);
 const NAMED: usize = 16;
 const DEFAULT_WAIT: u32 = 30_000;
 const LONGEST_WAIT: u32 = 600_000;
+
+/// How the database stands.
+fn store_out(health: StoreHealth) -> v1::StoreStatus {
+    v1::StoreStatus {
+        problem: health.problem,
+        journal_problem: health.journal,
+        waiting: health.waiting,
+        unusable: health.unusable,
+    }
+}
 
 pub(super) fn target_out(target: &TargetHandle, status: &TargetStatus) -> v1::Target {
     let [rows_added, rows_changed, rows_deleted] = status.writes;
@@ -114,7 +125,11 @@ impl TargetService for Api {
             .iter()
             .map(|t| target_out(t, &t.status()))
             .collect();
-        Ok(Response::new(v1::ListTargetsResponse { targets, generation }))
+        Ok(Response::new(v1::ListTargetsResponse {
+            targets,
+            generation,
+            store: Some(store_out(self.engine().health())),
+        }))
     }
 
     async fn list_hits(
@@ -196,6 +211,7 @@ impl TargetService for Api {
             realized,
             generation,
             targets,
+            store: Some(store_out(self.engine().health())),
         }))
     }
 

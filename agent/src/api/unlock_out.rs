@@ -6,6 +6,7 @@ use portcullis_unlock::evidence;
 use portcullis_unlock::ledger::{CheckResult, State, Unlock};
 
 use super::convert;
+use crate::engine::ClosingState;
 
 /// A state as a message has it.
 pub(super) fn state_out(state: State) -> v1::UnlockState {
@@ -82,6 +83,16 @@ pub(super) fn unlock(unlock: &Unlock, document: &Document) -> v1::Unlock {
             .collect(),
         etag: format!("r{}", unlock.revision),
         renewals: unlock.renewals,
+        closing: None,
+    }
+}
+
+/// How far a closing got.
+pub(super) fn closing(state: ClosingState) -> v1::Closing {
+    v1::Closing {
+        applied: state.applied,
+        durable: state.durable,
+        waits_for: state.waits_for,
     }
 }
 

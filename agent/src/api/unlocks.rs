@@ -131,7 +131,9 @@ impl Api {
 
     /// An unlock that the caller may reach, whether it has ended or not.
     async fn reached(&self, caller: &Caller, id: &str) -> Result<Unlock, ApiError> {
-        let live = self.engine().read(|state| state.ledger().get(id).cloned());
+        let live = self
+            .engine()
+            .read(|state| state.ledger().get(id).or_else(|| state.unstored(id)).cloned());
         let found = match live {
             Some(unlock) => Some(Unlock::clone(&unlock)),
             None => {
@@ -154,7 +156,9 @@ impl Api {
     async fn changed(&self, request: UnlockRequest) -> Answer<v1::Unlock> {
         let outcome = self.engine().unlocks(request).await.map_err(ApiError::Unlock)?;
         let unlock = outcome.unlock.ok_or(ApiError::Lost)?;
-        Ok(Response::new(self.shown(&unlock)))
+        let mut shown = self.shown(&unlock);
+        shown.closing = outcome.closing.map(unlock_out::closing);
+        Ok(Response::new(shown))
     }
 
     /// A decision on one unlock.
@@ -304,6 +308,7 @@ impl UnlockService for Api {
         let caller = caller(&request)?;
         let wanted = self.wanted(&caller, &request.into_inner())?;
         let (engine, size) = (self.engine().clone(), wanted.limit - 1);
+        let states = wanted.states.clone();
         let mut found = blocking(move || engine.history()?.unlocks(&wanted))
             .await?
             .map_err(ApiError::from)?;
@@ -313,8 +318,13 @@ impl UnlockService for Api {
         let next_page_token =
             last.map_or_else(String::new, |last| format!("{}.{}", last.requested_at, last.id));
         let unlocks = self.engine().read(|state| {
-            found
-                .iter()
+            // What was closed and is not stored yet is shown as it is.
+            let newest = found.iter().map(|unlock| {
+                let newer = state.unstored(unlock.id.as_str());
+                newer.map_or(unlock, |newer| newer.as_ref())
+            });
+            newest
+                .filter(|unlock| states.is_empty() || states.contains(&unlock.state))
                 .map(|unlock| unlock_out::unlock(unlock, state.document()))
                 .collect()
         });

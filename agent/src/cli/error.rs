@@ -140,6 +140,12 @@ pub enum Failure {
     /// The target cannot do what the document wants.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The database, or a backup of it.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// Nobody takes the answer.
     #[error("cannot write the answer")]
     Write(#[source] io::Error),

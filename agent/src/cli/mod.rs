@@ -170,6 +170,9 @@ pub enum Command {
     /// Read the audit log, and check that it is what was written.
     #[command(subcommand)]
     Audit(unlock_args::AuditCommand),
+    /// Back up the agent's database, examine it, restore it: on the agent's machine, as its user.
+    #[command(subcommand)]
+    Database(args::DatabaseCommand),
     /// Compile a document without an agent: rows, statistics, proof.
     Compile(args::Compile),
     /// Print a shell's completion script.
@@ -226,6 +229,7 @@ async fn dispatch(
         }
         Command::Unlock(args) => command::unlock::run(&args, &Client::connect(globals).await?, term).await,
         Command::Audit(args) => command::audit::run(&args, &Client::connect(globals).await?, term).await,
+        Command::Database(args) => command::database::run(&args, term),
         Command::Compile(args) => command::compile::run(&args, term),
         Command::Completions { shell } => command::docs::completions(shell, root, term),
         Command::Docs { page } => command::docs::print(page, root, term),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use portcullis_compiler::Compiler;
 use portcullis_policy::{Document, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::Ledger;
+use portcullis_unlock::ledger::{Ledger, Unlock};
 use serde::de::DeserializeOwned;
 
-use super::worker::class_changes;
+use super::classes::StoredClasses;
+use super::core::unstored;
 use super::{Baseline, Recent, Revisions, State};
-use crate::store::{Aside, Key, Kind, Loaded, Store, StoreError, Stored};
+use crate::store::{Aside, Change, Generation, Key, Kind, Loaded, Pending, Store, StoreError, Stored};
 
 struct Reader<'a> {
     store: &'a Store,
@@ -82,20 +83,112 @@ fn resumed(ledger: &Ledger, now: Moment) -> Aside {
     }
 }
 
-/// The state and a compiler that knows its classes.
+/// What an engine begins with.
+pub(super) struct Started {
+    pub state: State,
+    /// A compiler that knows the classes.
+    pub compiler: Compiler,
+    /// Classes as they are stored.
+    pub classes: StoredClasses,
+    /// What holds and is not stored: closings of the journal, and deadlines on another clock.
+    pub backlog: Vec<Arc<Pending>>,
+    /// Number of the newest closing.
+    pub closings: u64,
+}
+
+/// Generations that are made up at most, so that history has no gap below a closing.
+const FILLED: u64 = 64;
+
+/// Makes closings of the journal again: what they ended is ended in what was loaded. Returns what is to be stored, and
+/// the newest generation.
+fn replay(loaded: &mut Loaded) -> (Vec<Arc<Pending>>, u64) {
+    let mut newest = loaded.generation;
+    let mut backlog = Vec::new();
+    for (number, closing) in std::mem::take(&mut loaded.closings) {
+        tracing::info!(
+            number,
+            unlocks = closing.unlocks.len(),
+            by = closing.by,
+            "closed again from the journal"
+        );
+        for unlock in &closing.unlocks {
+            loaded.unlocks.live.retain(|other| other.id != unlock.id);
+            loaded.unlocks.live.push(unlock.clone());
+        }
+        for (endpoint, program, strikes) in &closing.strikes {
+            let key = (endpoint.clone(), program.clone());
+            loaded.unlocks.strikes.retain(|(other, _)| *other != key);
+            loaded
+                .unlocks
+                .strikes
+                .extend(strikes.map(|strikes| (key, strikes)));
+        }
+        let seen = loaded
+            .unlocks
+            .seen
+            .filter(|seen| seen.boot != closing.seen.boot || seen.boot_ms >= closing.seen.boot_ms);
+        loaded.unlocks.seen = Some(seen.unwrap_or(closing.seen));
+        let named = |number| Generation {
+            number,
+            at: closing.seen.seconds(),
+            by: closing.by.clone(),
+            changes: Vec::new(),
+        };
+        let generation = (closing.generation > 0).then(|| {
+            let number = closing.generation.max(newest + 1);
+            if number - newest <= FILLED {
+                let missing = newest + 1..number;
+                backlog.extend(missing.map(|number| {
+                    Arc::new(Pending {
+                        generation: Some(named(number)),
+                        ..Pending::default()
+                    })
+                }));
+            }
+            newest = number;
+            let key = |unlock: &Unlock| Key {
+                kind: Kind::Unlock,
+                name: unlock.id.to_string(),
+            };
+            let changes = closing
+                .unlocks
+                .iter()
+                .map(|unlock| (Change::Changed, key(unlock)));
+            Generation {
+                changes: changes.collect(),
+                ..named(number)
+            }
+        });
+        backlog.push(Arc::new(Pending {
+            generation,
+            aside: closing.into(),
+            closing: number,
+        }));
+    }
+    (backlog, newest)
+}
+
+/// The state, from what was loaded and what the journal has besides. Nothing is written here: a full disk keeps no agent
+/// from enforcing what holds.
 pub(super) fn state(
-    store: &mut Store,
+    store: &Store,
     mut loaded: Loaded,
     now: Moment,
     class_limit: u32,
     tenant_label: &str,
-) -> Result<(State, Compiler), StoreError> {
+) -> Result<Started, StoreError> {
+    let closings = loaded.closings.iter().map(|(number, _)| *number).max();
+    let closings = closings.unwrap_or(0).max(store.closings().0);
+    let (mut backlog, generation) = replay(&mut loaded);
     let (mut document, revisions) = Reader { store }.document(&loaded, tenant_label)?;
     let unlocks = std::mem::take(&mut loaded.unlocks);
     let seen = unlocks.seen.unwrap_or(now);
     let ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);
     if seen.boot != now.boot {
-        store.commit_with(None, &resumed(&ledger, now))?;
+        backlog.push(Arc::new(Pending {
+            aside: resumed(&ledger, now),
+            ..Pending::default()
+        }));
     }
     // What ended meanwhile is closed from the beginning, and told by the first look at the clock.
     document.grants = ledger.grants_at(&now);
@@ -114,28 +207,33 @@ pub(super) fn state(
         loaded.classes.iter().copied(),
         loaded.released.iter().copied(),
     );
-    let before = compiler.clone();
+    let classes = StoredClasses::Listed(std::mem::take(&mut loaded.classes), compiler.clone());
     compiler.limit(class_limit);
-    let intent = compiler.resolve(&document, loaded.generation).or_else(|error| {
+    let intent = compiler.resolve(&document, generation).or_else(|error| {
         tracing::error!(%error, "a target cannot hold the stored policy; the others do, and this one keeps its rows");
         compiler.limit(u32::MAX);
-        compiler.resolve(&document, loaded.generation)
+        compiler.resolve(&document, generation)
     })?;
-    let stored = loaded.classes.iter().map(|(fingerprint, id)| (*id, *fingerprint));
-    let classes = intent.classes.values().map(|class| (class.id, class.fingerprint));
-    let changes = class_changes(stored, classes, &before, &compiler);
-    if !changes.is_empty() {
-        store.commit_classes(&changes)?;
+    if !classes.changes(&intent, &compiler).is_empty() && backlog.is_empty() {
+        // A new version of the compiler sees other classes.
+        backlog.push(Arc::new(Pending::default()));
     }
     let state = State {
         document: Arc::new(document),
         intent,
-        generation: loaded.generation,
+        generation,
         compiler: compiler.clone(),
         revisions,
         recent: Recent::default(),
         ledger,
+        unstored: unstored(&backlog),
         created,
     };
-    Ok((state, compiler))
+    Ok(Started {
+        state,
+        compiler,
+        classes,
+        backlog,
+        closings,
+    })
 }

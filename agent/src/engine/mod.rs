@@ -4,7 +4,12 @@
 //! it applies the edit, validates, resolves, lets every target check, commits to the store, and only then
 //! publishes the new state to readers and targets. Whatever fails leaves everything as it was. Readers never
 //! wait for a change that is being made.
+//!
+//! What only closes waits for none of that: [`closing`] publishes it at once, and it is stored afterwards.
 
+mod classes;
+mod closing;
+mod core;
 mod edit;
 mod error;
 mod load;
@@ -15,8 +20,9 @@ mod worker;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use imbl::OrdMap;
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Name};
@@ -25,6 +31,7 @@ use portcullis_unlock::ledger::{Ledger, Unlock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use closing::{ClosingState, StoreHealth};
 pub use edit::{Baseline, Edit, merge};
 pub use error::ChangeError;
 pub use preview::{Preview, preview};
@@ -33,6 +40,7 @@ pub use unlocks::{Draft, MakeUnlocks, UnlockError, UnlockOutcome, UnlockRequest,
 use crate::config::Limits;
 use crate::store::{Entry, Generation, History, Key, Kind, Loaded, Store, StoreError};
 
+use self::core::{Core, Shared};
 use unlocks::Waiting;
 
 /// Changes of the newest generations that are kept in memory for watchers.
@@ -52,6 +60,8 @@ pub struct State {
     revisions: Revisions,
     recent: Recent,
     ledger: Ledger,
+    /// Unlocks that are not stored as they are: closings that hold already.
+    unstored: OrdMap<Name, Arc<Unlock>>,
     /// When endpoints were created, in seconds since the Unix epoch.
     created: HashMap<Name, i64>,
 }
@@ -97,6 +107,8 @@ pub struct Base {
     pub ledger: Ledger,
     /// Where the compiler stands then.
     compiler: Compiler,
+    /// How much was published before; a change made from it holds only if nothing was since.
+    version: u64,
 }
 
 #[cfg(test)]
@@ -109,6 +121,7 @@ impl Base {
             generation: 1,
             ledger: Ledger::default(),
             compiler: Compiler::default(),
+            version: 0,
         }
     }
 }
@@ -127,6 +140,11 @@ impl State {
     /// Unlocks under way.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// An unlock that is not stored as it is.
+    pub fn unstored(&self, id: &str) -> Option<&Arc<Unlock>> {
+        self.unstored.get(id)
     }
 
     /// When an endpoint was created, in seconds since the Unix epoch.
@@ -157,6 +175,7 @@ impl State {
             generation: self.generation,
             ledger: self.ledger.clone(),
             compiler: self.compiler.clone(),
+            version: 0,
         }
     }
 
@@ -214,6 +233,8 @@ enum Request {
         answer: oneshot::Sender<Result<Outcome, ChangeError>>,
     },
     Unlocks(Waiting),
+    /// Something holds and is not stored yet.
+    Store,
     Ping(oneshot::Sender<()>),
     Stop,
 }
@@ -228,6 +249,12 @@ pub struct Engine {
     told: broadcast::Sender<Arc<Unlock>>,
     clock: Clock,
     audited: Arc<AtomicU64>,
+    closings: mpsc::UnboundedSender<closing::Asked>,
+    targets: Vec<TargetHandle>,
+    /// Number of the newest closing that the database has.
+    stored: watch::Receiver<u64>,
+    health: closing::Health,
+    stopping: Arc<AtomicBool>,
 }
 
 /// What the clocks say now.
@@ -238,6 +265,7 @@ impl std::fmt::Debug for Request {
         f.write_str(match self {
             Request::Change { .. } => "Change",
             Request::Unlocks(_) => "Unlocks",
+            Request::Store => "Store",
             Request::Ping(_) => "Ping",
             Request::Stop => "Stop",
         })
@@ -256,7 +284,20 @@ impl Engine {
         tenant_label: &str,
     ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
         let class_limit = worker::class_limit(&targets, true);
-        let (state, compiler) = load::state(&mut store, loaded, clock(), class_limit, tenant_label)?;
+        let health = closing::Health::default();
+        let problem = store.problem().map(ToString::to_string);
+        let load::Started {
+            state,
+            compiler,
+            classes,
+            backlog,
+            closings,
+        } = load::state(&store, loaded, clock(), class_limit, tenant_label)?;
+        health.set(|health| {
+            health.unusable = problem.is_some();
+            health.problem = problem.unwrap_or_default();
+            health.waiting = backlog.len() as u64;
+        });
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
             targets
@@ -264,20 +305,37 @@ impl Engine {
                 .for_each(|t| t.set_intent(Arc::clone(&state.intent)));
         }
         let history = store.file().to_path_buf();
+        let journal = closing::write_down(store.take_journal(), health.clone());
         let (publish, state) = watch::channel(state);
         let (requests, queue) = mpsc::channel(limits.queued_changes);
         let (told, _) = broadcast::channel(TOLD);
+        let (tell_stored, stored) = watch::channel(store.closings().0);
         let audited = Arc::new(AtomicU64::new(store.audited()));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let core = Shared::new(Core::new(publish, targets.clone(), compiler, backlog, closings));
+        let (close, asked) = mpsc::unbounded_channel();
+        let closer = closing::Closer {
+            core: core.clone(),
+            clock,
+            told: told.clone(),
+            journal: journal.clone(),
+            requests: requests.clone(),
+            health: health.clone(),
+        };
+        tokio::task::spawn_blocking(move || closer.run(asked));
         let worker = worker::Worker {
             audited: Arc::clone(&audited),
             told: told.clone(),
             clock,
-            compiler,
             store,
-            state: publish,
-            targets,
+            core,
+            classes,
+            targets: targets.clone(),
             limits,
-            followed: 0,
+            journal,
+            stored: tell_stored,
+            health: health.clone(),
+            stopping: Arc::clone(&stopping),
         };
         let task = tokio::task::spawn_blocking(move || worker.run(queue));
         Ok((
@@ -289,6 +347,11 @@ impl Engine {
                 told,
                 clock,
                 audited,
+                closings: close,
+                targets,
+                stored,
+                health,
+                stopping,
             },
             task,
         ))
@@ -329,8 +392,16 @@ impl Engine {
         }
     }
 
-    /// Changes unlocks; it is durable when this returns. Many at a time are made durable together.
+    /// Changes unlocks. What only closes holds when this returns, and the outcome says how far it got; anything else is
+    /// durable, many at a time together.
     pub async fn unlocks(&self, request: UnlockRequest) -> Result<UnlockOutcome, UnlockError> {
+        match request.closes {
+            true => self.close(request).await,
+            false => self.open(request).await,
+        }
+    }
+
+    async fn open(&self, request: UnlockRequest) -> Result<UnlockOutcome, UnlockError> {
         let (answer, answered) = oneshot::channel();
         let request = Request::Unlocks(Waiting::Unlock(request, answer));
         self.requests
@@ -361,9 +432,20 @@ impl Engine {
         self.audited.load(Ordering::Acquire)
     }
 
+    /// How the database and the journal of closings stand.
+    pub fn health(&self) -> StoreHealth {
+        self.health.read()
+    }
+
     /// A reader of what is stored, beside the one that writes.
     pub fn history(&self) -> Result<History, StoreError> {
-        History::open(&self.history)
+        let StoreHealth {
+            unusable, problem, ..
+        } = self.health();
+        match unusable {
+            true => Err(StoreError::Unusable { problem }),
+            false => History::open(&self.history),
+        }
     }
 
     /// Generations after a number, at most [`HISTORY_PAGE`], ascending and without a gap; empty when there are
@@ -396,6 +478,7 @@ impl Engine {
 
     /// Ends the worker behind the changes that wait already; await the handle that [`start`](Self::start) gave.
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         // A worker that is gone has ended.
         let _ = self.requests.send(Request::Stop).await;
     }

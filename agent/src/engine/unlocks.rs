@@ -1,20 +1,18 @@
-//! Changes of unlocks: many are made durable at once, and those that open or close ports make one generation.
+//! Changes of unlocks: many are made durable at once, and those that open ports make one generation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
 
-use imbl::OrdMap;
-use portcullis_policy::{Document, FieldError, Grant, Name};
+use portcullis_policy::{Document, FieldError, Name};
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{AGENT, Change as UnlockChange, Ledger, Refusal, Unlock};
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
-use super::worker::{Worker, changes_of_classes, check, resolve};
-use super::{Base, ChangeError};
-use crate::metrics;
-use crate::store::{Aside, Change, Entry, Generation, IdempotencyKey, Key, Kind, Remembered, StoreError};
+use super::core::{Desired, Grants, Prepared};
+use super::worker::{Worker, check, resolve};
+use super::{Base, ChangeError, ClosingState};
+use crate::store::{Aside, Change, Entry, Generation, IdempotencyKey, Key, Kind, Remembered};
 
 /// Requests that are made durable together at most.
 pub(super) const BATCH: usize = 512;
@@ -82,7 +80,7 @@ pub struct UnlockRequest {
     pub make: MakeUnlocks,
     /// The key of a request that may be repeated, and a digest of what is asked.
     pub key: Option<(IdempotencyKey, [u8; 32])>,
-    /// It only closes: no target may stand against it.
+    /// It only closes: it waits for no check, no commit and no target. One that opens something after all does.
     pub closes: bool,
 }
 
@@ -93,6 +91,8 @@ pub struct UnlockOutcome {
     pub unlock: Option<Arc<Unlock>>,
     /// The generation in which it holds.
     pub generation: u64,
+    /// How far a closing got.
+    pub closing: Option<ClosingState>,
 }
 
 type Answer = oneshot::Sender<Result<UnlockOutcome, UnlockError>>;
@@ -104,23 +104,22 @@ pub(super) enum Waiting {
     Note(Entry),
 }
 
+/// What one request of a batch comes to: the unlock that the answer shows.
+type Attempt = Result<Option<Arc<Unlock>>, UnlockError>;
+
 /// What one batch comes to.
 struct Batch {
+    base: Base,
+    now: Moment,
     ledger: Ledger,
     changes: Vec<UnlockChange>,
     aside: Aside,
-    closes: bool,
 }
 
 impl Batch {
     /// Tries one request; what it changed is the unlock that the answer shows.
-    fn attempt(
-        &mut self,
-        worker: &Worker,
-        request: &UnlockRequest,
-        base: &Base,
-        now: Moment,
-    ) -> Result<Option<Arc<Unlock>>, UnlockError> {
+    fn attempt(&mut self, worker: &Worker, request: &UnlockRequest) -> Attempt {
+        let now = self.now;
         if let Some((key, digest)) = &request.key
             && let Some(before) = self.remembered(worker, key, &now)?
         {
@@ -135,7 +134,7 @@ impl Batch {
         let mut ledger = self.ledger.clone();
         let mut draft = Draft {
             ledger: &mut ledger,
-            document: &base.document,
+            document: &self.base.document,
             now,
         };
         let changes = (request.make)(&mut draft)?;
@@ -150,14 +149,9 @@ impl Batch {
             self.aside.keys.push((key.clone(), remembered));
         }
         for change in &changes {
-            let who = if change.by == AGENT {
-                Who::agent()
-            } else {
-                request.by.clone()
-            };
-            self.aside.audit.push(entry(change, who, &now, base.generation));
+            let entry = entry(change, who(change, &request.by), &now, self.base.generation);
+            self.aside.audit.push(entry);
         }
-        self.closes &= request.closes;
         self.changes.extend(changes);
         Ok(first)
     }
@@ -216,7 +210,7 @@ fn entry(change: &UnlockChange, who: Who, now: &Moment, generation: u64) -> Entr
 }
 
 /// What a refusal is to it.
-fn refused(request: &UnlockRequest, error: &UnlockError, now: &Moment, generation: u64) -> Entry {
+pub(super) fn refused(request: &UnlockRequest, error: &UnlockError, now: &Moment, generation: u64) -> Entry {
     let (action, subject) = &request.what;
     Entry {
         at_ms: now.wall_ms,
@@ -231,159 +225,208 @@ fn refused(request: &UnlockRequest, error: &UnlockError, now: &Moment, generatio
 
 impl Worker {
     /// Makes what waits durable, in one commit if nothing stands against any of it, else one by one.
-    pub(super) fn unlocks(&mut self, waiting: Vec<Waiting>) -> Result<(), StoreError> {
-        let base = self.state.borrow().base();
+    pub(super) fn unlocks(&mut self, mut waiting: Vec<Waiting>) {
+        // What was closed since the last look is looked at again: nothing of that is undone.
+        loop {
+            let (batch, answers) = self.attempted(&waiting);
+            let now = batch.now;
+            let (base, changes) = (batch.base.generation, batch.changes.clone());
+            let error = match self.settle(batch) {
+                Ok(None) => continue,
+                Ok(Some(generation)) => {
+                    tell_all(&changes, &self.told);
+                    return answered(waiting, answers, generation);
+                }
+                Err(error) => error,
+            };
+            let (mut notes, mut requests): (Vec<Waiting>, Vec<Waiting>) =
+                waiting.drain(..).partition(|one| matches!(one, Waiting::Note(_)));
+            match requests.len() {
+                0 => {
+                    // Only notes: they are not worth the agent.
+                    tracing::error!(%error, "the audit log could not be written");
+                    return;
+                }
+                1 => {
+                    if let Some(Waiting::Unlock(request, answer)) = requests.pop() {
+                        let error = UnlockError::Change(error);
+                        notes.push(Waiting::Note(refused(&request, &error, &now, base)));
+                        // Whoever asked may be gone.
+                        drop(answer.send(Err(error)));
+                    }
+                    waiting = notes;
+                }
+                _ => {
+                    tracing::warn!(%error, "changes of unlocks are made one by one");
+                    if !notes.is_empty() {
+                        self.unlocks(notes);
+                    }
+                    requests.into_iter().for_each(|one| self.unlocks(vec![one]));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tries everything on a copy of the ledger; what each request that waits came to, in their order.
+    fn attempted(&self, waiting: &[Waiting]) -> (Batch, Vec<Attempt>) {
         let now = (self.clock)();
+        let base = self.core.lock().base();
         let mut batch = Batch {
             ledger: base.ledger.clone(),
+            base,
+            now,
             changes: Vec::new(),
             aside: Aside {
                 seen: Some(now),
                 ..Aside::default()
             },
-            closes: true,
         };
         let mut answers = Vec::with_capacity(waiting.len());
         let mut notes = Vec::new();
         for one in waiting {
             match one {
-                Waiting::Note(entry) => notes.push(entry),
-                Waiting::Unlock(request, answer) => {
-                    let result = batch.attempt(self, &request, &base, now);
+                Waiting::Note(entry) => notes.push(entry.clone()),
+                Waiting::Unlock(request, _) => {
+                    let result = self.store.usable().map_err(ChangeError::from);
+                    let result = result.map_err(UnlockError::from);
+                    let result = result.and_then(|()| batch.attempt(self, request));
                     if let Err(error) = &result {
-                        batch
-                            .aside
-                            .audit
-                            .push(refused(&request, error, &now, base.generation));
+                        let entry = refused(request, error, &now, batch.base.generation);
+                        batch.aside.audit.push(entry);
                     }
-                    answers.push((request, answer, result));
+                    answers.push(result);
                 }
             }
         }
-        batch.aside.audit.extend(notes.iter().cloned());
-        let made = self.settle(&base, batch);
-        match made {
-            Ok(generation) => {
-                for (_, answer, result) in answers {
-                    // Whoever asked may be gone; the change holds all the same.
-                    drop(answer.send(result.map(|unlock| UnlockOutcome { unlock, generation })));
-                }
-                Ok(())
-            }
-            Err(ChangeError::Store(error @ StoreError::Unknown { .. })) => {
-                for (_, answer, _) in answers {
-                    drop(answer.send(Err(ChangeError::Unknown.into())));
-                }
-                Err(error)
-            }
-            Err(error) if answers.len() <= 1 => {
-                let Some((request, answer, _)) = answers.pop() else {
-                    // Only notes: they are not worth the agent.
-                    tracing::error!(%error, "the audit log could not be written");
-                    return Ok(());
-                };
-                let error = UnlockError::Change(error);
-                notes.push(refused(&request, &error, &now, base.generation));
-                drop(answer.send(Err(error)));
-                self.unlocks(notes.into_iter().map(Waiting::Note).collect())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "changes of unlocks are made one by one");
-                if !notes.is_empty() {
-                    self.unlocks(notes.into_iter().map(Waiting::Note).collect())?;
-                }
-                for (request, answer, _) in answers {
-                    self.unlocks(vec![Waiting::Unlock(request, answer)])?;
-                }
-                Ok(())
-            }
-        }
+        batch.aside.audit.extend(notes);
+        (batch, answers)
     }
 
-    /// Commits a batch; returns the generation in which it holds.
-    fn settle(&mut self, base: &Base, batch: Batch) -> Result<u64, ChangeError> {
+    /// Commits a batch; returns the generation in which it holds. Nothing if something was closed meanwhile.
+    fn settle(&mut self, batch: Batch) -> Result<Option<u64>, ChangeError> {
         let Batch {
+            base,
             ledger,
             changes,
             mut aside,
-            closes,
+            ..
         } = batch;
         note_unlocks(&mut aside, &ledger, &changes);
-        let started = Instant::now();
         // A lease that ended a moment ago is not opened once more.
         let grants = ledger.grants_at(&(self.clock)());
-        let generation = if grants == base.document.grants {
-            self.store.commit_with(None, &aside)?;
-            self.state.send_modify(|state| state.ledger = ledger);
-            base.generation
-        } else {
-            self.regrant(base, (ledger, grants), &changes, aside, closes)?
+        let (version, same) = (base.version, grants == base.document.grants);
+        let desired = match same {
+            true => None,
+            false => Some(self.regrant(base, grants, &changes, &mut aside)?),
         };
-        self.written();
-        metrics::committed(started.elapsed());
-        for change in &changes {
-            let unlock = &change.unlock;
-            tracing::info!(
-                unlock = %unlock.id,
-                endpoint = %unlock.endpoint,
-                program = %unlock.program,
-                state = %unlock.state,
-                by = change.by,
-                why = unlock.reason,
-                "{}",
-                change.action
-            );
-            // Nobody may be watching.
-            drop(self.told.send(Arc::clone(unlock)));
-        }
-        Ok(generation)
+        self.commit(Prepared {
+            version,
+            ledger,
+            desired,
+            aside,
+        })
     }
 
-    /// Opens and closes ports: a generation that changes no resource.
+    /// Opens ports: a generation that changes no resource.
     fn regrant(
-        &mut self,
-        base: &Base,
-        (ledger, grants): (Ledger, OrdMap<Name, Arc<Vec<Grant>>>),
+        &self,
+        base: Base,
+        grants: Grants,
         changes: &[UnlockChange],
-        mut aside: Aside,
-        closes: bool,
-    ) -> Result<u64, ChangeError> {
-        self.confirm_gone(base.generation);
+        aside: &mut Aside,
+    ) -> Result<Desired, ChangeError> {
         let mut document = Document::clone(&base.document);
         document.grants = grants;
-        let mut compiler = self.compiler.clone();
+        let mut compiler = base.compiler;
         let number = base.generation + 1;
-        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, closes)?;
-        match check(&self.targets, &intent) {
-            // What closes ports closes them, also where a target can do only part of it.
-            Err(error) if closes => {
-                tracing::error!(%error, "ports are closed although a target cannot do all of it")
-            }
-            result => result?,
-        }
+        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
+        check(&self.targets, &intent)?;
         let by = changes.first().map_or(AGENT, |change| change.by.as_str());
-        let key = |change: &UnlockChange| Key {
-            kind: Kind::Unlock,
-            name: change.unlock.id.to_string(),
-        };
-        let generation = Generation {
-            number,
-            at: (self.clock)().seconds(),
-            by: by.to_string(),
-            changes: changes
-                .iter()
-                .map(|change| (Change::Changed, key(change)))
-                .collect(),
-        };
         for entry in &mut aside.audit {
             entry.generation = number;
         }
-        let classes = changes_of_classes(base, &intent, &compiler);
-        self.store
-            .commit_with(Some((&generation, &[], &classes)), &aside)?;
-        self.compiler = compiler;
-        self.publish(document, ledger, intent, generation, None);
-        Ok(number)
+        Ok(Desired {
+            document,
+            intent,
+            compiler,
+            generation: Generation {
+                number,
+                at: (self.clock)().seconds(),
+                by: by.to_string(),
+                changes: keys_of(changes),
+            },
+            writes: Vec::new(),
+        })
+    }
+}
+
+fn answered(waiting: Vec<Waiting>, answers: Vec<Attempt>, generation: u64) {
+    let asked = waiting.into_iter().filter_map(|one| match one {
+        Waiting::Unlock(_, answer) => Some(answer),
+        Waiting::Note(_) => None,
+    });
+    for (answer, result) in asked.zip(answers) {
+        let outcome = result.map(|unlock| UnlockOutcome {
+            unlock,
+            generation,
+            closing: None,
+        });
+        // Whoever asked may be gone; the change holds all the same.
+        drop(answer.send(outcome));
+    }
+}
+
+/// The unlocks that changed, as a generation names them.
+pub(super) fn keys_of(changes: &[UnlockChange]) -> Vec<(Change, Key)> {
+    let key = |change: &UnlockChange| Key {
+        kind: Kind::Unlock,
+        name: change.unlock.id.to_string(),
+    };
+    changes
+        .iter()
+        .map(|change| (Change::Changed, key(change)))
+        .collect()
+}
+
+/// Tells the log and whoever watches.
+pub(super) fn tell_all(changes: &[UnlockChange], told: &broadcast::Sender<Arc<Unlock>>) {
+    for change in changes {
+        let unlock = &change.unlock;
+        tracing::info!(
+            unlock = %unlock.id,
+            endpoint = %unlock.endpoint,
+            program = %unlock.program,
+            state = %unlock.state,
+            by = change.by,
+            why = unlock.reason,
+            "{}",
+            change.action
+        );
+        // Nobody may be watching.
+        drop(told.send(Arc::clone(unlock)));
+    }
+}
+
+/// What is stored of a closing.
+pub(super) fn aside_of(ledger: &Ledger, changes: &[UnlockChange], by: &Who, now: &Moment) -> Aside {
+    let mut aside = Aside {
+        seen: Some(*now),
+        audit: changes
+            .iter()
+            .map(|change| entry(change, who(change, by), now, 0))
+            .collect(),
+        ..Aside::default()
+    };
+    note_unlocks(&mut aside, ledger, changes);
+    aside
+}
+
+/// Who did what a request came to.
+fn who(change: &UnlockChange, by: &Who) -> Who {
+    match change.by == AGENT {
+        true => Who::agent(),
+        false => by.clone(),
     }
 }
 

@@ -1,202 +1,287 @@
 //! The thread that makes changes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
-use imbl::ordmap::DiffItem;
 use portcullis_backend::TargetHandle;
-use portcullis_compiler::{ClassId, CompileError, Compiler, Fingerprint, Intent, OutOfClasses};
+use portcullis_compiler::{CompileError, Compiler, Intent, OutOfClasses};
 use portcullis_policy::{Document, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{Ledger, Unlock};
+use portcullis_unlock::ledger::Unlock;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::classes::StoredClasses;
+use super::closing::{Health, Note};
+use super::core::{Desired, Prepared, Shared};
 use super::edit::{self, Edited};
-use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks};
-use super::{Base, Baseline, ChangeError, Clock, MakeEdit, Outcome, Request, State, Who};
+use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks, tell_all};
+use super::{Baseline, ChangeError, Clock, MakeEdit, Outcome, Request, State, Who};
 use crate::config::Limits;
 use crate::metrics;
-use crate::store::{Aside, Change, ClassChanges, Entry, Generation, Key, Kind, Store, StoreError, Write};
+use crate::store::{Aside, Change, Commit, Entry, Generation, Key, Kind, Store, StoreError, Write};
+
+/// How often what is not stored is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Worker {
     pub audited: Arc<AtomicU64>,
     pub told: broadcast::Sender<Arc<Unlock>>,
     pub clock: Clock,
-    pub compiler: Compiler,
     pub store: Store,
-    pub state: watch::Sender<State>,
+    pub core: Shared,
+    /// Classes as they are stored.
+    pub classes: StoredClasses,
     pub targets: Vec<TargetHandle>,
     pub limits: Limits,
-    /// Newest generation that every target was seen to follow.
-    pub followed: u64,
+    pub journal: Sender<Note>,
+    /// Tells which closings are stored.
+    pub stored: watch::Sender<u64>,
+    pub health: Health,
+    pub stopping: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Makes one change after the other until it is told to stop.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), StoreError> {
+        let runtime = tokio::runtime::Handle::current();
         let mut next = None;
-        while let Some(request) = next.take().or_else(|| requests.blocking_recv()) {
-            match request {
-                Request::Stop => break,
-                // Whoever asked may be gone; the change holds all the same.
-                Request::Ping(answer) => drop(answer.send(())),
-                Request::Unlocks(first) => {
-                    let batch = gathered(first, &mut requests, &mut next);
-                    self.unlocks(batch)?;
-                }
-                Request::Change { by, edit, answer } => match self.change(by, edit) {
-                    Err(ChangeError::Store(error @ StoreError::Unknown { .. })) => {
-                        drop(answer.send(Err(ChangeError::Unknown)));
-                        return Err(error);
+        self.catch_up();
+        loop {
+            let waits = self.core.lock().waiting() > 0;
+            let request = match next.take() {
+                Some(request) => Some(request),
+                None if waits && self.store.usable().is_ok() => {
+                    match runtime.block_on(async { tokio::time::timeout(AGAIN, requests.recv()).await }) {
+                        Ok(request) => request,
+                        Err(_) => Some(Request::Store),
                     }
-                    result => drop(answer.send(result)),
-                },
+                }
+                None => requests.blocking_recv(),
+            };
+            match request {
+                None | Some(Request::Stop) => break,
+                // Whoever asked may be gone; the change holds all the same.
+                Some(Request::Ping(answer)) => drop(answer.send(())),
+                Some(Request::Store) => self.catch_up(),
+                Some(Request::Unlocks(first)) => {
+                    let batch = gathered(first, &mut requests, &mut next);
+                    self.unlocks(batch);
+                }
+                Some(Request::Change { by, edit, answer }) => drop(answer.send(self.change(by, edit))),
             }
         }
+        self.catch_up();
         self.store.close()
+    }
+
+    /// Stores what holds already.
+    fn catch_up(&mut self) {
+        let (pending, intent, compiler) = self.core.lock().backlog();
+        if pending.is_empty() {
+            return;
+        }
+        let classes = self.classes.changes(&intent, &compiler);
+        let commit = Commit {
+            pending: &pending,
+            classes: (!classes.is_empty()).then_some(&classes),
+            ..Commit::default()
+        };
+        match self.stored(commit) {
+            Ok(()) => {
+                self.classes = StoredClasses::Of(intent, compiler);
+                self.core.lock().stored(pending.len());
+                tracing::debug!(count = pending.len(), "what holds already is stored");
+            }
+            Err(error) => {
+                tracing::warn!(%error, waiting = pending.len(), "what holds already cannot be stored yet")
+            }
+        }
+        self.tell_waiting();
+    }
+
+    fn tell_waiting(&self) {
+        let waiting = {
+            let core = self.core.lock();
+            let waiting = core.waiting() as u64;
+            self.health.set(|health| health.waiting = waiting);
+            waiting
+        };
+        metrics::store_waits(waiting, !self.health.read().problem.is_empty());
+    }
+
+    /// Commits, and tells how the store stands. A commit of which nobody knows what became is asked for until it is known.
+    fn stored(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
+        let mut result = self.store.commit_all(commit);
+        if let Err(StoreError::Unknown { .. }) = &result {
+            result = self.resolved(result);
+        }
+        let problem = result.as_ref().err().map(|error| crate::daemon::chain(error));
+        self.health
+            .set(|health| health.problem = problem.unwrap_or_default());
+        if result.is_ok() {
+            let (closings, commits) = self.store.closings();
+            self.stored.send_replace(closings);
+            // Without the thread there is no journal that could be told.
+            drop(self.journal.send(Note::Stored(closings, commits)));
+            self.audited.store(self.store.audited(), Ordering::Release);
+        }
+        result
+    }
+
+    fn resolved(&mut self, mut result: Result<(), StoreError>) -> Result<(), StoreError> {
+        while let Err(error @ StoreError::Unknown { .. }) = &result {
+            self.health
+                .set(|health| health.problem = crate::daemon::chain(error));
+            if self.stopping.load(Ordering::Acquire) {
+                return result;
+            }
+            tracing::error!(%error, "asking again");
+            std::thread::sleep(AGAIN);
+            match self.store.resolve() {
+                Ok(true) => result = Ok(()),
+                Ok(false) => {
+                    result = Err(StoreError::Sqlite {
+                        action: "commit a change",
+                        source: rusqlite::Error::InvalidQuery,
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+        result
     }
 
     fn change(&mut self, by: Who, make: MakeEdit) -> Result<Outcome, ChangeError> {
         let started = Instant::now();
-        let (base, edit) = {
-            let state = self.state.borrow();
-            (state.base(), make(&state)?)
-        };
-        let Edited {
-            mut document,
-            changes,
-            subject,
-        } = edit::apply(&base.document, edit, &self.limits)?;
-        if changes.is_empty() {
-            let state = self.state.borrow();
-            let etag = subject
-                .filter(|key| exists(&document, key))
-                .map(|key| state.etag_of(&key));
-            return Ok(Outcome {
-                generation: base.generation,
+        self.store.usable()?;
+        let edit = self.core.lock().read(make)?;
+        loop {
+            let base = self.core.lock().base();
+            let Edited {
+                mut document,
                 changes,
-                etag: etag.unwrap_or_default(),
-                document: base.document,
-            });
+                subject,
+            } = edit::apply(&base.document, edit.clone(), &self.limits)?;
+            if changes.is_empty() {
+                return Ok(self.outcome(base.generation, changes, base.document, subject));
+            }
+            // Copies see what may yet be refused.
+            let now = (self.clock)();
+            let mut ledger = base.ledger.clone();
+            let ended = match changes.iter().any(|(change, _)| *change == Change::Deleted) {
+                true => ledger.follow(&document, &now),
+                false => Vec::new(),
+            };
+            document.grants = ledger.grants_at(&now);
+            let mut compiler = base.compiler;
+            let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
+            check(&self.targets, &intent)?;
+            let generation = Generation {
+                number: base.generation + 1,
+                at: now.seconds(),
+                by: by.name.clone(),
+                changes: changes.clone(),
+            };
+            let writes = changes.iter().map(|change| write(&document, change));
+            let writes = writes.collect::<Result<Vec<Write>, ChangeError>>()?;
+            let mut aside = Aside {
+                seen: Some(now),
+                audit: vec![entry(&generation, &by, &now)],
+                ..Aside::default()
+            };
+            aside.audit.extend(entries_of(&ended, &now, generation.number));
+            note_unlocks(&mut aside, &ledger, &ended);
+            let prepared = Prepared {
+                version: base.version,
+                ledger,
+                aside,
+                desired: Some(Desired {
+                    document,
+                    intent,
+                    compiler,
+                    generation,
+                    writes,
+                }),
+            };
+            let Some(generation) = self.commit(prepared)? else {
+                continue;
+            };
+            tell_all(&ended, &self.told);
+            let document = self.core.lock().read(|state| Arc::clone(state.document()));
+            let outcome = self.outcome(generation, changes, document, subject);
+            tell(&outcome, &by.name);
+            metrics::change_made(started.elapsed());
+            return Ok(outcome);
         }
-        self.confirm_gone(base.generation);
-        // Copies see what may yet be refused.
-        let now = (self.clock)();
-        let mut ledger = base.ledger.clone();
-        let ended = match changes.iter().any(|(change, _)| *change == Change::Deleted) {
-            true => ledger.follow(&document, &now),
-            false => Vec::new(),
-        };
-        document.grants = ledger.grants_at(&now);
-        let mut compiler = self.compiler.clone();
-        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
-        let generation = Generation {
-            number: base.generation + 1,
-            at: now.seconds(),
-            by: by.name.clone(),
-            changes,
-        };
-        let classes = changes_of_classes(&base, &intent, &compiler);
-        let mut aside = Aside {
-            seen: Some(now),
-            audit: vec![entry(&generation, &by, &now)],
-            ..Aside::default()
-        };
-        aside.audit.extend(entries_of(&ended, &now, generation.number));
-        note_unlocks(&mut aside, &ledger, &ended);
-        self.make_durable(&document, &intent, &classes, &generation, &aside)?;
-        self.compiler = compiler;
-        let by = generation.by.clone();
-        let outcome = self.publish(document, ledger, intent, generation, subject);
-        for change in ended {
-            // Nobody may be watching.
-            drop(self.told.send(change.unlock));
-        }
-        tell(&outcome, &by);
-        metrics::change_made(started.elapsed());
-        Ok(outcome)
     }
 
-    fn make_durable(
-        &mut self,
-        document: &Document,
-        intent: &Intent,
-        classes: &ClassChanges,
-        generation: &Generation,
-        aside: &Aside,
-    ) -> Result<(), ChangeError> {
-        check(&self.targets, intent)?;
-        let writes = generation
-            .changes
-            .iter()
-            .map(|c| write(document, c))
-            .collect::<Result<Vec<Write>, ChangeError>>()?;
-        let started = Instant::now();
-        self.store
-            .commit_with(Some((generation, &writes, classes)), aside)?;
-        self.written();
-        metrics::committed(started.elapsed());
-        Ok(())
-    }
-
-    /// Tells how far the audit log goes.
-    pub(super) fn written(&self) {
-        self.audited.store(self.store.audited(), Ordering::Release);
-    }
-
-    /// Tells the compiler which class ids no target has rows of any more: every one follows a generation without them.
-    pub(super) fn confirm_gone(&mut self, newest: u64) {
-        let followed = self.targets.iter().map(|target| target.status().applied);
-        let followed = followed.min().unwrap_or(newest);
-        if followed <= self.followed {
-            return;
-        }
-        self.followed = followed;
-        let released = self.compiler.released().clone();
-        let gone = released.iter().filter(|(_, since)| **since <= followed);
-        self.compiler.confirm_gone(gone.map(|(id, _)| *id));
-    }
-
-    pub(super) fn publish(
-        &mut self,
-        document: Document,
-        ledger: Ledger,
-        intent: Arc<Intent>,
-        generation: Generation,
+    fn outcome(
+        &self,
+        generation: u64,
+        changes: Vec<(Change, Key)>,
+        document: Arc<Document>,
         subject: Option<Key>,
     ) -> Outcome {
-        let (number, changes) = (generation.number, generation.changes.clone());
-        let document = Arc::new(document);
-        let compiler = self.compiler.clone();
-        self.state.send_modify(|state| {
-            state.document = Arc::clone(&document);
-            state.intent = Arc::clone(&intent);
-            state.generation = number;
-            state.compiler = compiler;
-            state.ledger = ledger;
-            generation
-                .changes
-                .iter()
-                .for_each(|change| revise(state, change, &generation));
-            state.recent.push(Arc::new(generation));
-        });
-        // A burst keeps at most one intent waiting per target: the newest.
-        self.targets
-            .iter()
-            .for_each(|target| target.set_intent(Arc::clone(&intent)));
         let etag = subject
             .filter(|key| exists(&document, key))
-            .map(|key| self.state.borrow().etag_of(&key));
+            .map(|key| self.core.lock().read(|state| state.etag_of(&key)));
         Outcome {
-            generation: number,
+            generation,
             changes,
             etag: etag.unwrap_or_default(),
             document,
         }
+    }
+
+    /// Makes a change durable, behind what holds already, and lets it hold; returns the generation in which it does.
+    /// Nothing if something was closed since it was prepared: then it is prepared again.
+    pub(super) fn commit(&mut self, prepared: Prepared) -> Result<Option<u64>, ChangeError> {
+        let started = Instant::now();
+        let (pending, intent, compiler) = {
+            let mut core = self.core.lock();
+            let Some(pending) = core.begin(&prepared) else {
+                return Ok(None);
+            };
+            match &prepared.desired {
+                Some(desired) => (pending, Arc::clone(&desired.intent), desired.compiler.clone()),
+                None => {
+                    let (_, intent, compiler) = core.backlog();
+                    (pending, intent, compiler)
+                }
+            }
+        };
+        let classes = self.classes.changes(&intent, &compiler);
+        let desired = prepared.desired.as_ref();
+        let commit = Commit {
+            pending: &pending,
+            generation: desired.map(|desired| (&desired.generation, desired.writes.as_slice())),
+            classes: (desired.is_some() || !classes.is_empty()).then_some(&classes),
+            aside: Some(&prepared.aside),
+        };
+        let result = self.stored(commit);
+        let now = (self.clock)();
+        let finished = match result {
+            Ok(()) => {
+                self.classes = StoredClasses::Of(intent, compiler);
+                metrics::committed(started.elapsed());
+                self.core.lock().finish(prepared, &now)
+            }
+            Err(error) => {
+                self.core.lock().failed(&now);
+                Err(match error {
+                    StoreError::Unknown { .. } => ChangeError::Unknown,
+                    error => error.into(),
+                })
+            }
+        };
+        self.tell_waiting();
+        let (generation, ended) = finished?;
+        tell_all(&ended, &self.told);
+        Ok(Some(generation))
     }
 }
 
@@ -234,7 +319,7 @@ fn exists(document: &Document, key: &Key) -> bool {
     }
 }
 
-fn revise(state: &mut State, (change, key): &(Change, Key), generation: &Generation) {
+pub(super) fn revise(state: &mut State, (change, key): &(Change, Key), generation: &Generation) {
     if key.kind == Kind::Endpoint
         && let Ok(name) = key.name.parse::<Name>()
     {
@@ -361,50 +446,6 @@ pub(super) fn resolve(
     compiler.resolve_in_place(document, base + 1, &|old, new| {
         held && targets.iter().all(|target| target.edits(old, new))
     })
-}
-
-/// What a change means for what is stored of classes; `compiler` resolved its intent.
-pub(super) fn changes_of_classes(base: &Base, intent: &Intent, compiler: &Compiler) -> ClassChanges {
-    let of = |i: &Intent| -> Vec<(ClassId, Fingerprint)> {
-        let changed = intent.changed.classes.iter();
-        let classes = changed.filter_map(|id| i.classes.get(id));
-        classes.map(|class| (class.id, class.fingerprint)).collect()
-    };
-    class_changes(of(&base.intent), of(intent), &base.compiler, compiler)
-}
-
-/// Classes that come into use and go out of use, and what else a compiler has to remember.
-pub(super) fn class_changes(
-    before: impl IntoIterator<Item = (ClassId, Fingerprint)>,
-    after: impl IntoIterator<Item = (ClassId, Fingerprint)>,
-    was: &Compiler,
-    is: &Compiler,
-) -> ClassChanges {
-    let before: BTreeMap<ClassId, Fingerprint> = before.into_iter().collect();
-    let after: BTreeMap<ClassId, Fingerprint> = after.into_iter().collect();
-    let mut changes = ClassChanges {
-        next: is.next_id(),
-        ..ClassChanges::default()
-    };
-    for (id, fingerprint) in &before {
-        if after.get(id) != Some(fingerprint) {
-            changes.removed.push(*id);
-        }
-    }
-    for (id, fingerprint) in &after {
-        if before.get(id) != Some(fingerprint) {
-            changes.added.push((*fingerprint, *id));
-        }
-    }
-    for difference in was.released().diff(is.released()) {
-        match difference {
-            DiffItem::Add(id, since) | DiffItem::Update { new: (id, since), .. } => {
-                changes.released.push((*id, *since));
-            }
-            DiffItem::Remove(id, _) => changes.gone.push(*id),
-        }
-    }
-    changes
 }
 
 fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, ChangeError> {

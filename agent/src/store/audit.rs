@@ -1,6 +1,7 @@
 //! The audit log: entries that only ever join it, each with a hash over itself and the hash before it.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::history::History;
@@ -10,7 +11,7 @@ use super::{StoreError, signed, sqlite, unsigned};
 const GENESIS: [u8; 32] = [0; 32];
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
@@ -67,6 +68,15 @@ pub(super) struct Head {
     hash: [u8; 32],
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Head {
+            number: 0,
+            hash: GENESIS,
+        }
+    }
+}
+
 impl Head {
     pub(super) fn number(&self) -> u64 {
         self.number
@@ -85,10 +95,7 @@ impl Head {
                 },
             )
             .optional()?;
-        Ok(newest.unwrap_or(Head {
-            number: 0,
-            hash: GENESIS,
-        }))
+        Ok(newest.unwrap_or_default())
     }
 
     /// Appends entries.

@@ -8,15 +8,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use portcullis_backend::{Footprint, FootprintError, Footprints};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::watch;
 
 /// What the names of these texts begin with.
 const PREFIX: &str = "footprints/";
 
+/// How long a read waits for the one that writes: whoever asks writes rows next.
+const READ_WAITS: Duration = Duration::from_millis(500);
+
 /// The records. They can be asked for before the database is open, and wait for that.
 #[derive(Debug)]
-pub struct FootprintRecords(watch::Sender<Option<PathBuf>>);
+pub struct FootprintRecords(watch::Sender<Option<Records>>);
+
+/// The file, or why there is none.
+type Records = Result<PathBuf, String>;
 
 impl Default for FootprintRecords {
     fn default() -> Self {
@@ -27,7 +33,28 @@ impl Default for FootprintRecords {
 impl FootprintRecords {
     /// The database is open, and this agent's.
     pub fn opened(&self, file: &Path) {
-        self.0.send_replace(Some(file.to_path_buf()));
+        self.0.send_replace(Some(Ok(file.to_path_buf())));
+    }
+
+    /// The database cannot be used.
+    pub fn refused(&self, problem: &str) {
+        self.0.send_replace(Some(Err(problem.to_string())));
+    }
+
+    /// Works with the file, as soon as there is one.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, FootprintError> {
+        let gone = |_| FootprintError("the database is closed".to_string());
+        let mut records = self.0.subscribe();
+        let file = records.wait_for(Option::is_some).await.map_err(gone)?.clone();
+        let file = file
+            .unwrap_or_else(|| Err("the database is closed".to_string()))
+            .map_err(FootprintError)?;
+        let done = tokio::task::spawn_blocking(move || work(&file)).await;
+        done.map_err(|error| FootprintError(error.to_string()))?
+            .map_err(|error| FootprintError(format!("the database failed: {error}")))
     }
 
     /// Changes the footprints of a datapath, and returns them.
@@ -36,20 +63,29 @@ impl FootprintRecords {
         datapath: &str,
         change: impl FnOnce(&mut Vec<Footprint>) + Send + 'static,
     ) -> Result<Vec<Footprint>, FootprintError> {
-        let gone = |_| FootprintError("the database is closed".to_string());
-        let file = self
-            .0
-            .subscribe()
-            .wait_for(Option::is_some)
-            .await
-            .map_err(gone)?
-            .clone();
-        let name = format!("{PREFIX}{datapath}");
-        let work = move || changed(&file.unwrap_or_default(), &name, change);
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| FootprintError(error.to_string()))?
-            .map_err(|error| FootprintError(format!("the database failed: {error}")))
+        let name = named(datapath);
+        self.with(move |file| changed(file, &name, change)).await
     }
+}
+
+fn named(datapath: &str) -> String {
+    format!("{PREFIX}{datapath}")
+}
+
+/// What a text says.
+fn read(connection: &Connection, name: &str) -> rusqlite::Result<Vec<Footprint>> {
+    let text: Option<String> = connection
+        .query_row("SELECT value FROM texts WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    text.map_or(Ok(Vec::new()), |text| {
+        serde_json::from_str(&text).map_err(unreadable)
+    })
+}
+
+fn unreadable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 fn changed(
@@ -57,20 +93,11 @@ fn changed(
     name: &str,
     change: impl FnOnce(&mut Vec<Footprint>),
 ) -> rusqlite::Result<Vec<Footprint>> {
-    let mut connection = Connection::open(file)?;
+    let mut connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let text: Option<String> = transaction
-        .query_row("SELECT value FROM texts WHERE name = ?1", [name], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    let unreadable = |error: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
-    let before: Vec<Footprint> = match &text {
-        Some(text) => serde_json::from_str(text).map_err(unreadable)?,
-        None => Vec::new(),
-    };
+    let before = read(&transaction, name)?;
     let mut after = before.clone();
     change(&mut after);
     if after != before {
@@ -87,7 +114,14 @@ fn changed(
 #[async_trait]
 impl Footprints for FootprintRecords {
     async fn recorded(&self, datapath: &str) -> Result<Vec<Footprint>, FootprintError> {
-        self.change(datapath, |_| {}).await
+        let name = named(datapath);
+        // It waits for no commit: a reader sees the state before.
+        let look = move |file: &Path| {
+            let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            connection.busy_timeout(READ_WAITS)?;
+            read(&connection, &name)
+        };
+        self.with(look).await
     }
 
     async fn record(&self, datapath: &str, footprint: &Footprint) -> Result<(), FootprintError> {

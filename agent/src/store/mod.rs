@@ -4,96 +4,35 @@
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
 mod audit;
+mod backup;
+mod error;
 mod footprints;
 mod history;
+pub mod journal;
+mod load;
 mod schema;
 mod unlocks;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use portcullis_compiler::{ClassId, Fingerprint, OutOfClasses};
-use rusqlite::{Connection, OptionalExtension, params};
+use portcullis_compiler::{ClassId, Fingerprint};
+use rusqlite::{Connection, params};
 
 pub use audit::{Entry, Logged, Verdict, Wanted};
+pub use backup::{Leases, Report, accept, backup, examine, restore};
+pub use error::StoreError;
 pub use footprints::FootprintRecords;
 pub use history::History;
+pub use journal::{Closing, Journal};
 pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Remembered, WantedUnlocks};
 
 /// Generations whose changes are kept.
 pub const KEPT_GENERATIONS: u64 = 100_000;
 /// Changes of resources that are kept, whatever their generations; the newest generation's always are.
 pub const KEPT_CHANGES: u64 = 1_000_000;
-
-/// Why the database did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Its folder or file cannot be used.
-    #[error("cannot use the database {file}; check that its folder exists and belongs to this user")]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another process has it.
-    #[error("the database {file} is in use by another agent: stop it, or set another [store] path")]
-    InUse {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Not a database, or a damaged one.
-    #[error(
-        "the database {file} is damaged ({problem}): restore a backup, or move it away and apply the policy again"
-    )]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What was found.
-        problem: String,
-    },
-    /// Written by another program.
-    #[error("{file} is a database of another program: set another [store] path")]
-    Foreign {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Written by a newer version.
-    #[error(
-        "the database {file} has format {found}, this version reads up to {known}: install the newer version again"
-    )]
-    Newer {
-        /// The file.
-        file: PathBuf,
-        /// Its format.
-        found: u32,
-        /// The newest known one.
-        known: u32,
-    },
-    /// A commit failed, and so did asking what became of it.
-    #[error(
-        "the database cannot tell whether a change was committed; the agent stops, and knows when it starts again"
-    )]
-    Unknown {
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// A reader of the history ended without an answer: a bug.
-    #[error("the history was not read to its end; the agent's log tells why")]
-    Lost(#[source] tokio::task::JoinError),
-    /// The stored policy has more classes than there are numbers for.
-    #[error("the stored policy cannot be taken up")]
-    Classes(#[from] OutOfClasses),
-    /// SQLite failed.
-    #[error("the database failed to {action}; look at the disk's space and health")]
-    Sqlite {
-        /// What it was doing.
-        action: &'static str,
-        /// Why.
-        source: rusqlite::Error,
-    },
-}
 
 /// Which resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -248,16 +187,49 @@ pub struct Loaded {
     pub next_class: u32,
     /// Unlocks.
     pub unlocks: LoadedUnlocks,
+    /// Closings that the journal has and the database has not, by their numbers.
+    pub closings: Vec<(u64, Closing)>,
+}
+
+/// Something that holds already and is not stored yet: a closing, or what came of one.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// The generation that it made, if it made one.
+    pub generation: Option<Generation>,
+    /// What belongs to it.
+    pub aside: Aside,
+    /// Its number in the journal of closings; 0 for none.
+    pub closing: u64,
+}
+
+/// What is committed at once, in this order: all of it or nothing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Commit<'a> {
+    /// What holds already.
+    pub pending: &'a [Arc<Pending>],
+    /// The change that is made, if one is, and the resources that it writes.
+    pub generation: Option<(&'a Generation, &'a [Write])>,
+    /// Classes that come and go, if any do.
+    pub classes: Option<&'a ClassChanges>,
+    /// What belongs to the change.
+    pub aside: Option<&'a Aside>,
 }
 
 /// The one that writes.
 #[derive(Debug)]
 pub struct Store {
-    connection: Connection,
+    /// Absent when the database cannot be used.
+    connection: Option<Connection>,
+    /// What is wrong with it then.
+    problem: Option<String>,
     file: PathBuf,
     kept: history::Kept,
     audit: audit::Head,
     commits: u64,
+    closings: u64,
+    /// Nobody else can read it, since there was no room when it was opened.
+    alone: bool,
+    journal: Option<Journal>,
     // Held as long as the store is, so that no second agent writes.
     _lock: File,
 }
@@ -267,31 +239,121 @@ fn sqlite(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
 }
 
 impl Store {
-    /// Opens, creates or migrates the database and reads all of it.
+    /// Opens, creates or migrates the database and reads all of it, and what its journal of closings has that it has not.
     pub fn open(file: &Path) -> Result<(Self, Loaded), StoreError> {
         let lock = schema::lock(file)?;
-        let connection = schema::open(file)?;
-        let loaded = load(&connection, file)?;
+        let beside = journal::path(file);
+        let known = journal::Header::of(&beside);
+        if known.is_some() && schema::is_missing(file)? {
+            return Err(StoreError::Missing {
+                file: file.to_path_buf(),
+            });
+        }
+        let schema::Opened {
+            connection,
+            database,
+            alone,
+        } = schema::open(file)?;
+        let mut loaded = load::load(&connection, file)?;
         let failed = || sqlite("read the history");
         let kept = history::Kept::read(&connection).map_err(failed())?;
         let audit = audit::Head::read(&connection).map_err(failed())?;
         let commits = unlocks::commits(&connection).map_err(failed())?;
+        let closings = unlocks::closings(&connection).map_err(failed())?;
+        // Without a name of its own a database has no journal: it could not be named when it was written last.
+        let journal = database.map(|database| {
+            let wanted = known.filter(|header| header.database == database);
+            if let Some(header) = wanted.filter(|header| header.commits > commits) {
+                return Err(StoreError::Older {
+                    file: file.to_path_buf(),
+                    found: commits,
+                    wanted: header.commits,
+                });
+            }
+            let (journal, records) = Journal::open(&beside, database, closings, commits);
+            loaded.closings = records;
+            Ok(journal)
+        });
         Ok((
             Store {
-                connection,
+                connection: Some(connection),
+                problem: None,
                 file: file.to_path_buf(),
                 kept,
                 audit,
                 commits,
+                closings,
+                alone,
+                journal: journal.transpose()?,
                 _lock: lock,
             },
             loaded,
         ))
     }
 
+    /// [`open`](Self::open), and where the database is lost or damaged, a store that refuses everything and says why: an
+    /// agent with it serves, and touches no row.
+    pub fn open_or_refuse(file: &Path) -> Result<(Self, Loaded), StoreError> {
+        match Self::open(file) {
+            Err(
+                error @ (StoreError::Missing { .. }
+                | StoreError::Older { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Newer { .. }
+                | StoreError::Foreign { .. }),
+            ) => {
+                tracing::error!(%error, "the agent runs without its database: nothing can be changed, and no row is touched");
+                let store = Store {
+                    connection: None,
+                    problem: Some(error.to_string()),
+                    file: file.to_path_buf(),
+                    kept: history::Kept::default(),
+                    audit: audit::Head::default(),
+                    commits: 0,
+                    closings: 0,
+                    alone: false,
+                    journal: None,
+                    _lock: schema::lock(file)?,
+                };
+                Ok((store, Loaded::default()))
+            }
+            other => other,
+        }
+    }
+
+    /// What is wrong with a database that cannot be used.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        self.connection.as_ref().ok_or_else(|| self.unusable())
+    }
+
+    fn unusable(&self) -> StoreError {
+        StoreError::Unusable {
+            problem: self.problem.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Whether anything can be changed at all.
+    pub fn usable(&self) -> Result<(), StoreError> {
+        self.connection().map(drop)
+    }
+
     /// The file.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// The journal of closings, for whoever writes it.
+    pub fn take_journal(&mut self) -> Option<Journal> {
+        self.journal.take()
+    }
+
+    /// Number of the newest closing that the database has, and how many commits it has.
+    pub fn closings(&self) -> (u64, u64) {
+        (self.closings, self.commits)
     }
 
     /// Makes one generation durable: all of it or nothing.
@@ -310,47 +372,106 @@ impl Store {
         generation: Option<(&Generation, &[Write], &ClassChanges)>,
         aside: &Aside,
     ) -> Result<(), StoreError> {
-        match self.write(generation, aside) {
+        self.commit_all(Commit {
+            pending: &[],
+            generation: generation.map(|(generation, writes, _)| (generation, writes)),
+            classes: generation.map(|(_, _, classes)| classes),
+            aside: Some(aside),
+        })
+    }
+
+    /// Commits.
+    pub fn commit_all(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
+        self.usable()?;
+        match self.write(commit) {
             Ok((kept, audit)) => (self.kept, self.audit) = (kept, audit),
             // A COMMIT that failed can have reached the disk nevertheless: the database itself tells.
-            Err(source) => {
-                let newest = unlocks::commits(&self.connection);
-                let newest = newest.map_err(|source| StoreError::Unknown { source })?;
-                if newest != self.commits + 1 {
-                    return Err(StoreError::Sqlite {
-                        action: "commit a change",
-                        source,
-                    });
-                }
-                let unknown = |source| StoreError::Unknown { source };
-                self.kept = history::Kept::read(&self.connection).map_err(unknown)?;
-                self.audit = audit::Head::read(&self.connection).map_err(unknown)?;
+            Err(source) if !self.committed()? => {
+                return Err(StoreError::Sqlite {
+                    action: "commit a change",
+                    source,
+                });
             }
+            Err(_) => self.look()?,
         }
         self.commits += 1;
+        let newest = commit.pending.iter().map(|pending| pending.closing).max();
+        self.closings = self.closings.max(newest.unwrap_or(0));
+        self.share();
         Ok(())
     }
 
-    fn write(
-        &mut self,
-        generation: Option<(&Generation, &[Write], &ClassChanges)>,
-        aside: &Aside,
-    ) -> rusqlite::Result<(history::Kept, audit::Head)> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut kept = self.kept;
-        if let Some((generation, writes, classes)) = generation {
+    /// There is room again: others may read, too. That takes a new connection.
+    fn share(&mut self) {
+        if !std::mem::take(&mut self.alone) {
+            return;
+        }
+        self.connection = None;
+        match schema::open(&self.file) {
+            Ok(opened) => (self.connection, self.alone) = (Some(opened.connection), opened.alone),
+            Err(error) => {
+                tracing::error!(%error, "the database cannot be opened again");
+                self.problem = Some(format!("{error}: start the agent again"));
+            }
+        }
+    }
+
+    /// Whether a commit that ended with an error is there.
+    fn committed(&self) -> Result<bool, StoreError> {
+        let newest = unlocks::commits(self.connection()?);
+        let newest = newest.map_err(|source| StoreError::Unknown { source })?;
+        Ok(newest == self.commits + 1)
+    }
+
+    /// Reads again what is known of the log and the history.
+    fn look(&mut self) -> Result<(), StoreError> {
+        let unknown = |source| StoreError::Unknown { source };
+        self.kept = history::Kept::read(self.connection()?).map_err(unknown)?;
+        self.audit = audit::Head::read(self.connection()?).map_err(unknown)?;
+        Ok(())
+    }
+
+    /// What became of a commit that ended with [`StoreError::Unknown`]: asked with a new connection, as often as needed.
+    pub fn resolve(&mut self) -> Result<bool, StoreError> {
+        let opened = schema::open(&self.file)?;
+        (self.connection, self.alone) = (Some(opened.connection), opened.alone);
+        let committed = self.committed()?;
+        self.look()?;
+        if committed {
+            self.commits += 1;
+            let unknown = |source| StoreError::Unknown { source };
+            self.closings = unlocks::closings(self.connection()?).map_err(unknown)?;
+        }
+        Ok(committed)
+    }
+
+    fn write(&mut self, commit: Commit<'_>) -> rusqlite::Result<(history::Kept, audit::Head)> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(rusqlite::Error::InvalidQuery);
+        };
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let (mut kept, mut audit) = (self.kept, self.audit);
+        for pending in commit.pending {
+            if let Some(generation) = &pending.generation {
+                write_generation(&transaction, generation)?;
+                kept = kept.append(&transaction, generation)?;
+            }
+            unlocks::write(&transaction, &pending.aside)?;
+            audit = audit.append(&transaction, &pending.aside.audit)?;
+            unlocks::count_closing(&transaction, pending.closing)?;
+        }
+        if let Some((generation, writes)) = commit.generation {
             write_resources(&transaction, generation, writes)?;
-            write_classes(&transaction, classes)?;
-            transaction.execute(
-                "UPDATE numbers SET value = ?1 WHERE name = 'generation'",
-                [signed(generation.number)],
-            )?;
+            write_generation(&transaction, generation)?;
             kept = kept.append(&transaction, generation)?;
         }
-        unlocks::write(&transaction, aside)?;
-        let audit = self.audit.append(&transaction, &aside.audit)?;
+        if let Some(classes) = commit.classes {
+            write_classes(&transaction, classes)?;
+        }
+        if let Some(aside) = commit.aside {
+            unlocks::write(&transaction, aside)?;
+            audit = audit.append(&transaction, &aside.audit)?;
+        }
         unlocks::count_commit(&transaction, self.commits + 1)?;
         transaction.commit()?;
         Ok((kept, audit))
@@ -358,7 +479,7 @@ impl Store {
 
     /// What is remembered under the key of a request.
     pub fn remembered(&self, key: &IdempotencyKey, now: i64) -> Result<Option<Remembered>, StoreError> {
-        unlocks::remembered(&self.connection, key, now).map_err(sqlite("read the keys of requests"))
+        unlocks::remembered(self.connection()?, key, now).map_err(sqlite("read the keys of requests"))
     }
 
     /// Number of the newest entry of the audit log.
@@ -366,22 +487,18 @@ impl Store {
         self.audit.number()
     }
 
-    /// Makes class ids durable outside a change: when a new version of the compiler sees other classes.
-    pub fn commit_classes(&mut self, classes: &ClassChanges) -> Result<(), StoreError> {
-        let failed = sqlite("commit class ids");
-        let transaction = self.connection.transaction().map_err(&failed)?;
-        write_classes(&transaction, classes)
-            .and_then(|()| transaction.commit())
-            .map_err(failed)
-    }
-
-    /// Folds the log into the database and closes it.
+    /// Folds the log into the database and closes it. A disk that has no room for that loses nothing: the next start does
+    /// it.
     pub fn close(self) -> Result<(), StoreError> {
         let failed = sqlite("close");
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .map_err(&failed)?;
-        self.connection.close().map_err(|(_, error)| failed(error))
+        let Some(connection) = self.connection else {
+            return Ok(());
+        };
+        let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Err(error) = folded {
+            tracing::warn!(%error, "the log of the database is not folded into it: the next start does that");
+        }
+        connection.close().map_err(|(_, error)| failed(error))
     }
 }
 
@@ -392,6 +509,13 @@ fn signed(number: u64) -> i64 {
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+fn write_generation(connection: &Connection, generation: &Generation) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE numbers SET value = ?1 WHERE name = 'generation'")?
+        .execute([signed(generation.number)])
+        .map(drop)
 }
 
 fn write_resources(
@@ -443,67 +567,6 @@ fn write_classes(connection: &Connection, classes: &ClassChanges) -> rusqlite::R
         [classes.next],
     )?;
     Ok(())
-}
-
-fn load(connection: &Connection, file: &Path) -> Result<Loaded, StoreError> {
-    let failed = || sqlite("read the policy");
-    let damaged = |problem: String| StoreError::Damaged {
-        file: file.to_path_buf(),
-        problem,
-    };
-    let number = |name: &'static str| -> Result<i64, StoreError> {
-        connection
-            .query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| {
-                row.get(0)
-            })
-            .optional()
-            .map_err(failed())?
-            .ok_or_else(|| damaged(format!("the number `{name}` is missing")))
-    };
-    let mut loaded = Loaded {
-        generation: unsigned(number("generation")?),
-        next_class: u32::try_from(number("next_class")?).map_err(|e| damaged(e.to_string()))?,
-        ..Loaded::default()
-    };
-    let mut select = connection
-        .prepare("SELECT kind, name, revision, body, created FROM resources")
-        .map_err(failed())?;
-    let mut rows = select.query([]).map_err(failed())?;
-    while let Some(row) = rows.next().map_err(failed())? {
-        let read = || -> rusqlite::Result<(String, String, i64, String, i64)> {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-        };
-        let (kind, name, revision, body, created) = read().map_err(failed())?;
-        let kind = Kind::named(&kind).ok_or_else(|| damaged(format!("`{kind}` is no kind of resource")))?;
-        loaded.resources.insert(
-            Key { kind, name },
-            Stored {
-                revision: unsigned(revision),
-                created,
-                body,
-            },
-        );
-    }
-    let mut select = connection
-        .prepare("SELECT id, fingerprint FROM classes")
-        .map_err(failed())?;
-    let mut rows = select.query([]).map_err(failed())?;
-    while let Some(row) = rows.next().map_err(failed())? {
-        let read = || -> rusqlite::Result<(u32, [u8; 32])> { Ok((row.get(0)?, row.get(1)?)) };
-        let (id, fingerprint) = read().map_err(failed())?;
-        loaded.classes.push((Fingerprint(fingerprint), ClassId(id)));
-    }
-    let mut select = connection
-        .prepare("SELECT id, generation FROM released")
-        .map_err(failed())?;
-    let mut rows = select.query([]).map_err(failed())?;
-    while let Some(row) = rows.next().map_err(failed())? {
-        let read = || -> rusqlite::Result<(u32, i64)> { Ok((row.get(0)?, row.get(1)?)) };
-        let (id, generation) = read().map_err(failed())?;
-        loaded.released.push((ClassId(id), unsigned(generation)));
-    }
-    loaded.unlocks = unlocks::load(connection, &damaged)?;
-    Ok(loaded)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
+use super::journal::DatabaseId;
 use super::{StoreError, sqlite};
 
 /// In the header of every database of ours (`PRAGMA application_id`): "prtc".
@@ -137,8 +138,26 @@ pub(super) fn lock(file: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// Whether there is no database: no file, or one that nothing was ever written to.
+pub(super) fn is_missing(file: &Path) -> Result<bool, StoreError> {
+    match std::fs::metadata(file) {
+        Ok(found) => Ok(found.len() == 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(file_error(file)(error)),
+    }
+}
+
+/// A database that was opened.
+pub(super) struct Opened {
+    pub connection: Connection,
+    /// Its name, if it has one or could be given one.
+    pub database: Option<DatabaseId>,
+    /// Nobody else can read it: there was no room for what readers and the writer share.
+    pub alone: bool,
+}
+
 /// Opens the database in its newest format.
-pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open(file: &Path) -> Result<Opened, StoreError> {
     // Created here, so that nobody else can read it, not even for a moment.
     OpenOptions::new()
         .create(true)
@@ -147,15 +166,70 @@ pub(super) fn open(file: &Path) -> Result<Connection, StoreError> {
         .mode(0o600)
         .open(file)
         .map_err(file_error(file))?;
-    let mut connection = Connection::open(file).map_err(sqlite("open"))?;
-    prepare(&mut connection, file).map_err(|error| match error {
+    let connect = |exclusive: bool| -> Result<Connection, StoreError> {
+        let mut connection = Connection::open(file).map_err(sqlite("open"))?;
+        if exclusive {
+            connection
+                .execute_batch("PRAGMA locking_mode = EXCLUSIVE")
+                .map_err(sqlite("open"))?;
+        }
+        prepare(&mut connection, file)?;
+        Ok(connection)
+    };
+    let opened = match connect(false) {
+        // A full disk has no room for the file that readers and the writer share. Alone, the writer does without it.
+        Err(StoreError::Sqlite { source, .. }) if is_want_of_room(&source) => {
+            tracing::error!(%source, "the disk is full: nobody else can read the database until it has room");
+            connect(true).map(|connection| (connection, true))
+        }
+        other => other.map(|connection| (connection, false)),
+    };
+    let (connection, alone) = opened.map_err(|error| match error {
         StoreError::Sqlite { source, .. } if is_damage(&source) => StoreError::Damaged {
             file: file.to_path_buf(),
             problem: source.to_string(),
         },
         other => other,
     })?;
-    Ok(connection)
+    let database = name_of(&connection).map_err(sqlite("read the database's name"))?;
+    Ok(Opened {
+        connection,
+        database,
+        alone,
+    })
+}
+
+fn is_want_of_room(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DiskFull | ErrorCode::CannotOpen | ErrorCode::SystemIoFailure)
+    )
+}
+
+/// The name of a database, which it is given when it has none. Nothing where that cannot be written now.
+fn name_of(connection: &Connection) -> rusqlite::Result<Option<DatabaseId>> {
+    let read = || {
+        connection
+            .query_row("SELECT value FROM texts WHERE name = 'database'", [], |row| {
+                row.get::<_, String>(0)
+            })
+            .optional()
+    };
+    if read()?.is_none() {
+        let written = connection.execute(
+            "INSERT INTO texts (name, value) VALUES ('database', lower(hex(randomblob(16))))",
+            [],
+        );
+        if let Err(error) = written {
+            tracing::error!(%error, "the database cannot be written: closings are not durable until it can");
+            return Ok(None);
+        }
+    }
+    let digits = read()?.unwrap_or_default();
+    let bytes: Option<Vec<u8>> = (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
+        .collect();
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()))
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -164,6 +238,9 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
     )
 }
+
+/// What is in the header of a database of ours, and the newest format that this version knows.
+pub(super) const FORMAT: (i32, usize) = (APPLICATION, MIGRATIONS.len());
 
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let failed = sqlite("open");

@@ -32,7 +32,7 @@ pub struct Remembered {
 }
 
 /// What is written beside a generation, or without one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Aside {
     /// Unlocks as they are now.
     pub unlocks: Vec<std::sync::Arc<Unlock>>,
@@ -274,6 +274,29 @@ pub(super) fn commits(connection: &Connection) -> rusqlite::Result<u64> {
         row.get(0)
     })?;
     Ok(unsigned(count))
+}
+
+/// Number of the newest closing of the journal that is stored.
+pub(super) fn closings(connection: &Connection) -> rusqlite::Result<u64> {
+    let newest = connection
+        .query_row("SELECT value FROM numbers WHERE name = 'closings'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(newest.map_or(0, unsigned))
+}
+
+pub(super) fn count_closing(connection: &Connection, number: u64) -> rusqlite::Result<()> {
+    if number == 0 {
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO numbers (name, value) VALUES ('closings', ?1)
+             ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        )?
+        .execute([signed(number)])?;
+    Ok(())
 }
 
 pub(super) fn count_commit(connection: &Connection, number: u64) -> rusqlite::Result<()> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use portcullis_checks::Checker;
 use portcullis_policy::Name;
-use portcullis_unlock::ledger::{CheckResult, Checked, Unlock};
+use portcullis_unlock::ledger::{CheckResult, Checked, Judgement, Unlock};
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::ask;
@@ -31,6 +32,8 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
     let (done, mut finished) = mpsc::channel::<Name>(AT_ONCE);
     let mut checking: HashSet<Name> = HashSet::new();
     let mut seen = tokio::time::Instant::now();
+    let mut closing: Option<JoinHandle<()>> = None;
+    let mut noticing: Option<JoinHandle<()>> = None;
     loop {
         // Whatever was told meanwhile, one look is enough.
         while let Ok(id) = finished.try_recv() {
@@ -41,16 +44,28 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
             Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))
         ) {}
         let now = engine.now();
-        let (due, left, count, over) = engine.read(|state| {
-            let ledger = state.ledger();
+        let (due, left, count, over, rest) = engine.read(|state| {
+            let mut ledger = state.ledger().clone();
             // Checks that are due are no reason for a commit, nor is what only one of the clocks has come to.
-            let over = !ledger.clone().tick(state.document(), &now).is_empty();
-            (ledger.to_check(&now), ledger.next_ms(&now), ledger.len(), over)
+            let over = !ledger.tick_closing(state.document(), &now).is_empty();
+            let rest = !ledger.tick_rest(&now).is_empty();
+            let ledger = state.ledger();
+            (
+                ledger.to_check(&now),
+                ledger.next_ms(&now),
+                ledger.len(),
+                over,
+                rest,
+            )
         });
         metrics::unlocks(count);
-        if over || seen.elapsed() >= SEEN {
+        // Leases end whatever the store does: nothing here waits for a commit.
+        if over {
+            drop(closing.replace(tokio::spawn(end_leases(engine.clone()))));
+        }
+        if (rest || seen.elapsed() >= SEEN) && noticing.as_ref().is_none_or(JoinHandle::is_finished) {
             seen = tokio::time::Instant::now();
-            tick(&engine).await;
+            noticing = Some(tokio::spawn(notice(engine.clone())));
         }
         for id in due {
             if checking.len() < AT_ONCE && !checking.contains(&id) {
@@ -77,17 +92,45 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
     }
 }
 
-/// Lets time do what it does.
-async fn tick(engine: &Engine) {
+/// Ends what is over.
+async fn end_leases(engine: Engine) {
     let request = UnlockRequest {
         by: Who::agent(),
         what: ("unlock.tick", String::new()),
-        make: Box::new(|draft: &mut Draft<'_>| Ok(draft.ledger.tick(draft.document, &draft.now))),
+        make: Box::new(|draft: &mut Draft<'_>| Ok(draft.ledger.tick_closing(draft.document, &draft.now))),
         key: None,
         closes: true,
     };
+    match engine.unlocks(request).await {
+        Ok(outcome) => {
+            let waits = outcome
+                .closing
+                .map(|closing| closing.waits_for)
+                .unwrap_or_default();
+            if !waits.is_empty() {
+                tracing::warn!(
+                    waits = waits.join("; "),
+                    "leases ended; not everything has confirmed it yet"
+                );
+            }
+        }
+        Err(error) => tracing::error!(%error, "leases that end now could not be ended; it is tried again"),
+    }
+}
+
+/// Lets time do what else it does.
+async fn notice(engine: Engine) {
+    let request = UnlockRequest {
+        by: Who::agent(),
+        what: ("unlock.tick", String::new()),
+        make: Box::new(|draft: &mut Draft<'_>| Ok(draft.ledger.tick_rest(&draft.now))),
+        key: None,
+        closes: false,
+    };
     if let Err(error) = engine.unlocks(request).await {
-        tracing::error!(%error, "leases that end now could not be ended; it is tried again");
+        tracing::error!(%error, "notices that are due could not be stored; it is tried again");
+        // Not at once.
+        tokio::time::sleep(LONGEST).await;
     }
 }
 
@@ -123,9 +166,21 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
     judged(engine, id.clone(), checks, created).await
 }
 
-/// Judges in the very change that stores it, by what holds then.
+/// Judges in the very change that stores it, by what holds then. What takes a lease away, or begins to, waits for no store.
 async fn judged(engine: &Engine, id: Name, checks: Vec<Checked>, created: i64) -> Result<(), UnlockError> {
     let subject = format!("unlocks/{id}");
+    let now = engine.now();
+    let closes = engine.read(|state| {
+        let known = Known {
+            document: state.document(),
+            ledger: state.ledger(),
+            created,
+            now,
+        };
+        let unlock = state.ledger().get(id.as_str());
+        let open = unlock.filter(|unlock| unlock.state.is_open());
+        open.is_some_and(|unlock| !matches!(judge(unlock, &checks, &known), Judgement::Holds { .. }))
+    });
     let make = move |draft: &mut Draft<'_>| {
         let Some(unlock) = draft.ledger.get(id.as_str()).cloned() else {
             return Ok(Vec::new());
@@ -146,7 +201,7 @@ async fn judged(engine: &Engine, id: Name, checks: Vec<Checked>, created: i64) -
         what: ("unlock.check", subject),
         make: Box::new(make),
         key: None,
-        closes: false,
+        closes,
     };
     engine.unlocks(request).await.map(drop)
 }

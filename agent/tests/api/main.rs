@@ -5,6 +5,8 @@ mod access;
 mod certificates;
 #[path = "../cli_support/mod.rs"]
 mod cli_support;
+mod closing;
+mod database;
 mod documents;
 mod embedded;
 mod explain;

@@ -10,7 +10,7 @@ use portcullis_proto::v1;
 
 use crate::support::*;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A running agent; killed when it is dropped.
 pub struct Process {
@@ -74,7 +74,7 @@ impl Process {
     }
 }
 
-fn write_config(folder: &Path, more: &str) -> PathBuf {
+pub fn write_config(folder: &Path, more: &str) -> PathBuf {
     let file = folder.join("agent.toml");
     let at = folder.display();
     // A datapath that is not there.
@@ -302,11 +302,40 @@ fn the_configuration_is_checked_before_anything_starts() {
     assert_eq!(run(&shipped, &["--check"]), (Some(0), String::new()));
 }
 
+#[tokio::test]
+async fn an_agent_with_a_damaged_database_starts_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path(), "");
+    std::fs::write(folder.path().join("p.db"), "x".repeat(5000)).unwrap();
+    let mut process = Process::start(&config, &[]);
+    let mut client = Client::unix(&folder.path().join("agent.sock")).await;
+    let status = client
+        .targets
+        .list_targets(v1::ListTargetsRequest {})
+        .await
+        .unwrap();
+    let store = status.into_inner().store.unwrap();
+    assert!(
+        store.unusable
+            && store.problem.contains("is damaged")
+            && store.problem.contains("portcullis database restore"),
+        "{store:?}"
+    );
+    process.signal("TERM");
+    process.ended(Duration::from_secs(8)).await;
+    let text = process.log();
+    assert!(
+        text.contains("the agent runs without its database") && text.contains("is damaged"),
+        "{text}"
+    );
+}
+
 #[test]
 fn what_cannot_start_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let config = write_config(folder.path(), "");
-    std::fs::write(folder.path().join("p.db"), "x".repeat(5000)).unwrap();
+    // A folder where the database belongs.
+    std::fs::create_dir(folder.path().join("p.db")).unwrap();
     let output = Command::new(PROGRAM)
         .args(["agent", "--config"])
         .arg(&config)
@@ -315,7 +344,7 @@ fn what_cannot_start_says_why() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
-        text.contains("the policy cannot be loaded: the database") && text.contains("is damaged"),
+        text.contains("the policy cannot be loaded: cannot use the database"),
         "{text}"
     );
 }

@@ -264,7 +264,11 @@ impl Rig {
 
     /// With more settings of `[api]` or other sections.
     pub async fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::inside(tempfile::tempdir().unwrap(), more).await
+    }
+
+    /// With its files in a folder.
+    pub async fn inside(folder: tempfile::TempDir, more: &str) -> Self {
         let fake = Arc::new(Fake::default());
         let agent = start(folder.path(), more, &fake).await.unwrap();
         let client = Client::unix(&folder.path().join("agent.sock")).await;
@@ -286,6 +290,11 @@ impl Rig {
 
     pub async fn restart(&mut self) {
         self.agent.take().unwrap().stop().await.unwrap();
+        self.begin().await;
+    }
+
+    /// Starts the agent that was stopped.
+    pub async fn begin(&mut self) {
         self.fake = Arc::new(Fake::default());
         self.agent = Some(start(self.folder.path(), &self.more, &self.fake).await.unwrap());
         self.client = Client::unix(&self.folder.path().join("agent.sock")).await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use portcullis_checks::testing::{Server, Zone};
+use portcullis_compiler::Intent;
 use portcullis_policy::{Action, Frame, IpPacket, L4, Packet, View};
 use portcullis_proto::v1;
 use portcullis_proto::v1::audit_service_client::AuditServiceClient;
@@ -85,13 +86,18 @@ async fn over(rig: &Rig) -> Channel {
 impl Unlocks {
     /// An agent whose callers show tokens, and whose resolver is ours; nothing is in its zone yet.
     pub async fn new() -> Self {
+        Self::inside(tempfile::tempdir().unwrap()).await
+    }
+
+    /// With its files in a folder.
+    pub async fn inside(folder: tempfile::TempDir) -> Self {
         let dns = Server::start(Zone::new()).await.unwrap();
         let more = format!(
             "listen = \"127.0.0.1:0\"\ninsecure = true\n[checks]\nresolvers = [\"{}\"]\ntimeout = \"1s\"\n{}",
             dns.addr(),
             tokens()
         );
-        let mut rig = Rig::with(&more).await;
+        let mut rig = Rig::inside(folder, &more).await;
         let channel = over(&rig).await;
         rig.client = Client::over(channel.clone());
         let mut unlocks = Unlocks {
@@ -121,8 +127,42 @@ impl Unlocks {
         Ok(policy.apply_document(request).await?.into_inner())
     }
 
+    /// The same, on its way while the test goes on.
+    pub fn apply_later(
+        &self,
+        document: &str,
+    ) -> tokio::task::JoinHandle<Result<v1::ApplyDocumentResponse, Status>> {
+        let line = with(&self.channel, "operator");
+        let mut policy = v1::policy_service_client::PolicyServiceClient::new(line);
+        let request = v1::ApplyDocumentRequest {
+            document: document.to_string(),
+            ..Default::default()
+        };
+        tokio::spawn(async move { Ok(policy.apply_document(request).await?.into_inner()) })
+    }
+
+    /// An agent over files that are there, with the same settings.
+    pub async fn again(folder: tempfile::TempDir, more: &str) -> Self {
+        let dns = Server::start(Zone::new()).await.unwrap();
+        let rig = Rig::inside(folder, more).await;
+        let channel = over(&rig).await;
+        Unlocks {
+            api: UnlockServiceClient::new(with(&channel, "operator")),
+            audit: AuditServiceClient::new(with(&channel, "operator")),
+            rig,
+            dns,
+            channel,
+        }
+    }
+
     pub async fn restart(&mut self) {
-        self.rig.restart().await;
+        self.rig.agent.take().unwrap().stop().await.unwrap();
+        self.begin().await;
+    }
+
+    /// Starts the agent that was stopped.
+    pub async fn begin(&mut self) {
+        self.rig.begin().await;
         self.channel = over(&self.rig).await;
         self.api = UnlockServiceClient::new(with(&self.channel, "operator"));
         self.audit = AuditServiceClient::new(with(&self.channel, "operator"));
@@ -152,30 +192,13 @@ impl Unlocks {
 
     /// Whether the newest intent that the target holds lets a TCP port out.
     pub fn passes(&self, endpoint: &str, port: u16) -> bool {
-        let intent = self.rig.fake.newest();
-        let class = intent.endpoints[endpoint].egress;
-        let packet = Packet {
-            frame: Frame::Ip(IpPacket {
-                local: "192.0.2.20".parse().unwrap(),
-                remote: "198.51.100.1".parse().unwrap(),
-                protocol: Some(6),
-                fragment: portcullis_policy::Fragment::Whole,
-                l4: L4::Ports {
-                    src: 40_000,
-                    dst: port,
-                    flags: portcullis_policy::TCP_SYN,
-                },
-            }),
-        };
-        match intent.classes.get(&class) {
-            Some(class) => class.policy.judge(&packet, View::FULL).0 == Action::Allow,
-            None => true,
-        }
+        passes(&self.rig.fake.newest(), endpoint, port)
     }
 
     pub async fn until_passes(&self, endpoint: &str, port: u16, wanted: bool) {
         let end = tokio::time::Instant::now() + PATIENCE;
-        while self.passes(endpoint, port) != wanted {
+        let given = || !self.rig.fake.intents.lock().unwrap().is_empty();
+        while !given() || self.passes(endpoint, port) != wanted {
             assert!(
                 tokio::time::Instant::now() < end,
                 "port {port} of {endpoint} is not {wanted}"
@@ -204,6 +227,28 @@ impl Unlocks {
             .into_iter()
             .map(|e| format!("{} {} {}", e.actor, e.action, e.subject))
             .collect()
+    }
+}
+
+/// Whether an intent lets a TCP port of an endpoint out.
+pub fn passes(intent: &Intent, endpoint: &str, port: u16) -> bool {
+    let class = intent.endpoints[endpoint].egress;
+    let packet = Packet {
+        frame: Frame::Ip(IpPacket {
+            local: "192.0.2.20".parse().unwrap(),
+            remote: "198.51.100.1".parse().unwrap(),
+            protocol: Some(6),
+            fragment: portcullis_policy::Fragment::Whole,
+            l4: L4::Ports {
+                src: 40_000,
+                dst: port,
+                flags: portcullis_policy::TCP_SYN,
+            },
+        }),
+    };
+    match intent.classes.get(&class) {
+        Some(class) => class.policy.judge(&packet, View::FULL).0 == Action::Allow,
+        None => true,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Footprints, Seat, Unstored};
-use portcullis_compiler::{Class, CompileError, Intent, Programs, StageModel};
+use portcullis_compiler::{Class, CompileError, Intent, Programs, Proved, StageModel};
 
 use crate::config::Config;
 use crate::driver::Driver;
@@ -15,6 +15,18 @@ pub struct OvsBackend {
     config: Config,
     programs: Mutex<Programs>,
     footprints: Arc<dyn Footprints>,
+    /// The same rows for [`check`](Backend::check): a check may go on for long, and whoever writes rows waits for none.
+    checking: Mutex<Programs>,
+    /// What checks proved, for whoever writes rows.
+    proved: Mutex<Vec<Proved>>,
+}
+
+/// Proved rows of classes that wait to be adopted at most: those beyond are proved again.
+const PROVED: usize = 100_000;
+
+/// A holder that panicked left whole entries behind: entries are only ever added whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OvsBackend {
@@ -29,6 +41,8 @@ impl OvsBackend {
             config,
             footprints,
             programs: Mutex::new(Programs::new(StageModel::ovs())),
+            checking: Mutex::new(Programs::new(StageModel::ovs())),
+            proved: Mutex::default(),
         })
     }
 
@@ -41,9 +55,11 @@ impl OvsBackend {
         &*self.footprints
     }
 
-    /// The proved rows. A holder that panicked left whole entries behind: entries are only ever added whole.
+    /// The proved rows.
     pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut programs = lock(&self.programs);
+        programs.adopt(std::mem::take(&mut *lock(&self.proved)));
+        programs
     }
 }
 
@@ -54,7 +70,16 @@ impl Backend for OvsBackend {
     }
 
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
-        self.programs().check(intent)
+        let mut programs = lock(&self.checking);
+        let checked = programs.check(intent);
+        let proved = programs.take_proved();
+        programs.keep(&[intent]);
+        let mut kept = lock(&self.proved);
+        if kept.len() > PROVED {
+            kept.clear();
+        }
+        kept.extend(proved);
+        checked
     }
 
     /// Classes are matched in a register of 32 bits.

@@ -218,6 +218,19 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn no_rate_holds_up_a_revocation() {
+    let (access, _denials) = configured("[access.rate.operator]\nrequests_per_second = 1\nburst = 1\n");
+    let peer = nowhere(&access);
+    let ask = |path: &'static str| call(&access, request(path, &peer, &["Bearer of ops"]));
+    let mut refused = 0;
+    for _ in 0..100 {
+        refused += u32::from(ask(EXPLAIN).await.is_err());
+        assert!(ask("/portcullis.v1.UnlockService/Revoke").await.is_ok());
+    }
+    assert!(refused > 0, "other calls have their rate");
+}
+
+#[tokio::test]
 async fn what_a_service_refuses_is_witnessed_too() {
     let (access, mut denials) = configured("");
     let peer = nowhere(&access);

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod change;
 pub mod compiled;
+pub mod database;
 pub mod explained;
 pub mod policy;
 pub mod targets;

@@ -204,9 +204,61 @@ pub struct StatusView {
     pub realized: bool,
     /// By name.
     pub targets: Vec<TargetView>,
+    /// How the agent's database stands, where the agent says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreView>,
+}
+
+/// How the agent's database stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreView {
+    /// Why it is not written, and what to do; empty when it is.
+    pub problem: String,
+    /// Why the journal of closings is not written.
+    pub journal_problem: String,
+    /// What holds and is not stored yet.
+    pub waiting: u64,
+    /// The agent runs without it, and touches no row.
+    pub unusable: bool,
+}
+
+impl StoreView {
+    /// Nothing while all is well.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if self.unusable {
+            text += &format!(
+                "no database: nothing can be changed, no row is touched, and leases end at the switch\ndatabase: {}\n",
+                self.problem
+            );
+        } else if !self.problem.is_empty() {
+            text += &format!(
+                "the database cannot be written: nothing can be opened or changed, closings hold at once\ndatabase: {}\n",
+                self.problem
+            );
+        }
+        if !self.journal_problem.is_empty() {
+            text += &format!("journal of closings: {}\n", self.journal_problem);
+        }
+        if self.waiting > 0 {
+            text += &format!("{} closings hold and wait to be stored\n", self.waiting);
+        }
+        text
+    }
 }
 
 impl StatusView {
+    /// With what the agent says of its database.
+    pub fn with_store(mut self, store: Option<v1::StoreStatus>) -> Self {
+        self.store = store.map(|store| StoreView {
+            problem: store.problem,
+            journal_problem: store.journal_problem,
+            waiting: store.waiting,
+            unusable: store.unusable,
+        });
+        self
+    }
+
     /// Of targets and a generation.
     pub fn new(generation: u64, targets: Vec<v1::Target>) -> Self {
         let targets: Vec<TargetView> = targets.into_iter().map(TargetView::from).collect();
@@ -215,6 +267,7 @@ impl StatusView {
             generation,
             realized,
             targets,
+            store: None,
         }
     }
 
@@ -333,6 +386,7 @@ impl View for StatusView {
             (false, _) => format!("generation {}: not realized yet\n", self.generation),
         };
         let parts = [
+            self.store.as_ref().map_or(String::new(), StoreView::text),
             self.overview(width),
             self.tables(width),
             self.pending(width),

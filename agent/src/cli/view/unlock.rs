@@ -130,6 +130,39 @@ pub struct UnlockView {
     pub history: Vec<TransitionView>,
     /// How often it was renewed.
     pub renewals: u32,
+    /// How far a closing got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closing: Option<ClosingView>,
+}
+
+/// How far a closing got by the time of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClosingView {
+    /// Every target confirmed it.
+    pub applied: bool,
+    /// A restart of the agent does not open it again.
+    pub durable: bool,
+    /// What it waits for.
+    pub waits_for: Vec<String>,
+}
+
+impl ClosingView {
+    /// In words: what holds, and what is to come.
+    fn words(&self) -> String {
+        let state = match (self.applied, self.durable) {
+            (true, true) => "applied on every target, and durable",
+            (true, false) => {
+                "applied on every target, not durable yet: a restart of the agent would open it again"
+            }
+            (false, true) => "durable, not applied on every target yet",
+            (false, false) => "ordered, neither applied on every target nor durable yet",
+        };
+        let waits = self
+            .waits_for
+            .iter()
+            .map(|what| format!("\n          waits for {what}"));
+        format!("{state}{}", waits.collect::<String>())
+    }
 }
 
 impl From<v1::Unlock> for UnlockView {
@@ -167,6 +200,11 @@ impl From<v1::Unlock> for UnlockView {
             opens: unlock.opens.into_iter().map(RuleView::from).collect(),
             history: unlock.history.into_iter().map(transition).collect(),
             renewals: unlock.renewals,
+            closing: unlock.closing.map(|closing| ClosingView {
+                applied: closing.applied,
+                durable: closing.durable,
+                waits_for: closing.waits_for,
+            }),
         }
     }
 }
@@ -199,6 +237,10 @@ impl View for UnlockView {
             ("failing since", moment(self.failing_since)),
             ("quarantine", moment(self.quarantined_until)),
             ("evidence", evidence.join("\n          ")),
+            (
+                "closing",
+                self.closing.as_ref().map_or(String::new(), ClosingView::words),
+            ),
         ]);
         let mut checks = Grid::new(&["CHECK", "RESULT", "DETAIL"]);
         for check in &self.checks {

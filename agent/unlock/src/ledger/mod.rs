@@ -11,6 +11,7 @@
 
 mod refusal;
 mod step;
+mod time;
 mod unlock;
 
 use std::sync::Arc;

@@ -279,44 +279,6 @@ impl Ledger {
         Ok(self.revoked(document, unlock, reason, by, span, now))
     }
 
-    /// What time does: leases end, notices are given, graces and quarantines are over.
-    pub fn tick(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for id in self.due(now) {
-            let Some(unlock) = self.live.get(&id).map(|u| Unlock::clone(u)) else {
-                continue;
-            };
-            self.time(document, unlock, &mut changes, now);
-        }
-        if changes.iter().any(|change| change.unlock.state.has_ended()) {
-            self.orphans(document, &mut changes, now);
-        }
-        changes
-    }
-
-    fn time(&mut self, document: &Document, mut unlock: Unlock, changes: &mut Vec<Change>, now: &Moment) {
-        let come = |deadline: Option<crate::clock::Deadline>| deadline.is_some_and(|d| d.has_come(now));
-        if unlock.state.is_open() && come(unlock.ends) {
-            unlock.enter(State::Expired, "the lease ended", AGENT, now);
-            changes.push(self.changed(unlock, "unlock.expire", AGENT));
-        } else if unlock.state.is_open() && come(unlock.failing.map(|(_, until)| until)) {
-            let why = unlock
-                .reason
-                .split("; revoked in")
-                .next()
-                .unwrap_or_default()
-                .to_string();
-            changes.extend(self.revoked(document, unlock, &why, AGENT, None, now));
-        } else if unlock.state == State::Active && come(unlock.notice) {
-            unlock.notice = None;
-            unlock.enter(State::Expiring, "the lease ends soon", AGENT, now);
-            changes.push(self.changed(unlock, "unlock.expiring", AGENT));
-        } else if unlock.state.has_ended() && unlock.quarantine.is_some_and(|q| q.has_surely_come(now)) {
-            unlock.quarantine = None;
-            changes.push(self.changed(unlock, "unlock.quarantine_over", AGENT));
-        }
-    }
-
     /// What a new document means: endpoints and programs that are gone take their unlocks with them.
     pub fn follow(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -440,7 +402,7 @@ impl Ledger {
         Some(self.changed(unlock, "unlock.request", AGENT))
     }
 
-    fn revoked(
+    pub(super) fn revoked(
         &mut self,
         document: &Document,
         mut unlock: Unlock,
@@ -466,7 +428,7 @@ impl Ledger {
     }
 
     /// Ends what needs a program that is no longer active on its endpoint, and what needs that, and so on.
-    fn orphans(&mut self, document: &Document, changes: &mut Vec<Change>, now: &Moment) {
+    pub(super) fn orphans(&mut self, document: &Document, changes: &mut Vec<Change>, now: &Moment) {
         let mut from = 0;
         while let Some(ended) = changes.get(from).map(|change| Arc::clone(&change.unlock)) {
             from += 1;
@@ -508,7 +470,7 @@ impl Ledger {
         }
     }
 
-    fn changed(&mut self, mut unlock: Unlock, action: &'static str, by: &str) -> Change {
+    pub(super) fn changed(&mut self, mut unlock: Unlock, action: &'static str, by: &str) -> Change {
         unlock.revision += 1;
         Change {
             action,

@@ -1,0 +1,456 @@
+//! What readers and targets were given, and what of it is not stored yet.
+//!
+//! Two threads publish here, each under the lock and only for a moment: the worker, whose changes are stored before they hold,
+//! and the closer, whose closings hold at once. Neither holds the lock while it checks, writes or waits.
+//!
+//! ```text
+//! closer   ── close ──▶ state, targets ──▶ backlog ──▶ journal, answer
+//! worker   ── base ──▶ edit, resolve, check ──▶ begin ──▶ store ──▶ finish: publish, together with what closed meanwhile
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use imbl::OrdMap;
+use portcullis_backend::TargetHandle;
+use portcullis_compiler::{Compiler, Intent};
+use portcullis_policy::{Document, Grant, Name};
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::{AGENT, Change as UnlockChange, Ledger, Strikes, Unlock};
+use tokio::sync::watch;
+
+use super::unlocks::{entries_of, keys_of};
+use super::worker::{class_limit, revise};
+use super::{Base, ChangeError, State};
+use crate::store::{Aside, Generation, Pending, Write};
+
+/// Endpoints, and what unlocks do to them.
+pub(super) type Grants = OrdMap<Name, Arc<Vec<Grant>>>;
+/// How often programs were revoked on endpoints.
+pub(super) type AllStrikes = Vec<((Name, Name), Option<Strikes>)>;
+
+/// A change that was checked and waits to be stored.
+pub(super) struct Prepared {
+    /// What it was made from; see [`Base`].
+    pub version: u64,
+    pub ledger: Ledger,
+    /// The generation that it makes, if it makes one.
+    pub desired: Option<Desired>,
+    pub aside: Aside,
+}
+
+/// What a change makes of the policy.
+pub(super) struct Desired {
+    pub document: Document,
+    pub intent: Arc<Intent>,
+    pub compiler: Compiler,
+    pub generation: Generation,
+    pub writes: Vec<Write>,
+}
+
+/// A commit on its way, and what was closed meanwhile.
+#[derive(Debug, Default)]
+struct Committing {
+    number: Option<u64>,
+    /// Entries of the backlog that are part of it.
+    stores: usize,
+    closed: Vec<UnlockChange>,
+    strikes: AllStrikes,
+    /// Generations that closings made: the history has them behind the one that is being stored.
+    recent: Vec<Generation>,
+}
+
+/// What one closing came to.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// The generation in which it holds.
+    pub generation: u64,
+    /// Whether it changed the rows of any endpoint.
+    pub tightened: bool,
+    /// Its number among closings.
+    pub number: u64,
+    pub aside: Aside,
+}
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Core {
+    state: watch::Sender<State>,
+    targets: Vec<TargetHandle>,
+    compiler: Compiler,
+    /// Newest generation that every target was seen to follow.
+    followed: u64,
+    /// Rises with everything that is published.
+    version: u64,
+    committing: Option<Committing>,
+    backlog: Vec<Arc<Pending>>,
+    /// Number of the newest closing.
+    closings: u64,
+}
+
+/// The lock around it.
+#[derive(Debug, Clone)]
+pub(super) struct Shared(Arc<Mutex<Core>>);
+
+impl Shared {
+    pub fn new(core: Core) -> Self {
+        Shared(Arc::new(Mutex::new(core)))
+    }
+
+    /// A thread that panicked under the lock published whole states or none.
+    pub fn lock(&self) -> MutexGuard<'_, Core> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    pub fn new(
+        state: watch::Sender<State>,
+        targets: Vec<TargetHandle>,
+        compiler: Compiler,
+        backlog: Vec<Arc<Pending>>,
+        closings: u64,
+    ) -> Self {
+        Core {
+            state,
+            targets,
+            compiler,
+            followed: 0,
+            version: 0,
+            committing: None,
+            backlog,
+            closings,
+        }
+    }
+
+    /// Reads what is published.
+    pub fn read<T>(&self, reader: impl FnOnce(&State) -> T) -> T {
+        reader(&self.state.borrow())
+    }
+
+    /// The moment to make a change from.
+    pub fn base(&mut self) -> Base {
+        let generation = self.read(State::generation);
+        self.confirm_gone(generation);
+        let mut base = self.read(State::base);
+        base.compiler = self.compiler.clone();
+        base.version = self.version;
+        base
+    }
+
+    /// Tells the compiler which class ids no target has rows of any more: every one follows a generation without them.
+    fn confirm_gone(&mut self, newest: u64) {
+        let followed = self.targets.iter().map(|target| target.status().applied);
+        let followed = followed.min().unwrap_or(newest);
+        if followed <= self.followed {
+            return;
+        }
+        self.followed = followed;
+        let released = self.compiler.released().clone();
+        let gone = released.iter().filter(|(_, since)| **since <= followed);
+        self.compiler.confirm_gone(gone.map(|(id, _)| *id));
+    }
+
+    /// The number of the next generation: none is used twice, nor below one that is being stored.
+    fn next_number(&self) -> u64 {
+        let committing = self.committing.as_ref().and_then(|commit| commit.number);
+        self.read(State::generation).max(committing.unwrap_or(0)) + 1
+    }
+
+    /// What holds and is not stored, with what classes the store has to know then.
+    pub fn backlog(&self) -> (Vec<Arc<Pending>>, Arc<Intent>, Compiler) {
+        let intent = self.read(|state| Arc::clone(&state.intent));
+        (self.backlog.clone(), intent, self.compiler.clone())
+    }
+
+    /// How much holds and is not stored.
+    pub fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// The first entries of the backlog are stored.
+    pub fn stored(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.backlog.drain(..count.min(self.backlog.len()));
+        let unstored = unstored(&self.backlog);
+        self.state.send_modify(|state| state.unstored = unstored);
+    }
+
+    /// Something holds, and is not stored yet.
+    fn push(&mut self, pending: Pending) {
+        let pending = Arc::new(pending);
+        let more = unstored(std::slice::from_ref(&pending));
+        self.backlog.push(pending);
+        self.state.send_modify(|state| state.unstored.extend(more));
+    }
+
+    /// Lets a closing hold: readers and every target get it before this returns.
+    pub fn close(
+        &mut self,
+        ledger: Ledger,
+        changes: &[UnlockChange],
+        mut aside: Aside,
+        now: &Moment,
+    ) -> Closed {
+        let grants = ledger.grants_at(now);
+        let tightened = self.read(|state| state.document.grants != grants);
+        self.closings += 1;
+        if let Some(commit) = &mut self.committing {
+            commit.closed.extend(changes.iter().cloned());
+            commit.strikes.extend(aside.strikes.iter().cloned());
+        }
+        let by = changes.first().map_or(AGENT, |change| change.by.as_str());
+        let made = match tightened {
+            true => self.regrant(ledger, grants, (by, changes), now),
+            false => {
+                self.state.send_modify(|state| state.ledger = ledger);
+                None
+            }
+        };
+        self.version += 1;
+        let generation = self.read(State::generation);
+        for entry in &mut aside.audit {
+            entry.generation = generation;
+        }
+        let closed = Closed {
+            generation,
+            tightened,
+            number: self.closings,
+            aside: aside.clone(),
+        };
+        self.push(Pending {
+            generation: made,
+            aside,
+            closing: self.closings,
+        });
+        closed
+    }
+
+    /// Publishes other grants as a generation that changes no resource, and returns it.
+    fn regrant(
+        &mut self,
+        ledger: Ledger,
+        grants: Grants,
+        (by, changes): (&str, &[UnlockChange]),
+        now: &Moment,
+    ) -> Option<Generation> {
+        let mut document = self.read(|state| Document::clone(&state.document));
+        document.grants = grants;
+        let limit = class_limit(&self.targets, true);
+        let made = self.resolved(&document, limit);
+        let made = made.or_else(|error| {
+            // A class of its own cannot be had: what the endpoints are without any unlock is there already.
+            tracing::error!(%error, "a closing takes every unlock of its endpoints with it");
+            for change in changes {
+                document.grants.remove(&change.unlock.endpoint);
+            }
+            self.resolved(&document, limit)
+        });
+        let made = made.or_else(|error| {
+            tracing::error!(%error, "a target cannot hold what a closing leaves; the others do, and this one keeps its rows");
+            self.resolved(&document, u32::MAX)
+        });
+        let (intent, compiler) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(%error, "a closing has no rows: what it closes is open until its lease ends");
+                self.state.send_modify(|state| state.ledger = ledger);
+                return None;
+            }
+        };
+        let generation = Generation {
+            number: intent.generation,
+            at: now.seconds(),
+            by: by.to_string(),
+            changes: keys_of(changes),
+        };
+        self.publish(document, ledger, intent, compiler);
+        match &mut self.committing {
+            Some(commit) => commit.recent.push(generation.clone()),
+            None => self.remember(generation.clone()),
+        }
+        Some(generation)
+    }
+
+    fn resolved(
+        &self,
+        document: &Document,
+        limit: u32,
+    ) -> Result<(Arc<Intent>, Compiler), portcullis_compiler::OutOfClasses> {
+        let mut compiler = self.compiler.clone();
+        // No class is edited in place: asking a target whether it can would wait for the rows that it makes.
+        compiler.limit(limit);
+        let intent = compiler.resolve(document, self.next_number())?;
+        Ok((intent, compiler))
+    }
+
+    fn publish(&mut self, document: Document, ledger: Ledger, intent: Arc<Intent>, compiler: Compiler) {
+        self.compiler = compiler.clone();
+        self.state.send_modify(|state| {
+            state.document = Arc::new(document);
+            state.intent = Arc::clone(&intent);
+            state.generation = intent.generation;
+            state.compiler = compiler;
+            state.ledger = ledger;
+        });
+        // A burst keeps at most one intent waiting per target: the newest.
+        self.targets
+            .iter()
+            .for_each(|target| target.set_intent(Arc::clone(&intent)));
+    }
+
+    /// Lets watchers see a generation, behind all before it.
+    fn remember(&mut self, generation: Generation) {
+        self.state.send_modify(|state| {
+            generation
+                .changes
+                .iter()
+                .for_each(|change| revise(state, change, &generation));
+            state.recent.push(Arc::new(generation));
+        });
+    }
+
+    /// A change goes to the store now, behind the backlog that this returns; nothing if it was prepared on something that
+    /// does not hold any more.
+    pub fn begin(&mut self, prepared: &Prepared) -> Option<Vec<Arc<Pending>>> {
+        if self.version != prepared.version {
+            return None;
+        }
+        self.committing = Some(Committing {
+            number: prepared.desired.as_ref().map(|desired| desired.generation.number),
+            stores: self.backlog.len(),
+            ..Committing::default()
+        });
+        Some(self.backlog.clone())
+    }
+
+    /// A change was not stored: nothing of it holds. A closing may have taken the number behind it.
+    pub fn failed(&mut self, now: &Moment) {
+        let Some(commit) = self.committing.take() else {
+            return;
+        };
+        if let Some(number) = commit.number.filter(|_| !commit.recent.is_empty()) {
+            let nothing = Generation {
+                number,
+                at: now.seconds(),
+                by: AGENT.to_string(),
+                changes: Vec::new(),
+            };
+            self.remember(nothing.clone());
+            let pending = Pending {
+                generation: Some(nothing),
+                ..Pending::default()
+            };
+            self.backlog
+                .insert(commit.stores.min(self.backlog.len()), Arc::new(pending));
+        }
+        for generation in commit.recent {
+            self.remember(generation);
+        }
+    }
+
+    /// A change was stored: it holds, together with what was closed meanwhile. Returns what ended because of both, and the
+    /// generation in which all of it holds.
+    pub fn finish(
+        &mut self,
+        prepared: Prepared,
+        now: &Moment,
+    ) -> Result<(u64, Vec<UnlockChange>), ChangeError> {
+        let commit = self.committing.take().unwrap_or_default();
+        self.stored(commit.stores);
+        self.version += 1;
+        let Prepared {
+            mut ledger, desired, ..
+        } = prepared;
+        if commit.closed.is_empty() {
+            match desired {
+                Some(desired) => {
+                    self.publish(desired.document, ledger, desired.intent, desired.compiler);
+                    self.remember(desired.generation);
+                }
+                None => self.state.send_modify(|state| state.ledger = ledger),
+            }
+            return Ok((self.read(State::generation), Vec::new()));
+        }
+        let changed = desired.is_some();
+        let mut document = self.read(|state| Document::clone(&state.document));
+        if let Some(desired) = desired {
+            document = desired.document;
+            self.remember(desired.generation);
+        }
+        for generation in commit.recent {
+            self.remember(generation);
+        }
+        for ((endpoint, program), strikes) in &commit.strikes {
+            ledger.set_strikes(endpoint, program, *strikes);
+        }
+        let ended = ledger.overlay(&document, &commit.closed, now);
+        document.grants = ledger.grants_at(now);
+        let same = self.read(|state| state.document.grants == document.grants);
+        let mut pending = Pending {
+            aside: Aside {
+                unlocks: ended.iter().map(|change| Arc::clone(&change.unlock)).collect(),
+                audit: entries_of(&ended, now, self.next_number()),
+                ..Aside::default()
+            },
+            ..Pending::default()
+        };
+        if changed || !same {
+            // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
+            let limit = class_limit(&self.targets, true);
+            let (intent, compiler) = self.resolved(&document, limit)?;
+            let generation = Generation {
+                number: intent.generation,
+                at: now.seconds(),
+                by: AGENT.to_string(),
+                changes: keys_of(&ended),
+            };
+            self.publish(document, ledger, intent, compiler);
+            self.remember(generation.clone());
+            pending.generation = Some(generation);
+        } else {
+            self.state.send_modify(|state| state.ledger = ledger);
+        }
+        if pending.generation.is_some() || !pending.aside.unlocks.is_empty() {
+            self.push(pending);
+        }
+        Ok((self.read(State::generation), ended))
+    }
+}
+
+/// Unlocks as they are in a backlog, and not in the store.
+pub(super) fn unstored(backlog: &[Arc<Pending>]) -> OrdMap<Name, Arc<Unlock>> {
+    let unlocks = backlog.iter().flat_map(|pending| &pending.aside.unlocks);
+    unlocks
+        .map(|unlock| (unlock.id.clone(), Arc::clone(unlock)))
+        .collect()
+}
+
+/// Whether grants open more than others did, or deny less: what may not hold before it is stored.
+pub(super) fn relaxes(before: &Grants, after: &Grants) -> bool {
+    let none = Vec::new();
+    before.diff(after).any(|difference| {
+        use imbl::ordmap::DiffItem::{Add, Remove, Update};
+        let (was, is): (&Vec<Grant>, &Vec<Grant>) = match difference {
+            Add(_, is) => (&none, is),
+            Remove(_, was) => (was, &none),
+            Update {
+                old: (_, was),
+                new: (_, is),
+            } => (was, is),
+        };
+        let held = |grant: &Grant| {
+            was.iter().any(|other| {
+                (&other.unlock, other.quarantine, &other.rules)
+                    == (&grant.unlock, grant.quarantine, &grant.rules)
+                    && other.ends >= grant.ends
+            })
+        };
+        let opens = is.iter().any(|grant| !grant.quarantine && !held(grant));
+        let lifted = was
+            .iter()
+            .any(|grant| grant.quarantine && !is.iter().any(|g| g.quarantine && g.unlock == grant.unlock));
+        opens || lifted
+    })
+}
