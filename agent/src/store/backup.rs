@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{State, Unlock};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags};
 
 use super::audit::{Entry, Head};
 use super::journal::{self, Closing};
@@ -75,8 +75,9 @@ fn existing(file: &Path) -> Result<Connection, StoreError> {
 
 /// Looks at everything in a database: its header and format, every page, and the hashes of the audit log.
 pub fn examine(file: &Path) -> Result<Report, StoreError> {
-    if schema::is_missing(file)? {
-        return Err(damaged(file, "there is no database, or an empty one"));
+    let found = std::fs::metadata(file).map_err(beside("read", file))?;
+    if found.len() == 0 {
+        return Err(damaged(file, "it is empty"));
     }
     let connection = existing(file)?;
     let read = || -> rusqlite::Result<(i32, i64, String)> {
@@ -159,30 +160,36 @@ fn copy(from: &Path, to: &Path) -> Result<Connection, StoreError> {
     Ok(target)
 }
 
-/// The name of a database, if it has one.
-fn name(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    connection
-        .query_row("SELECT value FROM texts WHERE name = 'database'", [], |row| {
-            row.get(0)
-        })
-        .optional()
-}
-
 /// Closings that a journal has and a copy of its database has not.
 fn missing(copy: &Connection, journal: &Path) -> Result<Vec<(u64, Closing)>, StoreError> {
     let failed = sqlite("read a copy");
     let stored = unlocks::closings(copy).map_err(&failed)?;
-    let own = name(copy).map_err(&failed)?;
+    let own = schema::name(copy).map_err(&failed)?;
     let header = journal::Header::of(journal);
-    let same = header.filter(|header| {
-        let digits: String = header.database.iter().map(|byte| format!("{byte:02x}")).collect();
-        own.as_deref() == Some(&digits)
-    });
+    let same = header.filter(|header| own.as_deref() == Some(&digits(header)));
     let Some(header) = same else {
         return Ok(Vec::new());
     };
     let (_, records) = journal::Journal::open(journal, header.database, stored, 0);
     Ok(records)
+}
+
+/// A database's name in a journal, as the database has it.
+fn digits(header: &journal::Header) -> String {
+    header.database.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A backup of the time before there were journals becomes the database of the journal where it is put: what that one
+/// knows to be closed stays closed.
+fn take_name(copy: &Connection, journal: &Path) -> Result<(), StoreError> {
+    let Some(header) = journal::Header::of(journal) else {
+        return Ok(());
+    };
+    let taken = copy.execute(
+        "INSERT OR IGNORE INTO texts (name, value) VALUES ('database', ?1)",
+        [digits(&header)],
+    );
+    taken.map(drop).map_err(sqlite("complete a copy"))
 }
 
 /// Writes into a copy what it lacks, with entries of the audit log.
@@ -331,6 +338,7 @@ fn restore_locked(
 ) -> Result<Report, StoreError> {
     let beside_it = journal::path(database);
     let mut made = copy(from, new)?;
+    take_name(&made, &beside_it)?;
     let lacking = missing(&made, &beside_it)?;
     let mut newest = lacking.iter().map(|(_, c)| c.generation).max().unwrap_or(0);
     let mut closed = lacking.iter().map(|(_, c)| c.unlocks.len() as u64).sum();

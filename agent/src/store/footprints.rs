@@ -188,4 +188,33 @@ mod tests {
         assert_eq!(records.recorded("ovs:2").await.unwrap(), [footprint(3)]);
         assert_eq!(records.recorded("ovs:3").await.unwrap(), []);
     }
+    #[tokio::test]
+    async fn without_a_database_they_say_so_and_make_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("portcullis.db");
+        let records = FootprintRecords::default();
+        records.refused("it is gone");
+        let error = records.recorded("ovs:1").await.unwrap_err();
+        assert_eq!(error.0, "it is gone");
+        // Removed while the agent runs: nobody makes an empty one.
+        records.opened(&file);
+        records.record("ovs:1", &footprint(1)).await.unwrap_err();
+        records.recorded("ovs:1").await.unwrap_err();
+        assert!(!file.exists());
+    }
+
+    #[tokio::test]
+    async fn reading_waits_for_no_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("portcullis.db");
+        let (store, _) = Store::open(&file).unwrap();
+        let records = FootprintRecords::default();
+        records.opened(&file);
+        records.record("ovs:1", &footprint(1)).await.unwrap();
+        let writer = Connection::open(&file).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(records.recorded("ovs:1").await.unwrap(), [footprint(1)]);
+        drop(writer);
+        drop(store);
+    }
 }

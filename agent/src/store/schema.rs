@@ -100,7 +100,16 @@ const MIGRATIONS: &[&str] = &[
     CREATE TRIGGER audit_is_append_only BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
     CREATE TRIGGER audit_keeps_all BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 ",
+    // The name that the journal of closings beside it has, too, and the newest closing of it that is stored. A version that
+    // knows no journal does not open what only the journal knows to be closed: the format is one that it refuses.
+    "
+    INSERT OR IGNORE INTO numbers VALUES ('closings', 0);
+    INSERT OR IGNORE INTO texts VALUES ('database', lower(hex(randomblob(16))));
+",
 ];
+
+/// The oldest format that can be worked with as it is, where a full disk has no room for a migration: without a journal.
+const WITHOUT_JOURNAL: u32 = 3;
 
 fn file_error(file: &Path) -> impl Fn(std::io::Error) -> StoreError {
     let file = file.to_path_buf();
@@ -206,30 +215,22 @@ fn is_want_of_room(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// The name of a database, which it is given when it has none. Nothing where that cannot be written now.
+/// The name of a database; nothing as long as it could not be given one.
 fn name_of(connection: &Connection) -> rusqlite::Result<Option<DatabaseId>> {
-    let read = || {
-        connection
-            .query_row("SELECT value FROM texts WHERE name = 'database'", [], |row| {
-                row.get::<_, String>(0)
-            })
-            .optional()
-    };
-    if read()?.is_none() {
-        let written = connection.execute(
-            "INSERT INTO texts (name, value) VALUES ('database', lower(hex(randomblob(16))))",
-            [],
-        );
-        if let Err(error) = written {
-            tracing::error!(%error, "the database cannot be written: closings are not durable until it can");
-            return Ok(None);
-        }
-    }
-    let digits = read()?.unwrap_or_default();
+    let digits = name(connection)?.unwrap_or_default();
     let bytes: Option<Vec<u8>> = (0..digits.len() / 2)
         .map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
         .collect();
     Ok(bytes.and_then(|bytes| bytes.try_into().ok()))
+}
+
+/// [`name_of`], as it is stored.
+pub(super) fn name(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM texts WHERE name = 'database'", [], |row| {
+            row.get(0)
+        })
+        .optional()
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -285,16 +286,29 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
             "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
         ))
         .map_err(&failed)?;
-    migrate(connection, format).map_err(sqlite("migrate to this version's format"))
+    migrate(connection, format)
 }
 
-fn migrate(connection: &mut Connection, format: u32) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection, format: u32) -> Result<(), StoreError> {
     for (index, migration) in (0u32..).zip(MIGRATIONS).skip(format as usize) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", index + 1)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.commit()?;
+        match step(connection, index + 1, migration) {
+            Err(error) if index >= WITHOUT_JOURNAL && is_want_of_room(&error) => {
+                tracing::error!(
+                    %error,
+                    "the database stays in an earlier format, and closings are not durable until it can be written"
+                );
+                return Ok(());
+            }
+            done => done.map_err(sqlite("migrate to this version's format"))?,
+        }
     }
     Ok(())
+}
+
+fn step(connection: &mut Connection, format: u32, migration: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(migration)?;
+    transaction.pragma_update(None, "user_version", format)?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.commit()
 }

@@ -12,7 +12,7 @@ use crate::support::*;
 use crate::unlocks::*;
 
 /// Does something to the files of an agent that is stopped, and starts it again.
-async fn after(u: &mut Unlocks, what: impl FnOnce(&Path)) {
+pub async fn after(u: &mut Unlocks, what: impl FnOnce(&Path)) {
     u.rig.agent.take().unwrap().stop().await.unwrap();
     what(u.rig.folder.path());
     u.begin().await;
@@ -46,7 +46,7 @@ async fn refuses(u: &mut Unlocks, why: &str) {
     assert!(u.rig.fake.intents.lock().unwrap().is_empty(), "a row was touched");
 }
 
-fn remove(folder: &Path) {
+pub fn remove(folder: &Path) {
     for file in ["p.db", "p.db-wal", "p.db-shm"] {
         let _ = std::fs::remove_file(folder.join(file));
     }
@@ -137,7 +137,7 @@ async fn a_database_without_its_log_is_found_to_be_older() {
     intact(&mut u).await;
 }
 
-fn command(folder: &Path, words: &[&str]) -> Output {
+pub fn command(folder: &Path, words: &[&str]) -> Output {
     let database = folder.join("p.db");
     let mut command = Command::new(PROGRAM);
     command
@@ -148,7 +148,7 @@ fn command(folder: &Path, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn done(output: &Output) -> String {
+pub fn done(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{problem}");

@@ -22,4 +22,5 @@ mod tls;
 mod two_targets;
 mod unlock_log;
 mod unlocks;
+mod upgrade;
 mod watch;
