@@ -224,9 +224,9 @@ pub(super) fn write_down(journal: Option<Journal>, health: Health) -> Sender<Not
 }
 
 fn keep(mut journal: Option<Journal>, told: &Receiver<Note>, health: &Health) {
-    const NONE: &str =
-        "the database had no room for its name when the agent was started: there is no journal of closings";
-    if journal.is_none() {
+    const NONE: &str = "the database had no room for its name when the agent was started: there is no journal of closings until the agent is \
+         started again";
+    if journal.is_none() && !health.read().unusable {
         health.set(|health| health.journal = NONE.to_string());
     }
     while let Ok(note) = told.recv() {

@@ -397,9 +397,13 @@ impl Core {
             ..Pending::default()
         };
         if changed || !same {
-            // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
             let limit = class_limit(&self.targets, true);
-            let (intent, compiler) = self.resolved(&document, limit)?;
+            let made = self.resolved(&document, limit).or_else(|error| {
+                tracing::error!(%error, "a target cannot hold a stored change; the others do, and this one keeps its rows");
+                self.resolved(&document, u32::MAX)
+            });
+            // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
+            let (intent, compiler) = made?;
             let generation = Generation {
                 number: intent.generation,
                 at: now.seconds(),

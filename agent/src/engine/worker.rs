@@ -97,7 +97,7 @@ impl Worker {
                 tracing::debug!(count = pending.len(), "what holds already is stored");
             }
             Err(error) => {
-                tracing::warn!(%error, waiting = pending.len(), "what holds already cannot be stored yet")
+                tracing::debug!(%error, waiting = pending.len(), "what holds already cannot be stored yet");
             }
         }
         self.tell_waiting();
@@ -115,11 +115,23 @@ impl Worker {
 
     /// Commits, and tells how the store stands. A commit of which nobody knows what became is asked for until it is known.
     fn stored(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
+        let failed_before = !self.health.read().problem.is_empty();
         let mut result = self.store.commit_all(commit);
         if let Err(StoreError::Unknown { .. }) = &result {
             result = self.resolved(result);
         }
         let problem = result.as_ref().err().map(|error| crate::daemon::chain(error));
+        // Once, and not at every try: the log may be on the same disk.
+        match &problem {
+            Some(problem) if !failed_before => {
+                tracing::error!(
+                    problem,
+                    "the database cannot be written: nothing can be opened or changed"
+                );
+            }
+            None if failed_before => tracing::info!("the database is written again"),
+            _ => {}
+        }
         self.health
             .set(|health| health.problem = problem.unwrap_or_default());
         if result.is_ok() {
