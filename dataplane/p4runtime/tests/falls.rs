@@ -114,6 +114,37 @@ async fn an_intent_from_before_the_end_opens_nothing_after_it() {
 }
 
 #[tokio::test]
+async fn a_device_without_room_for_what_is_left_closes_more_rather_than_nothing() {
+    use Action::{Allow, Deny};
+    let mut rig = Rig::start().await;
+    // A class that is edited in place needs no room.
+    rig.in_place = false;
+    let far = now() + 1000;
+    enforced(&mut rig, &[far, far + 1]).await;
+    until_met(&rig, [Allow, Allow]).await;
+    // The second is taken back. What is left, only the first, is a policy that no lease falls to: the device has no room.
+    let policy = 0x0200_0006;
+    let full = rig.server.state().entries.in_table(policy);
+    rig.server.state().sizes.insert(policy, full);
+    rig.allow(&Document::from_yaml(&document("25, 465", "")).unwrap());
+    let intent = rig.intent_of(&unlocked(&[far, 0]));
+    rig.target.set_intent(intent);
+    until_met(&rig, [Deny, Deny]).await;
+    rig.until("told", |s| {
+        s.applied < s.wanted && s.unsupported.iter().any(|u| u.why.contains("no room"))
+    })
+    .await;
+    // With room it is what was wanted.
+    rig.server.state().sizes.clear();
+    until_met(&rig, [Allow, Deny]).await;
+    rig.until("in sync", |s| {
+        s.state == SessionState::InSync && s.applied == s.wanted
+    })
+    .await;
+    assert_eq!(rig.server.broken(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn there_is_room_for_what_leases_fall_to_before_they_are_granted() {
     let mut rig = Rig::start().await;
     let document = unlocked(&[now() + 1000]);
