@@ -1,4 +1,4 @@
-// Portcullis for v1model: parse, attach, guard, egress policy, L2, then for every copy deliver and ingress policy.
+// Portcullis for v1model: parse, attach, roles, guard, egress policy, L2, then for every copy deliver and ingress policy.
 
 #include <core.p4>
 #include <v1model.p4>
@@ -56,5 +56,5 @@ control MainDeparser(packet_out packet, in headers_t hdr) {
     apply { packet.emit(hdr); }
 }
 
-@pkginfo(name="portcullis", version="1")
+@pkginfo(name="portcullis", version="2")
 V1Switch(MainParser(), NoVerification(), IngressPipe(), EgressPipe(), NoChecksum(), MainDeparser()) main;

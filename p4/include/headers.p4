@@ -16,6 +16,7 @@ const bit<16> TYPE_PPPOE_SESSION = 0x8864;
 // IP protocols and IPv6 extension headers.
 const bit<8> HOP_BY_HOP = 0;
 const bit<8> ICMP = 1;
+const bit<8> IGMP = 2;
 const bit<8> TCP = 6;
 const bit<8> UDP = 17;
 const bit<8> ROUTING = 43;
@@ -32,6 +33,27 @@ const bit<3> KIND_IPV4 = 2;
 const bit<3> KIND_IPV6 = 3;
 const bit<3> KIND_ENCAPSULATED = 4; // may carry IP where it is not looked for
 const bit<3> KIND_BROKEN = 5;       // IP by its EtherType, with a header that cannot be read
+
+// The VLAN of a frame whose tags do not say which one it is in: IEEE 802.1Q reserves this id, so that no port has it.
+const bit<12> VLAN_UNKNOWN = 4095;
+
+// The role that a server needs for a frame (RFC 6105, RFC 7610, RFC 4541). Numbers are in rows of `roles`: they stay.
+const bit<3> ROLE_NONE = 0;
+const bit<3> ROLE_ROUTER = 1;      // router advertisements, redirects, IGMP and MLD queries
+const bit<3> ROLE_DHCP_SERVER = 2; // what DHCP and DHCPv6 servers send, and what clients receive
+const bit<3> ROLE_BRIDGE = 3;      // what bridges tell their neighbours: no server has this role
+
+// What such frames are told by.
+const bit<8> ICMP_REDIRECT = 5;
+const bit<8> ICMP_ROUTER_ADVERTISEMENT = 9; // RFC 1256
+const bit<8> IGMP_QUERY = 0x11;
+const bit<8> ICMPV6_MLD_QUERY = 130;
+const bit<8> ICMPV6_ROUTER_ADVERTISEMENT = 134;
+const bit<8> ICMPV6_REDIRECT = 137;
+const bit<16> DHCP_SERVER = 67;
+const bit<16> DHCP_CLIENT = 68;
+const bit<16> DHCPV6_CLIENT = 546;
+const bit<16> DHCPV6_SERVER = 547;
 
 header ethernet_t {
     bit<48> dst_addr;
@@ -199,6 +221,7 @@ struct metadata_t {
     bit<16> dst_port;
     bit<8> icmp_type;
     bit<8> icmp_code;
+    bit<8> igmp_type;
     // Bytes of the frame behind what was parsed, and of the IP packet.
     bit<16> frame_left;
     bit<16> left;
@@ -211,6 +234,7 @@ struct metadata_t {
     bit<48> nd_mac;
     bit<128> nd_target;
     // What tables found out.
+    bit<3> role;
     bit<16> class;
     bit<16> remote_id;
     bit<1> guarded;

@@ -18,23 +18,45 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
         transition select(hdr.ethernet.ether_type) {
             TYPE_VLAN: outer_tag;
             TYPE_SERVICE_VLAN: outer_tag;
+            TYPE_OLD_VLAN: old_tag;
             default: by_ether_type;
         }
+    }
+
+    // Some switches take it for a tag.
+    state old_tag {
+        meta.vlan = VLAN_UNKNOWN;
+        transition encapsulated;
     }
 
     state outer_tag {
         // Cut off after its EtherType, a tag may hide anything.
         meta.kind = KIND_ENCAPSULATED;
         meta.unreadable = 1;
+        meta.vlan = VLAN_UNKNOWN;
         packet.extract(hdr.vlan[0]);
         meta.frame_left = meta.frame_left - 4;
         meta.vlan = hdr.vlan[0].vid;
         meta.ether_type = hdr.vlan[0].ether_type;
-        transition select(hdr.vlan[0].ether_type) {
-            TYPE_VLAN: inner_tag;
-            TYPE_SERVICE_VLAN: inner_tag;
+        // The next switch may take a priority tag away, and the tag behind it is the VLAN then.
+        transition select(hdr.vlan[0].vid, hdr.vlan[0].ether_type) {
+            (0, TYPE_VLAN): hidden_tag;
+            (0, TYPE_SERVICE_VLAN): hidden_tag;
+            (0, TYPE_OLD_VLAN): hidden_old_tag;
+            (_, TYPE_VLAN): inner_tag;
+            (_, TYPE_SERVICE_VLAN): inner_tag;
             default: behind_tags;
         }
+    }
+
+    state hidden_tag {
+        meta.vlan = VLAN_UNKNOWN;
+        transition inner_tag;
+    }
+
+    state hidden_old_tag {
+        meta.vlan = VLAN_UNKNOWN;
+        transition behind_tags;
     }
 
     state inner_tag {
@@ -147,6 +169,7 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
         transition select(hdr.ipv4.fragment_offset, hdr.ipv4.protocol) {
             (_, 0): accept;
             (0, ICMP): icmp;
+            (0, IGMP): igmp;
             (0, TCP): tcp;
             (0, UDP): udp;
             (0, SCTP): sctp;
@@ -350,6 +373,19 @@ parser FrameParser(packet_in packet, out headers_t hdr, inout metadata_t meta, i
     state icmp_whole {
         meta.icmp_type = packet.lookahead<icmp_t>().type;
         meta.icmp_code = packet.lookahead<icmp_t>().code;
+        transition readable;
+    }
+
+    // Too short for a type it is read all the same: policies match the protocol alone.
+    state igmp {
+        transition select(meta.left |-| 7) {
+            0: readable;
+            default: igmp_whole;
+        }
+    }
+
+    state igmp_whole {
+        meta.igmp_type = packet.lookahead<bit<8>>();
         transition readable;
     }
 

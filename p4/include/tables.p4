@@ -1,7 +1,7 @@
 // The logical stages. One file names every table, key, action and counter, with the ids that P4Runtime knows them by.
 //
-// Ids are fixed: a table, key or action that goes leaves its id unused for good. Used so far: tables 1 to 10, actions 1
-// to 14, counters 1 to 5. Keys of a table are numbered on their own.
+// Ids are fixed: a table, key or action that goes leaves its id unused for good. Used so far: tables 1 to 11, actions 1
+// to 15, counters 1 to 6. Keys of a table are numbered on their own.
 //
 // PORTS is how ports match: `range` or `ternary`.
 
@@ -32,6 +32,36 @@
         meta.icmp_type : ternary @name("icmp_type") @id(14); \
         meta.icmp_code : ternary @name("icmp_code") @id(15);
 
+// The role that a sender needs for a frame.
+control NeededRole(in bit<48> dst, inout metadata_t meta) {
+    apply {
+        if (dst & 0xfffffffffff0 == 0x0180c2000000 || dst & 0xfffffffffffe == 0x01000ccccccc) {
+            meta.role = ROLE_BRIDGE;
+        } else if (meta.kind == KIND_IPV4) {
+            if ((meta.protocol == ICMP
+                    && (meta.icmp_type == ICMP_REDIRECT || meta.icmp_type == ICMP_ROUTER_ADVERTISEMENT))
+                || (meta.protocol == IGMP && meta.igmp_type == IGMP_QUERY)) {
+                meta.role = ROLE_ROUTER;
+            } else if (meta.protocol == UDP && (meta.src_port == DHCP_SERVER || meta.dst_port == DHCP_CLIENT)) {
+                // To a relay, too; and to a client from any port, as clients do not look at it.
+                meta.role = ROLE_DHCP_SERVER;
+            }
+        } else if (meta.kind == KIND_IPV6) {
+            if (meta.protocol == ICMPV6
+                && (meta.icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || meta.icmp_type == ICMPV6_REDIRECT
+                    || meta.icmp_type == ICMPV6_MLD_QUERY)) {
+                meta.role = ROLE_ROUTER;
+            } else if (meta.protocol == UDP
+                && (meta.src_port == DHCPV6_SERVER || meta.dst_port == DHCPV6_CLIENT)) {
+                meta.role = ROLE_DHCP_SERVER;
+            } else if (meta.unreadable == 1 && meta.protocol == 0 && meta.src_ipv6[127:118] == 0x3fa) {
+                // A chain of headers without an end, from fe80::/10, may hide an advertisement (RFC 7113).
+                meta.role = ROLE_ROUTER;
+            }
+        }
+    }
+}
+
 // From a port: who sends, whether he may send this, and where it goes.
 control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
                out bit<1> dropped, out bit<1> to_one, out bit<9> out_port, out bit<16> group) {
@@ -39,6 +69,7 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
     @id(2) @name("guard_hits") direct_counter(CounterType.packets_and_bytes) guard_hits;
     @id(3) @name("guard_address_hits") direct_counter(CounterType.packets_and_bytes) guard_address_hits;
     @id(4) @name("guard_nd_hits") direct_counter(CounterType.packets_and_bytes) guard_nd_hits;
+    @id(6) @name("role_hits") direct_counter(CounterType.packets_and_bytes) role_hits;
 
     @id(1) @name("allow")
     action allow() {}
@@ -73,9 +104,15 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
         out_port = port;
     }
 
-    // Where a MAC is that no row names: the ports that may have such.
+    // The MAC is at several ports.
+    @id(15) @name("forward_to_group")
+    action forward_to_group(@id(1) bit<16> ports) { group = ports; }
+
+    // Where a MAC is that no row names: at an uplink.
     @id(9) @name("flood_unknown")
     action flood_unknown() { group = 2; }
+
+    NeededRole() needed_role;
 
     // Port and VLAN: the sender's class.
     @id(1) @name("attach")
@@ -87,6 +124,20 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
         actions = { set_class; set_guarded_class; @defaultonly unknown; }
         const default_action = unknown();
         size = 4096;
+    }
+
+    // Whether a server may send what routers, DHCP servers or bridges send. Uplinks may.
+    @id(11) @name("roles")
+    table roles {
+        key = {
+            in_port : exact @name("port") @id(1);
+            meta.vlan : optional @name("vlan") @id(2);
+            meta.role : ternary @name("role") @id(3);
+        }
+        actions = { allow; deny; }
+        const default_action = deny();
+        counters = role_hits;
+        size = 16384;
     }
 
     // The source MAC of a guarded sender, and ARP that is what it says.
@@ -171,7 +222,7 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
     @id(7) @name("l2")
     table l2 {
         key = { hdr.ethernet.dst_addr : exact @name("dst_mac") @id(1); }
-        actions = { forward; @defaultonly flood_unknown; }
+        actions = { forward; forward_to_group; @defaultonly flood_unknown; }
         const default_action = flood_unknown();
         size = 16384;
     }
@@ -182,6 +233,12 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
         out_port = 0;
         group = 0;
         attach.apply();
+        if (dropped == 0) {
+            needed_role.apply(hdr.ethernet.dst_addr, meta);
+            if (meta.role != ROLE_NONE) {
+                roles.apply();
+            }
+        }
         if (dropped == 0 && meta.guarded == 1) {
             // An ARP that names another sender than the frame does is none (RFC 826).
             if (meta.kind == KIND_ARP && meta.arp_malformed == 0 && hdr.arp.sender_mac != hdr.ethernet.src_addr) {

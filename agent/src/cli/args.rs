@@ -202,8 +202,8 @@ pub struct Provision {
     /// Value of external_ids:iface-id of that interface, instead of its name; may be repeated.
     #[arg(long, value_name = "ID")]
     pub iface_id: Vec<String>,
-    /// Port of a switch, and the VLAN on it that is the endpoint's: a number, or `any` for a trunk; the whole port without
-    /// a VLAN. Needs --target; may be repeated.
+    /// Port of a switch, and the VLAN on it that is the endpoint's: a number, or `any` for a trunk; untagged frames
+    /// without a VLAN. Needs --target; may be repeated.
     #[arg(long, value_name = "PORT[:VLAN]", requires = "target")]
     pub port: Vec<Plug>,
     /// Take every VLAN that the interfaces carry, as trunks.

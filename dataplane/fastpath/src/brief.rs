@@ -1,5 +1,5 @@
 //! The little that is looked at of what most frames are: TCP or UDP over IPv4, perhaps behind one VLAN tag, in one piece and
-//! well formed. All others are parsed whole.
+//! well formed, and nothing that takes a role ([`crate::Role`]). All others are parsed whole.
 
 /// Such a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +58,19 @@ impl Brief {
             }
             _ => return None,
         };
+        let src_port = u16::from_be_bytes(word::<20, _, _>(packet));
+        let dst_port = u16::from_be_bytes(word::<22, _, _>(packet));
+        if !Brief::needs_no_role(is_tcp, src_port, dst_port) {
+            return None;
+        }
         Some(Brief {
             dst_mac: u64::from_be_bytes(word::<0, _, _>(head)) >> 16,
             src_mac: u64::from_be_bytes(word::<6, _, _>(head)) >> 16,
             vlan,
             src_ipv4: u32::from_be_bytes(word::<12, _, _>(packet)),
             dst_ipv4: u32::from_be_bytes(word::<16, _, _>(packet)),
-            src_port: u16::from_be_bytes(word::<20, _, _>(packet)),
-            dst_port: u16::from_be_bytes(word::<22, _, _>(packet)),
+            src_port,
+            dst_port,
             is_tcp,
         })
     }

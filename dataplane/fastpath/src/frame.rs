@@ -27,7 +27,7 @@ pub enum Kind {
 #[allow(missing_docs, reason = "the names are those of the P4 program's metadata")]
 pub struct Fields {
     pub kind: Kind,
-    /// VLAN id of the outermost tag, 0 without.
+    /// VLAN id of the outermost tag, 0 without; [`VLAN_UNKNOWN`] where tags contradict each other or are cut off.
     pub vlan: u16,
     pub ether_type: u16,
     pub unreadable: bool,
@@ -40,6 +40,7 @@ pub struct Fields {
     pub dst_port: u16,
     pub icmp_type: u8,
     pub icmp_code: u8,
+    pub igmp_type: u8,
     pub nd_type: u8,
     pub nd_hidden: bool,
     pub nd_has_mac: bool,
@@ -57,8 +58,12 @@ pub struct Fields {
 
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
+const OLD_VLAN: u16 = 0x9100;
+/// The VLAN of a frame whose tags do not say which one it is in: no port has it (IEEE 802.1Q).
+pub const VLAN_UNKNOWN: u16 = 4095;
 const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;
+const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ROUTING: u8 = 43;
@@ -139,10 +144,15 @@ impl Fields {
             // Cut off after its EtherType, a tag may hide anything.
             self.kind = Kind::Encapsulated;
             self.unreadable = true;
+            self.vlan = VLAN_UNKNOWN;
             let [a, b, c, d] = *at.take::<4>()?;
             left = left.wrapping_sub(4);
             self.vlan = half(a, b) & 0xfff;
             self.ether_type = half(c, d);
+            // The next switch may take a priority tag away, and the tag behind it is the VLAN then.
+            if self.vlan == 0 && matches!(self.ether_type, VLAN | SERVICE_VLAN | OLD_VLAN) {
+                self.vlan = VLAN_UNKNOWN;
+            }
             if matches!(self.ether_type, VLAN | SERVICE_VLAN) {
                 let [_, _, c, d] = *at.take::<4>()?;
                 left = left.wrapping_sub(4);
@@ -150,6 +160,9 @@ impl Fields {
             }
             self.kind = Kind::Other;
             self.unreadable = false;
+        } else if self.ether_type == OLD_VLAN {
+            // Some switches take it for a tag.
+            self.vlan = VLAN_UNKNOWN;
         }
         if self.ether_type < 0x600 {
             // IEEE 802.3: a length, and LLC behind it. RFC 1042 puts an EtherType there.
@@ -164,7 +177,7 @@ impl Fields {
             0x0800 => self.ipv4(at, left),
             0x86dd => self.ipv6(at, left),
             0x0806 => self.arp(at),
-            VLAN | SERVICE_VLAN | 0x9100 | 0x8847 | 0x8848 | 0x8864 => {
+            VLAN | SERVICE_VLAN | OLD_VLAN | 0x8847 | 0x8848 | 0x8864 => {
                 self.kind = Kind::Encapsulated;
                 self.unreadable = true;
                 Some(())
@@ -233,6 +246,7 @@ impl Fields {
             (0, UDP) => self.ports(at, left, 8),
             (0, SCTP) => self.ports(at, left, if first { PORTS } else { 12 }),
             (0, ICMP) => self.icmp(at, left),
+            (0, IGMP) => self.igmp(at, left),
             (0, _) => self.readable(),
             (1, TCP) => self.tiny(),
             _ => self.later(),
@@ -286,6 +300,14 @@ impl Fields {
             return Some(());
         }
         [self.icmp_type, self.icmp_code] = *at.peek::<2>()?;
+        self.readable()
+    }
+
+    /// Too short for a type it is read all the same: policies match the protocol alone.
+    fn igmp(&mut self, at: Cursor<'_>, left: u16) -> Option<()> {
+        if left >= 8 {
+            [self.igmp_type] = *at.peek::<1>()?;
+        }
         self.readable()
     }
 

@@ -1,6 +1,6 @@
 //! What the embedded switch does with a frame: the logical pipeline of `p4/`, compiled for a CPU.
 //!
-//! [`Tables`] keeps the rows of the ten tables as a P4Runtime controller writes them, and compiles what changed into a
+//! [`Tables`] keeps the rows of all tables as a P4Runtime controller writes them, and compiles what changed into a
 //! [`Snapshot`], an immutable tree that shares with its predecessor all that stayed. A worker runs frames through one
 //! snapshot ([`Snapshot::process`]) and takes up the next between two frames, so that no frame sees two generations.
 //! [`oracle`] says the same slowly: row by row, in the order of the P4 program.
@@ -19,6 +19,7 @@ mod paint;
 mod path;
 mod ports;
 mod remote;
+mod roles;
 mod row;
 mod space;
 mod stations;
@@ -28,9 +29,10 @@ mod tables;
 #[doc(hidden)]
 pub use brief::Brief;
 pub use flow::flow;
-pub use frame::{Fields, Kind};
+pub use frame::{Fields, Kind, VLAN_UNKNOWN};
 pub use path::{Drop, Look, Ports, Tally, Went};
 pub use ports::Port;
+pub use roles::Role;
 pub use row::{Action, Cond, NO_SLOT, Row, RowId};
 pub use table::{Key, Table};
 pub use tables::{Snapshot, TableError, Tables};

@@ -42,6 +42,7 @@ impl Way<'_> {
 pub fn value(f: &Fields, key: Key) -> u128 {
     match key {
         Key::Port | Key::GuardAddress | Key::Class | Key::RemoteId => 0,
+        Key::Role => role(f).into(),
         Key::ArpMalformed => f.arp_malformed.into(),
         Key::Vlan => f.vlan.into(),
         Key::SrcMac => f.src_mac.into(),
@@ -117,6 +118,7 @@ impl Oracle {
         let to = if fields.dst_mac >> 40 & 1 == 0 {
             match self.meets(Table::L2, &way, slots) {
                 Some(Action::Forward(port)) => vec![port],
+                Some(Action::ForwardToGroup(group)) => members(group.into()),
                 _ => members(2),
             }
         } else if is_for_nobody(&fields) {
@@ -141,6 +143,9 @@ impl Oracle {
             }
             _ => return false,
         };
+        if role(way.fields) != 0 && self.meets(Table::Roles, way, slots) != Some(Action::Allow) {
+            return false;
+        }
         if guarded && !self.guard(way, slots) {
             return false;
         }
@@ -192,9 +197,39 @@ impl Oracle {
     }
 }
 
+fn is_reserved(f: &Fields) -> bool {
+    f.dst_mac >> 4 == 0x0018_0c20_0000 || f.dst_mac >> 1 == 0x0100_0ccc_cccc >> 1
+}
+
+/// `NeededRole` of the P4 program.
+fn role(f: &Fields) -> u8 {
+    let icmp = |types: &[u8]| types.contains(&f.icmp_type);
+    let of_router = match f.kind {
+        Kind::Ipv4 => (f.protocol == 1 && icmp(&[5, 9])) || (f.protocol == 2 && f.igmp_type == 0x11),
+        Kind::Ipv6 if f.protocol == 0 => {
+            f.unreadable && (0xfe80..0xfec0).contains(&((f.src_ipv6 >> 112) as u16))
+        }
+        Kind::Ipv6 => f.protocol == 58 && icmp(&[130, 134, 137]),
+        _ => false,
+    };
+    let ports = (f.src_port, f.dst_port);
+    let of_dhcp_server = f.protocol == 17
+        && match f.kind {
+            Kind::Ipv4 => matches!(ports, (67, _) | (_, 68)),
+            Kind::Ipv6 => matches!(ports, (547, _) | (_, 546)),
+            _ => false,
+        };
+    if is_reserved(f) {
+        3
+    } else if of_router {
+        1
+    } else {
+        u8::from(of_dhcp_server) * 2
+    }
+}
+
 fn is_for_nobody(f: &Fields) -> bool {
-    let reserved = f.dst_mac >> 4 == 0x0018_0c20_0000 || f.dst_mac >> 1 == 0x0100_0ccc_cccc >> 1;
-    reserved
+    is_reserved(f)
         || f.kind == Kind::Broken
         || (f.kind == Kind::Ipv4
             && !(0xe000_0000..0xf000_0000).contains(&f.dst_ipv4)

@@ -1,10 +1,11 @@
-//! A frame's way: parse, attach, guard, egress policy, L2; then for every copy deliver and ingress policy.
+//! A frame's way: parse, attach, roles, guard, egress policy, L2; then for every copy deliver and ingress policy.
 
 use crate::brief::Brief;
 use crate::classes::{Class, Leaf};
 use crate::frame::{Fields, Kind};
 use crate::guard::Guard;
 use crate::ports::Port;
+use crate::roles::{Role, is_reserved};
 use crate::row::NO_SLOT;
 use crate::tables::Snapshot;
 
@@ -16,6 +17,8 @@ pub enum Drop {
     Runt,
     /// Nobody said what is behind this port and VLAN.
     UnknownSender,
+    /// What only a router or a DHCP server sends, from a server without that role.
+    NoRole,
     /// Not a MAC of the sender, or an ARP that lies.
     GuardMac,
     /// Not an address of the sender.
@@ -40,9 +43,10 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason.
-    pub const ALL: [Drop; 12] = [
+    pub const ALL: [Drop; 13] = [
         Drop::Runt,
         Drop::UnknownSender,
+        Drop::NoRole,
         Drop::GuardMac,
         Drop::GuardAddress,
         Drop::GuardNeighbour,
@@ -60,6 +64,7 @@ impl Drop {
         match self {
             Drop::Runt => "runt",
             Drop::UnknownSender => "unknown_sender",
+            Drop::NoRole => "no_role",
             Drop::GuardMac => "guard_mac",
             Drop::GuardAddress => "guard_address",
             Drop::GuardNeighbour => "guard_neighbour",
@@ -105,7 +110,7 @@ impl Ports<'_> {
     }
 }
 
-/// Group of every port that somebody named, and of those that may have a MAC no row names.
+/// Group of every port that somebody named, and of the uplinks, where MACs may be that no row names.
 const EVERYBODY: u32 = 1;
 const UNKNOWN: u32 = 2;
 /// The bit of a MAC that is for many.
@@ -217,6 +222,19 @@ impl Snapshot {
     fn sender(&self, f: &Fields, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Result<To, Drop> {
         let plug = self.plug(in_port, f.vlan).ok_or(Drop::UnknownSender)?;
         let class = plug.sends.ok_or(Drop::UnknownSender)?;
+        let role = f.role();
+        if role != Role::None {
+            let roles = plug.roles.as_deref();
+            let (may, slot) = roles.map_or((false, NO_SLOT), |roles| roles.has(role));
+            tally.hit(slot, bytes);
+            if !may {
+                return Err(if role == Role::Bridge {
+                    Drop::ReservedGroup
+                } else {
+                    Drop::NoRole
+                });
+            }
+        }
         if let Some(guard) = &plug.guard {
             let checked = guard.check(f);
             for slot in checked.slots {
@@ -237,7 +255,7 @@ impl Snapshot {
         if f.dst_mac & GROUP == 0 {
             return Ok(match self.station(f.dst_mac) {
                 Some(port) => To::One(port),
-                None => To::Group(UNKNOWN),
+                None => To::Group(self.stations(f.dst_mac).map_or(UNKNOWN, u32::from)),
             });
         }
         to_many(f)
@@ -418,7 +436,7 @@ enum To {
 
 fn to_many(f: &Fields) -> Result<To, Drop> {
     let dst = f.dst_mac;
-    if dst & 0xffff_ffff_fff0 == 0x0180_c200_0000 || dst & 0xffff_ffff_fffe == 0x0100_0ccc_cccc {
+    if is_reserved(dst) {
         return Err(Drop::ReservedGroup);
     }
     let for_one = match f.kind {

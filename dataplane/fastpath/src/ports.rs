@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::guard::Guard;
+use crate::roles::Roles;
 
 const CHUNK: usize = 64;
 
@@ -14,6 +15,8 @@ type Chunks = Box<[Option<Arc<[Plug]>>]>;
 pub struct Plug {
     /// The sender's class; nobody sends here without.
     pub sends: Option<u16>,
+    /// What it may send beside what any server sends; nothing without.
+    pub roles: Option<Arc<Roles>>,
     /// The sender is held to this.
     pub guard: Option<Arc<Guard>>,
     /// The receiver's class; nobody receives here without.
@@ -21,8 +24,10 @@ pub struct Plug {
 }
 
 /// Everything of a port. VLANs without rows of their own have what rows for any VLAN say.
+/// Most frames have no tag, so what stands for those lies in front.
 #[derive(Debug, Clone, Default)]
 pub struct Port {
+    untagged: Plug,
     any: Plug,
     chunks: Option<Chunks>,
 }
@@ -31,6 +36,9 @@ impl Port {
     /// What stands for a VLAN.
     #[inline(always)]
     pub fn plug(&self, vlan: u16) -> &Plug {
+        if vlan == 0 {
+            return &self.untagged;
+        }
         let Some(chunks) = &self.chunks else {
             return &self.any;
         };
@@ -43,6 +51,7 @@ impl Port {
     /// Changes what VLANs have that have nothing of their own. `own` are those that do: they are set after this.
     pub fn set_any(&mut self, plug: Plug) {
         *self = Port {
+            untagged: plug.clone(),
             any: plug,
             chunks: None,
         };
@@ -50,6 +59,10 @@ impl Port {
 
     /// Sets what one VLAN has.
     pub fn set(&mut self, vlan: u16, plug: Plug) {
+        if vlan == 0 {
+            self.untagged = plug;
+            return;
+        }
         let chunks = self
             .chunks
             .get_or_insert_with(|| vec![None; 4096 / CHUNK].into_boxed_slice());
@@ -66,18 +79,23 @@ impl Port {
     /// Every guard.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
         let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
-        let plugs = chunks.flat_map(|chunk| chunk.iter()).chain([&self.any]);
+        let plugs = chunks
+            .flat_map(|chunk| chunk.iter())
+            .chain([&self.untagged, &self.any]);
         plugs.filter_map(|plug| plug.guard.as_deref())
     }
 
     /// Bytes behind it, guards included.
     pub fn bytes(&self) -> usize {
-        let own = |plug: &Plug| plug.guard.as_ref().map_or(0, |g| g.bytes() + 16);
+        let own = |plug: &Plug| {
+            plug.guard.as_ref().map_or(0, |g| g.bytes() + 16)
+                + plug.roles.as_ref().map_or(0, |_| size_of::<Roles>() + 16)
+        };
         let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
         let chunks: usize = chunks
             .map(|c| c.iter().map(own).sum::<usize>() + CHUNK * size_of::<Plug>() + 16)
             .sum();
         let index = self.chunks.as_ref().map_or(0, |c| c.len() * 8);
-        own(&self.any) + chunks + index
+        own(&self.untagged) + own(&self.any) + chunks + index
     }
 }

@@ -56,6 +56,8 @@ pub enum Action {
     SetRemoteId(u16),
     /// Out of this port.
     Forward(u16),
+    /// Out of every port of this group.
+    ForwardToGroup(u16),
 }
 
 /// No counter.

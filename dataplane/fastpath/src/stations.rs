@@ -5,6 +5,8 @@ use std::sync::Arc;
 const PARTS: usize = 256;
 /// An empty place; the MAC in it would be the broadcast address.
 const EMPTY: u64 = u64::MAX;
+/// Stands for a port where a MAC is at several.
+pub const SEVERAL: u16 = u16::MAX;
 
 /// MAC and port in one word each, with open addressing. At least half of the places are empty.
 #[derive(Debug, Clone)]

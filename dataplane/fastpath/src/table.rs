@@ -1,4 +1,4 @@
-//! The ten tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
+//! The tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
 
 /// A table. The number is the lower part of its P4 id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub enum Table {
     IngressRemote = 9,
     /// The receiver's policy.
     IngressPolicy = 10,
+    /// Whether a server may send what routers, DHCP servers or bridges send.
+    Roles = 11,
 }
 
 /// A key of a table, by what it is of a frame or of what tables found out.
@@ -35,6 +37,7 @@ pub enum Key {
     SrcMac,
     DstMac,
     ArpMalformed,
+    Role,
     Kind,
     GuardAddress,
     Protocol,
@@ -83,7 +86,7 @@ const POLICY: [Key; 15] = [
 
 impl Table {
     /// Every table, in the order of its id.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Attach,
         Table::Guard,
         Table::GuardAddress,
@@ -94,6 +97,7 @@ impl Table {
         Table::Deliver,
         Table::IngressRemote,
         Table::IngressPolicy,
+        Table::Roles,
     ];
 
     /// Its place among all tables, from 0.
@@ -141,6 +145,7 @@ impl Table {
             Table::IngressRemote => &[K::Class, K::EtherType, K::SrcIpv4, K::SrcIpv6],
             Table::EgressPolicy | Table::IngressPolicy => &POLICY,
             Table::L2 => &[K::DstMac],
+            Table::Roles => &[K::Port, K::Vlan, K::Role],
         }
     }
 
@@ -148,7 +153,12 @@ impl Table {
     pub fn is_counted(self) -> bool {
         matches!(
             self,
-            Table::Guard | Table::GuardAddress | Table::GuardNd | Table::EgressPolicy | Table::IngressPolicy
+            Table::Roles
+                | Table::Guard
+                | Table::GuardAddress
+                | Table::GuardNd
+                | Table::EgressPolicy
+                | Table::IngressPolicy
         )
     }
 }

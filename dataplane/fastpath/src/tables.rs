@@ -10,8 +10,9 @@ use crate::guard::{Guard, Shape, Shapes};
 use crate::line::Bitmaps;
 use crate::ports::{Plug, Port};
 use crate::remote;
+use crate::roles::Roles;
 use crate::row::{Action, NO_SLOT, Row, RowId};
-use crate::stations::Stations;
+use crate::stations::{SEVERAL, Stations};
 use crate::table::{Key, Table};
 use crate::{PORTS, remote::Remotes};
 
@@ -105,6 +106,8 @@ pub struct Snapshot {
     generation: u64,
     ports: Box<[Arc<Port>]>,
     stations: Stations,
+    /// Groups of ports for MACs that are at several.
+    several: Arc<BTreeMap<u64, u16>>,
     egress: Classes,
     ingress: Classes,
     groups: BTreeMap<u32, Arc<[u16]>>,
@@ -163,9 +166,18 @@ impl Snapshot {
         self.ports.get(usize::from(port)).map(|port| &**port)
     }
 
+    /// The one port where a MAC is.
     #[inline(always)]
     pub(crate) fn station(&self, mac: u64) -> Option<u16> {
-        self.stations.find(mac)
+        match self.stations.find(mac) {
+            Some(SEVERAL) => None,
+            station => station,
+        }
+    }
+
+    /// The group of the ports where a MAC is that is at several.
+    pub(crate) fn stations(&self, mac: u64) -> Option<u16> {
+        self.several.get(&mac).copied()
     }
 
     #[inline(always)]
@@ -187,6 +199,7 @@ impl Snapshot {
 #[derive(Debug, Default)]
 struct PlugRows {
     attach: BTreeSet<RowId>,
+    roles: BTreeSet<RowId>,
     guard: [BTreeSet<RowId>; 3],
     deliver: BTreeSet<RowId>,
 }
@@ -196,6 +209,7 @@ impl PlugRows {
         let [guard, addresses, neighbours] = &mut self.guard;
         match table {
             Table::Attach => Some(&mut self.attach),
+            Table::Roles => Some(&mut self.roles),
             Table::Guard => Some(guard),
             Table::GuardAddress => Some(addresses),
             Table::GuardNd => Some(neighbours),
@@ -205,7 +219,16 @@ impl PlugRows {
     }
 
     fn is_empty(&self) -> bool {
-        self.attach.is_empty() && self.deliver.is_empty() && self.guard.iter().all(BTreeSet::is_empty)
+        let [guard, addresses, neighbours] = &self.guard;
+        let all = [
+            &self.attach,
+            &self.roles,
+            guard,
+            addresses,
+            neighbours,
+            &self.deliver,
+        ];
+        all.into_iter().all(BTreeSet::is_empty)
     }
 }
 
@@ -246,7 +269,7 @@ struct Dirty {
 pub struct Tables {
     rows: HashMap<RowId, (Table, Row)>,
     next: u64,
-    counts: [usize; 10],
+    counts: [usize; Table::ALL.len()],
     plugs: BTreeMap<PlugKey, PlugRows>,
     macs: HashMap<u64, RowId>,
     classes: [ClassRows; 2],
@@ -265,6 +288,7 @@ impl Default for Tables {
             generation: 0,
             ports: vec![Arc::default(); PORTS].into_boxed_slice(),
             stations: Stations::default(),
+            several: Arc::default(),
             egress: nobody(Table::EgressPolicy),
             ingress: nobody(Table::IngressPolicy),
             groups: BTreeMap::new(),
@@ -272,7 +296,7 @@ impl Default for Tables {
         Tables {
             rows: HashMap::new(),
             next: 0,
-            counts: [0; 10],
+            counts: [0; Table::ALL.len()],
             plugs: BTreeMap::new(),
             macs: HashMap::new(),
             classes: [ClassRows::default(), ClassRows::default()],
@@ -436,7 +460,12 @@ fn port(table: Table, row: &Row) -> Result<u16, TableError> {
 fn place(table: Table, row: &Row) -> Result<Place, TableError> {
     let exact = |key| row.exactly(table, key).ok_or(TableError::NotExact(table, key));
     Ok(match table {
-        Table::Attach | Table::Guard | Table::GuardAddress | Table::GuardNd | Table::Deliver => {
+        Table::Attach
+        | Table::Roles
+        | Table::Guard
+        | Table::GuardAddress
+        | Table::GuardNd
+        | Table::Deliver => {
             for key in table.keys() {
                 if row.masked(table, *key, 128).is_none() {
                     return Err(TableError::NotBits(table, *key));
@@ -461,7 +490,7 @@ fn check_action(table: Table, action: Action) -> Result<(), TableError> {
     let right = match table {
         Table::Attach => matches!(action, Action::SetClass(_) | Action::SetGuardedClass(_)),
         Table::Guard => matches!(action, Action::Allow | Action::CheckAddresses | Action::Deny),
-        Table::GuardAddress | Table::GuardNd | Table::EgressPolicy | Table::IngressPolicy => {
+        Table::Roles | Table::GuardAddress | Table::GuardNd | Table::EgressPolicy | Table::IngressPolicy => {
             matches!(action, Action::Allow | Action::Deny)
         }
         Table::EgressRemote | Table::IngressRemote => matches!(action, Action::SetRemoteId(_)),
@@ -469,7 +498,7 @@ fn check_action(table: Table, action: Action) -> Result<(), TableError> {
             Action::Forward(port) if usize::from(port) >= PORTS => {
                 return Err(TableError::Port(u128::from(port)));
             }
-            action => matches!(action, Action::Forward(_)),
+            action => matches!(action, Action::Forward(_) | Action::ForwardToGroup(_)),
         },
         Table::Deliver => matches!(action, Action::SetClass(_)),
     };
@@ -526,12 +555,15 @@ fn plug(
         let [a, b, c] = [of(|r| &r.guard[0]), of(|r| &r.guard[1]), of(|r| &r.guard[2])];
         Arc::new(Guard::compile(&a, &b, &c, shapes))
     });
+    let roles = of(|r| &r.roles);
+    let roles = (!roles.is_empty()).then(|| Arc::new(Roles::compile(&roles)));
     let receives = match of(|r| &r.deliver).first().map(|row| row.action) {
         Some(Action::SetClass(class)) => Some(class),
         _ => None,
     };
     Plug {
         sends,
+        roles,
         guard,
         receives,
     }

@@ -59,6 +59,7 @@ impl Both {
                 Table::EgressPolicy,
                 Table::IngressPolicy,
                 Table::Attach,
+                Table::Roles,
                 Table::Deliver,
             ])
         } else {
@@ -94,7 +95,7 @@ fn start(dice: &mut Dice) -> Both {
         ids: Vec::new(),
         slots: 0,
     };
-    for id in [1, 2] {
+    for id in [1, 2, 3] {
         let ports: Vec<u16> = (0..SWITCH_PORTS as u16).filter(|_| !dice.one_in(4)).collect();
         both.tables.set_group(id, &ports).unwrap();
         both.oracle.groups.insert(id, ports);

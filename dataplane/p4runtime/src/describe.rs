@@ -18,8 +18,8 @@ pub fn describe() -> Result<String, ProgramError> {
     for table in &range.device.tables {
         text += &one(table);
     }
-    text += "\n## Multicast groups\n\n| group | copies to |\n|---|---|\n| 1 | every port that somebody named |\n| 2 | \
-             uplinks, and ports whose MACs are not all known: frames for a MAC that `l2` does not have |\n";
+    text += "\n## Multicast groups\n\n| group | copies to |\n|---|---|\n| 1 | every port that has rows |\n| 2 | \
+             the uplinks: frames for a MAC that `l2` does not have |\n| from 256 | the ports of a MAC that is at several |\n";
     Ok(text)
 }
 

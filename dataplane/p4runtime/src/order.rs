@@ -7,8 +7,8 @@ use portcullis_backend::delta::{self, Key, Layer, Op, Step};
 use portcullis_backend::machine::Batch;
 
 use crate::device::Device;
-use crate::entry::{Does, RowKey};
-use crate::own::is_guard;
+use crate::entry::{Does, Place, RowKey};
+use crate::own::leads_on;
 use crate::session::DeviceMachine;
 
 /// Updates of one request at most: a request of them stays far below gRPC's 4 MiB.
@@ -70,14 +70,19 @@ fn holds_for_all(key: &RowKey) -> bool {
     key.layer() == Layer::Content && key.class().is_none()
 }
 
-/// What a sender may have as its source is there before `attach` leads to it, and goes when it no longer does.
+/// What a sender may have as its source, the roles it has, and the groups that rows forward to are there before a row leads
+/// to them, and go when none does.
 fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
     let (mut before, mut now, mut after) = (Vec::new(), Vec::new(), Vec::new());
     for op in ops {
-        let guard = device.table(op.key().table()).is_some_and(|t| is_guard(&t.name));
+        let table = device.table(op.key().table());
+        let first = match &op {
+            Op::Add(key, _) if matches!(key.0.place, Place::Group(_)) => true,
+            _ => table.is_some_and(|t| leads_on(&t.name)),
+        };
         match &op {
             Op::Delete(_) => after.push(op),
-            _ if guard => before.push(op),
+            _ if first => before.push(op),
             _ => now.push(op),
         }
     }

@@ -1,26 +1,28 @@
 //! Who is behind which port of the switch: the attachments of endpoints, uplinks, and servers without an endpoint.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
-use portcullis_policy::{Attachment, MacAddr, Name, StrictPrefix};
+use portcullis_policy::{Attachment, EndpointRole, MacAddr, Name, StrictPrefix};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KnownPorts {
     /// The target's name.
     pub target: String,
-    /// Ports that are no servers: nothing is denied there.
+    /// Ports that are no servers: nothing is denied there, and every VLAN passes.
     pub uplinks: BTreeSet<u32>,
-    /// Ports of servers, with or without an endpoint: those without one are unmanaged.
+    /// Ports of servers, with or without an endpoint: those without one are unmanaged, and untagged.
     pub servers: BTreeSet<u32>,
 }
 
-/// A port, and the VLAN of it that is meant; all of it when absent.
+/// A port, and the VLAN of it that is meant: 0 for frames without a tag, any when absent.
 pub type At = (u32, Option<u16>);
+
+/// Frames without a tag, and those whose tag names no VLAN.
+const UNTAGGED: Option<u16> = Some(0);
 
 /// What is behind a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,9 @@ pub struct Plug {
     pub endpoint: Option<Name>,
     /// Not a server.
     pub uplink: bool,
-    /// MACs frames are delivered to.
+    /// The network of the endpoint.
+    pub network: Option<Name>,
+    /// MACs that frames are delivered to here and at no other port.
     pub macs: Vec<MacAddr>,
     /// MACs it may send with.
     pub guard_macs: Vec<MacAddr>,
@@ -39,6 +43,8 @@ pub struct Plug {
     pub addresses: Vec<StrictPrefix>,
     /// Whether it is held to them.
     pub guard: bool,
+    /// What it may send beside what any server sends.
+    pub roles: BTreeSet<EndpointRole>,
     /// Class of what it sends.
     pub egress: ClassId,
     /// Class of what it is sent.
@@ -53,20 +59,17 @@ impl Plug {
         self.guard && !(self.guard_macs.is_empty() && self.addresses.is_empty())
     }
 
-    /// Whether a MAC may be here that no row names.
-    pub fn has_unknown_macs(&self) -> bool {
-        self.uplink || self.macs.is_empty() || !self.guard
-    }
-
     fn open(at: At) -> Self {
         Plug {
             at,
             endpoint: None,
             uplink: false,
+            network: None,
             macs: Vec::new(),
             guard_macs: Vec::new(),
             addresses: Vec::new(),
             guard: false,
+            roles: BTreeSet::new(),
             egress: ClassId::OPEN,
             ingress: ClassId::OPEN,
             falls: Vec::new(),
@@ -85,9 +88,11 @@ impl Plug {
 pub struct Plugs {
     /// By port and VLAN.
     pub plugs: BTreeMap<At, Plug>,
+    /// MACs that are at several ports.
+    pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
     /// Endpoints that wait for something.
     pub pending: Vec<Pending>,
-    /// What cannot be done here for some of them.
+    /// Frames that our own program does not deliver: it learns no MACs, and tells networks apart by VLAN alone.
     pub unsupported: Vec<Unsupported>,
     /// Endpoints with at least one port here.
     pub realized: u64,
@@ -150,29 +155,12 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
     }
     for endpoint in intent.endpoints.values() {
         let attachments: Vec<&Attachment> = meant(endpoint, &known.target).collect();
-        let here = attachments.iter().filter(|a| a.port.is_some()).count();
         let mut realized = false;
         for attachment in attachments {
             match place(attachment, known, port_max) {
-                // Untagged frames and all frames of a port are one key here.
-                Ok(at)
-                    if found
-                        .plugs
-                        .get(&at)
-                        .is_some_and(|p| p.endpoint.as_ref() != Some(&endpoint.name)) =>
-                {
-                    found.unsupported.push(Unsupported {
-                        target: known.target.clone(),
-                        rule: format!("endpoint {}", endpoint.name),
-                        table: "attach".to_string(),
-                        why: format!(
-                            "{attachment} is another endpoint's: this target tells only VLANs of a port apart"
-                        ),
-                    });
-                }
                 Ok(at) => {
                     realized = true;
-                    let plug = plug(endpoint, attachment, at, here == 1);
+                    let plug = plug(endpoint, attachment, at);
                     found.plugs.insert(at, plug);
                 }
                 Err(why) => found.pending.push(Pending {
@@ -182,19 +170,17 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
             }
         }
         found.realized += u64::from(realized);
-        if realized {
-            found.unsupported.extend(endpoint.not_enforced(&known.target));
-        }
     }
     let taken = found.ports();
     for port in known.servers.iter().filter(|port| !taken.contains(port)) {
         let plug = Plug {
             egress: intent.unmanaged.0,
             ingress: intent.unmanaged.1,
-            ..Plug::open((*port, None))
+            ..Plug::open((*port, UNTAGGED))
         };
         found.plugs.insert(plug.at, plug);
     }
+    without_macs(&mut found, &known.target);
     claim(&mut found, &known.target);
     found.pending.sort_unstable();
     found
@@ -212,62 +198,117 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
     if known.uplinks.contains(&port) {
         return Err(format!("{attachment} is an uplink in the agent's configuration"));
     }
-    // A port without a VLAN is taken whole here.
-    Ok((port, attachment.vlan.vid().filter(|vid| *vid != 0)))
+    Ok((port, attachment.vlan.vid()))
 }
 
-fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, alone: bool) -> Plug {
+fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At) -> Plug {
     let own = &attachment.macs;
     let guard_macs = if own.is_empty() { &endpoint.macs } else { own };
-    // Which of its MACs is here is not said: the frame goes wherever it may be.
-    let macs = if own.is_empty() && !alone {
-        Vec::new()
-    } else {
-        guard_macs.clone()
-    };
     Plug {
         at,
         endpoint: Some(endpoint.name.clone()),
         uplink: false,
-        macs,
+        network: Some(endpoint.network.clone()),
+        macs: guard_macs.clone(),
         guard_macs: guard_macs.clone(),
         addresses: endpoint.addresses.clone(),
         guard: endpoint.source_guard,
+        roles: endpoint.roles.clone(),
         egress: endpoint.egress,
         ingress: endpoint.ingress,
         falls: endpoint.falls.clone(),
     }
 }
 
-/// A MAC is delivered to one port: the first that has it. Of endpoints that share it, or are in networks of their own,
-/// the others get no frames for it, and that is reported.
-fn claim(found: &mut Plugs, target: &str) {
-    let unsupported = &mut found.unsupported;
-    let mut taken: HashMap<MacAddr, (At, Option<Name>)> = HashMap::new();
-    for plug in found.plugs.values_mut() {
-        let (at, endpoint) = (plug.at, plug.endpoint.clone());
-        plug.macs.retain(|mac| match taken.entry(*mac) {
-            Entry::Vacant(free) => {
-                free.insert((at, endpoint.clone()));
-                true
-            }
-            Entry::Occupied(first) => {
-                let (first_at, first_endpoint) = first.get();
-                if let Some(name) = endpoint.as_ref().filter(|_| *first_endpoint != endpoint) {
-                    unsupported.push(Unsupported {
-                        target: target.to_string(),
-                        rule: format!("endpoint {name}"),
-                        table: "deliver".to_string(),
-                        why: format!(
-                            "frames for {mac}, which several endpoints declare, go to port {} alone",
-                            first_at.0
-                        ),
-                    });
-                }
-                false
-            }
-        });
+fn not_delivered(target: &str, whose: &str, why: String) -> Unsupported {
+    Unsupported {
+        target: target.to_string(),
+        rule: format!("deliver/{whose}"),
+        table: "l2".to_string(),
+        why,
     }
+}
+
+/// Servers of which no MAC is known: what is sent to one MAC does not reach them.
+fn without_macs(found: &mut Plugs, target: &str) {
+    let mut unmanaged: Vec<String> = Vec::new();
+    for plug in found.plugs.values().filter(|p| !p.uplink && p.macs.is_empty()) {
+        match &plug.endpoint {
+            Some(name) => found.unsupported.push(not_delivered(
+                target,
+                name.as_str(),
+                format!(
+                    "it declares no MACs, and this switch learns none: frames for one MAC do not reach port {}; declare its \
+                     macs",
+                    plug.at.0
+                ),
+            )),
+            None => unmanaged.push(plug.at.0.to_string()),
+        }
+    }
+    if !unmanaged.is_empty() {
+        let why = format!(
+            "no endpoint is attached to port {}, and this switch learns no MACs: frames for one MAC do not reach it; declare \
+             an endpoint with its macs",
+            unmanaged.join(", ")
+        );
+        found.unsupported.push(not_delivered(target, "(unmanaged)", why));
+    }
+}
+
+/// Where MACs are. Frames for one that is at several ports (`shared`, or an endpoint with several attachments) go to all of
+/// them. Endpoints of two networks may have the same MAC; where they are on the same VLAN, too, the first gets its frames.
+fn claim(found: &mut Plugs, target: &str) {
+    let mut places: HashMap<MacAddr, Vec<At>> = HashMap::new();
+    for plug in found.plugs.values() {
+        for mac in &plug.macs {
+            places.entry(*mac).or_default().push(plug.at);
+        }
+    }
+    let several: BTreeMap<MacAddr, Vec<At>> = places.into_iter().filter(|(_, at)| at.len() > 1).collect();
+    for (mac, places) in several {
+        let kept = apart(found, mac, &places, target);
+        let ports: BTreeSet<u32> = kept.iter().map(|at| at.0).collect();
+        // One port has it, on several VLANs.
+        let only = kept.first().filter(|_| ports.len() == 1);
+        for at in places.iter().filter(|at| Some(*at) != only) {
+            if let Some(plug) = found.plugs.get_mut(at) {
+                plug.macs.retain(|has| *has != mac);
+            }
+        }
+        if only.is_none() {
+            found.several.insert(mac, ports);
+        }
+    }
+}
+
+/// The places of a MAC where frames for it may go without reaching another network.
+fn apart(found: &mut Plugs, mac: MacAddr, places: &[At], target: &str) -> Vec<At> {
+    let overlaps = |a: &At, b: &At| a.1.is_none() || b.1.is_none() || a.1 == b.1;
+    let mut kept: Vec<At> = Vec::new();
+    for at in places {
+        let Some(plug) = found.plugs.get(at) else { continue };
+        let other = kept
+            .iter()
+            .filter(|first| overlaps(first, at))
+            .filter_map(|first| found.plugs.get(first))
+            .find(|first| first.network != plug.network);
+        let named = |plug: &Plug| plug.endpoint.as_ref().map_or(String::new(), ToString::to_string);
+        match other {
+            None => kept.push(*at),
+            Some(first) => {
+                let why = format!(
+                    "{} of another network has its MAC {mac} on the same VLAN, and this switch tells networks apart by VLAN: \
+                     frames for it go to port {} alone; give each network a VLAN of its own",
+                    named(first),
+                    first.at.0
+                );
+                let unsupported = not_delivered(target, &named(plug), why);
+                found.unsupported.push(unsupported);
+            }
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -283,6 +324,7 @@ endpoints:
   web: {attachments: [{port: 1, target: tor}, {interface: web}], macs: ["02:00:00:00:00:01"]}
   two: {attachments: [{port: 2, target: tor}, {port: 3, target: tor}], macs: ["02:00:00:00:00:02"]}
   tagged: {attachments: [{port: 4, vlan: 7, target: tor}], source_guard: false, macs: ["02:00:00:00:00:04"]}
+  trunk: {attachments: [{port: 6, vlan: any, target: tor}], roles: [router]}
   lost: {attachments: [{port: 600, target: tor}]}
   up: {attachments: [{port: 9, target: tor}]}
   named: {attachments: [{interface: x, target: tor}]}
@@ -303,15 +345,16 @@ endpoints:
         assert_eq!(
             at,
             [
-                (1, None),
-                (2, None),
-                (3, None),
+                (1, UNTAGGED),
+                (2, UNTAGGED),
+                (3, UNTAGGED),
                 (4, Some(7)),
-                (5, None),
+                (5, UNTAGGED),
+                (6, None),
                 (9, None)
             ]
         );
-        assert_eq!(found.realized, 3);
+        assert_eq!(found.realized, 4);
         let why: Vec<String> = found
             .pending
             .iter()
@@ -326,11 +369,101 @@ endpoints:
             ]
         );
         let plug = |port, vlan| &found.plugs[&(port, vlan)];
-        assert!(plug(1, None).guarded() && !plug(1, None).has_unknown_macs());
+        assert!(plug(1, UNTAGGED).guarded() && plug(1, UNTAGGED).roles.is_empty());
+        assert!(!plug(4, Some(7)).guarded() && plug(4, Some(7)).macs.len() == 1);
+        assert_eq!(plug(6, None).roles, [EndpointRole::Router].into());
         // Its one MAC may be at either port.
-        assert!(plug(2, None).guarded() && plug(2, None).has_unknown_macs());
-        assert!(!plug(4, Some(7)).guarded() && plug(4, Some(7)).has_unknown_macs());
-        assert_eq!(plug(5, None).egress, intent.unmanaged.0);
+        let two: MacAddr = "02:00:00:00:00:02".parse().unwrap();
+        assert_eq!(found.several, [(two, [2, 3].into())].into());
+        assert!(plug(2, UNTAGGED).guarded() && plug(2, UNTAGGED).macs.is_empty());
+        assert_eq!(plug(5, UNTAGGED).egress, intent.unmanaged.0);
         assert!(plug(9, None).uplink && plug(9, None).egress == ClassId::OPEN);
+    }
+
+    fn found(endpoints: &str) -> Plugs {
+        let document = format!("version: portcullis/v1\nendpoints:\n{endpoints}");
+        let document = Document::from_yaml(&document).unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let known = KnownPorts {
+            target: "tor".to_string(),
+            uplinks: [9].into(),
+            servers: [1, 2, 7, 8].into(),
+        };
+        resolve(&intent, &known, 511)
+    }
+
+    fn reasons(found: &Plugs) -> Vec<String> {
+        let list = found.unsupported.iter();
+        list.map(|u| format!("{}: {}", u.rule, u.why)).collect()
+    }
+
+    #[test]
+    fn what_no_frame_reaches_is_reported() {
+        let found = found("  silent: {attachments: [{port: 1, target: tor}], addresses: [192.0.2.1]}\n");
+        assert_eq!(
+            reasons(&found),
+            [
+                "deliver/silent: it declares no MACs, and this switch learns none: frames for one MAC do not reach port 1; \
+                 declare its macs",
+                "deliver/(unmanaged): no endpoint is attached to port 2, 7, 8, and this switch learns no MACs: frames for one \
+                 MAC do not reach it; declare an endpoint with its macs",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_shared_mac_is_at_every_port_of_those_who_share_it() {
+        let mac = "00:00:5e:00:01:0a";
+        let found = found(&format!(
+            "  a: {{attachments: [{{port: 1, target: tor}}], macs: [\"{mac}\"], shared: [\"{mac}\"], labels: {{tenant: t}}}}\n  \
+             b: {{attachments: [{{port: 2, target: tor}}], macs: [\"{mac}\"], shared: [\"{mac}\"], labels: {{tenant: t}}}}\n"
+        ));
+        assert_eq!(found.several, [(mac.parse().unwrap(), [1, 2].into())].into());
+        assert!(found.plugs.values().all(|p| p.macs.is_empty()));
+        assert_eq!(reasons(&found).len(), 1, "the ports without an endpoint");
+    }
+
+    #[test]
+    fn networks_with_the_same_mac_are_apart_by_their_vlan() {
+        let mac = "02:00:00:00:00:01";
+        let endpoint = |name: &str, at: &str| {
+            format!(
+                "  {name}: {{attachments: [{{{at}, target: tor}}], macs: [\"{mac}\"], network: {name}}}\n"
+            )
+        };
+        let apart = found(
+            &[
+                endpoint("a", "port: 1, vlan: 5"),
+                endpoint("b", "port: 2, vlan: 6"),
+            ]
+            .concat(),
+        );
+        assert_eq!(apart.several, [(mac.parse().unwrap(), [1, 2].into())].into());
+        let one_port = found(
+            &[
+                endpoint("a", "port: 1, vlan: 5"),
+                endpoint("b", "port: 1, vlan: 6"),
+            ]
+            .concat(),
+        );
+        assert!(one_port.several.is_empty());
+        assert_eq!(one_port.plugs[&(1, Some(5))].macs.len(), 1);
+        assert!(
+            one_port.plugs[&(1, Some(6))].macs.is_empty(),
+            "one row leads to the port"
+        );
+        let mixed = found(
+            &[
+                endpoint("a", "port: 1, vlan: 5"),
+                endpoint("b", "port: 2, vlan: any"),
+            ]
+            .concat(),
+        );
+        assert!(mixed.several.is_empty() && mixed.plugs[&(2, None)].macs.is_empty());
+        let told = reasons(&mixed).concat();
+        assert!(
+            told.contains("deliver/b: a of another network has its MAC 02:00:00:00:00:01"),
+            "{told}"
+        );
     }
 }

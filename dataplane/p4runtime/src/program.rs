@@ -20,9 +20,10 @@ pub enum ProgramError {
     Stages(#[from] MappingError),
 }
 
-/// Rows of the embedded switch's tables. Those that count have counters for 2²⁰ rows together.
-const EMBEDDED_ROWS: [(&str, i64); 10] = [
+/// Rows of the embedded switch's tables. Those that count have counters for 2²⁰ + 2¹⁷ rows together.
+const EMBEDDED_ROWS: [(&str, i64); 11] = [
     ("attach", 1 << 16),
+    ("roles", 1 << 17),
     ("guard", 1 << 18),
     ("guard_address", 1 << 18),
     ("guard_nd", 1 << 18),
@@ -95,7 +96,7 @@ impl OwnProgram {
 }
 
 /// FNV-1a, 64 bits: stable over releases of the standard library, and it need not withstand anybody.
-fn fingerprint(parts: &[&[u8]]) -> u64 {
+pub(crate) fn fingerprint(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|p| p.iter());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -13,8 +13,8 @@ use portcullis_proto::p4::v1::CounterData;
 
 use crate::device::Device;
 use crate::entry::{Match, Place, Row, RowKey};
-use crate::own::is_guard;
-use crate::plugs::Plugs;
+use crate::own::{ROLES, is_guard};
+use crate::plugs::{Plug, Plugs};
 use crate::units::Attributions;
 
 /// Endpoints named with a hit.
@@ -73,8 +73,9 @@ pub(crate) fn deciding(
 
 fn plug_name(at: crate::plugs::At) -> String {
     match at.1 {
+        Some(0) => format!("port {}", at.0),
         Some(vlan) => format!("port {}, VLAN {vlan}", at.0),
-        None => format!("port {}", at.0),
+        None => format!("port {}, any VLAN", at.0),
     }
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn hits(
     plugs: &Plugs,
 ) -> Vec<Hit> {
     let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
-    let mut guards: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let mut guards: BTreeMap<(&str, String), (u64, u64)> = BTreeMap::new();
     for ((key, does), counter) in seen {
         let count = (
             counter.packet_count.max(0) as u64,
@@ -115,8 +116,8 @@ pub(crate) fn hits(
                 hit.action.clone(),
             );
             add(sums.entry(decided).or_default());
-        } else if let Some(name) = guarded(device, &key, &does, plugs) {
-            add(guards.entry(name).or_default());
+        } else if let Some(denied) = denied(device, &key, &does, plugs) {
+            add(guards.entry(denied).or_default());
         }
     }
     let members = members(plugs);
@@ -132,9 +133,9 @@ pub(crate) fn hits(
             bytes,
         },
     );
-    let guards = guards.into_iter().map(|(name, (packets, bytes))| Hit {
+    let guards = guards.into_iter().map(|((what, name), (packets, bytes))| Hit {
         direction: Direction::Egress,
-        rule: format!("guard/{name}"),
+        rule: format!("{what}/{name}"),
         decider: None,
         class: None,
         endpoints: vec![name],
@@ -145,9 +146,19 @@ pub(crate) fn hits(
     rules.chain(guards).collect()
 }
 
-/// The endpoint whose guard a row of a denied source is.
-fn guarded(device: &Device, key: &RowKey, does: &crate::entry::Does, plugs: &Plugs) -> Option<String> {
-    let table = device.table(key.table()).filter(|t| is_guard(&t.name))?;
+/// What a row outside the policy denies, and the sender that it is about: the source guard, or `roles`.
+fn denied(
+    device: &Device,
+    key: &RowKey,
+    does: &crate::entry::Does,
+    plugs: &Plugs,
+) -> Option<(&'static str, String)> {
+    let table = device.table(key.table())?;
+    let what = match table.name.as_str() {
+        ROLES => ROLES,
+        name if is_guard(name) => "guard",
+        _ => return None,
+    };
     let (id, ..) = does.parts()?;
     if table.action(id)?.name.rsplit('.').next() != Some("deny") {
         return None;
@@ -168,17 +179,22 @@ fn guarded(device: &Device, key: &RowKey, does: &crate::entry::Does, plugs: &Plu
     let port = value("port")?;
     let vlan = value("vlan").and_then(|v| u16::try_from(v).ok());
     let plug = plugs.plugs.get(&(port, vlan))?;
-    plug.endpoint.as_ref().map(ToString::to_string)
+    Some((what, named(plug)))
+}
+
+/// What a sender is called: its endpoint, or its port without one.
+fn named(plug: &Plug) -> String {
+    match &plug.endpoint {
+        Some(name) => name.to_string(),
+        None => format!("({})", plug_name(plug.at)),
+    }
 }
 
 /// The endpoints of each class on this device; ports without an endpoint by their number.
 fn members(plugs: &Plugs) -> BTreeMap<ClassId, Vec<String>> {
     let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
     for plug in plugs.plugs.values().filter(|p| !p.uplink) {
-        let name = match &plug.endpoint {
-            Some(name) => name.to_string(),
-            None => format!("({})", plug_name(plug.at)),
-        };
+        let name = named(plug);
         for class in [plug.egress, plug.ingress] {
             let list = members.entry(class).or_default();
             if list.len() < NAMED && list.last() != Some(&name) {

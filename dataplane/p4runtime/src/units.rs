@@ -12,7 +12,7 @@ use portcullis_compiler::{
     Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, Programs, StageModel,
     Unsupported,
 };
-use portcullis_policy::{Decider, Direction, Name, Vlan};
+use portcullis_policy::{Decider, Direction, Name};
 
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
@@ -131,7 +131,7 @@ pub struct Units {
 /// without an endpoint have rows of their own; uplinks have none. Where rows name ports (`by_port`), a VLAN of one has none.
 fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
     let unmanaged = plugs.plugs.values().any(|p| p.endpoint.is_none() && !p.uplink);
-    let named = plugs.plugs.values().filter(|p| !by_port || p.at.1.is_none());
+    let named = plugs.plugs.values().filter(|p| !by_port || !is_tagged(p.at.1));
     let named: HashMap<&Name, &Plug> = named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
     let mut endpoints: OrdMap<Name, Arc<EndpointIntent>> = OrdMap::new();
     for (name, endpoint) in &intent.endpoints {
@@ -141,7 +141,7 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
             (endpoint.egress, endpoint.ingress) = (plug.egress, plug.ingress);
             endpoint.falls.clone_from(&plug.falls);
             endpoint.attachments = meant(&endpoint, target)
-                .filter(|a| a.port.is_some() && !(by_port && matches!(a.vlan, Vlan::Id(_))))
+                .filter(|a| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid())))
                 .cloned()
                 .collect();
             endpoints.insert(name.clone(), Arc::new(endpoint));
@@ -240,13 +240,16 @@ impl Units {
                     .desired
                     .insert(UnitId::Plug(plug.at), self.plug(device, plug)?);
             }
-            built.desired.insert(UnitId::Groups, Arc::new(own::groups(plugs)));
+            built
+                .desired
+                .insert(UnitId::Groups, Arc::new(own::groups(device, plugs)?));
             if !self.keeps_ends {
                 built.unsupported.extend(not_ended(plugs, target));
             }
         } else {
             built.unsupported.extend(not_ended(plugs, target));
             built.unsupported.extend(not_guarded(plugs, target));
+            built.unsupported.extend(not_held_back(plugs, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(not_by_vlan(plugs, target));
             }
@@ -397,9 +400,14 @@ fn named_ports(intent: &Intent, target: &str) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// Whether a VLAN is one that frames name in a tag.
+fn is_tagged(vlan: Option<u16>) -> bool {
+    vlan.is_some_and(|vid| vid != 0)
+}
+
 /// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
 fn not_by_vlan(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
-    let on_vlans = plugs.plugs.values().filter(|p| p.at.1.is_some());
+    let on_vlans = plugs.plugs.values().filter(|p| is_tagged(p.at.1));
     on_vlans
         .filter_map(|p| {
             let name = p.endpoint.as_ref()?;
@@ -481,4 +489,39 @@ fn not_guarded(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
             })
         })
         .collect()
+}
+
+/// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,
+/// DHCP servers and bridges send.
+fn not_held_back(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
+    let servers: Vec<&Plug> = plugs.plugs.values().filter(|p| !p.uplink).collect();
+    let untagged: BTreeSet<u32> = servers
+        .iter()
+        .filter(|p| p.endpoint.is_some() && p.at.1 == Some(0))
+        .map(|p| p.at.0)
+        .collect();
+    let unsupported = |rule: &str, table: &str, why: String| Unsupported {
+        target: target.to_string(),
+        rule: rule.to_string(),
+        table: table.to_string(),
+        why,
+    };
+    let mut list = Vec::new();
+    if !untagged.is_empty() {
+        let ports: Vec<String> = untagged.iter().map(ToString::to_string).collect();
+        let why = format!(
+            "Portcullis writes no row of this P4 program that drops tagged frames at port {}: make it an untagged port on the \
+             switch, or write vlan: any where it is a trunk",
+            ports.join(", ")
+        );
+        list.push(unsupported("attachments without vlan", "attach", why));
+    }
+    if !servers.is_empty() {
+        let why = "Portcullis writes no row of this P4 program that drops router advertisements, redirects, DHCP server messages, \
+                   IGMP and MLD queries and link-layer control frames from servers: have the switch drop them (RA guard, DHCP \
+                   snooping), or attach the servers to another target"
+            .to_string();
+        list.push(unsupported("roles", own::ROLES, why));
+    }
+    list
 }

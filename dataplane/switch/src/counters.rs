@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use portcullis_fastpath::{Drop, PORTS, Tally};
 
 /// Counters of rows that a switch has room for.
-pub const SLOTS: usize = 1 << 20;
+pub const SLOTS: usize = (1 << 20) + (1 << 17);
 const REASONS: usize = Drop::ALL.len();
 
 /// Packets and bytes.

@@ -262,5 +262,6 @@ pub fn action(shape: &TableShape, entry: &v1::TableEntry) -> Result<Action, Refu
         ActionKind::CheckAddresses => Action::CheckAddresses,
         ActionKind::SetRemoteId => Action::SetRemoteId(value),
         ActionKind::Forward => Action::Forward(value),
+        ActionKind::ForwardToGroup => Action::ForwardToGroup(value),
     })
 }

@@ -47,6 +47,8 @@ pub enum ActionKind {
     SetRemoteId,
     /// Out of a port.
     Forward,
+    /// Out of every port of a group.
+    ForwardToGroup,
 }
 
 /// An action of a table.
@@ -91,7 +93,7 @@ pub struct Program {
 pub enum Refused {
     /// It is another one.
     #[error(
-        "this switch runs the program \"portcullis\" version 1 and no other: {what} \
+        "this switch runs the program \"portcullis\" version 2 and no other: {what} \
          (give it p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
     )]
     Foreign {
@@ -263,6 +265,7 @@ fn action(info: &P4Info, id: u32) -> Option<ActionShape> {
         "check_addresses" => ActionKind::CheckAddresses,
         "set_remote_id" => ActionKind::SetRemoteId,
         "forward" => ActionKind::Forward,
+        "forward_to_group" => ActionKind::ForwardToGroup,
         _ => return None,
     };
     let width = found
@@ -326,7 +329,7 @@ mod tests {
         };
         assert!(told(|i| i.pkg_info.as_mut().unwrap().name = "l3".into()).contains("\"l3\""));
         assert!(told(|i| i.tables[0].match_fields[0].bitwidth = 16).contains("`attach`"));
-        assert!(told(|i| drop(i.tables.remove(6))).contains("lacks the table `l2`"));
+        assert!(told(|i| drop(i.tables.remove(7))).contains("lacks the table `l2`"));
         assert!(told(|i| i.actions[0].params.push(Default::default())).contains("actions differ"));
         assert!(told(|i| i.tables[5].size = 1 << 40).contains("room for"));
         assert!(told(|i| i.meters.push(Default::default())).contains("more than"));

@@ -7,6 +7,7 @@ use super::{Classes, Dirty, Snapshot, Tables, compiled, plug};
 use crate::classes::{self, Class};
 use crate::remote::Remotes;
 use crate::row::{Action, RowId};
+use crate::stations::SEVERAL;
 use crate::table::{Key, Table};
 
 impl Tables {
@@ -25,11 +26,17 @@ impl Tables {
                 .get(mac)
                 .and_then(|id| self.get(*id))
                 .map(|row| row.action);
-            let port = match action {
-                Some(Action::Forward(port)) => Some(port),
-                _ => None,
+            let (port, group) = match action {
+                Some(Action::Forward(port)) => (Some(port), None),
+                Some(Action::ForwardToGroup(group)) => (Some(SEVERAL), Some(group)),
+                _ => (None, None),
             };
             next.stations.set(*mac, port);
+            if let Some(group) = group {
+                Arc::make_mut(&mut next.several).insert(*mac, group);
+            } else if next.several.contains_key(mac) {
+                Arc::make_mut(&mut next.several).remove(mac);
+            }
         }
         let [egress, ingress] = dirty.classes;
         self.classes_into(&mut next.egress, Table::EgressPolicy, egress, dirty.open[0]);

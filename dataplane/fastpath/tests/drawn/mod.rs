@@ -63,9 +63,13 @@ fn v4(dice: &mut Dice) -> [u8; 4] {
 
 fn v6(dice: &mut Dice) -> [u8; 16] {
     let mut address = [0; 16];
-    match dice.below(5) {
+    match dice.below(6) {
         0 => {}
         1 => address[0] = 0xff,
+        2 => {
+            address[..2].copy_from_slice(&[0xfe, dice.pick(&[0x80, 0xbf, 0xc0])]);
+            address[15] = dice.below(3) as u8;
+        }
         n => {
             address[..2].copy_from_slice(&[0x20, 1]);
             address[7] = n as u8;
@@ -88,7 +92,8 @@ fn l4(dice: &mut Dice, protocol: u8) -> Vec<u8> {
             bytes[12] = if dice.one_in(8) { dice.next() as u8 } else { 0x50 };
             bytes[13] = dice.pick(&[2, 0x10, 0x12, 4]);
         }
-        1 => bytes[..2].copy_from_slice(&[dice.pick(&[0, 3, 8, 11]), dice.below(3) as u8]),
+        1 => bytes[..2].copy_from_slice(&[dice.pick(&[0, 3, 5, 8, 9, 11]), dice.below(3) as u8]),
+        2 => bytes[0] = dice.pick(&[0x11, 0x11, 0x16, 0x22]),
         58 => icmpv6(dice, &mut bytes),
         _ => {}
     }
@@ -99,7 +104,7 @@ fn l4(dice: &mut Dice, protocol: u8) -> Vec<u8> {
 }
 
 fn icmpv6(dice: &mut Dice, bytes: &mut Vec<u8>) {
-    let kind = dice.pick(&[1, 128, 133, 134, 135, 136, 136]);
+    let kind = dice.pick(&[1, 128, 130, 133, 134, 135, 136, 136, 137]);
     bytes[..2].copy_from_slice(&[kind, u8::from(dice.one_in(8))]);
     bytes.truncate(8);
     match kind {
@@ -114,7 +119,7 @@ fn icmpv6(dice: &mut Dice, bytes: &mut Vec<u8>) {
 }
 
 fn ipv4(dice: &mut Dice) -> Vec<u8> {
-    let protocol = dice.pick(&[6, 6, 17, 17, 132, 1, 58, 0, 47]);
+    let protocol = dice.pick(&[6, 6, 17, 17, 132, 1, 2, 58, 0, 47]);
     let payload = l4(dice, protocol);
     let words = if dice.one_in(5) {
         5 + dice.below(11) as u8
@@ -200,8 +205,8 @@ pub fn frame(dice: &mut Dice) -> Vec<u8> {
     let (dst, src) = (mac(dice), mac(dice));
     let mut bytes = [dst, src].concat();
     for _ in 0..dice.pick(&[0, 0, 0, 1, 1, 2, 3]) {
-        bytes.extend(dice.pick(&[[0x81, 0], [0x88, 0xa8]]));
-        bytes.extend([0x20, dice.below(3) as u8]);
+        bytes.extend(dice.pick(&[[0x81, 0], [0x81, 0], [0x88, 0xa8], [0x91, 0]]));
+        bytes.extend(dice.pick(&[[0x20, 0], [0x20, 1], [0x20, 2], [0x2f, 0xff]]));
     }
     let (kind, payload): (u16, Vec<u8>) = match dice.below(12) {
         0 => (0x0806, arp(dice, src)),
@@ -231,7 +236,7 @@ fn width(key: Key) -> u32 {
         Key::Port => 9,
         Key::Vlan | Key::TcpFlags => 12,
         Key::SrcMac | Key::DstMac | Key::NdMac => 48,
-        Key::Kind => 3,
+        Key::Kind | Key::Role => 3,
         Key::GuardAddress | Key::NdTarget | Key::SrcIpv6 | Key::DstIpv6 => 128,
         Key::SrcIpv4 | Key::DstIpv4 => 32,
         Key::Protocol | Key::NdType | Key::IcmpType | Key::IcmpCode => 8,
@@ -315,6 +320,7 @@ pub fn row(dice: &mut Dice, table: Table, f: &Fields, slot: u32) -> Row {
             Action::Deny,
         ]),
         Table::EgressRemote | Table::IngressRemote => Action::SetRemoteId(number(dice)),
+        Table::L2 if dice.one_in(4) => Action::ForwardToGroup(dice.below(4) as u16 + 1),
         Table::L2 => Action::Forward(dice.below(SWITCH_PORTS) as u16),
         _ => dice.pick(&[Action::Allow, Action::Deny]),
     };

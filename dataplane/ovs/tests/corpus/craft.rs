@@ -58,6 +58,8 @@ pub struct IpSays {
     pub fragment: Fragment,
     pub l4: L4,
     pub nd: Option<Nd>,
+    /// The type of an IGMP message (RFC 3376).
+    pub igmp: Option<u8>,
 }
 
 /// One VLAN tag: TPID and VLAN.
@@ -98,6 +100,7 @@ pub struct Segment {
     pub protocol: u8,
     pub l4: L4,
     pub nd: Option<Nd>,
+    pub igmp: Option<u8>,
     pub bytes: Vec<u8>,
 }
 
@@ -152,6 +155,7 @@ pub fn tcp(src: u16, dst: u16, flags: u16) -> Segment {
         protocol: Protocol::TCP,
         l4: ports(src, dst, flags),
         nd: None,
+        igmp: None,
         bytes,
     }
 }
@@ -164,6 +168,7 @@ pub fn udp(src: u16, dst: u16) -> Segment {
         protocol: Protocol::UDP,
         l4: ports(src, dst, 0),
         nd: None,
+        igmp: None,
         bytes,
     }
 }
@@ -177,6 +182,7 @@ pub fn sctp(src: u16, dst: u16) -> Segment {
         protocol: Protocol::SCTP,
         l4: ports(src, dst, 0),
         nd: None,
+        igmp: None,
         bytes,
     }
 }
@@ -189,6 +195,7 @@ pub fn icmp(v6: bool, kind: u8, code: u8) -> Segment {
         protocol: if v6 { Protocol::ICMPV6 } else { Protocol::ICMP },
         l4: L4::Icmp { kind, code },
         nd: None,
+        igmp: None,
         bytes,
     }
 }
@@ -206,6 +213,7 @@ pub fn nd_with(kind: u8, target: Ipv6Addr, options: &[u8], says: Option<Mac>) ->
             target,
             mac: says,
         }),
+        igmp: None,
         bytes,
     }
 }
@@ -227,8 +235,18 @@ pub fn raw(protocol: u8) -> Segment {
         protocol,
         l4: L4::Nothing,
         nd: None,
+        igmp: None,
         bytes: vec![0x77; 40],
     }
+}
+
+/// RFC 3376; to all systems or a group, as the packet says.
+pub fn igmp(kind: u8) -> Segment {
+    let mut segment = raw(2);
+    segment.bytes = vec![0; 8];
+    segment.bytes[0] = kind;
+    segment.igmp = Some(kind);
+    segment
 }
 
 /// An IPv6 extension header (RFC 8200; RFC 4302 for AH).
@@ -353,6 +371,7 @@ impl Ip {
             fragment,
             l4: if later { L4::Nothing } else { segment.l4 },
             nd: segment.nd.filter(|_| !later),
+            igmp: segment.igmp.filter(|_| !later),
         });
         (bytes, content)
     }

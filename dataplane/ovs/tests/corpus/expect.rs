@@ -9,6 +9,7 @@ use portcullis_policy::{
 };
 
 use super::craft::{Content, Frame, IpSays};
+use super::services::{needed_role, vlan};
 use super::{Host, INTERNET, Mac};
 
 /// How a switch forwards what its policies let pass.
@@ -16,7 +17,7 @@ use super::{Host, INTERNET, Mac};
 pub enum Forwarding {
     /// Open vSwitch: MACs are learned, and what nobody has goes to the uplink; it has no fields for some things.
     Normal,
-    /// Our P4 program: declared MACs, and a group of the ports that may have others.
+    /// Our P4 program: declared MACs, and the uplinks for all others.
     Groups,
 }
 
@@ -74,15 +75,34 @@ impl World {
             Forwarding::Normal => vec![owner.unwrap_or(INTERNET)],
             Forwarding::Groups => match owner.filter(|h| self.endpoint(*h).is_some()) {
                 Some(declared) => vec![declared],
-                None => Host::all().filter(|h| self.has_unknown_macs(*h)).collect(),
+                None => vec![INTERNET],
             },
         }
     }
 
-    /// Whether a host may have MACs that nobody declared.
-    fn has_unknown_macs(&self, host: Host) -> bool {
-        self.endpoint(host)
-            .is_none_or(|e| !e.source_guard || e.macs.is_empty())
+    /// Whether frames of a VLAN (0: without one) come from a host and go to it.
+    fn is_attached(&self, host: Host, vlan: u16) -> bool {
+        match self.endpoint(host) {
+            _ if host == INTERNET || self.forwarding == Forwarding::Normal => true,
+            Some(endpoint) => {
+                let vids = endpoint.attachments.iter().map(|a| a.vlan.vid());
+                vids.into_iter().any(|vid| vid.is_none_or(|vid| vid == vlan))
+            }
+            None => vlan == 0,
+        }
+    }
+
+    /// Whether a host has the role that a frame needs.
+    fn has_role(&self, host: Host, frame: &Frame, content: &Content) -> bool {
+        if host == INTERNET || self.forwarding == Forwarding::Normal {
+            return true;
+        }
+        let has = |role| self.endpoint(host).is_some_and(|e| e.roles.contains(&role));
+        match needed_role(content) {
+            _ if reserved(frame) => false,
+            Some(role) => has(role),
+            None => true,
+        }
     }
 
     fn endpoint(&self, host: Host) -> Option<&Endpoint> {
@@ -124,6 +144,15 @@ impl World {
             unseen,
             why,
         };
+        let vlan = vlan(frame);
+        if !self.is_attached(from, vlan) {
+            why.push(format!("{} does not send on VLAN {vlan}", from.name()));
+            return none(false, unseen, why);
+        }
+        if !self.has_role(from, frame, content) {
+            why.push(format!("{} lacks the role for it", from.name()));
+            return none(false, unseen, why);
+        }
         if let Some(endpoint) = self.endpoint(from).filter(|e| e.source_guard) {
             if let Err(breach) = guard(endpoint, frame, content) {
                 why.push(format!("guard of {}: {breach}", from.name()));
@@ -154,6 +183,7 @@ impl World {
         let receivers = candidates
             .into_iter()
             .filter(|h| *h != INTERNET || self.forwarding == Forwarding::Groups || !not_forwarded(frame))
+            .filter(|h| self.is_attached(*h, vlan))
             .filter(|h| self.judge(*h, Direction::Ingress, content, &mut why))
             .collect();
         Expected {

@@ -2,6 +2,8 @@
 //!
 //! Nothing here parses a frame: the abstract packet is kept beside the bytes from the moment they are made.
 
+#![allow(dead_code, reason = "test binaries use what they need of it")]
+
 pub mod craft;
 pub mod documents;
 pub mod ether;
@@ -10,6 +12,7 @@ pub mod guard;
 pub mod headers;
 pub mod rules;
 pub mod run;
+pub mod services;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -74,9 +77,21 @@ impl Host {
 /// Every frame of a run, in a fixed order.
 pub fn corpus() -> Vec<craft::Frame> {
     let mut corpus = craft::Corpus::default();
-    rules::add(&mut corpus);
-    headers::add(&mut corpus);
-    ether::add(&mut corpus);
-    guard::add(&mut corpus);
+    everything(&mut corpus);
     corpus.frames
+}
+
+/// The same, and more of what only routers and DHCP servers send.
+pub fn with_services() -> Vec<craft::Frame> {
+    let mut corpus = craft::Corpus::default();
+    everything(&mut corpus);
+    services::add(&mut corpus);
+    corpus.frames
+}
+
+fn everything(corpus: &mut craft::Corpus) {
+    rules::add(corpus);
+    headers::add(corpus);
+    ether::add(corpus);
+    guard::add(corpus);
 }

@@ -9,6 +9,7 @@ use portcullis_compiler::Unsupported;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::config::Program;
 use crate::entry::GROUPS;
 use crate::session::{Event, Mastership, RESOURCE_EXHAUSTED, Refused};
 use crate::wire::text;
@@ -63,6 +64,9 @@ impl Driver {
                 Event::PipelineRefused(why) => {
                     tracing::warn!(target = self.name(), why, "the device cannot be used");
                     self.status.detail = why;
+                    if self.backend.config().program == Program::Embedded {
+                        self.status.detail += "; a portcullis-switch of another release goes on with its rows until it is restarted";
+                    }
                 }
                 Event::Drifted(drift) => {
                     self.status.drift_repaired += drift.len() as u64;
@@ -205,7 +209,9 @@ impl Driver {
 
     fn unsupported(&self) -> Vec<Unsupported> {
         let built = self.built.iter().flat_map(|b| b.unsupported.iter().cloned());
-        let list = self.plugs.unsupported.iter().cloned();
+        // How a foreign program forwards is its own affair.
+        let own = self.session.device().is_some_and(|device| device.is_own());
+        let list = self.plugs.unsupported.iter().filter(|_| own).cloned();
         list.chain(built).chain(self.problem.clone()).collect()
     }
 

@@ -3,18 +3,27 @@
 
 mod guard;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use portcullis_compiler::ClassId;
+use portcullis_policy::{EndpointRole, MacAddr};
 
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, Match, Row};
 use crate::plugs::{At, Plug, Plugs};
+use crate::program::fingerprint;
 use crate::value::ones;
 use crate::wire::group_key;
 
 /// The program's group of every port (`group = 1` in `p4/include/tables.p4`).
 const EVERYBODY: u32 = 1;
-/// Its group of the ports that may have MACs which no row names.
+/// Its group of the uplinks: frames for a MAC that no row names.
 const UNKNOWN: u32 = 2;
+/// The groups of MACs that are at several ports.
+const FIRST: u32 = 256;
+const LAST: u32 = u16::MAX as u32;
+/// The table that says which roles the server behind a port has.
+pub const ROLES: &str = "roles";
 
 /// A row under construction.
 struct Draft<'a> {
@@ -126,6 +135,7 @@ pub fn plug_rows(device: &Device, plug: &Plug) -> Result<Vec<Row>, Inexpressible
     };
     let attach = Draft::of(device, "attach")?.at(plug.at);
     rows.push(attach.row(rank(plug.at), sends, &[class(plug.egress)])?);
+    roles(device, plug, &mut rows)?;
     if plug.guarded() {
         guard::rows(device, plug, &mut rows)?;
     }
@@ -138,22 +148,86 @@ pub fn plug_rows(device: &Device, plug: &Plug) -> Result<Vec<Row>, Inexpressible
     Ok(rows)
 }
 
-/// The two groups: every port, and the ports of MACs that no row names.
-pub fn groups(plugs: &Plugs) -> Vec<Row> {
+// `ROLE_…` in `p4/include/headers.p4`.
+fn number(role: EndpointRole) -> u128 {
+    match role {
+        EndpointRole::Router => 1,
+        EndpointRole::DhcpServer => 2,
+    }
+}
+
+/// The roles of a sender: an uplink has every role, and a server those of its endpoint. The rest is denied by a row, so that
+/// it is counted.
+fn roles(device: &Device, plug: &Plug, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
+    // Rows of a VLAN lie above those of the whole port.
+    let lift = rank(plug.at) * 2;
+    let draft = || Ok::<_, Inexpressible>(Draft::of(device, ROLES)?.at(plug.at));
+    if plug.uplink {
+        rows.push(draft()?.row(lift, "allow", &[])?);
+        return Ok(());
+    }
+    for role in &plug.roles {
+        let has = draft()?.whole("role", number(*role));
+        rows.push(has.row(lift + 1, "allow", &[])?);
+    }
+    rows.push(draft()?.row(lift, "deny", &[])?);
+    Ok(())
+}
+
+/// The groups, and the MACs that are at several ports: frames for one go to all of them.
+pub fn groups(device: &Device, plugs: &Plugs) -> Result<Vec<Row>, Inexpressible> {
     let everybody = plugs.ports().into_iter().collect();
-    let unknown: std::collections::BTreeSet<u32> = plugs
-        .plugs
-        .values()
-        .filter(|p| p.has_unknown_macs())
-        .map(|p| p.at.0)
-        .collect();
-    vec![
+    let uplinks = plugs.plugs.values().filter(|p| p.uplink).map(|p| p.at.0);
+    let mut rows = vec![
         (group_key(EVERYBODY), Does::Copies(everybody)),
-        (group_key(UNKNOWN), Does::Copies(unknown.into_iter().collect())),
-    ]
+        (group_key(UNKNOWN), Does::Copies(uplinks.collect())),
+    ];
+    let ids = group_ids(&plugs.several)?;
+    for (ports, id) in &ids {
+        rows.push((group_key(*id), Does::Copies(ports.iter().copied().collect())));
+    }
+    for (mac, ports) in &plugs.several {
+        let Some(id) = ids.get(ports) else { continue };
+        let l2 = Draft::of(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
+        rows.push(l2.row(0, "forward_to_group", &[(*id).into()])?);
+    }
+    Ok(rows)
+}
+
+/// A group for each set of ports. Its number comes from the ports, so that an agent that starts anew finds its own groups,
+/// and a set that comes or goes changes no other.
+fn group_ids(
+    several: &BTreeMap<MacAddr, BTreeSet<u32>>,
+) -> Result<BTreeMap<&BTreeSet<u32>, u32>, Inexpressible> {
+    let sets: BTreeSet<&BTreeSet<u32>> = several.values().collect();
+    let span = LAST - FIRST + 1;
+    if sets.len() > span as usize {
+        return Err(Inexpressible {
+            table: "l2".to_string(),
+            what: format!(
+                "more than {span} groups, and MACs are at {} sets of ports",
+                sets.len()
+            ),
+        });
+    }
+    let (mut taken, mut ids) = (BTreeSet::new(), BTreeMap::new());
+    for ports in sets {
+        let bytes: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
+        let mut at = (fingerprint(&[&bytes]) % u64::from(span)) as u32;
+        while !taken.insert(at) {
+            at = (at + 1) % span;
+        }
+        ids.insert(ports, FIRST + at);
+    }
+    Ok(ids)
+}
+
+/// The tables of the source guard.
+pub fn is_guard(table: &str) -> bool {
+    matches!(table, "guard" | "guard_address" | "guard_nd")
 }
 
 /// The tables whose rows must be there before a row of `attach` leads to them.
-pub fn is_guard(table: &str) -> bool {
-    matches!(table, "guard" | "guard_address" | "guard_nd")
+pub fn leads_on(table: &str) -> bool {
+    table == ROLES || is_guard(table)
 }

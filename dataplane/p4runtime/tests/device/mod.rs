@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use corpus::documents::{Case, cases};
 use corpus::expect::{Forwarding, World};
 use corpus::run::{Wire, silence};
-use corpus::{HOSTS, Host, INTERNET, STRAY};
+use corpus::{BARE, FREE, HOSTS, Host, INTERNET, STRAY};
 use portcullis_backend::{SessionState, TargetHandle, launch};
 use portcullis_compiler::{Class, Compiler, Intent};
 pub use portcullis_p4runtime::PortMatching;
@@ -122,7 +122,7 @@ impl Rig {
     }
 
     fn set(&mut self, yaml: &str) -> Arc<Intent> {
-        self.set_document(&Document::from_yaml(&at_ports(yaml)).unwrap())
+        self.set_document(&Document::from_yaml(&at_ports(yaml, &[])).unwrap())
     }
 
     fn set_document(&mut self, document: &Document) -> Arc<Intent> {
@@ -155,10 +155,15 @@ impl Rig {
         }
     }
 
-    fn guard_hits(&self, host: Host) -> u64 {
-        let rule = format!("guard/{}", host.name());
+    /// Packets counted by rules whose names begin like this.
+    fn hits(&self, rule: &str) -> u64 {
         let hits = self.runtime.block_on(self.target.hits()).unwrap();
-        hits.iter().filter(|h| h.rule == rule).map(|h| h.packets).sum()
+        let of_rule = hits.iter().filter(|h| h.rule.starts_with(rule));
+        of_rule.map(|h| h.packets).sum()
+    }
+
+    fn guard_hits(&self, host: Host) -> u64 {
+        self.hits(&format!("guard/{}", host.name()))
     }
 }
 
@@ -173,14 +178,42 @@ impl Drop for Rig {
     }
 }
 
-/// The documents of the corpus name interfaces: here they are ports of the switch.
-fn at_ports(yaml: &str) -> String {
-    HOSTS.iter().fold(yaml.to_string(), |text, (name, number)| {
-        text.replace(
-            &format!("{{interface: {name}}}"),
-            &format!("{{port: {number}, target: tor}}"),
-        )
-    })
+/// The documents of the corpus name interfaces: here they are ports of the switch, these hosts as trunks.
+fn at_ports(yaml: &str, trunks: &[Host]) -> String {
+    HOSTS
+        .iter()
+        .enumerate()
+        .fold(yaml.to_string(), |text, (n, (name, number))| {
+            let vlan = if trunks.contains(&Host(n)) {
+                ", vlan: any"
+            } else {
+                ""
+            };
+            text.replace(
+                &format!("{{interface: {name}}}"),
+                &format!("{{port: {number}{vlan}, target: tor}}"),
+            )
+        })
+}
+
+/// A document of the corpus for this switch. Every host is a trunk under some, so that policies see tags, and two have roles.
+fn on_the_switch(case: &Case) -> String {
+    let all: Vec<Host> = Host::all().collect();
+    let (trunks, roles): (&[Host], bool) = match case.name {
+        "open" => (&[FREE, BARE], false),
+        "guarded" => (&all, false),
+        "blocked" | "closed" => (&all, true),
+        _ => (&[FREE, BARE], true),
+    };
+    let mut yaml = at_ports(&case.yaml, trunks);
+    if roles {
+        for (n, role) in [(2, "router"), (4, "dhcp-server")] {
+            let macs = format!("    macs: [\"02:00:00:00:00:0{n}\"]\n");
+            assert!(yaml.contains(&macs));
+            yaml = yaml.replace(&macs, &format!("{macs}    roles: [{role}]\n"));
+        }
+    }
+    yaml
 }
 
 /// Sends the whole corpus under one document. BMv2 takes about a minute for it.
@@ -189,12 +222,14 @@ pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching)
         return;
     }
     let case: Case = cases().into_iter().find(|c| c.name == case).unwrap();
-    let frames = corpus::corpus();
+    let frames = corpus::with_services();
     assert!(frames.len() >= 2000, "{} frames", frames.len());
     let (mut rig, hosts) = Rig::start(which, Program::Own(matching));
     silence(&hosts);
-    rig.apply(&case.yaml);
-    let world = World::new(case.document(), View::FULL, 2).forwarded_by(Forwarding::Groups);
+    let yaml = on_the_switch(&case);
+    rig.apply(&yaml);
+    let document = Document::from_yaml(&yaml).unwrap();
+    let world = World::new(document, View::FULL, 2).forwarded_by(Forwarding::Groups);
     let begin = Instant::now();
     let outcome = Wire::new(&hosts, None, &frames, which.batch()).compare(&world, 1);
     eprintln!(
@@ -216,6 +251,7 @@ pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching)
         0,
         "frames went another way than the policy says; see above"
     );
+    assert!(rig.hits("roles/") > 0, "what routers send is counted");
     for host in Host::all().filter(|h| *h != STRAY && *h != INTERNET) {
         assert_eq!(
             rig.guard_hits(host),
@@ -318,11 +354,14 @@ pub fn a_dead_agent_keeps_nothing_open(which: Which) {
     let ends = wall().as_secs() + 6;
     let opens = document("25").replace("action: deny", "action: allow");
     // Another port stays denied, so that the class of the unlocked has rows too.
-    let mut unlocked = Document::from_yaml(&at_ports(&document("25, 465"))).unwrap();
+    let mut unlocked = Document::from_yaml(&at_ports(&document("25, 465"), &[])).unwrap();
     let grant = Grant {
         unlock: "u1".parse().unwrap(),
         program: "mail".parse().unwrap(),
-        rules: Document::from_yaml(&at_ports(&opens)).unwrap().baseline.to_vec(),
+        rules: Document::from_yaml(&at_ports(&opens, &[]))
+            .unwrap()
+            .baseline
+            .to_vec(),
         quarantine: false,
         ends,
     };

@@ -454,7 +454,7 @@ async fn a_full_table_says_so() {
     let rig = Rig::start(0).await;
     let mut primary = rig.primary(1).await;
     let mut config = crate::rig::RANGE.config.clone();
-    config.p4info.as_mut().unwrap().tables[6].size = 2;
+    config.p4info.as_mut().unwrap().tables[7].size = 2;
     let action = v1::set_forwarding_pipeline_config_request::Action::VerifyAndCommit;
     primary.set(action, Some(config)).await.unwrap();
     primary
