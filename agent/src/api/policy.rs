@@ -103,6 +103,7 @@ fn target_plan(target: &TargetHandle, plan: Result<Plan, String>, rows: bool) ->
         tables: tables.collect(),
         rows: if rows { plan.rows } else { Vec::new() },
         unavailable,
+        warnings: plan.warnings,
     }
 }
 

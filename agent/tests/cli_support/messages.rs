@@ -132,6 +132,7 @@ pub fn plan() -> PlanResponse {
                     "- egress_policy class=1".into(),
                 ],
                 unavailable: String::new(),
+                warnings: vec!["tagged frames of port web1 stop".into()],
             },
             TargetPlan {
                 target: "br1".into(),

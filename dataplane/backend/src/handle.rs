@@ -57,6 +57,8 @@ pub struct Plan {
     pub tables: Vec<TablePlan>,
     /// The rows, as `+`, `~` or `-` and the row's text, in the order in which they would be written.
     pub rows: Vec<String>,
+    /// Traffic that stops by what the target itself changes, whatever the policy says.
+    pub warnings: Vec<String>,
 }
 
 /// What an intent would change in one table.

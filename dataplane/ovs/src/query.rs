@@ -323,5 +323,6 @@ pub(crate) fn plan(
     Ok(Plan {
         tables: tables.into_values().collect(),
         rows,
+        warnings: Vec::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! Questions about the rows: which enforce a verdict, how often each rule decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::{Hit, Trace};
@@ -11,10 +11,10 @@ use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
 use portcullis_policy::{Decider, Direction, Frame, Packet};
 use portcullis_proto::p4::v1::CounterData;
 
-use crate::device::Device;
+use crate::device::{Device, DeviceTable};
 use crate::entry::{Match, Place, Row, RowKey};
 use crate::own::{ROLES, is_guard};
-use crate::plugs::{Plug, Plugs};
+use crate::plugs::{At, Plug, Plugs};
 use crate::units::Attributions;
 
 /// Endpoints named with a hit.
@@ -71,7 +71,7 @@ pub(crate) fn deciding(
     Ok(rows)
 }
 
-fn plug_name(at: crate::plugs::At) -> String {
+fn plug_name(at: At) -> String {
     match at.1 {
         Some(0) => format!("port {}", at.0),
         Some(vlan) => format!("port {}, VLAN {vlan}", at.0),
@@ -163,6 +163,12 @@ fn denied(
     if table.action(id)?.name.rsplit('.').next() != Some("deny") {
         return None;
     }
+    let plug = plugs.plugs.get(&place(table, key)?)?;
+    Some((what, named(plug)))
+}
+
+/// The port and VLAN that a row is about.
+fn place(table: &DeviceTable, key: &RowKey) -> Option<At> {
     let Place::Table { fields, .. } = &key.0.place else {
         return None;
     };
@@ -176,10 +182,48 @@ fn denied(
                 _ => None,
             })
     };
-    let port = value("port")?;
     let vlan = value("vlan").and_then(|v| u16::try_from(v).ok());
-    let plug = plugs.plugs.get(&(port, vlan))?;
-    Some((what, named(plug)))
+    Some((value("port")?, vlan))
+}
+
+/// Ports of our program that take every tag by the rows that are there, and would not any more.
+pub(crate) fn lost_tags<'a>(
+    device: &Device,
+    installed: impl Iterator<Item = &'a RowKey>,
+    after: &Plugs,
+) -> Vec<String> {
+    let Some((number, table)) = device.table_named("attach").filter(|_| device.is_own()) else {
+        return Vec::new();
+    };
+    let takes_all =
+        installed
+            .filter(|key| key.table() == number)
+            .filter_map(|key| match place(table, key)? {
+                (port, None) => Some(port),
+                _ => None,
+            });
+    let takes_all: BTreeSet<u32> = takes_all.collect();
+    let lost = |port: u32| {
+        let plugs = after.plugs.range((port, None)..=(port, Some(u16::MAX)));
+        let plugs: Vec<&Plug> = plugs.map(|(_, plug)| plug).collect();
+        let first = plugs.first().filter(|plug| plug.at.1.is_some())?;
+        let vlans = plugs.iter().filter_map(|plug| plug.at.1.filter(|vid| *vid != 0));
+        let vlans: Vec<String> = vlans.map(|vid| vid.to_string()).collect();
+        let but = if vlans.is_empty() {
+            String::new()
+        } else {
+            format!(", other than those of VLAN {}", vlans.join(", "))
+        };
+        let what_to_do = match &first.endpoint {
+            Some(name) => format!("for a trunk write `vlan: any` in the attachment of {name}"),
+            None => "for a trunk declare an endpoint with `vlan: any`".to_string(),
+        };
+        Some(format!(
+            "tagged frames of port {port} stop, in both directions{but}: a port without `vlan` has the frames without a tag; \
+             {what_to_do}"
+        ))
+    };
+    takes_all.into_iter().filter_map(lost).collect()
 }
 
 /// What a sender is called: its endpoint, or its port without one.

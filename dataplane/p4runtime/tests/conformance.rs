@@ -398,6 +398,35 @@ fn egress_to_25() -> portcullis_backend::Trace {
 }
 
 #[tokio::test]
+async fn a_plan_warns_where_tagged_frames_will_stop() {
+    let mut rig = Rig::start().await;
+    let trunk = document("25", "").replace("port: 1,", "port: 1, vlan: any,");
+    rig.apply(&trunk).await;
+    let same = rig.intent(&trunk);
+    let same = rig.target.plan(same).await.unwrap();
+    assert_eq!(same.warnings, [""; 0]);
+    let untagged = rig.intent(&document("25", ""));
+    let untagged = rig.target.plan(untagged).await.unwrap();
+    assert_eq!(
+        untagged.warnings,
+        [
+            "tagged frames of port 1 stop, in both directions: a port without `vlan` has the frames without a tag; for a trunk \
+             write `vlan: any` in the attachment of web"
+        ]
+    );
+    let one = rig.intent(&trunk.replace("vlan: any", "vlan: 7"));
+    let warnings = rig.target.plan(one).await.unwrap().warnings.concat();
+    assert!(
+        warnings.contains("both directions, other than those of VLAN 7:"),
+        "{warnings}"
+    );
+    rig.apply(&document("25", "")).await;
+    let back = rig.intent(&trunk);
+    let back = rig.target.plan(back).await.unwrap();
+    assert_eq!(back.warnings, [""; 0]);
+}
+
+#[tokio::test]
 async fn questions_are_answered_from_the_device() {
     let mut rig = Rig::start().await;
     rig.apply(&document("25", "")).await;

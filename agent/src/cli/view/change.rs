@@ -305,6 +305,9 @@ pub struct TargetPlanView {
     /// Why there is no plan for it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unavailable: String,
+    /// Traffic that stops by what the target itself changes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Per table.
     pub tables: Vec<TablePlanView>,
     /// The rows, when they were asked for.
@@ -338,6 +341,7 @@ impl From<v1::PlanResponse> for PlanView {
         let target = |t: v1::TargetPlan| TargetPlanView {
             target: t.target,
             unavailable: t.unavailable,
+            warnings: t.warnings,
             tables: t.tables.into_iter().map(TablePlanView::from).collect(),
             rows: t.rows,
         };
@@ -395,6 +399,9 @@ impl View for PlanView {
         for target in &self.targets {
             if !target.unavailable.is_empty() {
                 text += &format!("\n{}: no plan: {}\n", target.target, target.unavailable);
+            }
+            for warning in &target.warnings {
+                text += &format!("\n{}: warning: {warning}\n", target.target);
             }
             if !target.rows.is_empty() {
                 text += &format!("\nrows on {}:\n", target.target);

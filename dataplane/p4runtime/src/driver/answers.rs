@@ -84,6 +84,7 @@ impl Driver {
         Ok(Plan {
             tables: tables.into_values().collect(),
             rows,
+            warnings: query::lost_tags(&device, machine.installed().keys(), &plugs),
         })
     }
 
