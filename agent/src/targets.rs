@@ -291,6 +291,7 @@ fn ovs(target: &config::Target) -> portcullis_ovs::Config {
             config::FinalAction::Normal => portcullis_ovs::FinalAction::Normal,
             config::FinalAction::GotoTable(table) => portcullis_ovs::FinalAction::GotoTable(table),
         },
+        learned_macs: target.learned_macs,
         resync_interval: target.resync_interval,
         mgmt_dir: target.mgmt_dir.clone(),
         cookie: target.cookie,
@@ -301,9 +302,5 @@ fn ovs(target: &config::Target) -> portcullis_ovs::Config {
             config::FailMode::Secure => portcullis_ovs::FailMode::Secure,
         },
         allow_interruption: target.allow_interruption,
-        unknown_ports: match target.unknown_ports {
-            config::UnknownPorts::Unmanaged => portcullis_ovs::UnknownPorts::Unmanaged,
-            config::UnknownPorts::Drop => portcullis_ovs::UnknownPorts::Drop,
-        },
     }
 }

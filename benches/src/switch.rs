@@ -181,7 +181,7 @@ fn is_learned(line: &str) -> bool {
         .split_once("cookie=0x")
         .and_then(|(_, rest)| rest.split_once(','))
         .and_then(|(hex, _)| u64::from_str_radix(hex, 16).ok());
-    cookie.is_some_and(regs::is_learned)
+    cookie.is_some_and(|cookie| regs::is_learned(cookie, true))
 }
 
 fn age(line: &str) -> Option<f64> {

@@ -126,10 +126,10 @@ pub(super) fn of_ovs(raw: &raw::Target) -> Settings {
         ("bridge", raw.bridge.as_ref().map(Spanned::span)),
         ("first_table", raw.first_table.as_ref().map(Spanned::span)),
         ("final", raw.final_action.as_ref().map(Spanned::span)),
+        ("learned_macs", raw.learned_macs.as_ref().map(Spanned::span)),
         ("mgmt_dir", raw.mgmt_dir.as_ref().map(Spanned::span)),
         ("control_socket", raw.control_socket.as_ref().map(Spanned::span)),
         ("fail_mode", raw.fail_mode.as_ref().map(Spanned::span)),
-        ("unknown_ports", raw.unknown_ports.as_ref().map(Spanned::span)),
     ]
 }
 

@@ -237,6 +237,8 @@ pub struct Target {
     pub first_table: u8,
     /// What happens to what passes.
     pub final_action: FinalAction,
+    /// MACs that are learned at one server port, beside declared ones.
+    pub learned_macs: u32,
     /// How often rows are read back.
     pub resync_interval: Duration,
     /// Folder of the management socket; the OVSDB socket's when absent.
@@ -249,8 +251,6 @@ pub struct Target {
     pub fail_mode: FailMode,
     /// Whether it is also set while rows are there, which the change removes for a moment; from the command line.
     pub allow_interruption: bool,
-    /// What ports may send that the agent has not seen yet.
-    pub unknown_ports: UnknownPorts,
 }
 
 /// Whether the agent sets `Bridge:fail_mode`.
@@ -262,17 +262,6 @@ pub enum FailMode {
     Keep,
     /// It is set to `secure`.
     Secure,
-}
-
-/// What ports may send that the agent has not seen yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownPorts {
-    /// What `unmanaged` of the document says.
-    #[default]
-    Unmanaged,
-    /// Nothing.
-    Drop,
 }
 
 impl Targets {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::value::{Final, Mode, Span};
-use super::{ClientAuth, FailMode, LogFormat, Problem, UnknownPorts};
+use super::{ClientAuth, FailMode, LogFormat, Problem};
 use crate::access::Role;
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,11 +129,11 @@ pub(super) struct Target {
     pub first_table: Option<Spanned<u8>>,
     #[serde(rename = "final")]
     pub final_action: Option<Spanned<Final>>,
+    pub learned_macs: Option<Spanned<u32>>,
     pub resync_interval: Option<Spanned<Span>>,
     pub mgmt_dir: Option<Spanned<PathBuf>>,
     pub control_socket: Option<Spanned<PathBuf>>,
     pub fail_mode: Option<Spanned<FailMode>>,
-    pub unknown_ports: Option<Spanned<UnknownPorts>>,
     pub cookie: Option<u16>,
     pub address: Option<Spanned<String>>,
     pub device_id: Option<Spanned<u64>>,

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     Access, AnyTarget, Api, ClientAuth, Config, FailMode, FinalAction, Limits, Log, Problem, Target, Targets,
-    Tcp, Tls, UnknownPorts, access, checks, embedded, p4, raw,
+    Tcp, Tls, access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
@@ -177,13 +177,13 @@ pub(super) fn default_target() -> Target {
         uplinks: Vec::new(),
         first_table: 0,
         final_action: FinalAction::Normal,
+        learned_macs: portcullis_ovs::Config::DEFAULT_LEARNED_MACS,
         resync_interval: Duration::from_secs(10),
         mgmt_dir: None,
         cookie: portcullis_ovs::Config::DEFAULT_COOKIE,
         control_socket: None,
         fail_mode: FailMode::Keep,
         allow_interruption: false,
-        unknown_ports: UnknownPorts::Unmanaged,
     }
 }
 
@@ -348,13 +348,13 @@ fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
         uplinks,
         first_table,
         final_action,
+        learned_macs: raw.learned_macs.map_or(default.learned_macs, Spanned::into_inner),
         resync_interval,
         mgmt_dir: raw.mgmt_dir.map(Spanned::into_inner),
         cookie: raw.cookie.unwrap_or(default.cookie),
         control_socket: raw.control_socket.map(Spanned::into_inner),
         fail_mode: raw.fail_mode.map(Spanned::into_inner).unwrap_or_default(),
         allow_interruption: false,
-        unknown_ports: raw.unknown_ports.map(Spanned::into_inner).unwrap_or_default(),
     })
 }
 

@@ -236,7 +236,7 @@ fn targets_are_checked() {
     let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"ovs\"\n{more}\n");
     let Targets::Configured(targets) = read(&target(
         "first_table = 20\nfinal = { goto_table = 40 }\nresync_interval = \"500s\"\nuplinks = [\"up*\"]\nfail_mode = \
-         \"secure\"\nunknown_ports = \"drop\"\ncontrol_socket = \"/run/x.ctl\"",
+         \"secure\"\nlearned_macs = 0\ncontrol_socket = \"/run/x.ctl\"",
     ))
     .unwrap()
     .targets
@@ -249,8 +249,8 @@ fn targets_are_checked() {
     assert_eq!(ovs.final_action, FinalAction::GotoTable(40));
     assert_eq!(ovs.resync_interval, Duration::from_secs(500));
     assert_eq!(
-        (ovs.fail_mode, ovs.unknown_ports, ovs.allow_interruption),
-        (FailMode::Secure, UnknownPorts::Drop, false)
+        (ovs.fail_mode, ovs.learned_macs, ovs.allow_interruption),
+        (FailMode::Secure, 0, false)
     );
     assert_eq!(ovs.control_socket.as_deref(), Some(Path::new("/run/x.ctl")));
     for (bad, why) in [

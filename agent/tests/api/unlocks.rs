@@ -111,7 +111,10 @@ impl Unlocks {
         // An answer means that a change is durable: the target hears of it a moment later.
         let end = tokio::time::Instant::now() + Duration::from_secs(20);
         while unlocks.rig.fake.intents.lock().unwrap().is_empty() {
-            assert!(tokio::time::Instant::now() < end, "the target was given no intent");
+            assert!(
+                tokio::time::Instant::now() < end,
+                "the target was given no intent"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         unlocks

@@ -49,7 +49,7 @@ pub enum Action {
     },
     /// Do the actions on a copy; what they change is undone after (NXAST_CLONE).
     Clone(Vec<Action>),
-    /// Add a flow made from the packet (NXAST_LEARN).
+    /// Add a flow made from the packet (NXAST_LEARN; with a limit NXAST_LEARN2).
     Learn(Box<Learn>),
     /// Apply a meter (1.5 only; in front of the others it is [`crate::Instruction::Meter`]).
     Meter(u32),
@@ -115,6 +115,7 @@ mod nx {
     pub(super) const LEARN: u16 = 16;
     pub(super) const REG_LOAD2: u16 = 33;
     pub(super) const CLONE: u16 = 42;
+    pub(super) const LEARN2: u16 = 45;
 }
 
 /// Reads actions until `r` is empty.
@@ -194,7 +195,8 @@ fn decode_nx(r: &mut Reader<'_>, version: Version, depth: u8) -> Result<Option<A
                 table: r.u8()?,
             }
         }
-        nx::LEARN => return Ok(Learn::decode(r)?.map(|l| Action::Learn(Box::new(l)))),
+        nx::LEARN => return Ok(Learn::decode(r, false)?.map(|l| Action::Learn(Box::new(l)))),
+        nx::LEARN2 => return Ok(Learn::decode(r, true)?.map(|l| Action::Learn(Box::new(l)))),
         nx::CLONE if depth < MAX_DEPTH => {
             r.skip(6)?;
             let nested = Reader::new(r.remainder(), "clone");
@@ -275,7 +277,7 @@ fn encode_one(action: &Action, w: &mut Writer<'_>, version: Version, depth: u8) 
         Action::Resubmit { in_port, table } => encode_resubmit(*in_port, *table, w)?,
         Action::Clone(nested) => encode_clone(nested, w, version, depth)?,
         Action::Learn(learn) => {
-            put_nx(w, nx::LEARN);
+            put_nx(w, if learn.limit > 0 { nx::LEARN2 } else { nx::LEARN });
             learn.encode(w)?;
         }
         Action::Meter(id) if version == Version::V1_5 => w.u32(*id),

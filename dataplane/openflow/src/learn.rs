@@ -1,4 +1,4 @@
-//! NXAST_LEARN: a flow that adds flows (Open vSwitch ovs-actions(7), "learn").
+//! NXAST_LEARN and NXAST_LEARN2: a flow that adds flows (Open vSwitch ovs-actions(7), "learn").
 
 use crate::error::{DecodeError, EncodeError};
 use crate::field::Field;
@@ -23,6 +23,8 @@ pub struct Learn {
     pub fin_idle: u16,
     /// Hard timeout once a FIN or RST is seen, in seconds, 0 for none.
     pub fin_hard: u16,
+    /// Most flows of the table with this cookie, 0 for no limit. A limit is sent as NXAST_LEARN2.
+    pub limit: u32,
     /// What the learned flow matches and does.
     pub specs: Vec<LearnSpec>,
 }
@@ -240,13 +242,24 @@ fn put_bits(w: &mut Writer<'_>, bits: Bits) -> Result<(), EncodeError> {
 }
 
 impl Learn {
-    /// Reads what follows the subtype; `None` when it says something this type cannot hold.
-    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
+    /// The learned flow's number is compared with the limit, and the answer is written to a field.
+    const WRITE_RESULT: u16 = 4;
+
+    /// Reads what follows the subtype; `None` when it says something this type cannot hold. `limited`: NXAST_LEARN2.
+    pub(crate) fn decode(r: &mut Reader<'_>, limited: bool) -> Result<Option<Self>, DecodeError> {
         let (idle_timeout, hard_timeout, priority) = (r.u16()?, r.u16()?, r.u16()?);
         let cookie = r.u64()?;
         let (flags, table_id) = (r.u16()?, r.u8()?);
         r.skip(1)?;
         let (fin_idle, fin_hard) = (r.u16()?, r.u16()?);
+        let mut limit = 0;
+        if limited {
+            limit = r.u32()?;
+            r.skip(4)?;
+            if flags & Self::WRITE_RESULT != 0 {
+                return Ok(None);
+            }
+        }
         let mut specs = Vec::new();
         while r.len() >= 2 {
             let header = r.u16()?;
@@ -267,6 +280,7 @@ impl Learn {
             table_id,
             fin_idle,
             fin_hard,
+            limit,
             specs,
         }))
     }
@@ -281,6 +295,10 @@ impl Learn {
         w.zeros(1);
         w.u16(self.fin_idle);
         w.u16(self.fin_hard);
+        if self.limit > 0 {
+            w.u32(self.limit);
+            w.zeros(4);
+        }
         self.specs.iter().try_for_each(|spec| spec.encode(w))
     }
 }

@@ -378,6 +378,7 @@ fn learn_takes_what_fits() {
             table_id: 1,
             fin_idle: 0,
             fin_hard: 0,
+            limit: 0,
             specs,
         }));
         Message::FlowMod(FlowMod {

@@ -83,19 +83,28 @@ fn learn() -> impl Strategy<Value = Learn> {
         any::<[u16; 6]>(),
         any::<u64>(),
         any::<u8>(),
+        prop_oneof![Just(0), any::<u32>()],
         vec(learn_spec(), 0..6),
     )
         .prop_map(
-            |([idle_timeout, hard_timeout, priority, flags, fin_idle, fin_hard], cookie, table_id, specs)| {
+            |(
+                [idle_timeout, hard_timeout, priority, flags, fin_idle, fin_hard],
+                cookie,
+                table_id,
+                limit,
+                specs,
+            )| {
                 Learn {
                     idle_timeout,
                     hard_timeout,
                     priority,
                     cookie,
-                    flags,
+                    // With a limit, bit 2 adds a field that this type has no place for.
+                    flags: if limit > 0 { flags & !4 } else { flags },
                     table_id,
                     fin_idle,
                     fin_hard,
+                    limit,
                     specs,
                 }
             },

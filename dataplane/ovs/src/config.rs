@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What ends the pipeline for packets that no policed port receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalAction {
-    /// The bridge's own forwarding.
+    /// Uplinks: by rows, or by NORMAL where one of them is a bond.
     Normal,
     /// A foreign pipeline that begins in this table.
     GotoTable(u8),
@@ -20,16 +20,6 @@ pub enum FailMode {
     Keep,
     /// It is set to `secure`: without the agent's rows the bridge drops.
     Secure,
-}
-
-/// What ports may send that the agent has not seen yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnknownPorts {
-    /// What unmanaged ports may.
-    #[default]
-    Unmanaged,
-    /// Nothing.
-    Drop,
 }
 
 /// One OVS bridge.
@@ -47,6 +37,8 @@ pub struct Config {
     pub first_table: u8,
     /// What ends the pipeline.
     pub final_action: FinalAction,
+    /// MACs that the switch learns at one server port, beside declared ones.
+    pub learned_macs: u32,
     /// How often the switch's rows are read back and compared.
     pub resync_interval: Duration,
     /// Folder of the bridge's management socket; that of the OVSDB socket when absent.
@@ -61,13 +53,13 @@ pub struct Config {
     pub fail_mode: FailMode,
     /// Whether it may be set while rows of the agent are there, which the change removes for a moment.
     pub allow_interruption: bool,
-    /// What ports may send that the agent has not seen yet.
-    pub unknown_ports: UnknownPorts,
 }
 
 impl Config {
     /// Where a Debian system's Open vSwitch has its database.
     pub const DEFAULT_OVSDB: &'static str = "unix:/run/openvswitch/db.sock";
+    /// As many MACs as a server with containers or nested machines has.
+    pub const DEFAULT_LEARNED_MACS: u32 = 16;
     /// "PC".
     pub const DEFAULT_COOKIE: u16 = 0x5043;
 
@@ -80,6 +72,7 @@ impl Config {
             uplinks: Vec::new(),
             first_table: 0,
             final_action: FinalAction::Normal,
+            learned_macs: Self::DEFAULT_LEARNED_MACS,
             resync_interval: Duration::from_secs(10),
             mgmt_dir: None,
             control_socket: None,
@@ -87,7 +80,6 @@ impl Config {
             other_tags: Vec::new(),
             fail_mode: FailMode::Keep,
             allow_interruption: false,
-            unknown_ports: UnknownPorts::Unmanaged,
         }
     }
 

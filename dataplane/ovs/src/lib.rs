@@ -26,6 +26,6 @@ pub mod tables;
 pub mod units;
 
 pub use backend::OvsBackend;
-pub use config::{Config, FailMode, FinalAction, UnknownPorts};
+pub use config::{Config, FailMode, FinalAction};
 pub use discover::{Found, NotFound, discover};
 pub use flow::{Flow, FlowBody, FlowKey, Place, SharedPlace, Writer, text};

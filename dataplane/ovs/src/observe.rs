@@ -11,7 +11,7 @@ use crate::flow::{Flow, FlowBody, FlowKey, Place, SharedPlace};
 use crate::regs;
 use crate::session::OvsMachine;
 use crate::session::former::{Former, Left};
-use crate::tables::Pipeline;
+use crate::tables::{Pipeline, Table};
 
 /// What a read-back showed.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(crate) fn sort(
             }
             continue;
         };
-        if ours && regs::is_learned(row.cookie) {
+        if ours && regs::is_learned(row.cookie, table == Table::Flood) {
             // What was learned under an earlier tag would stay for as long as packets come.
             if was_ours {
                 *sight.elsewhere.entry((tag, row.table_id)).or_default() += 1;

@@ -1,99 +1,30 @@
 //! Which port of the bridge is what: the attachments of endpoints, uplinks, and ports without an endpoint.
+//!
+//! An interface that an endpoint's attachment names is a server port. Without one it is an uplink if `uplinks` of the
+//! target names it, or if its type is one that no server has ([`FREE_KINDS`]: the bridge itself and other internal
+//! interfaces, patches, tunnels). Every other interface is a server port without an endpoint: unmanaged.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod bypass;
+mod claims;
+#[cfg(test)]
+mod tests;
+mod vlans;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
 use portcullis_openflow::port::widen;
-use portcullis_ovsdb::{Bridge, Interface, Port, Switch, VlanMode};
-use portcullis_policy::{Attachment, Direction, MacAddr, Name, StrictPrefix};
+use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
+use portcullis_policy::{Attachment, Direction, EndpointRole, MacAddr, Name, StrictPrefix, Vlan};
 
-use crate::config::Config;
+use crate::config::{Config, FinalAction};
 use crate::expiry::{self, Rung};
+use crate::tables::{Exit, Forwarding};
 
-/// The VLANs of a port, as Open vSwitch's Port table has them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Vlans {
-    /// One VLAN, without a tag on the wire.
-    Access(u16),
-    /// Tagged VLANs, and perhaps a native one. Native 0: frames of no VLAN.
-    Trunk {
-        /// VLAN of untagged frames.
-        native: u16,
-        /// Whether the native VLAN leaves with a tag.
-        native_tagged: bool,
-        /// The VLANs it carries; every one when absent.
-        only: Option<Vec<u16>>,
-    },
-}
-
-impl Vlans {
-    /// VLAN of frames that come without a tag.
-    pub fn native(&self) -> u16 {
-        match self {
-            Vlans::Access(vid) => *vid,
-            Vlans::Trunk { native, .. } => *native,
-        }
-    }
-
-    /// Whether frames without a tag may pass: a trunk with a list carries them only when it names VLAN 0.
-    pub fn takes_untagged(&self) -> bool {
-        match self {
-            Vlans::Trunk {
-                native: 0,
-                only: Some(vids),
-                ..
-            } => vids.contains(&0),
-            _ => true,
-        }
-    }
-
-    /// The VLANs it is in; `None` for every one.
-    pub fn members(&self) -> Option<Vec<u16>> {
-        match self {
-            Vlans::Access(vid) => Some(vec![*vid]),
-            Vlans::Trunk { only: None, .. } => None,
-            Vlans::Trunk {
-                native,
-                only: Some(vids),
-                ..
-            } => {
-                let mut all = vids.clone();
-                if self.takes_untagged() && !all.contains(native) {
-                    all.push(*native);
-                }
-                Some(all)
-            }
-        }
-    }
-
-    fn of(port: &Port) -> Result<Self, String> {
-        let only = (!port.trunks.is_empty()).then(|| port.trunks.clone());
-        let native = port.tag.unwrap_or(0);
-        Ok(match (&port.vlan_mode, port.tag) {
-            (Some(VlanMode::Access), _) | (None, Some(_)) => Vlans::Access(native),
-            (Some(VlanMode::Trunk) | None, _) => Vlans::Trunk {
-                native: 0,
-                native_tagged: false,
-                only,
-            },
-            (Some(VlanMode::NativeTagged), _) => Vlans::Trunk {
-                native,
-                native_tagged: true,
-                only,
-            },
-            (Some(VlanMode::NativeUntagged), _) => Vlans::Trunk {
-                native,
-                native_tagged: false,
-                only,
-            },
-            (Some(other), _) => return Err(format!("{other:?}")),
-        })
-    }
-}
+pub use vlans::Vlans;
 
 /// Whoever is behind a policed port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +33,14 @@ pub struct Policed {
     pub endpoint: Option<Name>,
     /// MACs frames are delivered to; learned when empty.
     pub macs: Vec<MacAddr>,
+    /// Declared MACs that other ports have too, or may have: frames for them go to the port that used them last.
+    pub roaming: Vec<MacAddr>,
+    /// Ports of the same attachment: they take over what this one taught, and the reverse.
+    pub siblings: Vec<u32>,
+    /// Whether it may send what routers send.
+    pub router: bool,
+    /// Whether it may send what DHCP servers send.
+    pub dhcp_server: bool,
     /// MACs it may send with.
     pub guard_macs: Vec<MacAddr>,
     /// Addresses it may send with.
@@ -138,7 +77,12 @@ impl Policed {
 
     /// Whether the switch learns its MACs: those it has, or may have besides the declared ones, are not known.
     pub fn learns(&self) -> bool {
-        self.macs.is_empty() || !self.guard
+        self.guard_macs.is_empty() || !self.guard
+    }
+
+    /// Whether the switch learns anything from it.
+    pub fn teaches(&self) -> bool {
+        self.learns() || !self.roaming.is_empty()
     }
 }
 
@@ -160,6 +104,11 @@ pub struct SwitchPort {
     pub name: String,
     /// Its VLANs.
     pub vlans: Vlans,
+    /// Whether its link is up, as far as the switch says. The switch learns nothing from a port without a link, and
+    /// forgets what it learned.
+    pub up: bool,
+    /// The MAC of the host's own interface, where it is one.
+    pub own: Option<MacAddr>,
     /// What it is.
     pub role: Role,
 }
@@ -170,6 +119,14 @@ impl SwitchPort {
         match &self.role {
             Role::Policed(policed) => Some(policed),
             Role::Free => None,
+        }
+    }
+
+    /// Declared MACs that frames are delivered to here.
+    pub fn macs(&self) -> &[MacAddr] {
+        match &self.role {
+            Role::Policed(policed) => &policed.macs,
+            Role::Free => self.own.as_slice(),
         }
     }
 }
@@ -185,6 +142,12 @@ pub struct Ports {
     pub unsupported: Vec<Unsupported>,
     /// Endpoints with at least one port here.
     pub realized: u64,
+    /// How the bridge forwards.
+    pub forwarding: Forwarding,
+    /// MACs that are not learned from any server port: reserved ones, and those of endpoints without a port here.
+    pub withheld: Arc<BTreeSet<MacAddr>>,
+    /// MACs that endpoints share, with ports here and maybe elsewhere: at whichever port used them last, uplinks too.
+    pub shared: Arc<BTreeSet<MacAddr>>,
 }
 
 impl Ports {
@@ -253,6 +216,12 @@ const FREE_KINDS: [&str; 14] = [
     "vxlan-gpe",
 ];
 
+/// The MAC of an interface that is the host's own.
+fn own_mac(interface: &Interface) -> Option<MacAddr> {
+    let mac = interface.mac_in_use.as_ref()?;
+    mac.parse().ok().filter(|_| interface.kind == "internal")
+}
+
 /// Sorts the bridge's ports, as they are at a moment since the Unix epoch.
 pub fn resolve(
     switch: &Switch,
@@ -269,7 +238,7 @@ pub fn resolve(
         index,
         found: Ports::default(),
         seen: HashSet::new(),
-        shared: HashMap::new(),
+        plugged: HashMap::new(),
     };
     round.count(bridge);
     for port in bridge.ports.values() {
@@ -277,12 +246,13 @@ pub fn resolve(
             round.interface(port, interface);
         }
     }
-    round.claims();
-    let here = intent.endpoints.values().filter(|e| round.seen.contains(&e.name));
-    let not_enforced: Vec<Unsupported> = here.filter_map(|e| e.not_enforced(&config.name)).collect();
-    round.found.unsupported.extend(not_enforced);
+    round.doubles();
+    claims::settle(&mut round.found, intent, &config.name);
     round.pending();
     round.double_tags(switch);
+    round.found.forwarding = round.forwarding(bridge);
+    let bypasses = bypass::found(bridge, &round.found, &config.name);
+    round.found.unsupported.extend(bypasses);
     round.found
 }
 
@@ -294,16 +264,78 @@ struct Round<'a> {
     found: Ports,
     /// Endpoints with an interface here, realized or not.
     seen: HashSet<Name>,
-    /// How many interfaces each endpoint has here.
-    shared: HashMap<Name, usize>,
+    /// The interfaces of each endpoint here, by attachment.
+    plugged: HashMap<Name, BTreeMap<usize, Vec<String>>>,
 }
 
 impl Round<'_> {
     fn count(&mut self, bridge: &Bridge) {
         for interface in bridge.ports.values().flat_map(|p| p.interfaces.values()) {
-            if let Some((_, endpoint)) = self.index.find(interface) {
-                *self.shared.entry(endpoint.name.clone()).or_default() += 1;
+            if let Some((at, endpoint)) = self.index.find(interface) {
+                let of = self.plugged.entry(endpoint.name.clone()).or_default();
+                of.entry(*at).or_default().push(interface.name.clone());
             }
+        }
+    }
+
+    /// One attachment that several interfaces say they are.
+    fn doubles(&mut self) {
+        let mut doubles: Vec<(String, Vec<String>)> = Vec::new();
+        for (name, attachments) in &self.plugged {
+            let several = attachments.values().filter(|names| names.len() > 1);
+            doubles.extend(several.map(|names| (name.to_string(), names.clone())));
+        }
+        doubles.sort_unstable();
+        for (endpoint, names) in doubles {
+            let siblings: Vec<u32> = self
+                .found
+                .ports
+                .values()
+                .filter(|port| names.contains(&port.name))
+                .map(|port| port.number)
+                .collect();
+            for number in &siblings {
+                if let Some(SwitchPort {
+                    role: Role::Policed(policed),
+                    ..
+                }) = self.found.ports.get_mut(number)
+                {
+                    policed.siblings = siblings.iter().filter(|n| *n != number).copied().collect();
+                }
+            }
+            self.unsupported(
+                format!("the interfaces {} of {endpoint}", names.join(" and ")),
+                "deliver",
+                format!(
+                    "there are {} with one iface-id: frames for the endpoint go to the one whose link is up and that sent \
+                     last; unplug the others when a migration is over",
+                    names.len()
+                ),
+            );
+        }
+    }
+
+    /// How frames leave that go to uplinks: by NORMAL only where a bond is among them.
+    fn forwarding(&mut self, bridge: &Bridge) -> Forwarding {
+        let is_free = |name: &String| {
+            let ports = self.found.ports.values();
+            let mut named = ports.filter(|port| port.name == *name);
+            named.any(|port| port.role == Role::Free)
+        };
+        let bonds = bridge.ports.values().filter(|port| port.bond());
+        let bond = bonds
+            .filter(|port| port.interfaces.keys().any(is_free))
+            .map(|port| port.name.clone())
+            .next();
+        let exit = match (self.config.final_action, &bond) {
+            (FinalAction::GotoTable(number), _) => Exit::Table(number),
+            (FinalAction::Normal, Some(_)) => Exit::Normal,
+            (FinalAction::Normal, None) => Exit::Uplinks,
+        };
+        Forwarding {
+            exit,
+            link_control: bridge.forward_bpdu(),
+            learned: self.config.learned_macs,
         }
     }
 
@@ -344,10 +376,18 @@ impl Round<'_> {
             Vlans::Trunk { native: 0, native_tagged: false, only: Some(Vec::new()) }
         });
         let free = self.config.is_uplink(&interface.name) || FREE_KINDS.contains(&interface.kind.as_str());
+        let any = attached
+            .as_ref()
+            .and_then(|(at, endpoint)| endpoint.attachments.get(*at))
+            .is_some_and(|attachment| attachment.vlan == Vlan::Any);
         let role = match attached {
             Some((at, endpoint)) => Role::Policed(self.endpoint(&endpoint, at, interface)),
             None if free => Role::Free,
             None => Role::Policed(self.unmanaged(interface)),
+        };
+        let vlans = match &role {
+            Role::Policed(policed) if !any => self.server_vlans(port, policed, vlans),
+            _ => vlans,
         };
         if port.bond() && role != Role::Free {
             self.unsupported(
@@ -366,9 +406,29 @@ impl Round<'_> {
                 number,
                 name: interface.name.clone(),
                 vlans,
+                up: interface.link_state != Some(LinkState::Down),
+                own: own_mac(interface).filter(|_| role == Role::Free),
                 role,
             },
         );
+    }
+
+    /// The VLANs of a server's port that is no trunk. What is lost is named if somebody made it a trunk on purpose.
+    fn server_vlans(&mut self, port: &Port, policed: &Policed, vlans: Vlans) -> Vlans {
+        let on_purpose = !port.trunks.is_empty() || port.vlan_mode.is_some();
+        let left = vlans.clone().of_server();
+        if on_purpose && left != vlans && vlans.members() != Some(Vec::new()) {
+            let who = match &policed.endpoint {
+                Some(name) => format!("write `vlan: any` in the attachment of {name}"),
+                None => "declare an endpoint with `vlan: any` for it, or list it in `uplinks`".to_string(),
+            };
+            self.unsupported(
+                format!("tagged frames of port {}", port.name),
+                "attach",
+                format!("the bridge has it as a trunk, and its frames with other tags are dropped: {who}"),
+            );
+        }
+        left
     }
 
     /// Its classes now, and what they become.
@@ -404,7 +464,8 @@ impl Round<'_> {
             .get(at)
             .map_or(&[][..], |a: &Attachment| &a.macs);
         let told: Option<MacAddr> = interface.attached_mac().and_then(|m| m.parse().ok());
-        let alone = self.shared.get(&endpoint.name).copied().unwrap_or(0) <= 1;
+        let plugged = self.plugged.get(&endpoint.name);
+        let alone = plugged.is_none_or(|of| of.values().map(Vec::len).sum::<usize>() <= 1);
         let guard_macs = match (own.is_empty(), endpoint.macs.is_empty()) {
             (false, _) => own.to_vec(),
             (true, false) => endpoint.macs.clone(),
@@ -414,11 +475,15 @@ impl Round<'_> {
             (false, _, _) | (true, true, _) => guard_macs.clone(),
             (true, false, Some(mac)) if guard_macs.contains(&mac) => vec![mac],
             // Which of its MACs is here is not said: the switch finds out.
-            (true, false, _) => Vec::new(),
+            (true, false, _) => guard_macs.clone(),
         };
         Policed {
             endpoint: Some(endpoint.name.clone()),
             macs,
+            roaming: Vec::new(),
+            siblings: Vec::new(),
+            router: endpoint.has_role(EndpointRole::Router),
+            dhcp_server: endpoint.has_role(EndpointRole::DhcpServer),
             guard_macs,
             addresses: endpoint.addresses.clone(),
             guard: endpoint.source_guard,
@@ -436,47 +501,16 @@ impl Round<'_> {
                 .and_then(|m| m.parse().ok())
                 .into_iter()
                 .collect(),
+            roaming: Vec::new(),
+            siblings: Vec::new(),
+            router: false,
+            dhcp_server: false,
             guard_macs: Vec::new(),
             addresses: Vec::new(),
             guard: false,
             egress: self.intent.unmanaged.0,
             ingress: self.intent.unmanaged.1,
             falls: Vec::new(),
-        }
-    }
-
-    /// A MAC is delivered to one port: endpoints before unmanaged ports, then the lower number. Of endpoints that share
-    /// it, or are in networks of their own, the others get no frames for it, and that is reported.
-    fn claims(&mut self) {
-        let mut taken: HashMap<MacAddr, (String, Option<Name>)> = HashMap::new();
-        let mut lost: Vec<(Name, MacAddr, String)> = Vec::new();
-        for managed in [true, false] {
-            for port in self.found.ports.values_mut() {
-                if let Role::Policed(policed) = &mut port.role
-                    && policed.endpoint.is_some() == managed
-                {
-                    let (name, endpoint) = (&port.name, &policed.endpoint);
-                    policed.macs.retain(|mac| match taken.entry(*mac) {
-                        Entry::Vacant(free) => {
-                            free.insert((name.clone(), endpoint.clone()));
-                            true
-                        }
-                        Entry::Occupied(first) => {
-                            let (at, by) = first.get();
-                            let other = endpoint.as_ref().filter(|_| by != endpoint);
-                            lost.extend(other.map(|endpoint| (endpoint.clone(), *mac, at.clone())));
-                            false
-                        }
-                    });
-                }
-            }
-        }
-        for (endpoint, mac, at) in lost {
-            self.unsupported(
-                format!("endpoint {endpoint}"),
-                "deliver",
-                format!("frames for {mac}, which several endpoints declare, go to interface {at} alone"),
-            );
         }
     }
 

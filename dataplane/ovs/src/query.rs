@@ -16,7 +16,8 @@ use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, Writer, text};
 use crate::ports::{Ports, SwitchPort};
 use crate::regs;
 use crate::session::OvsMachine;
-use crate::tables::{Pipeline, Table, policy, remote};
+use crate::tables::attach::TAGGED;
+use crate::tables::{Pipeline, Table, control, policy, remote};
 use crate::units::{UnitId, Units};
 
 /// Endpoints named with a hit.
@@ -219,6 +220,16 @@ pub(crate) fn hits(
             );
         }
     }
+    for (matching, name) in control::names() {
+        let mut drops = seen
+            .iter()
+            .filter(|(k, _)| k.0.table == Table::Guard && k.0.matching == matching);
+        let rule = format!("control/{name}");
+        add(
+            (Direction::Egress, None, rule, None, Action::Deny),
+            drops.next().map(|(_, row)| row),
+        );
+    }
     for (key, row) in seen
         .iter()
         .filter(|(k, r)| k.0.table == Table::Guard && r.instructions.is_empty())
@@ -320,9 +331,52 @@ pub(crate) fn plan(
         let until = body.and_then(|b| b.until).map(|t| format!(" until={t}"));
         rows.push(format!("{} {row}{}", op.sign(), until.unwrap_or_default()));
     }
+    let after: HashMap<&FlowKey, &FlowBody> = desired
+        .values()
+        .flat_map(|unit| unit.iter().map(|(key, body)| (key, body)))
+        .collect();
     Ok(Plan {
         tables: tables.into_values().collect(),
         rows,
-        warnings: Vec::new(),
+        warnings: lost_tags(ports, machine, &after),
     })
+}
+
+/// Whether a row takes tagged frames of a port.
+fn takes_tags<'a>(port: u32, mut rows: impl Iterator<Item = (&'a FlowKey, &'a FlowBody)>) -> bool {
+    rows.any(|(key, body)| {
+        let matching = &key.0.matching;
+        let from = matching.get(Field::InPort);
+        let tagged = matching.get(Field::VlanVid).is_some_and(|oxm| match oxm.mask {
+            Some(mask) => mask == TAGGED && oxm.value == TAGGED,
+            None => oxm.value > TAGGED,
+        });
+        key.0.table == Table::Attach
+            && from.is_some_and(|oxm| oxm.value == u128::from(port))
+            && tagged
+            && !body.instructions.is_empty()
+    })
+}
+
+/// Ports whose tagged frames pass by the rows that are there, and would not by those that an intent wants.
+fn lost_tags(ports: &Ports, machine: &OvsMachine, after: &HashMap<&FlowKey, &FlowBody>) -> Vec<String> {
+    let servers = ports.ports.values().filter(|port| port.policed().is_some());
+    servers
+        .filter(|port| {
+            let then = after.iter().map(|(key, body)| (*key, *body));
+            takes_tags(port.number, machine.installed().iter()) && !takes_tags(port.number, then)
+        })
+        .map(|port| {
+            let who = port.policed().and_then(|policed| policed.endpoint.as_ref());
+            let what_to_do = match who {
+                Some(name) => format!("for a trunk write `vlan: any` in the attachment of {name}"),
+                None => "for a trunk declare an endpoint with `vlan: any`, or list the port in `uplinks`".to_string(),
+            };
+            format!(
+                "tagged frames of port {} stop, in both directions: a server's port has the frames of its `tag`, or those \
+                 without a tag; {what_to_do}",
+                port.name
+            )
+        })
+        .collect()
 }

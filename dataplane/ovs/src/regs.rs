@@ -12,21 +12,39 @@ pub const REMOTE: Field = Field::Reg(1);
 pub const VLAN: Field = Field::Reg(2);
 /// Output port; 0: not known.
 pub const OUT: Field = Field::Reg(3);
-/// 1 when the sender is policed.
-pub const POLICED: Field = Field::Reg(4);
+/// What the sender is: bits [`POLICED`], [`ROUTER`], [`DHCP_SERVER`], [`TAGS`]. 0: an uplink.
+pub const SENDER: Field = Field::Reg(4);
 /// Part of the receivers being flooded to; 0: begin.
 pub const FLOOD: Field = Field::Reg(5);
 
+/// Bit of [`SENDER`]: a server port.
+pub const POLICED: u128 = 1;
+/// Bit of [`SENDER`]: it may send what routers send.
+pub const ROUTER: u128 = 2;
+/// Bit of [`SENDER`]: it may send what DHCP servers send.
+pub const DHCP_SERVER: u128 = 4;
+/// Bit of [`SENDER`]: it may send frames with VLAN tags.
+pub const TAGS: u128 = 8;
+
+/// What [`OUT`] holds for a port: its number in 16 bits, as `in_port` has it in the rows that the switch learns.
+pub fn out(number: u32) -> u128 {
+    u128::from(number & 0xffff)
+}
+
 /// All of them, to be cleared before a packet leaves for a foreign pipeline.
-pub const ALL: [Field; 6] = [CLASS, REMOTE, VLAN, OUT, POLICED, FLOOD];
+pub const ALL: [Field; 6] = [CLASS, REMOTE, VLAN, OUT, SENDER, FLOOD];
 
 /// Bits of the cookie that hold the tag.
 pub const TAG_MASK: u64 = 0xffff << 48;
 const LEARNED: u64 = 1 << 47;
-/// Where the slice of a row begins in its cookie.
+/// Where the slice of a row begins in its cookie. Rows that are not compared have none.
 const SLICE: u32 = 40;
 /// How many bits it has.
 pub const SLICE_BITS: u32 = 7;
+/// With [`LEARNED`]: the row is a MAC that the switch learned, and the lowest 32 bits are its port.
+const BY_PORT: u64 = 1 << 46;
+/// With [`BY_PORT`]: a MAC that several ports declare.
+const ROAMING: u64 = 1 << 45;
 /// Bits of the cookie that hold the generation.
 pub const GENERATION: u64 = (1 << 40) - 1;
 
@@ -66,9 +84,20 @@ pub fn other_tags(tag: u16) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-/// The cookie of rows that are not compared: those the switch learns on our behalf, and the nudge.
-pub fn learned_cookie(tag: u16) -> u64 {
-    (u64::from(tag) << 48) | LEARNED
+/// The cookie of the nudge (see `caches.rs`), which is not compared.
+pub fn nudge_cookie(tag: u16, generation: u64) -> u64 {
+    cookie(tag, generation) | LEARNED
+}
+
+/// The cookie of the MACs that the switch learns at a port. They are counted by it, and they go with the row that
+/// teaches them.
+pub fn learned_cookie(tag: u16, port: u32) -> u64 {
+    (u64::from(tag) << 48) | LEARNED | BY_PORT | u64::from(port)
+}
+
+/// The same for MACs that several ports declare: they do not count against the port's limit.
+pub fn roaming_cookie(tag: u16, port: u32) -> u64 {
+    learned_cookie(tag, port) | ROAMING
 }
 
 /// The tag of a cookie.
@@ -76,9 +105,10 @@ pub fn tag(cookie: u64) -> u16 {
     (cookie >> 48) as u16
 }
 
-/// Whether a cookie of ours is of a row that is not compared.
-pub fn is_learned(cookie: u64) -> bool {
-    cookie & LEARNED != 0
+/// Whether a cookie of ours is of a row that is not compared: a MAC that the switch learned, or in the flood table the
+/// nudge. Rows that earlier releases let the switch learn knew no VLAN and no port; they are compared, and so removed.
+pub fn is_learned(cookie: u64, flood: bool) -> bool {
+    cookie & LEARNED != 0 && (flood || cookie & BY_PORT != 0)
 }
 
 #[cfg(test)]
@@ -107,7 +137,14 @@ mod tests {
                     if tag == 0x5043 { (1, 0) } else { (0, 1) },
                     "{row:#x}"
                 );
-                assert!(!(0..1u64 << bits).any(|n| takes(part(0x5043, n, bits), learned_cookie(0x5043))));
+                let aside = [
+                    learned_cookie(0x5043, 7),
+                    roaming_cookie(0x5043, 7),
+                    nudge_cookie(0x5043, seed),
+                ];
+                for cookie in aside {
+                    assert!(!(0..1u64 << bits).any(|n| takes(part(0x5043, n, bits), cookie)));
+                }
             }
         }
     }

@@ -312,7 +312,7 @@ impl Session {
         let nowhere = Match::new().exact(regs::FLOOD, u128::from(u32::MAX));
         self.send(&Message::FlowMod(FlowMod {
             table_id: self.pipeline.number(Table::Flood),
-            cookie: regs::learned_cookie(self.pipeline.tag) | (generation & regs::GENERATION),
+            cookie: regs::nudge_cookie(self.pipeline.tag, generation),
             match_: nowhere,
             ..FlowMod::default()
         }))?;

@@ -1,18 +1,18 @@
 //! Everything the bridge shall hold, in units that are made and dropped together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::{Class, ClassId, CompileError, Fingerprint, Intent, Program, Programs};
-use portcullis_openflow::Match;
-use portcullis_policy::Direction;
+use portcullis_policy::{Direction, MacAddr};
 
-use crate::config::UnknownPorts;
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
 use crate::ports::{Ports, Role, SwitchPort};
 use crate::tables::flood::Receivers;
-use crate::tables::{Pipeline, Table, attach, deliver, frame, guard, l2, output, policy, remote};
+use crate::tables::{
+    Exit, Forwarding, Pipeline, attach, deliver, frame, guard, l2, learn, output, policy, remote,
+};
 
 /// A unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,8 +21,8 @@ pub enum UnitId {
     Frame,
     /// The rows that hold for every class.
     Fixed,
-    /// Ports that nobody knows yet.
-    Unknown,
+    /// MACs that are not learned as others are: those that nobody may claim here, and shared ones.
+    Withheld,
     /// One class.
     Class(ClassId),
     /// One port.
@@ -35,32 +35,29 @@ pub enum UnitId {
 #[derive(Debug)]
 pub struct Units {
     pipeline: Pipeline,
-    unknown_ports: UnknownPorts,
-    ports: HashMap<u32, (SwitchPort, Unit<FlowKey, FlowBody>)>,
+    ports: HashMap<u32, (SwitchPort, Rows)>,
     /// A class edited in place keeps its id and has another fingerprint.
-    classes: HashMap<ClassId, (Fingerprint, Unit<FlowKey, FlowBody>)>,
-    steady: Option<[Unit<FlowKey, FlowBody>; 2]>,
-    unknown: Option<(ClassId, Unit<FlowKey, FlowBody>)>,
+    classes: HashMap<ClassId, (Fingerprint, Rows)>,
+    steady: Option<[Rows; 2]>,
+    withheld: Option<([Arc<BTreeSet<MacAddr>>; 2], Rows)>,
+    /// What the units kept here were built for.
+    forwarding: Forwarding,
     flood: Option<(Receivers, FloodUnits)>,
 }
 
-type FloodUnits = Vec<((u16, u32), Unit<FlowKey, FlowBody>)>;
+type Rows = Unit<FlowKey, FlowBody>;
+type FloodUnits = Vec<((u16, u32), Rows)>;
 
 impl Units {
-    /// For a pipeline; ports that nobody knows yet are unmanaged.
+    /// For a pipeline.
     pub fn new(pipeline: Pipeline) -> Self {
-        Self::with(pipeline, UnknownPorts::Unmanaged)
-    }
-
-    /// For a pipeline, and what ports may send that nobody knows yet.
-    pub fn with(pipeline: Pipeline, unknown_ports: UnknownPorts) -> Self {
         Units {
             pipeline,
-            unknown_ports,
             ports: HashMap::new(),
             classes: HashMap::new(),
             steady: None,
-            unknown: None,
+            withheld: None,
+            forwarding: Forwarding::default(),
             flood: None,
         }
     }
@@ -86,16 +83,16 @@ impl Units {
         for id in policed
             .flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.stack(d)))
             .map(|rung| rung.class)
-            .chain([intent.unmanaged.0])
         {
             if let Some(class) = intent.classes.get(&id) {
                 used.insert(id, class);
             }
         }
+        self.forward(ports.forwarding);
         let [frame, fixed] = self.steady(programs, &writer)?;
         desired.insert(UnitId::Frame, frame);
         desired.insert(UnitId::Fixed, fixed);
-        desired.insert(UnitId::Unknown, self.unknown(intent.unmanaged.0, &writer));
+        desired.insert(UnitId::Withheld, self.withheld(ports, &writer));
         self.classes.retain(|id, _| used.contains_key(id));
         for (id, class) in used {
             let unit = match self.classes.get(&id) {
@@ -119,54 +116,59 @@ impl Units {
         Ok(desired)
     }
 
-    fn steady(
-        &mut self,
-        programs: &Programs,
-        writer: &Writer,
-    ) -> Result<[Unit<FlowKey, FlowBody>; 2], CompileError> {
+    fn steady(&mut self, programs: &Programs, writer: &Writer) -> Result<[Rows; 2], CompileError> {
         if let Some(known) = &self.steady {
             return Ok(known.clone());
         }
-        let pipeline = self.pipeline;
+        let (pipeline, forwarding) = (self.pipeline, self.forwarding);
         let fixed = Direction::BOTH.iter().flat_map(|direction| {
             let rows = programs.fixed().iter();
             rows.map(|row| policy::row(None, *direction, row, &pipeline, writer))
         });
         let fixed: Vec<Flow> = fixed.collect::<Result<_, _>>()?;
-        let made = [Arc::new(frame(&pipeline, writer)), Arc::new(fixed)];
+        let made = [Arc::new(frame(forwarding, &pipeline, writer)), Arc::new(fixed)];
         self.steady = Some(made.clone());
         Ok(made)
     }
 
-    fn unknown(&mut self, egress: ClassId, writer: &Writer) -> Unit<FlowKey, FlowBody> {
-        match &self.unknown {
-            Some((class, unit)) if *class == egress => Arc::clone(unit),
-            _ => {
-                let unit = Arc::new(match self.unknown_ports {
-                    UnknownPorts::Unmanaged => attach::unknown(egress, &self.pipeline, writer),
-                    UnknownPorts::Drop => {
-                        vec![writer.drop(Table::Attach, attach::UNKNOWN, Match::new())]
-                    }
-                });
-                self.unknown = Some((egress, Arc::clone(&unit)));
-                unit
-            }
+    /// Nothing is taken over when the bridge forwards in another way.
+    fn forward(&mut self, forwarding: Forwarding) {
+        if self.forwarding != forwarding {
+            self.forwarding = forwarding;
+            self.steady = None;
+            self.flood = None;
+            self.ports.clear();
         }
     }
 
-    fn port(&mut self, port: &SwitchPort, writer: &Writer) -> Unit<FlowKey, FlowBody> {
+    fn withheld(&mut self, ports: &Ports, writer: &Writer) -> Rows {
+        let now = [&ports.withheld, &ports.shared];
+        if let Some((before, unit)) = &self.withheld
+            && before.iter().eq(now)
+        {
+            return Arc::clone(unit);
+        }
+        let withheld = ports.withheld.iter().map(|mac| learn::withheld(*mac, writer));
+        let shared = ports.shared.iter();
+        let shared = shared.map(|mac| learn::shared(*mac, &self.pipeline, writer));
+        let unit = Arc::new(withheld.chain(shared).collect::<Vec<Flow>>());
+        self.withheld = Some((now.map(Arc::clone), Arc::clone(&unit)));
+        unit
+    }
+
+    fn port(&mut self, port: &SwitchPort, writer: &Writer) -> Rows {
         if let Some((before, unit)) = self.ports.get(&port.number)
             && before == port
         {
             return Arc::clone(unit);
         }
-        let unit = Arc::new(port_rows(port, &self.pipeline, writer));
+        let unit = Arc::new(port_rows(port, self.forwarding, &self.pipeline, writer));
         self.ports.insert(port.number, (port.clone(), Arc::clone(&unit)));
         unit
     }
 
     fn flood(&mut self, ports: &Ports, writer: &Writer) -> FloodUnits {
-        let receivers = Receivers::of(ports.ports.values().filter(|p| p.policed().is_some()));
+        let receivers = Receivers::of(ports.ports.values(), self.forwarding.exit);
         if let Some((before, units)) = &self.flood
             && *before == receivers
         {
@@ -202,16 +204,24 @@ fn class_rows(
 }
 
 /// The rows of one port.
-fn port_rows(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
-    let mut rows = attach::rows(port, pipeline, writer);
-    if let Role::Policed(policed) = &port.role {
-        if policed.guarded() {
+fn port_rows(port: &SwitchPort, forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let mut rows = attach::rows(port, forwarding, pipeline, writer);
+    rows.extend(port.macs().iter().flat_map(|mac| l2::rows(*mac, port, writer)));
+    match &port.role {
+        Role::Policed(policed) => {
             rows.extend(guard::rows(port, policed, pipeline, writer));
+            rows.extend(learn::rows(port, policed, forwarding, pipeline, writer));
+            let stack = policed.stack(Direction::Ingress).into_iter();
+            rows.extend(stack.map(|rung| deliver::row(port.number, rung, pipeline, writer)));
+            rows.extend(output::rows(port, pipeline, writer));
         }
-        rows.extend(policed.macs.iter().map(|mac| l2::row(*mac, port.number, writer)));
-        let stack = policed.stack(Direction::Ingress).into_iter();
-        rows.extend(stack.map(|rung| deliver::row(port.number, rung, pipeline, writer)));
-        rows.extend(output::rows(port, writer));
+        Role::Free => {
+            rows.extend(learn::uplink(port, pipeline, writer));
+            rows.push(deliver::uplink(port.number, forwarding.exit, pipeline, writer));
+            if forwarding.exit == Exit::Uplinks {
+                rows.extend(output::rows(port, pipeline, writer));
+            }
+        }
     }
     rows
 }

@@ -11,7 +11,7 @@ mod corpus;
 mod rig;
 
 use corpus::craft::Frame;
-use corpus::documents::{Case, cases};
+use corpus::documents::{self, Case};
 use corpus::expect::{Forwarding, World};
 use corpus::run::{Wire, silence};
 use corpus::{HOSTS, Host};
@@ -101,6 +101,12 @@ fn counted(rig: &Rig, host: Host, wanted: u64) {
     );
 }
 
+fn all() -> Vec<Case> {
+    let mut cases = documents::cases();
+    cases.extend(documents::ports());
+    cases
+}
+
 #[test]
 fn every_frame_goes_where_the_policy_says() {
     if !need_root("every_frame_goes_where_the_policy_says") {
@@ -108,7 +114,7 @@ fn every_frame_goes_where_the_policy_says() {
     }
     let frames = corpus::corpus();
     assert!(frames.len() >= 2000, "{} frames", frames.len());
-    run(Some(2), &cases(), &frames);
+    run(Some(2), &all(), &frames);
 }
 
 #[test]
@@ -118,5 +124,5 @@ fn two_tags_are_opaque_to_a_switch_that_parses_one() {
     }
     let mut frames = corpus::corpus();
     frames.retain(|f| !f.tags.is_empty());
-    run(None, &cases(), &frames);
+    run(None, &all(), &frames);
 }

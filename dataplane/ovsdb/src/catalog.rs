@@ -100,6 +100,8 @@ tables! {
         CONTROLLER "controller" Reference Optional,
         FLOW_TABLES "flow_tables" ReferenceMap Optional,
         MCAST_SNOOPING_ENABLE "mcast_snooping_enable" Boolean Optional,
+        OTHER_CONFIG "other_config" TextMap Optional,
+        MIRRORS "mirrors" Reference Optional,
     }
     port "Port" Required {
         NAME "name" Text Required,
@@ -107,6 +109,7 @@ tables! {
         TAG "tag" Integer Optional,
         TRUNKS "trunks" Integer Optional,
         VLAN_MODE "vlan_mode" Text Optional,
+        OTHER_CONFIG "other_config" TextMap Optional,
     }
     interface "Interface" Required {
         NAME "name" Text Required,
@@ -122,6 +125,15 @@ tables! {
         NAME "name" Text Optional,
         FLOW_LIMIT "flow_limit" Integer Optional,
         OVERFLOW_POLICY "overflow_policy" Text Optional,
+    }
+    mirror "Mirror" Optional {
+        NAME "name" Text Optional,
+        OUTPUT_PORT "output_port" Reference Optional,
+        OUTPUT_VLAN "output_vlan" Integer Optional,
+    }
+    controller "Controller" Optional {
+        TARGET "target" Text Optional,
+        CONNECTION_MODE "connection_mode" Text Optional,
     }
 }
 

@@ -51,10 +51,28 @@ pub struct Bridge {
     pub controllers: usize,
     /// Configured OpenFlow tables by number.
     pub flow_tables: BTreeMap<u8, FlowTable>,
+    /// Addresses of controllers that the bridge lets past its flow tables by hidden flows of its own: those it reaches
+    /// in-band.
+    pub in_band: Vec<String>,
     /// Whether the bridge prunes multicast by IGMP and MLD.
     pub mcast_snooping_enable: bool,
+    /// Settings such as `forward-bpdu` and `mac-aging-time`.
+    pub other_config: BTreeMap<String, String>,
+    /// Where the bridge sends copies of frames.
+    pub mirrors: Vec<Mirror>,
     /// Ports by name, the local port among them; shared with earlier and later views in which they are the same.
     pub ports: BTreeMap<String, Arc<Port>>,
+}
+
+/// A mirror: copies of frames, sent beside the flow tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its name.
+    pub name: String,
+    /// Name of the port that copies go to.
+    pub output_port: Option<String>,
+    /// VLAN in which copies go to every port.
+    pub output_vlan: Option<u16>,
 }
 
 /// Settings of one OpenFlow table.
@@ -79,6 +97,8 @@ pub struct Port {
     pub trunks: Vec<u16>,
     /// How VLANs are treated; `None` follows from `tag` and `trunks`.
     pub vlan_mode: Option<VlanMode>,
+    /// Settings such as `mcast-snooping-flood`.
+    pub other_config: BTreeMap<String, String>,
     /// Its interfaces by name.
     pub interfaces: BTreeMap<String, Interface>,
 }
@@ -156,6 +176,14 @@ impl Switch {
                 })
             })
         })
+    }
+}
+
+impl Bridge {
+    /// Whether NORMAL forwards frames to the groups that bridges keep to themselves.
+    #[must_use]
+    pub fn forward_bpdu(&self) -> bool {
+        self.other_config.get("forward-bpdu").is_some_and(|v| v == "true")
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::catalog::{bridge, flow_table, interface, open_vswitch, port};
+use crate::catalog::{bridge, controller, flow_table, interface, mirror, open_vswitch, port};
 use crate::datum::Atom;
 use crate::layout::Layout;
-use crate::switch::{Bridge, FlowTable, Interface, LinkState, Port, Switch, VlanMode};
+use crate::switch::{Bridge, FlowTable, Interface, LinkState, Mirror, Port, Switch, VlanMode};
 use crate::tables::{Row, Tables};
 use crate::uuid::Uuid;
 
@@ -64,7 +64,10 @@ impl View {
             protocols: row.texts(bridge::PROTOCOLS),
             controllers: row.elements(bridge::CONTROLLER).len(),
             flow_tables: derive_flow_tables(tables, row),
+            in_band: in_band(tables, row),
             mcast_snooping_enable: row.boolean(bridge::MCAST_SNOOPING_ENABLE).unwrap_or_default(),
+            other_config: row.text_map(bridge::OTHER_CONFIG),
+            mirrors: mirrors(tables, row),
             ports: ports.map(|port| (port.name.clone(), port)).collect(),
         })
     }
@@ -88,6 +91,34 @@ impl View {
         );
         Some(port)
     }
+}
+
+/// Controllers over TCP that are reached in-band, which is the default.
+fn in_band(tables: &Tables, row: &Row) -> Vec<String> {
+    let disabled = row.text_map(bridge::OTHER_CONFIG);
+    if disabled.get("disable-in-band").is_some_and(|v| v == "true") {
+        return Vec::new();
+    }
+    let controllers = row.referred(tables, bridge::CONTROLLER, controller::TABLE);
+    let inside = controllers.filter(|(_, row)| row.text(controller::CONNECTION_MODE) != Some("out-of-band"));
+    let targets = inside.filter_map(|(_, row)| row.text(controller::TARGET));
+    let remote = targets.filter(|target| target.starts_with("tcp:") || target.starts_with("ssl:"));
+    remote.map(str::to_owned).collect()
+}
+
+fn mirrors(tables: &Tables, row: &Row) -> Vec<Mirror> {
+    let of = |row: &Row| {
+        let mut ports = row.referred(tables, mirror::OUTPUT_PORT, port::TABLE);
+        Mirror {
+            name: row.text(mirror::NAME).unwrap_or_default().to_owned(),
+            output_port: ports.find_map(|(_, row)| row.text(port::NAME).map(str::to_owned)),
+            output_vlan: row
+                .integer(mirror::OUTPUT_VLAN)
+                .and_then(|vid| u16::try_from(vid).ok()),
+        }
+    };
+    let rows = row.referred(tables, bridge::MIRRORS, mirror::TABLE);
+    rows.map(|(_, row)| of(row)).collect()
 }
 
 fn derive_flow_tables(tables: &Tables, row: &Row) -> BTreeMap<u8, FlowTable> {
@@ -117,6 +148,7 @@ fn derive_port(tables: &Tables, row: &Row) -> Option<Port> {
         tag: row.integer(port::TAG).and_then(vlan),
         trunks: row.integers(port::TRUNKS).filter_map(vlan).collect(),
         vlan_mode: row.text(port::VLAN_MODE).map(VlanMode::from),
+        other_config: row.text_map(port::OTHER_CONFIG),
         interfaces: interfaces
             .map(|interface| (interface.name.clone(), interface))
             .collect(),

@@ -112,7 +112,7 @@ impl EndpointIntent {
         self.roles.contains(&role)
     }
 
-    /// What the endpoint asks for and no target does yet, for a target's status.
+    /// What the endpoint asks for, for the status of a target that does not do it.
     pub fn not_enforced(&self, target: &str) -> Option<Unsupported> {
         let roles: Vec<String> = self.roles.iter().map(ToString::to_string).collect();
         (!roles.is_empty()).then(|| Unsupported {

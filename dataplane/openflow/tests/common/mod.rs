@@ -432,6 +432,7 @@ fn learn() -> Action {
         table_id: 20,
         fin_idle: 5,
         fin_hard: 10,
+        limit: 0,
         specs: vec![
             LearnSpec::MatchValue {
                 value: 0x0800,

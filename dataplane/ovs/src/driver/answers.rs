@@ -70,7 +70,7 @@ impl Driver {
             intent,
             &ports,
             &self.session.machine,
-            Units::with(*self.units.pipeline(), self.backend.config().unknown_ports),
+            Units::new(*self.units.pipeline()),
             &self.limits,
             &mut programs,
         )?)

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus};
 use portcullis_compiler::Intent;
-use portcullis_openflow::Instruction;
+use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
 use tokio::time::Instant;
 
@@ -111,7 +111,7 @@ impl Driver {
                 switch_backoff: backoff(2),
                 absent: None,
             },
-            units: Units::with(pipeline, config.unknown_ports),
+            units: Units::new(pipeline),
             intent: None,
             attachments: Attachments::default(),
             bridge: None,
@@ -548,9 +548,10 @@ impl Driver {
                 continue;
             }
             let sets_policed = body.instructions.iter().any(|i| match i {
-                Instruction::ApplyActions(actions) => {
-                    actions.contains(&portcullis_openflow::Action::set(regs::POLICED, 1u128))
-                }
+                Instruction::ApplyActions(actions) => actions.iter().any(|action| match action {
+                    Action::SetField(oxm) => oxm.field == regs::SENDER && oxm.value & regs::POLICED != 0,
+                    _ => false,
+                }),
                 _ => false,
             });
             let port = key.0.matching.get(portcullis_openflow::Field::InPort);

@@ -8,12 +8,10 @@ use portcullis_backend::machine::Desired;
 use portcullis_backend::{Exposure, Seat, SessionState, TableUse};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
-use portcullis_policy::Action;
 use tokio::time::Instant;
 
 use super::{Driver, explain};
 use crate::caches::Progress;
-use crate::config::UnknownPorts;
 use crate::flow::{FlowBody, FlowKey};
 use crate::session::OvsMachine;
 use crate::tables::{Pipeline, Table, flood};
@@ -187,31 +185,7 @@ impl Driver {
 
     /// What is open, now or when something happens.
     fn exposures(&self) -> Vec<Exposure> {
-        self.fail_mode_exposure()
-            .into_iter()
-            .chain(self.unknown_ports_exposure())
-            .collect()
-    }
-
-    /// A server that is plugged in again while the agent is away.
-    fn unknown_ports_exposure(&self) -> Option<Exposure> {
-        let intent = self.intent.as_ref()?;
-        let class = intent.classes.get(&intent.unmanaged.0);
-        let denied = class.is_some_and(|c| c.policy.entries.is_empty() && c.policy.default == Action::Deny);
-        if denied || self.backend.config().unknown_ports == UnknownPorts::Drop {
-            return None;
-        }
-        Some(Exposure {
-            cause: "unknown_port".to_string(),
-            what: "a server that is plugged in again while the agent is away has a new port number, and what it sends is \
-                   judged by `unmanaged` of the document: no rules of its own, no quarantine, no source guard; with the \
-                   agent there this lasts for milliseconds"
-                .to_string(),
-            remedy: "set unknown_ports = \"drop\" for this target: ports that the agent has not seen send nothing; or set \
-                     `ofport_request` of each interface, so that it comes back with its number, and to its rows"
-                .to_string(),
-            open: false,
-        })
+        self.fail_mode_exposure().into_iter().collect()
     }
 
     pub(super) fn unsupported(&self) -> Vec<Unsupported> {
@@ -298,7 +272,7 @@ impl Driver {
     }
 
     pub(super) fn too_many_receivers(&mut self) {
-        let receivers = flood::Receivers::of(self.ports.ports.values().filter(|p| p.policed().is_some()));
+        let receivers = flood::Receivers::of(self.ports.ports.values(), self.ports.forwarding.exit);
         for (vid, count) in receivers.too_many() {
             self.ports.unsupported.push(Unsupported {
                 target: self.name().to_string(),

@@ -1,30 +1,66 @@
 //! `deliver`: output port → the receiver's class. This row, or the stack of them, alone moves a receiver to
-//! another class.
+//! another class. Uplinks are not policed: frames to them go out.
 
-use portcullis_openflow::{Action, Match};
+use portcullis_openflow::{Action, Field, Instruction, Match, port};
 
-use super::{Pipeline, Table};
+use super::attach::TAGGED;
+use super::{Exit, Pipeline, Table, flood};
 use crate::expiry::Rung;
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
 /// The lowest row of a port's stack; the others are above it.
 const KNOWN: u16 = 100;
-const NOT_OURS: u16 = 1;
+/// No port is known for the frame, by what came before.
+const UNKNOWN_TAGGED: u16 = 3;
+const UNKNOWN_UNTAGGED: u16 = 2;
+const UNKNOWN: u16 = 1;
 
-/// No policed port has this MAC: the final action takes it.
-pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
-    vec![writer.flow(
-        Table::Deliver,
-        NOT_OURS,
-        Match::new().exact(regs::OUT, 0u128),
-        pipeline.finish(),
-    )]
+/// Where a frame goes for which no port of the bridge is known.
+pub fn frame(exit: Exit, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let unknown = || Match::new().exact(regs::OUT, 0u128);
+    let row = |priority, matching, actions| {
+        let list = vec![Instruction::ApplyActions(actions)];
+        writer.flow(Table::Deliver, priority, matching, list)
+    };
+    match exit {
+        Exit::Uplinks => vec![row(UNKNOWN, unknown(), flood::to_uplinks(pipeline))],
+        Exit::Table(number) => vec![writer.flow(Table::Deliver, UNKNOWN, unknown(), foreign(number))],
+        Exit::Normal => {
+            let policed = || unknown().masked(regs::SENDER, regs::POLICED, regs::POLICED);
+            let tagged = policed().masked(Field::VlanVid, TAGGED, TAGGED);
+            let no_vlan = policed().exact(regs::VLAN, 0u128);
+            let untagged = policed().exact(Field::VlanVid, 0u128);
+            let mut push = super::output::push_tag();
+            push.extend(from_nowhere());
+            vec![
+                row(UNKNOWN_TAGGED + 1, no_vlan, from_nowhere()),
+                row(UNKNOWN_TAGGED, tagged, from_nowhere()),
+                row(UNKNOWN_UNTAGGED, untagged, push),
+                row(UNKNOWN, unknown(), vec![Action::output(port::NORMAL)]),
+            ]
+        }
+    }
+}
+
+/// NORMAL learns no MAC of a frame without an ingress port, and takes its VLAN from its tag: so it cannot learn the MAC
+/// of a server, and deliver to it past the receiver's policy.
+fn from_nowhere() -> Vec<Action> {
+    vec![
+        Action::set(Field::InPort16, u128::from(u16::MAX)),
+        Action::output(port::NORMAL),
+    ]
+}
+
+/// A foreign pipeline expects registers as a packet brings them: zero.
+fn foreign(number: u8) -> Vec<Instruction> {
+    let clear = regs::ALL.iter().map(|r| Action::set(*r, 0u128)).collect();
+    vec![Instruction::ApplyActions(clear), Instruction::GotoTable(number)]
 }
 
 /// One row of a policed port's stack.
 pub fn row(port: u32, rung: Rung, pipeline: &Pipeline, writer: &Writer) -> Flow {
-    let matching = Match::new().exact(regs::OUT, u128::from(port));
+    let matching = Match::new().exact(regs::OUT, regs::out(port));
     let actions = vec![
         Action::set(regs::CLASS, u128::from(rung.class.0)),
         Action::set(regs::REMOTE, 0u128),
@@ -36,4 +72,19 @@ pub fn row(port: u32, rung: Rung, pipeline: &Pipeline, writer: &Writer) -> Flow 
         then(actions, pipeline.number(Table::IngressRemote)),
     );
     writer.until(row, rung.until)
+}
+
+/// The row of an uplink.
+pub fn uplink(number: u32, exit: Exit, pipeline: &Pipeline, writer: &Writer) -> Flow {
+    let matching = Match::new().exact(regs::OUT, regs::out(number));
+    let list = match exit {
+        Exit::Uplinks => then(Vec::new(), pipeline.number(Table::Output)),
+        Exit::Table(number) => foreign(number),
+        // By the rows for frames without a known port.
+        Exit::Normal => vec![Instruction::ApplyActions(vec![
+            Action::set(regs::OUT, 0u128),
+            Action::resubmit(pipeline.number(Table::Deliver)),
+        ])],
+    };
+    writer.flow(Table::Deliver, KNOWN, matching, list)
 }

@@ -1,16 +1,25 @@
-//! `flood`: a copy for each policed receiver of a VLAN, each through its own ingress policy.
+//! `flood`: a copy for each receiver of a VLAN, each server port's through its own ingress policy.
 //!
-//! Receivers are kept in parts of 64 by port number, so that a port that comes or goes rewrites one short row.
-//! An index row per VLAN names the parts; ports that carry every VLAN have parts of their own.
+//! There are two sets for each VLAN: all receivers, and uplinks alone. Receivers are kept in parts of 64 by port number, so that a port that comes or goes rewrites one short row.
+//! An index row per VLAN and set names the parts; ports that carry every VLAN have parts of their own. The switch does not
+//! send a copy back to the port that the frame came from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_openflow::{Action, Instruction, Match};
 
-use super::{Pipeline, Table};
+use super::{Exit, Pipeline, Table};
 use crate::flow::{Flow, Writer};
-use crate::ports::SwitchPort;
+use crate::ports::{Role, SwitchPort};
 use crate::regs;
+
+/// Sends a frame to every uplink of its VLAN.
+pub(crate) fn to_uplinks(pipeline: &Pipeline) -> Vec<Action> {
+    vec![
+        Action::set(regs::FLOOD, u128::from(TO_UPLINKS)),
+        Action::resubmit(pipeline.number(Table::Flood)),
+    ]
+}
 
 /// Ports of one part.
 const PART: u32 = 64;
@@ -19,31 +28,37 @@ const PART: u32 = 64;
 pub const MAX_RECEIVERS: usize = 1000;
 /// Stands for "every VLAN" where a set has a VLAN.
 const EVERY: u16 = 4096;
+/// Bit of a set: uplinks alone.
+const UPLINKS: u16 = 0x8000;
+/// What the flood register holds at the begin of a flood to uplinks; all ones is the nudge's.
+const TO_UPLINKS: u32 = 0xffff_0000;
 
 const PARTS: u16 = 20;
 const INDEX: u16 = 10;
 const INDEX_ANY: u16 = 5;
 
-/// The receivers of every set: a VLAN's, and those of every VLAN.
+/// The receivers of every set: a VLAN's, and those of every VLAN; once more for uplinks alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receivers {
     sets: BTreeMap<u16, BTreeSet<u32>>,
 }
 
 impl Receivers {
-    /// Sorts policed ports into sets.
-    pub fn of<'a>(ports: impl Iterator<Item = &'a SwitchPort>) -> Self {
+    /// Sorts ports into sets. Uplinks are among them where frames go to them by these rows.
+    pub fn of<'a>(ports: impl Iterator<Item = &'a SwitchPort>, exit: Exit) -> Self {
         let mut sets: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
         for port in ports {
-            match port.vlans.members() {
-                None => {
-                    sets.entry(EVERY).or_default().insert(port.number);
-                }
-                Some(vids) => {
-                    for vid in vids {
-                        sets.entry(vid).or_default().insert(port.number);
-                    }
-                }
+            let kinds: &[u16] = match (&port.role, exit) {
+                (Role::Policed(_), _) => &[0],
+                (Role::Free, Exit::Uplinks) => &[0, UPLINKS],
+                (Role::Free, _) => &[],
+            };
+            let vids = port.vlans.members().unwrap_or_else(|| vec![EVERY]);
+            for set in kinds
+                .iter()
+                .flat_map(|kind| vids.iter().map(move |vid| kind | vid))
+            {
+                sets.entry(set).or_default().insert(port.number & 0xffff);
             }
         }
         Receivers { sets }
@@ -52,20 +67,12 @@ impl Receivers {
     /// The VLANs with more receivers than a packet can reach, and how many.
     pub fn too_many(&self) -> Vec<(u16, usize)> {
         let every = self.sets.get(&EVERY).map_or(0, BTreeSet::len);
-        self.sets
-            .iter()
-            .map(|(vid, set)| {
-                (
-                    *vid,
-                    if *vid == EVERY {
-                        set.len()
-                    } else {
-                        set.len() + every
-                    },
-                )
-            })
-            .filter(|(_, count)| *count > MAX_RECEIVERS)
-            .collect()
+        let all = self.sets.iter().filter(|(set, _)| **set & UPLINKS == 0);
+        let counted = all.map(|(vid, set)| {
+            let more = if *vid == EVERY { 0 } else { every };
+            (*vid, set.len() + more)
+        });
+        counted.filter(|(_, count)| *count > MAX_RECEIVERS).collect()
     }
 
     fn parts(&self, set: u16) -> BTreeMap<u32, Vec<u32>> {
@@ -101,8 +108,13 @@ impl Receivers {
     }
 
     fn index(&self, set: u16, pipeline: &Pipeline, writer: &Writer) -> Flow {
+        let (kind, vid) = (set & UPLINKS, set & !UPLINKS);
         let mut actions = Vec::new();
-        let sets: &[u16] = if set == EVERY { &[EVERY] } else { &[set, EVERY] };
+        let sets: &[u16] = if vid == EVERY {
+            &[set]
+        } else {
+            &[set, kind | EVERY]
+        };
         for of in sets {
             for part in self.parts(*of).keys() {
                 actions.push(Action::set(regs::FLOOD, u128::from(code(*of, *part))));
@@ -110,8 +122,9 @@ impl Receivers {
             }
         }
         actions.push(Action::set(regs::FLOOD, 0u128));
-        let begin = Match::new().exact(regs::FLOOD, 0u128);
-        let (priority, matching) = match set {
+        let begin = if kind == UPLINKS { TO_UPLINKS } else { 0 };
+        let begin = Match::new().exact(regs::FLOOD, u128::from(begin));
+        let (priority, matching) = match vid {
             EVERY => (INDEX_ANY, begin),
             vid => (INDEX, begin.exact(regs::VLAN, u128::from(vid))),
         };

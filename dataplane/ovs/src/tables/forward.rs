@@ -2,15 +2,16 @@
 
 use portcullis_openflow::{Action, Field, Instruction, Match};
 
-use super::{Pipeline, Table};
+use super::{Exit, Forwarding, Pipeline, Table};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
 /// Bit of a MAC that says "group address" (IEEE 802).
 const GROUP: u128 = 0x0100_0000_0000;
-/// Groups that no bridge forwards (IEEE 802.1D, 7.12.6; Cisco's likewise): NORMAL knows what to do.
+/// Groups that no bridge forwards (IEEE 802.1D, 7.12.6; Cisco's likewise), unless the bridge's `forward-bpdu` says so, and
+/// then to uplinks only. From server ports `guard` drops them.
 const RESERVED: u16 = 210;
-const RESERVED_GROUPS: [(u128, u128); 2] = [
+pub(crate) const RESERVED_GROUPS: [(u128, u128); 2] = [
     (0x0180_c200_0000, 0xffff_ffff_fff0),
     (0x0100_0ccc_cccc, 0xffff_ffff_fffe),
 ];
@@ -22,33 +23,29 @@ const UNICAST_INSIDE_POLICED: u16 = 140;
 const GROUP_OTHER: u16 = 100;
 const TO_ONE: u16 = 1;
 
-/// The rows of this table; they never change.
-pub fn rows(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+/// The rows of this table.
+pub fn rows(forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let group = || Match::new().masked(Field::EthDst, GROUP, GROUP);
     let v4 = || group().exact(Field::EthType, 0x0800u128);
     let v6 = || group().exact(Field::EthType, 0x86ddu128);
-    let unpoliced = |m: Match| m.exact(regs::POLICED, 0u128);
+    let from_uplink = |m: Match| m.masked(regs::SENDER, 0u128, regs::POLICED);
     let table = Table::Forward;
-    let many = || {
-        let mut list = pipeline.finish();
-        let flood = Action::resubmit(pipeline.number(Table::Flood));
-        match list.first_mut() {
-            Some(Instruction::ApplyActions(actions)) => actions.insert(0, flood),
-            _ => list.insert(0, Instruction::ApplyActions(vec![flood])),
-        }
-        list
+    let deliver = pipeline.number(Table::Deliver);
+    let flood = Action::resubmit(pipeline.number(Table::Flood));
+    // Uplinks are among the receivers, or what ends the pipeline sees to them.
+    let many = || match forwarding.exit {
+        Exit::Uplinks => vec![Instruction::ApplyActions(vec![flood.clone()])],
+        Exit::Normal | Exit::Table(_) => then(vec![flood.clone()], deliver),
     };
-    let to_one = then(
-        vec![Action::resubmit(pipeline.number(Table::L2))],
-        pipeline.number(Table::Deliver),
-    );
+    // No port is known for it, so that it goes to uplinks.
+    let uplinks = || then(Vec::new(), deliver);
+    let to_one = then(vec![Action::resubmit(pipeline.number(Table::L2))], deliver);
     let reserved = RESERVED_GROUPS.map(|(group, mask)| {
-        writer.flow(
-            table,
-            RESERVED,
-            Match::new().masked(Field::EthDst, group, mask),
-            pipeline.finish(),
-        )
+        let matching = Match::new().masked(Field::EthDst, group, mask);
+        match forwarding.exit {
+            Exit::Uplinks if !forwarding.link_control => writer.drop(table, RESERVED, matching),
+            _ => writer.flow(table, RESERVED, matching, uplinks()),
+        }
     });
     let others = vec![
         writer.flow(
@@ -69,8 +66,8 @@ pub fn rows(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
             v6().masked(Field::Ipv6Dst, 0xffu128 << 120, 0xffu128 << 120),
             many(),
         ),
-        writer.flow(table, UNICAST_INSIDE, unpoliced(v4()), pipeline.finish()),
-        writer.flow(table, UNICAST_INSIDE, unpoliced(v6()), pipeline.finish()),
+        writer.flow(table, UNICAST_INSIDE, from_uplink(v4()), uplinks()),
+        writer.flow(table, UNICAST_INSIDE, from_uplink(v6()), uplinks()),
         writer.drop(table, UNICAST_INSIDE_POLICED, v4()),
         writer.drop(table, UNICAST_INSIDE_POLICED, v6()),
         writer.flow(table, GROUP_OTHER, group(), many()),

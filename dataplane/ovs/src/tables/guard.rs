@@ -1,4 +1,5 @@
-//! `guard`: a guarded sender uses its own MACs and addresses, in IP, ARP and neighbour discovery alike.
+//! `guard`: a guarded sender uses its own MACs and addresses, in IP, ARP and neighbour discovery alike. Every server
+//! port passes here; what `control` says of all of them stands above what a guard lets pass.
 
 use std::net::Ipv6Addr;
 
@@ -6,7 +7,7 @@ use ipnet::IpNet;
 use portcullis_openflow::{Field, Instruction, Match};
 use portcullis_policy::{MacAddr, Protocol};
 
-use super::{Pipeline, Table, attach};
+use super::{Pipeline, Table, learn};
 use crate::flow::{Flow, Writer, then};
 use crate::ports::{Policed, SwitchPort};
 
@@ -53,10 +54,14 @@ fn masked(matching: Match, field: Field, value: u128, mask: u128) -> Match {
     }
 }
 
-/// The rows of one guarded port: every packet of it comes here.
+/// The rows of one server port: every packet of it comes here.
 pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let from_port = Match::new().exact(Field::InPort, u128::from(port.number));
     let mut rows = Vec::new();
+    if !policed.guarded() {
+        rows.push(writer.flow(Table::Guard, OTHER, from_port, after(policed, pipeline)));
+        return rows;
+    }
     let macs: Vec<Option<MacAddr>> = if policed.guard_macs.is_empty() {
         vec![None]
     } else {
@@ -75,10 +80,10 @@ pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &
     rows
 }
 
-/// Where a packet goes that may be sent; its source is learned where the port's MACs are not known.
+/// Where a packet goes that may be sent; first its source is learned where that may be.
 fn after(policed: &Policed, pipeline: &Pipeline) -> Vec<Instruction> {
-    let learn = if policed.learns() {
-        vec![attach::learn(pipeline)]
+    let learn = if policed.teaches() {
+        vec![learn::ask(pipeline)]
     } else {
         Vec::new()
     };

@@ -3,11 +3,13 @@
 //! Docs of it are printed, not kept by hand: [`describe`], `docs/ovs-pipeline.md`, and the test that compares.
 
 pub mod attach;
+pub mod control;
 pub mod deliver;
 pub mod flood;
 pub mod forward;
 pub mod guard;
 pub mod l2;
+pub mod learn;
 pub mod output;
 pub mod policy;
 pub mod remote;
@@ -16,7 +18,7 @@ use std::fmt::Write as _;
 
 use portcullis_backend::Footprint;
 use portcullis_backend::delta::Layer;
-use portcullis_openflow::{Action, Field, Instruction, Match, port};
+use portcullis_openflow::{Field, Match};
 use portcullis_policy::Direction;
 
 use crate::config::FinalAction;
@@ -49,10 +51,12 @@ pub enum Table {
     IngressPolicy,
     /// Output port and VLAN tag → tag as that port has it, and out.
     Output,
+    /// Sender and the port that has its MAC → whether the switch learns the MAC. Frames pass it on the side.
+    Learn,
 }
 
 /// How many tables there are.
-pub const COUNT: u8 = 11;
+pub const COUNT: u8 = 12;
 
 /// One line on each table: name, key, what it does.
 type Row = (Table, &'static str, &'static str, &'static str);
@@ -62,13 +66,13 @@ const TABLES: [Row; COUNT as usize] = [
         Table::Attach,
         "attach",
         "in_port, vlan_vid",
-        "sender's class and VLAN; ports nobody knows yet are unmanaged",
+        "what the sender is, its class and VLAN; drops what comes from ports that the agent does not know yet",
     ),
     (
         Table::Guard,
         "guard",
-        "in_port, eth_src, nw_src | ipv6_src | arp | nd",
-        "drops what a guarded sender may not use as its source",
+        "sender, in_port, eth_src, nw_src | ipv6_src | arp | nd",
+        "drops what no server may send, and what a guarded one may not use as its source",
     ),
     (
         Table::EgressRemote,
@@ -86,25 +90,25 @@ const TABLES: [Row; COUNT as usize] = [
         Table::Forward,
         "forward",
         "eth_dst group bit, nw_dst | ipv6_dst",
-        "one receiver or many; unicast IP in group frames goes to no endpoint",
+        "one receiver or many; drops unicast IP in group frames of servers",
     ),
     (
         Table::L2,
         "l2",
-        "eth_dst",
+        "VLAN, eth_dst",
         "output port of a declared or learned MAC",
     ),
     (
         Table::Flood,
         "flood",
         "part, VLAN",
-        "a copy for each policed receiver of the VLAN",
+        "a copy for each receiver of the VLAN, or for each uplink of it",
     ),
     (
         Table::Deliver,
         "deliver",
         "output port",
-        "receiver's class; what has none takes the final action",
+        "receiver's class; what has no known port goes to uplinks",
     ),
     (
         Table::IngressRemote,
@@ -123,6 +127,12 @@ const TABLES: [Row; COUNT as usize] = [
         "output",
         "output port, VLAN, vlan_vid",
         "tag as the port has it, then output",
+    ),
+    (
+        Table::Learn,
+        "learn",
+        "in_port, eth_src, output port of that MAC",
+        "whether the switch learns the source; frames pass on the side",
     ),
 ];
 
@@ -170,6 +180,31 @@ impl Table {
 /// EtherTypes that carry IP where the switch does not see it: VLAN tags beyond what is parsed, MPLS, PPPoE session. The
 /// `ovs` stage model has the same.
 pub const OPAQUE: [u16; 6] = [0x8100, 0x88a8, 0x9100, 0x8847, 0x8848, 0x8864];
+/// EtherTypes of VLAN tags. They show as such only where the switch parses no further tag.
+pub const TAG_TYPES: [u16; 2] = [0x8100, 0x88a8];
+
+/// How frames leave that go to uplinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Exit {
+    /// By our rows.
+    #[default]
+    Uplinks,
+    /// By NORMAL, which alone balances over the interfaces of a bond.
+    Normal,
+    /// By a foreign pipeline that begins in this table.
+    Table(u8),
+}
+
+/// What rows need to know of how the bridge forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forwarding {
+    /// How frames leave that go to uplinks.
+    pub exit: Exit,
+    /// Whether frames to the groups of bridges go from one uplink to the others (`other_config:forward-bpdu`).
+    pub link_control: bool,
+    /// MACs that the switch learns at one server port.
+    pub learned: u32,
+}
 
 /// What rows need to know of the whole: numbers, tag, the end of the pipeline.
 #[derive(Debug, Clone, Copy)]
@@ -204,24 +239,15 @@ impl Pipeline {
     pub fn table(&self, number: u8) -> Option<Table> {
         Table::all().find(|t| self.number(*t) == number)
     }
-
-    /// The final action.
-    pub fn finish(&self) -> Vec<Instruction> {
-        match self.last {
-            FinalAction::Normal => vec![Instruction::ApplyActions(vec![Action::output(port::NORMAL)])],
-            FinalAction::GotoTable(n) => {
-                // A foreign pipeline expects registers as a packet brings them: zero.
-                let clear = regs::ALL.iter().map(|r| Action::set(*r, 0u128)).collect();
-                vec![Instruction::ApplyActions(clear), Instruction::GotoTable(n)]
-            }
-        }
-    }
 }
 
 /// Rows that are there whatever the policy: the frame of every table.
-pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
-    let mut rows = forward::rows(pipeline, writer);
-    rows.extend(deliver::frame(pipeline, writer));
+pub fn frame(forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let mut rows = vec![attach::unknown(writer)];
+    rows.extend(control::rows(writer));
+    rows.extend(forward::rows(forwarding, pipeline, writer));
+    rows.extend(deliver::frame(forwarding.exit, pipeline, writer));
+    rows.extend(output::frame(writer));
     for direction in Direction::BOTH {
         rows.extend(remote::frame(direction, pipeline, writer));
     }
@@ -233,6 +259,7 @@ pub fn frame(pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
         Table::Output,
         Table::EgressPolicy,
         Table::IngressPolicy,
+        Table::Learn,
     ] {
         rows.push(writer.drop(table, 0, Match::new()));
     }
@@ -261,13 +288,9 @@ until it has its rows:
 5. `portcullis status --wait`
 
 **While the agent is away**, what it wrote stays in force, unlocks end by themselves (see above), and nothing new is done. A
-server that is plugged in again has a new port number by default, and with it no rows: what it sends is judged by `unmanaged`
-of the document, without rules of its own, quarantine or source guard. Three things close this:
-
-- `unknown_ports = \"drop\"` for the target: a port that the agent has not seen sends nothing. With the agent there a new
-  port waits for its rows, some milliseconds.
-- `unmanaged: deny` in the document, which holds for ports without an endpoint in general.
-- `ofport_request` of the interface: it comes back with its number, and its rows are still there.
+server that is plugged in again has a new port number by default, and with it no rows: it sends and receives nothing until
+the agent is back. With `ofport_request` of its interface it comes back with its number, and its rows are still there. With
+the agent there a new port waits for its rows, some milliseconds.
 
 **When `first_table` or `cookie` changes**, or a new version of the agent has other tables, the rows of before are still on
 the bridge. The agent records tag and tables for each bridge before it writes. Rows under a former tag are written again in
@@ -303,7 +326,10 @@ pub fn describe() -> String {
         (regs::REMOTE, "remote id; 0: no rule names the other side"),
         (regs::VLAN, "VLAN the frame belongs to, tagged or not"),
         (regs::OUT, "output port; 0: not known"),
-        (regs::POLICED, "1 when the sender is policed"),
+        (
+            regs::SENDER,
+            "what the sender is: 1 a server port, 2 a router, 4 a DHCP server, 8 sends tags; 0: an uplink",
+        ),
         (regs::FLOOD, "part of the receivers being flooded to"),
     ];
     for (register, holds) in registers {
@@ -324,7 +350,9 @@ pub fn describe() -> String {
     text.push_str(WITHOUT_ROWS);
     text.push_str(
         "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
-         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 46..40 | the slice that the row is read back with |\n| 39..0 | generation that wrote the row |\n",
+         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 46 | learned: bits 31..0 \
+         are the port |\n| 45 | learned: a MAC that several ports declare |\n| 46..40 | in other rows: the slice that the row \
+         is read back with |\n| 39..0 | in other rows: the generation that wrote the row |\n",
     );
     text
 }

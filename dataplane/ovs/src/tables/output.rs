@@ -1,9 +1,11 @@
 //! `output`: the frame as the port has it, tagged or not, and out. Only VLANs the port is in.
+//!
+//! A port without tags is sent none: the tag of its VLAN is removed, and what has another behind it goes no further.
 
 use portcullis_openflow::{Action, Bits, Field, Instruction, Match};
 
-use super::Table;
 use super::attach::TAGGED;
+use super::{Pipeline, Table};
 use crate::flow::{Flow, Writer};
 use crate::ports::{SwitchPort, Vlans};
 use crate::regs;
@@ -12,15 +14,40 @@ const BY_VLAN: u16 = 20;
 const ANY_VLAN: u16 = 10;
 const ANY_VLAN_UNTAGGED: u16 = 5;
 const ETHERTYPE_VLAN: u16 = 0x8100;
+/// A tag that the switch does not parse, behind the one it removed.
+const HIDDEN_TAG: u16 = 30;
+/// Stands in the VLAN register of a frame whose tag was removed.
+const REMOVED: u16 = 4097;
 
-/// The rows of one policed port.
-pub fn rows(port: &SwitchPort, writer: &Writer) -> Vec<Flow> {
-    let to = Match::new().exact(regs::OUT, u128::from(port.number));
+/// The rows that are there whatever the ports.
+pub fn frame(writer: &Writer) -> Vec<Flow> {
+    let removed = || Match::new().exact(regs::VLAN, u128::from(REMOVED));
+    let hidden = super::TAG_TYPES.map(|kind| {
+        let matching = removed().exact(Field::EthType, u128::from(kind));
+        writer.drop(Table::Output, HIDDEN_TAG, matching)
+    });
+    hidden.to_vec()
+}
+
+/// The rows of one port.
+pub fn rows(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+    let to = Match::new().exact(regs::OUT, regs::out(port.number));
     let in_vlan = |vid: u16| to.clone().exact(regs::VLAN, u128::from(vid));
     let mut rows = Vec::new();
     let native = port.vlans.native();
     match &port.vlans {
-        Vlans::Access(vid) => untagged(port, BY_VLAN, in_vlan(*vid), writer, &mut rows),
+        Vlans::Access(vid) => {
+            let remove = vec![
+                Action::PopVlan,
+                Action::set(regs::VLAN, u128::from(REMOVED)),
+                Action::resubmit(pipeline.number(Table::Output)),
+            ];
+            let list = vec![Instruction::ApplyActions(remove)];
+            rows.push(writer.flow(Table::Output, BY_VLAN, has_tag(&in_vlan(*vid)), list));
+            for vid in [*vid, REMOVED] {
+                rows.push(out(port, BY_VLAN, no_tag(&in_vlan(vid)), Vec::new(), writer));
+            }
+        }
         Vlans::Trunk {
             native_tagged, only, ..
         } => {
@@ -58,7 +85,7 @@ fn out(port: &SwitchPort, priority: u16, matching: Match, mut actions: Vec<Actio
     )
 }
 
-fn push_tag() -> Vec<Action> {
+pub(crate) fn push_tag() -> Vec<Action> {
     let note = Action::Move {
         src: Bits::of(regs::VLAN),
         dst: Bits::of(Field::VlanVid),

@@ -151,6 +151,27 @@ baseline:
     format!("{rules}{}", endpoints(true, "", "", free, ""))
 }
 
+/// Servers on trunks, under the rules of `blocked`: policy applies under tags, too.
+fn trunks() -> String {
+    blocked().replace("}]\n    macs", ", vlan: any}]\n    macs")
+}
+
+/// Servers that speak for the network.
+fn roles() -> String {
+    let [router, server] = ["    roles: [router]\n", "    roles: [dhcp-server]\n"];
+    let both = "    roles: [router, dhcp-server]\n";
+    format!(
+        "version: portcullis/v1\n{}",
+        endpoints(true, router, server, both, "")
+    )
+}
+
+/// Documents for a target that knows trunks and roles.
+pub fn ports() -> Vec<Case> {
+    let case = |name, yaml| Case { name, yaml };
+    vec![case("trunks", trunks()), case("roles", roles())]
+}
+
 /// Every document; the first is the control.
 pub fn cases() -> Vec<Case> {
     let case = |name, yaml| Case { name, yaml };

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use portcullis_policy::{
     Action, Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, MacAddr, Packet, Policy, Protocol,
-    View, effective, unmanaged,
+    View, Vlan, effective, unmanaged,
 };
 
 use super::craft::{Content, Frame, IpSays};
-use super::services::{needed_role, vlan};
-use super::{Host, INTERNET, Mac};
+use super::services::{needed_role, vlan_id};
+use super::{Host, INTERNET, Mac, control};
 
 /// How a switch forwards what its policies let pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +69,14 @@ impl World {
     }
 
     /// Who gets a frame for one MAC.
-    fn owners(&self, dst: Mac) -> Vec<Host> {
+    fn owners(&self, dst: Mac, vlan: VlanWay) -> Vec<Host> {
         let owner = Host::all().find(|h| h.mac() == dst);
         match self.forwarding {
-            Forwarding::Normal => vec![owner.unwrap_or(INTERNET)],
+            Forwarding::Normal => {
+                // A MAC is known in the VLANs of its port.
+                let known = owner.filter(|h| vlan != VlanWay::Tagged || self.trunk(*h));
+                vec![known.unwrap_or(INTERNET)]
+            }
             Forwarding::Groups => match owner.filter(|h| self.endpoint(*h).is_some()) {
                 Some(declared) => vec![declared],
                 None => vec![INTERNET],
@@ -105,6 +109,12 @@ impl World {
         }
     }
 
+    /// Whether a host's port takes every tag.
+    fn trunk(&self, host: Host) -> bool {
+        let attachments = self.endpoint(host).into_iter().flat_map(|e| &e.attachments);
+        attachments.into_iter().any(|a| a.vlan == Vlan::Any)
+    }
+
     fn endpoint(&self, host: Host) -> Option<&Endpoint> {
         self.document.endpoints.get(host.name()).map(AsRef::as_ref)
     }
@@ -134,8 +144,9 @@ impl World {
     }
 
     pub fn expected(&self, frame: &Frame) -> Expected {
-        let content = self.seen(frame);
         let from = frame.route.from;
+        let vlan = VlanWay::of(frame, self.forwarding);
+        let content = self.seen(frame);
         let mut why = Vec::new();
         let unseen = frame.unseen.filter(|_| self.forwarding == Forwarding::Normal);
         let none = |guarded: bool, unseen: Option<&'static str>, why: Vec<String>| Expected {
@@ -144,14 +155,25 @@ impl World {
             unseen,
             why,
         };
-        let vlan = vlan(frame);
-        if !self.is_attached(from, vlan) {
-            why.push(format!("{} does not send on VLAN {vlan}", from.name()));
+        let vid = vlan_id(frame);
+        if !self.is_attached(from, vid) {
+            why.push(format!("{} does not send on VLAN {vid}", from.name()));
             return none(false, unseen, why);
         }
         if !self.has_role(from, frame, content) {
             why.push(format!("{} lacks the role for it", from.name()));
             return none(false, unseen, why);
+        }
+        if self.forwarding == Forwarding::Normal && from != INTERNET {
+            if !self.trunk(from) && vlan != VlanWay::None && vlan != VlanWay::Priority {
+                why.push(format!("{} has a port without tags", from.name()));
+                return none(false, unseen, why);
+            }
+            let roles = self.endpoint(from).map(|e| e.roles.clone()).unwrap_or_default();
+            if let Some(what) = control::speaks_for_the_network(frame, content, &roles) {
+                why.push(format!("{} is no server's to send", what));
+                return none(false, unseen, why);
+            }
         }
         if let Some(endpoint) = self.endpoint(from).filter(|e| e.source_guard) {
             if let Err(breach) = guard(endpoint, frame, content) {
@@ -177,13 +199,13 @@ impl World {
             }
             Host::all().filter(|h| *h != from).collect()
         } else {
-            let owners = self.owners(frame.route.dst).into_iter();
+            let owners = self.owners(frame.route.dst, vlan).into_iter();
             owners.filter(|h| *h != from).collect()
         };
         let receivers = candidates
             .into_iter()
-            .filter(|h| *h != INTERNET || self.forwarding == Forwarding::Groups || !not_forwarded(frame))
-            .filter(|h| self.is_attached(*h, vlan))
+            .filter(|h| self.is_attached(*h, vid))
+            .filter(|h| *h == INTERNET || self.trunk(*h) || vlan.reaches_untagged())
             .filter(|h| self.judge(*h, Direction::Ingress, content, &mut why))
             .collect();
         Expected {
@@ -195,10 +217,45 @@ impl World {
     }
 }
 
-/// Open vSwitch's own forwarding (`NORMAL`) drops frames whose EtherType says that a tag follows where none can
-/// be ("partial VLAN tag") on their way to an uplink.
-fn not_forwarded(frame: &Frame) -> bool {
-    frame.content == Content::BareTag
+/// What the tags of a frame make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VlanWay {
+    /// The target does not look at it here.
+    Any,
+    /// No tag.
+    None,
+    /// A priority tag, and no tag behind it.
+    Priority,
+    /// The EtherType of a tag where the switch parses none.
+    Hidden,
+    /// A tag behind a priority tag.
+    Behind,
+    /// A tag of a VLAN.
+    Tagged,
+}
+
+impl VlanWay {
+    fn of(frame: &Frame, forwarding: Forwarding) -> Self {
+        if forwarding == Forwarding::Groups {
+            return VlanWay::Any;
+        }
+        let is_tag = |tag: &(u16, u16)| matches!(tag.0, 0x8100 | 0x88a8);
+        let bare = frame.content == Content::BareTag;
+        match frame.tags.as_slice() {
+            [] if bare => VlanWay::Hidden,
+            [first, ..] if !is_tag(first) => VlanWay::None,
+            [] => VlanWay::None,
+            [(_, 0)] if bare => VlanWay::Behind,
+            [(_, 0), second, ..] if is_tag(second) => VlanWay::Behind,
+            [(_, 0), ..] => VlanWay::Priority,
+            _ => VlanWay::Tagged,
+        }
+    }
+
+    /// Whether it reaches a port without tags from one that has every VLAN.
+    fn reaches_untagged(self) -> bool {
+        !matches!(self, VlanWay::Tagged | VlanWay::Behind)
+    }
 }
 
 /// Groups that bridges keep to themselves: IEEE 802.1Q table 8-1, and Cisco's (`other_config:forward-bpdu`).

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "test binaries use what they need of it")]
 
+pub mod control;
 pub mod craft;
 pub mod documents;
 pub mod ether;
@@ -94,4 +95,5 @@ fn everything(corpus: &mut craft::Corpus) {
     headers::add(corpus);
     ether::add(corpus);
     guard::add(corpus);
+    control::add(corpus);
 }

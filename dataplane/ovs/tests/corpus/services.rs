@@ -8,7 +8,7 @@ use super::craft::{Content, Corpus, Frame, Route, icmp, igmp, ip, udp};
 use super::{Host, Mac};
 
 /// The VLAN that a frame is in: 0 without a tag, 4095 where its tags do not say.
-pub fn vlan(frame: &Frame) -> u16 {
+pub fn vlan_id(frame: &Frame) -> u16 {
     match frame.tags.as_slice() {
         [] => 0,
         [(0x9100, _), ..] | [(_, 0), _, ..] => 4095,

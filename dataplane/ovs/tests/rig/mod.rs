@@ -170,9 +170,9 @@ impl Rig {
 
     /// Every flow of the bridge as `ovs-ofctl` prints it, without counters, sorted: the independent witness.
     ///
-    /// Without rows that are not compared by design (bit 47 of their cookie): what the switch learned, which depends on
-    /// who happened to speak when, and the nudge (`Session::nudge`), which no packet can meet and which is written when
-    /// the switch is slow to look through its caches.
+    /// Without rows that are not compared by design (bit 47 of their cookie, and 46 and 45 with it): what the switch
+    /// learned, which depends on who happened to speak when, and the nudge (`Session::nudge`), which no packet can meet and
+    /// which is written when the switch is slow to look through its caches.
     pub fn flows(&self) -> Vec<String> {
         let text = self
             .sandbox
@@ -181,7 +181,12 @@ impl Rig {
         let mut flows: Vec<String> = text
             .lines()
             .map(str::trim)
-            .filter(|l| !l.starts_with("OFPST") && !l.starts_with("cookie=0x50438"))
+            .filter(|l| !l.starts_with("OFPST"))
+            .filter(|l| {
+                !["8", "c", "e"]
+                    .iter()
+                    .any(|bits| l.starts_with(&format!("cookie=0x5043{bits}")))
+            })
             .map(str::to_string)
             .collect();
         flows.sort();

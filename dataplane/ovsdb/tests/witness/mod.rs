@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portcullis_ovsdb::{Bridge, FlowTable, Interface, LinkState, Port, Switch, VlanMode};
+use portcullis_ovsdb::{Bridge, FlowTable, Interface, LinkState, Mirror, Port, Switch, VlanMode};
 use serde_json::Value;
 
 use crate::harness::Server;
@@ -18,6 +18,8 @@ pub fn list(server: &Server) -> Switch {
         ports: records("Port"),
         interfaces: records("Interface"),
         flow_tables: records("Flow_Table"),
+        mirrors: records("Mirror"),
+        controllers: records("Controller"),
     };
     let schema_version = Some("8.3.1".to_owned());
     let root = records("Open_vSwitch");
@@ -50,6 +52,8 @@ struct All {
     ports: BTreeMap<String, Record>,
     interfaces: BTreeMap<String, Record>,
     flow_tables: BTreeMap<String, Record>,
+    mirrors: BTreeMap<String, Record>,
+    controllers: BTreeMap<String, Record>,
 }
 
 impl All {
@@ -68,13 +72,46 @@ impl All {
             protocols: texts(record, "protocols"),
             controllers: references(record, "controller").len(),
             flow_tables: self.flow_tables(record),
+            in_band: self.in_band(record),
             mcast_snooping_enable: record["mcast_snooping_enable"].as_bool().expect("a flag"),
+            other_config: map(record, "other_config"),
+            mirrors: references(record, "mirrors")
+                .iter()
+                .map(|id| self.mirror(id))
+                .collect(),
             ports: references(record, "ports")
                 .iter()
                 .map(|id| self.port(&self.ports[id]))
                 .collect(),
         };
         (name, bridge)
+    }
+
+    fn mirror(&self, id: &str) -> Mirror {
+        let record = &self.mirrors[id];
+        let to = references(record, "output_port");
+        Mirror {
+            name: text(record, "name").expect("a name"),
+            output_port: to
+                .first()
+                .map(|id| text(&self.ports[id], "name").expect("a name")),
+            output_vlan: record["output_vlan"].as_u64().map(|vid| vid as u16),
+        }
+    }
+
+    fn in_band(&self, record: &Record) -> Vec<String> {
+        let settings = map(record, "other_config");
+        if settings.get("disable-in-band").map(String::as_str) == Some("true") {
+            return Vec::new();
+        }
+        let controllers = references(record, "controller")
+            .into_iter()
+            .map(|id| &self.controllers[&id]);
+        let inside = controllers.filter(|c| text(c, "connection_mode").as_deref() != Some("out-of-band"));
+        inside
+            .map(|c| text(c, "target").expect("a target"))
+            .filter(|target| target.starts_with("tcp:"))
+            .collect()
     }
 
     fn flow_tables(&self, record: &Record) -> BTreeMap<u8, FlowTable> {
@@ -101,6 +138,7 @@ impl All {
                 .map(|vlan| vlan.as_u64().expect("a VLAN") as u16)
                 .collect(),
             vlan_mode: text(record, "vlan_mode").as_deref().map(VlanMode::from),
+            other_config: map(record, "other_config"),
             interfaces: references(record, "interfaces")
                 .iter()
                 .map(|id| interface(&self.interfaces[id]))

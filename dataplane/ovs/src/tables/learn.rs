@@ -1,0 +1,140 @@
+//! `learn`: whether the switch learns the source MAC of a frame, and for which row of `l2`.
+//!
+//! A frame from a server port is sent here with its source looked up in `l2` as if it were the destination: `out` holds the port that has
+//! the MAC, or 0. So a MAC that another port has, an uplink among them, is not learned. What is learned is known with
+//! its VLAN, ages, and is counted per port. It goes with the row that teaches it, which goes with the port.
+
+use portcullis_openflow::{Action, Bits, Field, Instruction, Learn, LearnSpec, Match};
+use portcullis_policy::MacAddr;
+
+use super::{Forwarding, Pipeline, Table, l2};
+use crate::flow::{Flow, Writer};
+use crate::ports::{Policed, SwitchPort};
+use crate::regs;
+
+/// Seconds after the last frame from a MAC at which it is forgotten, as with `mac-aging-time`.
+pub const MAC_AGE: u16 = 300;
+/// MACs that one uplink teaches at most.
+pub const UPLINK_MACS: u32 = 4096;
+
+/// A MAC that this port declares: learned if other ports declare it too, else there is nothing to learn. And a shared
+/// MAC at an uplink.
+const OWN: u16 = 40;
+/// A MAC that is not learned from a server port, whichever it is.
+const WITHHELD: u16 = 30;
+/// A MAC that nothing has, or that this port has, or another one of the same attachment; from an uplink any.
+const FREE: u16 = 20;
+
+fn learn(priority: u16, cookie: u64, limit: u32, pipeline: &Pipeline) -> Action {
+    Action::Learn(Box::new(Learn {
+        idle_timeout: 0,
+        hard_timeout: MAC_AGE,
+        priority,
+        cookie,
+        flags: Learn::DELETE_LEARNED,
+        table_id: pipeline.number(Table::L2),
+        fin_idle: 0,
+        fin_hard: 0,
+        limit,
+        specs: vec![
+            LearnSpec::MatchField {
+                src: Bits::of(regs::VLAN),
+                dst: Bits::of(regs::VLAN),
+                n_bits: 32,
+            },
+            LearnSpec::MatchField {
+                src: Bits::of(Field::EthSrc),
+                dst: Bits::of(Field::EthDst),
+                n_bits: 48,
+            },
+            LearnSpec::LoadField {
+                src: Bits::of(Field::InPort16),
+                dst: Bits::of(regs::OUT),
+                n_bits: 16,
+            },
+        ],
+    }))
+}
+
+fn teaching(priority: u16, matching: Match, action: Action, writer: &Writer) -> Flow {
+    let actions = vec![Instruction::ApplyActions(vec![action])];
+    writer.flow(Table::Learn, priority, matching, actions)
+}
+
+/// The row of an uplink: a frame from it teaches, whatever was known of its source. Declared MACs stand above it.
+pub fn uplink(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Option<Flow> {
+    let from = Match::new().exact(Field::InPort, u128::from(port.number));
+    let cookie = regs::learned_cookie(pipeline.tag, port.number);
+    let action = learn(l2::UPLINK, cookie, UPLINK_MACS, pipeline);
+    port.up.then(|| teaching(FREE, from, action, writer))
+}
+
+/// The row of a MAC that endpoints share: another host may have it now, behind an uplink.
+pub fn shared(mac: MacAddr, pipeline: &Pipeline, writer: &Writer) -> Flow {
+    let matching = Match::new()
+        .exact(Field::EthSrc, u128::from(mac.to_u64()))
+        .masked(regs::SENDER, 0u128, regs::POLICED);
+    let cookie = regs::roaming_cookie(pipeline.tag, 0);
+    teaching(OWN, matching, learn(l2::ROAMING, cookie, 0, pipeline), writer)
+}
+
+/// Sends a frame from an uplink here.
+pub(crate) fn ask_of_uplink(pipeline: &Pipeline) -> Action {
+    Action::resubmit(pipeline.number(Table::Learn))
+}
+
+/// Sends a frame from a server port here. Nothing that happens to it stays with it.
+pub(crate) fn ask(pipeline: &Pipeline) -> Action {
+    Action::Clone(vec![
+        Action::Move {
+            src: Bits::of(Field::EthSrc),
+            dst: Bits::of(Field::EthDst),
+            n_bits: 48,
+        },
+        Action::resubmit(pipeline.number(Table::L2)),
+        Action::resubmit(pipeline.number(Table::Learn)),
+    ])
+}
+
+/// The rows of one server port.
+pub fn rows(
+    port: &SwitchPort,
+    policed: &Policed,
+    forwarding: Forwarding,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Vec<Flow> {
+    let from = Match::new().exact(Field::InPort, u128::from(port.number));
+    let by = |mac: &MacAddr| from.clone().exact(Field::EthSrc, u128::from(mac.to_u64()));
+    let mut rows = Vec::new();
+    if !port.up {
+        return rows;
+    }
+    for mac in &policed.roaming {
+        let cookie = regs::roaming_cookie(pipeline.tag, port.number);
+        let action = learn(l2::ROAMING, cookie, 0, pipeline);
+        rows.push(teaching(OWN, by(mac), action, writer));
+    }
+    // To the switch, a limit of 0 is none.
+    if policed.learns() && forwarding.learned > 0 {
+        let own = policed.macs.iter().filter(|mac| !policed.roaming.contains(mac));
+        rows.extend(own.map(|mac| writer.drop(Table::Learn, OWN, by(mac))));
+        let cookie = regs::learned_cookie(pipeline.tag, port.number);
+        let siblings = policed.siblings.iter().map(|number| regs::out(*number));
+        for known in [0, regs::out(port.number)].into_iter().chain(siblings) {
+            let action = learn(l2::LEARNED, cookie, forwarding.learned, pipeline);
+            let matching = from.clone().exact(regs::OUT, known);
+            rows.push(teaching(FREE, matching, action, writer));
+        }
+    }
+    rows
+}
+
+/// The row of a MAC that is not learned from any server port: a reserved one, or one that an endpoint declares which
+/// has no port here.
+pub fn withheld(mac: MacAddr, writer: &Writer) -> Flow {
+    let matching = Match::new()
+        .exact(Field::EthSrc, u128::from(mac.to_u64()))
+        .masked(regs::SENDER, regs::POLICED, regs::POLICED);
+    writer.drop(Table::Learn, WITHHELD, matching)
+}
