@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_backend::machine::Desired;
 use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
 use portcullis_openflow::{BundleAdd, FlowMod, FlowStats, Message, bundle};
-use portcullis_ovs::ports::{Attachments, resolve};
+use portcullis_ovs::ports::{Attachments, Ports, resolve};
 use portcullis_ovs::tables::Pipeline;
 use portcullis_ovs::units::{UnitId, Units};
 use portcullis_ovs::{Config, FinalAction, FlowBody, FlowKey, regs};
@@ -79,6 +79,7 @@ impl Paper {
             &index,
             &self.config,
             Duration::ZERO,
+            &Ports::default(),
         );
         self.programs.check(intent)?;
         let rows = self.units.build(intent, &ports, &mut self.programs);

@@ -216,13 +216,10 @@ const FREE_KINDS: [&str; 14] = [
     "vxlan-gpe",
 ];
 
-/// The MAC of an interface that is the host's own.
-fn own_mac(interface: &Interface) -> Option<MacAddr> {
-    let mac = interface.mac_in_use.as_ref()?;
-    mac.parse().ok().filter(|_| interface.kind == "internal")
-}
-
 /// Sorts the bridge's ports, as they are at a moment since the Unix epoch.
+///
+/// OVSDB keeps link states and the MACs of interfaces in memory only (`ephemeral` in its schema): after a start of
+/// ovsdb-server they are absent until ovs-vswitchd writes them again. Meanwhile they are as they were before.
 pub fn resolve(
     switch: &Switch,
     bridge: &Bridge,
@@ -230,12 +227,14 @@ pub fn resolve(
     index: &Attachments,
     config: &Config,
     wall: Duration,
+    before: &Ports,
 ) -> Ports {
     let mut round = Round {
         config,
         wall,
         intent,
         index,
+        before,
         found: Ports::default(),
         seen: HashSet::new(),
         plugged: HashMap::new(),
@@ -258,6 +257,7 @@ pub fn resolve(
 
 struct Round<'a> {
     config: &'a Config,
+    before: &'a Ports,
     wall: Duration,
     intent: &'a Intent,
     index: &'a Attachments,
@@ -400,14 +400,29 @@ impl Round<'_> {
             );
         }
         let number = u16::try_from(number).map_or(number, widen);
+        let before = self.before.ports.get(&number);
+        let before = before.filter(|port| port.name == interface.name);
+        let up = match &interface.link_state {
+            Some(state) => *state != LinkState::Down,
+            None => before.is_none_or(|port| port.up),
+        };
+        // Only an internal interface is the host's own.
+        let own = match (
+            &interface.mac_in_use,
+            interface.kind == "internal" && role == Role::Free,
+        ) {
+            (_, false) => None,
+            (Some(mac), true) => mac.parse().ok(),
+            (None, true) => before.and_then(|port| port.own),
+        };
         self.found.ports.insert(
             number,
             SwitchPort {
                 number,
                 name: interface.name.clone(),
                 vlans,
-                up: interface.link_state != Some(LinkState::Down),
-                own: own_mac(interface).filter(|_| role == Role::Free),
+                up,
+                own,
                 role,
             },
         );

@@ -66,7 +66,11 @@ struct World {
 
 impl World {
     fn start(hosts: &[(&str, u8)], tune: impl FnOnce(&Rig)) -> World {
-        let (rig, hosts) = Rig::start(SandboxOptions::default(), hosts, |config| {
+        Self::on(SandboxOptions::default(), hosts, tune)
+    }
+
+    fn on(options: SandboxOptions, hosts: &[(&str, u8)], tune: impl FnOnce(&Rig)) -> World {
+        let (rig, hosts) = Rig::start(options, hosts, |config| {
             config.uplinks = vec!["internet*".to_string()];
         });
         for host in &hosts {
@@ -238,8 +242,12 @@ fn no_setting_lets_normal_past_an_ingress_policy() {
     if !need_root("no_setting_lets_normal_past_an_ingress_policy") {
         return;
     }
-    let mut world = World::start(&HOSTS, |rig| {
-        // Before the agent comes: a standalone bridge that learns where everybody is.
+    let standalone = SandboxOptions {
+        standalone: true,
+        ..SandboxOptions::default()
+    };
+    let mut world = World::on(standalone, &HOSTS, |rig| {
+        // Before the agent comes: a bridge that learns by itself where everybody is.
         let all = ["set", "bridge", "br0", "other_config:mac-aging-time=3600"];
         rig.sandbox.vsctl(all).unwrap();
     });

@@ -64,6 +64,7 @@ impl Driver {
             &index,
             self.backend.config(),
             self.now().wall,
+            &self.ports,
         );
         let mut programs = self.backend.programs();
         Ok(query::plan(

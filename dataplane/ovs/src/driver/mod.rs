@@ -393,7 +393,15 @@ impl Driver {
             return;
         };
         let (config, now) = (self.backend.config(), self.now());
-        self.ports = resolve(&switch, bridge, &intent, &self.attachments, config, now.wall);
+        self.ports = resolve(
+            &switch,
+            bridge,
+            &intent,
+            &self.attachments,
+            config,
+            now.wall,
+            &self.ports,
+        );
         self.too_many_receivers();
         self.changed += 1;
         self.set_floods().await;

@@ -41,6 +41,10 @@ fn iface_id(id: &str) -> impl FnOnce(&mut Port, &mut Interface) {
 }
 
 fn resolved(bridge: Bridge, endpoints: &str, tune: impl FnOnce(&mut Config)) -> Ports {
+    resolved_after(&Ports::default(), bridge, endpoints, tune)
+}
+
+fn resolved_after(before: &Ports, bridge: Bridge, endpoints: &str, tune: impl FnOnce(&mut Config)) -> Ports {
     let yaml = format!("version: portcullis/v1\nendpoints:\n{endpoints}");
     let document = Document::from_yaml(&yaml).unwrap();
     let intent = Compiler::default().resolve(&document, 1).unwrap();
@@ -55,6 +59,7 @@ fn resolved(bridge: Bridge, endpoints: &str, tune: impl FnOnce(&mut Config)) -> 
         &index,
         &config,
         Duration::ZERO,
+        before,
     )
 }
 
@@ -208,6 +213,39 @@ fn two_interfaces_with_one_id_share_its_macs_and_a_link_that_is_down_gets_nothin
     let ports = found(vec![port(1, "a", iface_id("x")), plain(2, "b")], twice);
     assert!(!told(&ports, "one iface-id"));
     assert_eq!((macs(&ports, "a").len(), roaming(&ports, "a")), (1, 0));
+}
+
+#[test]
+fn what_a_started_database_does_not_say_yet_is_as_it_was() {
+    let bridge_of = |mac: Option<&str>, link: Option<LinkState>| {
+        let own = mac.map(str::to_string);
+        let inside = move |_: &mut Port, interface: &mut Interface| {
+            interface.kind = "internal".to_string();
+            interface.mac_in_use = own;
+        };
+        let state = link.clone();
+        let server = move |_: &mut Port, interface: &mut Interface| interface.link_state = link;
+        let uplink = move |_: &mut Port, interface: &mut Interface| interface.link_state = state;
+        bridge(vec![
+            port(65534, "br0", inside),
+            port(1, "web1", server),
+            port(9, "eth0", uplink),
+        ])
+    };
+    let web = "  web1: {attachments: [{interface: web1}], macs: [\"02:00:00:00:00:01\"]}\n";
+    let mac = "02:00:00:00:00:10";
+    let known = resolved(bridge_of(Some(mac), Some(LinkState::Down)), web, |_| {});
+    assert!(!at(&known, "web1").up);
+    let silent = resolved_after(&known, bridge_of(None, None), web, |_| {});
+    assert_eq!(silent.ports, known.ports, "nothing is written");
+    let other = "02:00:00:00:00:11";
+    let said = resolved_after(&known, bridge_of(Some(other), Some(LinkState::Up)), web, |_| {});
+    assert_eq!(
+        (macs(&said, "br0"), at(&said, "web1").up),
+        (vec![other.to_string()], true)
+    );
+    let first = resolved(bridge_of(None, None), web, |_| {});
+    assert!(at(&first, "web1").up && macs(&first, "br0").is_empty());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use portcullis_openflow::{
     Hello, Instruction, Match, Message, MultipartRequest, ReplyBody, SwitchConfig, Version, decode, encode,
     frame_len,
 };
-use portcullis_ovs::ports::{Attachments, resolve};
+use portcullis_ovs::ports::{Attachments, Ports, resolve};
 use portcullis_ovs::session::{Event, Now, Session};
 use portcullis_ovs::tables::{Pipeline, Table};
 use portcullis_ovs::units::Units;
@@ -397,7 +397,15 @@ impl Agent {
         let config = Config::new("ovs", "unix:/nowhere/db.sock");
         let index = Attachments::of(&self.intent, "ovs");
         let switch = portcullis_ovsdb::Switch::default();
-        let ports = resolve(&switch, &bridge, &self.intent, &index, &config, wall);
+        let ports = resolve(
+            &switch,
+            &bridge,
+            &self.intent,
+            &index,
+            &config,
+            wall,
+            &Ports::default(),
+        );
         let told = ports.unsupported.iter().map(|u| u.rule.clone());
         self.unsupported = told.filter(|rule| rule.contains("unlocks")).collect();
         self.fall = ports.falling().map(|(_, at)| at).min();
