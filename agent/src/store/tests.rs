@@ -164,7 +164,7 @@ fn what_is_not_ours_is_not_touched() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 3,
+                known: 4,
                 ..
             }
         ),

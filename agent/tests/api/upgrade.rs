@@ -21,6 +21,10 @@ const LEFT_UNLOCK: &str = "u-08dcb7232fd546bc05ba";
 fn left(file: &Path) {
     let connection = rusqlite::Connection::open(file).unwrap();
     connection.execute_batch(LEFT).unwrap();
+    connection
+        .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+        .unwrap();
+    drop(connection);
     assert_eq!(format(file), FORMAT);
 }
 
