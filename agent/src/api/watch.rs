@@ -135,7 +135,8 @@ impl Watcher {
         }
     }
 
-    /// Tells what is new: generations first, so that no target is told to hold one that was not.
+    /// Tells what is new: generations first, so that no target is told to hold one that was not. A closing reaches targets
+    /// before its generation is remembered: what such a target holds is told when that is.
     async fn tell(&mut self) -> Result<(), End> {
         let targets = self.api.targets().clone();
         let statuses: Vec<_> = targets.handles().iter().map(|target| target.status()).collect();
@@ -145,7 +146,7 @@ impl Watcher {
             let Some(told) = self.told.get_mut(index) else {
                 continue;
             };
-            if told.as_ref() != Some(&news) {
+            if told.as_ref() != Some(&news) && status.applied <= self.cursor {
                 *told = Some(news);
                 let event = v1::event::Event::Target(target_out(target, &status));
                 self.send(v1::Event {

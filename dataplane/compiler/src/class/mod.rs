@@ -17,7 +17,6 @@ use portcullis_policy::{
     Attachment, Declared, Direction, EndpointRole, LinkLocal, MacAddr, Name, Policy, Reserved, StrictPrefix,
 };
 
-use crate::program::Unsupported;
 
 pub use compiler::Compiler;
 pub use fingerprint::Fingerprint;
@@ -110,21 +109,6 @@ impl EndpointIntent {
     /// Whether it may send what this role sends.
     pub fn has_role(&self, role: EndpointRole) -> bool {
         self.roles.contains(&role)
-    }
-
-    /// What the endpoint asks for, for the status of a target that does not do it.
-    pub fn not_enforced(&self, target: &str) -> Option<Unsupported> {
-        let roles: Vec<String> = self.roles.iter().map(ToString::to_string).collect();
-        (!roles.is_empty()).then(|| Unsupported {
-            target: target.to_string(),
-            rule: format!("roles of {}", self.name),
-            table: "guard".to_string(),
-            why: format!(
-                "the role ({}) grants nothing here: this target lets every server send router advertisements, redirects, \
-                 DHCP server messages and membership queries",
-                roles.join(", ")
-            ),
-        })
     }
 
     /// Whether other endpoints of its network have this MAC, too: frames for it go to the port that used it last, or to
