@@ -110,9 +110,13 @@ fn explained(rig: &Rig, port: u16) -> Vec<EnforcingRow> {
     rig.runtime.block_on(rig.target.explain(trace)).unwrap()
 }
 
+/// Rows that end by themselves. Rows that teach MACs have a timeout in their actions.
 fn timed(rig: &Rig) -> Vec<String> {
-    let rows = rig.flows();
-    rows.into_iter().filter(|f| f.contains("hard_timeout=")).collect()
+    let ends = |row: &String| {
+        let (own, _) = row.split_once(" actions=").unwrap();
+        own.contains("hard_timeout=")
+    };
+    rig.flows().into_iter().filter(ends).collect()
 }
 
 fn apply(rig: &mut Rig, document: &Document) {
