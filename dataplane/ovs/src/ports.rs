@@ -18,7 +18,7 @@ use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
 use portcullis_openflow::port::widen;
 use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
-use portcullis_policy::{Attachment, Direction, EndpointRole, MacAddr, Name, StrictPrefix, Vlan};
+use portcullis_policy::{Attachment, Direction, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix, Vlan};
 
 use crate::config::{Config, FinalAction};
 use crate::expiry::{self, Rung};
@@ -47,6 +47,8 @@ pub struct Policed {
     pub addresses: Vec<StrictPrefix>,
     /// Whether it is held to them.
     pub guard: bool,
+    /// Link-local addresses that it may not choose by itself; absent when it may choose none.
+    pub link_local: Option<Arc<[MaskedV6]>>,
     /// Class of what it sends.
     pub egress: ClassId,
     /// Class of what it is sent.
@@ -250,6 +252,7 @@ pub fn resolve(
     round.pending();
     round.double_tags(switch);
     round.found.forwarding = round.forwarding(bridge);
+    round.link_local();
     let bypasses = bypass::found(bridge, &round.found, &config.name);
     round.found.unsupported.extend(bypasses);
     round.found
@@ -275,6 +278,16 @@ impl Round<'_> {
                 let of = self.plugged.entry(endpoint.name.clone()).or_default();
                 of.entry(*at).or_default().push(interface.name.clone());
             }
+        }
+    }
+
+    /// Link-local addresses that endpoints choose by themselves are nobody's to the switch.
+    fn link_local(&mut self) {
+        let mut policed = self.found.ports.values().filter_map(SwitchPort::policed);
+        let v6 = |p: &Policed| p.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
+        if policed.any(|p| p.guarded() && !p.guard_macs.is_empty() && v6(p)) {
+            let limits = self.intent.link_local_limits(&self.config.name);
+            self.found.unsupported.push(limits);
         }
     }
 
@@ -502,6 +515,7 @@ impl Round<'_> {
             guard_macs,
             addresses: endpoint.addresses.clone(),
             guard: endpoint.source_guard,
+            link_local: endpoint.link_local_exceptions(self.intent),
             egress,
             ingress,
             falls,
@@ -523,6 +537,7 @@ impl Round<'_> {
             guard_macs: Vec::new(),
             addresses: Vec::new(),
             guard: false,
+            link_local: None,
             egress: self.intent.unmanaged.0,
             ingress: self.intent.unmanaged.1,
             falls: Vec::new(),

@@ -1,11 +1,12 @@
 //! Who is behind which port of the switch: the attachments of endpoints, uplinks, and servers without an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
-use portcullis_policy::{Attachment, EndpointRole, MacAddr, Name, StrictPrefix};
+use portcullis_policy::{Attachment, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +44,8 @@ pub struct Plug {
     pub addresses: Vec<StrictPrefix>,
     /// Whether it is held to them.
     pub guard: bool,
+    /// Link-local addresses that it may not choose by itself; absent when it may choose none.
+    pub link_local: Option<Arc<[MaskedV6]>>,
     /// What it may send beside what any server sends.
     pub roles: BTreeSet<EndpointRole>,
     /// Class of what it sends.
@@ -69,6 +72,7 @@ impl Plug {
             guard_macs: Vec::new(),
             addresses: Vec::new(),
             guard: false,
+            link_local: None,
             roles: BTreeSet::new(),
             egress: ClassId::OPEN,
             ingress: ClassId::OPEN,
@@ -92,7 +96,7 @@ pub struct Plugs {
     pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
     /// Endpoints that wait for something.
     pub pending: Vec<Pending>,
-    /// Frames that our own program does not deliver: it learns no MACs, and tells networks apart by VLAN alone.
+    /// What our own program does not do: it learns no MACs and no addresses, and tells networks apart by VLAN alone.
     pub unsupported: Vec<Unsupported>,
     /// Endpoints with at least one port here.
     pub realized: u64,
@@ -160,7 +164,7 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
             match place(attachment, known, port_max) {
                 Ok(at) => {
                     realized = true;
-                    let plug = plug(endpoint, attachment, at);
+                    let plug = plug(endpoint, attachment, at, intent);
                     found.plugs.insert(at, plug);
                 }
                 Err(why) => found.pending.push(Pending {
@@ -182,6 +186,11 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
     }
     without_macs(&mut found, &known.target);
     claim(&mut found, &known.target);
+    let v6 = |plug: &Plug| plug.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
+    let mut plugs = found.plugs.values();
+    if plugs.any(|plug| plug.guarded() && !plug.guard_macs.is_empty() && v6(plug)) {
+        found.unsupported.push(intent.link_local_limits(&known.target));
+    }
     found.pending.sort_unstable();
     found
 }
@@ -201,7 +210,7 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
     Ok((port, attachment.vlan.vid()))
 }
 
-fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At) -> Plug {
+fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Intent) -> Plug {
     let own = &attachment.macs;
     let guard_macs = if own.is_empty() { &endpoint.macs } else { own };
     Plug {
@@ -213,6 +222,7 @@ fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At) -> Plug {
         guard_macs: guard_macs.clone(),
         addresses: endpoint.addresses.clone(),
         guard: endpoint.source_guard,
+        link_local: endpoint.link_local_exceptions(intent),
         roles: endpoint.roles.clone(),
         egress: endpoint.egress,
         ingress: endpoint.ingress,

@@ -168,6 +168,7 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
             Default::default()
         },
         reserved: Arc::clone(&intent.reserved),
+        link_local: intent.link_local.clone(),
         ..Intent::default()
     }
 }

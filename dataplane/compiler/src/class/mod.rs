@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use portcullis_policy::{
-    Attachment, Declared, Direction, EndpointRole, LinkLocal, MacAddr, Name, Policy, Reserved, StrictPrefix,
+    Attachment, Declared, Direction, EndpointRole, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name,
+    Policy, Reserved, StrictPrefix,
 };
 
+use crate::program::Unsupported;
 
 pub use compiler::Compiler;
 pub use fingerprint::Fingerprint;
@@ -111,6 +113,12 @@ impl EndpointIntent {
         self.roles.contains(&role)
     }
 
+    /// The link-local addresses of an intent that it may not choose by itself; nothing when it may choose none.
+    pub fn link_local_exceptions(&self, intent: &Intent) -> Option<Arc<[MaskedV6]>> {
+        let any = self.link_local == LinkLocal::Any;
+        intent.link_local.clone().filter(|_| any)
+    }
+
     /// Whether other endpoints of its network have this MAC, too: frames for it go to the port that used it last, or to
     /// all of them.
     pub fn shares_mac(&self, mac: MacAddr) -> bool {
@@ -138,11 +146,32 @@ pub struct Intent {
     /// MACs and addresses that are no endpoint's, and addresses of DHCP servers. Not part of `changed`: compare it with
     /// that of the intent before.
     pub reserved: Arc<Reserved>,
+    /// Link-local addresses that no endpoint may choose by itself; absent when none may choose any. Not part of `changed`.
+    pub link_local: Option<Arc<[MaskedV6]>>,
     /// What is not as in the intent before.
     pub changed: Changes,
 }
 
 impl Intent {
+    /// What a target that learns no link-local addresses says in its status where guarded endpoints have IPv6 addresses.
+    pub fn link_local_limits(&self, target: &str) -> Unsupported {
+        let why = match &self.link_local {
+            Some(_) => "an endpoint may use a link-local address that another one chose first: this target does not learn who \
+                        did; `link_local: strict` lets an endpoint use only those of its MACs and declared ones"
+                .to_string(),
+            None => format!(
+                "more than {MOST_EXCEPTIONS} link-local addresses are reserved or declared: every endpoint may use only those of \
+                 its MACs (EUI-64) and those that it declares"
+            ),
+        };
+        Unsupported {
+            target: target.to_string(),
+            rule: "link_local: any".to_string(),
+            table: "guard".to_string(),
+            why,
+        }
+    }
+
     /// What of a newer intent can be closed with the classes of this one: for a target that holds this one and cannot hold
     /// the newer. An endpoint whose policy is another there is what it is when every unlock has ended, if it has unlocks:
     /// that may close more than the newer intent does, and opens nothing. `None` when that changes nothing.

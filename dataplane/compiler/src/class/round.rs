@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Action, Direction, Document, Endpoint, Lists, Matcher, Name, Policy, canonical};
+use portcullis_policy::{
+    Action, Direction, Document, Endpoint, Lists, Matcher, Name, Policy, Reserved, canonical,
+    takes_link_local,
+};
 
 use super::affected::{Affected, Difference, same_for_everybody};
 use super::compiler::{Bound, Compiler, Source, falls_of};
@@ -128,8 +131,14 @@ impl<'a> Round<'a> {
             }
         }
         let made = self.make(before)?;
+        let link_local = if first || self.takes_link_local(difference) {
+            self.document.link_local_exceptions()
+        } else {
+            before.link_local.clone()
+        };
         let mut next = Intent {
             generation: self.generation,
+            link_local,
             reserved: Arc::clone(&self.document.reserved),
             changed: Changes {
                 since: before.generation,
@@ -151,6 +160,15 @@ impl<'a> Round<'a> {
         self.drop_combos(difference);
         self.settle(&made, &mut next);
         Ok(next)
+    }
+
+    /// Whether the link-local addresses that are reserved or declared may be others now.
+    fn takes_link_local(&self, difference: &Difference<'_>) -> bool {
+        let none = Reserved::default();
+        let reserved = [&*self.was.reserved, &*self.document.reserved];
+        let endpoints = difference.endpoints.iter().flat_map(|one| [one.old, one.new]);
+        (reserved[0] != reserved[1] && reserved.iter().any(|r| takes_link_local(r, None)))
+            || endpoints.flatten().any(|e| takes_link_local(&none, Some(e)))
     }
 
     /// What ports without an endpoint want.

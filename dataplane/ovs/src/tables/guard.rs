@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::IpNet;
 use portcullis_openflow::{Field, Instruction, Match};
-use portcullis_policy::{MacAddr, Protocol};
+use portcullis_policy::{LINK_LOCAL, MacAddr, MaskedV6, Protocol};
 
 use super::{Pipeline, Table, learn};
 use crate::flow::{Flow, Writer, then};
@@ -13,8 +13,16 @@ use crate::ports::{Policed, SwitchPort};
 
 /// Sources that are allowed.
 const ALLOWED: u16 = 30;
-/// Neighbour discovery that does not say what it may not, and the rest of it.
-const ND_CHECK: u16 = 40;
+/// Link-local addresses that a host chooses, and above them those that are somebody else's.
+const CHOSEN: u16 = 27;
+const NOT_CHOSEN: u16 = 28;
+/// Neighbour discovery that does not say what it may not, and the rest of it. Between the two, by falling priority, what it
+/// may say where source or target is an address that the host chose.
+const ND_CHECK: u16 = 44;
+const ND_ONE_FOREIGN: u16 = 43;
+const ND_ONE_CHOSEN: u16 = 42;
+const ND_FOREIGN: u16 = 41;
+const ND_CHOSEN: u16 = 40;
 const ND_DENY: u16 = 35;
 /// Neighbour discovery whose options the switch could not read.
 const ND_HIDDEN: u16 = 45;
@@ -166,6 +174,19 @@ fn of_mac(
             unspecified.exact(Field::IpProto, u128::from(Protocol::ICMPV6)),
         );
         advertisements(mac, &from, &sources, &after(policed, pipeline), writer, rows);
+        if let (Some(mac), Some(exceptions)) = (mac, &policed.link_local) {
+            let own: Vec<MaskedV6> = sources.iter().filter_map(MaskedV6::of).collect();
+            let next = after(policed, pipeline);
+            Chosen {
+                mac,
+                from: &from,
+                own: &own,
+                exceptions,
+                next: &next,
+                writer,
+            }
+            .rows(rows);
+        }
     }
     // What may carry IP unseen may carry it from any source.
     let opaque = pipeline.opaque.iter().map(|t| u128::from(*t));
@@ -257,5 +278,102 @@ fn advertisements(
     }
     for kind in [135, 136] {
         rows.push(writer.drop(Table::Guard, ND_DENY, nd(kind)));
+    }
+}
+
+/// What a host may do with link-local addresses that it chose by itself (RFC 7217).
+struct Chosen<'a> {
+    mac: MacAddr,
+    from: &'a Match,
+    /// Its other addresses.
+    own: &'a [MaskedV6],
+    /// What is somebody else's.
+    exceptions: &'a [MaskedV6],
+    next: &'a [Instruction],
+    writer: &'a Writer,
+}
+
+/// Source and target of neighbour discovery.
+const SOURCE: Field = Field::Ipv6Src;
+const TARGET: Field = Field::NdTarget;
+
+fn within(matching: Match, field: Field, addresses: MaskedV6) -> Match {
+    masked(matching, field, addresses.value, addresses.mask)
+}
+
+impl Chosen<'_> {
+    fn rows(&self, rows: &mut Vec<Flow>) {
+        let v6 = self.from.clone().exact(Field::EthType, IPV6);
+        for foreign in self.exceptions {
+            rows.push(self.drop(NOT_CHOSEN, within(v6.clone(), SOURCE, *foreign)));
+        }
+        rows.push(self.pass(CHOSEN, within(v6, SOURCE, LINK_LOCAL)));
+        self.advertisements(rows);
+        self.solicitations(rows);
+    }
+
+    fn pass(&self, priority: u16, matching: Match) -> Flow {
+        self.writer
+            .flow(Table::Guard, priority, matching, self.next.to_vec())
+    }
+
+    fn drop(&self, priority: u16, matching: Match) -> Flow {
+        self.writer.drop(Table::Guard, priority, matching)
+    }
+
+    fn nd(&self, kind: u128) -> Match {
+        self.from
+            .clone()
+            .exact(Field::EthType, IPV6)
+            .exact(Field::IpProto, u128::from(Protocol::ICMPV6))
+            .exact(Field::Icmpv6Type, kind)
+            .exact(Field::Icmpv6Code, 0u128)
+    }
+
+    /// Without a link-layer address, and with its own.
+    fn with_own_mac(&self, field: Field, matching: &Match) -> [Match; 2] {
+        [0, u128::from(self.mac.to_u64())].map(|mac| matching.clone().exact(field, mac))
+    }
+
+    /// Advertisements: target and source are each an own address or a chosen one.
+    fn advertisements(&self, rows: &mut Vec<Flow>) {
+        let speaks = self.nd(136);
+        for own in self.own {
+            for foreign in self.exceptions {
+                let about_foreign = within(within(speaks.clone(), TARGET, *foreign), SOURCE, *own);
+                let by_foreign = within(within(speaks.clone(), TARGET, *own), SOURCE, *foreign);
+                rows.extend([about_foreign, by_foreign].map(|m| self.drop(ND_ONE_FOREIGN, m)));
+            }
+            let about_chosen = within(within(speaks.clone(), TARGET, LINK_LOCAL), SOURCE, *own);
+            let by_chosen = within(within(speaks.clone(), TARGET, *own), SOURCE, LINK_LOCAL);
+            for matching in [about_chosen, by_chosen] {
+                let said = self.with_own_mac(Field::NdTll, &matching);
+                rows.extend(said.map(|m| self.pass(ND_ONE_CHOSEN, m)));
+            }
+        }
+        for foreign in self.exceptions {
+            for field in [TARGET, SOURCE] {
+                rows.push(self.drop(ND_FOREIGN, within(speaks.clone(), field, *foreign)));
+            }
+        }
+        let chosen = within(within(speaks, TARGET, LINK_LOCAL), SOURCE, LINK_LOCAL);
+        let said = self.with_own_mac(Field::NdTll, &chosen);
+        rows.extend(said.map(|m| self.pass(ND_CHOSEN, m)));
+    }
+
+    /// Solicitations from a chosen address, and duplicate address detection for one.
+    fn solicitations(&self, rows: &mut Vec<Flow>) {
+        let asks = self.nd(135);
+        for foreign in self.exceptions {
+            rows.push(self.drop(ND_FOREIGN, within(asks.clone(), SOURCE, *foreign)));
+        }
+        let chosen = within(asks.clone(), SOURCE, LINK_LOCAL);
+        let said = self.with_own_mac(Field::NdSll, &chosen);
+        rows.extend(said.map(|m| self.pass(ND_CHOSEN, m)));
+        let probe = asks.exact(SOURCE, 0u128).exact(Field::NdSll, 0u128);
+        for foreign in self.exceptions {
+            rows.push(self.drop(ND_ONE_FOREIGN, within(probe.clone(), TARGET, *foreign)));
+        }
+        rows.push(self.pass(ND_ONE_CHOSEN, within(probe, TARGET, LINK_LOCAL)));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, MacAddr, Packet, Policy, Protocol,
-    View, Vlan, effective, unmanaged,
+    Action, Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, LinkLocal, MacAddr, Packet, Policy,
+    Protocol, View, Vlan, effective, unmanaged,
 };
 
 use super::craft::{Content, Frame, IpSays};
@@ -266,6 +266,18 @@ fn reserved(frame: &Frame) -> bool {
     ieee || cisco
 }
 
+/// A link-local address that an endpoint may have chosen by itself: in fe80::/64, not one that looks written by hand, and not
+/// one that is formed from a MAC.
+fn chosen(endpoint: &Endpoint, address: IpAddr) -> bool {
+    let IpAddr::V6(v6) = address else { return false };
+    let [0xfe80, 0, 0, 0, a, b, c, _] = v6.segments() else {
+        return false;
+    };
+    let by_hand = [a, b, c] == [0, 0, 0];
+    let from_a_mac = b & 0xff == 0xff && c >> 8 == 0xfe;
+    endpoint.link_local == LinkLocal::Any && !endpoint.macs.is_empty() && !by_hand && !from_a_mac
+}
+
 /// An IP packet that is not known to be meant for a group.
 fn hides_unicast(content: &Content) -> bool {
     match content {
@@ -314,7 +326,7 @@ fn guard(endpoint: &Endpoint, frame: &Frame, content: &Content) -> Result<(), &'
     let own = |address: IpAddr| {
         !known
             || endpoint.addresses.iter().any(|p| p.0.contains(&address))
-            || (has_v6 && address == link_local)
+            || (has_v6 && (address == link_local || chosen(endpoint, address)))
     };
     match content {
         Content::Arp(arp) if !arp.well_formed => Err("ARP that does not show its sender"),

@@ -12,6 +12,8 @@ use super::ether::own_arp;
 use super::{BARE, FREE, Host, INTERNET, MAIL, Mac, STRAY, WEB};
 
 const FOREIGN: Mac = [2, 0, 0, 0, 0xaa, 0xaa];
+/// A link-local address that a host could choose by itself (RFC 7217).
+const CHOSEN: &str = "fe80::1234:5678:9abc:def0";
 const SENDERS: [Host; 6] = [WEB, MAIL, FREE, BARE, STRAY, INTERNET];
 
 fn v4(text: &str) -> Ipv4Addr {
@@ -105,6 +107,10 @@ fn sources(from: Host, to: Host, corpus: &mut Corpus) {
         "fe80::ff:fe00:1",
         "fe80::ff:fe00:2",
         "fe80::1",
+        "fe80::ffff",
+        "fe80::1:0",
+        CHOSEN,
+        "fe80:0:0:1:1234:5678:9abc:def0",
         "ff02::1",
         "2001:db8:1::1",
     ];
@@ -279,6 +285,8 @@ fn neighbours(from: Host, to: Host, corpus: &mut Corpus) {
         v6("2001:db8::99"),
         v6("2001:db8:0:64::5"),
         v6("fe80::99"),
+        v6(CHOSEN),
+        MacAddr(MAIL.mac()).link_local(),
     ];
     let sources = [
         own,
@@ -286,6 +294,8 @@ fn neighbours(from: Host, to: Host, corpus: &mut Corpus) {
         Ipv6Addr::UNSPECIFIED,
         v6("2001:db8::99"),
         v6("fe80::99"),
+        v6(CHOSEN),
+        MacAddr(MAIL.mac()).link_local(),
     ];
     let macs = [None, Some(from.mac()), Some(foreign(from))];
     let all_nodes = Route {

@@ -4,19 +4,22 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portcullis_policy::{MacAddr, Protocol};
+use portcullis_policy::{LINK_LOCAL, MacAddr, Protocol};
 
 use super::Draft;
 use crate::device::{Device, Inexpressible};
 use crate::entry::Row;
 use crate::plugs::Plug;
 
-/// Priorities: what is malformed, what is allowed, what is left.
-const MALFORMED: i32 = 3;
-const ALLOWED: i32 = 2;
+/// Priorities: what is malformed, what is allowed, link-local addresses that are somebody else's, those that a host
+/// chooses, what is left.
+const MALFORMED: i32 = 5;
+const ALLOWED: i32 = 4;
+const NOT_CHOSEN: i32 = 3;
+const CHOSEN: i32 = 2;
 const DENIED: i32 = 1;
 /// Rows of a VLAN lie above those of the whole port.
-const OF_VLAN: i32 = 3;
+const OF_VLAN: i32 = 5;
 
 // `KIND_…` in `p4/include/headers.p4`.
 const OTHER: u128 = 0;
@@ -147,6 +150,7 @@ impl<'a> Guard<'a> {
                 .whole("protocol", Protocol::ICMPV6.into());
             self.put(unspecified, ALLOWED, "allow")?;
             self.neighbours(mac, &sources)?;
+            self.chosen(mac)?;
         }
         // Neither IP nor anything that may hide it.
         let other = self.of_mac("guard_address", mac)?.whole("kind", OTHER);
@@ -185,6 +189,44 @@ impl<'a> Guard<'a> {
             }
             let asks = self.nd(mac, Some(SOLICITATION))?.whole("src_unspecified", 0);
             self.put(says.on(asks), ALLOWED, "allow")?;
+        }
+        Ok(())
+    }
+
+    /// Link-local addresses that a host with this MAC chooses by itself (RFC 7217), as a source and as the target of what it
+    /// says in neighbour discovery.
+    fn chosen(&mut self, mac: Option<MacAddr>) -> Result<(), Inexpressible> {
+        let Some((exceptions, _)) = self.plug.link_local.clone().zip(mac) else {
+            return Ok(());
+        };
+        let own_macs = self.plug.guard_macs.clone();
+        for foreign in exceptions.iter() {
+            let source = self.of_mac("guard_address", mac)?.whole("kind", IPV6);
+            self.put(
+                source.masked("address", foreign.value, foreign.mask),
+                NOT_CHOSEN,
+                "deny",
+            )?;
+            let target = self
+                .nd(mac, None)?
+                .masked("nd_target", foreign.value, foreign.mask);
+            self.put(target, NOT_CHOSEN, "deny")?;
+        }
+        let (value, mask) = (LINK_LOCAL.value, LINK_LOCAL.mask);
+        let source = self.of_mac("guard_address", mac)?.whole("kind", IPV6);
+        self.put(source.masked("address", value, mask), CHOSEN, "allow")?;
+        let probe = self
+            .nd(mac, Some(SOLICITATION))?
+            .whole("src_unspecified", 1)
+            .masked("nd_target", value, mask)
+            .whole("nd_has_mac", 0);
+        self.put(probe, CHOSEN, "allow")?;
+        for says in said(&own_macs) {
+            let speaks = self
+                .nd(mac, Some(ADVERTISEMENT))?
+                .whole("src_unspecified", 0)
+                .masked("nd_target", value, mask);
+            self.put(says.on(speaks), CHOSEN, "allow")?;
         }
         Ok(())
     }
