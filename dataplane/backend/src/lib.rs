@@ -5,12 +5,12 @@
 //! the [`Machine`](machine::Machine), is pure: desired rows, observed rows, the delta and its order.
 //!
 //! * [`machine`] — what to write next, in batches that never let a packet meet a mix.
-//! * [`fake`] — a switch in memory, with faults, and the conformance suite every backend's machine passes.
+//!
+//! The conformance suite that every backend's session passes is in `portcullis-testbed`.
 #![forbid(unsafe_code)]
 
 mod backoff;
 pub mod delta;
-pub mod fake;
 mod footprint;
 mod handle;
 pub mod machine;

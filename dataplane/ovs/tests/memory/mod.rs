@@ -223,6 +223,21 @@ impl Switch {
             .collect()
     }
 
+    /// Every row.
+    pub fn flows(&self) -> Vec<FlowStats> {
+        self.read(&FlowStatsRequest::default())
+    }
+
+    /// Rows of a bundle that was not committed yet.
+    pub fn waiting(&self) -> usize {
+        self.bundle.len()
+    }
+
+    /// The bundle is discarded, as when it is refused or its connection ends.
+    pub fn forget_bundle(&mut self) {
+        self.bundle.clear();
+    }
+
     fn read(&self, request: &FlowStatsRequest) -> Vec<FlowStats> {
         let all = portcullis_openflow::flow_mod::ALL_TABLES;
         let rows = self.rows.iter().filter(|((table, ..), (row, _))| {
@@ -257,7 +272,8 @@ impl Switch {
         (0..count).map(part).collect()
     }
 
-    fn answer(&mut self, message: Message) -> Vec<Message> {
+    /// What it answers to a message.
+    pub fn answer(&mut self, message: Message) -> Vec<Message> {
         let answer = match message {
             Message::Hello(_) => Message::Hello(Hello {
                 versions: Version::BOTH,

@@ -5,6 +5,7 @@
 
 mod entries;
 mod eval;
+mod meddler;
 mod service;
 mod state;
 
@@ -24,6 +25,7 @@ use tonic::{Code, Status};
 
 pub use entries::{Entries, Place};
 pub use eval::{Fields, Met};
+pub use meddler::{Meddled, Meddler};
 pub use state::{Refusal, State};
 
 /// Asked after every update; an error is kept for the test to find.
@@ -125,6 +127,8 @@ impl Shared {
 pub struct P4Server {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// What Write calls meet on their way, and where controllers connect that may be cut off.
+    meddler: Arc<Meddler>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<()>>,
 }
@@ -137,6 +141,19 @@ impl P4Server {
 
     /// Starts one at an address, with TLS when given.
     pub async fn start_with(address: &str, tls: Option<ServerTlsConfig>) -> std::io::Result<Self> {
+        Self::start_at(address, tls, Meddler::start().await?).await
+    }
+
+    /// Starts one on a loopback port that is free, for controllers that connect to a meddler.
+    pub async fn start_behind(meddler: Arc<Meddler>) -> std::io::Result<Self> {
+        Self::start_at("127.0.0.1:0", None, meddler).await
+    }
+
+    async fn start_at(
+        address: &str,
+        tls: Option<ServerTlsConfig>,
+        meddler: Arc<Meddler>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             controllers: Mutex::default(),
@@ -150,9 +167,11 @@ impl P4Server {
         let mut server = P4Server {
             address,
             shared,
+            meddler,
             stop: None,
             task: None,
         };
+        server.meddler.lead(address);
         server.serve(listener, tls)?;
         Ok(server)
     }
@@ -168,7 +187,7 @@ impl P4Server {
             builder = builder.tls_config(tls).map_err(std::io::Error::other)?;
         }
         let served = builder
-            .add_service(service)
+            .add_service(self.meddler.before(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async move {
             tokio::select! {
