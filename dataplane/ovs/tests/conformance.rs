@@ -14,7 +14,7 @@ use portcullis_openflow::{
     Action, BundleKind, ErrorMsg, Field, FlowMod, FlowStats, Instruction, Match, Message, Version, decode,
     encode, frame_len,
 };
-use portcullis_ovs::ports::{Attachments, resolve};
+use portcullis_ovs::ports::{Attachments, Ports, resolve};
 use portcullis_ovs::session::{Event, Now, Session};
 use portcullis_ovs::tables::{Pipeline, Table};
 use portcullis_ovs::units::Units;
@@ -167,7 +167,15 @@ impl Ovs {
         let config = Config::new("ovs", "unix:/nowhere/db.sock");
         let index = Attachments::of(&intent, "ovs");
         let switch = portcullis_ovsdb::Switch::default();
-        let ports = resolve(&switch, &bridge, &intent, &index, &config, self.switch.wall());
+        let ports = resolve(
+            &switch,
+            &bridge,
+            &intent,
+            &index,
+            &config,
+            self.switch.wall(),
+            &Ports::default(),
+        );
         let desired = self.units.build(&intent, &ports, &mut self.programs).unwrap();
         self.session.machine.set_desired(intent.generation, desired);
         let now = self.now();
