@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("dataplane/dpdk", &["dpdk-sys"]),
     ("dataplane/fastpath", &[]),
     ("dataplane/switch", &["dpdk", "fastpath", "p4runtime", "proto"]),
-    ("dataplane/testbed", &["proto"]),
+    ("dataplane/testbed", &["policy", "compiler", "backend", "proto"]),
     ("proto", &[]),
     (
         "agent",
@@ -69,7 +69,7 @@ const PURE: [(&str, &[&str]); 16] = [
     ("dataplane/fastpath/src", &[]),
     ("dataplane/openflow/src", &[]),
     ("dataplane/ovsdb/src", &[]),
-    ("dataplane/backend/src", &["handle.rs", "fake.rs"]),
+    ("dataplane/backend/src", &["handle.rs"]),
     (
         "dataplane/ovs/src",
         &[

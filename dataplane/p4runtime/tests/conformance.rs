@@ -1,5 +1,4 @@
-//! The backend's manners on a P4Runtime device, with faults: the conformance suite of `portcullis-backend`, over the
-//! wire.
+//! The backend's manners that only a P4Runtime device asks for; `suite.rs` has those that every session has.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
 mod rig;
@@ -24,9 +23,12 @@ async fn through_all(rig: &mut Rig) {
 }
 
 #[tokio::test]
-async fn changes_are_made_without_a_mix() {
+async fn the_pipeline_is_pushed_once_and_groups_have_their_ports() {
     let mut rig = Rig::start().await;
     through_all(&mut rig).await;
+    rig.restart_agent();
+    rig.generation -= 1;
+    rig.apply(&document("25", "")).await;
     let state = rig.server.state();
     assert_eq!(state.pushes, 1);
     let replicas = |g: &v1::MulticastGroupEntry| g.replicas.len();
@@ -79,53 +81,12 @@ async fn a_server_of_an_older_version_is_good_enough() {
 }
 
 #[tokio::test]
-async fn a_restarted_agent_changes_nothing() {
-    let mut rig = Rig::start().await;
-    let intent = rig.apply(&document("25", "")).await;
-    let rows = rig.rows();
-    let updates = rig.server.state().updates;
-    rig.restart_agent();
-    rig.target.set_intent(intent);
-    rig.realized().await;
-    assert_eq!(rig.target.status().writes, [0; 3]);
-    assert_eq!(rig.rows(), rows);
-    let state = rig.server.state();
-    assert_eq!((state.updates, state.pushes), (updates, 1));
-}
-
-#[tokio::test]
-async fn a_restarted_device_is_refilled() {
-    let mut rig = Rig::start().await;
-    rig.apply(&document("25", "")).await;
-    let rows = rig.rows();
-    rig.server.restart(Duration::from_millis(300)).await.unwrap();
-    let end = std::time::Instant::now() + rig::PATIENCE;
-    while rig.rows() != rows {
-        assert!(std::time::Instant::now() < end, "{:#?}", rig.target.status());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    rig.realized().await;
-    assert!(rig.target.status().disconnects >= 1);
-    rig.right();
-}
-
-#[tokio::test]
 async fn updates_that_are_refused_in_part_are_made_good() {
     let mut rig = Rig::start().await;
     rig.apply(&document("25", "")).await;
     rig.server.faults().refuse.store(7, Ordering::Relaxed);
     rig.apply(&document("25, 465, 587, \"6660-6669\"", "")).await;
     assert_eq!(rig.server.faults().refuse.load(Ordering::Relaxed), 0);
-    rig.right();
-}
-
-#[tokio::test]
-async fn an_answer_that_is_lost_is_found_out() {
-    let mut rig = Rig::start().await;
-    rig.apply(&document("25", "")).await;
-    rig.server.faults().swallow.store(2, Ordering::Relaxed);
-    rig.apply(&document("25, 465", "")).await;
-    assert_eq!(rig.server.faults().swallow.load(Ordering::Relaxed), 0);
     rig.right();
 }
 
@@ -190,59 +151,6 @@ async fn a_full_table_is_told_with_its_rows_and_nothing_is_left_half_done() {
     rig.server.state().sizes.clear();
     rig.realized().await;
     rig.right();
-}
-
-#[tokio::test]
-async fn drift_is_repaired_and_foreign_rows_are_left_alone() {
-    let mut rig = Rig::start().await;
-    rig.apply(&document("25", "")).await;
-    let rows = rig.rows();
-    let foreign = {
-        let mut state = rig.server.state();
-        let (place, entry) = state
-            .entries
-            .iter()
-            .next()
-            .map(|(p, e)| (p.clone(), e.clone()))
-            .unwrap();
-        // Ours is gone, another one is altered.
-        state.entries.remove(&place);
-        let altered = state
-            .entries
-            .values_mut()
-            .find(|e| e.table_id == 0x0200_0006)
-            .unwrap();
-        if let Some(v1::table_action::Type::Action(action)) =
-            altered.action.as_mut().and_then(|a| a.r#type.as_mut())
-        {
-            action.action_id ^= 3;
-        }
-        // Somebody else's stands beside ours.
-        let mut foreign = entry;
-        foreign.metadata = b"theirs".to_vec();
-        #[allow(deprecated)]
-        {
-            foreign.controller_metadata = 7;
-        }
-        if let Some(v1::field_match::FieldMatchType::Exact(port)) = foreign
-            .r#match
-            .first_mut()
-            .and_then(|m| m.field_match_type.as_mut())
-        {
-            port.value = vec![77];
-        }
-        let place = state.check_match(&foreign).unwrap();
-        state.entries.insert(place.clone(), foreign.clone());
-        (place, foreign)
-    };
-    rig.until("repaired", |s| {
-        s.drift_repaired == 2 && s.state == SessionState::InSync
-    })
-    .await;
-    assert_eq!(rig.target.status().foreign_rows, 1);
-    assert_eq!(rig.server.state().entries.get(&foreign.0), Some(&foreign.1));
-    rig.server.state().entries.remove(&foreign.0);
-    assert_eq!(rig.rows(), rows);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Launched {
 
     /// Time passes.
     pub fn pass(&self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// The status.
