@@ -80,7 +80,7 @@ pub(super) async fn watch(
 
 /// The generation behind which to begin.
 async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
-    let newest = api.engine().read(|state| state.generation());
+    let (newest, told) = api.engine().read(|state| (state.generation(), state.told()));
     let after = request.after_generation;
     if request.from_now {
         if after != 0 {
@@ -89,7 +89,7 @@ async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
                 "contradicts after_generation: set one of them",
             ));
         }
-        return Ok(newest);
+        return Ok(told);
     }
     if after > newest {
         return Err(ApiError::OutOfRange {
@@ -142,6 +142,10 @@ impl Watcher {
         let statuses: Vec<_> = targets.handles().iter().map(|target| target.status()).collect();
         self.tell_generations().await?;
         for (index, (target, status)) in targets.handles().iter().zip(statuses).enumerate() {
+            if status.applied.max(status.wanted) > self.cursor {
+                // It holds a closing that is told with the change that is being stored.
+                continue;
+            }
             let news = worth_telling(&status);
             let Some(told) = self.told.get_mut(index) else {
                 continue;

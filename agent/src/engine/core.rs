@@ -265,11 +265,14 @@ impl Core {
             by: by.to_string(),
             changes: keys_of(changes),
         };
-        self.publish(document, ledger, intent, compiler);
-        match &mut self.committing {
-            Some(commit) => commit.recent.push(generation.clone()),
-            None => self.remember(generation.clone()),
-        }
+        let news = match &mut self.committing {
+            Some(commit) => {
+                commit.recent.push(generation.clone());
+                Vec::new()
+            }
+            None => vec![generation.clone()],
+        };
+        self.publish(document, ledger, (intent, compiler), (news, false));
         Some(generation)
     }
 
@@ -285,7 +288,14 @@ impl Core {
         Ok((intent, compiler))
     }
 
-    fn publish(&mut self, document: Document, ledger: Ledger, intent: Arc<Intent>, compiler: Compiler) {
+    /// Lets a state hold: readers get it, with what watchers are told, before any target does.
+    fn publish(
+        &mut self,
+        document: Document,
+        ledger: Ledger,
+        (intent, compiler): (Arc<Intent>, Compiler),
+        (news, resources): (Vec<Generation>, bool),
+    ) {
         self.compiler = compiler.clone();
         self.state.send_modify(|state| {
             state.document = Arc::new(document);
@@ -293,22 +303,12 @@ impl Core {
             state.generation = intent.generation;
             state.compiler = compiler;
             state.ledger = ledger;
+            tell(state, news, resources);
         });
         // A burst keeps at most one intent waiting per target: the newest.
         self.targets
             .iter()
             .for_each(|target| target.set_intent(Arc::clone(&intent)));
-    }
-
-    /// Lets watchers see a generation, behind all before it.
-    fn remember(&mut self, generation: Generation) {
-        self.state.send_modify(|state| {
-            generation
-                .changes
-                .iter()
-                .for_each(|change| revise(state, change, &generation));
-            state.recent.push(Arc::new(generation));
-        });
     }
 
     /// A change goes to the store now, behind the backlog that this returns; nothing if it was prepared on something that
@@ -330,6 +330,7 @@ impl Core {
         let Some(commit) = self.committing.take() else {
             return;
         };
+        let mut news = Vec::new();
         if let Some(number) = commit.number.filter(|_| !commit.recent.is_empty()) {
             let nothing = Generation {
                 number,
@@ -337,17 +338,16 @@ impl Core {
                 by: AGENT.to_string(),
                 changes: Vec::new(),
             };
-            self.remember(nothing.clone());
             let pending = Pending {
-                generation: Some(nothing),
+                generation: Some(nothing.clone()),
                 ..Pending::default()
             };
             self.backlog
                 .insert(commit.stores.min(self.backlog.len()), Arc::new(pending));
+            news.push(nothing);
         }
-        for generation in commit.recent {
-            self.remember(generation);
-        }
+        news.extend(commit.recent);
+        self.state.send_modify(|state| tell(state, news, false));
     }
 
     /// A change was stored: it holds, together with what was closed meanwhile. Returns what ended because of both, and the
@@ -366,8 +366,8 @@ impl Core {
         if commit.closed.is_empty() {
             match desired {
                 Some(desired) => {
-                    self.publish(desired.document, ledger, desired.intent, desired.compiler);
-                    self.remember(desired.generation);
+                    let made = (desired.intent, desired.compiler);
+                    self.publish(desired.document, ledger, made, (vec![desired.generation], true));
                 }
                 None => self.state.send_modify(|state| state.ledger = ledger),
             }
@@ -375,13 +375,15 @@ impl Core {
         }
         let changed = desired.is_some();
         let mut document = self.read(|state| Document::clone(&state.document));
+        let mut news = Vec::new();
+        // Who read the policy when only the closings held is told once more, behind them, what changed it.
+        let mut changes = Vec::new();
         if let Some(desired) = desired {
             document = desired.document;
-            self.remember(desired.generation);
+            changes.clone_from(&desired.generation.changes);
+            news.push(desired.generation);
         }
-        for generation in commit.recent {
-            self.remember(generation);
-        }
+        news.extend(commit.recent);
         for ((endpoint, program), strikes) in &commit.strikes {
             ledger.set_strikes(endpoint, program, *strikes);
         }
@@ -402,24 +404,48 @@ impl Core {
                 tracing::error!(%error, "a target cannot hold a stored change; the others do, and this one keeps its rows");
                 self.resolved(&document, u32::MAX)
             });
-            // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
-            let (intent, compiler) = made?;
+            let made = match made {
+                Ok(made) => made,
+                // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
+                Err(error) => {
+                    self.state.send_modify(|state| tell(state, news, changed));
+                    return Err(error.into());
+                }
+            };
+            changes.extend(keys_of(&ended));
             let generation = Generation {
-                number: intent.generation,
+                number: made.0.generation,
                 at: now.seconds(),
                 by: AGENT.to_string(),
-                changes: keys_of(&ended),
+                changes,
             };
-            self.publish(document, ledger, intent, compiler);
-            self.remember(generation.clone());
+            news.push(generation.clone());
+            self.publish(document, ledger, made, (news, changed));
             pending.generation = Some(generation);
         } else {
-            self.state.send_modify(|state| state.ledger = ledger);
+            self.state.send_modify(|state| {
+                state.ledger = ledger;
+                tell(state, news, changed);
+            });
         }
         if pending.generation.is_some() || !pending.aside.unlocks.is_empty() {
             self.push(pending);
         }
         Ok((self.read(State::generation), ended))
+    }
+}
+
+/// Lets watchers see generations, behind all before them. The first may have changed resources.
+fn tell(state: &mut State, generations: Vec<Generation>, resources: bool) {
+    if let Some(first) = generations.first().filter(|_| resources) {
+        first
+            .changes
+            .iter()
+            .for_each(|change| revise(state, change, first));
+    }
+    for generation in generations {
+        state.told = generation.number;
+        state.recent.push(Arc::new(generation));
     }
 }
 

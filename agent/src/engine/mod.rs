@@ -59,6 +59,8 @@ pub struct State {
     compiler: Compiler,
     revisions: Revisions,
     recent: Recent,
+    /// Newest generation that watchers see: while a change is stored, closings hold that come behind it.
+    told: u64,
     ledger: Ledger,
     /// Unlocks that are not stored as they are: closings that hold already.
     unstored: OrdMap<Name, Arc<Unlock>>,
@@ -82,6 +84,19 @@ struct Recent {
 }
 
 impl Recent {
+    /// Those of closings that hold and are not stored.
+    fn of<'a>(generations: impl Iterator<Item = &'a Generation>) -> Self {
+        let mut recent = Recent::default();
+        for generation in generations {
+            let last = recent.generations.back().map(|last| last.number);
+            if last.is_some_and(|last| last + 1 != generation.number) {
+                recent = Recent::default();
+            }
+            recent.push(Arc::new(generation.clone()));
+        }
+        recent
+    }
+
     fn push(&mut self, generation: Arc<Generation>) {
         // A generation without changes weighs something too.
         self.changes += generation.changes.len() + 1;
@@ -137,6 +152,11 @@ impl State {
         self.generation
     }
 
+    /// Number of the newest generation that watchers see.
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
     /// Unlocks under way.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -189,7 +209,7 @@ impl State {
 
     /// Generations after a number, when memory still has all of them.
     fn recent_after(&self, generation: u64, limit: usize) -> Option<Vec<Arc<Generation>>> {
-        if generation >= self.generation {
+        if generation >= self.told {
             return Some(Vec::new());
         }
         let first = self.recent.generations.front()?.number;

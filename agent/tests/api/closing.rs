@@ -328,23 +328,36 @@ fn hold(u: &Unlocks) -> rusqlite::Connection {
     connection
 }
 
-/// Every generation that a watcher gets from the beginning, up to a number.
-async fn history(u: &Unlocks, newest: u64) -> Vec<u64> {
+/// The generations that a watcher gets behind one, up to another, and what each changed.
+async fn told(u: &Unlocks, after: u64, newest: u64) -> Vec<(u64, Vec<String>)> {
     let line = with(&u.channel, "operator");
     let mut targets = v1::target_service_client::TargetServiceClient::new(line);
     let request = v1::WatchRequest {
-        after_generation: 0,
+        after_generation: after,
         from_now: false,
     };
     let mut stream = targets.watch(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
-    while seen.last() != Some(&newest) {
+    let mut last = after;
+    while last < newest {
         let event = stream.message().await.unwrap().unwrap();
-        if matches!(event.event, Some(v1::event::Event::Committed(_))) {
-            seen.push(event.generation);
+        match event.event.unwrap() {
+            v1::event::Event::Committed(committed) => {
+                last = event.generation;
+                let changes = committed.changes.into_iter();
+                seen.push((last, changes.map(|change| change.resource).collect()));
+            }
+            // No target holds what was not told.
+            v1::event::Event::Target(t) => assert!(t.generation_applied <= event.generation, "{t:?}"),
         }
     }
     seen
+}
+
+/// Every generation that a watcher gets from the beginning, up to a number.
+async fn history(u: &Unlocks, newest: u64) -> Vec<u64> {
+    let told = told(u, 0, newest).await;
+    told.into_iter().map(|(generation, _)| generation).collect()
 }
 
 /// A document is being stored; meanwhile an unlock is taken back. The database answers then, or does not in time.
@@ -366,6 +379,7 @@ async fn meanwhile(stored: bool) {
     assert!(closing.applied && closing.durable, "{closing:?}");
     assert!(!u.passes("mail1", 465) && u.passes("web1", 465));
     assert!(u.passes("mail1", 6668), "nothing but the closing holds yet");
+    let between = u.rig.fake.newest().generation;
     if stored {
         drop(held);
         let answer = document.await.unwrap().unwrap();
@@ -382,6 +396,13 @@ async fn meanwhile(stored: bool) {
     assert!(!u.passes("mail1", 465) && u.passes("web1", 465));
     let newest = u.rig.fake.newest().generation;
     assert_eq!(history(&u, newest).await, (1..=newest).collect::<Vec<u64>>());
+    // Who read the policy when only the closing held is told what changed it.
+    let later = told(&u, between, newest).await;
+    let changed = later.iter().flat_map(|(_, changes)| changes);
+    assert_eq!(
+        changed.filter(|change| *change == "baseline").count(),
+        usize::from(stored)
+    );
     u.restart().await;
     intact(&mut u).await;
     assert_eq!(first(&u).await.generation, newest);

@@ -53,7 +53,7 @@ endpoints:
 pub struct Fake {
     /// Compiling waits while somebody holds it.
     pub programs: Mutex<Programs>,
-    /// Intents it began to check.
+    /// Intents it began to check, and pairs of classes.
     pub checks: AtomicU64,
     /// Every intent it was given.
     pub intents: Mutex<Vec<Arc<Intent>>>,
@@ -194,6 +194,7 @@ impl Backend for Fake {
     }
 
     fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.checks.fetch_add(1, Ordering::Relaxed);
         self.programs.lock().unwrap().edits(old, new)
     }
 

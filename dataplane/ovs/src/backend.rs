@@ -61,6 +61,15 @@ impl OvsBackend {
         programs.adopt(std::mem::take(&mut *lock(&self.proved)));
         programs
     }
+
+    /// Keeps what a check proved for whoever writes rows.
+    fn keep(&self, proved: Vec<Proved>) {
+        let mut kept = lock(&self.proved);
+        if kept.len() > PROVED {
+            kept.clear();
+        }
+        kept.extend(proved);
+    }
 }
 
 #[async_trait]
@@ -72,13 +81,8 @@ impl Backend for OvsBackend {
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         let mut programs = lock(&self.checking);
         let checked = programs.check(intent);
-        let proved = programs.take_proved();
+        self.keep(programs.take_proved());
         programs.keep(&[intent]);
-        let mut kept = lock(&self.proved);
-        if kept.len() > PROVED {
-            kept.clear();
-        }
-        kept.extend(proved);
         checked
     }
 
@@ -88,7 +92,10 @@ impl Backend for OvsBackend {
     }
 
     fn edits(&self, old: &Class, new: &Class) -> bool {
-        self.programs().edits(old, new)
+        let mut programs = lock(&self.checking);
+        let edits = programs.edits(old, new);
+        self.keep(programs.take_proved());
+        edits
     }
 
     async fn run(self: Arc<Self>, seat: Seat) {
