@@ -288,12 +288,13 @@ impl Ovs {
         });
     }
 
+    /// A row about a port that no probe comes from: while ours are not there, it would decide about everybody.
     fn put_beside(&mut self) {
         self.switch.put(FlowMod {
             table_id: 0,
             priority: 77,
             cookie: regs::cookie(OTHER, 1),
-            match_: Match::new(),
+            match_: Match::new().exact(Field::InPort, 77u128),
             ..FlowMod::default()
         });
     }
