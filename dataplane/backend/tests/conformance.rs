@@ -62,7 +62,7 @@ impl Model {
     }
 
     fn carry(&mut self, batch: Batch<FakeKey, FakeBody>) {
-        match self.plan.next() {
+        match self.plan.due() {
             Some(Fault::Refuse) => self.machine.rejected(),
             Some(Fault::BreakBefore) => self.machine.disconnected(),
             Some(Fault::BreakAfter) => {

@@ -227,7 +227,7 @@ impl Ovs {
             return false;
         };
         let commits = matches!(&message, Message::BundleControl(c) if c.kind == BundleKind::CommitRequest);
-        let fault = if commits { self.plan.next() } else { None };
+        let fault = if commits { self.plan.due() } else { None };
         match fault {
             Some(Fault::Refuse) => {
                 self.switch.forget_bundle();

@@ -16,7 +16,7 @@ impl Plan {
     }
 
     /// A batch is about to be executed: the fault that it meets.
-    pub fn next(&mut self) -> Option<Fault> {
+    pub fn due(&mut self) -> Option<Fault> {
         let (fault, nth) = self.armed.take()?;
         match nth.checked_sub(1) {
             Some(left) => {

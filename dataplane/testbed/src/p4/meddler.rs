@@ -206,7 +206,7 @@ where
                 }
                 return answer;
             }
-            let fault = lock(&meddler.plan).next();
+            let fault = lock(&meddler.plan).due();
             match fault {
                 Some(Fault::Refuse) => return Ok(Status::aborted("refused for a test").into_http()),
                 Some(Fault::BreakBefore) => {
