@@ -63,7 +63,7 @@ fn meets(state: &State, probe: &Probe) -> Option<Action> {
 }
 
 impl Device for Server {
-    const HISTORIES: u32 = 12;
+    const HISTORIES: u32 = 10;
 
     fn start(runtime: &Runtime, meddler: &Arc<Meddler>, watch: &Watch) -> Self {
         let server = runtime

@@ -92,7 +92,7 @@ impl Embedded {
 }
 
 impl Device for Embedded {
-    const HISTORIES: u32 = 12;
+    const HISTORIES: u32 = 10;
 
     fn start(runtime: &Runtime, meddler: &Arc<Meddler>, watch: &Watch) -> Self {
         let running = Arc::new(Mutex::new(runtime.block_on(Running::start(meddler))));

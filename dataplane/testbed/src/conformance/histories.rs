@@ -52,19 +52,19 @@ fn play<S: Subject>(history: &[Event]) {
                     run.look();
                 }
             }
-            Event::Release => run.subject.release(),
+            Event::Release => run.release(),
             Event::RestartAgent => run.subject.restart_agent(),
             Event::OthersLeave => run.subject.others_leave(),
             Event::Settle => {
                 run.subject.others_leave();
-                run.subject.release();
+                run.release();
                 run.settle();
             }
         }
         run.look();
     }
     run.subject.others_leave();
-    run.subject.release();
+    run.release();
     run.settle();
     // What others did to rows that no probe meets is seen by reading back.
     run.subject.read_back();
@@ -78,6 +78,7 @@ pub fn every_history_ends_with_the_newest_document<S: Subject>() {
         cases: S::HISTORIES,
         failure_persistence: None,
         max_shrink_iters: 200,
+        max_shrink_time: 20_000,
         ..Config::default()
     });
     let result = runner.run(&proptest::collection::vec(event(), 1..24), |history| {

@@ -1,6 +1,6 @@
 //! The manners of a session: one suite for every backend.
 //!
-//! A [`Subject`] is a session with its datapath, and with faults. [`conformance!`](crate::conformance!) makes a test of each
+//! A [`Subject`] is a session with its datapath, and with faults. The macro `conformance!` makes a test of each
 //! scenario of [`suite`] for it. What is checked is said in terms of documents, probes and rows: what a backend calls them, and
 //! how it writes them, is its own.
 //!

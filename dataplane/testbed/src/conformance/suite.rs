@@ -78,6 +78,12 @@ impl<S: Subject> Run<S> {
         assert!(self.fault(fault, nth), "{fault:?} happens to others only");
     }
 
+    /// Lets go of what is held back. What status says at this moment counts, before anything is read back.
+    pub fn release(&mut self) {
+        self.subject.release();
+        self.look();
+    }
+
     /// Whether each probe of endpoints that there are meets the newest document.
     fn is_right(&self) -> bool {
         self.wrong().is_empty()
@@ -229,7 +235,7 @@ fn is_made_good<S: Subject>(fault: Fault) {
         for scene in Scene::ALL {
             run.meets(fault, nth);
             run.apply(scene);
-            run.subject.release();
+            run.release();
         }
         assert!(run.subject.met() > met, "no change had {} batches", nth + 1);
     }
@@ -344,7 +350,7 @@ pub fn what_returns_while_its_undoing_is_in_flight_is_right<S: Subject>() {
                     run.subject.turn();
                     run.look();
                 }
-                run.subject.release();
+                run.release();
                 run.settle();
             }
             run.subject.read_back();
@@ -379,7 +385,7 @@ pub fn applied_never_exceeds_what_was_acknowledged<S: Subject>() {
                 );
             }
         }
-        run.subject.release();
+        run.release();
         run.settle();
         assert_eq!(run.subject.report().applied, generation);
     }

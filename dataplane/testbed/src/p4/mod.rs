@@ -59,8 +59,6 @@ pub struct Faults {
     pub reversed: AtomicBool,
     /// So many of the next updates are refused with INTERNAL, every other one.
     pub refuse: AtomicU64,
-    /// So many of the next Write calls are carried out, and answered with UNAVAILABLE.
-    pub swallow: AtomicU64,
     /// Calls are never answered.
     pub deaf: AtomicBool,
     /// RECONCILE_AND_COMMIT is carried out, as few devices do; UNIMPLEMENTED otherwise.
