@@ -16,6 +16,7 @@ mod process;
 mod resources;
 mod restart;
 mod serve;
+mod small;
 mod support;
 mod targets;
 mod tls;

@@ -23,6 +23,15 @@ impl Capture {
         })
     }
 
+    /// Sends one whole Ethernet frame out of the interface that is captured, as it is. What is sent is not captured.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        sys::send_frame(&self.socket, frame).map_err(|source| TestbedError::Namespace {
+            namespace: self.namespace.clone(),
+            action: "sending a frame",
+            source,
+        })
+    }
+
     /// The first frame that `wanted` accepts, or `None` when `timeout` passes first. Other frames are thrown away.
     pub fn until(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + timeout;

@@ -1,0 +1,87 @@
+//! Random events under continuous traffic over a real ovs-vswitchd, and no wrong verdict outside the times that status
+//! announces. `PORTCULLIS_SOAK` is its length in seconds, `PORTCULLIS_SOAK_SEED` the seed of an earlier run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "api/small.rs"]
+mod small;
+mod soak;
+#[allow(dead_code, reason = "the tests of the API use more of it")]
+#[path = "api/support.rs"]
+mod support;
+
+use portcullis_testbed::need_root;
+use soak::events::{Driver, EVENTS, Event};
+use soak::judge::{MARGIN, MILLI, Report, SECOND};
+use soak::traffic::Traffic;
+use soak::world::World;
+
+/// Seconds.
+const SHORT: u64 = 30;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is {text}: not a number")),
+    )
+}
+
+/// Runs a world under traffic; what was wrong.
+fn soaked(seed: u64, happens: impl FnOnce(&mut Driver<'_>)) -> Report {
+    println!("PORTCULLIS_SOAK_SEED={seed}");
+    let mut world = World::new();
+    let traffic = Traffic::new(&world.hosts);
+    let mut driver = Driver::new(&mut world, &traffic, seed);
+    traffic.during(|| happens(&mut driver));
+    let history = driver.history;
+    let flows = traffic.flows.clone();
+    let (sent, refused) = traffic.sent();
+    let report = history.report(&flows, &sent);
+    println!(
+        "{} frames sent, {refused} refused by their interface; losses have a margin of {} ms before windows and changes",
+        sent.len(),
+        MARGIN / MILLI
+    );
+    println!("{}", report.table());
+    report
+}
+
+#[test]
+fn under_random_events_no_verdict_is_wrong() {
+    if !need_root("under_random_events_no_verdict_is_wrong") {
+        return;
+    }
+    let seconds = setting("PORTCULLIS_SOAK").unwrap_or(SHORT);
+    let seed = setting("PORTCULLIS_SOAK_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
+    let report = soaked(seed, |driver| driver.run(seconds * SECOND));
+    let sum = report.sum();
+    assert_eq!(sum.wrong(), 0, "wrong verdicts: see the table");
+    assert!(sum.events >= EVENTS.len() as u64);
+    // Both verdicts were put to the test.
+    let least = seconds * 50;
+    assert!(sum.passed > least && sum.stopped > least, "{sum:?}");
+    assert!(
+        sum.excused < 2 * sum.passed,
+        "two thirds of the time are windows: {sum:?}"
+    );
+}
+
+#[test]
+fn rows_that_are_wrong_are_caught() {
+    if !need_root("rows_that_are_wrong_are_caught") {
+        return;
+    }
+    let report = soaked(1, |driver| {
+        driver.happens(Event::Baseline);
+        let bridge = driver.world.sandbox.bridge().to_string();
+        let internet = driver.world.sandbox.ofport("internet").unwrap().unwrap();
+        // Somebody lets a denied port out, past all tables.
+        let flow = format!("table=0,priority=65535,udp,tp_dst=25,actions=output:{internet}");
+        driver.world.sandbox.ofctl(["add-flow", &bridge, &flow]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        driver.world.sandbox.ofctl(["del-flows", &bridge]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+    });
+    let sum = report.sum();
+    assert!(sum.leaks > 0 && sum.losses > 0, "nobody saw it: {sum:?}");
+}

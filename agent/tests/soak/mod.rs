@@ -1,0 +1,8 @@
+//! A soak of one bridge: [`policy`] is what is allowed, [`traffic`] sends, [`events`] disturb, [`judge`] counts what was wrong.
+
+pub mod events;
+pub mod judge;
+mod judged;
+pub mod policy;
+pub mod traffic;
+pub mod world;
