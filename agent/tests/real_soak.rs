@@ -1,5 +1,6 @@
 //! Random events under continuous traffic over a real ovs-vswitchd, and no wrong verdict outside the times that status
-//! announces. `PORTCULLIS_SOAK` is its length in seconds, `PORTCULLIS_SOAK_SEED` the seed of an earlier run.
+//! announces. `PORTCULLIS_SOAK` is its length in seconds, without which it is left out, and `PORTCULLIS_SOAK_SEED` the seed of
+//! an earlier run. `hack/test --long` runs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "api/small.rs"]
@@ -15,15 +16,21 @@ use soak::judge::{MARGIN, MILLI, Report, SECOND};
 use soak::traffic::Traffic;
 use soak::world::World;
 
-/// Seconds.
-const SHORT: u64 = 30;
-
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is {text}: not a number")),
     )
+}
+
+/// How long it lasts, in seconds; nothing where it is left out.
+fn length(test: &str) -> Option<u64> {
+    let seconds = setting("PORTCULLIS_SOAK");
+    if seconds.is_none() {
+        println!("{test} is left out: set PORTCULLIS_SOAK to its length in seconds");
+    }
+    seconds.filter(|_| need_root(test))
 }
 
 /// Runs a world under traffic; what was wrong.
@@ -48,10 +55,9 @@ fn soaked(seed: u64, happens: impl FnOnce(&mut Driver<'_>)) -> Report {
 
 #[test]
 fn under_random_events_no_verdict_is_wrong() {
-    if !need_root("under_random_events_no_verdict_is_wrong") {
+    let Some(seconds) = length("under_random_events_no_verdict_is_wrong") else {
         return;
-    }
-    let seconds = setting("PORTCULLIS_SOAK").unwrap_or(SHORT);
+    };
     let seed = setting("PORTCULLIS_SOAK_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
     let report = soaked(seed, |driver| driver.run(seconds * SECOND));
     let sum = report.sum();
@@ -68,7 +74,7 @@ fn under_random_events_no_verdict_is_wrong() {
 
 #[test]
 fn rows_that_are_wrong_are_caught() {
-    if !need_root("rows_that_are_wrong_are_caught") {
+    if length("rows_that_are_wrong_are_caught").is_none() {
         return;
     }
     let report = soaked(1, |driver| {

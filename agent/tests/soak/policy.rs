@@ -100,8 +100,8 @@ impl Policy {
             );
         }
         text += "endpoints:\n";
-        for server in 0..SERVERS {
-            let (name, n) = (NAMES[server], server + 1);
+        for (server, name) in NAMES.iter().enumerate().take(SERVERS) {
+            let n = server + 1;
             // One of them by what a manager of virtual machines calls it.
             let attachment = if server == SERVERS - 1 {
                 format!("iface_id: id-{name}")

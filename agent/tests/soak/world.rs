@@ -170,8 +170,8 @@ impl World {
             let drawn = baseline.rules.iter().filter(|rule| rule.name == "drawn");
             let ports = drawn.flat_map(|rule| &rule.ports);
             policy.baseline = ports.flat_map(|text| range(text)).collect();
-            for server in 0..SERVERS {
-                for rule in client.endpoint(NAMES[server]).await.unwrap().rules {
+            for (server, name) in NAMES.iter().enumerate().take(SERVERS) {
+                for rule in client.endpoint(name).await.unwrap().rules {
                     let port = rule.ports[0].parse().unwrap();
                     if rule.direction() == v1::Direction::Ingress {
                         policy.entering[server].insert(port);
