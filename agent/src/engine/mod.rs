@@ -5,7 +5,7 @@
 //! publishes the new state to readers and targets. Whatever fails leaves everything as it was. Readers never
 //! wait for a change that is being made.
 //!
-//! What only closes waits for none of that: [`closing`] publishes it at once, and it is stored afterwards.
+//! What only closes waits for none of that: `closing.rs` publishes it at once, and it is stored afterwards.
 
 mod classes;
 mod closing;

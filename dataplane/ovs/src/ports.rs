@@ -1,7 +1,7 @@
 //! Which port of the bridge is what: the attachments of endpoints, uplinks, and ports without an endpoint.
 //!
 //! An interface that an endpoint's attachment names is a server port. Without one it is an uplink if `uplinks` of the
-//! target names it, or if its type is one that no server has ([`FREE_KINDS`]: the bridge itself and other internal
+//! target names it, or if its type is one that no server has (`FREE_KINDS`: the bridge itself and other internal
 //! interfaces, patches, tunnels). Every other interface is a server port without an endpoint: unmanaged.
 
 mod bypass;
