@@ -45,7 +45,7 @@ pub trait Device: Sized {
     /// Updates that it carried out.
     fn executed(&self) -> u64;
 
-    /// Somebody else writes.
+    /// Somebody else writes; the device may refuse it, since the agent may have been faster.
     fn write(&mut self, update: v1::Update);
 
     /// What its tables do with a packet.
