@@ -10,7 +10,7 @@ use crate::types::{Action, Direction, Family};
 const STEPS: usize = 100_000;
 
 /// Whether some packet is decided by an entry that denies. Allows before it may take all it would match, alone or together;
-/// an allow that is not about later fragments takes nothing wholly.
+/// an allow that is not about later fragments takes nothing wholly that is.
 pub(crate) fn some_deny_decides(policy: &Policy) -> bool {
     let mut allows = Above::new(policy);
     for entry in &policy.entries {
@@ -68,9 +68,7 @@ impl<'a> Above<'a> {
     }
 
     fn add(&mut self, entry: &'a Entry) {
-        if entry.matcher.fragments {
-            self.entries.push((entry, None));
-        }
+        self.entries.push((entry, None));
     }
 
     /// Whether they leave some packet of these IP versions to an entry below them.
@@ -79,6 +77,7 @@ impl<'a> Above<'a> {
         let mut over: Vec<_> = self
             .entries
             .iter_mut()
+            .filter(|(above, _)| above.matcher.fragments || !entry.matcher.fragments)
             .filter(|(above, _)| above.matcher.meets(&entry.matcher, policy.five_tuple))
             .collect();
         if over.iter().any(|(above, _)| above.matcher.covers(&entry.matcher)) {
