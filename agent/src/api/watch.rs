@@ -135,22 +135,21 @@ impl Watcher {
         }
     }
 
-    /// Tells what is new: generations first, so that no target is told to hold one that was not. A closing reaches targets
-    /// before its generation is remembered: what such a target holds is told when that is.
+    /// Sends what is new: generations first, then the targets that hold none later than those. A closing reaches targets while
+    /// another change is being stored; its generation and these targets' states are sent together with that change.
     async fn tell(&mut self) -> Result<(), End> {
         let targets = self.api.targets().clone();
         let statuses: Vec<_> = targets.handles().iter().map(|target| target.status()).collect();
         self.tell_generations().await?;
         for (index, (target, status)) in targets.handles().iter().zip(statuses).enumerate() {
             if status.applied.max(status.wanted) > self.cursor {
-                // It holds a closing that is told with the change that is being stored.
                 continue;
             }
             let news = worth_telling(&status);
             let Some(told) = self.told.get_mut(index) else {
                 continue;
             };
-            if told.as_ref() != Some(&news) && status.applied <= self.cursor {
+            if told.as_ref() != Some(&news) {
                 *told = Some(news);
                 let event = v1::event::Event::Target(target_out(target, &status));
                 self.send(v1::Event {

@@ -37,11 +37,11 @@ pub struct ClosingState {
     pub waits_for: Vec<String>,
 }
 
-/// What the journal is told.
+/// A message to the thread that writes the journal.
 pub(super) enum Note {
     /// A closing was made.
     Made(u64, Box<Closing>, oneshot::Sender<Result<(), String>>),
-    /// The database has closings up to a number, with so many commits.
+    /// The database has every closing up to this number, and this number of commits.
     Stored(u64, u64),
 }
 
@@ -104,10 +104,10 @@ pub(super) struct Closer {
 }
 
 impl Closer {
-    /// Until nobody asks any more.
+    /// Runs until the last sender is gone.
     pub fn run(self, mut asked: mpsc::UnboundedReceiver<Asked>) {
         while let Some((request, answer)) = asked.blocking_recv() {
-            // Whoever asked may be gone; the closing holds all the same.
+            // The caller may be gone: the closing holds all the same.
             drop(answer.send(self.close(request)));
         }
     }

@@ -59,7 +59,7 @@ struct Committing {
     recent: Vec<Generation>,
 }
 
-/// What one closing came to.
+/// The outcome of one closing.
 #[derive(Debug)]
 pub(super) struct Closed {
     /// The generation in which it holds.

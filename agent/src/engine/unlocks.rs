@@ -104,10 +104,10 @@ pub(super) enum Waiting {
     Note(Entry),
 }
 
-/// What one request of a batch comes to: the unlock that the answer shows.
+/// The outcome of one request of a batch: the unlock that the answer shows.
 type Attempt = Result<Option<Arc<Unlock>>, UnlockError>;
 
-/// What one batch comes to.
+/// The outcome of one batch.
 struct Batch {
     base: Base,
     now: Moment,
@@ -268,7 +268,7 @@ impl Worker {
         }
     }
 
-    /// Tries everything on a copy of the ledger; what each request that waits came to, in their order.
+    /// Tries everything on a copy of the ledger; returns the outcome of each request, in their order.
     fn attempted(&self, waiting: &[Waiting]) -> (Batch, Vec<Attempt>) {
         let now = (self.clock)();
         let base = self.core.lock().base();
