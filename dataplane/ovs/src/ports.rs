@@ -285,7 +285,9 @@ impl Round<'_> {
     fn link_local(&mut self) {
         let mut policed = self.found.ports.values().filter_map(SwitchPort::policed);
         let v6 = |p: &Policed| p.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
-        if policed.any(|p| p.guarded() && !p.guard_macs.is_empty() && v6(p)) {
+        // Where none may choose, some that could otherwise are among them.
+        let chooses = |p: &Policed| p.link_local.is_some() || self.intent.link_local.is_none();
+        if policed.any(|p| p.guarded() && !p.guard_macs.is_empty() && v6(p) && chooses(p)) {
             let limits = self.intent.link_local_limits(&self.config.name);
             self.found.unsupported.push(limits);
         }

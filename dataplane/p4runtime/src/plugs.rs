@@ -187,8 +187,10 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
     without_macs(&mut found, &known.target);
     claim(&mut found, &known.target);
     let v6 = |plug: &Plug| plug.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
+    // Where none may choose, some that could otherwise are among them.
+    let chooses = |plug: &Plug| plug.link_local.is_some() || intent.link_local.is_none();
     let mut plugs = found.plugs.values();
-    if plugs.any(|plug| plug.guarded() && !plug.guard_macs.is_empty() && v6(plug)) {
+    if plugs.any(|plug| plug.guarded() && !plug.guard_macs.is_empty() && v6(plug) && chooses(plug)) {
         found.unsupported.push(intent.link_local_limits(&known.target));
     }
     found.pending.sort_unstable();
@@ -405,6 +407,37 @@ endpoints:
     fn reasons(found: &Plugs) -> Vec<String> {
         let list = found.unsupported.iter();
         list.map(|u| format!("{}: {}", u.rule, u.why)).collect()
+    }
+
+    #[test]
+    fn what_is_not_known_of_link_local_addresses_is_reported() {
+        let server = |n: usize, more: &str| {
+            format!(
+                "  e{n}: {{attachments: [{{port: {n}, target: tor}}], macs: ['02:00:00:00:00:{n:02x}'], addresses: [{more}]}}\n"
+            )
+        };
+        let of = |endpoints: &str| {
+            let mut said = reasons(&found(endpoints));
+            said.retain(|why| why.starts_with("link_local: any"));
+            said.concat()
+        };
+        assert_eq!(
+            of(&server(1, "192.0.2.1")),
+            "",
+            "no IPv6, no link-local addresses"
+        );
+        assert!(of(&server(1, "'2001:db8::1'")).contains("does not learn who did"));
+        assert_eq!(
+            of(&server(
+                1,
+                "'2001:db8::1'], link_local: strict, labels: {a: b}, profiles: ["
+            )),
+            ""
+        );
+        let many: Vec<String> = (1..=70).map(|n| format!("'fe80::a:0:0:{n:x}'")).collect();
+        assert!(of(&server(1, &many.join(", "))).contains("more than 64 link-local addresses"));
+        let plugs = found(&server(1, &many.join(", ")));
+        assert!(plugs.plugs.values().all(|plug| plug.link_local.is_none()));
     }
 
     #[test]

@@ -117,14 +117,42 @@ fn is_left(own: &Product, taken: Vec<&Product>, steps: &mut usize) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::document::Document;
-    use crate::effective::{Policy, effective};
-    use crate::types::Direction;
+    use crate::effective::{Entry, Policy, Tier, effective};
+    use crate::matcher::Matcher;
+    use crate::types::{Action, Direction};
 
     fn policy(rules: &str) -> Policy {
         let text = format!("version: portcullis/v1\nendpoints: {{e: {{rules: [{rules}]}}}}");
         let document = Document::from_yaml(&text).unwrap();
         let endpoint = document.endpoints.values().next().unwrap();
         effective(&document, "e", endpoint, Direction::Egress)
+    }
+
+    #[test]
+    fn an_allow_for_whole_packets_takes_denies_for_whole_packets_alone() {
+        let entry = |action, fragments| Entry {
+            tier: Tier::Endpoint,
+            origin: "r".into(),
+            reason: "".into(),
+            action,
+            matcher: Matcher {
+                fragments,
+                ..Matcher::everything()
+            }
+            .into(),
+        };
+        for (allowed, denied, denies) in [
+            (false, false, false),
+            (false, true, true),
+            (true, false, false),
+            (true, true, false),
+        ] {
+            let policy = Policy {
+                entries: vec![entry(Action::Allow, allowed), entry(Action::Deny, denied)],
+                ..Policy::constant(Direction::Egress, Action::Allow)
+            };
+            assert_eq!(policy.may_deny(), denies, "{allowed} {denied}");
+        }
     }
 
     #[test]

@@ -380,6 +380,16 @@ fn networks_share_and_reserve_macs() {
     assert!(policed.router && !policed.dhcp_server);
     assert!(!at(&ports, "t").policed().unwrap().router);
 
+    let v6 =
+        "  a: {attachments: [{interface: a}], macs: ['02:00:00:00:00:01'], addresses: ['2001:db8::1']}\n";
+    let ports = found(vec![plain(1, "a")], v6);
+    assert!(at(&ports, "a").policed().unwrap().link_local.is_some());
+    assert!(ports.unsupported.iter().any(|u| u.rule == "link_local: any"));
+    let strict = v6.replace("addresses", "link_local: strict, addresses");
+    let ports = found(vec![plain(1, "a")], &strict);
+    assert_eq!(at(&ports, "a").policed().unwrap().link_local, None);
+    assert!(ports.unsupported.iter().all(|u| u.rule != "link_local: any"));
+
     let trunk = "  a: {attachments: [{interface: a, vlan: any}]}\n";
     let ports = found(vec![plain(1, "a")], trunk);
     assert_eq!(at(&ports, "a").vlans.members(), None);
