@@ -167,7 +167,7 @@ const METRICS: &[Metric] = &[
         APPLIED,
         Sort::Gauge,
         "target",
-        "Generation that the target is known to hold.",
+        "Generation that the target is known to hold; 0 while none is, as without a connection.",
     ),
     metric(
         STATE,

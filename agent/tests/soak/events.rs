@@ -11,10 +11,6 @@ use super::world::World;
 /// the document denies is no leak less by it; what it allows may be lost.
 const UNSEEN: Micros = 500 * MILLI;
 
-/// After a start of ovs-vswitchd, allowed frames were seen to be lost for up to 20 ms after status said realized. Frames that
-/// are denied have no such allowance.
-const SETTLING: Micros = 100 * MILLI;
-
 /// Numbers from a seed (SplitMix64).
 pub struct Draw(u64);
 
@@ -216,12 +212,12 @@ impl<'a> Driver<'a> {
             AwayVswitchd => {
                 self.agent_away(Self::restart_vswitchd);
                 self.realized();
-                self.history.window(from, self.now() + SETTLING, None);
+                self.history.window(from, self.now(), None);
             }
             Vswitchd => {
                 self.restart_vswitchd();
                 self.realized();
-                self.history.window(from, self.now() + SETTLING, None);
+                self.history.window(from, self.now(), None);
                 self.history.away(from, self.now());
             }
             FullDisk => self.full_disk(),

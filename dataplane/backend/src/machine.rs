@@ -154,7 +154,8 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.state
     }
 
-    /// Generation of the newest desired state, and the one known to be installed.
+    /// Generation of the newest desired state, and the one known to be installed: 0 while none is known to be, after a
+    /// connection ended or a read-back found drift, until every row was confirmed again.
     pub fn generations(&self) -> (u64, u64) {
         (self.wanted, self.applied)
     }
@@ -213,9 +214,11 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.state = SessionState::Observing;
     }
 
-    /// The connection ended. Whether the batch in flight was executed is unknown until the next read-back.
+    /// The connection ended. Whether the batch in flight was executed, and whether the target kept its rows, is unknown
+    /// until the next read-back.
     pub fn disconnected(&mut self) {
         self.state = SessionState::Disconnected;
+        self.applied = 0;
         self.in_flight = None;
         self.known = false;
         self.resync = false;
@@ -238,6 +241,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         if let Some(reading) = &mut self.reading {
             reading.spoiled = true;
         }
+        self.applied = 0;
         self.state = SessionState::Observing;
     }
 
@@ -393,6 +397,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         if self.known {
             drift = self.drift(&seen);
+        }
+        if !drift.is_empty() {
+            self.applied = 0;
         }
         self.unknown.clear();
         self.counts.clear();

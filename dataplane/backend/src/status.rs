@@ -73,15 +73,17 @@ pub struct TargetStatus {
     pub versions: BTreeMap<String, String>,
     /// Generation of the newest intent.
     pub wanted: u64,
-    /// Generation whose rows the datapath confirmed: new flows meet it.
+    /// Generation whose rows the datapath confirmed: new flows meet it. 0 while none is known to be there: without a
+    /// connection, and from a loss of rows until all are confirmed again.
     pub confirmed: u64,
-    /// Generation that the datapath follows, flows it had cached before included.
+    /// Generation that the datapath follows, flows it had cached before included; 0 like `confirmed`, and while it is not
+    /// known what cached flows follow.
     pub applied: u64,
     /// Use of each table, in pipeline order.
     pub tables: Vec<TableUse>,
     /// Rows of others in our tables; untouched.
     pub foreign_rows: u64,
-    /// Endpoints realized here.
+    /// Endpoints realized here; 0 without a connection.
     pub realized: u64,
     /// Endpoints that are meant for this target and wait for something.
     pub pending: Vec<Pending>,
@@ -99,4 +101,13 @@ pub struct TargetStatus {
     pub drift_repaired: u64,
     /// Connections to the datapath that ended.
     pub disconnects: u64,
+}
+
+impl TargetStatus {
+    /// Takes back what cannot be known of a datapath without a session.
+    pub fn forget_while_away(&mut self) {
+        if matches!(self.state, SessionState::Disconnected | SessionState::Handshaking) {
+            self.realized = 0;
+        }
+    }
 }

@@ -96,9 +96,10 @@ impl Caches {
     }
 
     /// Rows may have changed without a write of this process that was confirmed: a row ended by itself, an answer was
-    /// lost, an earlier process wrote. Whether the caches follow is not known any more.
+    /// lost, an earlier process wrote, the daemon restarted. Whether the caches follow anything is not known any more.
     pub(crate) fn ask_again(&mut self) {
         self.writes = None;
+        self.follow = 0;
     }
 
     /// The rows of a generation are confirmed, after these writes. Returns whether the caches are known to follow them.
@@ -465,7 +466,9 @@ mod tests {
         assert!(caches.reached(7, [0; 3]));
         assert_eq!(caches.follow(), 7);
         caches.ask_again();
+        assert_eq!(caches.follow(), 0);
         assert!(!caches.reached(7, [0; 3]));
+        assert_eq!(caches.follow(), 0);
     }
 
     #[tokio::test]

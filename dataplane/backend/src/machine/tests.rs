@@ -2,6 +2,7 @@
 //! any point. Checked in every state that can be reached:
 //!
 //! * `InSync` means that the switch holds the newest desired rows, and only then does `applied` rise;
+//! * in whatever state, `applied` is the newest generation only while the switch holds its rows;
 //! * every class that a port leads to is complete on the switch, after every write;
 //! * when faults stop, the machine reaches `InSync`.
 
@@ -76,6 +77,8 @@ enum Event {
     Lose,
     Connect,
     Disconnect,
+    /// The same, and the switch comes back without rows.
+    Restart,
     AskResync,
     Doubt,
     BeginRead,
@@ -150,7 +153,7 @@ impl Scene {
                 None => {}
             }
             if self.machine.state() != SessionState::Disconnected {
-                steps.push(Event::Disconnect);
+                steps.extend([Event::Disconnect, Event::Restart]);
             }
             if self.reading.is_some() {
                 steps.push(Event::FailRead);
@@ -187,6 +190,12 @@ impl Scene {
             Event::Disconnect => {
                 self.faults -= 1;
                 self.machine.disconnected();
+                (self.batch, self.reading) = (None, None);
+            }
+            Event::Restart => {
+                self.faults -= 1;
+                self.machine.disconnected();
+                self.switch.clear();
                 (self.batch, self.reading) = (None, None);
             }
             Event::AskResync => {
@@ -278,7 +287,14 @@ impl Scene {
                 self.generation, self.switch
             ));
         }
-        if applied != before && !in_sync {
+        if applied > 0 && applied == self.generation && self.switch != rows(&self.worlds[self.wanted]) {
+            return Err(format!(
+                "{applied} is claimed in {}: {:?}",
+                self.machine.state(),
+                self.switch
+            ));
+        }
+        if applied > before && !in_sync {
             return Err(format!("applied rises to {applied} in {}", self.machine.state()));
         }
         if wanted != self.generation {

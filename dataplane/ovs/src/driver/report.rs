@@ -156,9 +156,10 @@ impl Driver {
             SessionState::InSync if !caught_up => SessionState::Applying,
             state => state,
         };
+        status.forget_while_away();
         status.wanted = intent.max(wanted);
         status.confirmed = applied;
-        status.applied = self.caches.follow();
+        status.applied = self.caches.follow().min(applied);
         status.writes = machine.writes();
         let conflicts = machine.conflicts();
         if let Some(first) = conflicts

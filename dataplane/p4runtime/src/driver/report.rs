@@ -190,6 +190,7 @@ impl Driver {
             SessionState::InSync if wanted < intent => SessionState::Applying,
             state => state,
         };
+        status.forget_while_away();
         status.wanted = intent.max(wanted);
         status.confirmed = applied;
         status.applied = applied;

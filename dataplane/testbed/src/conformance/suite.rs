@@ -15,6 +15,8 @@ pub struct Run<S> {
     newest: Option<Document>,
     /// Somebody changed the datapath, which a session finds out when it reads back: until then status says what it knew.
     meddled: bool,
+    /// The connection ended after that: what is there is read before status claims anything again.
+    noticed: bool,
     /// The generation that was applied when an answer was held back.
     held_at: Option<u64>,
 }
@@ -29,6 +31,7 @@ impl<S: Subject> Run<S> {
             generation: 0,
             newest: None,
             meddled: false,
+            noticed: false,
             held_at: None,
         }
     }
@@ -62,11 +65,11 @@ impl<S: Subject> Run<S> {
         match fault {
             Fault::Restart => {
                 self.watch.blank();
-                self.meddled = true;
+                (self.meddled, self.noticed) = (true, false);
             }
             Fault::DeleteRow | Fault::AlterRow | Fault::ForeignInPlace => {
                 self.watch.off();
-                self.meddled = true;
+                (self.meddled, self.noticed) = (true, false);
             }
             _ => {}
         }
@@ -112,14 +115,22 @@ impl<S: Subject> Run<S> {
             "generation {}: {report:?}",
             self.generation
         );
-        match self.held_at {
-            Some(applied) if held => assert_eq!(
-                report.applied, applied,
-                "applied rises while an answer is held back: {report:?}"
-            ),
-            _ => self.held_at = held.then_some(report.applied),
+        if let Some(applied) = self.held_at.filter(|_| held) {
+            assert!(
+                report.applied <= applied,
+                "applied rises from {applied} while an answer is held back: {report:?}"
+            );
         }
-        if self.says_in_sync(&report) && !self.meddled {
+        self.held_at = held.then_some(report.applied);
+        if matches!(
+            report.state,
+            SessionState::Disconnected | SessionState::Handshaking
+        ) {
+            assert_eq!(report.applied, 0, "claimed without a connection: {report:?}");
+            self.noticed = true;
+        }
+        let claims = self.generation > 0 && report.applied == self.generation;
+        if claims && (self.noticed || !self.meddled) {
             assert_eq!(self.wrong(), Vec::<String>::new(), "{report:?}");
         }
         report
@@ -150,7 +161,7 @@ impl<S: Subject> Run<S> {
         self.until("in sync with the newest document", |run, report| {
             run.says_in_sync(report) && run.is_right()
         });
-        self.meddled = false;
+        (self.meddled, self.noticed) = (false, false);
         self.watch.settled();
     }
 
