@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
@@ -51,16 +52,24 @@ impl Missing {
 
 /// Asks resolvers.
 pub(crate) struct Dns {
-    options: ResolverOpts,
+    /// With EDNS (RFC 6891), and without.
+    options: [ResolverOpts; 2],
     /// One query with its retries and the CNAMEs behind it.
     bound: Duration,
     from: From,
 }
 
 enum From {
-    Configured(Result<TokioResolver, String>),
+    Configured(Result<Resolvers, String>),
     /// The system's, built again when its file changes.
-    System(PathBuf, Mutex<Option<(Stamp, Result<TokioResolver, String>)>>),
+    System(PathBuf, Mutex<Option<(Stamp, Result<Resolvers, String>)>>),
+}
+
+/// The same servers, asked with EDNS and without.
+#[derive(Clone)]
+struct Resolvers {
+    edns: TokioResolver,
+    plain: TokioResolver,
 }
 
 type Stamp = Option<(SystemTime, u64)>;
@@ -84,7 +93,7 @@ impl Dns {
         }
     }
 
-    fn resolver(&self) -> Result<TokioResolver, String> {
+    fn resolvers(&self) -> Result<Resolvers, String> {
         let (path, kept) = match &self.from {
             From::Configured(resolver) => return resolver.clone(),
             From::System(path, kept) => (path, kept),
@@ -107,11 +116,12 @@ impl Dns {
 
     /// The records of a name, followed through CNAMEs; what else an answer brings is left out.
     pub(crate) async fn query(&self, name: &Name, of: RecordType) -> Result<Vec<RData>, Missing> {
-        let resolver = self.resolver().map_err(Missing::Unknown)?;
-        let lookup = tokio::time::timeout(self.bound, resolver.lookup(name.clone(), of))
-            .await
-            .map_err(|_| Missing::Unknown("no answer in time".to_string()))?
-            .map_err(|error| missing(&error))?;
+        let resolvers = self.resolvers().map_err(Missing::Unknown)?;
+        let mut answer = self.lookup(&resolvers.edns, name, of).await?;
+        if knows_no_edns(&answer) {
+            answer = self.lookup(&resolvers.plain, name, of).await?;
+        }
+        let lookup = answer.map_err(|error| missing(&error))?;
         match lookup.message().metadata.response_code {
             ResponseCode::NoError => {}
             code => return Err(Missing::Unknown(format!("the resolver answered {code}"))),
@@ -137,6 +147,17 @@ impl Dns {
             return Err(Missing::Records);
         }
         Ok(found)
+    }
+
+    async fn lookup(
+        &self,
+        resolver: &TokioResolver,
+        name: &Name,
+        of: RecordType,
+    ) -> Result<Result<Lookup, NetError>, Missing> {
+        tokio::time::timeout(self.bound, resolver.lookup(name.clone(), of))
+            .await
+            .map_err(|_| Missing::Unknown("no answer in time".to_string()))
     }
 
     /// The addresses of a name in one family.
@@ -174,7 +195,25 @@ fn attempts(config: &CheckerConfig) -> u32 {
     config.attempts.clamp(1, 10)
 }
 
-fn options(config: &CheckerConfig) -> ResolverOpts {
+/// A server that does not know EDNS answers FORMERR, or NOTIMP (RFC 6891 section 7).
+fn knows_no_edns(answer: &Result<Lookup, NetError>) -> bool {
+    let code = match answer {
+        Ok(lookup) => lookup.message().metadata.response_code,
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => *code,
+        Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. }))) => *response_code,
+        Err(_) => return false,
+    };
+    matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
+}
+
+fn options(config: &CheckerConfig) -> [ResolverOpts; 2] {
+    let edns = edns_options(config);
+    let mut plain = edns.clone();
+    plain.edns0 = false;
+    [edns, plain]
+}
+
+fn edns_options(config: &CheckerConfig) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = config.timeout;
     options.attempts = usize::try_from(attempts(config) - 1).unwrap_or(0);
@@ -190,13 +229,20 @@ fn options(config: &CheckerConfig) -> ResolverOpts {
     options
 }
 
-fn build(servers: Vec<NameServerConfig>, options: &ResolverOpts) -> Result<TokioResolver, String> {
+fn build(servers: Vec<NameServerConfig>, options: &[ResolverOpts; 2]) -> Result<Resolvers, String> {
     let servers: Vec<NameServerConfig> = servers.into_iter().take(RESOLVERS).collect();
-    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-    Resolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .with_options(options.clone())
-        .build()
-        .map_err(|error| format!("no resolver: {error}"))
+    let resolver = |options: &ResolverOpts| {
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.clone());
+        Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options.clone())
+            .build()
+            .map_err(|error| format!("no resolver: {error}"))
+    };
+    let [edns, plain] = options;
+    Ok(Resolvers {
+        edns: resolver(edns)?,
+        plain: resolver(plain)?,
+    })
 }
 
 fn server(at: SocketAddr) -> NameServerConfig {
@@ -309,12 +355,13 @@ mod tests {
             from: From::System(path.clone(), Mutex::new(None)),
             ..Dns::new(&CheckerConfig::default())
         };
-        assert!(dns.resolver().is_err_and(|error| error.contains("resolv.conf")));
+        let why = dns.resolvers().err();
+        assert!(why.is_some_and(|error| error.contains("resolv.conf")));
         fs::write(&path, "# nothing yet\n").unwrap();
-        assert!(dns.resolver().is_err());
+        assert!(dns.resolvers().is_err());
         fs::write(&path, "search example.test\nnameserver 192.0.2.53\n").unwrap();
-        assert!(dns.resolver().is_ok());
+        assert!(dns.resolvers().is_ok());
         fs::remove_file(&path).unwrap();
-        assert!(dns.resolver().is_err());
+        assert!(dns.resolvers().is_err());
     }
 }

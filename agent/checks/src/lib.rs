@@ -121,7 +121,8 @@ impl Shared {
                 domain,
                 addresses,
                 sender,
-            } => spf::spf(dns, domain, addresses, sender.as_deref()).await,
+                accept_any,
+            } => spf::spf(dns, domain, addresses, sender.as_deref(), *accept_any).await,
             Question::Dmarc { domain, policy } => dmarc::dmarc(dns, domain, *policy).await,
             Question::Dkim { domain, selector } => dkim::dkim(dns, domain, selector).await,
             Question::Banner {

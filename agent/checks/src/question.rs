@@ -37,6 +37,8 @@ pub enum Question {
         addresses: Vec<IpAddr>,
         /// The sender that macros speak of; `postmaster@DOMAIN` when absent.
         sender: Option<String>,
+        /// Whether a pass counts whose term passes any address: `all`, or a prefix shorter than /8 (IPv4) or /16 (IPv6).
+        accept_any: bool,
     },
     /// The domain, or its organizational domain, has a DMARC record.
     Dmarc {

@@ -12,16 +12,36 @@ pub(crate) fn tags(text: &str) -> Option<Vec<(&str, &str)>> {
         if tags.len() == MOST {
             return None;
         }
-        let (name, value) = part.split_once('=')?;
-        let (name, value) = (name.trim(), value.trim());
-        let named = name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !named || tags.iter().any(|(other, _)| *other == name) {
+        let (name, value) = tag(part)?;
+        if tags.iter().any(|(other, _)| *other == name) {
             return None;
         }
         tags.push((name, value));
     }
     Some(tags)
+}
+
+/// The tags of a list that can be read, without those that cannot. A name that stands twice is left with both values empty,
+/// since neither can be preferred, unless both are the same.
+pub(crate) fn readable(text: &str) -> Vec<(&str, &str)> {
+    let mut read: Vec<(&str, &str)> = Vec::new();
+    for part in text.split(';').take(MOST) {
+        let Some(tag) = tag(part) else { continue };
+        match read.iter_mut().find(|(name, _)| *name == tag.0) {
+            Some(other) if other.1 != tag.1 => other.1 = "",
+            Some(_) => {}
+            None => read.push(tag),
+        }
+    }
+    read
+}
+
+fn tag(part: &str) -> Option<(&str, &str)> {
+    let (name, value) = part.split_once('=')?;
+    let (name, value) = (name.trim(), value.trim());
+    let named = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    named.then_some((name, value))
 }
 
 /// The value of a tag.

@@ -39,6 +39,7 @@ async fn a_zone_file_is_served() {
                 domain: domain(),
                 addresses: addresses(),
                 sender: None,
+                accept_any: false,
             },
             Outcome::Passed,
         ),

@@ -109,7 +109,18 @@ fn check_in_words(kind: &CheckKind) -> String {
             Some(address) => format!("{hostname} has {address} in DNS"),
             None => format!("{hostname} has an address in DNS"),
         },
-        CheckKind::Spf { domain, must_allow } => format!("SPF of {domain} lets {must_allow} send"),
+        CheckKind::Spf {
+            domain,
+            must_allow,
+            accept_any,
+        } => {
+            let how = if *accept_any {
+                ""
+            } else {
+                ", by a term that does not pass any address"
+            };
+            format!("SPF of {domain} lets {must_allow} send{how}")
+        }
         CheckKind::Dmarc { domain, policy } => match policy {
             Some(policy) => format!("DMARC of {domain} is {policy:?} or stricter").to_lowercase(),
             None => format!("{domain} has DMARC"),

@@ -50,10 +50,15 @@ fn question(kind: &CheckKind, endpoint: &Endpoint, evidence: &Evidence) -> Optio
                 None => None,
             },
         },
-        CheckKind::Spf { domain, must_allow } => Question::Spf {
+        CheckKind::Spf {
+            domain,
+            must_allow,
+            accept_any,
+        } => Question::Spf {
             domain: text(domain)?,
             addresses: at(must_allow)?,
             sender: None,
+            accept_any: *accept_any,
         },
         CheckKind::Dmarc { domain, policy } => Question::Dmarc {
             domain: text(domain)?,

@@ -18,18 +18,22 @@ use record::{Directive, Lengths, Means, Mechanism};
 /// Terms that ask DNS, in a record and all that it includes.
 const LOOKUPS: usize = 10;
 
-/// Queries of terms that give nothing.
+/// Terms whose queries give nothing (section 4.6.4: "void lookups").
 const VOIDS: usize = 2;
+
+/// A term that matches by a shorter prefix than these proves nothing of an address.
+const SHORTEST: Lengths = Lengths { v4: 8, v6: 16 };
 
 /// Names of an MX or PTR that are looked at.
 const NAMES: usize = 10;
 
-/// The domain's record gives `pass` to every address.
+/// The domain's record gives `pass` to every address, by a term that is about the address unless `accept_any`.
 pub(crate) async fn spf(
     dns: &Dns,
     domain: &str,
     addresses: &[IpAddr],
     sender: Option<&str>,
+    accept_any: bool,
 ) -> Result<String, Answer> {
     let domain = shown(&host(domain)?);
     let sender = sender.map_or_else(|| format!("postmaster@{domain}"), str::to_string);
@@ -42,19 +46,25 @@ pub(crate) async fn spf(
             helo: &domain,
             lookups: 0,
             voids: 0,
+            any: false,
         };
         let result = evaluation.check_host(domain.clone()).await;
-        tally.add(judge(&domain, ip, result))?;
+        let refused = evaluation.any && !accept_any;
+        tally.add(judge(&domain, ip, result, refused))?;
     }
     tally.done()
 }
 
-fn judge(domain: &str, ip: IpAddr, result: Result<Verdict, Stop>) -> Result<String, Answer> {
+fn judge(domain: &str, ip: IpAddr, result: Result<Verdict, Stop>, refused: bool) -> Result<String, Answer> {
     let spf = |result: &str, why: &str| {
         let why = printable(why, 200);
         format!("SPF of {domain} gives {ip} `{result}`: {why}")
     };
     match result {
+        Ok(Verdict::Matched(Means::Pass, term)) if refused => {
+            let why = format!("{term} passes any address, which proves nothing of this one");
+            Err(Answer::failed(spf("pass", &why)))
+        }
         Ok(Verdict::Matched(Means::Pass, term)) => Ok(spf("pass", &term)),
         Ok(Verdict::Matched(means, term)) => Err(Answer::failed(spf(
             match means {
@@ -97,6 +107,8 @@ struct Evaluation<'a> {
     helo: &'a str,
     lookups: usize,
     voids: usize,
+    /// The term that matched last would match nearly any address.
+    any: bool,
 }
 
 type Later<'b, T> = Pin<Box<dyn Future<Output = T> + Send + 'b>>;
@@ -171,8 +183,38 @@ impl Evaluation<'_> {
         Ok(())
     }
 
+    /// Section 4.6.4 limits terms, not queries: one whose queries all give nothing counts once, in whatever order a
+    /// server lists the hosts of an `mx`.
+    fn count_void(&mut self) -> Result<(), Stop> {
+        self.voids += 1;
+        if self.voids > VOIDS {
+            return Err(Stop::Permanent(format!(
+                "more than {VOIDS} terms ask for what is not there"
+            )));
+        }
+        Ok(())
+    }
+
     async fn matches(&mut self, directive: &Directive, domain: &str) -> Result<bool, Stop> {
-        match &directive.mechanism {
+        let (any4, any6) = (SHORTEST.v4, SHORTEST.v6);
+        let v4 = self.ip.is_ipv4();
+        let any = match &directive.mechanism {
+            Mechanism::All => true,
+            Mechanism::Ip4(net) => net.prefix_len() < any4,
+            Mechanism::Ip6(net) => net.prefix_len() < any6,
+            Mechanism::A(_, lengths) | Mechanism::Mx(_, lengths) if v4 => lengths.v4 < any4,
+            Mechanism::A(_, lengths) | Mechanism::Mx(_, lengths) => lengths.v6 < any6,
+            Mechanism::Ptr(_) | Mechanism::Exists(_) => false,
+            // What it includes says that.
+            Mechanism::Include(_) => return self.mechanism(&directive.mechanism, domain).await,
+        };
+        let matched = self.mechanism(&directive.mechanism, domain).await?;
+        self.any = matched && any;
+        Ok(matched)
+    }
+
+    async fn mechanism(&mut self, mechanism: &Mechanism, domain: &str) -> Result<bool, Stop> {
+        match mechanism {
             Mechanism::All => Ok(true),
             Mechanism::Ip4(net) => Ok(matches!(self.ip, IpAddr::V4(ip) if net.contains(&ip))),
             Mechanism::Ip6(net) => Ok(matches!(self.ip, IpAddr::V6(ip) if net.contains(&ip))),
@@ -192,7 +234,11 @@ impl Evaluation<'_> {
                 let Some(target) = self.target(target.as_ref(), domain) else {
                     return Ok(false);
                 };
-                self.has_address(&target, *lengths).await
+                let addresses = self.addresses(&target).await?;
+                if addresses.is_empty() {
+                    self.count_void()?;
+                }
+                Ok(self.is_among(&addresses, *lengths))
             }
             Mechanism::Mx(target, lengths) => {
                 self.count_lookup()?;
@@ -206,13 +252,20 @@ impl Evaluation<'_> {
                         "{target} has more than {NAMES} MX records"
                     )));
                 }
+                let mut void = true;
                 for record in &records {
-                    if let RData::MX(mx) = record
-                        && !mx.exchange.is_root()
-                        && self.has_address(&mx.exchange, *lengths).await?
-                    {
+                    let RData::MX(mx) = record else { continue };
+                    if mx.exchange.is_root() {
+                        continue;
+                    }
+                    let addresses = self.addresses(&mx.exchange).await?;
+                    if self.is_among(&addresses, *lengths) {
                         return Ok(true);
                     }
+                    void &= addresses.is_empty();
+                }
+                if void {
+                    self.count_void()?;
                 }
                 Ok(false)
             }
@@ -221,7 +274,11 @@ impl Evaluation<'_> {
                 let Some(target) = self.target(Some(target), domain) else {
                     return Ok(false);
                 };
-                Ok(!self.records(&target, RecordType::A).await?.is_empty())
+                let exists = !self.records(&target, RecordType::A).await?.is_empty();
+                if !exists {
+                    self.count_void()?;
+                }
+                Ok(exists)
             }
             Mechanism::Ptr(target) => {
                 self.count_lookup()?;
@@ -233,18 +290,12 @@ impl Evaluation<'_> {
         }
     }
 
-    /// The records a term asks for; none is counted.
+    /// The records a term asks for, which may be none.
     async fn records(&mut self, at: &Name, of: RecordType) -> Result<Vec<RData>, Stop> {
         match self.dns.query(at, of).await {
             Ok(records) => Ok(records),
             Err(Missing::Unknown(why)) => Err(Stop::Temporary(format!("{of} of {}: {why}", shown(at)))),
-            Err(Missing::Name | Missing::Records) => {
-                self.voids += 1;
-                if self.voids > VOIDS {
-                    return Err(Stop::Permanent(format!("more than {VOIDS} lookups find nothing")));
-                }
-                Ok(Vec::new())
-            }
+            Err(Missing::Name | Missing::Records) => Ok(Vec::new()),
         }
     }
 
@@ -256,12 +307,13 @@ impl Evaluation<'_> {
         }
     }
 
-    async fn has_address(&mut self, at: &Name, lengths: Lengths) -> Result<bool, Stop> {
+    async fn addresses(&mut self, at: &Name) -> Result<Vec<IpAddr>, Stop> {
         let records = self.records(at, self.family()).await?;
-        Ok(records
-            .iter()
-            .filter_map(RData::ip_addr)
-            .any(|address| near(self.ip, address, lengths)))
+        Ok(records.iter().filter_map(RData::ip_addr).collect())
+    }
+
+    fn is_among(&self, addresses: &[IpAddr], lengths: Lengths) -> bool {
+        addresses.iter().any(|address| near(self.ip, *address, lengths))
     }
 
     /// Section 5.5: the address has a name under the target that has the address. Errors match nothing.
@@ -271,15 +323,18 @@ impl Evaluation<'_> {
             Err(Stop::Temporary(_)) => return Ok(false),
             Err(stop) => return Err(stop),
         };
+        if names.is_empty() {
+            self.count_void()?;
+        }
         for record in names.iter().take(NAMES) {
             let RData::PTR(called) = record else { continue };
             if !target.zone_of(called) {
                 continue;
             }
             let exact = Lengths { v4: 32, v6: 128 };
-            match self.has_address(called, exact).await {
-                Ok(true) => return Ok(true),
-                Ok(false) | Err(Stop::Temporary(_)) => {}
+            match self.addresses(called).await {
+                Ok(addresses) if self.is_among(&addresses, exact) => return Ok(true),
+                Ok(_) | Err(Stop::Temporary(_)) => {}
                 Err(stop) => return Err(stop),
             }
         }

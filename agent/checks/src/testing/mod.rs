@@ -214,9 +214,13 @@ impl Shared {
             }
             Some(Fault::ServFail) => answer.metadata.response_code = ResponseCode::ServFail,
             Some(Fault::Refused) => answer.metadata.response_code = ResponseCode::Refused,
+            Some(Fault::NoEdns) if query.edns.is_some() => {
+                answer.edns = None;
+                answer.metadata.response_code = ResponseCode::FormErr;
+            }
             Some(Fault::Truncated) => answer.metadata.truncation = true,
             Some(Fault::TruncatedUdp) if udp => answer.metadata.truncation = true,
-            Some(Fault::TruncatedUdp | Fault::OtherOwner) | None => {
+            Some(Fault::TruncatedUdp | Fault::OtherOwner | Fault::NoEdns) | None => {
                 let found = zone.find(&asked.name, asked.query_type);
                 answer.answers = found.records;
                 if !found.exists {

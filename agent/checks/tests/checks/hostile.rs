@@ -195,7 +195,7 @@ proptest! {
             .await;
             let domain = || "d.test".to_string();
             for question in [
-                Question::Spf { domain: domain(), addresses: vec![ip("203.0.113.5")], sender: Some(text.clone()) },
+                Question::Spf { domain: domain(), addresses: vec![ip("203.0.113.5")], sender: Some(text.clone()), accept_any: false },
                 Question::Dmarc { domain: domain(), policy: None },
                 Question::Dkim { domain: domain(), selector: "s".to_string() },
                 Question::Dkim { domain: domain(), selector: text.clone() },
@@ -214,6 +214,7 @@ async fn what_others_wrote_is_shown_harmlessly() {
         domain: "d.test".to_string(),
         addresses: vec![ip("203.0.113.5")],
         sender: None,
+        accept_any: false,
     };
     let answer = world.ask(question).await;
     assert_eq!(answer.result, Failed);

@@ -21,10 +21,21 @@ async fn dmarc() {
             .txt("_dmarc.shop.co.uk", &["v=DMARC1; p=reject"])
             .txt("_dmarc.co.uk", &["v=DMARC1; p=reject"])
             .cname("_dmarc.alias.test", "_dmarc.strict.test")
+            .txt("_dmarc.dots.test", &["v=DMARC1; p=reject;; foo"])
+            .txt("_dmarc.part.test", &["v=DMARC1; p=reject; pct=0"])
+            .txt("_dmarc.trial.test", &["v=DMARC1; p=quarantine; t=y"])
+            .txt("_dmarc.old.test", &["v=DMARC1; p=reject"])
+            .fault("_dmarc.old.test", Fault::NoEdns)
             .fault("_dmarc.broken.test", Fault::ServFail),
     )
     .await;
-    let cases: [(&str, Option<DmarcPolicy>, Outcome, &str); 14] = [
+    let cases: [(&str, Option<DmarcPolicy>, Outcome, &str); 20] = [
+        ("dots.test", Some(Reject), Passed, ""),
+        ("part.test", Some(Reject), Failed, "pct=0"),
+        ("part.test", Some(Quarantine), Passed, "no more than quarantine"),
+        ("trial.test", Some(Quarantine), Failed, "by t=y no more than none"),
+        ("trial.test", None, Passed, ""),
+        ("old.test", Some(Reject), Passed, ""),
         ("strict.test", None, Passed, "p=reject at _dmarc.strict.test"),
         ("Strict.Test.", Some(Reject), Passed, ""),
         ("alias.test", Some(Reject), Passed, ""),

@@ -14,6 +14,7 @@ fn spf(domain: &str, addresses: &[&str]) -> Question {
         domain: domain.to_string(),
         addresses: ips(addresses),
         sender: None,
+        accept_any: true,
     }
 }
 
@@ -156,7 +157,12 @@ async fn includes_redirects_and_errors() {
             ("eleven.test", &[V4], Failed, "more than 10 terms"),
             ("spread.test", &[V4], Failed, "more than 10 terms"),
             ("void2.test", &[V4], Passed, ""),
-            ("void3.test", &[V4], Failed, "more than 2 lookups find nothing"),
+            (
+                "void3.test",
+                &[V4],
+                Failed,
+                "more than 2 terms ask for what is not there",
+            ),
             ("manymx.test", &[V4], Failed, "more than 10 MX"),
         ],
     )
@@ -175,4 +181,87 @@ async fn a_long_record_comes_over_tcp() {
         &[("long.test", &[V4], Passed, "")],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_term_counts_once_when_what_it_asks_for_is_not_there() {
+    let mut zone = Zone::new()
+        .txt("four.test", &["v=spf1 mx -all"])
+        .txt("after.test", &["v=spf1 a:v1.test a:v2.test mx:four.test -all"])
+        .txt("three.test", &["v=spf1 a:v1.test a:v2.test mx:empty.test -all"])
+        .txt("includes.test", &["v=spf1 include:two.test a:v3.test -all"])
+        .txt("two.test", &["v=spf1 a:v1.test a:v2.test -all"])
+        .txt("pointers.test", &["v=spf1 ptr ptr:a.test ptr:b.test -all"])
+        .address("m4.four.test", ip(V4));
+    for n in 1..=4 {
+        zone = zone.mx("four.test", n, &format!("m{n}.four.test")).mx(
+            "empty.test",
+            n,
+            &format!("m{n}.empty.test"),
+        );
+    }
+    run(
+        zone,
+        &[
+            // Three of its hosts have no address, in whatever order they are looked at.
+            ("four.test", &[V4], Passed, "mx of four.test"),
+            ("four.test", &["203.0.113.9"], Failed, "`fail`: -all"),
+            ("after.test", &[V4], Passed, "mx:four.test"),
+            ("after.test", &["203.0.113.9"], Failed, "`fail`: -all"),
+            ("three.test", &[V4], Failed, "more than 2 terms"),
+            ("includes.test", &[V4], Failed, "more than 2 terms"),
+            ("pointers.test", &[V4], Failed, "more than 2 terms"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_that_passes_any_address_proves_nothing() {
+    let zone = Zone::new()
+        .txt("all.test", &["v=spf1 +all"])
+        .txt("include.test", &["v=spf1 include:all.test -all"])
+        .txt("redirect.test", &["v=spf1 redirect=all.test"])
+        .txt(
+            "halves.test",
+            &["v=spf1 ip4:0.0.0.0/1 ip4:128.0.0.0/1 ip6:::/0 -all"],
+        )
+        .txt("a.test", &["v=spf1 a/0//0 -all"])
+        .address("a.test", ip("192.0.2.1"))
+        .address("a.test", ip("2001:db8::1"))
+        .txt("own.test", &["v=spf1 ip4:203.0.113.5 ip6:2001:db8::5 +all"])
+        .txt("after.test", &["v=spf1 include:none.test ip4:203.0.0.0/8 -all"])
+        .txt("none.test", &["v=spf1 -all"]);
+    let world = World::new(zone).await;
+    let question = |domain: &str, address: &str, accept_any| Question::Spf {
+        domain: domain.to_string(),
+        addresses: ips(&[address]),
+        sender: None,
+        accept_any,
+    };
+    for domain in [
+        "all.test",
+        "include.test",
+        "redirect.test",
+        "halves.test",
+        "a.test",
+    ] {
+        for address in [V4, V6] {
+            if domain == "a.test" || domain == "halves.test" || address == V4 {
+                let refused = question(domain, address, false);
+                world.expect(refused, Failed, "proves nothing").await;
+            }
+            world.expect(question(domain, address, true), Passed, "").await;
+        }
+    }
+    for (domain, address) in [("own.test", V4), ("own.test", V6), ("after.test", V4)] {
+        world.expect(question(domain, address, false), Passed, "").await;
+    }
+    world
+        .expect(
+            question("own.test", "192.0.2.7", false),
+            Failed,
+            "+all of own.test passes any address",
+        )
+        .await;
 }

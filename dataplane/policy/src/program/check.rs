@@ -56,6 +56,9 @@ pub enum CheckKind {
         domain: String,
         /// `endpoint`, or evidence that is an address.
         must_allow: String,
+        /// Whether a record counts that passes any address: `+all`, or a prefix shorter than /8 (IPv4) or /16 (IPv6).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_any: bool,
     },
     /// The domain, or its organizational domain, has a DMARC record (RFC 7489).
     Dmarc {
@@ -128,7 +131,9 @@ impl CheckKind {
                 names.extend(must_have.as_deref().map(|a| ("must_have", a, ADDRESS)));
                 names
             }
-            CheckKind::Spf { domain, must_allow } => {
+            CheckKind::Spf {
+                domain, must_allow, ..
+            } => {
                 vec![("domain", domain, HOST), ("must_allow", must_allow, ADDRESS)]
             }
             CheckKind::Dmarc { domain, .. } => vec![("domain", domain, HOST)],
