@@ -1,5 +1,10 @@
 //! DKIM keys (RFC 6376 section 3.6).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
+
 use crate::dns::{Dns, host, name, shown};
 use crate::question::{Answer, printable};
 use crate::tags::{tags, value};
@@ -45,6 +50,12 @@ fn key(text: &str) -> Option<Result<String, &'static str>> {
     Some(judge(&list, version, key))
 }
 
+/// Receivers ignore signatures of shorter RSA keys (RFC 8301 section 3.2).
+const SHORTEST_RSA: usize = 1024;
+
+/// Of an Ed25519 public key, in bytes (RFC 8463 section 4).
+const ED25519: usize = 32;
+
 fn judge(list: &[(&str, &str)], version: Option<usize>, key: Option<&str>) -> Result<String, &'static str> {
     if version.is_some_and(|at| at != 0 || list[0].1 != "DKIM1") {
         return Err("is of another version than DKIM1");
@@ -57,12 +68,17 @@ fn judge(list: &[(&str, &str)], version: Option<usize>, key: Option<&str>) -> Re
     if key.is_empty() {
         return Err("is revoked: its p= is empty");
     }
-    if !base64(&key) {
-        return Err("is not base64");
-    }
+    let key = STANDARD.decode(&key).map_err(|_| "is not base64")?;
     let kind = match value(list, "k") {
-        None | Some("rsa") => "an RSA key",
-        Some("ed25519") => "an Ed25519 key",
+        None | Some("rsa") => match rsa_bits(&key) {
+            None => return Err("is no RSA public key"),
+            Some(bits) if bits < SHORTEST_RSA => {
+                return Err("is shorter than 1024 bits, and receivers ignore it");
+            }
+            Some(_) => "an RSA key",
+        },
+        Some("ed25519") if key.len() == ED25519 => "an Ed25519 key",
+        Some("ed25519") => return Err("is no Ed25519 public key of 32 bytes"),
         Some(_) => return Err("is of an unknown kind"),
     };
     let services = value(list, "s").unwrap_or("*");
@@ -76,40 +92,71 @@ fn judge(list: &[(&str, &str)], version: Option<usize>, key: Option<&str>) -> Re
     Ok(format!("{kind}{}", if testing { ", in testing" } else { "" }))
 }
 
-fn base64(text: &str) -> bool {
-    let body = text.trim_end_matches('=');
-    text.len().is_multiple_of(4)
-        && text.len() - body.len() <= 2
-        && body
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/'))
+/// The length of an RSA key: `SubjectPublicKeyInfo`, as everybody writes it, or `RSAPublicKey`, as RFC 6376 section 3.6.1 says.
+fn rsa_bits(der: &[u8]) -> Option<usize> {
+    if let Ok(([], info)) = SubjectPublicKeyInfo::from_der(der) {
+        return match info.parsed() {
+            Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+            _ => None,
+        };
+    }
+    match RSAPublicKey::from_der(der) {
+        Ok(([], key)) => Some(key.key_size()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const RSA: &str = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCx74grXN65xcKqilBViQ8i70xpzvszh/Twj2qrMbpyLBhzrFbhYcXTR8SKUChIFRwAKoZRII\
+        0U1pXmycNyMR+4YPKqq3+tNxKI2A/6aNV394oOoGB0AOxOdm4V3s6T5xDvaJIB3fMb/B12ZiFs5q8s6hvqTpMcYpx8lzTGEixAdwIDAQAB";
+    const RAW: &str = "MIIBCgKCAQEAj1qKxhNY9mvoWihDEGDtSs9v5uADKU7OBuvSZKe0J8x/Ip4SKJYOES6IX2qVr513nHewGmQG5h+IhzJcTxo7hqrIEgHtBdU+Bm\
+        1+afsdT2wtBiYM+aFzGNjIv0mFVYZcwNrbxPNamyUf/+wsyUgl364YVE7tHUi9yGBTvYia6AM5m+XCIFRKZGa364sKpYNETA10/FHs7F68qtxL\
+        gncUFf2Cy2gvfWmTycmMvCwcSq5WdUM7dtue6czPIkOBEOy7FJ6b5GaSwxzsPtDpA6iMzzhM8P6/6FVJIfNf3hiO/+HFOsh8ZOWTTtbydZuYbx\
+        xP9InfgO9zSJ/qJZt88A0daQIDAQAB";
+    const SHORT: &str = "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALpvfhymQhcPpUW5S74OeQXm3vOdAy5O3y4nca5uVCDK8MlYUsz02Vgr7vA1G3A+VAr6xYclxdvoYO\
+        pmvLy5248CAwEAAQ==";
+    const ED: &str = "wyDwql1184+gYsLZUDgi9iVuDj5hQUsA5LjC8vy5EZA=";
+    const ED_INFO: &str = "MCowBQYDK2VwAyEAwyDwql1184+gYsLZUDgi9iVuDj5hQUsA5LjC8vy5EZA=";
+
     #[test]
     fn keys_are_judged() {
-        let good = |text: &str| matches!(key(text), Some(Ok(_)));
-        assert!(good("v=DKIM1; k=rsa; p=MIGfMA0G"));
-        assert!(good("p=MIGf MA0G"));
-        assert!(good("v=DKIM1;k=ed25519;t=y:s;s=email;p=MIGfMA0="));
-        assert_eq!(key("v=DKIM1; p="), Some(Err("is revoked: its p= is empty")));
-        assert_eq!(key("v=DKIM1"), Some(Err("has no p=")));
+        let read = |text: String| key(&text);
+        let good = |text: String| matches!(read(text), Some(Ok(_)));
+        assert!(good(format!("v=DKIM1; k=rsa; p={RSA}")));
+        assert!(good(format!("p={RAW}")));
+        let (one, two) = RSA.split_at(100);
+        assert!(good(format!("p={one} {two}")));
+        assert!(good(format!("v=DKIM1;k=ed25519;t=y:s;s=email;p={ED}")));
+        let bad = |text: String| read(text).unwrap().unwrap_err();
+        assert_eq!(bad("v=DKIM1; p=".to_string()), "is revoked: its p= is empty");
+        assert_eq!(bad("v=DKIM1".to_string()), "has no p=");
         assert_eq!(
-            key("v=DKIM2; p=MIGf"),
-            Some(Err("is of another version than DKIM1"))
+            bad(format!("v=DKIM2; p={RSA}")),
+            "is of another version than DKIM1"
         );
         assert_eq!(
-            key("p=MIGf; v=DKIM1"),
-            Some(Err("is of another version than DKIM1"))
+            bad(format!("p={RSA}; v=DKIM1")),
+            "is of another version than DKIM1"
         );
-        assert_eq!(key("k=dsa; p=MIGf"), Some(Err("is of an unknown kind")));
-        assert_eq!(key("s=other; p=MIGf"), Some(Err("is not for e-mail")));
-        assert_eq!(key("p=MIG"), Some(Err("is not base64")));
-        assert_eq!(key("p=M\u{fffd}Gf"), Some(Err("is not base64")));
-        assert_eq!(key("v=DKIM1; p"), Some(Err("is malformed")));
+        assert_eq!(bad(format!("k=dsa; p={RSA}")), "is of an unknown kind");
+        assert_eq!(bad(format!("s=other; p={RSA}")), "is not for e-mail");
+        assert_eq!(bad("p=MIG".to_string()), "is not base64");
+        assert_eq!(bad("p=M\u{fffd}Gf".to_string()), "is not base64");
+        assert_eq!(bad("v=DKIM1; p".to_string()), "is malformed");
+        assert_eq!(bad("p=QUJD".to_string()), "is no RSA public key");
+        assert_eq!(bad(format!("p={ED}")), "is no RSA public key");
+        assert_eq!(bad(format!("p={ED_INFO}")), "is no RSA public key");
+        assert_eq!(
+            bad(format!("k=ed25519; p={ED_INFO}")),
+            "is no Ed25519 public key of 32 bytes"
+        );
+        assert_eq!(
+            bad(format!("p={SHORT}")),
+            "is shorter than 1024 bits, and receivers ignore it"
+        );
         assert_eq!(key("hello"), None);
         assert_eq!(key("a=b"), None);
     }

@@ -252,7 +252,8 @@ impl Evaluation<'_> {
                         "{target} has more than {NAMES} MX records"
                     )));
                 }
-                let mut void = true;
+                // A null MX (RFC 7505) is a record.
+                let (mut asked, mut found) = (false, false);
                 for record in &records {
                     let RData::MX(mx) = record else { continue };
                     if mx.exchange.is_root() {
@@ -262,9 +263,10 @@ impl Evaluation<'_> {
                     if self.is_among(&addresses, *lengths) {
                         return Ok(true);
                     }
-                    void &= addresses.is_empty();
+                    asked = true;
+                    found |= !addresses.is_empty();
                 }
-                if void {
+                if records.is_empty() || (asked && !found) {
                     self.count_void()?;
                 }
                 Ok(false)

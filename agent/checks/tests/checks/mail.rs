@@ -69,10 +69,14 @@ async fn dmarc() {
     }
 }
 
+const RSA: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAj1qKxhNY9mvoWihDEGDtSs9v5uADKU7OBuvSZKe0J8x/Ip4SKJYOES6IX2qVr513nH\
+        ewGmQG5h+IhzJcTxo7hqrIEgHtBdU+Bm1+afsdT2wtBiYM+aFzGNjIv0mFVYZcwNrbxPNamyUf/+wsyUgl364YVE7tHUi9yGBTvYia6AM5m+XC\
+        IFRKZGa364sKpYNETA10/FHs7F68qtxLgncUFf2Cy2gvfWmTycmMvCwcSq5WdUM7dtue6czPIkOBEOy7FJ6b5GaSwxzsPtDpA6iMzzhM8P6/6F\
+        VJIfNf3hiO/+HFOsh8ZOWTTtbydZuYbxxP9InfgO9zSJ/qJZt88A0daQIDAQAB";
+
 #[tokio::test]
 async fn dkim() {
-    let long = "QUJD".repeat(90);
-    let (one, two) = long.split_at(200);
+    let (one, two) = RSA.split_at(200);
     let world = World::new(
         Zone::new()
             .txt("s1._domainkey.d.test", &["v=DKIM1; k=rsa; p=", one, two])
@@ -80,7 +84,7 @@ async fn dkim() {
             .txt("two._domainkey.d.test", &["v=DKIM1; p=QUJD"])
             .txt("two._domainkey.d.test", &["v=DKIM1; p=QUJE"])
             .txt("text._domainkey.d.test", &["not a key"])
-            .txt("a.b._domainkey.d.test", &["p=QUJD; t=y"])
+            .txt("a.b._domainkey.d.test", &["t=y; p=", one, two])
             .cname("hosted._domainkey.d.test", "s1._domainkey.d.test")
             .fault("broken._domainkey.d.test", Fault::Refused),
     )

@@ -265,3 +265,10 @@ async fn a_record_that_passes_any_address_proves_nothing() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn a_null_mx_is_a_record() {
+    let file = "null.test IN MX 0 .\nd.test IN TXT \"v=spf1 a:v1.test a:v2.test mx:null.test -all\"\n";
+    let world = World::new(Zone::parse(file).unwrap()).await;
+    world.expect(spf("d.test", &[V4]), Failed, "`fail`: -all").await;
+}
