@@ -81,3 +81,37 @@ fn every_row_of_a_table_has_as_many_cells_as_its_header() {
     }
     assert!(tables > 5, "only {tables} tables were found");
 }
+
+/// The pages for people, from the top of the repository.
+fn pages() -> Vec<std::path::PathBuf> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = std::fs::read_dir(top.join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .into_iter()
+        .map(|name| top.join(name))
+        .chain(docs.filter(|path| path.extension().is_some_and(|e| e == "md")))
+        .collect();
+    pages.sort();
+    assert!(pages.len() > 12, "{pages:?}");
+    pages
+}
+
+#[test]
+fn links_of_the_docs_lead_to_files() {
+    let mut links = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for rest in text.split("](").skip(1) {
+            let target = rest.split(')').next().unwrap();
+            let file = target.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            links += 1;
+            let leads = page.parent().unwrap().join(file);
+            assert!(leads.exists(), "{}: {target} leads nowhere", page.display());
+        }
+    }
+    assert!(links > 30, "{links} links");
+}

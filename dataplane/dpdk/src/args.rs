@@ -1,4 +1,4 @@
-//! Options, and the arguments of EAL that they become.
+//! Options of EAL (DPDK's environment layer) and the command-line arguments they become.
 
 use crate::log::LogLevel;
 use std::ffi::{CString, NulError};
@@ -57,17 +57,17 @@ impl EalOptions {
 pub enum OptionError {
     /// EAL could end the process on seeing it.
     #[error(
-        "EAL's argument {0:?} is not accepted: what has no field of its own is one word, --option or --option=value"
+        "EAL argument {0:?} is not accepted: write one word, --option or --option=value, and only what has no setting of its own"
     )]
     Unknown(String),
     /// Arguments are C strings.
     #[error("the argument {0:?} holds a zero byte")]
     ZeroByte(String),
     /// `0` MiB, which EAL does not accept.
-    #[error("memory_mb is 0: DPDK needs some memory, 64 is little")]
+    #[error("memory_mb is 0: DPDK needs memory, at least about 64 MiB")]
     NoMemory,
     /// Both `no_pci` and PCI devices.
-    #[error("PCI devices are allowed, and PCI is off")]
+    #[error("PCI devices are listed although PCI is off: remove them, or turn PCI on")]
     PciIsOff,
 }
 

@@ -1,4 +1,4 @@
-//! Packets that go through the crate's functions together.
+//! A burst: packets that are received, processed and sent together.
 
 use crate::mbuf::Mbuf;
 use portcullis_dpdk_sys as sys;

@@ -1,4 +1,4 @@
-//! What is asked of a port, what the device can grant of it, and how DPDK is told.
+//! Port configuration: what the caller asks for, checked against what the device offers, in DPDK's structures.
 
 use crate::device::{Core, Device};
 use crate::eal::lock;
@@ -75,14 +75,14 @@ pub struct Granted {
 #[derive(Debug, Error)]
 pub enum ConfigureError {
     /// No queue was asked for.
-    #[error("port {0}: at least one queue each way")]
+    #[error("port {0}: needs at least one receive and one transmit queue")]
     NoQueues(String),
     /// The device has no queue in one direction: `net_pcap` with a file to read only, for example.
     #[error("port {0}: the device has no queue to {1}")]
     OneWay(String, &'static str),
     /// Frames do not fit the pool's buffers, and the device does not spread them over several.
     #[error(
-        "port {port}: frames of {needed} bytes do not fit packets of {room} in pool {pool}: larger ones, or a smaller MTU"
+        "port {port}: frames of {needed} bytes do not fit buffers of {room} in pool {pool}: use larger buffers or a smaller MTU"
     )]
     PoolTooSmall {
         /// Name of the device.
@@ -134,7 +134,7 @@ impl Device {
                 &raw mut granted.tx_descriptors,
             )
         })
-        .map_err(fail("it says nothing about descriptors"))?;
+        .map_err(fail("the device does not report its descriptor limits"))?;
         queues(core, &granted, &config.pool)?;
         granted.mtu = mtu(core, config.mtu.map(|_| granted.mtu))?;
         granted.promiscuous = promiscuous(core, config.promiscuous)?;
@@ -192,7 +192,7 @@ fn within(count: u16, limits: &DescriptorLimits) -> u16 {
 
 /// How DPDK is told.
 fn conf(core: &Core, config: &PortConfig, wanted: &Granted) -> Result<sys::rte_eth_conf, ConfigureError> {
-    let raw = raw_info(core.port).map_err(failed(core, "it says nothing about itself"))?;
+    let raw = raw_info(core.port).map_err(failed(core, "the device does not report its capabilities"))?;
     // SAFETY: the struct is numbers and pointers, for which zero is a value, and the one that means "as usual".
     let mut conf: sys::rte_eth_conf = unsafe { zeroed() };
     conf.rxmode.mtu = u32::from(wanted.mtu);
@@ -250,7 +250,7 @@ fn current_mtu(core: &Core) -> Result<u16, ConfigureError> {
     let mut mtu = 0;
     // SAFETY: `mtu` is writable, and the port is open.
     check(unsafe { sys::rte_eth_dev_get_mtu(core.port, &raw mut mtu) })
-        .map_err(failed(core, "it says nothing about its MTU"))?;
+        .map_err(failed(core, "the device does not report its MTU"))?;
     // Before a port is configured, some drivers have none.
     Ok(if mtu == 0 { 1500 } else { mtu })
 }

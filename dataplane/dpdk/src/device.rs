@@ -1,4 +1,4 @@
-//! Devices: found, probed, and gone again.
+//! Devices: probing, lookup and removal.
 
 use crate::eal::{Eal, lock};
 use crate::errno::{Errno, check};
@@ -17,7 +17,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// The description is empty, or holds a zero byte.
-    #[error("{0:?} describes no device: it is a PCI address, or DRIVER0,option=value,…")]
+    #[error("{0:?} is not a device: write a PCI address, or DRIVER0,option=value,…")]
     Description(String),
     /// It was probed before and is still there.
     #[error("device {0} is in use already")]
@@ -44,7 +44,7 @@ pub enum ProbeError {
     NoPciDevice(String),
     /// A driver of the kernel has the PCI device.
     #[error(
-        "the kernel's driver {driver} has the PCI device {address}: take it away with `dpdk-devbind.py -b vfio-pci \
+        "PCI device {address} is bound to the kernel driver {driver}: rebind it with `dpdk-devbind.py -b vfio-pci \
          {address}` (its interface disappears from the kernel), or use the interface through net_af_packet"
     )]
     KernelHasIt {
@@ -55,11 +55,11 @@ pub enum ProbeError {
     },
     /// No driver of the kernel has the PCI device, so that none hands it over.
     #[error(
-        "nothing hands the PCI device {0} over: `modprobe vfio-pci` and `dpdk-devbind.py -b vfio-pci {0}`"
+        "PCI device {0} has no user-space driver: run `modprobe vfio-pci` and `dpdk-devbind.py -b vfio-pci {0}`"
     )]
     NotBound(String),
     /// The driver gave an error.
-    #[error("device {name} is not to be had{}", log::said(said))]
+    #[error("cannot use device {name}{}", log::said(said))]
     Refused {
         /// Name of the device.
         name: String,

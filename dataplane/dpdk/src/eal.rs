@@ -1,4 +1,4 @@
-//! DPDK's environment (EAL): initialised once in a process, by a thread of its own, and ended with its last owner.
+//! Life of EAL, DPDK's environment: initialised once per process on its own thread, cleaned up with its last owner.
 
 use crate::affinity;
 use crate::args::{self, EalOptions, OptionError};
@@ -22,13 +22,13 @@ static USED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Error)]
 pub enum EalError {
     /// It started before in this process, or failed to.
-    #[error("DPDK was initialised in this process before, and can be only once")]
+    #[error("DPDK was already initialised in this process and can be initialised only once")]
     Again,
     /// The options contradict each other, or one could end the process.
     #[error("DPDK's options are not accepted")]
     Options(#[from] OptionError),
     /// The kernel did not give what is needed before DPDK is even asked.
-    #[error("the thread that initialises DPDK could not be prepared")]
+    #[error("cannot start the thread that initialises DPDK")]
     Thread(#[source] io::Error),
     /// EAL gave an error.
     #[error("DPDK did not initialise{}", log::said(said))]

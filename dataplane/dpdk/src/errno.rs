@@ -1,4 +1,4 @@
-//! What an errno means when DPDK gives it, and what to do about it.
+//! Meanings of the error numbers that DPDK returns, with what to do about each.
 
 use portcullis_dpdk_sys as sys;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What a device is and can do.
+//! Capabilities and limits of a device.
 
 use crate::errno::{Errno, check};
 use portcullis_dpdk_sys as sys;

@@ -1,4 +1,4 @@
-//! An interface of the kernel through packet sockets of our own.
+//! A kernel network interface as a port, over packet sockets (packet(7)).
 //!
 //! DPDK's `net_af_packet` puts its sockets into a fanout group that reassembles, always: IPv4 fragments come in as one frame,
 //! which is longer than its ring takes, and is lost. These sockets take frames as they are on the wire. The kernel copies
@@ -36,7 +36,7 @@ const MACS: usize = 12;
 #[derive(Debug, Error)]
 pub enum InterfaceError {
     /// No interface has this name.
-    #[error("there is no interface `{0}` in this network namespace: `ip link` lists those there are")]
+    #[error("no interface `{0}` in this network namespace: see `ip link`")]
     NotFound(String),
     /// A step that the kernel refused.
     #[error("interface {name}: cannot {what}; root or CAP_NET_RAW and CAP_NET_ADMIN are needed")]

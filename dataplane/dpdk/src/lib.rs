@@ -1,4 +1,4 @@
-//! DPDK, safe: the layer between `portcullis-dpdk-sys` and whoever moves packets.
+//! Safe layer over DPDK: ownership of packets, life of ports and queues, EAL and worker threads as types.
 //!
 //! ```text
 //! Eal::init ─┬▶ Mempool ──────────────┬▶ Mbuf, Burst

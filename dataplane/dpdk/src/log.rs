@@ -1,4 +1,4 @@
-//! DPDK's log goes to `tracing`, target `dpdk`; and what it says during one call can be had with that call's error.
+//! DPDK's log as `tracing` events (target `dpdk`). The lines logged during one call can be attached to that call's error.
 
 use portcullis_dpdk_sys as sys;
 use std::cell::RefCell;

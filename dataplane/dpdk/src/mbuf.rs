@@ -1,4 +1,4 @@
-//! A packet and its one owner.
+//! A packet buffer (`rte_mbuf`) with exactly one owner.
 
 use crate::mempool::{HEADROOM, Mempool};
 use portcullis_dpdk_sys as sys;
@@ -40,7 +40,7 @@ pub enum MbufError {
         length: usize,
     },
     /// The packet spreads over several buffers.
-    #[error("the packet has {0} segments, and this works with one")]
+    #[error("the packet has {0} segments; only one is supported here")]
     Chained(u16),
 }
 

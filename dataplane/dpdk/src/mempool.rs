@@ -24,7 +24,7 @@ const ANY_NODE: i32 = -1;
 #[derive(Debug, Error)]
 pub enum PoolError {
     /// A pool of nothing.
-    #[error("pool {name}: it must have packets")]
+    #[error("pool {name}: needs at least one packet buffer")]
     Empty {
         /// Name of the pool.
         name: String,
@@ -50,7 +50,9 @@ pub enum PoolError {
         most: u16,
     },
     /// DPDK gave an error.
-    #[error("pool {name}: {count} packets of {data_room} bytes (about {megabytes} MiB) are not to be had")]
+    #[error(
+        "pool {name}: cannot allocate {count} packet buffers of {data_room} bytes (about {megabytes} MiB)"
+    )]
     Create {
         /// Name of the pool.
         name: String,

@@ -1,4 +1,4 @@
-//! Which Debian package a missing driver is in.
+//! Debian packages of DPDK's drivers, for errors about a missing driver.
 
 use portcullis_dpdk_sys as sys;
 

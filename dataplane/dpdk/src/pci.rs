@@ -1,4 +1,4 @@
-//! PCI addresses, and what the kernel says about the device there.
+//! PCI addresses, and the kernel's view of the device at one.
 
 use std::fmt;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Ports: configured, started, stopped.
+//! Ethernet ports: configure, start, stop.
 //!
 //! ```text
 //! Device ─configure─▶ Port<Stopped> ─start─▶ Running { Port<Started>, RxQueue…, TxQueue… }

@@ -1,4 +1,4 @@
-//! The queues of a started port.
+//! Receive and transmit queues of a started port.
 
 use crate::burst::Burst;
 use crate::port::Run;

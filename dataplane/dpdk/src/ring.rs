@@ -1,4 +1,4 @@
-//! A ring of packets between two threads: one puts in, one takes out.
+//! Single-producer, single-consumer ring of packets between two threads (`rte_ring`).
 
 use crate::burst::Burst;
 use crate::eal::Eal;
@@ -17,7 +17,7 @@ type OneThread = PhantomData<Cell<()>>;
 
 /// Why there is no ring.
 #[derive(Debug, Error)]
-#[error("a ring for {size} packets is not to be had (the size is a power of two)")]
+#[error("cannot allocate a ring for {size} packets (the size must be a power of two)")]
 pub struct RingError {
     /// What was asked for.
     pub size: u32,

@@ -1,4 +1,4 @@
-//! Counters and link of a port.
+//! Port counters and link state.
 
 use crate::errno::{Errno, check};
 use portcullis_dpdk_sys as sys;

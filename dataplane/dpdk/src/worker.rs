@@ -1,4 +1,4 @@
-//! Threads that move packets.
+//! Worker threads that poll queues, pinned to CPUs.
 
 use crate::affinity;
 use crate::eal::Eal;
@@ -14,7 +14,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// The operating system gives no thread.
-    #[error("worker {name}: no thread")]
+    #[error("worker {name}: cannot start a thread")]
     Thread {
         /// Name of the worker.
         name: String,
@@ -24,7 +24,7 @@ pub enum WorkerError {
     },
     /// There is no such CPU, or this process may not use it.
     #[error(
-        "worker {name}: it cannot run on CPU {core}: there is none, or this process may not use it (taskset -p, cpuset)"
+        "worker {name}: cannot run on CPU {core}: it does not exist, or this process may not use it (taskset -p, cpuset)"
     )]
     Pin {
         /// Name of the worker.
@@ -36,10 +36,7 @@ pub enum WorkerError {
         source: io::Error,
     },
     /// DPDK knows as many threads as it can.
-    #[error(
-        "worker {name}: DPDK does not take another thread, it knows at most {}",
-        sys::RTE_MAX_LCORE
-    )]
+    #[error("worker {name}: DPDK supports at most {} threads", sys::RTE_MAX_LCORE)]
     Register {
         /// Name of the worker.
         name: String,

@@ -1,4 +1,4 @@
-//! A class of one direction, compiled: what happens to each packet of its endpoints.
+//! A compiled class of one direction: the verdict for each packet of its endpoints.
 //!
 //! Packets have 54 *shapes*: IPv4, IPv6 or neither; readable, later fragment or unreadable; protocol. A shape has a
 //! line over destination ports. Where one row decides a whole piece, the leaf says verdict and counter; else it names

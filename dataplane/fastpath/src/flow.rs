@@ -1,4 +1,4 @@
-//! Which frames belong together: a number that all frames of a flow share, for whoever deals them out to workers.
+//! Flow hash: equal for all frames of a flow, used to distribute frames to workers.
 //!
 //! What is in one flow stays in order when one worker has it. So the number is of what every packet of a flow shows: the
 //! addresses and the protocol, and the ports of TCP and SCTP, which send no fragments of their own accord. UDP does, and

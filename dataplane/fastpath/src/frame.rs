@@ -1,4 +1,4 @@
-//! From bytes to what rows match, state by state as `p4/include/parser.p4` does it.
+//! Parser: bytes to match fields, state by state like `p4/include/parser.p4`.
 //!
 //! `unreadable` marks what a policy cannot judge. It is set before what can fail and cleared where all was read, so that
 //! a frame that ends too early leaves it set.

@@ -1,4 +1,4 @@
-//! The guard of one plug (port and VLAN): MACs, addresses, and what is said in neighbour discovery.
+//! Source guard of one attachment point (port and VLAN): MACs, addresses, and those inside neighbour discovery.
 //!
 //! Guards of endpoints differ in little but the MACs and addresses that they name. So what rows ask for is a [`Shape`] that
 //! plugs share, and a plug of its own has the counters of its rows, and the values that the shape leaves open.

@@ -1,4 +1,4 @@
-//! What the embedded switch does with a frame: the logical pipeline of `p4/`, compiled for a CPU.
+//! Packet processing of the embedded switch: the logical pipeline of `p4/`, compiled for a CPU.
 //!
 //! [`Tables`] keeps the rows of all tables as a P4Runtime controller writes them, and compiles what changed into a
 //! [`Snapshot`], an immutable tree that shares with its predecessor all that stayed. A worker runs frames through one

@@ -1,4 +1,4 @@
-//! A line: what happens at each of the 65,536 ports, found in a handful of cycles.
+//! Port line: the verdict of each of the 65,536 ports, looked up in a few cycles.
 //!
 //! Where nearly all ports have the same leaf, as with some ports that are denied, up to 32 pieces that have not are kept
 //! side by side and compared all at once: most packets are in none of them. Else up to 64 places where something changes are

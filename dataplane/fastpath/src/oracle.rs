@@ -1,4 +1,4 @@
-//! The same as the fast path, slowly: the P4 program's control flow over rows as they were written.
+//! Reference implementation of the fast path: the P4 program's control flow, row by row, without compilation.
 //!
 //! It shares the parser with the fast path, and nothing else. Tests compare the two.
 

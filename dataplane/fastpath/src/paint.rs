@@ -1,4 +1,4 @@
-//! Intervals painted over each other: the first that covers a point has it.
+//! Interval overlay: for each point, the first interval that covers it.
 
 /// Where intervals begin, and which of them has what follows (`None`: nobody), for intervals in falling precedence over
 /// `0..=last`. Neighbours of the same owner are one. Sorting is all that costs more than linear time.

@@ -1,4 +1,4 @@
-//! A frame's way: parse, attach, roles, guard, egress policy, L2; then for every copy deliver and ingress policy.
+//! The pipeline: parse, attach, roles, guard, egress policy, L2, then deliver and ingress policy for every copy.
 
 use crate::brief::Brief;
 use crate::classes::{Class, Leaf};

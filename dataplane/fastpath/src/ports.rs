@@ -1,4 +1,4 @@
-//! What is plugged into a port: by VLAN, the sender's class and guard, and the receiver's class.
+//! Attachment points of a port by VLAN: the sender's class and guard, and the receiver's class.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The remote stage of a class: which prefix an address is in.
+//! Remote stage of a class: longest-prefix match of an address to a remote id.
 
 use crate::frame::Fields;
 use crate::paint::paint;

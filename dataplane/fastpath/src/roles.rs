@@ -1,4 +1,4 @@
-//! What only routers, DHCP servers and bridges send, and whether a plug may send it.
+//! Frames that only routers, DHCP servers and bridges may send, and the check of the sender's role.
 
 use crate::brief::Brief;
 use crate::frame::{Fields, Kind};

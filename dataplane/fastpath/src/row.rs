@@ -1,4 +1,4 @@
-//! A row as a controller writes it: conditions on some keys, a priority, an action.
+//! A row as a controller writes it: match keys, priority, action.
 
 use crate::table::{Key, Table};
 

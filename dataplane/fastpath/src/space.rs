@@ -1,4 +1,4 @@
-//! Pieces of an address space, and something for each.
+//! Partition of an address space with a value for each part.
 
 /// Where pieces begin, rising from 0, and what each has.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Where MACs are: a hash table in 256 parts, so that a change copies one of them.
+//! MAC table (FDB): a hash table in 256 parts, so that a change copies one part.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
+//! Tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
 
 /// A table. The number is the lower part of its P4 id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

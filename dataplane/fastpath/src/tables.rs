@@ -1,4 +1,4 @@
-//! The rows of all tables, and what workers get of them.
+//! Rows of all tables, and the snapshots that workers read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

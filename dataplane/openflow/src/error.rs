@@ -1,4 +1,4 @@
-//! What can go wrong while reading or writing a message.
+//! Errors of decoding and encoding messages.
 
 use crate::version::Version;
 
@@ -28,7 +28,7 @@ pub enum DecodeError {
         have: usize,
     },
     /// A length field contradicts the bytes around it.
-    #[error("{what} claims a length of {length} bytes, which cannot be; close the connection")]
+    #[error("{what} claims an impossible length of {length} bytes; close the connection")]
     Length {
         /// The part whose length is wrong.
         what: &'static str,
@@ -58,7 +58,7 @@ pub enum DecodeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The message, or a part of it, is longer than its 16-bit length field can say.
-    #[error("{what} needs {length} bytes, more than its length field can say: split it")]
+    #[error("{what} needs {length} bytes, more than its length field can hold: split it")]
     TooLong {
         /// The part that does not fit.
         what: &'static str,
@@ -66,7 +66,7 @@ pub enum EncodeError {
         length: usize,
     },
     /// The protocol version has no way to say this.
-    #[error("{what} cannot be said in {version}: {hint}")]
+    #[error("{what} cannot be expressed in {version}: {hint}")]
     NotExpressible {
         /// What was to be said.
         what: &'static str,

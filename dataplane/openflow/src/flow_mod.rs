@@ -1,4 +1,4 @@
-//! Changing flows, and hearing of their end (OpenFlow 1.5 §7.3.4.2, §7.4.2).
+//! Flow modification and removal notices (OpenFlow 1.5 §7.3.4.2, §7.4.2).
 
 use crate::error::{DecodeError, EncodeError};
 use crate::instruction::{self, Instruction};

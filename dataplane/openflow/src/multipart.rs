@@ -1,4 +1,4 @@
-//! Requests whose answers may come in parts (OpenFlow 1.5 §7.3.5).
+//! Multipart requests and replies (OpenFlow 1.5 §7.3.5).
 
 use crate::error::{DecodeError, EncodeError};
 use crate::port::{self, PortDesc, put_text, text};

@@ -1,4 +1,4 @@
-//! What a switch can do and how it is set (OpenFlow 1.5 §7.3.1, §7.3.2, §7.3.10).
+//! Switch features, configuration and role (OpenFlow 1.5 §7.3.1, §7.3.2, §7.3.10).
 
 use crate::error::{DecodeError, EncodeError};
 use crate::wire::{Reader, Writer};

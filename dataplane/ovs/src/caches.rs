@@ -1,4 +1,4 @@
-//! Waiting for the datapath's caches.
+//! Confirms that the datapath's flow cache follows a change.
 //!
 //! A confirmed flow table is what new flows meet. Flows that the datapath has cached are checked against it by
 //! the revalidators, a moment later. "Realized" means both, so after a change the driver waits for

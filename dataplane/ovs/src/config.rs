@@ -1,4 +1,4 @@
-//! How a target of this kind is configured.
+//! Configuration of an Open vSwitch target.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Is there an Open vSwitch with DPDK at this address, and which bridge is meant?
+//! Discovery: whether Open vSwitch with DPDK runs at an address, and which bridge to program.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Rows that end by themselves: when nobody is there to close what unlocks opened, the switch does.
+//! Timed rows: the switch closes what an unlock opened, also without the agent.
 //!
 //! What leads a port to a class is a *stack*. The lowest row is permanent and leads to what holds when every unlock has
 //! ended; above it stands a row for each end, the higher the earlier, with a hard timeout, that leads to what holds until

@@ -1,4 +1,4 @@
-//! A row of an OVS table, before it is a message.
+//! A row of an OVS table before it is encoded.
 
 use std::sync::Arc;
 

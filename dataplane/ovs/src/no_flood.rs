@@ -1,4 +1,4 @@
-//! Keeping NORMAL from flooding to policed ports: they get their copies through `flood`, policy and all.
+//! Port setting `no-flood`: NORMAL does not flood to managed ports, which get their copies through `flood` and its policy.
 //!
 //! The port setting is OFPPC_NO_FLOOD, which only OpenFlow 1.0 can express, so this speaks those four messages
 //! of it (specification 1.0.0, sections 5.2.1, 5.3.3, 5.3.5) over a connection of its own.

@@ -1,4 +1,4 @@
-//! Sorting rows that were read back. Pure: the time is an argument.
+//! Classifies rows that were read back: ours, foreign, ended. Pure: the time is an argument.
 
 use std::collections::HashSet;
 use std::time::Duration;

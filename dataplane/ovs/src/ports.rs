@@ -1,4 +1,4 @@
-//! Which port of the bridge is what: the attachments of endpoints, uplinks, and ports without an endpoint.
+//! Resolves the ports of the bridge: attachments of endpoints, uplinks, and ports without an endpoint.
 //!
 //! An interface that an endpoint's attachment names is a server port. Without one it is an uplink if `uplinks` of the
 //! target names it, or if its type is one that no server has (`FREE_KINDS`: the bridge itself and other internal
@@ -574,7 +574,7 @@ impl Round<'_> {
                     .any(|a| a.port.is_some());
                 let why = if numbered {
                     format!(
-                        "{} says nothing to Open vSwitch: write interface or iface_id",
+                        "{} is not valid on an Open vSwitch target: set `interface` or `iface_id`",
                         attachments.join(", ")
                     )
                 } else {

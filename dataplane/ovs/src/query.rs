@@ -1,4 +1,4 @@
-//! Questions about the rows: which enforce a verdict, how often each rule decided.
+//! Queries over rows: which rows enforce a verdict, and hits per rule.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The one place for register bits and cookies.
+//! Layout of registers and cookies.
 
 use portcullis_openflow::Field;
 

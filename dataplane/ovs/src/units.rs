@@ -1,4 +1,4 @@
-//! Everything the bridge shall hold, in units that are made and dropped together.
+//! Desired rows of the bridge, in units that are added and removed together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

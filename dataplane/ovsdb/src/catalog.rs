@@ -1,4 +1,4 @@
-//! The tables and columns the replica is made of: one place that says what is asked of a database.
+//! Tables and columns that the replica monitors.
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Short quotes of what a server sent, for error messages.
+//! Shortens what a server sent, for error messages.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! What the replica tells about a switch: bridges, their ports, and the interfaces of those.
+//! The switch as the replica shows it: bridges, ports, interfaces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

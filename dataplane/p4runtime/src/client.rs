@@ -1,4 +1,4 @@
-//! The calls to a device's P4Runtime server, and their answers in our terms.
+//! gRPC client of a P4Runtime server, with its errors in our terms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const LARGEST: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
-    #[error("`{0}` is no address: write HOST:PORT or unix:/PATH")]
+    #[error("`{0}` is not an address: write HOST:PORT or unix:/PATH")]
     Address(String),
     /// A file for TLS.
     #[error("cannot read {path} for TLS")]

@@ -1,4 +1,4 @@
-//! One device as a target.
+//! Configuration of a P4Runtime target.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

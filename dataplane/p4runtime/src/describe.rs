@@ -1,4 +1,4 @@
-//! The docs of our P4 program's tables, printed from its P4Info.
+//! Prints the documentation of our P4 program's tables from its P4Info.
 
 use portcullis_compiler::model::Role;
 

@@ -1,4 +1,4 @@
-//! A device as its own P4Info describes it: ids and widths behind the stages, and rows in its terms.
+//! A device as its P4Info describes it: ids and widths of stages, and rows in its terms.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Ends that a row carries to the switch: what closes ports when no agent is there to do it.
+//! Expiry carried in rows: the device closes what an unlock opened, also without the agent.
 //!
 //! A row that leads a port to a class says with it what the class will be as unlocks end. A server that keeps such ends
 //! says so with the header [`HEADER`] in its answer to `Capabilities`; then the agent appends them to the row's `metadata`,

@@ -1,4 +1,4 @@
-//! Rows as a device keeps them: what makes two writes be about the same row, and what a row does.
+//! Rows as a device stores them: identity of a row (key), and its body.
 
 use std::cmp::Ordering;
 use std::fmt;

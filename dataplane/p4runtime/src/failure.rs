@@ -1,4 +1,4 @@
-//! What a device says when it refuses something.
+//! Errors that a device returns, with the update they are about.
 
 use portcullis_proto::google::rpc;
 use portcullis_proto::p4::v1;

@@ -1,4 +1,4 @@
-//! What a device runs, from what it says of itself.
+//! Identifies the pipeline that a device runs.
 
 use portcullis_proto::p4::v1::ForwardingPipelineConfig;
 

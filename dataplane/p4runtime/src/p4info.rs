@@ -52,13 +52,13 @@ pub enum P4InfoError {
         why: String,
     },
     /// Messages in messages beyond [`MAX_DEPTH`].
-    #[error("{place}: more than {MAX_DEPTH} messages in each other")]
+    #[error("{place}: messages are nested more than {MAX_DEPTH} deep")]
     Deep {
         /// Where it becomes too deep.
         place: Place,
     },
     /// Neither text nor a P4Info in binary.
-    #[error("not protobuf text (byte {offset} is none of text), and not a P4Info in binary: {why}")]
+    #[error("neither protobuf text (invalid byte at offset {offset}) nor a binary P4Info: {why}")]
     Binary {
         /// The first byte that does not occur in text, from 0.
         offset: usize,
@@ -192,7 +192,7 @@ mod tests {
         }
         let error = parse(b"tables {\xff}").expect_err("neither").to_string();
         assert!(
-            error.starts_with("not protobuf text (byte 8 is none of text)"),
+            error.starts_with("neither protobuf text (invalid byte at offset 8)"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! Who is behind which port of the switch: the attachments of endpoints, uplinks, and servers without an endpoint.
+//! Resolves the ports of the device: attachments of endpoints, uplinks, and ports without an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -200,7 +200,7 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
 fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<At, String> {
     let Some(port) = attachment.port else {
         return Err(format!(
-            "{attachment} says nothing to a P4Runtime switch: write port, the number of its port"
+            "{attachment} is not valid on a P4Runtime target: set `port`, the number of its port"
         ));
     };
     if u128::from(port) > port_max {
@@ -376,7 +376,7 @@ endpoints:
             why,
             [
                 "lost: port 600 cannot be: its ports go to 511",
-                "named: interface x says nothing to a P4Runtime switch: write port, the number of its port",
+                "named: interface x is not valid on a P4Runtime target: set `port`, the number of its port",
                 "up: port 9 is an uplink in the agent's configuration",
             ]
         );

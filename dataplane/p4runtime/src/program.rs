@@ -1,4 +1,4 @@
-//! Our own P4 program, as the compiler made it, in both variants.
+//! Our compiled P4 program, in both variants.
 
 use portcullis_proto::p4::config::v1::P4Info;
 use portcullis_proto::p4::v1::ForwardingPipelineConfig;

@@ -1,4 +1,4 @@
-//! Everything a device shall hold, in units that are made and dropped together.
+//! Desired rows of a device, in units that are added and removed together.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

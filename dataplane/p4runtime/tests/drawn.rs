@@ -256,7 +256,7 @@ fn no_policy_table_is_drawn_without_what_rows_name() {
     let mapped = changed(FOREIGN_MAPPING, "\"ig_md.lkp.frag\" = \"later\"\n", "");
     assert_eq!(
         error(FOREIGN, Some(&mapped)),
-        "table.fw.rules cannot play `policy`: it has no `later`"
+        "table.fw.rules cannot serve as `policy`: it has no `later`"
     );
     // The mark is no use to a table that cannot match it.
     let marked = changed(FOREIGN_MAPPING, "unreadable = false", "unreadable = true");
@@ -278,7 +278,7 @@ fn an_exact_field_without_a_meaning_makes_a_table_unusable() {
     };
     assert_eq!(
         error(&exact("meta.tenant", "match_type: EXACT"), None),
-        "table.egress_policy cannot play `policy`: every row has to match `meta.tenant`, but it has no meaning here"
+        "table.egress_policy cannot serve as `policy`: every row has to match `meta.tenant`, but it has no meaning here"
     );
     assert!(error(&exact("meta.tenant", "other_match_type: \"fuzzy\""), None).contains("`meta.tenant`"));
     for kind in ["TERNARY", "OPTIONAL", "RANGE", "LPM"] {
@@ -346,7 +346,7 @@ fn what_a_device_cannot_do_is_said() {
     );
     assert!(
         error(&ranges, None)
-            .contains("table.src_code cannot play `src_code`: `src_port` does not match as it does in")
+            .contains("table.src_code cannot serve as `src_code`: `src_port` does not match as it does in")
     );
     let from = ACL.find("tables {\n  preamble {\n    id: 33554434").unwrap();
     let table = ACL.get(from..ACL.find("actions {").unwrap()).unwrap();

@@ -165,7 +165,7 @@ async fn tables_that_cannot_hold_the_rows_are_not_used() {
             "no fields",
             change(&|info| table(info, "fw.rules").match_fields.clear()),
             vec![
-                "table.fw.rules cannot play `policy`",
+                "table.fw.rules cannot serve as `policy`",
                 "there is no match field `ig_md.lkp.dport`",
             ],
         ),

@@ -1,4 +1,4 @@
-//! What a switch is made of: from a TOML file and from the command line, which wins.
+//! Configuration of the switch: a TOML file and the command line, which takes precedence.
 
 use std::path::{Path, PathBuf};
 

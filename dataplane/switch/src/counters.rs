@@ -1,4 +1,4 @@
-//! Counters that workers keep: each has its own, so that no cache line is shared.
+//! Per-worker counters, so that workers share no cache line.
 //!
 //! A worker is the only one that writes to its counters, with plain loads and stores; whoever asks adds them up.
 

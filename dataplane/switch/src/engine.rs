@@ -1,4 +1,4 @@
-//! One place that changes what the workers forward by: program, tables, groups.
+//! Applies changes to pipeline, tables and groups, and publishes them to the workers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

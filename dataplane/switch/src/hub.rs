@@ -1,4 +1,4 @@
-//! Between the one who changes tables and those who forward frames: one snapshot, swapped without a lock.
+//! Snapshot exchange between the writer of tables and the workers, without locks.
 //!
 //! A worker looks at a number before each burst, and takes up the newest snapshot when it has changed; then it says so in a
 //! place of its own. [`Hub::adopted`] tells when all have. Old snapshots are kept until no worker has them, so that none of

@@ -1,4 +1,4 @@
-//! Ports as they are written: `NUMBER=KIND:WHAT`, and what DPDK calls them.
+//! Port specifications, `NUMBER=KIND:WHAT`, and their DPDK device strings.
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,7 +52,7 @@ pub enum PortError {
     #[error("port \"{0}\": write NUMBER=KIND:WHAT, like 1=af_packet:eth0")]
     Shape(String),
     /// A number that it cannot have.
-    #[error("port \"{text}\": its number is to be 0 to {LAST}, and is \"{number}\"")]
+    #[error("port \"{text}\": the number must be 0 to {LAST}, not \"{number}\"")]
     Number {
         /// The port.
         text: String,

@@ -1,4 +1,4 @@
-//! Which P4 programs the switch runs, and what their tables look like: ours, with ports as ranges or as masks.
+//! Pipelines that the switch accepts: our P4 program with port ranges or port masks.
 
 use std::collections::HashMap;
 
@@ -93,15 +93,15 @@ pub struct Program {
 pub enum Refused {
     /// It is another one.
     #[error(
-        "this switch runs the program \"portcullis\" version 2 and no other: {what} \
-         (give it p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
+        "this switch runs only the pipeline \"portcullis\" version 2: {what} \
+         (use p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
     )]
     Foreign {
         /// The first difference, by name.
         what: String,
     },
     /// More rows than the switch has room for.
-    #[error("table `{table}` is to take {size} rows, and this switch has room for {most} in a table")]
+    #[error("table `{table}` has size {size}; this switch supports at most {most} rows in a table")]
     Large {
         /// The table.
         table: String,

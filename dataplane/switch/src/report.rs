@@ -1,4 +1,4 @@
-//! What a switch tells of itself: Prometheus metrics, and a table that is drawn again and again.
+//! Prometheus metrics, and the table of `top`.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Runs a switch until it is told to stop: the P4Runtime server, metrics, signals.
+//! Runs a switch until it is stopped: P4Runtime server, metrics, signals.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ pub enum ServeError {
     #[error(transparent)]
     Switch(#[from] SwitchError),
     /// Something that answers has the socket.
-    #[error("something answers on {} already: stop the other switch, or set another --grpc", .0.display())]
+    #[error("{} is in use: stop the other switch, or set another --grpc", .0.display())]
     Answered(PathBuf),
     /// Something that is no socket is in the way.
     #[error("{} is not a socket and is left alone: remove it, or set another --grpc", .0.display())]
@@ -51,16 +51,16 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The server ended.
-    #[error("the P4Runtime server ended")]
+    #[error("the P4Runtime server failed")]
     Server(#[from] tonic::transport::Error),
     /// The server of metrics ended.
-    #[error("the server of metrics ended")]
+    #[error("the metrics server failed")]
     Metrics(#[source] io::Error),
     /// Signals cannot be had.
-    #[error("signals cannot be waited for")]
+    #[error("cannot install signal handlers")]
     Signals(#[source] io::Error),
     /// A worker ended by itself.
-    #[error("a worker ended by itself: {0}")]
+    #[error("a worker exited unexpectedly: {0}")]
     Worker(String),
 }
 

@@ -1,4 +1,4 @@
-//! Frames of one receive queue for several workers: the one who has the queue deals them out by their flows.
+//! Flow distributor (software RSS): the owner of a receive queue passes frames to workers by flow hash.
 //!
 //! Each of the others takes its part from a ring of its own, so that frames of a flow stay in order. Where a ring is full
 //! frames are lost, as in a network card whose queue is.

@@ -1,4 +1,4 @@
-//! What a controller has written: entries, groups, and their rows in the tables of the fast path. Pure.
+//! Entries and groups that controllers wrote, and their rows in the tables of the fast path. Pure.
 //!
 //! A deleted entry's row stays in the tables to the end of the request: what has to be taken back is as it was, with its
 //! counter and its place among rows of the same priority.

@@ -1,4 +1,4 @@
-//! Puts a switch together: DPDK, ports, workers, server; and takes it apart again.
+//! Assembles a switch from DPDK, ports, workers and server, and takes it apart again.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,10 +20,10 @@ use crate::worker::{Out, OutPort, Worker};
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
     /// DPDK did not start.
-    #[error("DPDK does not start")]
+    #[error("cannot start DPDK")]
     Eal(#[from] dpdk::EalError),
     /// No packet buffers.
-    #[error("there are no packet buffers")]
+    #[error("cannot allocate packet buffers")]
     Pool(#[from] dpdk::PoolError),
     /// A port.
     #[error("port {port} cannot be opened")]
@@ -42,7 +42,7 @@ pub enum SwitchError {
         source: dpdk::ConfigureError,
     },
     /// A port.
-    #[error("port {port} does not start")]
+    #[error("cannot start port {port}")]
     Start {
         /// The port as it was written.
         port: String,
@@ -58,7 +58,7 @@ pub enum SwitchError {
         source: dpdk::InterfaceError,
     },
     /// A core that is not there.
-    #[error("there is no core {core} for a worker: this machine has {online}")]
+    #[error("worker core {core} does not exist: this machine has {online}")]
     Core {
         /// The core.
         core: usize,
@@ -66,10 +66,10 @@ pub enum SwitchError {
         online: String,
     },
     /// Between workers.
-    #[error("frames cannot be dealt out to workers")]
+    #[error("cannot set up the flow distributor")]
     Ring(#[from] dpdk::RingError),
     /// A worker.
-    #[error("a worker does not start")]
+    #[error("cannot start a worker")]
     Worker(#[from] dpdk::WorkerError),
 }
 

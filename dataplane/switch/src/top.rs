@@ -1,4 +1,4 @@
-//! `portcullis-switch top`: what ports do, drawn again and again from the metrics of a running switch.
+//! `portcullis-switch top`: port rates, refreshed from the metrics of a running switch.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

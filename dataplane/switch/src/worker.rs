@@ -1,4 +1,4 @@
-//! A worker: takes bursts from its queues, runs each frame to its end under one snapshot, and sends.
+//! A worker: receives bursts from its queues, processes each frame against one snapshot, and sends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

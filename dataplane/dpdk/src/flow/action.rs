@@ -1,4 +1,4 @@
-//! What a rule does.
+//! Actions of `rte_flow` rules.
 
 use portcullis_dpdk_sys as sys;
 

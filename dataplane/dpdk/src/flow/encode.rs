@@ -1,4 +1,4 @@
-//! A rule in the form that `rte_flow` takes: arrays of pointers, and what they point at.
+//! Encoding of a rule for `rte_flow`: arrays of items and actions, and the memory they point to.
 
 use super::action::Argument;
 use super::error::FlowCause;

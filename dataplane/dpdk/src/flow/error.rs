@@ -1,4 +1,4 @@
-//! Why a device does not take a rule.
+//! Errors of `rte_flow`: which part of a rule the device rejected, and why.
 
 use super::encode::Encoded;
 use crate::errno::Errno;

@@ -1,4 +1,4 @@
-//! What a rule matches, and the bytes that say so.
+//! Match items of `rte_flow` rules and their byte patterns.
 
 use crate::info::MacAddress;
 use portcullis_dpdk_sys as sys;

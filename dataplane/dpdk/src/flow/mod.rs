@@ -1,4 +1,4 @@
-//! Rules that a device itself applies to packets (`rte_flow`), typed.
+//! Typed `rte_flow`: rules that a device applies in hardware.
 //!
 //! ```text
 //! Rule { attributes, pattern, actions } ─encode─▶ what rte_flow takes ─┬▶ Port::validate_flow

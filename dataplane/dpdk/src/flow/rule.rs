@@ -1,4 +1,4 @@
-//! Rules on a device.
+//! Creation, query and removal of rules on a device.
 
 use super::encode::Encoded;
 use super::error::{self, FlowError, FlowErrorKind};

@@ -1,4 +1,4 @@
-//! From rows to lines and lists.
+//! Compilation of a class: rows to port lines and row lists.
 
 use std::collections::HashMap;
 

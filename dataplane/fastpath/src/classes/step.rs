@@ -1,4 +1,4 @@
-//! One look at a packet: at a port, at the id of a prefix, or at an address.
+//! One lookup step: a port, the id of a prefix, or an address.
 
 use crate::brief::Brief;
 use crate::frame::Fields;

@@ -1,4 +1,4 @@
-//! A short cut past the looks that come before the one at the destination port.
+//! Short circuit: skips the lookups in front of the destination port when they cannot change the verdict.
 //!
 //! Rows that ask for source ports or for prefixes are about few of them in most classes. One look at all of those at once
 //! tells that a packet is none that they are about: two vector compares, and what is usual goes on behind the looks that

@@ -1,4 +1,4 @@
-//! From rows that changed to the next snapshot. What did not change is shared with the last one.
+//! Builds the next snapshot from changed rows. Unchanged parts are shared with the previous one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Answering questions: plan, explain, hits.
+//! Answers to `plan`, `explain` and `hits`.
 
 use std::collections::BTreeSet;
 

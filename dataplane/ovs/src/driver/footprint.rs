@@ -1,4 +1,4 @@
-//! What is recorded of the rows on a datapath, and what became of them.
+//! Records of the tag and tables used on a datapath, and removal of rows under earlier ones.
 
 use portcullis_backend::Footprint;
 

@@ -1,4 +1,4 @@
-//! The driver: two connections, one intent, one loop. It makes no decisions: `session` and `units` do.
+//! The driver: connections to OVSDB and the switch in one event loop. Decisions are in `session` and `units`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Telling how the target stands: its status and its log.
+//! Status and log of the target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

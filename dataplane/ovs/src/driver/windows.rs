@@ -1,4 +1,4 @@
-//! How long packets may have passed without the agent's rows, by cause.
+//! Time in which packets may have passed without the agent's rows, by cause.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which port a declared MAC is delivered to, where several have it, and which MACs the switch must not learn.
+//! MAC claims: the port a declared MAC is delivered to when several declare it, and the MACs the switch must not learn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Which port is what, and whose a MAC is.
+//! Port resolution and MAC claims.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The VLANs of a port.
+//! VLAN membership of a port.
 
 use portcullis_ovsdb::{Port, VlanMode};
 

@@ -1,4 +1,4 @@
-//! What goes wrong in a session.
+//! Errors of a session.
 
 use std::time::Duration;
 

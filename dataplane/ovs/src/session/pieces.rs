@@ -1,4 +1,4 @@
-//! Reading the rows back.
+//! Reads rows back in pieces, so that no change waits for a whole read-back.
 //!
 //! The switch answers one request at a time, and a whole table is one answer: with tens of thousands of rows a change
 //! would wait for it. So a read-back that need not hold up the writing asks for a piece, and for the next one when that is

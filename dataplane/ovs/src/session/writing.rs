@@ -1,4 +1,4 @@
-//! Writing: a step of the machine as one atomic bundle, and what the switch answers to it.
+//! Writes a step of the machine as one atomic bundle and handles the reply.
 
 use std::collections::HashMap;
 use std::time::Duration;

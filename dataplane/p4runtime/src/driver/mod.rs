@@ -1,4 +1,4 @@
-//! The driver: one connection, one intent, one loop. It makes no decisions: `session` and `units` do.
+//! The driver: one connection in one event loop. Decisions are in `session` and `units`.
 //!
 //! ```text
 //! seat (intents, questions, stop) ─┐

@@ -1,4 +1,4 @@
-//! Telling how the target stands: its status and its log.
+//! Status and log of the target.
 
 use std::sync::Arc;
 use std::time::Duration;

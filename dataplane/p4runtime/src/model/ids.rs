@@ -1,4 +1,4 @@
-//! Ids and names by which the parts of a P4Info are told from each other (P4Runtime 1.6.0, section 6.3).
+//! Ids and names of the parts of a P4Info (P4Runtime 1.6.0, section 6.3).
 
 use std::collections::BTreeSet;
 

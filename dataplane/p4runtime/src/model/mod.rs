@@ -1,4 +1,4 @@
-//! A stage model from a P4Info: which table plays which stage, and what its keys and actions are.
+//! Derives a stage model from a P4Info: which table serves as which stage, with its keys and actions.
 //!
 //! **By name.** A table whose alias ends in `attach`, `guard`, `deliver`, `policy`, `remote`, `words`, `src_code` or
 //! `dst_code` plays that stage; `policy`, `remote`, `words` and the codes may have `egress_` or `ingress_` before them.
@@ -56,7 +56,7 @@ pub enum MappingError {
         why: String,
     },
     /// A table that cannot play its stage.
-    #[error("table.{table} cannot play `{stage}`: {}", reasons.join("; "))]
+    #[error("table.{table} cannot serve as `{stage}`: {}", reasons.join("; "))]
     Table {
         /// Its alias.
         table: String,

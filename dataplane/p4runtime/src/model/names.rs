@@ -1,4 +1,4 @@
-//! What tables, match fields and actions are called: our own names, and those that mean one thing to everybody.
+//! Names of tables, match fields and actions that are recognised: our own and the common ones.
 
 use portcullis_compiler::model::{ActionModel, Field, Role};
 use portcullis_policy::{Direction, Family};

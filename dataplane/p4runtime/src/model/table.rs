@@ -1,4 +1,4 @@
-//! One table of a P4Info as a stage: its keys and actions, or every reason why it cannot be.
+//! Maps one table of a P4Info to a stage, or lists every reason why it cannot serve as one.
 
 use std::collections::BTreeMap;
 

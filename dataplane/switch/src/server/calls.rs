@@ -1,4 +1,4 @@
-//! The calls.
+//! The P4Runtime calls.
 
 use std::sync::Arc;
 

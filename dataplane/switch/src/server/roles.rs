@@ -1,4 +1,4 @@
-//! Who may write: in each role the controller with the highest election id (P4Runtime 1.6.0, section 5). Pure.
+//! Arbitration: in each role the controller with the highest election id may write (P4Runtime 1.6.0, section 5). Pure.
 
 use std::collections::BTreeMap;
 

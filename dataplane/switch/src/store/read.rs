@@ -1,4 +1,4 @@
-//! What a controller reads: entries like the one that it asks for (P4Runtime 1.6.0, sections 9 and 13).
+//! Reads: entries that match a request (P4Runtime 1.6.0, sections 9 and 13).
 
 use portcullis_fastpath::NO_SLOT;
 use portcullis_proto::p4::v1;
