@@ -36,6 +36,8 @@ pub(crate) enum Missing {
     Records,
     /// The answer is unknown, and why.
     Unknown(String),
+    /// No resolver answers anything, and why.
+    Unreachable(String),
 }
 
 impl Missing {
@@ -46,6 +48,7 @@ impl Missing {
             Missing::Name => Answer::failed(format!("{name} has no {what} record: no such name (NXDOMAIN)")),
             Missing::Records => Answer::failed(format!("{name} has no {what} record")),
             Missing::Unknown(why) => Answer::undetermined(format!("cannot look up {what} of {name}: {why}")),
+            Missing::Unreachable(why) => Answer::not_made(format!("cannot look up {what} of {name}: {why}")),
         }
     }
 }
@@ -116,7 +119,7 @@ impl Dns {
 
     /// The records of a name, followed through CNAMEs; what else an answer brings is left out.
     pub(crate) async fn query(&self, name: &Name, of: RecordType) -> Result<Vec<RData>, Missing> {
-        let resolvers = self.resolvers().map_err(Missing::Unknown)?;
+        let resolvers = self.resolvers().map_err(Missing::Unreachable)?;
         let mut answer = self.lookup(&resolvers.edns, name, of).await?;
         if knows_no_edns(&answer) {
             answer = self.lookup(&resolvers.plain, name, of).await?;
@@ -155,9 +158,22 @@ impl Dns {
         name: &Name,
         of: RecordType,
     ) -> Result<Result<Lookup, NetError>, Missing> {
-        tokio::time::timeout(self.bound, resolver.lookup(name.clone(), of))
-            .await
-            .map_err(|_| Missing::Unknown("no answer in time".to_string()))
+        let asked = tokio::time::timeout(self.bound, resolver.lookup(name.clone(), of)).await;
+        let late = match &asked {
+            Ok(answer) => matches!(answer, Err(NetError::Timeout)),
+            Err(_) => true,
+        };
+        if late && !self.answers(resolver).await {
+            let why = "no resolver answers, not even for the root";
+            return Err(Missing::Unreachable(why.to_string()));
+        }
+        asked.map_err(|_| Missing::Unknown("no answer in time".to_string()))
+    }
+
+    /// Whether a resolver answers at all: then it is the zone that does not.
+    async fn answers(&self, resolver: &TokioResolver) -> bool {
+        let asked = tokio::time::timeout(self.bound, resolver.lookup(Name::root(), RecordType::NS)).await;
+        matches!(asked, Ok(Ok(_) | Err(NetError::Dns(_))))
     }
 
     /// The addresses of a name in one family.
@@ -278,8 +294,8 @@ fn missing(error: &NetError) -> Missing {
         NetError::Timeout => Missing::Unknown("no answer in time".to_string()),
         NetError::Proto(_) => Missing::Unknown("the answer is malformed".to_string()),
         NetError::Truncated => Missing::Unknown("the answer is truncated, and TCP gives no more".to_string()),
-        NetError::NoConnections => Missing::Unknown("no resolver can be reached".to_string()),
-        NetError::Io(error) => Missing::Unknown(format!("no resolver can be reached: {error}")),
+        NetError::NoConnections => Missing::Unreachable("no resolver can be reached".to_string()),
+        NetError::Io(error) => Missing::Unreachable(format!("no resolver can be reached: {error}")),
         error => Missing::Unknown(error.to_string()),
     }
 }

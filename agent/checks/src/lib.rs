@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 mod banner;
@@ -17,12 +16,14 @@ mod dkim;
 mod dmarc;
 mod dns;
 mod host;
+mod places;
 mod question;
 mod spf;
 mod tags;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+use places::Places;
 pub use question::{Answer, Outcome, Question};
 
 /// How checks are made.
@@ -62,12 +63,13 @@ impl Default for CheckerConfig {
 #[derive(Clone)]
 pub struct Checker {
     shared: Arc<Shared>,
+    owner: Arc<str>,
 }
 
 struct Shared {
     config: CheckerConfig,
     dns: dns::Dns,
-    places: Semaphore,
+    places: Places,
 }
 
 impl std::fmt::Debug for Checker {
@@ -81,11 +83,19 @@ impl std::fmt::Debug for Checker {
 impl Checker {
     /// A checker. Resolvers that cannot be used make checks undetermined.
     pub fn new(config: CheckerConfig) -> Self {
-        let places = config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS);
         let dns = dns::Dns::new(&config);
-        let places = Semaphore::new(places);
+        let places = Places::new(config.max_concurrent);
         Self {
             shared: Arc::new(Shared { config, dns, places }),
+            owner: Arc::from(""),
+        }
+    }
+
+    /// The same checker on behalf of a tenant: at most a quarter of the places are one tenant's.
+    pub fn on_behalf_of(&self, tenant: &str) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            owner: Arc::from(tenant),
         }
     }
 
@@ -98,8 +108,8 @@ impl Checker {
     /// future ends the check.
     pub async fn ask(&self, question: &Question) -> Answer {
         let shared = &*self.shared;
-        let Ok(Ok(_place)) = timeout(shared.config.total, shared.places.acquire()).await else {
-            return Answer::undetermined("too many other checks are being made");
+        let Ok(_place) = timeout(shared.config.total, shared.places.take(&self.owner)).await else {
+            return Answer::not_made("too many other checks are being made");
         };
         match timeout(shared.config.total, shared.make(question)).await {
             Ok(answer) => answer,

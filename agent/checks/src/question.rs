@@ -84,6 +84,9 @@ pub struct Answer {
     pub result: Outcome,
     /// Why: at most [`Answer::LONGEST`] characters, none of them a control character.
     pub detail: String,
+    /// The check was not made: it got no place, or no resolver answers anything. Such an answer is no sample of the world.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_made: bool,
 }
 
 impl Answer {
@@ -94,6 +97,7 @@ impl Answer {
         Self {
             result,
             detail: printable(detail.as_ref(), Self::LONGEST),
+            not_made: false,
         }
     }
 
@@ -109,7 +113,14 @@ impl Answer {
         Self::new(Outcome::Undetermined, detail)
     }
 
-    /// What a check that did not pass came to; `Ok` is what it passed with.
+    pub(crate) fn not_made(detail: impl AsRef<str>) -> Self {
+        Self {
+            not_made: true,
+            ..Self::undetermined(detail)
+        }
+    }
+
+    /// The answer of a check; `Ok` is what it passed with.
     pub(crate) fn of(result: Result<String, Answer>) -> Self {
         result.map_or_else(|answer| answer, Answer::passed)
     }
@@ -149,9 +160,11 @@ impl Tally {
         match result {
             Ok(detail) => self.passed.push(detail),
             Err(answer) if answer.result == Outcome::Failed => return Err(answer),
-            Err(answer) => {
-                self.undetermined.get_or_insert(answer);
-            }
+            Err(answer) => match &mut self.undetermined {
+                // Part of it was not made, so the whole is no sample.
+                Some(kept) => kept.not_made |= answer.not_made,
+                none => *none = Some(answer),
+            },
         }
         Ok(())
     }

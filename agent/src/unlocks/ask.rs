@@ -82,6 +82,7 @@ async fn one(checker: Checker, check: Check, question: Option<Question>, at: i64
         None => Answer {
             result: Outcome::Undetermined,
             detail: "evidence that it needs was not submitted".to_string(),
+            not_made: false,
         },
     };
     Checked {

@@ -78,6 +78,7 @@ fn judge(domain: &str, ip: IpAddr, result: Result<Verdict, Stop>, refused: bool)
         Ok(Verdict::None) => Err(Answer::failed(spf("none", "there is no SPF record"))),
         Err(Stop::Permanent(why)) => Err(Answer::failed(spf("permerror", &why))),
         Err(Stop::Temporary(why)) => Err(Answer::undetermined(spf("temperror", &why))),
+        Err(Stop::NotMade(why)) => Err(Answer::not_made(spf("temperror", &why))),
     }
 }
 
@@ -95,6 +96,8 @@ enum Verdict {
 enum Stop {
     /// Later there may be one.
     Temporary(String),
+    /// No resolver answers.
+    NotMade(String),
     /// The record is wrong.
     Permanent(String),
 }
@@ -125,6 +128,9 @@ impl Evaluation<'_> {
                 Err(Missing::Name | Missing::Records) => return Ok(Verdict::None),
                 Err(Missing::Unknown(why)) => {
                     return Err(Stop::Temporary(format!("TXT of {}: {why}", shown(&at))));
+                }
+                Err(Missing::Unreachable(why)) => {
+                    return Err(Stop::NotMade(format!("TXT of {}: {why}", shown(&at))));
                 }
             };
             texts.retain(|text| record::is_record(text));
@@ -297,6 +303,7 @@ impl Evaluation<'_> {
         match self.dns.query(at, of).await {
             Ok(records) => Ok(records),
             Err(Missing::Unknown(why)) => Err(Stop::Temporary(format!("{of} of {}: {why}", shown(at)))),
+            Err(Missing::Unreachable(why)) => Err(Stop::NotMade(format!("{of} of {}: {why}", shown(at)))),
             Err(Missing::Name | Missing::Records) => Ok(Vec::new()),
         }
     }

@@ -67,7 +67,8 @@ async fn a_resolver_that_is_not_there_is_undetermined() {
         resolvers: vec![free],
         ..config(&server)
     });
-    assert_eq!(checker.ask(&question()).await.result, Undetermined);
+    let answer = checker.ask(&question()).await;
+    assert!(answer.result == Undetermined && answer.not_made, "{answer:?}");
     let checker = Checker::new(CheckerConfig {
         resolvers: vec![free, server.addr()],
         ..config(&server)
@@ -95,7 +96,9 @@ async fn checks_end_in_time_and_wait_their_turn() {
     for answer in asked {
         let answer = answer.await.unwrap();
         assert_eq!(answer.result, Undetermined, "{answer:?}");
-        waited += usize::from(answer.detail.contains("too many other checks"));
+        let no_place = answer.detail.contains("too many other checks");
+        assert_eq!(answer.not_made, no_place, "{answer:?}");
+        waited += usize::from(no_place);
     }
     assert!(waited >= 5, "{waited} waited");
     assert!(began.elapsed() < Duration::from_secs(15));
@@ -222,4 +225,59 @@ async fn what_others_wrote_is_shown_harmlessly() {
     let json = serde_json::to_string(&answer).unwrap();
     assert!(json.starts_with(r#"{"result":"failed","detail":"#), "{json}");
     assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), answer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_with_a_slow_zone_keeps_no_other_waiting() {
+    let world = World::new(zone().fault("slow.example.test", Fault::Silent)).await;
+    let checker = Checker::new(CheckerConfig {
+        total: Duration::from_secs(4),
+        timeout: Duration::from_secs(30),
+        max_concurrent: 8,
+        ..config(&world.server)
+    });
+    let slow = Question::Address {
+        hostname: "slow.example.test".to_string(),
+        must_have: None,
+    };
+    let hostile: Vec<_> = (0..64)
+        .map(|_| {
+            let (checker, slow) = (checker.on_behalf_of("hostile"), slow.clone());
+            tokio::spawn(async move { checker.ask(&slow).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for tenant in ["one", "two", "three"] {
+        let checker = checker.on_behalf_of(tenant);
+        for _ in 0..10 {
+            assert_eq!(checker.ask(&question()).await.result, Passed, "{tenant}");
+        }
+    }
+    assert!(
+        hostile.iter().all(|task| !task.is_finished()),
+        "the places were free before"
+    );
+    for task in hostile {
+        let answer = task.await.unwrap();
+        assert_eq!(answer.result, Undetermined);
+    }
+}
+
+#[tokio::test]
+async fn a_zone_that_does_not_answer_is_told_from_a_resolver_that_does_not() {
+    let world = World::new(zone().fault("slow.example.test", Fault::Silent)).await;
+    let slow = Question::Address {
+        hostname: "slow.example.test".to_string(),
+        must_have: None,
+    };
+    let answer = world.ask(slow.clone()).await;
+    assert!(answer.result == Undetermined && !answer.not_made, "{answer:?}");
+    // A socket that nobody reads: like a resolver that hangs.
+    let hangs = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let checker = Checker::new(CheckerConfig {
+        resolvers: vec![hangs.local_addr().unwrap()],
+        ..config(&world.server)
+    });
+    let answer = checker.ask(&slow).await;
+    assert!(answer.result == Undetermined && answer.not_made, "{answer:?}");
 }
