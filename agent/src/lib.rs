@@ -17,4 +17,5 @@ pub mod logging;
 pub mod metrics;
 pub mod store;
 pub mod targets;
+pub mod text;
 pub mod unlocks;

@@ -2,6 +2,8 @@
 
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
+use crate::text::plain;
+
 /// Blanks between columns.
 const GAP: u16 = 2;
 /// Columns up to this width are names and numbers, which are not broken while prose has room.
@@ -81,7 +83,10 @@ impl Grid {
 fn cells(row: impl Iterator<Item = String>, right: &[bool]) -> Vec<Cell> {
     row.zip(right)
         .map(|(text, right)| {
-            let text = if text.is_empty() { "-".to_string() } else { text };
+            let text = match text.as_str() {
+                "" => "-".to_string(),
+                text => plain(text).into_owned(),
+            };
             let align = if *right {
                 CellAlignment::Right
             } else {
@@ -92,11 +97,11 @@ fn cells(row: impl Iterator<Item = String>, right: &[bool]) -> Vec<Cell> {
         .collect()
 }
 
-/// Names and values below each other; pairs without a value are left out.
+/// Names and values below each other, each value on one line; pairs without a value are left out.
 pub fn facts(pairs: &[(&str, String)]) -> String {
     let shown = pairs.iter().filter(|(_, value)| !value.is_empty());
     let wide = shown.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
     shown
-        .map(|(name, value)| format!("{name:wide$}  {value}\n"))
+        .map(|(name, value)| format!("{name:wide$}  {}\n", plain(value)))
         .collect()
 }

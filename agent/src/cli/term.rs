@@ -1,4 +1,5 @@
-//! Where answers and complaints go: answers to stdout, everything else to stderr.
+//! Where answers and complaints go: answers to stdout, everything else to stderr. Whatever an answer holds, nothing that
+//! steers a terminal comes through here: it is escaped, as the form of the answer has it.
 
 use std::io::{self, Write};
 
@@ -6,6 +7,7 @@ use serde::Serialize;
 
 use super::Output;
 use super::error::Failure;
+use crate::text::{plain_json, plain_lines, steers};
 
 /// An answer: for programs through serde, for people as text.
 pub trait View: Serialize {
@@ -61,8 +63,8 @@ impl<'a> Term<'a> {
     /// Writes an answer in a given form.
     pub fn show_as(&mut self, view: &impl View, output: Output) -> Result<(), Failure> {
         let text = match output {
-            Output::Table => view.text(self.width),
-            Output::Json => serde_json::to_string_pretty(view).map_err(Failure::Json)? + "\n",
+            Output::Table => plain_lines(&view.text(self.width)).into_owned(),
+            Output::Json => json(view, true)?,
             Output::Yaml => yaml(view)?,
         };
         self.write(&text)
@@ -71,14 +73,14 @@ impl<'a> Term<'a> {
     /// Writes one answer of a stream: a line, a JSON object on one line, or a YAML document.
     pub fn show_next(&mut self, view: &impl View) -> Result<(), Failure> {
         let text = match self.output {
-            Output::Table => view.text(None),
-            Output::Json => serde_json::to_string(view).map_err(Failure::Json)? + "\n",
+            Output::Table => plain_lines(&view.text(None)).into_owned(),
+            Output::Json => json(view, false)?,
             Output::Yaml => format!("---\n{}", yaml(view)?),
         };
         self.write(&text)
     }
 
-    /// Writes text as it is.
+    /// Writes text as it is: it must be of our own making.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
         self.out
             .write_all(text.as_bytes())
@@ -89,12 +91,25 @@ impl<'a> Term<'a> {
     /// Says something on stderr.
     pub fn complain(&mut self, text: &str) {
         // Nobody is left to be told when stderr is gone.
-        let _: io::Result<()> = writeln!(self.err, "{text}");
+        let _: io::Result<()> = writeln!(self.err, "{}", plain_lines(text));
     }
+}
+
+/// An answer as JSON, on one line or on several, with a newline at its end.
+pub fn json(view: &impl Serialize, pretty: bool) -> Result<String, Failure> {
+    let text = match pretty {
+        true => serde_json::to_string_pretty(view),
+        false => serde_json::to_string(view),
+    };
+    Ok(format!("{}\n", plain_json(&text.map_err(Failure::Json)?)))
 }
 
 fn yaml(view: &impl Serialize) -> Result<String, Failure> {
     let mut text = serde_saphyr::to_string(view).map_err(Failure::Yaml)?;
+    if text.contains(|c| steers(c) && c != '\n') {
+        // JSON is YAML, too, and can escape every character.
+        return json(view, true);
+    }
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -10,6 +10,7 @@ use super::policy::RuleView;
 use super::targets::utc;
 use crate::cli::table::{Grid, facts};
 use crate::cli::term::View;
+use crate::text::plain;
 
 /// A moment for people; nothing for none.
 pub(super) fn time(seconds: i64) -> String {
@@ -218,7 +219,7 @@ impl View for UnlockView {
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let opens: Vec<String> = self.opens.iter().map(RuleView::opens).collect();
-        let mut text = facts(&[
+        let mut pairs = vec![
             ("id", self.id.clone()),
             ("program", self.program.clone()),
             ("endpoint", self.endpoint.clone()),
@@ -236,12 +237,13 @@ impl View for UnlockView {
             ("next check", moment(self.recheck_at)),
             ("failing since", moment(self.failing_since)),
             ("quarantine", moment(self.quarantined_until)),
-            ("evidence", evidence.join("\n          ")),
-            (
-                "closing",
-                self.closing.as_ref().map_or(String::new(), ClosingView::words),
-            ),
-        ]);
+        ];
+        // A line each: none of them looks like two.
+        let names = std::iter::once("evidence").chain(std::iter::repeat(""));
+        pairs.extend(names.zip(evidence));
+        let closing = self.closing.as_ref().map_or(String::new(), ClosingView::words);
+        pairs.push(("closing", closing));
+        let mut text = facts(&pairs);
         let mut checks = Grid::new(&["CHECK", "RESULT", "DETAIL"]);
         for check in &self.checks {
             checks.row([check.name.clone(), check.result.to_string(), check.detail.clone()]);
@@ -273,10 +275,11 @@ pub struct UnlockLine(pub UnlockView);
 impl View for UnlockLine {
     fn text(&self, _: Option<u16>) -> String {
         let unlock = &self.0;
-        format!(
-            "{} {} {} {}: {}\n",
+        let line = format!(
+            "{} {} {} {}: {}",
             unlock.id, unlock.endpoint, unlock.program, unlock.state, unlock.reason
-        )
+        );
+        format!("{}\n", plain(&line))
     }
 }
 
