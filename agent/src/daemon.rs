@@ -36,6 +36,9 @@ const DENIALS: usize = 1024;
 /// Refusals are logged no faster than one each time.
 const DENIAL_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often the head of the audit log is logged.
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// The label that names an endpoint's tenant when nothing is configured.
 const TENANT_LABEL: &str = "tenant";
 
@@ -188,6 +191,7 @@ impl Agent {
         let targets = Targets::new(handles.clone());
         let mut followers = follow(&engine, &targets, exporter.is_some());
         followers.push(tokio::spawn(log_denials(denials, engine.clone())));
+        followers.push(tokio::spawn(log_heads(engine.clone())));
         let checker = portcullis_checks::Checker::new(config.checks.clone());
         parts.add(Part::Unlocks, {
             let (engine, stopping) = (engine.clone(), stopping.clone());
@@ -374,6 +378,16 @@ async fn hung_up(mut hangup: Signal, certificates: Option<Arc<Certificates>>) {
             Some(certificates) => certificates.look(),
             None => tracing::info!("SIGHUP: there are no certificates to read again"),
         }
+    }
+}
+
+/// Logs where the audit log ends, at the start and every day: kept elsewhere, it proves later that nothing was cut off.
+async fn log_heads(engine: Engine) {
+    let mut days = tokio::time::interval(DAY);
+    loop {
+        days.tick().await;
+        let head = engine.audited();
+        tracing::info!(%head, "the audit log ends here; `portcullis audit verify --expect` checks that it still has this entry");
     }
 }
 

@@ -16,11 +16,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
 
 use super::rights::{Needs, needs};
-use super::witness::cut;
+use super::witness::LONGEST;
 use super::{AccessError, Accounts, Allowances, Caller, Denial, Grant, Peer, People, Role, Shown, Witness};
 use crate::api::DOMAIN;
 use crate::config;
-use crate::metrics;
+use crate::{metrics, text};
 
 /// Lets in who may call what, and refuses the rest.
 #[derive(Debug, Clone)]
@@ -189,7 +189,8 @@ impl Access {
     }
 
     fn refuse(&self, refusal: Refusal, path: &str, peer: Option<&Peer>) -> Status {
-        let method = cut(path.trim_start_matches('/'));
+        let method = text::cut(path.trim_start_matches('/'), LONGEST);
+        let method = method.as_ref();
         let status = refusal.status(method);
         let (caller, role) = match refusal {
             Refusal::Nobody(_) => (

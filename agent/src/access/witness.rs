@@ -5,18 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 use super::Role;
-use crate::metrics;
+use crate::{metrics, text};
 
 /// Longest method and reason that are kept, in bytes: both come from outside.
-const LONGEST: usize = 256;
-
-/// As much of a text from outside as is kept.
-pub(super) fn cut(text: &str) -> &str {
-    let end = (0..=LONGEST.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
-}
+pub(super) const LONGEST: usize = 256;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +33,7 @@ impl Denial {
         method: impl Into<String>,
         why: impl Into<String>,
     ) -> Self {
-        let short = |text: String| match cut(&text) {
-            whole if whole.len() == text.len() => text,
-            part => format!("{part}…"),
-        };
+        let short = |text: String| text::plain(&text::cut(&text, LONGEST)).into_owned();
         Denial {
             caller: short(caller.into()),
             role,
@@ -119,6 +108,6 @@ mod tests {
     fn what_comes_from_outside_is_cut() {
         let long = "ä".repeat(1000);
         let denial = Denial::new("x", None, long.clone(), long);
-        assert!(denial.method.len() <= LONGEST + 3 && denial.why.len() <= LONGEST + 3);
+        assert!(denial.method.len() <= LONGEST && denial.why.len() <= LONGEST);
     }
 }

@@ -9,21 +9,19 @@ use tonic::{Request, Response, Status};
 
 use super::status::ApiError;
 use super::{Api, blocking};
-use crate::store::{Logged, StoreError, Wanted};
+use crate::store::{LONGEST_WORD, Listed, Missing, StoreError, Wanted, hex};
 
 const DEFAULT_PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
 /// Entries that an export reads at a time.
 const CHUNK: usize = 1000;
+/// Bytes of entries that an export reads at a time.
+const EXPORT_BYTES: usize = 1 << 20;
 
-fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn out(logged: Logged, previous: &[u8; 32]) -> v1::AuditEntry {
-    let entry = logged.entry;
+fn out(listed: Listed) -> v1::AuditEntry {
+    let entry = listed.entry;
     v1::AuditEntry {
-        number: logged.number,
+        number: listed.number,
         at_ms: entry.at_ms,
         actor: entry.actor,
         role: entry.role,
@@ -31,9 +29,19 @@ fn out(logged: Logged, previous: &[u8; 32]) -> v1::AuditEntry {
         subject: entry.subject,
         detail: entry.detail,
         generation: entry.generation,
-        hash: hex(&logged.hash),
-        previous_hash: hex(previous),
+        hash: listed.hash,
+        previous_hash: listed.previous,
+        cut: listed.cut,
     }
+}
+
+/// A filter no longer than what it is compared with.
+fn filter(path: &str, text: String) -> Result<String, ApiError> {
+    if text.len() > LONGEST_WORD {
+        let problem = format!("is longer than {LONGEST_WORD} bytes, which no entry has");
+        return Err(ApiError::field(path, problem));
+    }
+    Ok(text)
 }
 
 #[tonic::async_trait]
@@ -50,27 +58,19 @@ impl AuditService for Api {
         let wanted = Wanted {
             after: request.after,
             newest_first: request.newest_first,
-            actor: request.actor,
-            action: request.action,
-            subject: request.subject,
+            actor: filter("actor", request.actor)?,
+            action: filter("action", request.action)?,
+            subject: filter("subject", request.subject)?,
             limit: size + 1,
         };
+        // As much as fits into an answer, which other fields share.
+        let room = self.0.limits.message_bytes / 2;
         let engine = self.engine().clone();
-        let read = move || -> Result<_, StoreError> {
-            let history = engine.history()?;
-            let found = history.audit(&wanted)?;
-            let previous = |logged: &Logged| history.audit_hash(logged.number.saturating_sub(1));
-            let previous: Result<Vec<[u8; 32]>, StoreError> = found.iter().map(previous).collect();
-            Ok((found, previous?))
-        };
-        let (found, previous) = blocking(read).await?.map_err(ApiError::from)?;
-        let more = found.len() > size;
-        let entries: Vec<v1::AuditEntry> = found
-            .into_iter()
-            .zip(&previous)
-            .take(size)
-            .map(|(logged, before)| out(logged, before))
-            .collect();
+        let read = move || engine.history()?.audit(&wanted, room);
+        let (mut found, full) = blocking(read).await?.map_err(ApiError::from)?;
+        let more = full || found.len() > size;
+        found.truncate(size);
+        let entries: Vec<v1::AuditEntry> = found.into_iter().map(out).collect();
         let last = entries.last().filter(|_| more);
         Ok(Response::new(v1::ListAuditResponse {
             next_after: last.map_or(0, |entry| entry.number),
@@ -80,12 +80,23 @@ impl AuditService for Api {
 
     async fn verify_audit(
         &self,
-        _: Request<v1::VerifyAuditRequest>,
+        request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
         let engine = self.engine().clone();
-        let expected = engine.audited();
-        let verdict = blocking(move || engine.history()?.verify_audit(expected)).await?;
-        let verdict = verdict.map_err(ApiError::from)?;
+        let mut expected = vec![engine.audited()];
+        match request.into_inner().expected.as_str() {
+            "" => {}
+            text => expected.push(
+                text.parse()
+                    .map_err(|problem: String| ApiError::field("expected", problem))?,
+            ),
+        }
+        let missing = engine.health().audit;
+        let verdict = blocking(move || engine.history()?.verify_audit(&expected)).await?;
+        let mut verdict = verdict.map_err(ApiError::from)?;
+        if let (None, Some(Missing { number, problem, .. })) = (&verdict.broken, missing) {
+            verdict.broken = Some((number, problem));
+        }
         let (broken_at, problem) = verdict.broken.unwrap_or_default();
         if broken_at > 0 {
             tracing::error!(entry = broken_at, problem, "the audit log was tampered with");
@@ -107,7 +118,7 @@ impl AuditService for Api {
     ) -> Result<Response<Self::ExportAuditStream>, Status> {
         let after = request.into_inner().after;
         let engine = self.engine().clone();
-        let (to, entries) = tokio::sync::mpsc::channel(CHUNK);
+        let (to, entries) = tokio::sync::mpsc::channel(16);
         // It ends with its reader.
         tokio::task::spawn_blocking(move || {
             let export = || -> Result<(), StoreError> {
@@ -117,19 +128,16 @@ impl AuditService for Api {
                     limit: CHUNK,
                     ..Wanted::default()
                 };
-                let mut before = history.audit_hash(after)?;
                 loop {
-                    let found = history.audit(&wanted)?;
+                    let (found, _) = history.audit(&wanted, EXPORT_BYTES)?;
                     let Some(last) = found.last() else {
                         return Ok(());
                     };
                     wanted.after = last.number;
-                    for logged in found {
-                        let hash = logged.hash;
-                        if to.blocking_send(Ok(out(logged, &before))).is_err() {
+                    for listed in found {
+                        if to.blocking_send(Ok(out(listed))).is_err() {
                             return Ok(());
                         }
-                        before = hash;
                     }
                 }
             };

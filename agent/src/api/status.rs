@@ -10,6 +10,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::access::Denied;
 use crate::engine::{ChangeError, UnlockError};
 use crate::store::{Key, StoreError};
+use crate::text;
+
+/// Longest message of a status, in bytes: it repeats what the caller sent, and it is a header.
+const LONGEST: usize = 4096;
+/// Longest description of one wrong field.
+const LONGEST_PROBLEM: usize = 1024;
 
 /// `domain` of every ErrorInfo.
 pub(crate) const DOMAIN: &str = "portcullis";
@@ -94,7 +100,9 @@ fn bad_request(fields: &[FieldError]) -> ErrorDetails {
         }
         .to_string()
     };
-    let violation = |f: &FieldError| FieldViolation::new(path(f), f.problem.clone());
+    let violation = |f: &FieldError| {
+        FieldViolation::new(text::cut(&path(f), 256), text::cut(&f.problem, LONGEST_PROBLEM))
+    };
     ErrorDetails::with_bad_request(fields.iter().map(violation).collect::<Vec<_>>())
 }
 
@@ -257,6 +265,6 @@ impl From<ApiError> for Status {
         if matches!(code, Code::Internal | Code::Unknown) {
             tracing::error!("{}", crate::daemon::chain(&error));
         }
-        Status::with_error_details(code, error.to_string(), details)
+        Status::with_error_details(code, text::cut(&error.to_string(), LONGEST), details)
     }
 }

@@ -27,6 +27,7 @@ fn store_out(health: StoreHealth) -> v1::StoreStatus {
         journal_problem: health.journal,
         waiting: health.waiting,
         unusable: health.unusable,
+        audit_problem: health.audit.map_or_else(String::new, |missing| missing.problem),
     }
 }
 

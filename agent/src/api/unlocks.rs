@@ -169,10 +169,11 @@ impl Api {
         what: &'static str,
         make: impl Fn(&mut Draft<'_>, &Name) -> Result<Vec<UnlockChange>, UnlockError> + Send + 'static,
     ) -> Answer<v1::Unlock> {
+        let name =
+            convert::name("id", &id).inspect_err(|error| self.refused(caller, what, "unlocks", error))?;
         self.reached(caller, &id)
             .await
             .inspect_err(|error| self.refused(caller, what, &id, error))?;
-        let name = convert::name("id", &id)?;
         let closes = matches!(what, "unlock.release" | "unlock.revoke" | "unlock.reject");
         self.changed(UnlockRequest {
             by: Who::from(caller),
@@ -192,7 +193,7 @@ impl Api {
             actor: caller.name.clone(),
             role: caller.role.as_str().to_string(),
             action: format!("{what}.refused"),
-            subject: subject.chars().take(256).collect(),
+            subject: subject.to_string(),
             detail: serde_json::json!({"why": error.to_string()}).to_string(),
             generation: self.engine().read(|state| state.generation()),
         };
@@ -263,14 +264,14 @@ impl UnlockService for Api {
     async fn request_unlock(&self, request: Request<v1::RequestUnlockRequest>) -> Answer<v1::Unlock> {
         let caller = caller(&request)?;
         let asked = request.into_inner();
-        let subject = format!("endpoints/{}", asked.endpoint);
+        // Before it is part of any text.
+        let endpoint = convert::name("endpoint", &asked.endpoint)
+            .inspect_err(|error| self.refused(&caller, "unlock.request", "endpoints", error))?;
+        let subject = format!("endpoints/{endpoint}");
         let noted = |error: &ApiError| self.refused(&caller, "unlock.request", &subject, error);
         let tenant = self.reach(&caller, &asked.endpoint).inspect_err(noted)?;
-        let names = (
-            fresh_id()?,
-            convert::name("program", &asked.program).inspect_err(noted)?,
-            convert::name("endpoint", &asked.endpoint).inspect_err(noted)?,
-        );
+        let program = convert::name("program", &asked.program).inspect_err(noted)?;
+        let names = (fresh_id()?, program, endpoint);
         if asked.idempotency_key.len() > MAX_KEY {
             let error = ApiError::field("idempotency_key", format!("is longer than {MAX_KEY} bytes"));
             noted(&error);
@@ -297,7 +298,9 @@ impl UnlockService for Api {
 
     async fn get_unlock(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
         let caller = caller(&request)?;
-        let unlock = self.reached(&caller, &request.into_inner().id).await?;
+        let id = request.into_inner().id;
+        convert::name("id", &id)?;
+        let unlock = self.reached(&caller, &id).await?;
         Ok(Response::new(self.shown(&unlock)))
     }
 
@@ -402,6 +405,9 @@ impl UnlockService for Api {
         request: Request<v1::DescribeProgramRequest>,
     ) -> Answer<v1::DescribeProgramResponse> {
         let wanted = request.into_inner().program;
+        if !wanted.is_empty() {
+            convert::name("program", &wanted)?;
+        }
         let programs = self.engine().read(|state| {
             let all = state.document().programs.iter();
             let wanted = all.filter(|(name, _)| wanted.is_empty() || name.as_str() == wanted);
@@ -418,6 +424,7 @@ impl UnlockService for Api {
     async fn why_blocked(&self, request: Request<v1::WhyBlockedRequest>) -> Answer<v1::WhyBlockedResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
+        convert::name("endpoint", &request.endpoint)?;
         let tenant = self.reach(&caller, &request.endpoint)?;
         Ok(Response::new(why::blocked(self, &request, &tenant)?))
     }

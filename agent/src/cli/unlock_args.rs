@@ -187,9 +187,21 @@ pub enum AuditCommand {
     /// List entries, the newest first.
     List(AuditList),
     /// Compute every hash again; exit code 1 when an entry is not what it was.
-    Verify,
+    Verify(AuditVerify),
     /// Write entries as JSON lines, the oldest first.
     Export(AuditExport),
+}
+
+/// `audit verify`.
+#[derive(Debug, Clone, Args)]
+pub struct AuditVerify {
+    /// An entry that was kept elsewhere, as the agent logs one every day: the log must have it.
+    #[arg(long, value_name = "NUMBER:HASH", value_parser = entry)]
+    pub expect: Option<crate::store::Head>,
+}
+
+fn entry(text: &str) -> Result<crate::store::Head, String> {
+    text.parse()
 }
 
 /// `audit list`.

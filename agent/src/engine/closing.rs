@@ -18,7 +18,7 @@ use super::unlocks::{
 };
 use super::{ChangeError, Clock, Engine, Request};
 use crate::metrics;
-use crate::store::{Aside, Closing, Journal};
+use crate::store::{Aside, Closing, Journal, Missing};
 
 /// How long an answer waits for targets and for the journal to confirm a closing. The closing waits for neither.
 const CONFIRMED: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ pub struct StoreHealth {
     pub waiting: u64,
     /// Whether the agent runs without its database.
     pub unusable: bool,
+    /// What is wrong with the end of the audit log since the agent was stopped.
+    pub audit: Option<Missing>,
 }
 
 /// [`StoreHealth`] as threads share it.
@@ -181,7 +183,7 @@ impl Closer {
     fn note(&self, entry: crate::store::Entry) {
         if self
             .requests
-            .try_send(Request::Unlocks(Waiting::Note(entry)))
+            .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
             .is_err()
         {
             metrics::denial_dropped();

@@ -19,15 +19,15 @@ mod worker;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imbl::OrdMap;
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{Ledger, Unlock};
+use portcullis_unlock::ledger::{AGENT, Ledger, Unlock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -38,7 +38,7 @@ pub use preview::{Preview, preview};
 pub use unlocks::{Draft, MakeUnlocks, UnlockError, UnlockOutcome, UnlockRequest, Who};
 
 use crate::config::Limits;
-use crate::store::{Entry, Generation, History, Key, Kind, Loaded, Store, StoreError};
+use crate::store::{Entry, Generation, Head, History, Key, Kind, Loaded, Missing, Store, StoreError};
 
 use self::core::{Core, Shared};
 use unlocks::Waiting;
@@ -268,7 +268,7 @@ pub struct Engine {
     history: PathBuf,
     told: broadcast::Sender<Arc<Unlock>>,
     clock: Clock,
-    audited: Arc<AtomicU64>,
+    audited: Arc<Mutex<Head>>,
     closings: mpsc::UnboundedSender<closing::Asked>,
     targets: Vec<TargetHandle>,
     /// Number of the newest closing that the database has.
@@ -306,6 +306,7 @@ impl Engine {
         let class_limit = worker::class_limit(&targets, true);
         let health = closing::Health::default();
         let problem = store.problem().map(ToString::to_string);
+        let missing = loaded.audit.clone();
         let load::Started {
             state,
             compiler,
@@ -317,6 +318,7 @@ impl Engine {
             health.unusable = problem.is_some();
             health.problem = problem.unwrap_or_default();
             health.waiting = backlog.len() as u64;
+            health.audit.clone_from(&missing);
         });
         // Generation 0 is no decision: whatever a datapath holds then, stays.
         if state.generation > 0 {
@@ -330,7 +332,7 @@ impl Engine {
         let (requests, queue) = mpsc::channel(limits.queued_changes);
         let (told, _) = broadcast::channel(TOLD);
         let (tell_stored, stored) = watch::channel(store.closings().0);
-        let audited = Arc::new(AtomicU64::new(store.audited()));
+        let audited = Arc::new(Mutex::new(store.audited()));
         let stopping = Arc::new(AtomicBool::new(false));
         let core = Shared::new(Core::new(publish, targets.clone(), compiler, backlog, closings));
         let (close, asked) = mpsc::unbounded_channel();
@@ -358,23 +360,49 @@ impl Engine {
             stopping: Arc::clone(&stopping),
         };
         let task = tokio::task::spawn_blocking(move || worker.run(queue));
-        Ok((
-            Engine {
-                state,
-                requests,
-                queue: limits.queued_changes,
-                history,
-                told,
-                clock,
-                audited,
-                closings: close,
-                targets,
-                stored,
-                health,
-                stopping,
-            },
-            task,
-        ))
+        let engine = Engine {
+            state,
+            requests,
+            queue: limits.queued_changes,
+            history,
+            told,
+            clock,
+            audited,
+            closings: close,
+            targets,
+            stored,
+            health,
+            stopping,
+        };
+        engine.tell_missing(missing);
+        Ok((engine, task))
+    }
+
+    /// The end of the audit log is not where the agent left it: that is told, and noted in the log once.
+    fn tell_missing(&self, missing: Option<Missing>) {
+        let Some(Missing { number, problem, new }) = missing else {
+            return;
+        };
+        tracing::error!(
+            number,
+            problem,
+            "the audit log was changed while the agent was stopped: look into it, then `portcullis database accept`"
+        );
+        if !new {
+            return;
+        }
+        let entry = Entry {
+            at_ms: self.now().wall_ms,
+            actor: AGENT.to_string(),
+            role: AGENT.to_string(),
+            action: "audit.truncated".to_string(),
+            subject: format!("audit/{number}"),
+            detail: serde_json::json!({"why": problem}).to_string(),
+            generation: self.read(State::generation),
+        };
+        if !self.note(entry) {
+            tracing::error!("that is not in the audit log itself: too much waits");
+        }
     }
 
     /// Reads the state; the reader must be quick, the next change waits for it.
@@ -433,7 +461,7 @@ impl Engine {
     /// Puts an entry into the audit log, with the next commit. False when so much is waiting that there is no room.
     pub fn note(&self, entry: Entry) -> bool {
         self.requests
-            .try_send(Request::Unlocks(Waiting::Note(entry)))
+            .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
             .is_ok()
     }
 
@@ -447,9 +475,9 @@ impl Engine {
         (self.clock)()
     }
 
-    /// Number of the newest entry of the audit log that is known to be written.
-    pub fn audited(&self) -> u64 {
-        self.audited.load(Ordering::Acquire)
+    /// The end of the audit log as far as it is known to be written.
+    pub fn audited(&self) -> Head {
+        *self.audited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the database and the journal of closings stand.

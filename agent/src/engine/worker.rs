@@ -1,8 +1,8 @@
 //! The thread that makes changes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_backend::TargetHandle;
@@ -22,13 +22,13 @@ use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks, tell_all};
 use super::{Baseline, ChangeError, Clock, MakeEdit, Outcome, Request, State, Who};
 use crate::config::Limits;
 use crate::metrics;
-use crate::store::{Aside, Change, Commit, Entry, Generation, Key, Kind, Store, StoreError, Write};
+use crate::store::{Aside, Change, Commit, Entry, Generation, Head, Key, Kind, Store, StoreError, Write};
 
 /// How often what is not stored is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Worker {
-    pub audited: Arc<AtomicU64>,
+    pub audited: Arc<Mutex<Head>>,
     pub told: broadcast::Sender<Arc<Unlock>>,
     pub clock: Clock,
     pub store: Store,
@@ -139,7 +139,7 @@ impl Worker {
             self.stored.send_replace(closings);
             // Without the thread there is no journal that could be told.
             drop(self.journal.send(Note::Stored(closings, commits)));
-            self.audited.store(self.store.audited(), Ordering::Release);
+            *self.audited.lock().unwrap_or_else(PoisonError::into_inner) = self.store.audited();
         }
         result
     }

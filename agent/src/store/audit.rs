@@ -1,11 +1,13 @@
 //! The audit log: entries that only ever join it, each with a hash over itself and the hash before it.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::history::History;
 use super::{StoreError, signed, sqlite, unsigned};
+use crate::text;
 
 /// The hash before the first entry.
 const GENESIS: [u8; 32] = [0; 32];
@@ -29,6 +31,77 @@ pub struct Entry {
     pub generation: u64,
 }
 
+/// Longest actor, role, action and subject of an entry, in bytes.
+pub const LONGEST_WORD: usize = 256;
+/// Longest detail of an entry, in bytes.
+pub const LONGEST_DETAIL: usize = 4096;
+/// Longest text, and most items of a list, in a detail that is too long.
+const SHORT: (usize, usize) = (512, 32);
+/// Longest detail that is read to be shortened; of a longer one the beginning is kept.
+const READ: usize = 1 << 20;
+
+impl Entry {
+    /// The entry as it is stored: cut to the longest an entry may be, which it says where it is cut, and without characters
+    /// that steer a terminal. This is the one place for that; everything that is written comes through it.
+    pub fn bounded(mut self) -> Self {
+        for word in [
+            &mut self.actor,
+            &mut self.role,
+            &mut self.action,
+            &mut self.subject,
+        ] {
+            // Cut before it is escaped, too: a huge one takes no time.
+            let plain = text::plain(text::prefix(word, LONGEST_WORD));
+            *word = text::cut_of(&plain, word.len(), LONGEST_WORD).into_owned();
+        }
+        self.detail = short_detail(self.detail);
+        self
+    }
+}
+
+/// A detail that is short enough, as JSON.
+fn short_detail(detail: String) -> String {
+    let beginning = |detail: &str| {
+        let text = text::prefix(detail, LONGEST_DETAIL / 4);
+        let short = serde_json::json!({"cut_from_bytes": detail.len(), "beginning": text}).to_string();
+        text::plain_json(&short).into_owned()
+    };
+    if detail.len() > READ {
+        return beginning(&detail);
+    }
+    let plain = text::plain_json(&detail);
+    if plain.len() <= LONGEST_DETAIL {
+        return plain.into_owned();
+    }
+    let Ok(mut value) = serde_json::from_str(&plain) else {
+        return beginning(&detail);
+    };
+    shorten(&mut value);
+    let short = value.to_string();
+    let short = text::plain_json(&short);
+    if short.len() <= LONGEST_DETAIL {
+        return short.into_owned();
+    }
+    beginning(&detail)
+}
+
+fn shorten(value: &mut serde_json::Value) {
+    let (longest, most) = SHORT;
+    match value {
+        serde_json::Value::String(text) => *text = text::cut(text, longest).into_owned(),
+        serde_json::Value::Array(list) => {
+            let count = list.len();
+            if count > most {
+                list.truncate(most);
+                list.push(format!("… (cut, {count} items)").into());
+            }
+            list.iter_mut().for_each(shorten);
+        }
+        serde_json::Value::Object(map) => map.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
 /// An entry in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
@@ -38,6 +111,36 @@ pub struct Logged {
     pub entry: Entry,
     /// Over the entry and the hash before it.
     pub hash: [u8; 32],
+}
+
+/// An entry as it is shown: one that cannot be, since it is huge or was damaged, keeps none of the others from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub number: u64,
+    /// What happened.
+    pub entry: Entry,
+    /// Its hash as it is stored, in hexadecimal digits.
+    pub hash: String,
+    /// The hash of the entry before, likewise.
+    pub previous: String,
+    /// Not all of it is shown: its hash is over more.
+    pub cut: bool,
+}
+
+impl Listed {
+    /// About how many bytes it takes in a message.
+    pub fn size(&self) -> usize {
+        let entry = &self.entry;
+        let texts = [
+            &entry.actor,
+            &entry.role,
+            &entry.action,
+            &entry.subject,
+            &entry.detail,
+        ];
+        texts.iter().map(|text| text.len()).sum::<usize>() + 256
+    }
 }
 
 /// SHA-256 over the hash before, the number, and every field behind its length.
@@ -61,11 +164,43 @@ fn hash(before: &[u8; 32], number: u64, entry: &Entry) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// The end of the log.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
-    number: u64,
-    hash: [u8; 32],
+/// The end of the log. As text it is `NUMBER:HASH`, the hash in hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the newest entry; 0 when there is none.
+    pub number: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.number, hex(&self.hash))
+    }
+}
+
+impl std::str::FromStr for Head {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (number, digits) = text.split_once(':')?;
+            if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return None;
+            }
+            let mut hash = [0; 32];
+            for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+                *byte = u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()?;
+            }
+            Some(Head {
+                number: number.parse().ok()?,
+                hash,
+            })
+        };
+        read().ok_or_else(|| {
+            "is not NUMBER:HASH, with the 64 hexadecimal digits of an entry's hash".to_string()
+        })
+    }
 }
 
 impl Default for Head {
@@ -78,10 +213,6 @@ impl Default for Head {
 }
 
 impl Head {
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let newest = connection
             .query_row(
@@ -105,8 +236,9 @@ impl Head {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         for entry in entries {
+            let entry = entry.clone().bounded();
             self.number += 1;
-            self.hash = hash(&self.hash, self.number, entry);
+            self.hash = hash(&self.hash, self.number, &entry);
             insert.execute(params![
                 signed(self.number),
                 entry.at_ms,
@@ -167,6 +299,55 @@ fn logged(row: &rusqlite::Row<'_>) -> rusqlite::Result<Logged> {
     })
 }
 
+/// An entry, whatever is in its columns.
+fn listed(row: &rusqlite::Row<'_>) -> rusqlite::Result<Listed> {
+    let mut cut = false;
+    let mut text = |column: usize, most: usize| -> rusqlite::Result<String> {
+        let bytes = bytes(row, column)?;
+        let shown = String::from_utf8_lossy(bytes.get(..most.min(bytes.len())).unwrap_or_default());
+        cut |= bytes.len() > most || matches!(shown, std::borrow::Cow::Owned(_));
+        Ok(text::cut_of(&shown, bytes.len(), most).into_owned())
+    };
+    let entry = Entry {
+        actor: text(2, LONGEST_WORD)?,
+        role: text(3, LONGEST_WORD)?,
+        action: text(4, LONGEST_WORD)?,
+        subject: text(5, LONGEST_WORD)?,
+        detail: text(6, LONGEST_DETAIL)?,
+        at_ms: number(row, 1)?,
+        generation: unsigned(number(row, 7)?),
+    };
+    Ok(Listed {
+        number: unsigned(number(row, 0)?),
+        entry,
+        hash: hex(bytes(row, 8)?),
+        previous: match row.get_ref(9)? {
+            ValueRef::Null => hex(&GENESIS),
+            _ => hex(bytes(row, 9)?),
+        },
+        cut,
+    })
+}
+
+fn bytes<'r>(row: &'r rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,
+        _ => &[],
+    })
+}
+
+fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<i64> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => number,
+        _ => 0,
+    })
+}
+
+/// Bytes in hexadecimal digits; as many as a hash has at most.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(32).map(|byte| format!("{byte:02x}")).collect()
+}
+
 const COLUMNS: &str = "number, at, actor, role, action, subject, detail, generation, hash";
 
 /// Text that a `LIKE` pattern takes as it is, and anything behind it.
@@ -183,8 +364,9 @@ fn beginning(text: &str) -> String {
 }
 
 impl History {
-    /// Entries of the audit log.
-    pub fn audit(&self, wanted: &Wanted) -> Result<Vec<Logged>, StoreError> {
+    /// Entries of the audit log, as they are shown. Fewer than `limit` only when there are no more, or when they take more than
+    /// `room` bytes: then one at least, and the second value is true.
+    pub fn audit(&self, wanted: &Wanted, room: usize) -> Result<(Vec<Listed>, bool), StoreError> {
         let (compare, order) = match wanted.newest_first {
             true => ("number < ?1", "DESC"),
             false => ("number > ?1", "ASC"),
@@ -194,7 +376,8 @@ impl History {
             (_, after) => signed(after),
         };
         let query = format!(
-            "SELECT {COLUMNS} FROM audit WHERE {compare} AND (?2 = '' OR actor = ?2) AND action LIKE ?3 ESCAPE '\\'
+            "SELECT {COLUMNS}, (SELECT hash FROM audit AS before WHERE before.number = audit.number - 1)
+             FROM audit WHERE {compare} AND (?2 = '' OR actor = ?2) AND action LIKE ?3 ESCAPE '\\'
              AND subject LIKE ?4 ESCAPE '\\' ORDER BY number {order} LIMIT ?5"
         );
         let read = || {
@@ -206,30 +389,24 @@ impl History {
                 beginning(&wanted.subject),
                 signed(wanted.limit as u64)
             ];
-            select
-                .query_map(values, logged)?
-                .collect::<rusqlite::Result<Vec<Logged>>>()
+            let mut rows = select.query(values)?;
+            let (mut found, mut size) = (Vec::new(), 0);
+            while let Some(row) = rows.next()? {
+                let entry = listed(row)?;
+                size += entry.size();
+                if size > room && !found.is_empty() {
+                    return Ok((found, true));
+                }
+                found.push(entry);
+            }
+            Ok((found, false))
         };
         read().map_err(sqlite("read the audit log"))
     }
 
-    /// The hash of the entry with a number; of none, that before the first one.
-    pub fn audit_hash(&self, number: u64) -> Result<[u8; 32], StoreError> {
-        let found = self
-            .connection()
-            .query_row(
-                "SELECT hash FROM audit WHERE number = ?1",
-                [signed(number)],
-                |row| row.get(0),
-            )
-            .optional()
-            .map_err(sqlite("read the audit log"))?;
-        Ok(found.unwrap_or(GENESIS))
-    }
-
-    /// Computes every hash again, and finds the first entry that is not what it was. `expected`: entries that there must
-    /// be at least, as the agent that writes them knows.
-    pub fn verify_audit(&self, expected: u64) -> Result<Verdict, StoreError> {
+    /// Computes every hash again, and finds the first entry that is not what it was. `expected`: ends that the log had, as the
+    /// agent knows that writes it, or somebody who kept one elsewhere.
+    pub fn verify_audit(&self, expected: &[Head]) -> Result<Verdict, StoreError> {
         let mut verdict = Verdict {
             entries: 0,
             broken: None,
@@ -247,6 +424,13 @@ impl History {
                         "entry {wanted} is missing: entry {} follows",
                         found.number
                     )),
+                    Ok(found)
+                        if expected
+                            .iter()
+                            .any(|e| e.number == wanted && e.hash != found.hash) =>
+                    {
+                        Some("it is not the one that was expected: its hash is another".to_string())
+                    }
                     Ok(found) if found.hash != hash(&verdict.head, wanted, &found.entry) => {
                         Some("its content or its hash was changed".to_string())
                     }
@@ -265,9 +449,10 @@ impl History {
             Ok(())
         };
         read().map_err(sqlite("read the audit log"))?;
-        if verdict.broken.is_none() && verdict.entries < expected {
+        let furthest = expected.iter().map(|head| head.number).max().unwrap_or(0);
+        if verdict.broken.is_none() && verdict.entries < furthest {
             let problem = format!(
-                "the log ends at {}, and entry {expected} was written",
+                "the log ends at {}, and entry {furthest} was written",
                 verdict.entries
             );
             verdict.broken = Some((verdict.entries + 1, problem));

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::audit::{Entry, Head};
 use super::journal::{self, Closing};
-use super::{Aside, History, Store, StoreError, schema, sqlite, unlocks};
+use super::{Aside, History, Missing, Store, StoreError, heads, schema, sqlite, unlocks};
 
 /// What becomes of leases that are open in a backup, where nothing says which of them ended since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub fn examine(file: &Path) -> Result<Report, StoreError> {
         return Err(damaged(file, verdict));
     }
     let history = History::open(file)?;
-    let audit = history.verify_audit(0)?;
+    let audit = history.verify_audit(&[])?;
     if let Some((number, problem)) = audit.broken {
         return Err(damaged(
             file,
@@ -380,11 +380,14 @@ fn restore_locked(
         .audit
         .push(note("database.restore", subject, &detail, &now, generation));
     amend(&mut made, &[(0, aside)], Some(generation))?;
+    heads::begin_anew(&made).map_err(sqlite("complete a copy"))?;
     made.close()
         .map_err(|(_, source)| sqlite("make a copy")(source))?;
     let mut report = examine(new)?;
     report.closed_since = closed;
     report.replaced = move_away(database)?;
+    let ends = heads::path(database);
+    heads::forget(database).map_err(beside("remove", &ends))?;
     journal::forget_commits(&beside_it).map_err(beside("write", &beside_it))?;
     put(new, database)?;
     Ok(report)
@@ -427,15 +430,33 @@ fn move_away(database: &Path) -> Result<Option<PathBuf>, StoreError> {
     Ok(Some(to))
 }
 
+/// Takes the audit log of a database as it is, if its end was missing. What was wrong with it.
+fn accept_audit(mut store: Store, missing: Option<Missing>) -> Result<Option<String>, StoreError> {
+    let Some(Missing { problem, .. }) = missing else {
+        return Ok(None);
+    };
+    let detail = serde_json::json!({"why": problem});
+    let now = crate::clock::now();
+    store.accept_audit(note("audit.accept", "audit".to_string(), &detail, &now, 0))?;
+    store.close()?;
+    Ok(Some(problem))
+}
+
 /// Takes what is there for the database from now on: an older one as it is; instead of one that is lost or damaged a new one,
 /// after what is left of it was moved away. Returns what was done, in words.
 pub fn accept(database: &Path) -> Result<String, StoreError> {
     let beside_it = journal::path(database);
-    match Store::open(database).map(drop) {
-        Ok(()) => Ok("the database is in order: there is nothing to accept".to_string()),
+    match Store::open(database) {
+        Ok((store, loaded)) => Ok(match accept_audit(store, loaded.audit)? {
+            Some(missing) => format!("the audit log is taken as it is: {missing}"),
+            None => "the database is in order: there is nothing to accept".to_string(),
+        }),
         Err(StoreError::Older { found, .. }) => {
-            let _lock = schema::lock(database)?;
+            let lock = schema::lock(database)?;
             journal::forget_commits(&beside_it).map_err(beside("write", &beside_it))?;
+            drop(lock);
+            let (store, loaded) = Store::open(database)?;
+            accept_audit(store, loaded.audit)?;
             Ok(format!("the database is taken as it is, with {found} commits"))
         }
         Err(StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::Foreign { .. }) => {
@@ -447,6 +468,8 @@ pub fn accept(database: &Path) -> Result<String, StoreError> {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(beside("move away", &beside_it)(error)),
             }
+            let ends = heads::path(database);
+            heads::forget(database).map_err(beside("remove", &ends))?;
             let moved = moved.map_or(String::new(), |to| {
                 format!("; what was there is now {}", to.display())
             });

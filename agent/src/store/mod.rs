@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod error;
 mod footprints;
+mod heads;
 mod history;
 pub mod journal;
 mod load;
@@ -21,10 +22,11 @@ use std::sync::Arc;
 use portcullis_compiler::{ClassId, Fingerprint};
 use rusqlite::{Connection, params};
 
-pub use audit::{Entry, Logged, Verdict, Wanted};
+pub use audit::{Entry, Head, LONGEST_DETAIL, LONGEST_WORD, Listed, Verdict, Wanted, hex};
 pub use backup::{Leases, Report, accept, backup, examine, restore};
 pub use error::StoreError;
 pub use footprints::FootprintRecords;
+pub use heads::Missing;
 pub use history::History;
 pub use journal::{Closing, Journal};
 pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Remembered, WantedUnlocks};
@@ -189,6 +191,8 @@ pub struct Loaded {
     pub unlocks: LoadedUnlocks,
     /// Closings that the journal has and the database has not, by their numbers.
     pub closings: Vec<(u64, Closing)>,
+    /// What is wrong with the end of the audit log.
+    pub audit: Option<Missing>,
 }
 
 /// Something that holds already and is not stored yet: a closing, or what came of one.
@@ -224,7 +228,8 @@ pub struct Store {
     problem: Option<String>,
     file: PathBuf,
     kept: history::Kept,
-    audit: audit::Head,
+    audit: Head,
+    heads: Option<heads::Heads>,
     commits: u64,
     closings: u64,
     /// Nobody else can read it, since there was no room when it was opened.
@@ -257,7 +262,7 @@ impl Store {
         let mut loaded = load::load(&connection, file)?;
         let failed = || sqlite("read the history");
         let kept = history::Kept::read(&connection).map_err(failed())?;
-        let audit = audit::Head::read(&connection).map_err(failed())?;
+        let audit = Head::read(&connection).map_err(failed())?;
         let commits = unlocks::commits(&connection).map_err(failed())?;
         let closings = unlocks::closings(&connection).map_err(failed())?;
         // Without a name of its own a database has no journal: it could not be named when it was written last.
@@ -274,6 +279,9 @@ impl Store {
             loaded.closings = records;
             Ok(journal)
         });
+        let journal = journal.transpose()?;
+        let (heads, missing) = heads::Heads::open(file, &connection, audit)?;
+        loaded.audit = missing;
         Ok((
             Store {
                 connection: Some(connection),
@@ -281,10 +289,11 @@ impl Store {
                 file: file.to_path_buf(),
                 kept,
                 audit,
+                heads: Some(heads),
                 commits,
                 closings,
                 alone,
-                journal: journal.transpose()?,
+                journal,
                 _lock: lock,
             },
             loaded,
@@ -308,7 +317,8 @@ impl Store {
                     problem: Some(error.to_string()),
                     file: file.to_path_buf(),
                     kept: history::Kept::default(),
-                    audit: audit::Head::default(),
+                    audit: Head::default(),
+                    heads: None,
                     commits: 0,
                     closings: 0,
                     alone: false,
@@ -395,9 +405,30 @@ impl Store {
             Err(_) => self.look()?,
         }
         self.commits += 1;
+        self.log_ends();
         let newest = commit.pending.iter().map(|pending| pending.closing).max();
         self.closings = self.closings.max(newest.unwrap_or(0));
         self.share();
+        Ok(())
+    }
+
+    /// Tells the file beside the database where the audit log ends.
+    fn log_ends(&mut self) {
+        if let Some(heads) = &mut self.heads {
+            heads.ends_at(self.audit);
+        }
+    }
+
+    /// Takes the audit log as it is, although its end was missing, and notes that in it.
+    pub(super) fn accept_audit(&mut self, entry: Entry) -> Result<(), StoreError> {
+        let aside = Aside {
+            audit: vec![entry],
+            ..Aside::default()
+        };
+        self.commit_with(None, &aside)?;
+        if let Some(heads) = &mut self.heads {
+            heads.accept();
+        }
         Ok(())
     }
 
@@ -427,7 +458,7 @@ impl Store {
     fn look(&mut self) -> Result<(), StoreError> {
         let unknown = |source| StoreError::Unknown { source };
         self.kept = history::Kept::read(self.connection()?).map_err(unknown)?;
-        self.audit = audit::Head::read(self.connection()?).map_err(unknown)?;
+        self.audit = Head::read(self.connection()?).map_err(unknown)?;
         Ok(())
     }
 
@@ -439,13 +470,14 @@ impl Store {
         self.look()?;
         if committed {
             self.commits += 1;
+            self.log_ends();
             let unknown = |source| StoreError::Unknown { source };
             self.closings = unlocks::closings(self.connection()?).map_err(unknown)?;
         }
         Ok(committed)
     }
 
-    fn write(&mut self, commit: Commit<'_>) -> rusqlite::Result<(history::Kept, audit::Head)> {
+    fn write(&mut self, commit: Commit<'_>) -> rusqlite::Result<(history::Kept, Head)> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(rusqlite::Error::InvalidQuery);
         };
@@ -482,9 +514,9 @@ impl Store {
         unlocks::remembered(self.connection()?, key, now).map_err(sqlite("read the keys of requests"))
     }
 
-    /// Number of the newest entry of the audit log.
-    pub fn audited(&self) -> u64 {
-        self.audit.number()
+    /// The end of the audit log.
+    pub fn audited(&self) -> Head {
+        self.audit
     }
 
     /// Folds the log into the database and closes it. A disk that has no room for that loses nothing: the next start does

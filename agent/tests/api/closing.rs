@@ -55,7 +55,11 @@ pub async fn active(u: &mut Unlocks, endpoint: &str, seconds: u64) -> v1::Unlock
 }
 
 pub async fn intact(u: &mut Unlocks) -> u64 {
-    let verdict = u.audit.verify_audit(v1::VerifyAuditRequest {}).await.unwrap();
+    let verdict = u
+        .audit
+        .verify_audit(v1::VerifyAuditRequest::default())
+        .await
+        .unwrap();
     let verdict = verdict.into_inner();
     assert!(verdict.intact, "{verdict:?}");
     verdict.entries

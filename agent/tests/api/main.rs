@@ -9,6 +9,7 @@ mod closing;
 mod database;
 mod documents;
 mod embedded;
+mod evidence;
 mod explain;
 mod limits;
 mod pair;

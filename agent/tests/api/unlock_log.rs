@@ -148,7 +148,7 @@ async fn a_byte_changed_in_history_is_found() {
     }
     let verify = |mut audit: AuditServiceClient<Line>| async move {
         audit
-            .verify_audit(v1::VerifyAuditRequest {})
+            .verify_audit(v1::VerifyAuditRequest::default())
             .await
             .unwrap()
             .into_inner()

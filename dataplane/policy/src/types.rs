@@ -410,7 +410,13 @@ impl FromStr for Name {
     fn from_str(s: &str) -> Result<Self, ParseError> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let starts = s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if s.len() > 63 || !starts || !s.bytes().all(legal) {
+        if s.len() > 63 {
+            return refuse(format!(
+                "{} bytes are too long for a name: use 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first",
+                s.len()
+            ));
+        }
+        if !starts || !s.bytes().all(legal) {
             return refuse(format!(
                 "`{s}` is not a name: use 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first"
             ));

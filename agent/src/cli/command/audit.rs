@@ -7,7 +7,7 @@ use portcullis_proto::v1;
 use super::super::Exit;
 use super::super::client::Client;
 use super::super::error::Failure;
-use super::super::term::Term;
+use super::super::term::{Term, json};
 use super::super::unlock_args::{AuditCommand, AuditExport, AuditList};
 use super::super::view::audit::{AuditView, EntryView, VerdictView};
 
@@ -19,8 +19,12 @@ pub async fn run(command: &AuditCommand, client: &Client, term: &mut Term<'_>) -
     match command {
         AuditCommand::List(args) => list(args, client, term).await,
         AuditCommand::Export(args) => export(args, client, term).await,
-        AuditCommand::Verify => {
-            let answer = client.audit().verify_audit(v1::VerifyAuditRequest {}).await;
+        AuditCommand::Verify(args) => {
+            let expected = args.expect.map_or_else(String::new, |head| head.to_string());
+            let answer = client
+                .audit()
+                .verify_audit(v1::VerifyAuditRequest { expected })
+                .await;
             let view = VerdictView::from(answer.map_err(|s| client.failure(s))?.into_inner());
             term.show(&view)?;
             Ok(if view.intact { Exit::Done } else { Exit::Failed })
@@ -67,7 +71,7 @@ async fn export(args: &AuditExport, client: &Client, term: &mut Term<'_>) -> Res
         None => None,
     };
     while let Some(entry) = entries.message().await.map_err(|s| client.failure(s))? {
-        let line = serde_json::to_string(&EntryView::from(entry)).map_err(Failure::Json)? + "\n";
+        let line = json(&EntryView::from(entry), false)?;
         match &mut file {
             Some(file) => file.write_all(line.as_bytes()).map_err(Failure::Write)?,
             None => term.write(&line)?,

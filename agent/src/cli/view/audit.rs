@@ -30,6 +30,9 @@ pub struct EntryView {
     pub hash: String,
     /// The hash before it.
     pub previous_hash: String,
+    /// Not all of it is here: its hash is over more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 impl From<v1::AuditEntry> for EntryView {
@@ -46,6 +49,7 @@ impl From<v1::AuditEntry> for EntryView {
             generation: entry.generation,
             hash: entry.hash,
             previous_hash: entry.previous_hash,
+            cut: entry.cut,
         }
     }
 }

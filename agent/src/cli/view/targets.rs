@@ -220,6 +220,9 @@ pub struct StoreView {
     pub waiting: u64,
     /// The agent runs without it, and touches no row.
     pub unusable: bool,
+    /// What is wrong with the end of the audit log.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub audit_problem: String,
 }
 
 impl StoreView {
@@ -240,6 +243,12 @@ impl StoreView {
         if !self.journal_problem.is_empty() {
             text += &format!("journal of closings: {}\n", self.journal_problem);
         }
+        if !self.audit_problem.is_empty() {
+            text += &format!(
+                "the audit log was changed while the agent was stopped: {}\n",
+                self.audit_problem
+            );
+        }
         if self.waiting > 0 {
             text += &format!("{} closings hold and wait to be stored\n", self.waiting);
         }
@@ -255,6 +264,7 @@ impl StatusView {
             journal_problem: store.journal_problem,
             waiting: store.waiting,
             unusable: store.unusable,
+            audit_problem: store.audit_problem,
         });
         self
     }

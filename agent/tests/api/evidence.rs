@@ -1,0 +1,338 @@
+//! The audit log as evidence, against those whom it is about.
+
+use portcullis::cli::Exit;
+use portcullis_proto::v1;
+use tonic::Code;
+
+use crate::cli_support::run;
+use crate::unlocks::{PATIENCE, Unlocks, game};
+
+/// Every entry, oldest first, by the pages of a list.
+pub async fn entries(u: &mut Unlocks) -> Vec<v1::AuditEntry> {
+    let (mut all, mut after) = (Vec::new(), 0);
+    loop {
+        let request = v1::ListAuditRequest {
+            after,
+            page_size: 1000,
+            ..Default::default()
+        };
+        let page = u.audit.list_audit(request).await.unwrap().into_inner();
+        all.extend(page.entries);
+        after = page.next_after;
+        if after == 0 {
+            return all;
+        }
+    }
+}
+
+/// Every entry, by an export.
+async fn exported(u: &mut Unlocks) -> Vec<v1::AuditEntry> {
+    let mut stream = u
+        .audit
+        .export_audit(v1::ExportAuditRequest { after: 0 })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut all = Vec::new();
+    while let Some(entry) = stream.message().await.unwrap() {
+        all.push(entry);
+    }
+    all
+}
+
+/// Waits for entries of an action.
+pub async fn noted(u: &mut Unlocks, action: &str, least: usize) -> Vec<v1::AuditEntry> {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let all = entries(u).await;
+        let found: Vec<_> = all.into_iter().filter(|e| e.action == action).collect();
+        if found.len() >= least {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < end, "{action}: {found:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+fn short(entry: &v1::AuditEntry) {
+    for word in [&entry.actor, &entry.role, &entry.action, &entry.subject] {
+        assert!(word.len() <= 256, "{} bytes: {}", word.len(), entry.number);
+    }
+    assert!(
+        entry.detail.len() <= 4096,
+        "{} bytes: {}",
+        entry.detail.len(),
+        entry.number
+    );
+    let read: Result<serde_json::Value, _> = serde_json::from_str(&entry.detail);
+    assert!(read.is_ok() || entry.cut, "{}", entry.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_refused_call_writes_much_into_the_log() {
+    let mut u = Unlocks::new().await;
+    let before = entries(&mut u).await.len();
+    let database = u.rig.folder.path().join("p.db");
+    let size = || {
+        let file = rusqlite::Connection::open(&database).unwrap();
+        let query =
+            "SELECT max(length(CAST(actor || role || action || subject || detail AS BLOB))) FROM audit";
+        file.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let mut tenant = u.as_caller("tenant");
+    // As much as one message of the tests holds, of characters that take six bytes each when they are escaped.
+    for long in [
+        "a".repeat(900_000),
+        "\u{1}".repeat(900_000),
+        "ä\u{202e}".repeat(150_000),
+    ] {
+        let request = v1::RequestUnlockRequest {
+            endpoint: long.clone(),
+            ..game("mail1")
+        };
+        let refused = tenant.request_unlock(request).await.unwrap_err();
+        assert!(refused.message().len() < 5000, "{}", refused.message().len());
+        let program = v1::RequestUnlockRequest {
+            program: long.clone(),
+            ..game("mail1")
+        };
+        tenant.request_unlock(program).await.unwrap_err();
+        let evidence = v1::RequestUnlockRequest {
+            evidence: [(long.clone(), "x".to_string())].into(),
+            ..game("mail1")
+        };
+        let refused = tenant.request_unlock(evidence).await.unwrap_err();
+        assert_eq!(
+            refused.code(),
+            Code::InvalidArgument,
+            "{}",
+            refused.message().len()
+        );
+        tenant
+            .release(v1::UnlockRequest { id: long.clone() })
+            .await
+            .unwrap_err();
+        let describe = v1::DescribeProgramRequest {
+            program: long.clone(),
+        };
+        tenant.describe_program(describe).await.unwrap_err();
+        let other = v1::ListUnlocksRequest {
+            tenant: long,
+            ..Default::default()
+        };
+        tenant.list_unlocks(other).await.unwrap_err();
+    }
+    let refused = noted(&mut u, "unlock.request.refused", 9).await;
+    assert!(
+        refused
+            .iter()
+            .all(|entry| !entry.subject.contains('a') || entry.subject.len() < 256)
+    );
+    let all = exported(&mut u).await;
+    assert!(all.len() > before);
+    all.iter().for_each(short);
+    assert!(all.iter().all(|entry| !entry.cut));
+    assert!(size() < 6000, "{} bytes in one entry", size());
+    let verdict = u
+        .audit
+        .verify_audit(v1::VerifyAuditRequest::default())
+        .await
+        .unwrap();
+    assert!(verdict.into_inner().intact);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_entry_that_is_huge_or_damaged_hides_no_other() {
+    let mut u = Unlocks::new().await;
+    let file = rusqlite::Connection::open(u.rig.folder.path().join("p.db")).unwrap();
+    let last = entries(&mut u).await.len() as i64;
+    // What an earlier version wrote, and what nobody writes.
+    let insert = "INSERT INTO audit VALUES (?1, 0, ?2, 'tenant', 'unlock.request.refused', ?3, ?4, 1, ?5)";
+    let huge = "\u{1b}[2Jä".repeat(2_000_000);
+    for number in 1..=3 {
+        let values = rusqlite::params![last + number, "x", huge, huge, [7u8; 32].as_slice()];
+        file.execute(insert, values).unwrap();
+    }
+    file.execute(
+        "INSERT INTO audit VALUES (?1, 0, CAST(x'ff00fe' AS TEXT), 'a', 'b', 'c', 'd', 1, x'00')",
+        [last + 4],
+    )
+    .unwrap();
+    let wanted: Vec<u64> = (1..=u64::try_from(last + 4).unwrap()).collect();
+    for all in [entries(&mut u).await, exported(&mut u).await] {
+        assert_eq!(all.iter().map(|e| e.number).collect::<Vec<_>>(), wanted);
+        all.iter().for_each(short);
+        let cut: Vec<u64> = all.iter().filter(|e| e.cut).map(|e| e.number).collect();
+        assert_eq!(cut, wanted[wanted.len() - 4..]);
+    }
+    // Pages of large entries end before they are too large for an answer.
+    drop(file);
+    let socket = u.rig.folder.path().join("agent.sock");
+    let export = run(&socket, &["audit", "export"]).await;
+    assert_eq!(export.exit, Exit::Done, "{}", export.err);
+    assert_eq!(export.out.lines().count(), wanted.len());
+    let list = run(&socket, &["audit", "list", "--limit", "100000"]).await;
+    assert_eq!(list.exit, Exit::Done, "{}", list.err);
+    for text in [&export.out, &list.out] {
+        assert!(!text.contains(|c: char| portcullis::text::steers(c) && c != '\n'));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
+    let mut u = Unlocks::new().await;
+    let evil = "\u{1b}]0;owned\u{7} \u{9b}31m \u{202e}drowssap\u{2066} \r\nmail9  active";
+    let mut tenant = u.as_caller("tenant");
+    let mut request = v1::RequestUnlockRequest {
+        evidence: crate::unlocks::GOOD
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+        program: "smtp".to_string(),
+        endpoint: "mail1".to_string(),
+        ..Default::default()
+    };
+    // Evidence is refused with controls, and may turn text around.
+    let turned = "mail \u{202e}drowssap\u{2066} \u{2028}mail9  active";
+    request.evidence.insert("purpose".to_string(), turned.to_string());
+    let unlock = tenant.request_unlock(request.clone()).await.unwrap().into_inner();
+    request.evidence.insert(evil.to_string(), evil.to_string());
+    tenant.request_unlock(request).await.unwrap_err();
+    noted(&mut u, "unlock.request.refused", 1).await;
+    let socket = u.rig.folder.path().join("agent.sock");
+    for command in ["audit list", "audit export", "unlock list", "unlock show ID"] {
+        for form in ["table", "json", "yaml"] {
+            let command = command.replace("ID", &unlock.id);
+            let mut words: Vec<&str> = command.split(' ').collect();
+            words.extend(["-o", form]);
+            let ran = run(&socket, &words).await;
+            assert_eq!(ran.exit, Exit::Done, "{words:?}: {ran:?}");
+            for text in [&ran.out, &ran.err] {
+                assert!(
+                    !text.contains(|c: char| portcullis::text::steers(c) && c != '\n'),
+                    "{words:?}: {text:?}"
+                );
+                assert!(
+                    form != "table" || !text.lines().any(|line| line.starts_with("mail9")),
+                    "{text}"
+                );
+            }
+            // What the forms mean is what was written.
+            if words[0] == "unlock" && words[1] == "show" && form != "table" {
+                let read: serde_json::Value = match form {
+                    "json" => serde_json::from_str(&ran.out).unwrap(),
+                    _ => serde_saphyr::from_str(&ran.out).unwrap(),
+                };
+                assert_eq!(read["evidence"]["purpose"], turned);
+            }
+        }
+    }
+    // Errors, too: what the agent says repeats what it was sent.
+    let ran = run(&socket, &["get", "endpoints", "\u{1b}[2J\u{202e}x"]).await;
+    assert_eq!(ran.exit, Exit::Failed);
+    assert!(
+        !ran.err
+            .contains(|c: char| portcullis::text::steers(c) && c != '\n'),
+        "{ran:?}"
+    );
+}
+
+/// Takes away the triggers that keep the agent itself from changing the log.
+fn unlocked(u: &Unlocks) -> rusqlite::Connection {
+    let file = rusqlite::Connection::open(u.rig.folder.path().join("p.db")).unwrap();
+    file.execute_batch("DROP TRIGGER IF EXISTS audit_keeps_all; DROP TRIGGER IF EXISTS audit_is_append_only")
+        .unwrap();
+    file
+}
+
+async fn verdict(u: &mut Unlocks, expected: &str) -> v1::VerifyAuditResponse {
+    let request = v1::VerifyAuditRequest {
+        expected: expected.to_string(),
+    };
+    u.audit.verify_audit(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newest_entries_cut_off_while_the_agent_is_stopped_are_noticed() {
+    let mut u = Unlocks::new().await;
+    for _ in 0..3 {
+        u.api.request_unlock(game("mail1")).await.unwrap();
+    }
+    u.restart().await;
+    let whole = verdict(&mut u, "").await;
+    assert!(whole.intact, "{whole:?}");
+    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    let kept = format!("{}:{}", whole.entries, whole.head);
+
+    u.rig.agent.take().unwrap().stop().await.unwrap();
+    let end = {
+        let file = unlocked(&u);
+        let end: i64 = file
+            .query_row("SELECT max(number) FROM audit", [], |row| row.get(0))
+            .unwrap();
+        file.execute("DELETE FROM audit WHERE number > ?1", [end - 2])
+            .unwrap();
+        u64::try_from(end).unwrap()
+    };
+    // It is said at once, and at every start until somebody takes the log as it is.
+    for _ in 0..2 {
+        u.begin().await;
+        let problem = crate::closing::store(&mut u).await.audit_problem;
+        assert!(problem.contains("the log"), "{problem}");
+        let told = noted(&mut u, "audit.truncated", 1).await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(
+            told[0].detail.contains(&format!("entry {end} was written")),
+            "{told:?}"
+        );
+        let now = verdict(&mut u, "").await;
+        assert!(!now.intact && now.broken_at > 0, "{now:?}");
+        assert!(!verdict(&mut u, &kept).await.intact);
+        u.api.request_unlock(game("mail1")).await.unwrap();
+        u.rig.agent.take().unwrap().stop().await.unwrap();
+    }
+    let database = u.rig.folder.path().join("p.db");
+    let ran =
+        crate::cli_support::run_offline(&["database", "accept", "--database", database.to_str().unwrap()])
+            .await;
+    assert!(
+        ran.exit == Exit::Done && ran.out.contains("taken as it is"),
+        "{ran:?}"
+    );
+    u.begin().await;
+    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    assert!(verdict(&mut u, "").await.intact);
+    assert_eq!(noted(&mut u, "audit.accept", 1).await.len(), 1);
+    // Who kept the head sees it all the same.
+    assert!(!verdict(&mut u, &kept).await.intact);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_written_anew_is_not_the_one_that_was_kept() {
+    let mut u = Unlocks::new().await;
+    for _ in 0..3 {
+        u.api.request_unlock(game("mail1")).await.unwrap();
+    }
+    let whole = verdict(&mut u, "").await;
+    let kept = format!("{}:{}", whole.entries, whole.head);
+    u.api.request_unlock(game("mail1")).await.unwrap();
+    let socket = u.rig.folder.path().join("agent.sock");
+    let good = run(&socket, &["audit", "verify", "--expect", &kept]).await;
+    assert_eq!(good.exit, Exit::Done, "{good:?}");
+    let other = format!("{}:{}", whole.entries, "0".repeat(64));
+    let bad = run(&socket, &["audit", "verify", "--expect", &other]).await;
+    assert!(
+        bad.exit == Exit::Failed && bad.out.contains("not the one that was expected"),
+        "{bad:?}"
+    );
+    let later = format!("{}:{}", whole.entries + 100, "0".repeat(64));
+    assert_eq!(
+        run(&socket, &["audit", "verify", "--expect", &later]).await.exit,
+        Exit::Failed
+    );
+    let wrong = v1::VerifyAuditRequest {
+        expected: "7:xyz".to_string(),
+    };
+    let wrong = u.audit.verify_audit(wrong).await.unwrap_err();
+    assert_eq!(crate::support::fields(&wrong), ["expected"]);
+}
