@@ -76,7 +76,10 @@ fn question(kind: &CheckKind, endpoint: &Endpoint, evidence: &Evidence) -> Optio
     })
 }
 
-async fn one(checker: Checker, check: Check, question: Option<Question>, at: i64) -> Checked {
+/// What stands for what a check found that asks about a secret: programs that do are refused, and those of earlier versions stay.
+const SECRET: &str = "what was found is not shown: it is about evidence that is secret";
+
+async fn one(checker: Checker, check: Check, question: Option<Question>, secret: bool, at: i64) -> Checked {
     let answer = match &question {
         Some(question) => checker.ask(question).await,
         None => Answer {
@@ -93,7 +96,7 @@ async fn one(checker: Checker, check: Check, question: Option<Question>, at: i64
             Outcome::Failed => CheckResult::Failed,
             Outcome::Undetermined => CheckResult::Undetermined,
         },
-        detail: answer.detail,
+        detail: if secret { SECRET.to_string() } else { answer.detail },
         at,
     }
 }
@@ -109,7 +112,18 @@ pub(super) async fn ask(
     let mut tasks = Vec::with_capacity(program.checks.len());
     for check in &program.checks {
         let question = question(&check.kind, endpoint, evidence);
-        tasks.push(tokio::spawn(one(checker.clone(), check.clone(), question, at)));
+        let secret = check
+            .kind
+            .names()
+            .iter()
+            .any(|(_, name, _)| evidence.is_secret(name));
+        tasks.push(tokio::spawn(one(
+            checker.clone(),
+            check.clone(),
+            question,
+            secret,
+            at,
+        )));
     }
     let mut checks = Vec::with_capacity(tasks.len());
     for (task, check) in tasks.into_iter().zip(&program.checks) {

@@ -227,6 +227,10 @@ impl Check {
                         "`{name}` need not be submitted: without it more would be opened than was asked for"
                     ),
                 ),
+                Some(found) if found.secret => self.fail(
+                    format!("{at}.{field}"),
+                    format!("`{name}` is secret, and what is open is shown: let something else narrow it"),
+                ),
                 Some(_) => {}
             }
         };
@@ -271,6 +275,10 @@ impl Check {
                             found.kind.name(),
                             wanted.join(" or ")
                         ),
+                    ),
+                    Some(found) if found.secret => self.fail(
+                        format!("{at}.{field}"),
+                        format!("`{name}` is secret, and what a check finds is shown: check something else"),
                     ),
                     Some(_) => {}
                 }
