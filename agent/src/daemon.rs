@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
-use crate::access::{self, Access, AccessError, Connection, Denial};
+use crate::access::{self, Access, AccessError, Denial, Summaries};
 use crate::api::{self, Accept, Api, Certificates, ListenError, Listeners, SocketFile};
 use crate::config::{Config, Limits};
 use crate::engine::Engine;
@@ -35,6 +35,8 @@ const REFRESH: Duration = Duration::from_secs(5);
 const DENIALS: usize = 1024;
 /// Refusals are logged no faster than one each time.
 const DENIAL_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is looked whether a minute of refusals is over.
+const SUMMARY_LOOK: Duration = Duration::from_secs(1);
 
 /// How often the head of the audit log is logged.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -165,11 +167,12 @@ impl Agent {
             handles.push(handle);
         }
         let (witness, denials) = access::witness(DENIALS);
-        let access = Access::new(config.access.as_ref(), witness)?;
+        let access = Access::new(config.access.as_ref(), witness)?.limited(&config.limits);
         let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
         let exporter = config.metrics.map(metrics::install).transpose()?;
-        let file = config.store.clone();
-        let (store, loaded) = tokio::task::spawn_blocking(move || Store::open_or_refuse(&file)).await??;
+        let (file, keep) = (config.store.clone(), config.audit.clone());
+        let (mut store, loaded) = tokio::task::spawn_blocking(move || Store::open_or_refuse(&file)).await??;
+        store.keep(keep);
         match store.problem() {
             None => records.opened(store.file()),
             Some(problem) => records.refused(problem),
@@ -338,11 +341,15 @@ fn serve(
     let end = || stopping.clone().cancelled_owned();
     let server = || api::server(&config.limits, access.clone()).add_routes(routes.clone());
     let known = access.clone();
-    let incoming = Accept::new(UnixListenerStream::new(unix)).map(move |accepted| {
-        accepted.map(|io| {
-            let peer = known.on_socket(io.peer_cred().ok());
-            Connection::new(io, peer)
-        })
+    let incoming = Accept::new(UnixListenerStream::new(unix)).filter_map(move |accepted| {
+        let io = match accepted {
+            Ok(io) => io,
+            Err(error) => return Some(Err(error)),
+        };
+        let cred = io.peer_cred().ok();
+        // Who cannot be told is one of many.
+        let place = known.door().admit_user(cred.map_or(u32::MAX, |cred| cred.uid()));
+        admitted(place).map(|place| Ok(known.connection(io, known.on_socket(cred), place)))
     });
     parts.add(
         Part::Server(config.api.socket.display().to_string()),
@@ -362,13 +369,24 @@ fn serve(
         return;
     }
     let known = access.clone();
-    let incoming = Accept::new(incoming).map(move |accepted| {
-        accepted.map(|io| {
-            let peer = known.on_tcp(io.peer_addr().ok());
-            Connection::new(io, peer)
-        })
+    let incoming = Accept::new(incoming).filter_map(move |accepted| {
+        let io = match accepted {
+            Ok(io) => io,
+            Err(error) => return Some(Err(error)),
+        };
+        let from = io.peer_addr().ok();
+        let place = from.and_then(|from| known.door().admit_address(from.ip()));
+        admitted(place).map(|place| Ok(known.connection(io, known.on_tcp(from), place)))
     });
     parts.add(part, server().serve_with_incoming_shutdown(incoming, end()));
+}
+
+/// A place for a connection; one that there is none for is counted, and closed.
+fn admitted(place: Option<access::Place>) -> Option<access::Place> {
+    if place.is_none() {
+        metrics::connection_refused();
+    }
+    place
 }
 
 /// Reads certificates again at SIGHUP, which ends nothing.
@@ -391,31 +409,48 @@ async fn log_heads(engine: Engine) {
     }
 }
 
-/// Logs who was refused what, also in the audit log.
+/// Logs who was refused what, also in the audit log: the first refusals of a caller as they come, the rest of a minute as one.
 async fn log_denials(mut denials: mpsc::Receiver<Denial>, engine: Engine) {
-    while let Some(Denial {
+    let mut summaries = Summaries::default();
+    let mut looks = tokio::time::interval(SUMMARY_LOOK);
+    loop {
+        let told = tokio::select! {
+            denial = denials.recv() => match denial {
+                Some(denial) => summaries.take(denial, engine.now().wall_ms),
+                None => return,
+            },
+            _ = looks.tick() => summaries.turn(engine.now().wall_ms),
+        };
+        for denial in told {
+            log_denial(denial, &engine);
+            tokio::time::sleep(DENIAL_PAUSE).await;
+        }
+    }
+}
+
+fn log_denial(denial: Denial, engine: &Engine) {
+    let Denial {
         caller,
         role,
         method,
         why,
         missed,
-    }) = denials.recv().await
-    {
-        let role = role.map_or("none", access::Role::as_str);
-        tracing::warn!(caller, role, method, why, missed, "refused");
-        let entry = Entry {
-            at_ms: engine.now().wall_ms,
-            actor: caller,
-            role: role.to_string(),
-            action: "access.denied".to_string(),
-            subject: method,
-            detail: serde_json::json!({"why": why, "missed": missed}).to_string(),
-            generation: engine.read(|state| state.generation()),
-        };
-        if !engine.note(entry) {
-            metrics::denial_dropped();
-        }
-        tokio::time::sleep(DENIAL_PAUSE).await;
+        count,
+    } = denial;
+    let role = role.map_or("none", access::Role::as_str);
+    tracing::warn!(caller, role, method, why, missed, count, "refused");
+    let entry = Entry {
+        at_ms: engine.now().wall_ms,
+        actor: caller,
+        role: role.to_string(),
+        action: "access.denied".to_string(),
+        subject: method,
+        detail: serde_json::json!({"why": why, "missed": missed, "count": count}).to_string(),
+        generation: engine.read(|state| state.generation()),
+        evidence: None,
+    };
+    if !engine.note(entry) {
+        metrics::denial_dropped();
     }
 }
 

@@ -47,6 +47,7 @@ const COMMIT_SECONDS: &str = "portcullis_store_commit_seconds";
 const DENIED: &str = "portcullis_access_denied_total";
 const DENIALS_DROPPED: &str = "portcullis_access_denials_dropped_total";
 const HANDSHAKES_FAILED: &str = "portcullis_tls_handshakes_failed_total";
+const CONNECTIONS_REFUSED: &str = "portcullis_connections_refused_total";
 const TLS_READS: &str = "portcullis_tls_reads_total";
 const TLS_UNTIL: &str = "portcullis_tls_certificate_not_after_seconds";
 const GENERATION: &str = "portcullis_generation";
@@ -124,6 +125,12 @@ const METRICS: &[Metric] = &[
         Sort::Counter,
         "",
         "TLS connections that did not come about.",
+    ),
+    metric(
+        CONNECTIONS_REFUSED,
+        Sort::Counter,
+        "",
+        "Connections that were closed at once, since there were too many, in all or from one address.",
     ),
     metric(
         TLS_READS,
@@ -299,6 +306,11 @@ pub(crate) fn denial_dropped() {
 /// A TLS connection did not come about.
 pub(crate) fn handshake_failed() {
     counter!(HANDSHAKES_FAILED).increment(1);
+}
+
+/// A connection found no place.
+pub(crate) fn connection_refused() {
+    counter!(CONNECTIONS_REFUSED).increment(1);
 }
 
 /// The files of TLS were read.

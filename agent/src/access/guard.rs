@@ -11,20 +11,24 @@ use tokio::net::unix::UCred;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::{Body as HttpBody, Bytes};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, Service};
 
+use super::arrival::{Answering, Arriving};
 use super::rights::{Needs, needs};
 use super::witness::LONGEST;
-use super::{AccessError, Accounts, Allowances, Caller, Denial, Grant, Peer, People, Role, Shown, Witness};
-use crate::api::DOMAIN;
+use super::{
+    AccessError, Accounts, Allowances, Caller, Connection, Denial, Door, Grant, Peer, People, Place, Role,
+    Shown, Witness,
+};
+use crate::api::ApiError;
 use crate::config;
 use crate::{metrics, text};
 
 /// Lets in who may call what, and refuses the rest.
 #[derive(Debug, Clone)]
-pub struct Access(Arc<Inner>);
+pub struct Access(Arc<Inner>, Arc<Door>);
 
 #[derive(Debug)]
 struct Inner {
@@ -35,15 +39,24 @@ struct Inner {
 }
 
 /// Why a call is not passed on.
-#[derive(Debug)]
-enum Refusal {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
     /// It comes from nobody.
+    #[error("{0}")]
     Nobody(&'static str),
     /// Its caller's role may not.
-    Role(Caller),
+    #[error("{} is a {}, which may not call {method}", .caller.name, .caller.role)]
+    Role {
+        /// Who called.
+        caller: Caller,
+        /// What.
+        method: String,
+    },
     /// There is no such method.
+    #[error("the agent does not know this method: is it older than the caller?")]
     NoMethod(Caller),
     /// Its caller asks too often.
+    #[error("{} asks too often: [access.rate] of the agent's configuration", .0.name)]
     TooOften(Caller, Duration),
 }
 
@@ -68,11 +81,27 @@ impl Access {
     }
 
     fn with(people: Option<People>, rates: &config::Rates, witness: Arc<dyn Witness>) -> Self {
-        Access(Arc::new(Inner {
+        let inner = Inner {
             people,
             rates: Allowances::new(rates, DefaultClock::default()),
             witness,
-        }))
+        };
+        Access(Arc::new(inner), Arc::new(Door::new(&config::Limits::default())))
+    }
+
+    /// With limits for connections and requests other than those that hold when nothing is configured.
+    pub fn limited(self, limits: &config::Limits) -> Self {
+        Access(self.0, Arc::new(Door::new(limits)))
+    }
+
+    /// Where connections come in.
+    pub fn door(&self) -> &Arc<Door> {
+        &self.1
+    }
+
+    /// A connection that has a place.
+    pub fn connection<T>(&self, io: T, peer: Peer, place: Place) -> Connection<T> {
+        Connection::new(io, peer, Arc::clone(&self.1), place)
     }
 
     /// Who is told of refusals.
@@ -91,6 +120,7 @@ impl Access {
             place,
             caller,
             until: None,
+            activity: Arc::default(),
         }
     }
 
@@ -102,6 +132,7 @@ impl Access {
             caller: open.then(|| Caller::new(place.clone(), Role::Operator)),
             place,
             until: None,
+            activity: Arc::default(),
         }
     }
 
@@ -181,29 +212,30 @@ impl Access {
         }
         match needs {
             None => Err(Refusal::NoMethod(caller)),
-            Some(Needs::Table(method)) if method.grant(caller.role) == Grant::No => {
-                Err(Refusal::Role(caller))
-            }
+            Some(Needs::Table(method)) if method.grant(caller.role) == Grant::No => Err(Refusal::Role {
+                caller,
+                method: text::cut(path.trim_start_matches('/'), LONGEST).into_owned(),
+            }),
             Some(_) => Ok(Some(caller)),
         }
     }
 
     fn refuse(&self, refusal: Refusal, path: &str, peer: Option<&Peer>) -> Status {
-        let method = text::cut(path.trim_start_matches('/'), LONGEST);
-        let method = method.as_ref();
-        let status = refusal.status(method);
-        let (caller, role) = match refusal {
+        let (caller, role) = match &refusal {
             Refusal::Nobody(_) => (
                 peer.map_or_else(|| "unknown".to_string(), |p| p.place.clone()),
                 None,
             ),
-            Refusal::Role(caller) | Refusal::NoMethod(caller) => (caller.name, Some(caller.role)),
-            Refusal::TooOften(..) => {
-                metrics::denied(status.code());
-                return status;
+            Refusal::Role { caller, .. } | Refusal::NoMethod(caller) | Refusal::TooOften(caller, _) => {
+                (caller.name.clone(), Some(caller.role))
             }
         };
-        self.tell(caller, role, method, &status);
+        let often = matches!(refusal, Refusal::TooOften(..));
+        let status = Status::from(ApiError::Access(refusal));
+        match often {
+            true => metrics::denied(status.code()),
+            false => self.tell(caller, role, path.trim_start_matches('/'), &status),
+        }
         status
     }
 
@@ -220,39 +252,6 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
-}
-
-impl Refusal {
-    fn status(&self, method: &str) -> Status {
-        let info = |reason: &str, role: &str| {
-            let metadata = [("method", method), ("role", role)].map(|(k, v)| (k.to_string(), v.to_string()));
-            ErrorDetails::with_error_info(reason, DOMAIN, metadata)
-        };
-        match self {
-            Refusal::Nobody(why) => {
-                Status::with_error_details(Code::Unauthenticated, *why, info("NO_CREDENTIAL", ""))
-            }
-            Refusal::Role(caller) => {
-                let text = format!(
-                    "{} is a {}, which may not call {method}",
-                    caller.name, caller.role
-                );
-                Status::with_error_details(Code::PermissionDenied, text, info("ROLE", caller.role.as_str()))
-            }
-            Refusal::NoMethod(caller) => {
-                let text = "the agent does not know this method: is it older than the caller?";
-                Status::with_error_details(Code::Unimplemented, text, info("NO_METHOD", caller.role.as_str()))
-            }
-            Refusal::TooOften(caller, wait) => {
-                let text = format!(
-                    "{} asks too often: [access.rate] of the agent's configuration",
-                    caller.name
-                );
-                let details = ErrorDetails::with_retry_info(Some(*wait));
-                Status::with_error_details(Code::ResourceExhausted, text, details)
-            }
-        }
-    }
 }
 
 impl<S> Layer<S> for Access {
@@ -275,8 +274,10 @@ pub struct Guarded<S> {
 
 impl<S, B> Service<Request<B>> for Guarded<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -286,7 +287,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let path = request.uri().path().to_string();
         let judged = self
@@ -299,15 +300,22 @@ where
                 return Box::pin(async move { Ok(status.into_http()) });
             }
         };
+        let call = peer.as_ref().map(|peer| peer.activity.begin());
+        let confined = caller.as_ref().is_none_or(|caller| caller.role == Role::Tenant);
+        let door = self.access.door();
+        let (most, within) = (confined.then_some(door.tenant_bytes), door.arrival);
+        let mut request = request.map(|body| Body::new(Arriving::new(Body::new(body), most, within)));
         // A token goes no further than here.
         request.headers_mut().remove(AUTHORIZATION);
+        let answered = |response: Response<Body>| response.map(|inner| Body::new(Answering { inner, call }));
         let Some(caller) = caller else {
-            return Box::pin(self.inner.call(request));
+            let answer = self.inner.call(request);
+            return Box::pin(async move { answer.await.map(answered) });
         };
         request.extensions_mut().insert(caller.clone());
         let (access, answer) = (self.access.clone(), self.inner.call(request));
         Box::pin(async move {
-            let response = answer.await?;
+            let response = answer.await.map(answered)?;
             // What a service refuses itself, a tenant's reach for another's endpoint, comes as a status.
             if let Some(status) = response.extensions().get::<Status>()
                 && status.code() == Code::PermissionDenied

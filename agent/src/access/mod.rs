@@ -3,7 +3,9 @@
 //! so that a refused call never comes to one.
 
 mod accounts;
+mod arrival;
 mod caller;
+mod door;
 mod guard;
 mod peer;
 mod people;
@@ -11,15 +13,19 @@ mod rate;
 mod rights;
 mod role;
 mod san;
+mod summary;
 mod witness;
 
 pub use accounts::Accounts;
+pub use arrival::Activity;
 pub use caller::{Caller, Denied};
-pub use guard::{Access, Guarded};
+pub use door::{Door, Place};
+pub use guard::{Access, Guarded, Refusal};
 pub use peer::{Connection, Peer};
 pub use people::{AccessError, People};
 pub use rate::Allowances;
 pub use rights::{Grant, METHODS, Method, reference};
 pub use role::Role;
 pub use san::{Pattern, San, Shown};
+pub use summary::Summaries;
 pub use witness::{Denial, Witness, witness};

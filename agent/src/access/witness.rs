@@ -23,6 +23,8 @@ pub struct Denial {
     pub why: String,
     /// How many refusals before this one were left out, since there were too many to tell.
     pub missed: u64,
+    /// How many refusals it stands for.
+    pub count: u64,
 }
 
 impl Denial {
@@ -40,6 +42,7 @@ impl Denial {
             method: short(method.into()),
             why: short(why.into()),
             missed: 0,
+            count: 1,
         }
     }
 }

@@ -91,9 +91,17 @@ impl AuditService for Api {
                     .map_err(|problem: String| ApiError::field("expected", problem))?,
             ),
         }
+        let kept = expected.get(1).copied();
         let missing = engine.health().audit;
         let verdict = blocking(move || engine.history()?.verify_audit(&expected)).await?;
         let mut verdict = verdict.map_err(ApiError::from)?;
+        if let Some(kept) = kept.filter(|kept| kept.number < verdict.archived) {
+            let problem = format!(
+                "entry {} is in a file: the entries `audit.archive` of the log name it",
+                kept.number
+            );
+            return Err(ApiError::field("expected", problem).into());
+        }
         if let (None, Some(Missing { number, problem, .. })) = (&verdict.broken, missing) {
             verdict.broken = Some((number, problem));
         }
@@ -107,6 +115,7 @@ impl AuditService for Api {
             broken_at,
             problem,
             head: hex(&verdict.head),
+            archived: verdict.archived,
         }))
     }
 

@@ -110,6 +110,7 @@ pub async fn listen(api: &config::Api) -> Result<Listeners, ListenError> {
 pub fn server(limits: &config::Limits, access: Access) -> Server<Stack<Access, Stack<Calls, NoLayer>>> {
     Server::builder()
         .concurrency_limit_per_connection(limits.calls_per_connection)
+        .max_concurrent_streams(u32::try_from(limits.calls_per_connection).unwrap_or(u32::MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(Calls::new())

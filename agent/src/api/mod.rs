@@ -17,6 +17,7 @@ mod tls;
 mod unlock_out;
 mod unlocks;
 mod watch;
+mod watchers;
 mod why;
 
 use std::sync::Arc;
@@ -28,7 +29,6 @@ use portcullis_proto::v1::policy_service_server::PolicyServiceServer;
 use portcullis_proto::v1::profile_service_server::ProfileServiceServer;
 use portcullis_proto::v1::target_service_server::TargetServiceServer;
 use portcullis_proto::v1::unlock_service_server::UnlockServiceServer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::service::Routes;
@@ -37,9 +37,9 @@ pub use accept::Accept;
 pub use calls::Calls;
 pub use listen::{ListenError, Listeners, SocketFile, listen, server};
 pub use status::ApiError;
-pub(crate) use status::DOMAIN;
 pub use tls::{Certificates, TlsError, incoming};
 
+use self::watchers::{Place, Watchers};
 use crate::access::Caller;
 use crate::config::Limits;
 use crate::engine::Engine;
@@ -54,7 +54,7 @@ struct Inner {
     engine: Engine,
     targets: Targets,
     limits: Limits,
-    watchers: Arc<Semaphore>,
+    watchers: Arc<Watchers>,
     tenant_label: Arc<str>,
     stopping: CancellationToken,
 }
@@ -69,7 +69,7 @@ impl Api {
         tenant_label: &str,
         stopping: CancellationToken,
     ) -> Self {
-        let watchers = Arc::new(Semaphore::new(limits.watchers.min(Semaphore::MAX_PERMITS)));
+        let watchers = Arc::new(Watchers::new(&limits));
         Api(Arc::new(Inner {
             engine,
             targets,
@@ -89,10 +89,8 @@ impl Api {
     }
 
     /// A place among those who watch.
-    fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let limit = self.0.limits.watchers;
-        let place = Arc::clone(&self.0.watchers).try_acquire_owned();
-        place.map_err(|_| ApiError::TooManyWatchers { limit })
+    fn watcher(&self, caller: &Caller) -> Result<Place, ApiError> {
+        self.0.watchers.place(caller)
     }
 
     fn targets(&self) -> &Targets {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use portcullis_policy::{FieldError, Name};
-use portcullis_unlock::ledger::Refusal;
+use portcullis_unlock::ledger::Refusal as LedgerRefusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::access::Denied;
+use crate::access::{Denied, Refusal};
 use crate::engine::{ChangeError, UnlockError};
 use crate::store::{Key, StoreError};
 use crate::text;
@@ -41,10 +41,14 @@ pub enum ApiError {
         why: String,
     },
     /// Too many streams.
-    #[error("{limit} watchers are all the agent's [limits] allow: end one, or raise limits.watchers")]
+    #[error("{limit} watchers are all the agent's [limits] allow{whom}: end one, or raise limits.{setting}")]
     TooManyWatchers {
         /// How many there may be.
         limit: usize,
+        /// Whom: all, or each caller.
+        whom: &'static str,
+        /// The setting.
+        setting: &'static str,
     },
     /// The history cannot be read.
     #[error("the history cannot be read: {0}")]
@@ -59,10 +63,27 @@ pub enum ApiError {
     #[error(transparent)]
     Unlock(#[from] UnlockError),
     /// A watcher did not read fast enough.
-    #[error("{missed} changes were missed, since they were not read fast enough: list, and watch again")]
+    #[error("{}changes were missed, since they were not read fast enough: list, and watch again", count(.missed))]
     FellBehind {
-        /// How many.
-        missed: u64,
+        /// How many; a tenant does not learn it, since others' changes count, too.
+        missed: Option<u64>,
+    },
+    /// The caller may not call, or not now.
+    #[error(transparent)]
+    Access(#[from] Refusal),
+    /// A request is larger than its caller may send.
+    #[error(
+        "the request is larger than the {limit} bytes that its caller may send: limits.tenant_message_kib"
+    )]
+    TooLarge {
+        /// How many it may.
+        limit: usize,
+    },
+    /// A request did not arrive in time.
+    #[error("the request was not there within {} s: limits.request_arrival", .limit.as_secs())]
+    TooSlow {
+        /// How long it may take.
+        limit: Duration,
     },
     /// It is out of the caller's reach.
     #[error(transparent)]
@@ -80,6 +101,10 @@ impl ApiError {
             problem: problem.into(),
         }])
     }
+}
+
+fn count(missed: &Option<u64>) -> String {
+    missed.map_or_else(String::new, |missed| format!("{missed} "))
 }
 
 fn list(fields: &[FieldError]) -> String {
@@ -187,6 +212,10 @@ fn of_store(error: &StoreError) -> (Code, ErrorDetails) {
             Code::FailedPrecondition,
             ErrorDetails::with_precondition_failure_violation("DATABASE", "store", problem),
         ),
+        StoreError::LittleRoom { .. } => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_quota_failure_violation("audit.free_disk_mib", error.to_string()),
+        ),
         _ => (Code::Internal, info("STORE", [])),
     }
 }
@@ -208,25 +237,47 @@ fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
         ),
         UnlockError::NotFound(id) => (Code::NotFound, missing("unlocks", id)),
         UnlockError::Refused(refusal) => match refusal {
-            Refusal::NoUnlock(id) => (Code::NotFound, missing("unlocks", id.as_str())),
-            Refusal::NoProgram(name) => (Code::NotFound, missing("programs", name.as_str())),
-            Refusal::NoEndpoint(name) => (Code::NotFound, missing("endpoints", name.as_str())),
-            Refusal::IdInUse(id) => (Code::AlreadyExists, missing("unlocks", id.as_str())),
-            Refusal::PerEndpoint { program, .. } => {
+            LedgerRefusal::NoUnlock(id) => (Code::NotFound, missing("unlocks", id.as_str())),
+            LedgerRefusal::NoProgram(name) => (Code::NotFound, missing("programs", name.as_str())),
+            LedgerRefusal::NoEndpoint(name) => (Code::NotFound, missing("endpoints", name.as_str())),
+            LedgerRefusal::IdInUse(id) => (Code::AlreadyExists, missing("unlocks", id.as_str())),
+            LedgerRefusal::PerEndpoint { program, .. } => {
                 (Code::FailedPrecondition, stands("PER_ENDPOINT", program))
             }
-            Refusal::PerTenant { program, .. } => (Code::FailedPrecondition, stands("PER_TENANT", program)),
-            Refusal::CoolingDown { program, left, .. } => {
+            LedgerRefusal::PerTenant { program, .. } => {
+                (Code::FailedPrecondition, stands("PER_TENANT", program))
+            }
+            LedgerRefusal::CoolingDown { program, left, .. } => {
                 let mut details = stands("COOLING_DOWN", program);
                 details.set_retry_info(Some((*left).into()));
                 (Code::FailedPrecondition, details)
             }
-            Refusal::Needs { needed, .. } => (Code::FailedPrecondition, stands("NEEDS", needed)),
-            Refusal::WrongState { id, .. } => (Code::FailedPrecondition, stands("WRONG_STATE", id)),
-            Refusal::NotRenewable(program) => (Code::FailedPrecondition, stands("NOT_RENEWABLE", program)),
-            Refusal::TooLong { .. } => (Code::InvalidArgument, field("lease_seconds", error)),
-            Refusal::NoReason => (Code::InvalidArgument, field("reason", error)),
+            LedgerRefusal::Needs { needed, .. } => (Code::FailedPrecondition, stands("NEEDS", needed)),
+            LedgerRefusal::WrongState { id, .. } => (Code::FailedPrecondition, stands("WRONG_STATE", id)),
+            LedgerRefusal::NotRenewable(program) => {
+                (Code::FailedPrecondition, stands("NOT_RENEWABLE", program))
+            }
+            LedgerRefusal::TooLong { .. } => (Code::InvalidArgument, field("lease_seconds", error)),
+            LedgerRefusal::NoReason => (Code::InvalidArgument, field("reason", error)),
         },
+    }
+}
+
+fn of_access(refusal: &Refusal) -> (Code, ErrorDetails) {
+    match refusal {
+        Refusal::Nobody(_) => (Code::Unauthenticated, info("NO_CREDENTIAL", [])),
+        Refusal::Role { caller, method } => {
+            let metadata = [("method", method.as_str()), ("role", caller.role.as_str())];
+            (Code::PermissionDenied, info("ROLE", metadata))
+        }
+        Refusal::NoMethod(caller) => (
+            Code::Unimplemented,
+            info("NO_METHOD", [("role", caller.role.as_str())]),
+        ),
+        Refusal::TooOften(_, wait) => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_retry_info(Some(*wait)),
+        ),
     }
 }
 
@@ -247,10 +298,13 @@ impl From<ApiError> for Status {
                 ErrorDetails::with_resource_info(key.kind.as_str(), &key.name, "", "does not exist"),
             ),
             ApiError::OutOfRange { .. } => (Code::OutOfRange, info("HISTORY", [])),
-            ApiError::TooManyWatchers { .. } => (
+            ApiError::TooManyWatchers { setting, .. } => (
                 Code::ResourceExhausted,
-                ErrorDetails::with_quota_failure_violation("limits.watchers", error.to_string()),
+                ErrorDetails::with_quota_failure_violation(format!("limits.{setting}"), error.to_string()),
             ),
+            ApiError::Access(refusal) => of_access(refusal),
+            ApiError::TooLarge { .. } => (Code::OutOfRange, info("TOO_LARGE", [])),
+            ApiError::TooSlow { .. } => (Code::DeadlineExceeded, info("TOO_SLOW", [])),
             ApiError::History(error) => of_store(error),
             ApiError::Yaml(_) => (Code::Internal, info("ENCODE", [])),
             ApiError::Denied(denied) => (

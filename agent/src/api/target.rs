@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::hits::{self, Asker};
 use super::status::ApiError;
-use super::{Api, convert, watch};
+use super::{Api, caller, convert, watch};
 use crate::engine::StoreHealth;
 
 /// How long a target may take to count.
@@ -219,6 +219,9 @@ impl TargetService for Api {
     type WatchStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(watch::watch(self, &request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(Response::new(
+            watch::watch(self, &caller, &request.into_inner()).await?,
+        ))
     }
 }

@@ -196,6 +196,7 @@ impl Api {
             subject: subject.to_string(),
             detail: serde_json::json!({"why": error.to_string()}).to_string(),
             generation: self.engine().read(|state| state.generation()),
+            evidence: None,
         };
         if !self.engine().note(entry) {
             tracing::warn!(
@@ -216,16 +217,20 @@ impl Api {
             }
             tenant.clone_from(own);
         }
-        let states = request.states.iter().enumerate();
-        let states = states.map(|(n, state)| {
+        // A set, however often each is named.
+        let mut states = Vec::new();
+        for (n, state) in request.states.iter().enumerate() {
             let known = v1::UnlockState::try_from(*state).ok().and_then(state_in);
-            known.ok_or_else(|| {
+            let known = known.ok_or_else(|| {
                 ApiError::field(
                     format!("states[{n}]"),
                     format!("{state} is no state of an unlock"),
                 )
-            })
-        });
+            })?;
+            if !states.contains(&known) {
+                states.push(known);
+            }
+        }
         let after = match request.page_token.as_str() {
             "" => None,
             token => {
@@ -242,7 +247,7 @@ impl Api {
             endpoint: request.endpoint.clone(),
             program: request.program.clone(),
             tenant,
-            states: states.collect::<Result<_, ApiError>>()?,
+            states,
             after,
             limit: size as usize + 1,
         })
@@ -437,7 +442,7 @@ impl UnlockService for Api {
     ) -> Answer<Self::WatchUnlocksStream> {
         let caller = caller(&request)?;
         let wanted = request.into_inner();
-        let place = self.watcher()?;
+        let place = self.watcher(&caller)?;
         let mut told = self.engine().watch_unlocks();
         let (api, stopping) = (self.clone(), self.stopping().clone());
         let (to, events) = tokio::sync::mpsc::channel(64);
@@ -459,7 +464,10 @@ impl UnlockService for Api {
                             }
                             Ok(v1::UnlockEvent { unlock: Some(api.shown(&unlock)) })
                         }
-                        Err(RecvError::Lagged(missed)) => Err(ApiError::FellBehind { missed }.into()),
+                        Err(RecvError::Lagged(missed)) => {
+                            let missed = caller.tenant.is_none().then_some(missed);
+                            Err(ApiError::FellBehind { missed }.into())
+                        }
                         Err(RecvError::Closed) => Err(ApiError::Stopping.into()),
                     },
                 };

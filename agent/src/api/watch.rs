@@ -2,17 +2,17 @@
 //! memory or from the store: however slow it is, it sees no gap, and the agent buffers nothing for it. When the
 //! history it needs is forgotten, the stream ends with an error.
 
-use std::sync::Arc;
-
 use portcullis_backend::{SessionState, TargetStatus};
 use portcullis_proto::v1;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Api;
 use super::status::ApiError;
 use super::target::target_out;
+use super::watchers::Place;
+use crate::access::Caller;
 use crate::store::Generation;
 
 /// Events on their way to a client.
@@ -40,7 +40,7 @@ struct Watcher {
     events: Events,
     cursor: u64,
     told: Vec<Option<Told>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Why a watcher ends.
@@ -53,12 +53,10 @@ enum End {
 
 pub(super) async fn watch(
     api: &Api,
+    caller: &Caller,
     request: &v1::WatchRequest,
 ) -> Result<ReceiverStream<Result<v1::Event, Status>>, ApiError> {
-    let limit = api.0.limits.watchers;
-    let permit = Arc::clone(&api.0.watchers)
-        .try_acquire_owned()
-        .map_err(|_| ApiError::TooManyWatchers { limit })?;
+    let place = api.watcher(caller)?;
     let cursor = start(api, request).await?;
     let (events, stream) = mpsc::channel(BUFFER);
     let told = vec![None; api.targets().handles().len()];
@@ -67,7 +65,7 @@ pub(super) async fn watch(
         events: events.clone(),
         cursor,
         told,
-        _permit: permit,
+        _place: place,
     };
     tokio::spawn(async move {
         if let End::Error(error) = watcher.run().await {

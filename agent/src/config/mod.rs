@@ -67,6 +67,8 @@ pub struct Config {
     pub checks: portcullis_checks::CheckerConfig,
     /// The database.
     pub store: PathBuf,
+    /// The audit log.
+    pub audit: Audit,
     /// The datapaths.
     pub targets: Targets,
     /// Where metrics are served, when they are.
@@ -75,6 +77,27 @@ pub struct Config {
     pub log: Log,
     /// What is too much.
     pub limits: Limits,
+}
+
+/// How much of the audit log is kept where, and how much room is kept free for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Entries that stay in the database; older ones go to archives. All of them when 0.
+    pub entries: u64,
+    /// The folder of archives; the database's when absent.
+    pub archive: Option<PathBuf>,
+    /// Bytes of the disk below which nothing is opened.
+    pub free_disk: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit {
+            entries: 1_000_000,
+            archive: None,
+            free_disk: 64 << 20,
+        }
+    }
 }
 
 /// Where the API is served.
@@ -314,16 +337,53 @@ pub enum LogFormat {
 pub struct Limits {
     /// Largest message in bytes.
     pub message_bytes: usize,
+    /// Largest request of a tenant in bytes.
+    pub tenant_message_bytes: usize,
+    /// How long a request may take to arrive.
+    pub request_arrival: Duration,
     /// Calls at a time on one connection.
     pub calls_per_connection: usize,
+    /// Connections by TCP at a time.
+    pub connections: usize,
+    /// Connections at a time from one address, or of one user on the socket other than root.
+    pub connections_per_address: usize,
+    /// How long a connection may take to its first call.
+    pub first_call: Duration,
+    /// How long a connection may be without a call.
+    pub idle: Duration,
     /// Watch streams at a time.
     pub watchers: usize,
+    /// Those of one caller.
+    pub watchers_per_caller: usize,
+    /// Those that only operators and orchestration may have.
+    pub watchers_reserved: usize,
     /// Changes waiting.
     pub queued_changes: usize,
     /// Endpoints.
     pub endpoints: usize,
     /// Profiles.
     pub profiles: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes: 64 << 20,
+            tenant_message_bytes: 64 << 10,
+            request_arrival: Duration::from_secs(30),
+            calls_per_connection: 64,
+            connections: 1024,
+            connections_per_address: 64,
+            first_call: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
+            watchers: 64,
+            watchers_per_caller: 8,
+            watchers_reserved: 16,
+            queued_changes: 256,
+            endpoints: 100_000,
+            profiles: 10_000,
+        }
+    }
 }
 
 /// Reads and resolves a file.

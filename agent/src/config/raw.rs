@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub access: Option<Access>,
     pub checks: Checks,
     pub store: Store,
+    pub audit: Audit,
     pub target: Vec<Spanned<Target>>,
     pub metrics: Metrics,
     pub log: Log,
@@ -117,6 +118,14 @@ pub(super) struct Store {
     pub path: Option<PathBuf>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Audit {
+    pub entries: Option<Spanned<u64>>,
+    pub archive: Option<PathBuf>,
+    pub free_disk_mib: Option<u64>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Target {
@@ -183,8 +192,16 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub message_mib: Option<Spanned<NonZeroUsize>>,
+    pub tenant_message_kib: Option<NonZeroUsize>,
+    pub request_arrival: Option<Span>,
     pub calls_per_connection: Option<NonZeroUsize>,
+    pub connections: Option<NonZeroUsize>,
+    pub connections_per_address: Option<NonZeroUsize>,
+    pub first_call: Option<Span>,
+    pub idle: Option<Span>,
     pub watchers: Option<NonZeroUsize>,
+    pub watchers_per_caller: Option<NonZeroUsize>,
+    pub watchers_reserved: Option<usize>,
     pub queued_changes: Option<NonZeroUsize>,
     pub endpoints: Option<NonZeroUsize>,
     pub profiles: Option<NonZeroUsize>,

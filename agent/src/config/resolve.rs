@@ -8,14 +8,16 @@ use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::{
-    Access, AnyTarget, Api, ClientAuth, Config, FailMode, FinalAction, Limits, Log, Problem, Target, Targets,
-    Tcp, Tls, access, checks, embedded, p4, raw,
+    Access, AnyTarget, Api, Audit, ClientAuth, Config, FailMode, FinalAction, Limits, Log, Problem, Target,
+    Targets, Tcp, Tls, access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
 const LAST_TABLE: u8 = 253;
 /// Longest path of a Unix socket, in bytes (`sockaddr_un`, Linux).
 const LONGEST_SOCKET: usize = 107;
+/// Fewest entries of the audit log that stay in the database.
+const LEAST_ENTRIES: u64 = 100;
 /// Largest message, in MiB: lengths on the wire are 32 bits.
 const LARGEST_MESSAGE: usize = 2048;
 
@@ -43,6 +45,7 @@ pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
             .store
             .path
             .unwrap_or_else(|| "/var/lib/portcullis/portcullis.db".into()),
+        audit: audit(raw.audit)?,
         targets: targets(raw.target)?,
         metrics: raw.metrics.listen,
         log: log(raw.log)?,
@@ -403,6 +406,26 @@ fn tables(
     Ok((first_table, final_action))
 }
 
+fn audit(raw: raw::Audit) -> Result<Audit> {
+    let default = Audit::default();
+    if let Some(entries) = &raw.entries
+        && (1..LEAST_ENTRIES).contains(entries.get_ref())
+    {
+        return refuse(
+            entries,
+            "audit.entries",
+            format!("is too few: at least {LEAST_ENTRIES}, or 0 for all"),
+        );
+    }
+    Ok(Audit {
+        entries: raw.entries.map_or(default.entries, Spanned::into_inner),
+        archive: raw.archive,
+        free_disk: raw
+            .free_disk_mib
+            .map_or(default.free_disk, |mib| mib.saturating_mul(1 << 20)),
+    })
+}
+
 fn log(raw: raw::Log) -> Result<Log> {
     let filter = match raw.filter {
         Some(text) => match text.get_ref().parse::<tracing_subscriber::filter::Targets>() {
@@ -433,12 +456,25 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
             format!("is too large: at most {LARGEST_MESSAGE}"),
         );
     }
+    let default = Limits::default();
+    let watchers = or(raw.watchers, default.watchers);
     Ok(Limits {
-        message_bytes: or(raw.message_mib.map(Spanned::into_inner), 64) << 20,
-        calls_per_connection: or(raw.calls_per_connection, 64),
-        watchers: or(raw.watchers, 64),
-        queued_changes: or(raw.queued_changes, 256),
-        endpoints: or(raw.endpoints, 100_000),
-        profiles: or(raw.profiles, 10_000),
+        message_bytes: raw
+            .message_mib
+            .map_or(default.message_bytes, |mib| mib.into_inner().get() << 20),
+        tenant_message_bytes: or(raw.tenant_message_kib, default.tenant_message_bytes >> 10)
+            .saturating_mul(1 << 10),
+        request_arrival: raw.request_arrival.map_or(default.request_arrival, |span| span.0),
+        calls_per_connection: or(raw.calls_per_connection, default.calls_per_connection),
+        connections: or(raw.connections, default.connections),
+        connections_per_address: or(raw.connections_per_address, default.connections_per_address),
+        first_call: raw.first_call.map_or(default.first_call, |span| span.0),
+        idle: raw.idle.map_or(default.idle, |span| span.0),
+        watchers,
+        watchers_per_caller: or(raw.watchers_per_caller, default.watchers_per_caller),
+        watchers_reserved: raw.watchers_reserved.unwrap_or(watchers / 4),
+        queued_changes: or(raw.queued_changes, default.queued_changes),
+        endpoints: or(raw.endpoints, default.endpoints),
+        profiles: or(raw.profiles, default.profiles),
     })
 }

@@ -38,7 +38,7 @@ pub use preview::{Preview, preview};
 pub use unlocks::{Draft, MakeUnlocks, UnlockError, UnlockOutcome, UnlockRequest, Who};
 
 use crate::config::Limits;
-use crate::store::{Entry, Generation, Head, History, Key, Kind, Loaded, Missing, Store, StoreError};
+use crate::store::{Entry, Generation, Head, History, Key, Kind, Loaded, Missing, Room, Store, StoreError};
 
 use self::core::{Core, Shared};
 use unlocks::Waiting;
@@ -275,6 +275,7 @@ pub struct Engine {
     stored: watch::Receiver<u64>,
     health: closing::Health,
     stopping: Arc<AtomicBool>,
+    room: Room,
 }
 
 /// What the clocks say now.
@@ -327,6 +328,7 @@ impl Engine {
                 .for_each(|t| t.set_intent(Arc::clone(&state.intent)));
         }
         let history = store.file().to_path_buf();
+        let room = store.room();
         let journal = closing::write_down(store.take_journal(), health.clone());
         let (publish, state) = watch::channel(state);
         let (requests, queue) = mpsc::channel(limits.queued_changes);
@@ -358,6 +360,8 @@ impl Engine {
             stored: tell_stored,
             health: health.clone(),
             stopping: Arc::clone(&stopping),
+            room: room.clone(),
+            archive_again: None,
         };
         let task = tokio::task::spawn_blocking(move || worker.run(queue));
         let engine = Engine {
@@ -373,6 +377,7 @@ impl Engine {
             stored,
             health,
             stopping,
+            room,
         };
         engine.tell_missing(missing);
         Ok((engine, task))
@@ -399,6 +404,7 @@ impl Engine {
             subject: format!("audit/{number}"),
             detail: serde_json::json!({"why": problem}).to_string(),
             generation: self.read(State::generation),
+            evidence: None,
         };
         if !self.note(entry) {
             tracing::error!("that is not in the audit log itself: too much waits");
@@ -450,6 +456,7 @@ impl Engine {
     }
 
     async fn open(&self, request: UnlockRequest) -> Result<UnlockOutcome, UnlockError> {
+        self.room.check().map_err(ChangeError::from)?;
         let (answer, answered) = oneshot::channel();
         let request = Request::Unlocks(Waiting::Unlock(request, answer));
         self.requests
@@ -458,11 +465,14 @@ impl Engine {
         answered.await.map_err(|_| ChangeError::Stopping)?
     }
 
-    /// Puts an entry into the audit log, with the next commit. False when so much is waiting that there is no room.
+    /// Puts an entry into the audit log, with the next commit. False when there is no room for it: too much waits, or the disk is
+    /// nearly full, and what is left is for what closes.
     pub fn note(&self, entry: Entry) -> bool {
-        self.requests
-            .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
-            .is_ok()
+        self.room.check().is_ok()
+            && self
+                .requests
+                .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
+                .is_ok()
     }
 
     /// Every unlock as it changes, from now on.

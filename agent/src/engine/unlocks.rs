@@ -181,19 +181,12 @@ impl Batch {
 /// What a change is to the audit log.
 fn entry(change: &UnlockChange, who: Who, now: &Moment, generation: u64) -> Entry {
     let unlock = &change.unlock;
-    let digest: String = unlock
-        .evidence
-        .digest()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     let detail = json!({
         "endpoint": unlock.endpoint,
         "program": unlock.program,
         "tenant": unlock.tenant,
         "state": unlock.state.name(),
         "reason": unlock.reason,
-        "evidence_sha256": digest,
         "expires_at": unlock.ends.map(|end| end.seconds()),
         "checks": unlock.checks.iter().map(|c| (c.name.as_str(), c.result.name())).collect::<BTreeMap<_, _>>(),
         "rules": unlock.opens.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
@@ -206,6 +199,7 @@ fn entry(change: &UnlockChange, who: Who, now: &Moment, generation: u64) -> Entr
         subject: format!("unlocks/{}", unlock.id),
         detail: detail.to_string(),
         generation,
+        evidence: Some(unlock.evidence.digest()),
     }
 }
 
@@ -220,6 +214,7 @@ pub(super) fn refused(request: &UnlockRequest, error: &UnlockError, now: &Moment
         subject: subject.clone(),
         detail: json!({"why": error.to_string()}).to_string(),
         generation,
+        evidence: None,
     }
 }
 

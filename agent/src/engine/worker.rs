@@ -19,13 +19,18 @@ use super::closing::{Health, Note};
 use super::core::{Desired, Prepared, Shared};
 use super::edit::{self, Edited};
 use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks, tell_all};
-use super::{Baseline, ChangeError, Clock, MakeEdit, Outcome, Request, State, Who};
+use super::{Baseline, ChangeError, Clock, Edit, MakeEdit, Outcome, Request, State, Who};
+use crate::access::Role;
 use crate::config::Limits;
 use crate::metrics;
-use crate::store::{Aside, Change, Commit, Entry, Generation, Head, Key, Kind, Store, StoreError, Write};
+use crate::store::{
+    Aside, Change, Commit, Entry, Generation, Head, Key, Kind, Room, Store, StoreError, Write,
+};
 
 /// How often what is not stored is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long after a failure the audit log is archived again.
+const ARCHIVE_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     pub audited: Arc<Mutex<Head>>,
@@ -42,6 +47,10 @@ pub(super) struct Worker {
     pub stored: watch::Sender<u64>,
     pub health: Health,
     pub stopping: Arc<AtomicBool>,
+    /// The room that is kept free on the disk.
+    pub room: Room,
+    /// When entries of the audit log are archived again, after that failed.
+    pub archive_again: Option<Instant>,
 }
 
 impl Worker {
@@ -139,9 +148,32 @@ impl Worker {
             self.stored.send_replace(closings);
             // Without the thread there is no journal that could be told.
             drop(self.journal.send(Note::Stored(closings, commits)));
+            self.archive();
             *self.audited.lock().unwrap_or_else(PoisonError::into_inner) = self.store.audited();
         }
         result
+    }
+
+    /// Moves old entries of the audit log to a file, if there are too many. What fails is tried again later.
+    fn archive(&mut self) {
+        if self.archive_again.is_some_and(|again| Instant::now() < again) {
+            return;
+        }
+        self.archive_again = None;
+        let generation = self.core.lock().read(State::generation);
+        match self.store.archive((self.clock)().wall_ms, generation) {
+            Ok(None) => {}
+            Ok(Some(file)) => {
+                tracing::info!(file = %file.display(), "old entries of the audit log are in a file")
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = crate::daemon::chain(&error),
+                    "the audit log is not archived"
+                );
+                self.archive_again = Some(Instant::now() + ARCHIVE_AGAIN);
+            }
+        }
     }
 
     fn resolved(&mut self, mut result: Result<(), StoreError>) -> Result<(), StoreError> {
@@ -171,6 +203,10 @@ impl Worker {
         let started = Instant::now();
         self.store.usable()?;
         let edit = self.core.lock().read(make)?;
+        // Operators may change everything, and so close what they want; what goes away is opened for nobody.
+        if by.role != Role::Operator.as_str() && !matches!(edit, Edit::Endpoint(_, None)) {
+            self.room.check()?;
+        }
         loop {
             let base = self.core.lock().base();
             let Edited {
@@ -397,6 +433,7 @@ fn entry(generation: &Generation, by: &Who, now: &Moment) -> Entry {
         subject: format!("generations/{}", generation.number),
         detail: json!({"count": changes.len(), "changes": named}).to_string(),
         generation: generation.number,
+        evidence: None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::history::History;
-use super::{StoreError, signed, sqlite, unsigned};
+use super::{StoreError, archive, signed, sqlite, unsigned};
 use crate::text;
 
 /// The hash before the first entry.
@@ -29,6 +29,10 @@ pub struct Entry {
     pub detail: String,
     /// The generation of the policy that it made, or that was current.
     pub generation: u64,
+    /// Digest of the evidence that it is about. The detail gets it with a salt that only the database knows: without it,
+    /// evidence of few possible values could be found by trying.
+    #[serde(default)]
+    pub evidence: Option<[u8; 32]>,
 }
 
 /// Longest actor, role, action and subject of an entry, in bytes.
@@ -235,8 +239,17 @@ impl Head {
             "INSERT INTO audit (number, at, actor, role, action, subject, detail, generation, hash)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
+        let mut salt = None;
         for entry in entries {
-            let entry = entry.clone().bounded();
+            let mut entry = entry.clone();
+            if let Some(digest) = entry.evidence.take() {
+                let salt = match salt {
+                    Some(salt) => salt,
+                    None => *salt.insert(self::salt(connection)?),
+                };
+                entry.detail = with_digest(&entry.detail, &salt, &digest);
+            }
+            let entry = entry.bounded();
             self.number += 1;
             self.hash = hash(&self.hash, self.number, &entry);
             insert.execute(params![
@@ -253,6 +266,34 @@ impl Head {
         }
         Ok(self)
     }
+}
+
+/// What the database salts digests with; made when it is needed first.
+fn salt(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
+    connection.execute(
+        "INSERT OR IGNORE INTO texts (name, value) VALUES ('audit_salt', lower(hex(randomblob(32))))",
+        [],
+    )?;
+    let text: String =
+        connection.query_row("SELECT value FROM texts WHERE name = 'audit_salt'", [], |row| {
+            row.get(0)
+        })?;
+    Ok(Sha256::digest(text).into())
+}
+
+/// A detail with the salted digest of evidence.
+fn with_digest(detail: &str, salt: &[u8; 32], digest: &[u8; 32]) -> String {
+    let salted = Sha256::new()
+        .chain_update(b"portcullis audit evidence 1")
+        .chain_update(salt)
+        .chain_update(digest)
+        .finalize();
+    let mut value = serde_json::from_str(detail).unwrap_or(serde_json::Value::Null);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("evidence_sha256".to_string(), hex(&salted).into());
+        return value.to_string();
+    }
+    detail.to_string()
 }
 
 /// Which entries are wanted.
@@ -277,6 +318,8 @@ pub struct Wanted {
 pub struct Verdict {
     /// Entries that were looked at.
     pub entries: u64,
+    /// Entries before them, which are in files.
+    pub archived: u64,
     /// The first entry that is not what it was, and what is wrong with it.
     pub broken: Option<(u64, String)>,
     /// Hash of the last entry that is right.
@@ -294,13 +337,14 @@ fn logged(row: &rusqlite::Row<'_>) -> rusqlite::Result<Logged> {
             subject: row.get(5)?,
             detail: row.get(6)?,
             generation: unsigned(row.get(7)?),
+            evidence: None,
         },
         hash: row.get(8)?,
     })
 }
 
 /// An entry, whatever is in its columns.
-fn listed(row: &rusqlite::Row<'_>) -> rusqlite::Result<Listed> {
+fn listed(row: &rusqlite::Row<'_>, base: &Head) -> rusqlite::Result<Listed> {
     let mut cut = false;
     let mut text = |column: usize, most: usize| -> rusqlite::Result<String> {
         let bytes = bytes(row, column)?;
@@ -316,13 +360,15 @@ fn listed(row: &rusqlite::Row<'_>) -> rusqlite::Result<Listed> {
         detail: text(6, LONGEST_DETAIL)?,
         at_ms: number(row, 1)?,
         generation: unsigned(number(row, 7)?),
+        evidence: None,
     };
     Ok(Listed {
         number: unsigned(number(row, 0)?),
         entry,
         hash: hex(bytes(row, 8)?),
         previous: match row.get_ref(9)? {
-            ValueRef::Null => hex(&GENESIS),
+            // The first one follows what is in a file, or nothing.
+            ValueRef::Null => hex(&base.hash),
             _ => hex(bytes(row, 9)?),
         },
         cut,
@@ -348,7 +394,24 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(32).map(|byte| format!("{byte:02x}")).collect()
 }
 
-const COLUMNS: &str = "number, at, actor, role, action, subject, detail, generation, hash";
+pub(super) const COLUMNS: &str = "number, at, actor, role, action, subject, detail, generation, hash";
+
+/// The entry of a row and its hash, if it follows an end of the log and is what was written; else what is wrong with it.
+pub(super) fn next(row: &rusqlite::Row<'_>, before: &Head) -> Result<([u8; 32], Entry), String> {
+    let wanted = before.number + 1;
+    // A changed byte may also be of a type or an encoding that cannot be read.
+    let found = logged(row).map_err(|error| format!("it cannot be read: {error}"))?;
+    if found.number != wanted {
+        return Err(format!(
+            "entry {wanted} is missing: entry {} follows",
+            found.number
+        ));
+    }
+    if found.hash != hash(&before.hash, wanted, &found.entry) {
+        return Err("its content or its hash was changed".to_string());
+    }
+    Ok((found.hash, found.entry))
+}
 
 /// Text that a `LIKE` pattern takes as it is, and anything behind it.
 fn beginning(text: &str) -> String {
@@ -381,6 +444,7 @@ impl History {
              AND subject LIKE ?4 ESCAPE '\\' ORDER BY number {order} LIMIT ?5"
         );
         let read = || {
+            let base = archive::base(self.connection())?;
             let mut select = self.connection().prepare_cached(&query)?;
             let values = params![
                 from,
@@ -392,7 +456,7 @@ impl History {
             let mut rows = select.query(values)?;
             let (mut found, mut size) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
-                let entry = listed(row)?;
+                let entry = listed(row, &base)?;
                 size += entry.size();
                 if size > room && !found.is_empty() {
                     return Ok((found, true));
@@ -407,56 +471,53 @@ impl History {
     /// Computes every hash again, and finds the first entry that is not what it was. `expected`: ends that the log had, as the
     /// agent knows that writes it, or somebody who kept one elsewhere.
     pub fn verify_audit(&self, expected: &[Head]) -> Result<Verdict, StoreError> {
-        let mut verdict = Verdict {
-            entries: 0,
-            broken: None,
-            head: GENESIS,
-        };
+        let failed = || sqlite("read the audit log");
+        let base = archive::base(self.connection()).map_err(failed())?;
+        let (mut head, mut broken, mut vouched) = (base, None, base.number == 0);
         let query = format!("SELECT {COLUMNS} FROM audit ORDER BY number");
         let mut read = || -> rusqlite::Result<()> {
             let mut select = self.connection().prepare_cached(&query)?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
-                let wanted = verdict.entries + 1;
-                // A changed byte may also be of a type or an encoding that cannot be read.
-                let problem = match logged(row) {
-                    Ok(found) if found.number != wanted => Some(format!(
-                        "entry {wanted} is missing: entry {} follows",
-                        found.number
-                    )),
-                    Ok(found)
-                        if expected
-                            .iter()
-                            .any(|e| e.number == wanted && e.hash != found.hash) =>
-                    {
-                        Some("it is not the one that was expected: its hash is another".to_string())
+                let number = head.number + 1;
+                let problem = match next(row, &head) {
+                    Ok((hash, _)) if expected.iter().any(|e| e.number == number && e.hash != hash) => {
+                        "it is not the one that was expected: its hash is another".to_string()
                     }
-                    Ok(found) if found.hash != hash(&verdict.head, wanted, &found.entry) => {
-                        Some("its content or its hash was changed".to_string())
+                    Ok((hash, entry)) => {
+                        vouched |= archive::vouches(&entry, &base);
+                        head = Head { number, hash };
+                        continue;
                     }
-                    Ok(found) => {
-                        verdict.head = found.hash;
-                        None
-                    }
-                    Err(error) => Some(format!("it cannot be read: {error}")),
+                    Err(problem) => problem,
                 };
-                if let Some(problem) = problem {
-                    verdict.broken = Some((wanted, problem));
-                    return Ok(());
-                }
-                verdict.entries = wanted;
+                broken = Some((number, problem));
+                return Ok(());
             }
             Ok(())
         };
-        read().map_err(sqlite("read the audit log"))?;
+        read().map_err(failed())?;
+        if broken.is_none() && !vouched {
+            let problem = "no entry says that those before it are in a file".to_string();
+            broken = Some((base.number + 1, problem));
+        }
+        if broken.is_none() && expected.iter().any(|e| e.number == base.number && *e != base) {
+            let problem = "it is not the one that was expected: its hash is another".to_string();
+            broken = Some((base.number, problem));
+        }
         let furthest = expected.iter().map(|head| head.number).max().unwrap_or(0);
-        if verdict.broken.is_none() && verdict.entries < furthest {
+        if broken.is_none() && head.number < furthest {
             let problem = format!(
                 "the log ends at {}, and entry {furthest} was written",
-                verdict.entries
+                head.number
             );
-            verdict.broken = Some((verdict.entries + 1, problem));
+            broken = Some((head.number + 1, problem));
         }
-        Ok(verdict)
+        Ok(Verdict {
+            entries: head.number - base.number,
+            archived: base.number,
+            broken,
+            head: head.hash,
+        })
     }
 }

@@ -312,6 +312,7 @@ fn note(action: &str, subject: String, detail: &serde_json::Value, now: &Moment,
         subject,
         detail: detail.to_string(),
         generation,
+        evidence: None,
     }
 }
 

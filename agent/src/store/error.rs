@@ -79,6 +79,17 @@ pub enum StoreError {
         /// What is wrong with the database, and what to do.
         problem: String,
     },
+    /// The disk is nearly full.
+    #[error(
+        "the disk of the database has {free} MiB left, less than the {least} MiB of audit.free_disk_mib: nothing is opened \
+         until there is more room"
+    )]
+    LittleRoom {
+        /// What is left, in MiB.
+        free: u64,
+        /// What must be.
+        least: u64,
+    },
     /// A commit failed, and so did asking what became of it.
     #[error(
         "the database does not say whether a change was committed: the agent asks it again until it does, and changes \

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::audit::{Head, hex};
-use super::{StoreError, schema, signed, sqlite};
+use super::{Aside, Entry, Store, StoreError, schema, signed, sqlite};
 
 const MAGIC: &str = "portcullis audit head 1";
 /// Bytes of the file: less than a block of any disk, so that it is written whole.
@@ -24,7 +24,7 @@ const KEPT: &str = "audit_head";
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
-    /// The name of the database.
+    /// The name of the database; empty as long as it has none.
     database: String,
     /// The newest entry that was written.
     head: Head,
@@ -48,6 +48,8 @@ pub struct Missing {
 pub(super) struct Heads {
     file: Option<File>,
     record: Record,
+    /// The file could not be written the last time.
+    failing: bool,
 }
 
 /// Where it is.
@@ -88,6 +90,8 @@ impl Record {
 
 fn read(path: &Path) -> io::Result<Option<Option<Record>>> {
     match std::fs::read(path) {
+        // Made on a full disk, and never written.
+        Ok(bytes) if bytes.is_empty() => Ok(None),
         Ok(bytes) => Ok(Some(Record::parse(&String::from_utf8_lossy(&bytes)))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -139,7 +143,7 @@ impl Heads {
             .map_err(failed())?;
         let read = read(&beside);
         let (missing, sticky) = match &read {
-            Ok(Some(Some(record))) if record.database == name => {
+            Ok(Some(Some(record))) if record.database == name || record.database.is_empty() => {
                 match compare(connection, record, &head).map_err(failed())? {
                     Some((number, problem)) => {
                         let first = record.missing.unwrap_or(record.head);
@@ -176,19 +180,17 @@ impl Heads {
                 (Some((head.number + 1, problem, true)), None)
             }
         };
-        if kept.is_none() {
-            // A full disk puts it off to the next start.
-            let noted = connection.execute("INSERT OR IGNORE INTO texts VALUES (?1, 'kept')", [KEPT]);
-            if let Err(error) = noted {
-                tracing::warn!(%error, "the database does not say that the end of its audit log is kept beside it");
-            }
-        }
         let record = Record {
             database: name,
             head,
             missing: sticky,
         };
-        let mut heads = Heads { file: None, record };
+        let mut heads = Heads {
+            file: None,
+            record,
+            failing: false,
+        };
+        let mut written = false;
         // A file that cannot be read is somebody's to look at: it stays as it is.
         if read.is_ok() {
             match make(&beside) {
@@ -197,7 +199,14 @@ impl Heads {
                     tracing::error!(%error, file = %beside.display(), "the end of the audit log is not kept")
                 }
             }
-            heads.write();
+            written = heads.write();
+        }
+        if written && kept.is_none() {
+            // A full disk puts it off to the next start.
+            let noted = connection.execute("INSERT OR IGNORE INTO texts VALUES (?1, 'kept')", [KEPT]);
+            if let Err(error) = noted {
+                tracing::warn!(%error, "the database does not say that the end of its audit log is kept beside it");
+            }
         }
         let missing = missing.map(|(number, problem, new)| Missing { number, problem, new });
         Ok((heads, missing))
@@ -220,14 +229,42 @@ impl Heads {
 
     /// In place, without waiting for the disk: after a crash of the machine the file may be behind the log, which is no
     /// fault.
-    fn write(&mut self) {
-        let Some(file) = &self.file else { return };
+    fn write(&mut self) -> bool {
+        let Some(file) = &self.file else {
+            return false;
+        };
         let mut bytes = self.record.text().into_bytes();
         bytes.resize(SIZE, b'\n');
-        if let Err(error) = file.write_all_at(&bytes, 0) {
-            tracing::error!(%error, "the end of the audit log is not kept");
-            self.file = None;
+        let written = file.write_all_at(&bytes, 0);
+        if let Err(error) = &written
+            && !self.failing
+        {
+            tracing::error!(%error, "the end of the audit log is not kept until its file can be written");
         }
+        self.failing = written.is_err();
+        written.is_ok()
+    }
+}
+
+impl Store {
+    /// Tells the file beside the database where the audit log ends.
+    pub(super) fn log_ends(&mut self) {
+        if let Some(heads) = &mut self.heads {
+            heads.ends_at(self.audit);
+        }
+    }
+
+    /// Takes the audit log as it is, although its end was missing, and notes that in it.
+    pub(super) fn accept_audit(&mut self, entry: Entry) -> Result<(), StoreError> {
+        let aside = Aside {
+            audit: vec![entry],
+            ..Aside::default()
+        };
+        self.commit_with(None, &aside)?;
+        if let Some(heads) = &mut self.heads {
+            heads.accept();
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! One [`Store`] writes, on the engine's thread; [`History`] reads beside it. A commit is on the disk when
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
+mod archive;
 mod audit;
 mod backup;
 mod error;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use portcullis_compiler::{ClassId, Fingerprint};
 use rusqlite::{Connection, params};
 
+pub use archive::Room;
 pub use audit::{Entry, Head, LONGEST_DETAIL, LONGEST_WORD, Listed, Verdict, Wanted, hex};
 pub use backup::{Leases, Report, accept, backup, examine, restore};
 pub use error::StoreError;
@@ -229,6 +231,9 @@ pub struct Store {
     file: PathBuf,
     kept: history::Kept,
     audit: Head,
+    /// The last entry of the audit log that is in a file instead.
+    base: Head,
+    keep: crate::config::Audit,
     heads: Option<heads::Heads>,
     commits: u64,
     closings: u64,
@@ -280,6 +285,7 @@ impl Store {
             Ok(journal)
         });
         let journal = journal.transpose()?;
+        let base = archive::base(&connection).map_err(failed())?;
         let (heads, missing) = heads::Heads::open(file, &connection, audit)?;
         loaded.audit = missing;
         Ok((
@@ -289,6 +295,8 @@ impl Store {
                 file: file.to_path_buf(),
                 kept,
                 audit,
+                base,
+                keep: crate::config::Audit::default(),
                 heads: Some(heads),
                 commits,
                 closings,
@@ -318,6 +326,8 @@ impl Store {
                     file: file.to_path_buf(),
                     kept: history::Kept::default(),
                     audit: Head::default(),
+                    base: Head::default(),
+                    keep: crate::config::Audit::default(),
                     heads: None,
                     commits: 0,
                     closings: 0,
@@ -412,26 +422,6 @@ impl Store {
         Ok(())
     }
 
-    /// Tells the file beside the database where the audit log ends.
-    fn log_ends(&mut self) {
-        if let Some(heads) = &mut self.heads {
-            heads.ends_at(self.audit);
-        }
-    }
-
-    /// Takes the audit log as it is, although its end was missing, and notes that in it.
-    pub(super) fn accept_audit(&mut self, entry: Entry) -> Result<(), StoreError> {
-        let aside = Aside {
-            audit: vec![entry],
-            ..Aside::default()
-        };
-        self.commit_with(None, &aside)?;
-        if let Some(heads) = &mut self.heads {
-            heads.accept();
-        }
-        Ok(())
-    }
-
     /// There is room again: others may read, too. That takes a new connection.
     fn share(&mut self) {
         if !std::mem::take(&mut self.alone) {
@@ -459,6 +449,7 @@ impl Store {
         let unknown = |source| StoreError::Unknown { source };
         self.kept = history::Kept::read(self.connection()?).map_err(unknown)?;
         self.audit = Head::read(self.connection()?).map_err(unknown)?;
+        self.base = archive::base(self.connection()?).map_err(unknown)?;
         Ok(())
     }
 

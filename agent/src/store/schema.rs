@@ -108,6 +108,9 @@ const MIGRATIONS: &[&str] = &[
 ",
 ];
 
+/// The trigger that keeps entries of the audit log from being deleted, as migrations make it.
+pub(super) const KEEPS_ALL: &str = "CREATE TRIGGER audit_keeps_all BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;";
+
 /// The oldest format that can be worked with as it is, where a full disk has no room for a migration: without a journal.
 const WITHOUT_JOURNAL: u32 = 3;
 

@@ -76,7 +76,7 @@ fn with(channel: &Channel, token: &str) -> Line {
 
 /// Messages as bytes, empty or whatever comes.
 #[derive(Debug, Clone, Copy, Default)]
-struct Bytes;
+pub struct Bytes;
 
 impl Codec for Bytes {
     type Encode = ();

@@ -1,5 +1,7 @@
 //! The audit log as evidence, against those whom it is about.
 
+use std::time::Duration;
+
 use portcullis::cli::Exit;
 use portcullis_proto::v1;
 use tonic::Code;
@@ -50,7 +52,7 @@ pub async fn noted(u: &mut Unlocks, action: &str, least: usize) -> Vec<v1::Audit
             return found;
         }
         assert!(tokio::time::Instant::now() < end, "{action}: {found:#?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -70,7 +72,8 @@ fn short(entry: &v1::AuditEntry) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_refused_call_writes_much_into_the_log() {
-    let mut u = Unlocks::new().await;
+    // What a tenant may send at most is no help here.
+    let mut u = Unlocks::with("[limits]\ntenant_message_kib = 1024\n").await;
     let before = entries(&mut u).await.len();
     let database = u.rig.folder.path().join("p.db");
     let size = || {
@@ -335,4 +338,186 @@ async fn a_log_that_was_written_anew_is_not_the_one_that_was_kept() {
     };
     let wrong = u.audit.verify_audit(wrong).await.unwrap_err();
     assert_eq!(crate::support::fields(&wrong), ["expected"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_are_nobody_write_little() {
+    let mut u = Unlocks::new().await;
+    let mut nobody = u.as_caller("stranger");
+    for _ in 0..300 {
+        let refused = nobody.request_unlock(game("mail1")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    // One as it came, and perhaps another of a minute that began meanwhile.
+    noted(&mut u, "access.denied", 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let told = noted(&mut u, "access.denied", 1).await;
+    assert!(told.len() <= 4, "{}", told.len());
+    // The rest is one entry, when the minute is over.
+    let end = tokio::time::Instant::now() + Duration::from_secs(90);
+    loop {
+        let told = noted(&mut u, "access.denied", 1).await;
+        let count = |entry: &v1::AuditEntry| {
+            let detail: serde_json::Value = serde_json::from_str(&entry.detail).unwrap();
+            detail["count"].as_u64().unwrap() + detail["missed"].as_u64().unwrap()
+        };
+        let sum: u64 = told.iter().map(count).sum();
+        if sum == 300 {
+            assert!(told.len() <= 4, "{told:#?}");
+            assert!(told.iter().any(|entry| entry.actor == "127.0.0.1"), "{told:#?}");
+            return;
+        }
+        assert!(tokio::time::Instant::now() < end, "{sum}: {told:#?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_entries_go_to_files_and_the_chain_goes_on() {
+    let mut u = Unlocks::with("[audit]\nentries = 100\n[limits]\nqueued_changes = 256\n").await;
+    for _ in 0..100 {
+        u.api.request_unlock(game("mail1")).await.unwrap();
+    }
+    let archived = noted(&mut u, "audit.archive", 1).await;
+    let now = verdict(&mut u, "").await;
+    assert!(now.intact && now.archived >= 25 && now.entries <= 130, "{now:?}");
+    let detail: serde_json::Value = serde_json::from_str(&archived[0].detail).unwrap();
+    let file = std::path::PathBuf::from(detail["file"].as_str().unwrap());
+    let bytes = std::fs::read(&file).unwrap();
+    use sha2::Digest;
+    let digest: String = sha2::Sha256::digest(&bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert_eq!(detail["sha256"], digest);
+    let lines: Vec<serde_json::Value> = String::from_utf8(bytes)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        detail["head"],
+        format!("{}:{}", last["number"], last["hash"].as_str().unwrap())
+    );
+    // What is left follows it, and still does after a restart.
+    let first = &entries(&mut u).await[0];
+    let files = std::fs::read_dir(u.rig.folder.path()).unwrap();
+    let files = files.filter(|f| {
+        f.as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .ends_with(".jsonl")
+    });
+    assert_eq!(first.number - 1, 25 * files.count() as u64);
+    u.restart().await;
+    assert!(verdict(&mut u, "").await.intact);
+    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    // A log that begins later, and says nothing of a file, is not the one that was written.
+    let unlocked = unlocked(&u);
+    let shown = entries(&mut u).await;
+    let cut = &shown[3];
+    unlocked
+        .execute(
+            "DELETE FROM audit WHERE number <= ?1",
+            [i64::try_from(cut.number).unwrap()],
+        )
+        .unwrap();
+    let base = format!("{}:{}", cut.number, cut.hash);
+    unlocked
+        .execute("UPDATE texts SET value = ?1 WHERE name = 'audit_base'", [base])
+        .unwrap();
+    let now = verdict(&mut u, "").await;
+    assert!(!now.intact && now.broken_at == cut.number + 1, "{now:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_little_room_nothing_is_opened_and_everything_closes() {
+    let mut u = Unlocks::new().await;
+    let long = v1::RequestUnlockRequest {
+        lease_seconds: 360_000,
+        ..game("mail1")
+    };
+    let unlock = u.api.request_unlock(long.clone()).await.unwrap().into_inner();
+    u.until(&unlock.id, &[v1::UnlockState::Active]).await;
+    u.until_passes("mail1", 465, true).await;
+    // More than any disk has.
+    u.rig.more.push_str("[audit]\nfree_disk_mib = 1000000000\n");
+    u.restart().await;
+    let refused = u.api.request_unlock(long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("free_disk_mib"), "{refused:?}");
+    let line = crate::unlocks::with(&u.channel, "provisioner");
+    let mut provisioner = v1::endpoint_service_client::EndpointServiceClient::new(line);
+    let request = v1::ProvisionRequest {
+        endpoint: Some(crate::support::endpoint("new", 9)),
+    };
+    assert_eq!(
+        provisioner.provision(request).await.unwrap_err().code(),
+        Code::ResourceExhausted
+    );
+    // What is refused writes nothing.
+    let before = entries(&mut u).await.len();
+    let mut tenant = u.as_caller("tenant");
+    for _ in 0..50 {
+        tenant.request_unlock(game("web1")).await.unwrap_err();
+    }
+    assert_eq!(entries(&mut u).await.len(), before);
+    u.api
+        .revoke(v1::DecideUnlockRequest {
+            id: unlock.id.clone(),
+            reason: "spam".to_string(),
+            quarantine: false,
+        })
+        .await
+        .unwrap();
+    u.until_passes("mail1", 465, false).await;
+    provisioner
+        .release(v1::ReleaseRequest {
+            name: "web1".to_string(),
+        })
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
+    let mut u = Unlocks::new().await;
+    // What a check finds is shown: it may not ask about a secret.
+    let secret = |line: &str| line.replace("type: hostname}", "type: hostname, secret: true}");
+    let refused = u.apply(&secret(crate::unlocks::PROGRAMS)).await.unwrap_err();
+    let wrong = crate::support::fields(&refused);
+    assert!(
+        wrong.contains(&"programs.smtp.checks[0].hostname".to_string()),
+        "{wrong:?}"
+    );
+    assert!(
+        wrong.contains(&"programs.smtp.checks[1].domain".to_string()),
+        "{wrong:?}"
+    );
+    let narrowed = crate::unlocks::PROGRAMS.replace(
+        "  game:\n    opens: [{direction: egress, protocol: tcp, ports: [465]}]",
+        "  game:\n    evidence: [{name: port, type: integer, secret: true}]\n    opens: [{direction: egress, protocol: tcp, ports: \
+         [465], ports_from: port}]",
+    );
+    let wrong = crate::support::fields(&u.apply(&narrowed).await.unwrap_err());
+    assert_eq!(wrong, ["programs.game.opens[0].ports_from"]);
+    // Equal evidence has one digest in a log, and another in the log of another agent.
+    let mut other = Unlocks::new().await;
+    let mut digests = Vec::new();
+    for u in [&mut u, &mut other] {
+        for _ in 0..2 {
+            u.api.request_unlock(game("mail1")).await.unwrap();
+        }
+        let told = noted(u, "unlock.activate", 2).await;
+        for entry in told {
+            let detail: serde_json::Value = serde_json::from_str(&entry.detail).unwrap();
+            digests.push(detail["evidence_sha256"].as_str().unwrap().to_string());
+        }
+    }
+    assert_eq!(digests[0].len(), 64);
+    assert_eq!(digests[0], digests[1]);
+    assert_eq!(digests[2], digests[3]);
+    assert_ne!(digests[0], digests[2]);
 }

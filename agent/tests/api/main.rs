@@ -6,6 +6,7 @@ mod certificates;
 #[path = "../cli_support/mod.rs"]
 mod cli_support;
 mod closing;
+mod crowds;
 mod database;
 mod documents;
 mod embedded;

@@ -79,7 +79,7 @@ pub fn write_config(folder: &Path, more: &str) -> PathBuf {
     let at = folder.display();
     // A datapath that is not there.
     let text = format!(
-        "[store]\npath = \"{at}/p.db\"\n[[target]]\nname = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{at}/db.sock\"\n{more}\n[api]\nsocket = \"{at}/agent.sock\"\n"
+        "[audit]\nfree_disk_mib = 0\n[store]\npath = \"{at}/p.db\"\n[[target]]\nname = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{at}/db.sock\"\n{more}\n[api]\nsocket = \"{at}/agent.sock\"\n"
     );
     std::fs::write(&file, text).unwrap();
     file

@@ -227,11 +227,32 @@ impl Backend for Fake {
     }
 }
 
-/// A configuration whose files are in a folder.
+/// What the tests allow unless they say something else.
+const LIMITS: [(&str, u32); 5] = [
+    ("endpoints", 50),
+    ("profiles", 10),
+    ("watchers", 3),
+    ("queued_changes", 4),
+    ("message_mib", 1),
+];
+
+/// A configuration whose files are in a folder. What is behind a line `[limits]` in `more` are limits.
 pub fn config(folder: &Path, more: &str) -> Config {
     let folder = folder.display();
+    let (more, own) = more.split_once("[limits]\n").unwrap_or((more, ""));
+    let set = |name: &str| own.lines().any(|line| line.split(' ').next() == Some(name));
+    let limits: String = LIMITS
+        .iter()
+        .filter(|(name, _)| !set(name))
+        .map(|(name, value)| format!("{name} = {value}\n"))
+        .collect();
+    // The disks of the tests may be small.
+    let audit = match more.contains("[audit]\n") {
+        true => "",
+        false => "[audit]\nfree_disk_mib = 0\n",
+    };
     let text = format!(
-        "[store]\npath = \"{folder}/p.db\"\n[limits]\nendpoints = 50\nprofiles = 10\nwatchers = 3\nqueued_changes = 4\nmessage_mib = 1\n[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
+        "{audit}[store]\npath = \"{folder}/p.db\"\n[limits]\n{limits}{own}[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
     );
     config::parse(Path::new("test.toml"), &text).unwrap()
 }

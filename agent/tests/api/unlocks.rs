@@ -89,11 +89,20 @@ impl Unlocks {
         Self::inside(tempfile::tempdir().unwrap()).await
     }
 
+    /// With more settings.
+    pub async fn with(more: &str) -> Self {
+        Self::inside_with(tempfile::tempdir().unwrap(), more).await
+    }
+
     /// With its files in a folder.
     pub async fn inside(folder: tempfile::TempDir) -> Self {
+        Self::inside_with(folder, "").await
+    }
+
+    async fn inside_with(folder: tempfile::TempDir, more: &str) -> Self {
         let dns = Server::start(Zone::new()).await.unwrap();
         let more = format!(
-            "listen = \"127.0.0.1:0\"\ninsecure = true\n[checks]\nresolvers = [\"{}\"]\ntimeout = \"1s\"\n{}",
+            "listen = \"127.0.0.1:0\"\ninsecure = true\n[checks]\nresolvers = [\"{}\"]\ntimeout = \"1s\"\n{}{more}",
             dns.addr(),
             tokens()
         );

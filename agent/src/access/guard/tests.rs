@@ -2,6 +2,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tonic_types::StatusExt;
 use tower::ServiceExt;
 
 use super::super::witness;
@@ -131,6 +132,7 @@ async fn a_wrong_token_is_not_made_good_by_the_connection() {
         place: "uid 0".to_string(),
         caller: Some(Caller::new("uid 0", Role::Operator)),
         until: None,
+        activity: Arc::default(),
     };
     assert!(call(&access, request(PLAN, &peer, &[])).await.is_ok());
     let status = call(&access, request(PLAN, &peer, &["Bearer of nobody"]))
@@ -150,6 +152,7 @@ async fn a_certificate_ends_while_its_connection_lasts() {
         place: "192.0.2.1:1".to_string(),
         caller: Some(Caller::new("cert a", Role::Viewer)),
         until: Some(until),
+        activity: Arc::default(),
     };
     let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
     assert!(

@@ -90,8 +90,13 @@ async fn handshake(
                 .peer_certificates()
                 .and_then(|chain| chain.first());
             let peer = access.on_tls(address, shown.map(|certificate| certificate.as_ref()));
-            // The server is gone when nobody takes it.
-            drop(ready.send(Ok(Connection::new(stream, peer))).await);
+            // Handshakes have places of their own: what is silent takes none of those who have come through.
+            let place = address.and_then(|address| access.door().admit_address(address.ip()));
+            match place {
+                // The server is gone when nobody takes it.
+                Some(place) => drop(ready.send(Ok(access.connection(stream, peer, place))).await),
+                None => metrics::connection_refused(),
+            }
             return;
         }
         Ok(Err(error)) => error,

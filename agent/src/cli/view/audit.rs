@@ -102,6 +102,11 @@ impl View for AuditView {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// Whether the log is what was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VerdictView {
@@ -117,6 +122,9 @@ pub struct VerdictView {
     pub problem: String,
     /// Hash of the last one that is right.
     pub head: String,
+    /// Entries before them, which are in files.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub archived: u64,
 }
 
 impl From<v1::VerifyAuditResponse> for VerdictView {
@@ -127,17 +135,23 @@ impl From<v1::VerifyAuditResponse> for VerdictView {
             broken_at: (answer.broken_at > 0).then_some(answer.broken_at),
             problem: answer.problem,
             head: answer.head,
+            archived: answer.archived,
         }
     }
 }
 
 impl View for VerdictView {
     fn text(&self, _: Option<u16>) -> String {
+        let head = format!("{}:{}", self.archived + self.entries, self.head);
+        let archived = match self.archived {
+            0 => String::new(),
+            count => format!(" behind {count} that are in files"),
+        };
         match self.broken_at {
-            None => format!("intact: {} entries, head {}\n", self.entries, self.head),
+            None => format!("intact: {} entries{archived}, head {head}\n", self.entries),
             Some(number) => format!(
-                "BROKEN at entry {number}: {}\n{} entries before it are what was written, head {}\n",
-                self.problem, self.entries, self.head
+                "BROKEN at entry {number}: {}\n{} entries before it are what was written{archived}, head {head}\n",
+                self.problem, self.entries
             ),
         }
     }

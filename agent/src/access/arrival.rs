@@ -1,0 +1,155 @@
+//! Requests that arrive in time and are no larger than their caller may send; and calls that are counted while they go on.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Bytes;
+
+use crate::api::ApiError;
+
+/// What a message on the wire has besides its bytes.
+const FRAME: usize = 5;
+
+/// The calls of a connection.
+#[derive(Debug, Default)]
+pub struct Activity {
+    any: AtomicBool,
+    open: AtomicUsize,
+    last: Mutex<Option<Instant>>,
+}
+
+/// Connections are the same whatever their calls.
+impl PartialEq for Activity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Activity {}
+
+impl Activity {
+    /// A call goes on as long as what this returns is there.
+    pub(super) fn begin(self: &Arc<Self>) -> Call {
+        self.any.store(true, Ordering::Release);
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Call(Arc::clone(self))
+    }
+
+    /// When the connection has been silent for too long; nothing while a call goes on.
+    pub(super) fn due(&self, began: Instant, first_call: Duration, idle: Duration) -> Option<Instant> {
+        if self.open.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        if !self.any.load(Ordering::Acquire) {
+            return Some(began + first_call);
+        }
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(last.unwrap_or(began) + idle)
+    }
+}
+
+/// A call that goes on.
+#[derive(Debug)]
+pub(super) struct Call(Arc<Activity>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request on its way in.
+pub(super) struct Arriving {
+    inner: Body,
+    /// Bytes that may still come.
+    left: usize,
+    most: usize,
+    within: Duration,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Arriving {
+    /// Of at most so many bytes, all of which are there within a time.
+    pub(super) fn new(inner: Body, most: Option<usize>, within: Duration) -> Self {
+        let most = most.unwrap_or(usize::MAX);
+        Arriving {
+            inner,
+            left: most.saturating_add(FRAME),
+            most,
+            within,
+            end: Box::pin(tokio::time::sleep(within)),
+        }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                let Some(left) = this.left.checked_sub(bytes) else {
+                    return Poll::Ready(Some(Err(ApiError::TooLarge { limit: this.most }.into())));
+                };
+                this.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Pending if this.end.as_mut().poll(context).is_ready() => {
+                Poll::Ready(Some(Err(ApiError::TooSlow { limit: this.within }.into())))
+            }
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An answer, with the call that it is of.
+pub(super) struct Answering {
+    pub inner: Body,
+    pub call: Option<Call>,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(None) = polled {
+            self.call = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,214 @@
+//! One caller's work is nobody else's outage: streams, sizes, slow requests, silent connections.
+
+use std::time::{Duration, Instant};
+
+use portcullis_proto::v1;
+use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_types::StatusExt;
+
+use crate::access::{Bytes, token, tokens};
+use crate::support::*;
+use crate::unlocks::with;
+
+async fn rig(limits: &str) -> (Rig, Channel) {
+    let rig = Rig::with(&format!(
+        "listen = \"127.0.0.1:0\"\ninsecure = true\n{}{}[limits]\n{limits}",
+        tokens(),
+        token("second", "role = \"tenant\"\ntenant = \"acme\"")
+    ))
+    .await;
+    let channel = connect(&rig).await.unwrap();
+    (rig, channel)
+}
+
+async fn connect(rig: &Rig) -> Result<Channel, tonic::transport::Error> {
+    let address = rig.agent.as_ref().unwrap().tcp().unwrap();
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+}
+
+async fn watch(channel: &Channel, who: &str) -> Result<Streaming<v1::UnlockEvent>, Status> {
+    let mut api = UnlockServiceClient::new(with(channel, who));
+    let answer = api.watch_unlocks(v1::WatchUnlocksRequest::default()).await;
+    answer.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn one_tenant_takes_its_own_streams_and_no_others() {
+    let (rig, channel) = rig("watchers = 6\nwatchers_per_caller = 2\nwatchers_reserved = 3\n").await;
+    let mut held = Vec::new();
+    // A tenant's tokens are one caller.
+    held.push(watch(&channel, "tenant").await.unwrap());
+    held.push(watch(&channel, "second").await.unwrap());
+    for who in ["tenant", "second"] {
+        let refused = watch(&channel, who).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().starts_with("2 watchers"), "{refused:?}");
+    }
+    // All tenants together leave those that operators and orchestration need.
+    held.push(watch(&channel, "other").await.unwrap());
+    let refused = watch(&channel, "other").await.unwrap_err();
+    assert!(refused.message().starts_with("3 watchers"), "{refused:?}");
+    held.push(watch(&channel, "operator").await.unwrap());
+    held.push(watch(&channel, "provisioner").await.unwrap());
+    held.push(watch(&channel, "provisioner").await.unwrap());
+    assert!(
+        watch(&channel, "operator")
+            .await
+            .unwrap_err()
+            .message()
+            .starts_with("6 watchers")
+    );
+    drop(held);
+    let end = Instant::now() + Duration::from_secs(10);
+    while watch(&channel, "tenant").await.is_err() {
+        assert!(Instant::now() < end, "a stream that was left still counts");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(rig);
+}
+
+#[tokio::test]
+async fn a_tenants_requests_are_small() {
+    let (rig, channel) = rig("").await;
+    let request = |size: usize| v1::RequestUnlockRequest {
+        program: "p".to_string(),
+        endpoint: "e".to_string(),
+        evidence: [("text".to_string(), "x".repeat(size))].into(),
+        ..Default::default()
+    };
+    let mut tenant = UnlockServiceClient::new(with(&channel, "tenant"));
+    let reason = |status: &Status| {
+        let details = status.get_error_details();
+        details.error_info().map(|info| info.reason.clone())
+    };
+    for size in [66 << 10, 900 << 10] {
+        let refused = tenant.request_unlock(request(size)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+        assert_eq!(reason(&refused).as_deref(), Some("TOO_LARGE"));
+    }
+    let refused = tenant.request_unlock(request(60 << 10)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    // An operator's may be as large as a document.
+    let mut operator = UnlockServiceClient::new(with(&channel, "operator"));
+    let refused = operator.request_unlock(request(900 << 10)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    // A list that names a state ten thousand times names it once.
+    let states = v1::ListUnlocksRequest {
+        states: vec![v1::UnlockState::Active.into(); 10_000],
+        ..Default::default()
+    };
+    let listed = tenant.list_unlocks(states).await.unwrap().into_inner();
+    assert!(listed.unlocks.is_empty());
+    drop(rig);
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_ends() {
+    let (rig, channel) = rig("request_arrival = \"1s\"\n").await;
+    let began = Instant::now();
+    let mut slow = tokio::task::JoinSet::new();
+    for who in ["operator", "tenant"] {
+        let line = with(&channel, who);
+        slow.spawn(async move {
+            let mut grpc = tonic::client::Grpc::new(line);
+            grpc.ready().await.unwrap();
+            let path = "/portcullis.v1.UnlockService/ListUnlocks".parse().unwrap();
+            let never = Request::new(tokio_stream::pending::<()>());
+            grpc.client_streaming(never, path, Bytes).await.map(|_| ())
+        });
+    }
+    while let Some(answer) = slow.join_next().await {
+        let refused = answer.unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+        assert!(refused.message().contains("request_arrival"), "{refused:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    drop(rig);
+}
+
+/// Waits until the other end closes a connection.
+async fn closed(stream: &mut TcpStream) {
+    let mut buffer = [0; 1024];
+    let read = async {
+        loop {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn silent_connections_take_nothing_from_others() {
+    let (mut rig, channel) = rig("connections_per_address = 4\nfirst_call = \"3s\"\n").await;
+    let address = rig.agent.as_ref().unwrap().tcp().unwrap();
+    let mut first = v1::endpoint_service_client::EndpointServiceClient::new(with(&channel, "tenant"));
+    first.list_endpoints(v1::ListRequest::default()).await.unwrap();
+    let began = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Accepted in order: this one finds no place.
+    let mut more = TcpStream::connect(address).await.unwrap();
+    closed(&mut more).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // The socket has places of its own.
+    rig.client.document().await;
+    for stream in &mut silent {
+        closed(stream).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    // Who calls is left alone, and there is room again.
+    first.list_endpoints(v1::ListRequest::default()).await.unwrap();
+    let again = connect(&rig).await.unwrap();
+    let mut api = v1::endpoint_service_client::EndpointServiceClient::new(with(&again, "tenant"));
+    api.list_endpoints(v1::ListRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_goes_and_one_that_watches_stays() {
+    let (mut rig, channel) = rig("connections_per_address = 2\nidle = \"1s\"\n").await;
+    let mut targets = v1::target_service_client::TargetServiceClient::new(with(&channel, "operator"));
+    let mut events = targets
+        .watch(v1::WatchRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let idle = connect(&rig).await.unwrap();
+    let mut api = v1::endpoint_service_client::EndpointServiceClient::new(with(&idle, "tenant"));
+    api.list_endpoints(v1::ListRequest::default()).await.unwrap();
+    // There are two, and no place for a third, until the idle one goes.
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Ok(third) = connect(&rig).await {
+            let mut api = v1::endpoint_service_client::EndpointServiceClient::new(with(&third, "tenant"));
+            if api.list_endpoints(v1::ListRequest::default()).await.is_ok() {
+                break;
+            }
+        }
+        assert!(Instant::now() < end, "an idle connection stays");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    rig.client.provision(endpoint("a", 1)).await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let event = events.message().await.unwrap().expect("not the end");
+            if event.generation == 1 {
+                return event;
+            }
+        }
+    });
+    told.await.unwrap();
+}
