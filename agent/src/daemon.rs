@@ -347,7 +347,7 @@ fn serve(
             Err(error) => return Some(Err(error)),
         };
         let cred = io.peer_cred().ok();
-        // Who cannot be told is one of many.
+        // A peer without credentials counts as one user.
         let place = known.door().admit_user(cred.map_or(u32::MAX, |cred| cred.uid()));
         admitted(place).map(|place| Ok(known.connection(io, known.on_socket(cred), place)))
     });

@@ -69,7 +69,7 @@ pub fn cut_of(text: &str, whole: usize, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}{end}", prefix(text, room)))
 }
 
-/// The longest beginning of a text of at most so many bytes.
+/// The longest beginning of a text of at most `most` bytes.
 pub fn prefix(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len()))
         .rev()

@@ -77,7 +77,7 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    /// Of at most so many bytes, all of which are there within a time.
+    /// Of at most `most` bytes, all of which arrive within a time.
     pub(super) fn new(inner: Body, most: Option<usize>, within: Duration) -> Self {
         let most = most.unwrap_or(usize::MAX);
         Arriving {

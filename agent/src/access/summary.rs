@@ -1,5 +1,5 @@
-//! Refusals as the log gets them: the first of a caller as it comes, and those that follow within the minute as one. Callers
-//! who are nobody are told apart by address, IPv6 by /64; what more addresses do in a minute than are kept is one, too.
+//! Refusals as the log gets them: the first of a caller one by one, and those that follow within the minute as one. Callers
+//! without a credential are distinguished by address, IPv6 by /64. Addresses beyond a bound are one caller.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::door::network;
 use super::{Denial, Role};
 
-/// Refusals of a caller that are told each by itself, within a minute.
+/// Refusals of a caller that are logged one by one, within a minute.
 const ALONE: u64 = 20;
-/// The same of an address whose caller is nobody.
+/// The same of an address without a credential.
 const ALONE_NOBODY: u64 = 1;
-/// Callers, and addresses, that are told apart within a minute.
+/// Callers and addresses that are distinguished within a minute.
 const APART: usize = 64;
 /// Who stands for all others.
 const OTHERS: &str = "others";
@@ -27,7 +27,7 @@ pub struct Summaries {
 #[derive(Debug)]
 struct Seen {
     told: u64,
-    /// Those that were not told, as the last of them.
+    /// Those that were not logged, as the last of them.
     rest: Option<Denial>,
 }
 
@@ -41,7 +41,7 @@ fn place(caller: &str) -> String {
 }
 
 impl Summaries {
-    /// A refusal at this time, in milliseconds since the Unix epoch. What is to be told now, in this order.
+    /// A refusal at this time, in milliseconds since the Unix epoch. What is to be logged now, in this order.
     pub fn take(&mut self, denial: Denial, now_ms: i64) -> Vec<Denial> {
         let mut told = self.turn(now_ms);
         let name = match denial.role {
@@ -77,7 +77,7 @@ impl Summaries {
         told
     }
 
-    /// What is to be told of a minute that is over.
+    /// What is to be logged of a minute that is over.
     pub fn turn(&mut self, now_ms: i64) -> Vec<Denial> {
         let minute = now_ms.div_euclid(60_000);
         if minute == self.minute {

@@ -383,7 +383,7 @@ impl Engine {
         Ok((engine, task))
     }
 
-    /// The end of the audit log is not where the agent left it: that is told, and noted in the log once.
+    /// Reports that the end of the audit log is not where the agent left it, and notes it in the log once.
     fn tell_missing(&self, missing: Option<Missing>) {
         let Some(Missing { number, problem, new }) = missing else {
             return;

@@ -52,7 +52,7 @@ impl Room {
         if self.least == 0 {
             return Ok(());
         }
-        // A disk that does not say how full it is keeps nobody from anything: writing to it tells.
+        // Where the free space is unknown, writing decides.
         let Ok(found) = rustix::fs::statvfs(&self.folder) else {
             return Ok(());
         };
