@@ -129,6 +129,7 @@ impl TargetService for Api {
             targets,
             generation,
             store: Some(store_out(self.engine().health())),
+            bypasses: self.bypasses(),
         }))
     }
 
@@ -212,6 +213,7 @@ impl TargetService for Api {
             generation,
             targets,
             store: Some(store_out(self.engine().health())),
+            bypasses: self.bypasses(),
         }))
     }
 

@@ -324,6 +324,10 @@ pub struct Limits {
     pub endpoints: usize,
     /// Profiles.
     pub profiles: usize,
+    /// The longest bypass, in seconds.
+    pub bypass_seconds: u64,
+    /// Bypasses at a time.
+    pub bypasses: usize,
 }
 
 /// Reads and resolves a file.

@@ -420,6 +420,9 @@ fn log(raw: raw::Log) -> Result<Log> {
     })
 }
 
+/// Seconds of the longest bypass that can be allowed.
+const LONGEST_BYPASS: u64 = 86_400;
+
 fn limits(raw: raw::Limits) -> Result<Limits> {
     let or = |value: Option<std::num::NonZeroUsize>, default: usize| {
         value.map_or(default, std::num::NonZeroUsize::get)
@@ -433,6 +436,13 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
             format!("is too large: at most {LARGEST_MESSAGE}"),
         );
     }
+    let bypass = match &raw.bypass {
+        None => 3600,
+        Some(span) if (1..=LONGEST_BYPASS).contains(&span.get_ref().as_seconds()) => {
+            span.get_ref().as_seconds()
+        }
+        Some(span) => return refuse(span, "limits.bypass", "is not within 1s to 24h"),
+    };
     Ok(Limits {
         message_bytes: or(raw.message_mib.map(Spanned::into_inner), 64) << 20,
         calls_per_connection: or(raw.calls_per_connection, 64),
@@ -440,5 +450,7 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         queued_changes: or(raw.queued_changes, 256),
         endpoints: or(raw.endpoints, 100_000),
         profiles: or(raw.profiles, 10_000),
+        bypass_seconds: bypass,
+        bypasses: or(raw.bypasses, 100),
     })
 }

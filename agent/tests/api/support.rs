@@ -231,7 +231,7 @@ impl Backend for Fake {
 pub fn config(folder: &Path, more: &str) -> Config {
     let folder = folder.display();
     let text = format!(
-        "[store]\npath = \"{folder}/p.db\"\n[limits]\nendpoints = 50\nprofiles = 10\nwatchers = 3\nqueued_changes = 4\nmessage_mib = 1\n[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
+        "[store]\npath = \"{folder}/p.db\"\n[limits]\nendpoints = 50\nprofiles = 10\nwatchers = 3\nqueued_changes = 4\nmessage_mib = 1\nbypasses = 2\n[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
     );
     config::parse(Path::new("test.toml"), &text).unwrap()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use portcullis_proto::v1;
 use serde::Serialize;
 
+use super::bypass::BypassView;
 use super::policy::direction;
 use super::{bound, bound_text};
 use crate::cli::table::Grid;
@@ -207,6 +208,9 @@ pub struct StatusView {
     /// How the agent's database stands, where the agent says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreView>,
+    /// Endpoints whose policy is bypassed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bypasses: Vec<BypassView>,
 }
 
 /// How the agent's database stands.
@@ -259,6 +263,12 @@ impl StatusView {
         self
     }
 
+    /// With the bypasses that hold.
+    pub fn with_bypasses(mut self, bypasses: Vec<v1::Bypass>) -> Self {
+        self.bypasses = bypasses.into_iter().map(BypassView::from).collect();
+        self
+    }
+
     /// Of targets and a generation.
     pub fn new(generation: u64, targets: Vec<v1::Target>) -> Self {
         let targets: Vec<TargetView> = targets.into_iter().map(TargetView::from).collect();
@@ -268,6 +278,7 @@ impl StatusView {
             realized,
             targets,
             store: None,
+            bypasses: Vec::new(),
         }
     }
 
@@ -387,6 +398,7 @@ impl View for StatusView {
         };
         let parts = [
             self.store.as_ref().map_or(String::new(), StoreView::text),
+            BypassView::grid(&self.bypasses, width),
             self.overview(width),
             self.tables(width),
             self.pending(width),
