@@ -91,6 +91,8 @@ async fn a_lease_ends_without_a_word_of_the_engine() {
         written[0],
         "what leases fall to was there before"
     );
+    let counted = rig.target.status().open_millis.clone();
+    assert!(counted.contains_key("late_end"), "{counted:?}");
     assert_eq!(rig.server.broken(), Vec::<String>::new());
 }
 

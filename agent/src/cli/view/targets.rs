@@ -107,7 +107,7 @@ pub struct TargetView {
     pub left_over_rows: u64,
     /// Ways in which packets pass without its rows.
     pub exposures: Vec<ExposureView>,
-    /// Milliseconds in which packets may have passed so, by cause.
+    /// Milliseconds in which packets may have passed that the policy denies, by cause.
     pub open_millis: BTreeMap<String, u64>,
     /// The generation whose rows the datapath confirmed.
     pub generation_confirmed: u64,
@@ -176,6 +176,22 @@ impl TargetView {
     /// Whether the datapath holds `generation` or a later one.
     pub fn holds(&self, generation: u64) -> bool {
         self.state == "InSync" && self.generation_applied >= generation
+    }
+
+    /// How long packets may have passed for causes that are no exposure.
+    fn was_open(&self) -> String {
+        let exposed = |cause: &str| self.exposures.iter().any(|e| e.cause == cause);
+        let others = self.open_millis.iter().filter(|(cause, _)| !exposed(cause));
+        let others: Vec<String> = others
+            .map(|(cause, millis)| format!("{cause} {}.{:03} s", millis / 1000, millis % 1000))
+            .collect();
+        match others.as_slice() {
+            [] => String::new(),
+            others => format!(
+                "packets may have passed that the policy denies, by cause: {}",
+                others.join(", ")
+            ),
+        }
     }
 
     /// In one line: what it is doing.
@@ -322,7 +338,7 @@ impl StatusView {
                      when the others are in force"
                 ),
             };
-            let lines = [versions.join(", "), t.detail.clone(), left_over];
+            let lines = [versions.join(", "), t.detail.clone(), left_over, t.was_open()];
             lines
                 .iter()
                 .filter(|l| !l.is_empty())
