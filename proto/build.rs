@@ -11,7 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=portcullis");
     println!("cargo:rerun-if-changed=p4");
     let api = protox::compile(
-        ["portcullis/v1/policy.proto", "portcullis/v1/unlock.proto"],
+        [
+            "portcullis/v1/policy.proto",
+            "portcullis/v1/unlock.proto",
+            "portcullis/v1/bypass.proto",
+        ],
         ["."],
     )?;
     std::fs::write(out.join("portcullis.bin"), api.encode_to_vec())?;

@@ -464,6 +464,7 @@ async fn set_health(reporter: &tonic_health::server::HealthReporter, status: ton
         v1::policy_service_server::SERVICE_NAME,
         v1::target_service_server::SERVICE_NAME,
         v1::unlock_service_server::SERVICE_NAME,
+        v1::bypass_service_server::SERVICE_NAME,
         v1::audit_service_server::SERVICE_NAME,
     ];
     for service in services {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, ExporterFuture, PrometheusBuilder};
@@ -68,7 +68,7 @@ const UNSUPPORTED: &str = "portcullis_target_unsupported";
 const WRITES: &str = "portcullis_target_row_writes_total";
 const DRIFT: &str = "portcullis_target_drift_repaired_total";
 const LEFT_OVER: &str = "portcullis_target_left_over_rows";
-const OPEN: &str = "portcullis_target_open_seconds";
+const OPEN: &str = "portcullis_open_seconds_total";
 const DISCONNECTS: &str = "portcullis_target_disconnects_total";
 
 const METRICS: &[Metric] = &[
@@ -222,9 +222,9 @@ const METRICS: &[Metric] = &[
     ),
     metric(
         OPEN,
-        Sort::Gauge,
+        Sort::Counter,
         "target, cause",
-        "Seconds in which packets may have passed because this agent's rows were not there, as far as it saw them; it only rises.",
+        "Seconds in which packets may have passed that the policy denies, as far as this agent saw it; causes are below.",
     ),
     metric(
         DISCONNECTS,
@@ -233,6 +233,41 @@ const METRICS: &[Metric] = &[
         "Connections to the datapath that ended.",
     ),
 ];
+
+/// What opens, as [`OPEN`] counts it, and what that is known from.
+const CAUSES: [(&str, &str); 5] = [
+    (
+        "fail_mode",
+        "The bridge is not `secure`, so that it passes everything without this agent's rows, and they were gone: after a start \
+         of ovs-vswitchd, from the moment at which it was known not to be there last, and after a change of the fail mode. \
+         Until the rows are in force again, caches included. Open vSwitch only.",
+    ),
+    (
+        "rows",
+        "A read-back found rows of this agent missing, altered or added. From the read-back before, at most one \
+         `resync_interval` earlier, until they are in force again. Most such rows open nothing; which do is not judged.",
+    ),
+    (
+        "caches",
+        "Rows are confirmed, and ovs-vswitchd cannot be asked whether flows follow that the datapath has cached: established \
+         flows may go on as before. From the confirmation until it is known. Open vSwitch only.",
+    ),
+    (
+        "late_end",
+        "An unlock or a bypass ended on a P4Runtime device whose rows do not end by themselves. From the end until the device \
+         confirmed it, also while it is away.",
+    ),
+    (
+        "bypass",
+        "Without `target`: seconds of every endpoint whose policy is bypassed, to within five seconds for each.",
+    ),
+];
+
+/// What [`OPEN`] cannot count.
+const NOT_SEEN: &str = "Parts of a second count as a whole one, for each target and cause. Every counter begins at 0 with the \
+    agent. Not seen: what passes while no agent runs, and on a target while the agent is not connected to it, except as said \
+    above; rows that are changed and put back between two read-backs; late ends by the switch's own clock, which come within \
+    about a second. Ports that the agent does not know are closed, and open nothing.";
 
 /// The list of metrics as Markdown.
 pub fn reference() -> String {
@@ -246,6 +281,14 @@ pub fn reference() -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "| `{}` | {sort} | {} | {} |", m.name, m.labels, m.help);
     }
+    let _ = write!(
+        text,
+        "\n## Causes of `{OPEN}`\n\n| cause | what is counted |\n|---|---|\n"
+    );
+    for (cause, what) in CAUSES {
+        let _ = writeln!(text, "| `{cause}` | {what} |");
+    }
+    let _ = write!(text, "\n{NOT_SEEN}\n");
     text
 }
 
@@ -368,6 +411,30 @@ fn float(n: u64) -> f64 {
 pub struct Observer {
     // What each target's counters said last: they begin again when its session does.
     counted: HashMap<String, [u64; 5]>,
+    bypasses: Bypasses,
+}
+
+/// How long endpoints were bypassed, added up from one look to the next.
+#[derive(Debug, Default)]
+struct Bypasses {
+    total: Duration,
+    seen: Option<(Instant, u32)>,
+}
+
+impl Bypasses {
+    /// Takes note of how many endpoints are bypassed now; returns the time of all until now.
+    fn look(&mut self, now: Instant, count: usize) -> Duration {
+        if let Some((then, count)) = self.seen {
+            self.total += now.saturating_duration_since(then) * count;
+        }
+        self.seen = Some((now, u32::try_from(count).unwrap_or(u32::MAX)));
+        self.total
+    }
+}
+
+/// Seconds of which each that was begun counts.
+fn begun(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 impl Observer {
@@ -378,6 +445,8 @@ impl Observer {
         gauge!(RESOURCES, "kind" => "profiles").set(float(base.document.profiles.len() as u64));
         gauge!(RESOURCES, "kind" => "endpoints").set(float(base.document.endpoints.len() as u64));
         gauge!(CLASSES).set(float(base.intent.classes.len() as u64));
+        let bypassed = self.bypasses.look(Instant::now(), base.ledger.bypasses().len());
+        counter!(OPEN, "cause" => "bypass").absolute(begun(bypassed));
         for target in targets {
             let status = target.status();
             observe_gauges(target.name(), &status);
@@ -407,8 +476,8 @@ fn observe_gauges(target: &str, status: &TargetStatus) {
     set(FOREIGN, status.foreign_rows);
     set(LEFT_OVER, status.left_over_rows);
     for (cause, millis) in &status.open_millis {
-        let seconds = float(*millis) / 1000.0;
-        gauge!(OPEN, "target" => target.to_string(), "cause" => cause.clone()).set(seconds);
+        let seconds = begun(Duration::from_millis(*millis));
+        counter!(OPEN, "target" => target.to_string(), "cause" => cause.clone()).absolute(seconds);
     }
     set(REALIZED, status.realized);
     set(PENDING, status.pending.len() as u64);
@@ -425,6 +494,31 @@ fn observe_gauges(target: &str, status: &TargetStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bypassed_endpoints_are_counted_by_their_time() {
+        let (began, mut bypasses) = (Instant::now(), Bypasses::default());
+        let at = |millis| began + Duration::from_millis(millis);
+        let counted = [(0, 0), (1000, 2), (2500, 1), (2600, 0), (9000, 0)]
+            .map(|(millis, count)| begun(bypasses.look(at(millis), count)));
+        assert_eq!(counted, [0, 0, 3, 4, 4]);
+        assert_eq!(begun(Duration::from_millis(400)), 1, "never less than it was");
+    }
+
+    #[test]
+    fn every_cause_is_described() {
+        use portcullis_backend::cause;
+        let text = reference();
+        for cause in [
+            cause::FAIL_MODE,
+            cause::ROWS,
+            cause::CACHES,
+            cause::LATE_END,
+            "bypass",
+        ] {
+            assert!(text.contains(&format!("| `{cause}` |")), "{cause}");
+        }
+    }
 
     #[test]
     fn every_metric_is_described_once_and_named_well() {

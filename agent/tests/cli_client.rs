@@ -20,6 +20,7 @@ fn document() -> tempfile::NamedTempFile {
 
 fn waited(realized: bool, target: Target) -> Option<Result<WaitRealizedResponse, Status>> {
     Some(Ok(WaitRealizedResponse {
+        bypasses: Vec::new(),
         realized,
         generation: 7,
         targets: vec![target],
@@ -127,6 +128,7 @@ async fn plan_has_an_exit_code_when_it_is_asked_for() {
 #[tokio::test]
 async fn status_says_by_its_exit_code_whether_all_is_realized() {
     let targets = |t| ListTargetsResponse {
+        bypasses: Vec::new(),
         targets: vec![t],
         generation: 7,
         store: None,
@@ -325,6 +327,7 @@ async fn watch_resumes_where_it_was() {
     ];
     let agent = Agent::start(State {
         targets: ListTargetsResponse {
+            bypasses: Vec::new(),
             targets: Vec::new(),
             generation: 7,
             store: None,

@@ -5,12 +5,14 @@ mod cli_support;
 use cli_support::messages;
 use portcullis::cli::Output;
 use portcullis::cli::term::{Term, View};
+use portcullis::cli::view::bypass::{BypassChangeView, BypassView, BypassesView};
 use portcullis::cli::view::change::{ApplyView, CommittedView, PlanView};
 use portcullis::cli::view::explained::ExplainView;
 use portcullis::cli::view::policy::{
     BaselineView, DocumentView, EndpointView, EndpointsView, ProfileView, ProfilesView,
 };
 use portcullis::cli::view::targets::{EventView, HitsView, StatusView};
+use portcullis::cli::view::unlock::ClosingView;
 use portcullis_proto::v1;
 
 fn written(view: &impl View, output: Output, width: Option<u16>) -> String {
@@ -235,4 +237,57 @@ fn events() {
         }),
         None
     );
+}
+
+#[test]
+fn a_bypass_is_shown_wherever_the_policy_is() {
+    let bypass = || BypassView::from(messages::bypass());
+    let change = |active: bool| BypassChangeView {
+        bypass: bypass(),
+        active,
+        generation: 9,
+        realized: active.then_some(true),
+        closing: (!active).then(|| {
+            ClosingView::from(v1::Closing {
+                applied: true,
+                durable: false,
+                waits_for: vec!["the disk: it is full".into()],
+            })
+        }),
+    };
+    let explained = v1::ExplainResponse {
+        verdict: v1::Action::Allow.into(),
+        tier: "bypass".into(),
+        rule: "bypass/web1".into(),
+        reason: "is it the policy?".into(),
+        packet: "egress: tcp from 192.0.2.10:40000 to 203.0.113.1:25, opening a connection".into(),
+        bypass: Some(messages::bypass()),
+        ..v1::ExplainResponse::default()
+    };
+    let endpoint = v1::Endpoint {
+        bypass: Some(messages::bypass()),
+        ..messages::endpoint("web1")
+    };
+    let plan = v1::PlanResponse {
+        bypasses: vec![messages::bypass()],
+        ..v1::PlanResponse::default()
+    };
+    let status = StatusView::new(9, vec![messages::target("br0", "InSync", 9, 9)]);
+    let shown = [
+        both(&change(true)),
+        both(&change(false)),
+        both(&BypassesView {
+            bypasses: vec![bypass()],
+        }),
+        both(&BypassesView { bypasses: Vec::new() }),
+        both(&ExplainView::from(explained)),
+        both(&EndpointView::from(endpoint)),
+        both(&PlanView::from(plan)),
+        written(
+            &status.with_bypasses(vec![messages::bypass()]),
+            Output::Table,
+            None,
+        ),
+    ];
+    insta::assert_snapshot!(shown.join("\n"));
 }

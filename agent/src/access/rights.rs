@@ -40,9 +40,15 @@ impl Method {
 
     /// Whether it takes back what was opened, at the word of someone who may: that waits for nothing, and no rate.
     pub fn closes(&self, role: Role) -> bool {
-        self.path == "portcullis.v1.UnlockService/Revoke" && self.grant(role) == Yes
+        CLOSING.contains(&self.path) && self.grant(role) == Yes
     }
 }
+
+/// Methods that take back what was opened.
+const CLOSING: [&str; 2] = [
+    "portcullis.v1.UnlockService/Revoke",
+    "portcullis.v1.BypassService/EndBypass",
+];
 
 // Operator, provisioner, tenant, viewer.
 const OPERATE: [Grant; 4] = [Yes, No, No, No];
@@ -91,6 +97,9 @@ pub const METHODS: &[Method] = &[
     method("portcullis.v1.UnlockService/DescribeProgram", READ_ANY),
     method("portcullis.v1.UnlockService/WhyBlocked", READ_OWN),
     method("portcullis.v1.UnlockService/WatchUnlocks", READ_OWN),
+    method("portcullis.v1.BypassService/StartBypass", OPERATE),
+    method("portcullis.v1.BypassService/EndBypass", OPERATE),
+    method("portcullis.v1.BypassService/ListBypasses", READ),
     method("portcullis.v1.AuditService/ListAudit", OPERATE),
     method("portcullis.v1.AuditService/VerifyAudit", OPERATE),
     method("portcullis.v1.AuditService/ExportAudit", OPERATE),

@@ -9,7 +9,9 @@ use portcullis_policy::{
     LinkLocal, Name, ParseError, Profile, Protocol, Reserved, Rule, Unmanaged, Vlan, default_network,
 };
 use portcullis_proto::v1;
+use portcullis_unlock::ledger::Bypass;
 
+use crate::access::{Caller, Role};
 use crate::engine::Baseline;
 
 use super::status::ApiError;
@@ -480,7 +482,12 @@ fn role_out(role: EndpointRole) -> v1::EndpointRole {
     }
 }
 
-pub(super) fn endpoint_out(name: &Name, endpoint: &Arc<Endpoint>, etag: String) -> v1::Endpoint {
+pub(super) fn endpoint_out(
+    name: &Name,
+    endpoint: &Arc<Endpoint>,
+    etag: String,
+    bypass: Option<v1::Bypass>,
+) -> v1::Endpoint {
     let attachment = |a: &Attachment| v1::Attachment {
         interface: a.interface.clone().unwrap_or_default(),
         iface_id: a.iface_id.clone().unwrap_or_default(),
@@ -515,5 +522,25 @@ pub(super) fn endpoint_out(name: &Name, endpoint: &Arc<Endpoint>, etag: String) 
             LinkLocal::Strict => v1::LinkLocal::Strict,
         }
         .into(),
+        bypass,
+    }
+}
+
+/// A bypass as a caller may see it: a tenant does not see who the operator is.
+pub(super) fn bypass_for(caller: &Caller, bypass: &Bypass) -> v1::Bypass {
+    let mut shown = bypass_out(bypass);
+    if caller.role == Role::Tenant {
+        shown.by = Role::Operator.to_string();
+    }
+    shown
+}
+
+pub(super) fn bypass_out(bypass: &Bypass) -> v1::Bypass {
+    v1::Bypass {
+        endpoint: bypass.endpoint.to_string(),
+        reason: bypass.reason.clone(),
+        by: bypass.by.clone(),
+        started_at: bypass.started_at,
+        ends_at: bypass.ends.seconds(),
     }
 }

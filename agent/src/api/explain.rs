@@ -421,6 +421,10 @@ pub(super) async fn explain(
             .get(name)
             .map_or(0, |e| e.class(question.direction).0),
         targets,
+        bypass: base
+            .ledger
+            .bypass(name.as_str())
+            .map(|bypass| convert::bypass_for(caller, bypass)),
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod accept;
 mod audit;
+mod bypass;
 mod calls;
 mod convert;
 mod explain;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use portcullis_proto::v1::audit_service_server::AuditServiceServer;
 use portcullis_proto::v1::baseline_service_server::BaselineServiceServer;
+use portcullis_proto::v1::bypass_service_server::BypassServiceServer;
 use portcullis_proto::v1::endpoint_service_server::EndpointServiceServer;
 use portcullis_proto::v1::policy_service_server::PolicyServiceServer;
 use portcullis_proto::v1::profile_service_server::ProfileServiceServer;
@@ -118,6 +120,7 @@ impl Api {
             .add_service(sized!(PolicyServiceServer))
             .add_service(sized!(TargetServiceServer))
             .add_service(sized!(UnlockServiceServer))
+            .add_service(sized!(BypassServiceServer))
             .add_service(sized!(AuditServiceServer))
             .add_service(reflection);
         health(&mut routes);

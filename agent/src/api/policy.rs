@@ -194,6 +194,8 @@ impl PolicyService for Api {
                 rows,
             )));
         }
+        let bypasses = self.bypasses().into_iter();
+        let stay = bypasses.filter(|b| preview.document.endpoints.contains_key(b.endpoint.as_str()));
         let mut response = v1::PlanResponse {
             created: named(&preview.changes, Change::Created),
             changed: named(&preview.changes, Change::Changed),
@@ -202,6 +204,7 @@ impl PolicyService for Api {
             targets: Vec::new(),
             classes_now: u32::try_from(classes_now).unwrap_or(u32::MAX),
             classes_after: u32::try_from(preview.intent.classes.len()).unwrap_or(u32::MAX),
+            bypasses: stay.collect(),
         };
         for target in targets {
             response.targets.push(target.await.map_err(|_| ApiError::Lost)?);

@@ -260,7 +260,9 @@ impl EndpointService for Api {
         let found = self.engine().read(|state| {
             let endpoint = state.document().endpoints.get(&name);
             caller.may_reach(name.as_str(), endpoint.map(|e| &e.labels))?;
-            let out = |e| convert::endpoint_out(&name, e, state.endpoint_etag(&name));
+            let bypass = state.ledger().bypass(name.as_str());
+            let bypass = bypass.map(|bypass| convert::bypass_for(&caller, bypass));
+            let out = |e| convert::endpoint_out(&name, e, state.endpoint_etag(&name), bypass);
             Ok::<_, Denied>(endpoint.map(out))
         });
         Ok(found
@@ -280,7 +282,11 @@ impl EndpointService for Api {
         };
         let (endpoints, next_page_token) = self.engine().read(|state| {
             let (items, token) = page.take(&state.document().endpoints, carries);
-            let out = |(name, endpoint)| convert::endpoint_out(name, endpoint, state.endpoint_etag(name));
+            let out = |(name, endpoint): (&Name, &Arc<Endpoint>)| {
+                let bypass = state.ledger().bypass(name.as_str());
+                let bypass = bypass.map(|bypass| convert::bypass_for(&caller, bypass));
+                convert::endpoint_out(name, endpoint, state.endpoint_etag(name), bypass)
+            };
             (items.into_iter().map(out).collect(), token)
         });
         Ok(Response::new(v1::ListEndpointsResponse {

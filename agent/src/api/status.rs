@@ -235,6 +235,10 @@ fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
                 problem: error.to_string(),
             }]),
         ),
+        UnlockError::Bypasses(_) => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_quota_failure_violation("limits.bypasses", error.to_string()),
+        ),
         UnlockError::NotFound(id) => (Code::NotFound, missing("unlocks", id)),
         UnlockError::Refused(refusal) => match refusal {
             LedgerRefusal::NoUnlock(id) => (Code::NotFound, missing("unlocks", id.as_str())),

@@ -130,6 +130,7 @@ impl TargetService for Api {
             targets,
             generation,
             store: Some(store_out(self.engine().health())),
+            bypasses: self.bypasses(),
         }))
     }
 
@@ -213,6 +214,7 @@ impl TargetService for Api {
             generation,
             targets,
             store: Some(store_out(self.engine().health())),
+            bypasses: self.bypasses(),
         }))
     }
 

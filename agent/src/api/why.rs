@@ -1,7 +1,8 @@
 //! Why a port is closed, for a customer: which rule, and what would open it.
 
 use portcullis_policy::{
-    Action, Decider, Direction, Document, Frame, Grant, Name, Packet, Protocol, Tier, View, effective,
+    Action, Decider, Direction, Document, Frame, Grant, GrantKind, Name, Packet, Protocol, Tier, View,
+    effective,
 };
 use portcullis_proto::v1;
 
@@ -20,7 +21,7 @@ fn widest(name: &Name, program: &portcullis_policy::Program) -> Option<Grant> {
         unlock: "u-asked".parse().ok()?,
         program: name.clone(),
         rules: rules.collect::<Option<Vec<_>>>()?,
-        quarantine: false,
+        kind: GrantKind::Unlock,
         ends: u64::MAX,
     })
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
 use portcullis_policy::{
     Action, Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange,
-    Protocol, StrictPrefix, Vlan,
+    Protocol, Span, StrictPrefix, Vlan,
 };
 
 /// Seconds that `--wait` waits when it is given none.
@@ -107,6 +107,9 @@ pub enum What {
     /// Endpoints.
     #[value(alias = "endpoint")]
     Endpoints,
+    /// Endpoints whose policy is bypassed.
+    #[value(alias = "bypass")]
+    Bypasses,
 }
 
 /// `get`.
@@ -250,6 +253,42 @@ pub struct Provision {
 pub struct Release {
     /// The endpoint.
     pub name: String,
+    /// Waiting.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `bypass`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+A bypass lets everything pass in both directions that no quarantine denies. It lifts the rules of
+all tiers, mandatory ones included, replies, the verdicts on what cannot be judged, and the
+defaults. It does not lift quarantines, the source guard, roles, or the separation of VLANs. It is
+in the audit log, survives a restart of the agent, and ends by itself, also with a dead agent where
+the switch can do that. `get bypasses` lists those that hold, and `status` shows them.")]
+pub struct Bypass {
+    /// The endpoint.
+    pub endpoint: String,
+    /// How long, as in 10m, at most what the agent's limits.bypass allows (1h unless set). It takes the place of a bypass that
+    /// there is.
+    #[arg(
+        long = "for",
+        value_name = "TIME",
+        required_unless_present = "end",
+        conflicts_with = "end"
+    )]
+    pub time: Option<Span>,
+    /// Why; it is in the audit log, and shown wherever the bypass is.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "end",
+        conflicts_with = "end"
+    )]
+    pub reason: Option<String>,
+    /// End it now.
+    #[arg(long)]
+    pub end: bool,
     /// Waiting.
     #[command(flatten)]
     pub wait: Wait,

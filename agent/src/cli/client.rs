@@ -5,6 +5,7 @@ use std::path::Path;
 
 use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
+use portcullis_proto::v1::bypass_service_client::BypassServiceClient;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
 use portcullis_proto::v1::profile_service_client::ProfileServiceClient;
@@ -173,6 +174,11 @@ impl Client {
     /// Unlocks.
     pub fn unlocks(&self) -> UnlockServiceClient<Line> {
         UnlockServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
+    }
+
+    /// Bypasses.
+    pub fn bypasses(&self) -> BypassServiceClient<Line> {
+        BypassServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     /// The audit log.

@@ -167,6 +167,8 @@ pub enum Command {
     /// Ask for ports to be opened, decide on requests, and see what is open.
     #[command(subcommand)]
     Unlock(unlock_args::UnlockCommand),
+    /// Let everything of one endpoint pass for a bounded time, to rule the policy out as the cause of an outage.
+    Bypass(args::Bypass),
     /// Read the audit log, and check that it is what was written.
     #[command(subcommand)]
     Audit(unlock_args::AuditCommand),
@@ -228,6 +230,7 @@ async fn dispatch(
             command::endpoint::run(&args, &Client::connect(globals).await?, term).await
         }
         Command::Unlock(args) => command::unlock::run(&args, &Client::connect(globals).await?, term).await,
+        Command::Bypass(args) => command::bypass::run(&args, &Client::connect(globals).await?, term).await,
         Command::Audit(args) => command::audit::run(&args, &Client::connect(globals).await?, term).await,
         Command::Database(args) => command::database::run(&args, term),
         Command::Compile(args) => command::compile::run(&args, term),

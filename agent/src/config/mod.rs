@@ -363,6 +363,10 @@ pub struct Limits {
     pub endpoints: usize,
     /// Profiles.
     pub profiles: usize,
+    /// The longest bypass, in seconds.
+    pub bypass_seconds: u64,
+    /// Bypasses at a time.
+    pub bypasses: usize,
 }
 
 impl Default for Limits {
@@ -382,6 +386,8 @@ impl Default for Limits {
             queued_changes: 256,
             endpoints: 100_000,
             profiles: 10_000,
+            bypass_seconds: 3600,
+            bypasses: 100,
         }
     }
 }

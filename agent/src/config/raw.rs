@@ -205,6 +205,8 @@ pub(super) struct Limits {
     pub queued_changes: Option<NonZeroUsize>,
     pub endpoints: Option<NonZeroUsize>,
     pub profiles: Option<NonZeroUsize>,
+    pub bypass: Option<Spanned<portcullis_policy::Span>>,
+    pub bypasses: Option<NonZeroUsize>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Raw, Problem> {

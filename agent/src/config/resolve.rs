@@ -443,6 +443,9 @@ fn log(raw: raw::Log) -> Result<Log> {
     })
 }
 
+/// Seconds of the longest bypass that can be allowed.
+const LONGEST_BYPASS: u64 = 86_400;
+
 fn limits(raw: raw::Limits) -> Result<Limits> {
     let or = |value: Option<std::num::NonZeroUsize>, default: usize| {
         value.map_or(default, std::num::NonZeroUsize::get)
@@ -457,6 +460,13 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         );
     }
     let default = Limits::default();
+    let bypass = match &raw.bypass {
+        None => default.bypass_seconds,
+        Some(span) if (1..=LONGEST_BYPASS).contains(&span.get_ref().as_seconds()) => {
+            span.get_ref().as_seconds()
+        }
+        Some(span) => return refuse(span, "limits.bypass", "is not within 1s to 24h"),
+    };
     let watchers = or(raw.watchers, default.watchers);
     Ok(Limits {
         message_bytes: raw
@@ -476,5 +486,7 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         queued_changes: or(raw.queued_changes, default.queued_changes),
         endpoints: or(raw.endpoints, default.endpoints),
         profiles: or(raw.profiles, default.profiles),
+        bypass_seconds: bypass,
+        bypasses: or(raw.bypasses, default.bypasses),
     })
 }

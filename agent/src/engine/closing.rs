@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
-use portcullis_unlock::ledger::{Change as UnlockChange, Unlock};
+use portcullis_unlock::ledger::{BypassChange, Change as UnlockChange, Unlock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::core::{Shared, relaxes};
+use super::bypass;
+use super::core::{Changed, Shared, relaxes};
 use super::unlocks::{
-    Draft, UnlockError, UnlockOutcome, UnlockRequest, Waiting, aside_of, refused, tell_all,
+    Draft, UnlockError, UnlockOutcome, UnlockRequest, Waiting, Who, aside_of, refused, tell_all,
 };
 use super::{ChangeError, Clock, Engine, Request};
 use crate::metrics;
@@ -137,7 +138,8 @@ impl Closer {
             return Reply::Opens(request);
         }
         let unlock = changes.first().map(|change| Arc::clone(&change.unlock));
-        if changes.is_empty() {
+        let bypasses = core.read(|state| ledger.bypasses_since(state.ledger()));
+        if changes.is_empty() && bypasses.is_empty() {
             let generation = core.read(|state| state.generation());
             let written = None;
             return Reply::Holds {
@@ -146,18 +148,25 @@ impl Closer {
                 written,
             };
         }
-        let aside = aside_of(&ledger, &changes, &request.by, &now);
-        let closed = core.close(ledger, &changes, aside, &now);
+        let aside = aside_of(&ledger, (&changes, &bypasses), &request.by, &now);
+        let by = who(&changes, &bypasses, &request.by, &now);
+        let changed = Changed {
+            unlocks: &changes,
+            bypasses: &bypasses,
+            by: &by,
+        };
+        let closed = core.close(ledger, &changed, aside, &now);
         let waiting = core.waiting() as u64;
         self.health.set(|health| health.waiting = waiting);
         drop(core);
         tell_all(&changes, &self.told);
+        bypass::tell(&bypasses, &request.by, &now);
         let ends = |change: &UnlockChange| change.unlock.state.has_ended();
         // A check that fails, and closes nothing yet, is made again after a restart.
         let written = (closed.tightened || changes.iter().any(ends)).then(|| {
             self.write(
                 closed.number,
-                closing_of(&closed.aside, &changes, closed.generation, now),
+                closing_of(&closed.aside, by, closed.generation, now),
             )
         });
         self.wake();
@@ -191,25 +200,35 @@ impl Closer {
     }
 }
 
-/// A closing as the journal has it.
-fn closing_of(
-    aside: &Aside,
+/// Who closed.
+fn who(
     changes: &[UnlockChange],
-    generation: u64,
-    now: portcullis_unlock::clock::Moment,
-) -> Closing {
+    bypasses: &[BypassChange],
+    by: &Who,
+    now: &portcullis_unlock::clock::Moment,
+) -> String {
+    let unlocks = changes.iter().map(|change| change.by.clone());
+    let bypasses = bypasses.iter().map(|change| bypass::who(change, by, now).name);
+    unlocks.chain(bypasses).next().unwrap_or_else(|| by.name.clone())
+}
+
+/// A closing as the journal has it.
+fn closing_of(aside: &Aside, by: String, generation: u64, now: portcullis_unlock::clock::Moment) -> Closing {
     let strikes = aside.strikes.iter().cloned();
     Closing {
         generation,
         seen: now,
-        by: changes
-            .first()
-            .map_or_else(String::new, |change| change.by.clone()),
+        by,
         unlocks: aside.unlocks.iter().map(|unlock| Unlock::clone(unlock)).collect(),
         strikes: strikes
             .map(|((endpoint, program), strikes)| (endpoint, program, strikes))
             .collect(),
         audit: aside.audit.clone(),
+        bypasses: aside
+            .bypasses
+            .iter()
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect(),
     }
 }
 

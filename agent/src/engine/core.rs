@@ -15,9 +15,10 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Grant, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{AGENT, Change as UnlockChange, Ledger, Strikes, Unlock};
+use portcullis_unlock::ledger::{AGENT, BypassChange, Change as UnlockChange, Ledger, Strikes, Unlock};
 use tokio::sync::watch;
 
+use super::bypass;
 use super::unlocks::{entries_of, keys_of};
 use super::worker::{class_limit, revise};
 use super::{Base, ChangeError, State};
@@ -54,9 +55,18 @@ struct Committing {
     /// Entries of the backlog that are part of it.
     stores: usize,
     closed: Vec<UnlockChange>,
+    /// Bypasses that ended.
+    ended: Vec<BypassChange>,
     strikes: AllStrikes,
     /// Generations that closings made: the history has them behind the one that is being stored.
     recent: Vec<Generation>,
+}
+
+/// What a closing changed.
+pub(super) struct Changed<'a> {
+    pub unlocks: &'a [UnlockChange],
+    pub bypasses: &'a [BypassChange],
+    pub by: &'a str,
 }
 
 /// The outcome of one closing.
@@ -186,23 +196,17 @@ impl Core {
     }
 
     /// Lets a closing hold: readers and every target get it before this returns.
-    pub fn close(
-        &mut self,
-        ledger: Ledger,
-        changes: &[UnlockChange],
-        mut aside: Aside,
-        now: &Moment,
-    ) -> Closed {
+    pub fn close(&mut self, ledger: Ledger, changed: &Changed<'_>, mut aside: Aside, now: &Moment) -> Closed {
         let grants = ledger.grants_at(now);
         let tightened = self.read(|state| state.document.grants != grants);
         self.closings += 1;
         if let Some(commit) = &mut self.committing {
-            commit.closed.extend(changes.iter().cloned());
+            commit.closed.extend(changed.unlocks.iter().cloned());
+            commit.ended.extend(changed.bypasses.iter().cloned());
             commit.strikes.extend(aside.strikes.iter().cloned());
         }
-        let by = changes.first().map_or(AGENT, |change| change.by.as_str());
         let made = match tightened {
-            true => self.regrant(ledger, grants, (by, changes), now),
+            true => self.regrant(ledger, grants, changed, now),
             false => {
                 self.state.send_modify(|state| state.ledger = ledger);
                 None
@@ -232,7 +236,7 @@ impl Core {
         &mut self,
         ledger: Ledger,
         grants: Grants,
-        (by, changes): (&str, &[UnlockChange]),
+        changed: &Changed<'_>,
         now: &Moment,
     ) -> Option<Generation> {
         let mut document = self.read(|state| Document::clone(&state.document));
@@ -242,8 +246,11 @@ impl Core {
         let made = made.or_else(|error| {
             // A class of its own cannot be had: what the endpoints are without any unlock is there already.
             tracing::error!(%error, "a closing takes every unlock of its endpoints with it");
-            for change in changes {
+            for change in changed.unlocks {
                 document.grants.remove(&change.unlock.endpoint);
+            }
+            for change in changed.bypasses {
+                document.grants.remove(&change.bypass.endpoint);
             }
             self.resolved(&document, limit)
         });
@@ -262,8 +269,11 @@ impl Core {
         let generation = Generation {
             number: intent.generation,
             at: now.seconds(),
-            by: by.to_string(),
-            changes: keys_of(changes),
+            by: changed.by.to_string(),
+            changes: keys_of(changed.unlocks)
+                .into_iter()
+                .chain(bypass::keys_of(changed.bypasses))
+                .collect(),
         };
         let news = match &mut self.committing {
             Some(commit) => {
@@ -363,7 +373,7 @@ impl Core {
         let Prepared {
             mut ledger, desired, ..
         } = prepared;
-        if commit.closed.is_empty() {
+        if commit.closed.is_empty() && commit.ended.is_empty() {
             match desired {
                 Some(desired) => {
                     let made = (desired.intent, desired.compiler);
@@ -387,6 +397,7 @@ impl Core {
         for ((endpoint, program), strikes) in &commit.strikes {
             ledger.set_strikes(endpoint, program, *strikes);
         }
+        let kept = bypass::overlay(&mut ledger, &commit.ended, now);
         let ended = ledger.overlay(&document, &commit.closed, now);
         document.grants = ledger.grants_at(now);
         let same = self.read(|state| state.document.grants == document.grants);
@@ -394,6 +405,7 @@ impl Core {
             aside: Aside {
                 unlocks: ended.iter().map(|change| Arc::clone(&change.unlock)).collect(),
                 audit: entries_of(&ended, now, self.next_number()),
+                bypasses: kept,
                 ..Aside::default()
             },
             ..Pending::default()
@@ -428,7 +440,8 @@ impl Core {
                 tell(state, news, changed);
             });
         }
-        if pending.generation.is_some() || !pending.aside.unlocks.is_empty() {
+        let aside = &pending.aside;
+        if pending.generation.is_some() || !aside.unlocks.is_empty() || !aside.bypasses.is_empty() {
             self.push(pending);
         }
         Ok((self.read(State::generation), ended))
@@ -472,15 +485,14 @@ pub(super) fn relaxes(before: &Grants, after: &Grants) -> bool {
         };
         let held = |grant: &Grant| {
             was.iter().any(|other| {
-                (&other.unlock, other.quarantine, &other.rules)
-                    == (&grant.unlock, grant.quarantine, &grant.rules)
+                (&other.unlock, other.kind, &other.rules) == (&grant.unlock, grant.kind, &grant.rules)
                     && other.ends >= grant.ends
             })
         };
-        let opens = is.iter().any(|grant| !grant.quarantine && !held(grant));
+        let opens = is.iter().any(|grant| !grant.closes() && !held(grant));
         let lifted = was
             .iter()
-            .any(|grant| grant.quarantine && !is.iter().any(|g| g.quarantine && g.unlock == grant.unlock));
+            .any(|grant| grant.closes() && !is.iter().any(|g| g.closes() && g.unlock == grant.unlock));
         opens || lifted
     })
 }

@@ -63,7 +63,7 @@ impl Reader<'_> {
                     let name = self.name(key)?;
                     document.programs.insert(name, Arc::new(self.body(key, stored)?));
                 }
-                Kind::Unlock => return Err(self.damaged(key, "unlocks are no resources")),
+                Kind::Unlock | Kind::Bypass => return Err(self.damaged(key, "it is no resource")),
             }
         }
         Ok((document, revisions))
@@ -77,6 +77,11 @@ fn resumed(ledger: &Ledger, now: Moment) -> Aside {
         strikes: ledger
             .all_strikes()
             .map(|(key, s)| (key.clone(), Some(*s)))
+            .collect(),
+        bypasses: ledger
+            .bypasses()
+            .iter()
+            .map(|(endpoint, bypass)| (endpoint.clone(), Some(Arc::clone(bypass))))
             .collect(),
         seen: Some(now),
         ..Aside::default()
@@ -114,6 +119,12 @@ fn replay(loaded: &mut Loaded) -> (Vec<Arc<Pending>>, u64) {
         for unlock in &closing.unlocks {
             loaded.unlocks.live.retain(|other| other.id != unlock.id);
             loaded.unlocks.live.push(unlock.clone());
+        }
+        for endpoint in &closing.bypasses {
+            loaded
+                .unlocks
+                .bypasses
+                .retain(|bypass| bypass.endpoint != *endpoint);
         }
         for (endpoint, program, strikes) in &closing.strikes {
             let key = (endpoint.clone(), program.clone());
@@ -183,7 +194,8 @@ pub(super) fn state(
     let (mut document, revisions) = Reader { store }.document(&loaded, tenant_label)?;
     let unlocks = std::mem::take(&mut loaded.unlocks);
     let seen = unlocks.seen.unwrap_or(now);
-    let ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);
+    let mut ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);
+    ledger.restore_bypasses(unlocks.bypasses, &seen, &now);
     if seen.boot != now.boot {
         backlog.push(Arc::new(Pending {
             aside: resumed(&ledger, now),

@@ -7,6 +7,7 @@
 //!
 //! What only closes waits for none of that: `closing.rs` publishes it at once, and it is stored afterwards.
 
+mod bypass;
 mod classes;
 mod closing;
 mod core;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use portcullis_policy::{Document, FieldError, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{AGENT, Change as UnlockChange, Ledger, Refusal, Unlock};
+use portcullis_unlock::ledger::{
+    AGENT, BypassChange, Change as UnlockChange, Ledger, Refusal, TooManyBypasses, Unlock,
+};
 use serde_json::json;
 use tokio::sync::{broadcast, oneshot};
 
+use super::bypass;
 use super::core::{Desired, Grants, Prepared};
 use super::worker::{Worker, check, resolve};
 use super::{Base, ChangeError, ClosingState};
@@ -59,6 +62,9 @@ pub enum UnlockError {
     /// The key of a request was used for another one.
     #[error("idempotency_key `{0}` was used with other content: take a new key for a new request")]
     KeyReused(String),
+    /// There are as many bypasses as there may be.
+    #[error(transparent)]
+    Bypasses(#[from] TooManyBypasses),
     /// The unlock is not what the caller read, or somebody else's.
     #[error("there is no unlock `{0}`")]
     NotFound(String),
@@ -70,7 +76,7 @@ pub enum UnlockError {
 /// What a change of unlocks does; it may be tried more than once.
 pub type MakeUnlocks = Box<dyn Fn(&mut Draft<'_>) -> Result<Vec<UnlockChange>, UnlockError> + Send>;
 
-/// A change of unlocks that is asked for.
+/// A change of unlocks, or of bypasses, that is asked for.
 pub struct UnlockRequest {
     /// Who asks.
     pub by: Who,
@@ -138,6 +144,11 @@ impl Batch {
             now,
         };
         let changes = (request.make)(&mut draft)?;
+        let bypasses = ledger.bypasses_since(&self.ledger);
+        let entries = bypasses
+            .iter()
+            .map(|change| bypass::entry(change, &request.by, &now, self.base.generation));
+        self.aside.audit.extend(entries);
         self.ledger = ledger;
         let first = changes.first().map(|change| Arc::clone(&change.unlock));
         if let (Some((key, digest)), Some(unlock)) = (&request.key, &first) {
@@ -226,10 +237,12 @@ impl Worker {
             let (batch, answers) = self.attempted(&waiting);
             let now = batch.now;
             let (base, changes) = (batch.base.generation, batch.changes.clone());
+            let bypasses = batch.ledger.bypasses_since(&batch.base.ledger);
             let error = match self.settle(batch) {
                 Ok(None) => continue,
                 Ok(Some(generation)) => {
                     tell_all(&changes, &self.told);
+                    bypass::tell(&bypasses, &Who::agent(), &now);
                     return answered(waiting, answers, generation);
                 }
                 Err(error) => error,
@@ -308,12 +321,14 @@ impl Worker {
             ..
         } = batch;
         note_unlocks(&mut aside, &ledger, &changes);
+        let bypasses = ledger.bypasses_since(&base.ledger);
+        bypass::note(&mut aside, &bypasses);
         // A lease that ended a moment ago is not opened once more.
         let grants = ledger.grants_at(&(self.clock)());
         let (version, same) = (base.version, grants == base.document.grants);
         let desired = match same {
             true => None,
-            false => Some(self.regrant(base, grants, &changes, &mut aside)?),
+            false => Some(self.regrant(base, grants, (&changes, &bypasses), &mut aside)?),
         };
         self.commit(Prepared {
             version,
@@ -328,7 +343,7 @@ impl Worker {
         &self,
         base: Base,
         grants: Grants,
-        changes: &[UnlockChange],
+        (changes, bypasses): (&[UnlockChange], &[BypassChange]),
         aside: &mut Aside,
     ) -> Result<Desired, ChangeError> {
         let mut document = Document::clone(&base.document);
@@ -337,7 +352,9 @@ impl Worker {
         let number = base.generation + 1;
         let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
         check(&self.targets, &intent)?;
-        let by = changes.first().map_or(AGENT, |change| change.by.as_str());
+        let started = bypasses.iter().filter(|change| change.started);
+        let by = changes.iter().map(|change| change.by.as_str());
+        let by = by.chain(started.map(|change| change.bypass.by.as_str())).next();
         for entry in &mut aside.audit {
             entry.generation = number;
         }
@@ -348,8 +365,11 @@ impl Worker {
             generation: Generation {
                 number,
                 at: (self.clock)().seconds(),
-                by: by.to_string(),
-                changes: keys_of(changes),
+                by: by.unwrap_or(AGENT).to_string(),
+                changes: keys_of(changes)
+                    .into_iter()
+                    .chain(bypass::keys_of(bypasses))
+                    .collect(),
             },
             writes: Vec::new(),
         })
@@ -404,16 +424,23 @@ pub(super) fn tell_all(changes: &[UnlockChange], told: &broadcast::Sender<Arc<Un
 }
 
 /// What is stored of a closing.
-pub(super) fn aside_of(ledger: &Ledger, changes: &[UnlockChange], by: &Who, now: &Moment) -> Aside {
+pub(super) fn aside_of(
+    ledger: &Ledger,
+    (changes, bypasses): (&[UnlockChange], &[BypassChange]),
+    by: &Who,
+    now: &Moment,
+) -> Aside {
+    let unlocks = changes
+        .iter()
+        .map(|change| entry(change, who(change, by), now, 0));
+    let ended = bypasses.iter().map(|change| bypass::entry(change, by, now, 0));
     let mut aside = Aside {
         seen: Some(*now),
-        audit: changes
-            .iter()
-            .map(|change| entry(change, who(change, by), now, 0))
-            .collect(),
+        audit: unlocks.chain(ended).collect(),
         ..Aside::default()
     };
     note_unlocks(&mut aside, ledger, changes);
+    bypass::note(&mut aside, bypasses);
     aside
 }
 

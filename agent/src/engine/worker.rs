@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::bypass;
 use super::classes::StoredClasses;
 use super::closing::{Health, Note};
 use super::core::{Desired, Prepared, Shared};
@@ -224,6 +225,7 @@ impl Worker {
                 true => ledger.follow(&document, &now),
                 false => Vec::new(),
             };
+            ledger.end_bypasses_with(&base.document, &document);
             document.grants = ledger.grants_at(&now);
             let mut compiler = base.compiler;
             let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
@@ -243,6 +245,7 @@ impl Worker {
             };
             aside.audit.extend(entries_of(&ended, &now, generation.number));
             note_unlocks(&mut aside, &ledger, &ended);
+            let over = bypass::note_ended(&mut aside, &base.ledger, &ledger, &now, generation.number);
             let prepared = Prepared {
                 version: base.version,
                 ledger,
@@ -259,6 +262,7 @@ impl Worker {
                 continue;
             };
             tell_all(&ended, &self.told);
+            bypass::tell(&over, &Who::agent(), &now);
             let document = self.core.lock().read(|state| Arc::clone(state.document()));
             let outcome = self.outcome(generation, changes, document, subject);
             tell(&outcome, &by.name);
@@ -363,7 +367,7 @@ fn exists(document: &Document, key: &Key) -> bool {
         Kind::Profile => document.profiles.contains_key(key.name.as_str()),
         Kind::Endpoint => document.endpoints.contains_key(key.name.as_str()),
         Kind::Program => document.programs.contains_key(key.name.as_str()),
-        Kind::Unlock => false,
+        Kind::Unlock | Kind::Bypass => false,
     }
 }
 
@@ -385,7 +389,7 @@ pub(super) fn revise(state: &mut State, (change, key): &(Change, Key), generatio
         Kind::Profile => &mut state.revisions.profiles,
         Kind::Endpoint => &mut state.revisions.endpoints,
         // They are read with what made them, and have no etag.
-        Kind::Program | Kind::Unlock => return,
+        Kind::Program | Kind::Unlock | Kind::Bypass => return,
     };
     if *change == Change::Deleted {
         map.remove(key.name.as_str());
@@ -517,7 +521,7 @@ fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, Ch
             .map(|program| text(key, program))
             .transpose()?,
         // They are written beside resources.
-        Kind::Unlock => None,
+        Kind::Unlock | Kind::Bypass => None,
     };
     Ok(Write {
         key: key.clone(),

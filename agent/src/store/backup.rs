@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::audit::{Entry, Head};
 use super::journal::{self, Closing};
-use super::{Aside, History, Missing, Store, StoreError, heads, schema, sqlite, unlocks};
+use super::{Aside, History, Missing, Store, StoreError, bypasses, heads, schema, sqlite, unlocks};
 
 /// What becomes of leases that are open in a backup, where nothing says which of them ended since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +229,11 @@ impl From<Closing> for Aside {
             seen: None,
             audit: closing.audit,
             keys: Vec::new(),
+            bypasses: closing
+                .bypasses
+                .into_iter()
+                .map(|endpoint| (endpoint, None))
+                .collect(),
         }
     }
 }
@@ -367,6 +372,10 @@ fn restore_locked(
             });
         }
     }
+    // An operator starts them again where they are needed.
+    let bypasses = bypasses::load(&made, &|problem| damaged(from, problem))?;
+    let ended = bypasses.into_iter().map(|bypass| (bypass.endpoint, None));
+    aside.bypasses.extend(ended);
     let report = examine(new)?;
     let generation = newest.max(report.generation) + 1;
     let detail = serde_json::json!({
@@ -375,6 +384,7 @@ fn restore_locked(
         "audit_entries": report.audit_entries,
         "audit_head": report.audit_head,
         "closed_since": closed,
+        "bypasses_ended": aside.bypasses.len(),
     });
     let subject = format!("generations/{}", report.generation);
     aside

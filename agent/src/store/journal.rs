@@ -51,6 +51,9 @@ pub struct Closing {
     pub strikes: Vec<(Name, Name, Option<Strikes>)>,
     /// What the audit log is told.
     pub audit: Vec<Entry>,
+    /// Endpoints whose bypasses it ended.
+    #[serde(default)]
+    pub bypasses: Vec<Name>,
 }
 
 /// Why a closing is not in the journal.

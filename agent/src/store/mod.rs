@@ -6,10 +6,12 @@
 mod archive;
 mod audit;
 mod backup;
+mod bypasses;
 mod error;
 mod footprints;
 mod heads;
 mod history;
+
 pub mod journal;
 mod load;
 mod schema;
@@ -60,6 +62,8 @@ pub enum Kind {
     Program,
     /// An unlock: stored beside resources, and told of among them.
     Unlock,
+    /// The bypass of an endpoint, likewise.
+    Bypass,
 }
 
 impl Kind {
@@ -71,12 +75,13 @@ impl Kind {
             Kind::Endpoint => "endpoints",
             Kind::Program => "programs",
             Kind::Unlock => "unlocks",
+            Kind::Bypass => "bypasses",
         }
     }
 
     fn named(text: &str) -> Option<Self> {
-        use Kind::{Baseline, Endpoint, Profile, Program, Unlock};
-        [Baseline, Profile, Endpoint, Program, Unlock]
+        use Kind::{Baseline, Bypass, Endpoint, Profile, Program, Unlock};
+        [Baseline, Profile, Endpoint, Program, Unlock, Bypass]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }

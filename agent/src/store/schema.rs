@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::journal::DatabaseId;
-use super::{StoreError, sqlite};
+use super::{StoreError, bypasses, sqlite};
 
 /// In the header of every database of ours (`PRAGMA application_id`): "prtc".
 const APPLICATION: i32 = 0x7072_7463;
@@ -106,6 +106,7 @@ const MIGRATIONS: &[&str] = &[
     INSERT OR IGNORE INTO numbers VALUES ('closings', 0);
     INSERT OR IGNORE INTO texts VALUES ('database', lower(hex(randomblob(16))));
 ",
+    bypasses::TABLE,
 ];
 
 /// The trigger that keeps entries of the audit log from being deleted, as migrations make it.

@@ -2,11 +2,11 @@
 
 use portcullis_policy::Name;
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{State, Strikes, Unlock};
+use portcullis_unlock::ledger::{Bypass, State, Strikes, Unlock};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::history::History;
-use super::{StoreError, signed, sqlite, unsigned};
+use super::{StoreError, bypasses, signed, sqlite, unsigned};
 
 /// Seconds for which a key of a repeated request is remembered.
 const KEY_LIFE: i64 = 86_400;
@@ -44,6 +44,8 @@ pub struct Aside {
     pub seen: Option<Moment>,
     /// The audit log.
     pub audit: Vec<super::audit::Entry>,
+    /// Bypasses of endpoints that began; those that are over when absent.
+    pub bypasses: Vec<(Name, Option<std::sync::Arc<Bypass>>)>,
 }
 
 /// What is read at the start.
@@ -55,9 +57,11 @@ pub struct LoadedUnlocks {
     pub strikes: Vec<((Name, Name), Strikes)>,
     /// The clocks when somebody looked last.
     pub seen: Option<Moment>,
+    /// Bypasses that hold.
+    pub bypasses: Vec<Bypass>,
 }
 
-fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+pub(super) fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
@@ -108,6 +112,7 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
                 remembered.at
             ])?;
     }
+    bypasses::write(connection, &aside.bypasses)?;
     if let Some(seen) = &aside.seen {
         connection
             .prepare_cached("INSERT OR REPLACE INTO texts (name, value) VALUES ('seen', ?1)")?
@@ -172,6 +177,7 @@ pub(super) fn load(
         let strikes = read().ok_or_else(|| damaged(format!("strikes of {program} on {endpoint}")))?;
         loaded.strikes.push(strikes);
     }
+    loaded.bypasses = bypasses::load(connection, damaged)?;
     let seen: Option<String> = connection
         .query_row("SELECT value FROM texts WHERE name = 'seen'", [], |row| {
             row.get(0)

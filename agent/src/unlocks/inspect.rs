@@ -47,7 +47,7 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
         let (due, left, count, over, rest) = engine.read(|state| {
             let mut ledger = state.ledger().clone();
             // Checks that are due are no reason for a commit, nor is what only one of the clocks has come to.
-            let over = !ledger.tick_closing(state.document(), &now).is_empty();
+            let over = ledger.end_bypasses(&now) | !ledger.tick_closing(state.document(), &now).is_empty();
             let rest = !ledger.tick_rest(&now).is_empty();
             let ledger = state.ledger();
             (

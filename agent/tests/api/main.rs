@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod bypass;
 mod certificates;
 #[path = "../cli_support/mod.rs"]
 mod cli_support;

@@ -228,12 +228,13 @@ impl Backend for Fake {
 }
 
 /// What the tests allow unless they say something else.
-const LIMITS: [(&str, u32); 5] = [
+const LIMITS: [(&str, u32); 6] = [
     ("endpoints", 50),
     ("profiles", 10),
     ("watchers", 3),
     ("queued_changes", 4),
     ("message_mib", 1),
+    ("bypasses", 2),
 ];
 
 /// A configuration whose files are in a folder. What is behind a line `[limits]` in `more` are limits.

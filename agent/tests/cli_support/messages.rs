@@ -142,11 +142,23 @@ pub fn plan() -> PlanResponse {
         ],
         classes_now: 1,
         classes_after: 2,
+        bypasses: Vec::new(),
+    }
+}
+
+pub fn bypass() -> Bypass {
+    Bypass {
+        endpoint: "web1".into(),
+        reason: "is it the policy?".into(),
+        by: "uid 0".into(),
+        started_at: 1_790_000_000,
+        ends_at: 1_790_000_600,
     }
 }
 
 pub fn explained() -> ExplainResponse {
     ExplainResponse {
+        bypass: None,
         verdict: Action::Deny.into(),
         tier: "baseline".into(),
         rule: "baseline/smtp".into(),

@@ -15,6 +15,7 @@ mod footprint;
 mod handle;
 pub mod machine;
 mod status;
+mod windows;
 
 pub use backoff::Backoff;
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
@@ -22,3 +23,4 @@ pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
 };
 pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};
+pub use windows::{Windows, cause};

@@ -93,7 +93,8 @@ pub struct TargetStatus {
     pub left_over_rows: u64,
     /// Ways in which packets pass without this agent's rows, and what closes them.
     pub exposures: Vec<Exposure>,
-    /// Milliseconds in which packets may have passed so, by cause, as far as this process saw them.
+    /// Milliseconds in which packets may have passed that the policy denies, by [cause](crate::cause), as far as this process saw
+    /// them.
     pub open_millis: BTreeMap<String, u64>,
     /// Rows written since the session began: added, changed and deleted.
     pub writes: [u64; 3],

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memory::{Agent, Switch, opening};
 use portcullis_backend::SessionState;
-use portcullis_policy::{Direction, Document, Grant};
+use portcullis_policy::{Direction, Document, Grant, GrantKind};
 use proptest::prelude::*;
 
 const START: u64 = 1_800_000_000;
@@ -39,7 +39,7 @@ fn unlocked(lasting: &[u64]) -> Document {
             unlock: format!("u{port}").parse().unwrap(),
             program: "mail".parse().unwrap(),
             rules: vec![opening(Direction::Egress, *port)],
-            quarantine: false,
+            kind: GrantKind::Unlock,
             ends: START + lasts,
         })
         .collect();
@@ -243,7 +243,7 @@ fn more_ends_than_rows_are_told_and_none_is_early_with_an_agent() {
         unlock: format!("u{port}").parse().unwrap(),
         program: "mail".parse().unwrap(),
         rules: vec![opening(Direction::Egress, *port)],
-        quarantine: false,
+        kind: GrantKind::Unlock,
         ends: START + 100 * (n as u64 + 1),
     };
     let grants: Vec<Grant> = ports.iter().enumerate().map(grant).collect();

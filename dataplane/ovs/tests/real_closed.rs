@@ -196,6 +196,8 @@ fn caches_that_cannot_be_asked_about_are_not_known_to_follow() {
     let status = rig.target.status();
     assert_eq!((status.confirmed, status.applied), (1, 0), "{status:#?}");
     assert_ne!(status.state, SessionState::InSync);
+    let counted = rig.target.status().open_millis.clone();
+    assert!(counted["caches"] >= 2000, "{counted:?}");
     // Named, it is asked.
     rig.config.control_socket = Some(away.clone());
     rig.restart_agent();

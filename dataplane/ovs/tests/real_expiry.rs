@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::EnforcingRow;
-use portcullis_policy::{Action, Direction, Document, Grant, Rule};
+use portcullis_policy::{Action, Direction, Document, Grant, GrantKind, Rule};
 use portcullis_testbed::probe::{TcpOutcome, tcp_echo};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
 use rig::{Rig, connects, v4};
@@ -50,7 +50,7 @@ fn grant(number: u32, rules: Vec<Rule>, ends: u64) -> Grant {
         unlock: format!("u{number}").parse().unwrap(),
         program: "mail".parse().unwrap(),
         rules,
-        quarantine: false,
+        kind: GrantKind::Unlock,
         ends,
     }
 }

@@ -71,6 +71,9 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
     ]);
     rig.until("drift seen", |s| s.drift_repaired >= 3);
     rig.holds("repaired", &want);
+    rig.until("counted", |s| {
+        s.open_millis.get("rows").is_some_and(|millis| *millis > 0)
+    });
 
     // A row that `explain` finds missing is no longer claimed by status, and is repaired.
     let trace = rig::egress_tcp("web1", 25);

@@ -11,7 +11,7 @@ use portcullis_backend::SessionState;
 use portcullis_compiler::{ClassId, Intent};
 use portcullis_p4runtime::ends;
 use portcullis_p4runtime::entry::End;
-use portcullis_policy::{Document, Grant};
+use portcullis_policy::{Document, Grant, GrantKind};
 use portcullis_proto::p4::v1;
 use portcullis_testbed::p4::P4Server;
 use rig::{Rig, document};
@@ -40,7 +40,7 @@ fn unlocked(ends: &[(u16, u64)]) -> Document {
             unlock: format!("u{port}").parse().unwrap(),
             program: "mail".parse().unwrap(),
             rules: opens.baseline.to_vec(),
-            quarantine: false,
+            kind: GrantKind::Unlock,
             ends: *ends,
         }
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::SessionState;
 use portcullis_compiler::Intent;
-use portcullis_policy::{Action, Document, Grant};
+use portcullis_policy::{Action, Document, Grant, GrantKind};
 use rig::{PATIENCE, PROBES, Rig, document};
 
 /// Now, in whole seconds since the Unix epoch.
@@ -34,7 +34,7 @@ baseline:
                 unlock: format!("u{port}").parse().unwrap(),
                 program: "mail".parse().unwrap(),
                 rules: opens.baseline.to_vec(),
-                quarantine: false,
+                kind: GrantKind::Unlock,
                 ends: *ends,
             }
         })
@@ -91,6 +91,8 @@ async fn a_lease_ends_without_a_word_of_the_engine() {
         written[0],
         "what leases fall to was there before"
     );
+    let counted = rig.target.status().open_millis.clone();
+    assert!(counted.contains_key("late_end"), "{counted:?}");
     assert_eq!(rig.server.broken(), Vec::<String>::new());
 }
 

@@ -9,7 +9,7 @@ use crate::document::{Document, Profile, Rule, Unmanaged};
 use crate::endpoint::Endpoint;
 use crate::essentials::Essentials;
 use crate::matcher::Matcher;
-use crate::program::Grant;
+use crate::program::{Grant, GrantKind};
 use crate::types::{Action, Direction, Family, Name, Protocol};
 use crate::{replies, shadow};
 
@@ -18,6 +18,8 @@ use crate::{replies, shadow};
 pub enum Tier {
     /// What an unlock was revoked for, above everything.
     Quarantine,
+    /// An operator's bypass: below it there is nothing.
+    Bypass,
     /// The operator's, above everything else.
     Mandatory,
     /// Leases of unlocks.
@@ -37,6 +39,7 @@ impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Tier::Quarantine => "quarantine",
+            Tier::Bypass => "bypass",
             Tier::Mandatory => "mandatory",
             Tier::Unlock => "unlock",
             Tier::Endpoint => "endpoint",
@@ -204,15 +207,23 @@ impl List {
         List(Direction::BOTH.map(|d| Half::of(tier, prefix, rules, d)))
     }
 
-    /// What unlocks open, or what they were revoked for.
-    fn grants(tier: Tier, grants: &[Grant]) -> Self {
-        let wanted = |grant: &&Grant| grant.quarantine == (tier == Tier::Quarantine);
+    /// What grants of one kind do.
+    fn grants(kind: GrantKind, grants: &[Grant]) -> Self {
+        let wanted = |grant: &&Grant| grant.kind == kind;
+        let tier = match kind {
+            GrantKind::Quarantine => Tier::Quarantine,
+            GrantKind::Bypass => Tier::Bypass,
+            GrantKind::Unlock => Tier::Unlock,
+        };
         if !grants.iter().any(|grant| wanted(&grant)) {
             return List::default();
         }
         List(Direction::BOTH.map(|direction| {
             let of_one = |grant: &Grant| {
-                let prefix = format!("unlocks/{}/{}", grant.program, grant.unlock);
+                let prefix = match kind {
+                    GrantKind::Bypass => "bypass".to_string(),
+                    _ => format!("unlocks/{}/{}", grant.program, grant.unlock),
+                };
                 let rules = grant.rules.iter().filter(move |r| r.direction == direction);
                 let entries: Vec<Entry> = rules.filter_map(|r| entry(tier, &prefix, r)).collect();
                 entries
@@ -297,7 +308,7 @@ impl Lists {
         direction: Direction,
     ) -> Policy {
         let own = Own::of(name, endpoint, granted(document, name));
-        let default = |d| default_of(document, Some(endpoint), d);
+        let default = |d| own.default(document, endpoint, d);
         resolve(
             &self.in_order(&own, endpoint),
             &self.essentials,
@@ -321,12 +332,15 @@ impl Lists {
     ) -> [Policy; 2] {
         let own = Own::of(name, endpoint, grants);
         let lists = self.in_order(&own, endpoint);
-        let default = |d| default_of(document, Some(endpoint), d);
+        let default = |d| own.default(document, endpoint, d);
         Direction::BOTH.map(|d| resolve(&lists, &self.essentials, d, default))
     }
 
-    /// The lists of an endpoint in the order of their tiers.
+    /// The lists of an endpoint in the order of their tiers. A bypass lets every packet pass that comes to it.
     fn in_order<'a>(&'a self, own: &'a Own, endpoint: &Endpoint) -> Vec<&'a List> {
+        if let Some(bypass) = &own.bypass {
+            return vec![&own.quarantine, bypass];
+        }
         let mut lists = Vec::with_capacity(endpoint.profiles.len() + 5);
         lists.extend([&own.quarantine, &*self.mandatory, &own.unlock, &own.rules]);
         lists.extend(
@@ -358,6 +372,7 @@ impl Lists {
 /// The lists that are an endpoint's alone.
 struct Own {
     quarantine: List,
+    bypass: Option<List>,
     unlock: List,
     rules: List,
 }
@@ -369,9 +384,21 @@ impl Own {
             rules => List::of(Tier::Endpoint, &format!("endpoints/{name}"), rules),
         };
         Own {
-            quarantine: List::grants(Tier::Quarantine, grants),
-            unlock: List::grants(Tier::Unlock, grants),
+            quarantine: List::grants(GrantKind::Quarantine, grants),
+            bypass: grants
+                .iter()
+                .any(|grant| grant.kind == GrantKind::Bypass)
+                .then(|| List::grants(GrantKind::Bypass, grants)),
+            unlock: List::grants(GrantKind::Unlock, grants),
             rules,
+        }
+    }
+
+    /// The endpoint's verdict where no rule matches. A bypass lifts it: frames that are not IP meet no rule.
+    fn default(&self, document: &Document, endpoint: &Endpoint, direction: Direction) -> Action {
+        match self.bypass {
+            Some(_) => Action::Allow,
+            None => default_of(document, Some(endpoint), direction),
         }
     }
 }

@@ -316,7 +316,7 @@ fn a_deny_stops_an_essential_if_it_names_its_protocol() {
 
 #[test]
 fn a_quarantine_stops_essentials() {
-    use portcullis_policy::Grant;
+    use portcullis_policy::{Grant, GrantKind};
     let text = "version: portcullis/v1\nendpoints: {e: {}}";
     let mut document = Document::from_yaml(text).unwrap();
     let rule = |name: &str| {
@@ -328,7 +328,7 @@ fn a_quarantine_stops_essentials() {
         unlock: "u".parse().unwrap(),
         rules: vec![rule("q")],
         ends: 0,
-        quarantine: true,
+        kind: GrantKind::Quarantine,
     };
     document
         .grants

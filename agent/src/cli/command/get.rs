@@ -22,6 +22,7 @@ pub async fn run(args: &Get, globals: &Globals, term: &mut Term<'_>) -> Result<E
     match (args.what, &args.name) {
         (What::Document, Some(_)) => return Err(Misuse::Name("document").into()),
         (What::Baseline, Some(_)) => return Err(Misuse::Name("baseline").into()),
+        (What::Bypasses, Some(_)) => return Err(Misuse::Name("bypasses").into()),
         _ => {}
     }
     let client = &Client::connect(globals).await?;
@@ -32,6 +33,7 @@ pub async fn run(args: &Get, globals: &Globals, term: &mut Term<'_>) -> Result<E
         (What::Profiles, None) => profiles(client, term).await,
         (What::Endpoints, Some(name)) => endpoint(name, client, term).await,
         (What::Endpoints, None) => endpoints(args, client, term).await,
+        (What::Bypasses, _) => super::bypass::list(client, term).await,
     }?;
     Ok(Exit::Done)
 }

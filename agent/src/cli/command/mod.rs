@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod audit;
+pub mod bypass;
 pub mod compile;
 pub mod database;
 pub mod docs;
@@ -46,7 +47,8 @@ async fn wait_realized(client: &Client, generation: u64, seconds: u32) -> Result
     match client.targets().wait_realized(request).await {
         Ok(answer) => {
             let answer = answer.into_inner();
-            let mut view = StatusView::new(answer.generation, answer.targets).with_store(answer.store);
+            let view = StatusView::new(answer.generation, answer.targets);
+            let mut view = view.with_store(answer.store).with_bypasses(answer.bypasses);
             // A target may have begun on a later generation since it held this one.
             view.realized = answer.realized && !view.targets.is_empty();
             Ok(view)
@@ -61,7 +63,9 @@ async fn list(client: &Client, generation: Option<u64>) -> Result<StatusView, Fa
     let answer = client.targets().list_targets(v1::ListTargetsRequest {}).await;
     let answer = answer.map_err(|s| client.failure(s))?.into_inner();
     let generation = generation.filter(|g| *g != 0).unwrap_or(answer.generation);
-    Ok(StatusView::new(generation, answer.targets).with_store(answer.store))
+    Ok(StatusView::new(generation, answer.targets)
+        .with_store(answer.store)
+        .with_bypasses(answer.bypasses))
 }
 
 /// Waits for a change to be realized, when that was asked for; who is behind is told on stderr.

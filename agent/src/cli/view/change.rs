@@ -6,6 +6,7 @@ use portcullis_policy::Finding;
 use portcullis_proto::v1;
 use serde::Serialize;
 
+use super::bypass::BypassView;
 use super::{bound, bound_text};
 use crate::cli::table::Grid;
 use crate::cli::term::View;
@@ -334,6 +335,9 @@ pub struct PlanView {
     pub classes: ClassesView,
     /// Per target.
     pub targets: Vec<TargetPlanView>,
+    /// Bypasses that stay: their endpoints follow the document when they end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bypasses: Vec<BypassView>,
 }
 
 impl From<v1::PlanResponse> for PlanView {
@@ -352,6 +356,7 @@ impl From<v1::PlanResponse> for PlanView {
                 after: p.classes_after,
             },
             targets: p.targets.into_iter().map(target).collect(),
+            bypasses: p.bypasses.into_iter().map(BypassView::from).collect(),
         }
     }
 }
@@ -376,6 +381,13 @@ impl View for PlanView {
                 self.classes.after
             ),
         };
+        for bypass in &self.bypasses {
+            text += &format!(
+                "note: {} is bypassed {}; it follows the document when that ends\n",
+                bypass.endpoint,
+                bypass.words()
+            );
+        }
         let columns = [
             "TARGET", "TABLE", "#ROWS", "#ADD", "#CHANGE", "#DELETE", "#AFTER", "#SIZE", "#LEFT",
         ];

@@ -3,6 +3,7 @@
 use portcullis_proto::v1;
 use serde::Serialize;
 
+use super::bypass::BypassView;
 use super::policy::action;
 use crate::cli::table::{Grid, facts};
 use crate::cli::term::View;
@@ -51,6 +52,9 @@ pub struct ExplainView {
     pub class: u32,
     /// What enforces it.
     pub targets: Vec<TargetExplanationView>,
+    /// The endpoint's bypass, while there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<BypassView>,
 }
 
 impl From<v1::ExplainResponse> for ExplainView {
@@ -75,6 +79,7 @@ impl From<v1::ExplainResponse> for ExplainView {
             packet: e.packet,
             class: e.class,
             targets: e.targets.into_iter().map(target).collect(),
+            bypass: e.bypass.map(BypassView::from),
         }
     }
 }
@@ -92,6 +97,10 @@ impl View for ExplainView {
             ("rule", self.rule.clone()),
             ("reason", self.reason.clone()),
             ("class", class),
+            (
+                "bypass",
+                self.bypass.as_ref().map(BypassView::words).unwrap_or_default(),
+            ),
         ]);
         let mut grid = Grid::new(&["TARGET", "TABLE", "PRESENT", "#PACKETS", "#BYTES", "ROW"]);
         for target in &self.targets {

@@ -3,6 +3,7 @@
 //! The messages of the API stop here. Names and shapes are a contract with programs: add, do not rename.
 
 pub mod audit;
+pub mod bypass;
 pub mod change;
 pub mod compiled;
 pub mod database;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use portcullis_proto::v1;
 use serde::Serialize;
 
+use super::bypass::BypassView;
 use super::count;
 use crate::cli::table::{Grid, facts};
 use crate::cli::term::View;
@@ -401,6 +402,9 @@ pub struct EndpointView {
     pub link_local: &'static str,
     /// Changes with every change.
     pub etag: String,
+    /// The bypass of its policy, while there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<BypassView>,
 }
 
 impl From<v1::Endpoint> for EndpointView {
@@ -443,6 +447,7 @@ impl From<v1::Endpoint> for EndpointView {
                 Ok(v1::LinkLocal::Any | v1::LinkLocal::Unspecified) | Err(_) => "any",
             },
             etag: endpoint.etag,
+            bypass: endpoint.bypass.map(BypassView::from),
         }
     }
 }
@@ -487,6 +492,10 @@ impl View for EndpointView {
                 if self.source_guard { "on" } else { "off" }.to_string(),
             ),
             ("link-local addresses", unless("any", self.link_local)),
+            (
+                "bypass",
+                self.bypass.as_ref().map(BypassView::words).unwrap_or_default(),
+            ),
         ]);
         if !self.rules.is_empty() {
             text.push('\n');

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use portcullis_proto::v1;
 use serde::Serialize;
 
+use super::bypass::BypassView;
 use super::policy::direction;
 use super::{bound, bound_text};
 use crate::cli::table::Grid;
@@ -106,7 +107,7 @@ pub struct TargetView {
     pub left_over_rows: u64,
     /// Ways in which packets pass without its rows.
     pub exposures: Vec<ExposureView>,
-    /// Milliseconds in which packets may have passed so, by cause.
+    /// Milliseconds in which packets may have passed that the policy denies, by cause.
     pub open_millis: BTreeMap<String, u64>,
     /// The generation whose rows the datapath confirmed.
     pub generation_confirmed: u64,
@@ -177,6 +178,22 @@ impl TargetView {
         self.state == "InSync" && self.generation_applied >= generation
     }
 
+    /// How long packets may have passed for causes that are no exposure.
+    fn was_open(&self) -> String {
+        let exposed = |cause: &str| self.exposures.iter().any(|e| e.cause == cause);
+        let others = self.open_millis.iter().filter(|(cause, _)| !exposed(cause));
+        let others: Vec<String> = others
+            .map(|(cause, millis)| format!("{cause} {}.{:03} s", millis / 1000, millis % 1000))
+            .collect();
+        match others.as_slice() {
+            [] => String::new(),
+            others => format!(
+                "packets may have passed that the policy denies, by cause: {}",
+                others.join(", ")
+            ),
+        }
+    }
+
     /// In one line: what it is doing.
     pub fn line(&self) -> String {
         let mut line = format!(
@@ -207,6 +224,9 @@ pub struct StatusView {
     /// How the agent's database stands, where the agent says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreView>,
+    /// Endpoints whose policy is bypassed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bypasses: Vec<BypassView>,
 }
 
 /// How the agent's database stands.
@@ -269,6 +289,12 @@ impl StatusView {
         self
     }
 
+    /// With the bypasses that hold.
+    pub fn with_bypasses(mut self, bypasses: Vec<v1::Bypass>) -> Self {
+        self.bypasses = bypasses.into_iter().map(BypassView::from).collect();
+        self
+    }
+
     /// Of targets and a generation.
     pub fn new(generation: u64, targets: Vec<v1::Target>) -> Self {
         let targets: Vec<TargetView> = targets.into_iter().map(TargetView::from).collect();
@@ -278,6 +304,7 @@ impl StatusView {
             realized,
             targets,
             store: None,
+            bypasses: Vec::new(),
         }
     }
 
@@ -321,7 +348,7 @@ impl StatusView {
                      when the others are in force"
                 ),
             };
-            let lines = [versions.join(", "), t.detail.clone(), left_over];
+            let lines = [versions.join(", "), t.detail.clone(), left_over, t.was_open()];
             lines
                 .iter()
                 .filter(|l| !l.is_empty())
@@ -397,6 +424,7 @@ impl View for StatusView {
         };
         let parts = [
             self.store.as_ref().map_or(String::new(), StoreView::text),
+            BypassView::grid(&self.bypasses, width),
             self.overview(width),
             self.tables(width),
             self.pending(width),

@@ -149,7 +149,7 @@ pub struct ClosingView {
 
 impl ClosingView {
     /// In words: what holds, and what is to come.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let state = match (self.applied, self.durable) {
             (true, true) => "applied on every target, and durable",
             (true, false) => {
@@ -163,6 +163,16 @@ impl ClosingView {
             .iter()
             .map(|what| format!("\n          waits for {what}"));
         format!("{state}{}", waits.collect::<String>())
+    }
+}
+
+impl From<v1::Closing> for ClosingView {
+    fn from(closing: v1::Closing) -> Self {
+        ClosingView {
+            applied: closing.applied,
+            durable: closing.durable,
+            waits_for: closing.waits_for,
+        }
     }
 }
 
@@ -201,11 +211,7 @@ impl From<v1::Unlock> for UnlockView {
             opens: unlock.opens.into_iter().map(RuleView::from).collect(),
             history: unlock.history.into_iter().map(transition).collect(),
             renewals: unlock.renewals,
-            closing: unlock.closing.map(|closing| ClosingView {
-                applied: closing.applied,
-                durable: closing.durable,
-                waits_for: closing.waits_for,
-            }),
+            closing: unlock.closing.map(ClosingView::from),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! copy, makes the [`Change`]s durable, and only then lets the copy take the ledger's place. What has ended is in the
 //! changes once more and then forgotten.
 
+mod bypass;
 mod refusal;
 mod step;
 mod time;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Deadline, Moment};
 use crate::evidence::Evidence;
 
+pub use bypass::{Bypass, BypassChange, TooManyBypasses};
 pub use refusal::Refusal;
 pub use unlock::{CheckResult, Checked, State, Transition, Unlock};
 
@@ -93,6 +95,7 @@ pub struct Ledger {
     due_by_wall: OrdSet<(i64, Name)>,
     due_by_boot: OrdSet<(u64, Name)>,
     grants: OrdMap<Name, Arc<Vec<Grant>>>,
+    bypasses: OrdMap<Name, Arc<Bypass>>,
     strikes: OrdMap<(Name, Name), Strikes>,
 }
 
@@ -144,7 +147,7 @@ impl Ledger {
         self.live.is_empty()
     }
 
-    /// What unlocks do to endpoints, for the compiler.
+    /// What unlocks and bypasses do to endpoints, for the compiler.
     pub fn grants(&self) -> &OrdMap<Name, Arc<Vec<Grant>>> {
         &self.grants
     }
@@ -162,6 +165,7 @@ impl Ledger {
                 ledger.grant(&unlock.endpoint);
             }
         }
+        ledger.end_bypasses(now);
         ledger.grants
     }
 
@@ -186,7 +190,7 @@ impl Ledger {
             .get_min()
             .map(|(at, _)| at.saturating_sub(now.boot_ms));
         let wall = wall.map(|left| u64::try_from(left).unwrap_or(0));
-        [wall, boot].into_iter().flatten().min()
+        [wall, boot, self.next_bypass_ms(now)].into_iter().flatten().min()
     }
 
     /// Those whose checks are due.
@@ -337,12 +341,11 @@ impl Ledger {
         }
     }
 
-    /// Brings the grants of an endpoint in line with its unlocks.
+    /// Brings the grants of an endpoint in line with its unlocks and its bypass.
     fn grant(&mut self, endpoint: &Name) {
-        let grants: Vec<Grant> = self
-            .of_endpoint(endpoint.as_str())
-            .filter_map(|unlock| unlock.grant())
-            .collect();
+        let unlocks = self.of_endpoint(endpoint.as_str());
+        let unlocks = unlocks.filter_map(|unlock| unlock.grant());
+        let grants: Vec<Grant> = unlocks.chain(self.bypass_grant(endpoint)).collect();
         if grants.is_empty() {
             self.grants.remove(endpoint);
         } else if self.grants.get(endpoint).is_none_or(|before| **before != grants) {

@@ -14,8 +14,10 @@ impl Ledger {
         changes
     }
 
-    /// What time closes: leases and graces that are over. It opens nothing, so that it may be done before it is stored.
+    /// What time closes: leases, graces and bypasses that are over. It opens nothing, so that it may be done before it is
+    /// stored.
     pub fn tick_closing(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
+        self.end_bypasses(now);
         let mut changes = Vec::new();
         for id in self.due(now) {
             let Some(unlock) = self.live.get(&id).filter(|unlock| unlock.state.is_open()) else {

@@ -1,6 +1,6 @@
 //! One unlock.
 
-use portcullis_policy::{Grant, Name, Rule};
+use portcullis_policy::{Grant, GrantKind, Name, Rule};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Deadline, Moment};
@@ -237,7 +237,10 @@ impl Unlock {
             unlock: self.id.clone(),
             program: self.program.clone(),
             rules: rules.collect(),
-            quarantine,
+            kind: match quarantine {
+                true => GrantKind::Quarantine,
+                false => GrantKind::Unlock,
+            },
             ends: u64::try_from(ends.seconds()).unwrap_or(0),
         })
     }

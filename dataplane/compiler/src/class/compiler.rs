@@ -56,17 +56,12 @@ pub(super) fn falls_of(document: &Document, name: &Name) -> Vec<(u64, Vec<Grant>
     let Some(grants) = document.grants.get(name) else {
         return Vec::new();
     };
-    let opens = grants.iter().filter(|grant| !grant.quarantine);
+    let opens = grants.iter().filter(|grant| !grant.closes());
     let mut ends: Vec<u64> = opens.map(|grant| grant.ends).collect();
     ends.sort_unstable();
     ends.dedup();
     // A quarantine does not end by itself: who lifts it does it.
-    let left = |end: u64| {
-        grants
-            .iter()
-            .filter(move |g| g.quarantine || g.ends > end)
-            .cloned()
-    };
+    let left = |end: u64| grants.iter().filter(move |g| g.closes() || g.ends > end).cloned();
     ends.into_iter().map(|end| (end, left(end).collect())).collect()
 }
 

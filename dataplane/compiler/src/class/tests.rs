@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Grant, Matcher, Name, Policy, Profile, canonical, effective,
-    unmanaged,
+    Action, Direction, Document, Endpoint, Grant, GrantKind, Matcher, Name, Policy, Profile, canonical,
+    effective, unmanaged,
 };
 use proptest::prelude::*;
 
@@ -303,8 +303,8 @@ enum Change {
     Mandatory(Vec<usize>),
     Unmanaged(u8),
     Default(bool),
-    /// Unlocks of an endpoint: rules, end, quarantine.
-    Grants(u8, Vec<(usize, u64, bool)>),
+    /// What is granted to an endpoint: rules, end, kind.
+    Grants(u8, Vec<(usize, u64, GrantKind)>),
 }
 
 fn rules(which: &[usize]) -> Vec<portcullis_policy::Rule> {
@@ -352,12 +352,15 @@ impl Change {
                 document.unmanaged = [Baseline, Allow, Deny][usize::from(*n)];
             }
             Change::Grants(n, grants) => {
-                let grant = |(index, (rule, ends, quarantine)): (usize, &(usize, u64, bool))| Grant {
-                    unlock: name("u", index as u8),
-                    program: name("g", *n),
-                    rules: rules(&[*rule]),
-                    quarantine: *quarantine,
-                    ends: *ends,
+                let grant = |(index, (rule, ends, kind)): (usize, &(usize, u64, GrantKind))| match kind {
+                    GrantKind::Bypass => Grant::bypass(&name("e", *n), "why", *ends),
+                    kind => Grant {
+                        unlock: name("u", index as u8),
+                        program: name("g", *n),
+                        rules: rules(&[*rule]),
+                        kind: *kind,
+                        ends: *ends,
+                    },
                 };
                 let grants: Vec<Grant> = grants.iter().enumerate().map(grant).collect();
                 match grants.as_slice() {
@@ -386,7 +389,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => some(1).prop_map(Change::Mandatory),
         1 => (0u8..3).prop_map(Change::Unmanaged),
         1 => any::<bool>().prop_map(Change::Default),
-        5 => (0u8..5, proptest::collection::vec((0..RULES.len(), 1u64..4, any::<bool>()), 0..4))
+        5 => (0u8..5, proptest::collection::vec((0..RULES.len(), 1u64..4, prop_oneof![4 => Just(GrantKind::Unlock), 2 => Just(GrantKind::Quarantine), 1 => Just(GrantKind::Bypass)]), 0..4))
             .prop_map(|(n, grants)| Change::Grants(n, grants)),
     ]
 }
@@ -476,11 +479,11 @@ fn policies(document: &Document) -> Vec<Policy> {
 /// The moments at which unlocks of an endpoint end, and the document without those that have.
 fn falls(document: &Document, name: &Name) -> Vec<(u64, Document)> {
     let grants = document.grants.get(name).map_or(Vec::new(), |g| g.to_vec());
-    let ends: BTreeSet<u64> = grants.iter().filter(|g| !g.quarantine).map(|g| g.ends).collect();
+    let ends: BTreeSet<u64> = grants.iter().filter(|g| !g.closes()).map(|g| g.ends).collect();
     let without = |end: u64| {
         let left: Vec<Grant> = grants
             .iter()
-            .filter(|g| g.quarantine || g.ends > end)
+            .filter(|g| g.closes() || g.ends > end)
             .cloned()
             .collect();
         let mut document = document.clone();

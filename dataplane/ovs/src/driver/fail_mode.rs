@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use portcullis_backend::Exposure;
+use portcullis_backend::{Exposure, cause};
 use portcullis_ovsdb::{Bridge, Switch, Uuid};
 use tokio::time::Instant;
 
@@ -20,8 +20,6 @@ const SECURE: &str = "secure";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the rows are read back after a change of the mode that somebody else made.
 const WATCH: Duration = Duration::from_secs(3);
-/// The name in status and metrics.
-pub(super) const CAUSE: &str = "fail_mode";
 
 /// Where the setting stands.
 #[derive(Debug, Default)]
@@ -151,7 +149,7 @@ impl Driver {
             self.mode.watch_until = Some(Instant::now() + WATCH);
             self.mode.emptied = false;
             if !secure {
-                self.windows.opened(CAUSE, now);
+                self.windows.opened(cause::FAIL_MODE, now);
             }
         } else if before.is_none_or(|(id, _)| id != bridge.id) {
             self.changed += 1;
@@ -206,13 +204,13 @@ impl Driver {
             (None, false) => format!("set fail_mode = \"secure\" for this target; or {by_hand}"),
         };
         Some(Exposure {
-            cause: CAUSE.to_string(),
+            cause: cause::FAIL_MODE.to_string(),
             what: format!(
                 "Bridge:fail_mode of {bridge} is not `secure`: after each start of ovs-vswitchd every packet passes until \
                  the agent has written its rows again, and for ever when no agent runs"
             ),
             remedy,
-            open: self.windows.is_open(CAUSE),
+            open: self.windows.is_open(cause::FAIL_MODE),
         })
     }
 }

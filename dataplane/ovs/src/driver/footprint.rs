@@ -1,8 +1,8 @@
 //! Records of the tag and tables used on a datapath, and removal of rows under earlier ones.
 
-use portcullis_backend::Footprint;
+use portcullis_backend::{Footprint, cause};
 
-use super::{Driver, fail_mode};
+use super::Driver;
 
 /// What is recorded of the rows on this datapath.
 #[derive(Default)]
@@ -78,9 +78,19 @@ impl Driver {
         if had && bare && !self.is_secure() {
             let now = self.now().uptime;
             self.windows
-                .opened(fail_mode::CAUSE, self.links.absent.unwrap_or(now));
+                .opened(cause::FAIL_MODE, self.links.absent.unwrap_or(now));
             self.changed += 1;
         }
         self.links.absent = None;
+    }
+
+    /// Some rows were not as they were written: since the last look at them, packets may have passed that they stop. Of a
+    /// switch that lost all, [`rows_lost`](Self::rows_lost) tells.
+    pub(super) fn rows_drifted(&mut self) {
+        let bare = self.session.machine.installed().is_empty();
+        let since = self.read_at.unwrap_or(self.now().uptime);
+        if !bare && self.windows.opened(cause::ROWS, since) {
+            self.changed += 1;
+        }
     }
 }

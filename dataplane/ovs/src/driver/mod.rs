@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus};
+use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus, Windows};
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
@@ -24,7 +24,6 @@ mod answers;
 mod fail_mode;
 mod footprint;
 mod report;
-mod windows;
 
 use answers::{Asked, refuse};
 
@@ -58,7 +57,9 @@ pub(crate) struct Driver {
     explained: answers::Explained,
     caches: Caches,
     mode: fail_mode::Mode,
-    windows: windows::Windows,
+    windows: Windows,
+    /// When rows were read back last.
+    read_at: Option<Duration>,
     footprint: footprint::Recorded,
     resync_at: Instant,
     retry_at: Option<Instant>,
@@ -130,7 +131,8 @@ impl Driver {
                 socket: config.control_socket.clone(),
             }),
             mode: fail_mode::Mode::default(),
-            windows: windows::Windows::default(),
+            windows: Windows::default(),
+            read_at: None,
             footprint: footprint::Recorded::default(),
             question: 0,
             explained: Vec::new(),
@@ -521,7 +523,9 @@ impl Driver {
                     self.set_floods().await;
                     if !drift.is_empty() {
                         self.drifted(&drift);
+                        self.rows_drifted();
                     }
+                    self.read_at = Some(self.now().uptime);
                 }
                 Event::Ended(keys) => self.ended(&keys),
                 Event::Confirmed => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{Exposure, Seat, SessionState, TableUse};
+use portcullis_backend::{Exposure, Seat, SessionState, TableUse, cause};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
 use tokio::time::Instant;
@@ -129,15 +129,19 @@ impl Driver {
             self.status.realized = self.ports.realized;
         }
         let caught_up = settled && self.caches.reached(applied, machine.writes());
-        if caught_up && self.mode.is_settled() && self.windows.close(self.started.elapsed()) {
+        let uptime = self.started.elapsed();
+        if settled && !caught_up && self.caches.problem().is_some() {
+            self.windows.opened(cause::CACHES, uptime);
+        }
+        if caught_up && self.mode.is_settled() && self.windows.close(uptime) {
             self.changed += 1;
         }
+        self.status.open_millis = self.windows.millis(uptime);
         if self.told != self.changed {
             self.told = self.changed;
             self.status.pending = self.ports.pending.clone();
             self.status.unsupported = self.unsupported();
             self.status.exposures = self.exposures();
-            self.status.open_millis = self.windows.millis();
         }
         // Said as long as it holds, and only where nothing else is.
         let lent = (settled && !caught_up && self.status.detail.is_empty())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::machine::Observed;
-use portcullis_backend::{Backoff, EnforcingRow, QueryError, Seat, TargetStatus};
+use portcullis_backend::{Backoff, EnforcingRow, QueryError, Seat, TargetStatus, Windows, cause};
 use portcullis_compiler::Intent;
 use portcullis_policy::Direction;
 use portcullis_proto::p4::v1;
@@ -98,6 +98,10 @@ pub(crate) struct Driver {
     anchor: (Duration, Instant),
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
+    started: Instant,
+    windows: Windows,
+    /// When rows were read back last, since the start.
+    read_at: Option<Duration>,
 }
 
 impl Driver {
@@ -136,6 +140,9 @@ impl Driver {
             anchor: (wall(), now),
             problem: None,
             explained: Vec::new(),
+            started: now,
+            windows: Windows::default(),
+            read_at: None,
             backend,
         }
     }
@@ -400,8 +407,12 @@ impl Driver {
             }
             Err(error) => Err(explain(&error)),
         };
+        let read = result.is_ok();
         let events = self.session.observed(result);
         self.events(events);
+        if read {
+            self.read_at = Some(self.started.elapsed());
+        }
     }
 
     /// Sets what the device shall hold, from the intent and who is where.
@@ -476,6 +487,10 @@ impl Driver {
         let due = self.plugs.due(moment);
         if due.is_empty() {
             return;
+        }
+        if !self.units.keeps_ends() {
+            // Nobody but this agent ends them.
+            self.windows.opened(cause::LATE_END, self.started.elapsed());
         }
         self.rebuild();
         for endpoint in due {

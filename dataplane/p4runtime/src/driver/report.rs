@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Seat, SessionState, TableUse};
+use portcullis_backend::{Seat, SessionState, TableUse, cause};
 use portcullis_compiler::Unsupported;
 use tokio::time::Instant;
 
@@ -69,6 +69,7 @@ impl Driver {
                     }
                 }
                 Event::Drifted(drift) => {
+                    self.rows_drifted();
                     self.status.drift_repaired += drift.len() as u64;
                     if let Some(device) = self.session.device() {
                         let all = drift.missing.iter().map(|k| ("missing", k));
@@ -103,6 +104,16 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Rows were not as they were written: since the last look at them, packets may have passed that they stop. Without any
+    /// row our own program passes nothing.
+    fn rows_drifted(&mut self) {
+        let own = self.session.device().is_some_and(|device| device.is_own());
+        if !own || !self.session.machine.installed().is_empty() {
+            let now = self.started.elapsed();
+            self.windows.opened(cause::ROWS, self.read_at.unwrap_or(now));
         }
     }
 
@@ -191,6 +202,11 @@ impl Driver {
             state => state,
         };
         status.forget_while_away();
+        let uptime = self.started.elapsed();
+        if status.state == SessionState::InSync {
+            self.windows.close(uptime);
+        }
+        status.open_millis = self.windows.millis(uptime);
         status.wanted = intent.max(wanted);
         status.confirmed = applied;
         status.applied = applied;

@@ -16,7 +16,7 @@ use portcullis_backend::{SessionState, TargetHandle, launch};
 use portcullis_compiler::{Class, Compiler, Intent};
 pub use portcullis_p4runtime::PortMatching;
 use portcullis_p4runtime::{Config, P4Backend, Program};
-use portcullis_policy::{Document, Grant, View};
+use portcullis_policy::{Document, Grant, GrantKind, View};
 use portcullis_testbed::device::{Device, need_bmv2};
 use portcullis_testbed::probe::TcpOutcome;
 use portcullis_testbed::stream::two_streams;
@@ -362,7 +362,7 @@ pub fn a_dead_agent_keeps_nothing_open(which: Which) {
             .unwrap()
             .baseline
             .to_vec(),
-        quarantine: false,
+        kind: GrantKind::Unlock,
         ends,
     };
     unlocked

@@ -155,17 +155,59 @@ pub struct Limits {
     pub cooldown_after_revoke: Vec<Span>,
 }
 
-/// What an unlock does to the endpoint that has it, as long as it holds.
+/// What a grant does to its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GrantKind {
+    /// Opens what its rules allow, in the unlock tier.
+    Unlock,
+    /// Denies what its rules deny, above everything else.
+    Quarantine,
+    /// Lets everything pass that no quarantine denies: rules of all other tiers and the defaults do not hold.
+    Bypass,
+}
+
+/// What an unlock does to the endpoint that has it, as long as it holds; or an operator's bypass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The unlock.
+    /// The unlock; of a bypass the endpoint.
     pub unlock: Name,
-    /// Its program.
+    /// Its program; of a bypass the endpoint.
     pub program: Name,
-    /// What holds: allows in the unlock tier, or denies above everything for a quarantine.
+    /// What holds.
     pub rules: Vec<Rule>,
-    /// Whether it closes instead of opening.
-    pub quarantine: bool,
+    /// What it does.
+    pub kind: GrantKind,
     /// When it ends, in seconds since the Unix epoch.
     pub ends: u64,
+}
+
+impl Grant {
+    /// The bypass of an endpoint: an allow for every packet of both directions, with the operator's reason.
+    pub fn bypass(endpoint: &Name, reason: &str, ends: u64) -> Self {
+        let rule = |direction| Rule {
+            name: endpoint.clone(),
+            action: Action::Allow,
+            direction,
+            protocol: Protocol::Any,
+            ports: Vec::new(),
+            source_ports: Vec::new(),
+            remote: Vec::new(),
+            local: Vec::new(),
+            icmp: None,
+            ip: None,
+            reason: reason.to_string(),
+        };
+        Grant {
+            unlock: endpoint.clone(),
+            program: endpoint.clone(),
+            rules: Direction::BOTH.map(rule).into(),
+            kind: GrantKind::Bypass,
+            ends,
+        }
+    }
+
+    /// Whether it closes instead of opening.
+    pub fn closes(&self) -> bool {
+        self.kind == GrantKind::Quarantine
+    }
 }
