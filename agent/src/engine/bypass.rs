@@ -42,6 +42,7 @@ pub(super) fn entry(change: &BypassChange, by: &Who, now: &Moment, generation: u
         subject: format!("endpoints/{}", bypass.endpoint),
         detail: detail.to_string(),
         generation,
+        evidence: None,
     }
 }
 
