@@ -54,7 +54,7 @@ pub enum AgentError {
     #[error("the API cannot be served")]
     Listen(#[from] ListenError),
     /// Who may call.
-    #[error("it cannot be told who may call the API")]
+    #[error("cannot load the [access] configuration")]
     Access(#[from] AccessError),
     /// The metrics.
     #[error("the metrics cannot be served")]
@@ -69,7 +69,7 @@ pub enum AgentError {
     #[error("the start was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
     /// A part ended by itself.
-    #[error("{part} ended although nobody asked it to")]
+    #[error("{part} exited unexpectedly")]
     Ended {
         /// Which.
         part: Part,
@@ -213,6 +213,11 @@ impl Agent {
             targets,
             config.limits,
             tenant_label(&config),
+            config
+                .access
+                .as_ref()
+                .map(|access| access.provisioner.clone())
+                .unwrap_or_default(),
             stopping.clone(),
         );
         let (reporter, health) = tonic_health::server::health_reporter();

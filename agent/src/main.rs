@@ -9,8 +9,8 @@ use portcullis::{cli, config, daemon, logging, metrics};
 /// What `portcullis agent --help` says at its end.
 const AGENT_EXIT_CODES: &str = "\
 Exit codes:
-  0  stopped by SIGTERM or SIGINT, everything in order
-  1  could not start, a part of it failed while it ran, or it had to be cut off while stopping
+  0  stopped by SIGTERM or SIGINT
+  1  failed to start, a part failed, or it did not stop in time
   2  the command line or the configuration is wrong";
 
 /// Port policy on hardware-offloaded switches.
@@ -35,19 +35,19 @@ enum Command {
 /// `agent`.
 #[derive(Debug, Args)]
 struct Agent {
-    /// Its configuration; every setting has a default.
+    /// Configuration file; every setting has a default.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
-    /// Check the configuration and stop.
+    /// Validate the configuration and exit.
     #[arg(long)]
     check: bool,
-    /// Let targets make changes that remove their rows for a moment: fail_mode = "secure" on a bridge that has rows.
+    /// Allow changes that briefly remove rows from a target: fail_mode = "secure" on a bridge that has rows.
     #[arg(long)]
     allow_interruption: bool,
-    /// Print a configuration with every setting, its default and its meaning, and stop.
+    /// Print a configuration with every setting, its default and its meaning, and exit.
     #[arg(long, conflicts_with_all = ["check", "print_metrics"])]
     print_default_config: bool,
-    /// Print the list of metrics, and stop.
+    /// Print the list of metrics and exit.
     #[arg(long, conflicts_with = "check")]
     print_metrics: bool,
 }

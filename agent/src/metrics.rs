@@ -168,7 +168,7 @@ const METRICS: &[Metric] = &[
         WANTED,
         Sort::Gauge,
         "target",
-        "Generation that the target shall hold.",
+        "Generation that the target must enforce.",
     ),
     metric(
         APPLIED,

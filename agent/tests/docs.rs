@@ -115,3 +115,91 @@ fn links_of_the_docs_lead_to_files() {
     }
     assert!(links > 30, "{links} links");
 }
+
+/// Words and phrases for which the field has plainer ones.
+const REFUSED: [&str; 9] = [
+    "comes to",
+    "come to",
+    "came to",
+    "told",
+    "whoever",
+    "nobody",
+    "somebody",
+    "not to be had",
+    "so many",
+];
+
+fn refused(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let is_word = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric());
+    REFUSED.into_iter().find(|phrase| {
+        text.match_indices(phrase).any(|(at, _)| {
+            let before = at.checked_sub(1).and_then(|at| text.as_bytes().get(at).copied());
+            let after = text.as_bytes().get(at + phrase.len()).copied();
+            !is_word(before) && !is_word(after)
+        })
+    })
+}
+
+/// Every file below a folder with this extension.
+fn files(folder: &Path, extension: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+}
+
+/// The texts of `#[error("…")]`, which may stand on several lines.
+fn error_texts(source: &str) -> Vec<String> {
+    let parts = source.split("#[error(").skip(1);
+    let text = parts.filter_map(|part| part.trim_start().strip_prefix('"'));
+    text.map(|text| {
+        let mut escaped = false;
+        let end = text.find(|c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        text[..end.unwrap_or(text.len())]
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    })
+    .collect()
+}
+
+#[test]
+fn texts_for_people_are_in_plain_words() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut wrong = Vec::new();
+    let mut whole = pages();
+    whole.retain(|page| !page.ends_with("CHANGELOG.md"));
+    whole.push(top.join("agent/config/agent.toml"));
+    files(&top.join("proto/portcullis"), "proto", &mut whole);
+    for file in whole {
+        for (number, line) in std::fs::read_to_string(&file).unwrap().lines().enumerate() {
+            if let Some(phrase) = refused(line) {
+                wrong.push(format!("{}:{}: `{phrase}`", file.display(), number + 1));
+            }
+        }
+    }
+    let mut sources = Vec::new();
+    for folder in ["agent", "dataplane", "benches"] {
+        files(&top.join(folder), "rs", &mut sources);
+    }
+    let mut texts = 0;
+    for file in sources {
+        for text in error_texts(&std::fs::read_to_string(&file).unwrap()) {
+            texts += 1;
+            if let Some(phrase) = refused(&text) {
+                wrong.push(format!("{}: `{phrase}` in \"{text}\"", file.display()));
+            }
+        }
+    }
+    assert!(texts > 150, "{texts} texts of errors");
+    assert!(wrong.is_empty(), "plainer words, please:\n{}", wrong.join("\n"));
+}

@@ -157,8 +157,24 @@ pub fn reference() -> String {
         }
         text.push('\n');
     }
+    text.push_str(REACH);
     text
 }
+
+/// What roles can do through the methods that they may call.
+const REACH: &str = "
+## What a role can reach through its methods
+
+- An **operator** can open and close every port, let everything of an endpoint pass (`portcullis bypass`), and read evidence of
+  unlocks that is not secret.
+- A **provisioner** can open every port of every endpoint that no `mandatory` rule denies, because rules and profiles of an
+  endpoint are above the baseline; and it can take an endpoint out of a policy by removing it. `[access.provisioner]` limits it to
+  `profiles = [\"web\", …]` and, with `rules = false`, to endpoints without rules of their own. It can give an endpoint to another
+  tenant by its label, which ends the unlocks of the tenant before.
+- A **tenant** can open what an unlock program opens for its own endpoints, under the program's checks and approvals. It can read the
+  rules that concern its own endpoints, and it cannot learn whether an endpoint of another tenant exists.
+- A **viewer** can read the whole policy, all endpoints, their tenants' unlocks and hits, but not the audit log.
+";
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,7 @@ pub use tls::{Certificates, TlsError, incoming};
 
 use self::watchers::{Place, Watchers};
 use crate::access::Caller;
-use crate::config::Limits;
+use crate::config::{Limits, Provisioner};
 use crate::engine::Engine;
 use crate::targets::Targets;
 
@@ -58,17 +58,19 @@ struct Inner {
     limits: Limits,
     watchers: Arc<Watchers>,
     tenant_label: Arc<str>,
+    provisioner: Arc<Provisioner>,
     stopping: CancellationToken,
 }
 
 impl Api {
     /// `stopping` ends the calls that would go on for long.
-    /// `tenant_label` is the label that names an endpoint's tenant.
+    /// `tenant_label` is the label that names an endpoint's tenant, `provisioner` what provisioners may set.
     pub fn new(
         engine: Engine,
         targets: Targets,
         limits: Limits,
         tenant_label: &str,
+        provisioner: Provisioner,
         stopping: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Watchers::new(&limits));
@@ -78,6 +80,7 @@ impl Api {
             limits,
             watchers,
             tenant_label: tenant_label.into(),
+            provisioner: Arc::new(provisioner),
             stopping,
         }))
     }

@@ -15,6 +15,7 @@ use super::page::{self, Page};
 use super::status::ApiError;
 use super::{Api, caller, convert};
 use crate::access::{Denied, Role};
+use crate::config::Provisioner;
 use crate::engine::{Baseline, ChangeError, Edit, Outcome, State, Who};
 use crate::store::{Key, Kind};
 
@@ -93,6 +94,7 @@ fn existing<T>(
 /// Keeps what only operators set: another caller leaves it empty, or repeats what is there.
 fn as_operators_set(
     role: Role,
+    may: &Provisioner,
     mut endpoint: Endpoint,
     there: Option<&Arc<Endpoint>>,
 ) -> Result<Endpoint, ChangeError> {
@@ -114,7 +116,39 @@ fn as_operators_set(
         }
     }
     (endpoint.shared, endpoint.roles) = (shared, roles);
+    within(may, &mut endpoint, there)?;
     Ok(endpoint)
+}
+
+/// Keeps rules and profiles that provisioners may not set as they are.
+fn within(
+    may: &Provisioner,
+    endpoint: &mut Endpoint,
+    there: Option<&Arc<Endpoint>>,
+) -> Result<(), ChangeError> {
+    let refuse = |field: &str| {
+        let path = format!("endpoint.{field}");
+        Err(ChangeError::OperatorsOnly { path })
+    };
+    if !may.rules {
+        let rules = there.map(|e| e.rules.clone()).unwrap_or_default();
+        if !endpoint.rules.is_empty() && endpoint.rules != rules {
+            return refuse("rules");
+        }
+        endpoint.rules = rules;
+    }
+    let Some(profiles) = &may.profiles else {
+        return Ok(());
+    };
+    let others = |list: &[Name]| -> Vec<Name> {
+        let others = list.iter().filter(|name| !profiles.contains(*name));
+        others.cloned().collect()
+    };
+    // None that an operator bound goes, and none comes.
+    if others(&endpoint.profiles) != there.map(|e| others(&e.profiles)).unwrap_or_default() {
+        return refuse("profiles");
+    }
+    Ok(())
 }
 
 #[tonic::async_trait]
@@ -237,6 +271,7 @@ impl EndpointService for Api {
     async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
+        let may = Arc::clone(&self.0.provisioner);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
         change(
@@ -247,7 +282,7 @@ impl EndpointService for Api {
                 if state.document().endpoints.contains_key(&name) {
                     return Err(ChangeError::Exists(key(Kind::Endpoint, &name)));
                 }
-                let endpoint = as_operators_set(role, endpoint, None)?;
+                let endpoint = as_operators_set(role, &may, endpoint, None)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )
@@ -298,6 +333,7 @@ impl EndpointService for Api {
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
+        let may = Arc::clone(&self.0.provisioner);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -309,7 +345,7 @@ impl EndpointService for Api {
                     state.endpoint_etag(&name)
                 })?;
                 let there = state.document().endpoints.get(&name);
-                let endpoint = as_operators_set(role, endpoint, there)?;
+                let endpoint = as_operators_set(role, &may, endpoint, there)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )
@@ -333,6 +369,7 @@ impl EndpointService for Api {
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
+        let may = Arc::clone(&self.0.provisioner);
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -342,7 +379,7 @@ impl EndpointService for Api {
                 let there = state.document().endpoints.get(&name);
                 let now = there.map(|_| state.endpoint_etag(&name));
                 current(|| key(Kind::Endpoint, &name), &etag, now)?;
-                let endpoint = as_operators_set(role, endpoint, there)?;
+                let endpoint = as_operators_set(role, &may, endpoint, there)?;
                 Ok(Edit::Endpoint(name, Some(endpoint)))
             },
         )

@@ -33,7 +33,7 @@ pub enum ApiError {
     #[error("there is no {0}")]
     NotFound(Key),
     /// The history does not reach so far.
-    #[error("generation {wanted} cannot be told: {why}")]
+    #[error("generation {wanted} is not available: {why}")]
     OutOfRange {
         /// What was asked for.
         wanted: u64,
@@ -57,7 +57,7 @@ pub enum ApiError {
     #[error("the policy cannot be written as YAML: {0}")]
     Yaml(String),
     /// A part of the call ended without an answer: a bug, told in the log.
-    #[error("the call ended without an answer; the agent's log tells why")]
+    #[error("the call ended without an answer; see the agent's log")]
     Lost,
     /// A change of unlocks was refused.
     #[error(transparent)]

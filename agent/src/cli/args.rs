@@ -27,7 +27,7 @@ pub struct File {
 /// Waiting for targets.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Wait {
-    /// Wait until every target holds it, 30 seconds unless told otherwise, 600 at most; exit code 3 when they
+    /// Wait until every target enforces it, 30 seconds by default, 600 at most; exit code 3 when they
     /// do not by then.
     #[arg(
         long,
@@ -43,7 +43,7 @@ pub struct Wait {
 /// What happens to resources that a document does not name.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Prune {
-    /// Whether what the document does not name is removed; `--prune=false` merges the document instead.
+    /// Remove what the document does not name; `--prune=false` merges the document instead.
     #[arg(
         long,
         value_name = "BOOL",
@@ -65,10 +65,10 @@ pub struct Apply {
     /// Prune or merge.
     #[command(flatten)]
     pub prune: Prune,
-    /// Let an empty document replace a full one, or empty baseline or mandatory rules replace ones that are not.
+    /// Allow an empty document to replace one that is not, and empty baseline or mandatory rules.
     #[arg(long)]
     pub allow_empty: bool,
-    /// Only check the document and say what it would change.
+    /// Validate the document and show what it would change, without applying it.
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
     /// Waiting.
@@ -154,7 +154,7 @@ pub struct Explain {
     /// ICMP code; 0 when absent.
     #[arg(long, value_name = "CODE", requires = "icmp_type")]
     pub icmp_code: Option<u8>,
-    /// IP version, 4 or 6, when neither an address nor the protocol tells.
+    /// IP version, 4 or 6, if neither an address nor the protocol determines it.
     #[arg(long, value_name = "VERSION", value_parser = ip_version)]
     pub ip: Option<Family>,
 }
@@ -162,7 +162,7 @@ pub struct Explain {
 /// `status`.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
-    /// The generation the targets shall hold; the newest when absent.
+    /// Generation that the targets must enforce; the newest if absent.
     #[arg(long, value_name = "N")]
     pub generation: Option<u64>,
     /// Waiting.
@@ -180,7 +180,7 @@ pub struct Hits {
 /// `watch`.
 #[derive(Debug, Clone, Args)]
 pub struct Watch {
-    /// Begin after this generation, 0 for the oldest that the agent keeps; with what comes next when absent.
+    /// Begin after this generation, 0 for the oldest that the agent keeps; only new ones if absent.
     #[arg(long, value_name = "GENERATION")]
     pub after: Option<u64>,
 }
@@ -188,9 +188,9 @@ pub struct Watch {
 /// `endpoint`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum EndpointCommand {
-    /// Create an endpoint, or make it what is given; repeating the command changes nothing.
+    /// Create or replace an endpoint. Repeating the command changes nothing.
     Provision(Box<Provision>),
-    /// Remove an endpoint; it is no error when it is gone already.
+    /// Remove an endpoint. It is no error if it does not exist.
     Release(Release),
 }
 
@@ -227,7 +227,7 @@ pub struct Provision {
     /// MAC or address of those given that other endpoints of one tenant declare, too, as for VRRP; may be repeated.
     #[arg(long, value_name = "MAC|ADDRESS")]
     pub shared: Vec<Declared>,
-    /// What it may send beside what any server sends, router or dhcp-server; may be repeated.
+    /// Additional role: router or dhcp-server; may be repeated.
     #[arg(long, value_name = "ROLE")]
     pub role: Vec<EndpointRole>,
     /// Profile; may be repeated, their order counts.
@@ -305,7 +305,7 @@ pub enum DatabaseCommand {
     /// Put a backup in the place of the database; the agent must be stopped. What was closed since the backup stays closed as
     /// far as the journal and the present database know. The present database is kept under another name.
     Restore(Restore),
-    /// Take what is there: an older database as it is, or instead of one that is lost or damaged a new one without a policy.
+    /// Accept the present state: an older database as it is, or a new one without a policy in place of one that is lost or damaged.
     /// The agent must be stopped.
     Accept(DatabasePlace),
 }
@@ -388,16 +388,16 @@ pub struct Compile {
     /// Stage model to compile for: a built-in one by name, `model:FILE` in TOML, or `p4info:FILE` of a P4 program.
     #[arg(long, value_name = "MODEL")]
     pub target: String,
-    /// Which tables and fields of a P4 program play which stage, in TOML; for `p4info:FILE` by names of its own.
+    /// TOML file that maps tables and fields of a P4 program to stages; for `p4info:FILE` with other names.
     #[arg(long, value_name = "FILE")]
     pub mapping: Option<PathBuf>,
-    /// What hits on rows shall tell: the rule, or with fewer rows only class and verdict.
+    /// Attribution of hits: per rule, or per class and verdict with fewer rows.
     #[arg(long, value_enum, default_value_t = HitsTell::Rule)]
     pub attribution: HitsTell,
     /// Add statistics: classes, rows per table, time.
     #[arg(long)]
     pub stats: bool,
-    /// How to write; what --output says when absent.
+    /// Output format; that of --output if absent.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<CompileFormat>,
 }

@@ -32,7 +32,7 @@ Exit codes:
   1  the agent refused or failed, a file could not be read, or `compile` found
      rows that are not the policy or a target that cannot take them
   2  the command line is wrong; `plan --detailed-exitcode`: something would change
-  3  not realized (yet): `status`, and whatever waits with --wait
+  3  not realized (yet): `status`, and commands with --wait
   4  the agent cannot be reached";
 
 /// The shell's answer.
@@ -66,7 +66,7 @@ impl Exit {
     }
 }
 
-/// How answers are written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -91,7 +91,7 @@ pub struct Globals {
         help_heading = "Agent"
     )]
     pub socket: PathBuf,
-    /// The agent's address, when it listens on TCP; wins over --socket. Stands before the command.
+    /// The agent's address, if it listens on TCP; takes precedence over --socket. Stands before the command.
     // Not global: `endpoint provision` has an --address of its own.
     #[arg(
         long,
@@ -103,13 +103,13 @@ pub struct Globals {
     /// PEM file of the authority that signed the agent's certificate.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Agent")]
     pub ca: Option<PathBuf>,
-    /// PEM file of the certificate to show to the agent.
+    /// PEM file of the client certificate.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Agent")]
     pub cert: Option<PathBuf>,
     /// PEM file of that certificate's key.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Agent")]
     pub key: Option<PathBuf>,
-    /// File with the token to show to the agent, instead of or besides a certificate.
+    /// File with an access token, instead of or besides a certificate.
     #[arg(
         long,
         global = true,
@@ -118,7 +118,7 @@ pub struct Globals {
         help_heading = "Agent"
     )]
     pub token_file: Option<PathBuf>,
-    /// How answers are written.
+    /// Output format.
     #[arg(
         short,
         long,
@@ -147,29 +147,29 @@ impl Default for Globals {
 /// What can be asked.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Make the policy what a document says.
+    /// Apply a policy document.
     Apply(args::Apply),
     /// Show what applying a document would change: policy, and rows per table with the headroom left.
     Plan(args::Plan),
     /// Show the policy, or one part of it.
     Get(args::Get),
-    /// Say what happens to a packet, by which rule, and which rows of which target enforce it.
+    /// Show the verdict for a packet, the rule that decides, and the rows that enforce it on each target.
     Explain(args::Explain),
     /// Show the targets: state, generations, endpoints, rows.
     Status(args::Status),
-    /// Show how often each rule decided.
+    /// Show the hits of each rule.
     Hits(args::Hits),
     /// Follow changes of the policy and of the targets, one line each, until interrupted.
     Watch(args::Watch),
     /// Add, change or remove one endpoint.
     #[command(subcommand)]
     Endpoint(args::EndpointCommand),
-    /// Ask for ports to be opened, decide on requests, and see what is open.
+    /// Request unlocks, decide on requests, and list them.
     #[command(subcommand)]
     Unlock(unlock_args::UnlockCommand),
     /// Let everything of one endpoint pass for a bounded time, to rule the policy out as the cause of an outage.
     Bypass(args::Bypass),
-    /// Read the audit log, and check that it is what was written.
+    /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(unlock_args::AuditCommand),
     /// Back up the agent's database, examine it, restore it: on the agent's machine, as its user.

@@ -50,7 +50,7 @@ impl<'a> Term<'a> {
         Term { width, ..self }
     }
 
-    /// How answers are written.
+    /// Output format.
     pub fn output(&self) -> Output {
         self.output
     }

@@ -11,25 +11,25 @@ use super::args::{Label, Service};
 /// `unlock`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum UnlockCommand {
-    /// Ask for ports to be opened; what is missing is asked for when there is somebody to ask.
+    /// Request an unlock. Missing evidence is asked for on a terminal.
     Request(Request),
-    /// List unlocks, the newest request first.
+    /// List unlocks, newest request first.
     List(List),
     /// Show one unlock: evidence, checks, history.
     Show(One),
-    /// Approve a request that waits for it.
+    /// Approve a request.
     Approve(Decide),
     /// Reject a request.
     Reject(Decide),
-    /// Let the lease of an unlock begin anew.
+    /// Renew the lease of an unlock.
     Renew(Renew),
-    /// Give an unlock back, or take a request back.
+    /// Release an unlock, or withdraw a request.
     Release(One),
-    /// Take an unlock back.
+    /// Revoke an unlock.
     Revoke(Revoke),
-    /// Show the programs: what they open and what they ask for.
+    /// Show the programs: what they open and which evidence they need.
     Programs(Programs),
-    /// Say why a port is closed, and what would open it.
+    /// Show why a port is closed, and the programs that open it.
     Why(Why),
     /// Follow unlocks as they change, one line each, until interrupted.
     Watch(Watch),
@@ -50,16 +50,16 @@ pub struct Request {
     /// Evidence whose value is a file's content, for secrets; may be repeated.
     #[arg(long, value_name = "NAME=FILE")]
     pub set_file: Vec<Label>,
-    /// How long it shall last, as in 720h or 7d; the program's default when absent.
+    /// Duration of the lease, such as 720h or 7d; the program's default if absent.
     #[arg(long, value_name = "TIME")]
     pub lease: Option<Span>,
-    /// A key under which the request can be repeated without being made twice.
+    /// Key that makes the request safe to repeat.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Never ask for what is missing.
+    /// Do not ask for missing evidence.
     #[arg(long)]
     pub no_input: bool,
-    /// Wait until it is decided, 60 seconds unless told otherwise; exit code 3 when it is not by then.
+    /// Wait until it is decided, 60 seconds by default; exit code 3 if it is not in that time.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "60")]
     pub wait: Option<u32>,
 }
@@ -102,7 +102,7 @@ pub struct List {
     /// Only in this state; may be repeated.
     #[arg(long, value_enum, value_name = "STATE")]
     pub state: Vec<State>,
-    /// At most so many.
+    /// Largest number of results.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
 }
@@ -119,7 +119,7 @@ pub struct One {
 pub struct Decide {
     /// The unlock's id.
     pub id: String,
-    /// Why; the customer is told.
+    /// Reason, shown to the customer.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
@@ -129,7 +129,7 @@ pub struct Decide {
 pub struct Renew {
     /// The unlock's id.
     pub id: String,
-    /// How long from now, as in 720h or 7d; the program's default when absent.
+    /// Duration from now, such as 720h or 7d; the program's default if absent.
     #[arg(long, value_name = "TIME")]
     pub lease: Option<Span>,
 }
@@ -139,10 +139,10 @@ pub struct Renew {
 pub struct Revoke {
     /// The unlock's id.
     pub id: String,
-    /// Why; the customer is told.
+    /// Reason, shown to the customer.
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
-    /// Deny its openings above everything for the time that the program says.
+    /// Also deny what it opened, above all rules, for the quarantine time of the program.
     #[arg(long)]
     pub quarantine: bool,
 }
@@ -150,7 +150,7 @@ pub struct Revoke {
 /// `unlock programs`.
 #[derive(Debug, Clone, Args)]
 pub struct Programs {
-    /// One program, with all that it asks for.
+    /// One program in full.
     pub program: Option<String>,
 }
 
@@ -184,11 +184,11 @@ pub struct Watch {
 /// `audit`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AuditCommand {
-    /// List entries, the newest first.
+    /// List entries, newest first.
     List(AuditList),
-    /// Compute every hash again; exit code 1 when an entry is not what it was.
+    /// Verify every hash; exit code 1 if an entry was changed.
     Verify(AuditVerify),
-    /// Write entries as JSON lines, the oldest first.
+    /// Write entries as JSON lines, oldest first.
     Export(AuditExport),
 }
 
@@ -207,16 +207,16 @@ fn entry(text: &str) -> Result<crate::store::Head, String> {
 /// `audit list`.
 #[derive(Debug, Clone, Args)]
 pub struct AuditList {
-    /// Only by this actor, as in `uid 0`.
+    /// Only by this actor, such as `uid 0`.
     #[arg(long, value_name = "NAME")]
     pub actor: Option<String>,
-    /// Only actions that begin so, as in `unlock.`.
+    /// Only actions with this prefix, such as `unlock.`.
     #[arg(long, value_name = "PREFIX")]
     pub action: Option<String>,
-    /// Only subjects that begin so, as in `unlocks/`.
+    /// Only subjects with this prefix, such as `unlocks/`.
     #[arg(long, value_name = "PREFIX")]
     pub subject: Option<String>,
-    /// At most so many.
+    /// Largest number of results.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: u32,
 }
@@ -227,7 +227,7 @@ pub struct AuditExport {
     /// Only entries after this number.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub after: u64,
-    /// Where to; stdout when absent.
+    /// Output file; stdout if absent.
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! Who may do what, as configured.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use portcullis_policy::Name;
 use toml::Spanned;
@@ -27,6 +27,27 @@ pub struct Access {
     pub tokens: Vec<Token>,
     /// How often a caller may ask.
     pub rates: Rates,
+    /// What provisioners may set of an endpoint.
+    pub provisioner: Provisioner,
+}
+
+/// What provisioners may set of an endpoint. Rules of an endpoint and its profiles are above the baseline: who may write them
+/// opens any port that no mandatory rule denies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioner {
+    /// Profiles that they may bind; every one if absent.
+    pub profiles: Option<BTreeSet<Name>>,
+    /// Whether they may give an endpoint rules of its own.
+    pub rules: bool,
+}
+
+impl Default for Provisioner {
+    fn default() -> Self {
+        Provisioner {
+            profiles: None,
+            rules: true,
+        }
+    }
 }
 
 /// What somebody is.
@@ -141,6 +162,24 @@ pub(super) fn access(raw: raw::Access) -> Result<Access> {
             .collect::<Result<_>>()?,
         tokens: tokens(raw.token)?,
         rates: rates(raw.rate)?,
+        provisioner: provisioner(raw.provisioner)?,
+    })
+}
+
+fn provisioner(raw: raw::Provisioner) -> Result<Provisioner> {
+    let mut profiles = BTreeSet::new();
+    for (index, profile) in raw.profiles.iter().flatten().enumerate() {
+        match profile.get_ref().parse::<Name>() {
+            Ok(name) => profiles.insert(name),
+            Err(error) => {
+                let path = format!("access.provisioner.profiles[{index}]");
+                return refuse(profile, path, error.to_string());
+            }
+        };
+    }
+    Ok(Provisioner {
+        profiles: raw.profiles.map(|_| profiles),
+        rules: raw.rules.unwrap_or(true),
     })
 }
 

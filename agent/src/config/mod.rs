@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use access::{ANY_TENANT, Access, Account, Holder, NamedCertificate, Rate, Rates, Token, User};
+pub use access::{
+    ANY_TENANT, Access, Account, Holder, NamedCertificate, Provisioner, Rate, Rates, Token, User,
+};
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 
 /// Where the configuration is unless the command line says otherwise.

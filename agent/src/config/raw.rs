@@ -55,6 +55,14 @@ pub(super) struct Access {
     pub certificate: Vec<Spanned<NamedCertificate>>,
     pub token: Vec<Spanned<Token>>,
     pub rate: Rates,
+    pub provisioner: Provisioner,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Provisioner {
+    pub profiles: Option<Vec<Spanned<String>>>,
+    pub rules: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -37,7 +37,7 @@ pub enum ChangeError {
     /// An empty document over a policy that is not.
     #[error(
         "the document is empty and would remove the whole policy ({profiles} profiles, {endpoints} endpoints, \
-         {rules} rules for everybody): say --allow-empty (allow_empty) if that is meant"
+         {rules} rules for everybody): give --allow-empty (allow_empty) if that is intended"
     )]
     EmptyOverFull {
         /// Profiles there are.
@@ -49,7 +49,7 @@ pub enum ChangeError {
     },
     /// Empty rules for everybody over ones that are not.
     #[error(
-        "{list} would be empty, and its {rules} rules would go: say --allow-empty (allow_empty) if that is meant"
+        "{list} would be empty, and its {rules} rules would go: give --allow-empty (allow_empty) if that is intended"
     )]
     Clears {
         /// Which list: `baseline` or `mandatory`.

@@ -100,7 +100,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A reader of the history ended without an answer: a bug.
-    #[error("the history was not read to its end; the agent's log tells why")]
+    #[error("the history was not read to its end; see the agent's log")]
     Lost(#[source] tokio::task::JoinError),
     /// The stored policy has more classes than there are numbers for.
     #[error("the stored policy cannot be taken up")]

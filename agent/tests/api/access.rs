@@ -40,8 +40,13 @@ pub fn tokens() -> String {
 
 /// An agent on TCP whose callers show tokens.
 async fn rig() -> (Rig, Channel) {
+    rig_with("").await
+}
+
+/// The same, with more settings.
+async fn rig_with(more: &str) -> (Rig, Channel) {
     let rig = Rig::with(&format!(
-        "listen = \"127.0.0.1:0\"\ninsecure = true\n{}",
+        "listen = \"127.0.0.1:0\"\ninsecure = true\n{}\n{more}",
         tokens()
     ))
     .await;
@@ -513,4 +518,70 @@ async fn who_asks_too_often_waits_and_keeps_nobody_else_waiting() {
     }
     tokio::time::sleep(wait + Duration::from_millis(100)).await;
     ask("tenant").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn provisioners_are_held_to_profiles_and_to_no_rules() {
+    let (_rig, channel) = rig_with("[access.provisioner]\nprofiles = [\"web\"]\nrules = false\n").await;
+    let client = |token| v1::endpoint_service_client::EndpointServiceClient::new(with(&channel, token));
+    let (mut operator, mut provisioner) = (client("operator"), client("provisioner"));
+    let mut profiles = v1::profile_service_client::ProfileServiceClient::new(with(&channel, "operator"));
+    for name in ["web", "mail", "strict"] {
+        let profile = v1::Profile {
+            name: name.to_string(),
+            ..Default::default()
+        };
+        let create = v1::CreateProfileRequest {
+            profile: Some(profile),
+        };
+        profiles.create_profile(create).await.unwrap();
+    }
+    let with_profiles = |names: &[&str]| v1::Endpoint {
+        profiles: names.iter().map(ToString::to_string).collect(),
+        ..endpoint("e1", 1)
+    };
+    let wanted = |e: &v1::Endpoint| v1::ProvisionRequest {
+        endpoint: Some(e.clone()),
+    };
+    let field = |status: Status| {
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        status.get_error_details().error_info().unwrap().metadata["field"].clone()
+    };
+    let rule = v1::Rule {
+        name: "open".to_string(),
+        action: v1::Action::Allow.into(),
+        direction: v1::Direction::Egress.into(),
+        protocol: "tcp".to_string(),
+        ports: vec!["25".to_string()],
+        ..Default::default()
+    };
+    let with_rule = |mut e: v1::Endpoint| {
+        e.rules = vec![rule.clone()];
+        e
+    };
+    // It opens nothing that its profile does not.
+    let refused = provisioner.provision(wanted(&with_profiles(&["mail"]))).await;
+    assert_eq!(field(refused.unwrap_err()), "endpoint.profiles");
+    let refused = provisioner
+        .provision(wanted(&with_rule(with_profiles(&["web"]))))
+        .await;
+    assert_eq!(field(refused.unwrap_err()), "endpoint.rules");
+    provisioner
+        .provision(wanted(&with_profiles(&["web"])))
+        .await
+        .unwrap();
+    // What an operator set stays: a profile that denies is not taken off, and rules are kept.
+    let strict = with_rule(with_profiles(&["strict", "web"]));
+    operator.provision(wanted(&strict)).await.unwrap();
+    let refused = provisioner.provision(wanted(&with_profiles(&["web"]))).await;
+    assert_eq!(field(refused.unwrap_err()), "endpoint.profiles");
+    provisioner
+        .provision(wanted(&with_profiles(&["strict"])))
+        .await
+        .unwrap();
+    let get = v1::GetRequest {
+        name: "e1".to_string(),
+    };
+    let now = operator.get_endpoint(get).await.unwrap().into_inner();
+    assert_eq!((now.profiles, now.rules.len()), (vec!["strict".to_string()], 1));
 }

@@ -274,7 +274,7 @@ const WITHOUT_ROWS: &str = "
 `ovs-vsctl add-br` makes it (`standalone`) passes every packet until the agent has written its rows again, and for ever when
 no agent runs; with `secure` it drops. `portcullis status` says so as long as the bridge is not `secure`, and counts the
 seconds it saw. `fail_mode = \"secure\"` lets the agent set it. A change of the mode empties the tables of a running bridge,
-so the agent makes it before it writes its first row, or when it is started with `--allow-interruption`. When somebody else
+so the agent makes it before it writes its first row, or when it is started with `--allow-interruption`. When another program
 changes the mode, the agent learns it from OVSDB and writes its rows again at once.
 
 **A planned restart** of ovs-vswitchd loses fewer packets with `flow-restore-wait`, under which the switch forwards nothing
