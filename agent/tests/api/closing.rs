@@ -133,6 +133,10 @@ fn image(from: &Path, parts: &[&str]) -> tempfile::TempDir {
     for part in parts {
         let _ = std::fs::copy(from.join(part), to.path().join(part));
     }
+    let head = from.join("p.db.audit-head");
+    if head.exists() {
+        std::fs::copy(head, to.path().join("p.db.audit-head")).unwrap();
+    }
     to
 }
 
