@@ -7,6 +7,7 @@ use portcullis_backend::{Plan, TargetHandle};
 use portcullis_policy::{Document, Finding, findings};
 use portcullis_proto::v1;
 use portcullis_proto::v1::policy_service_server::PolicyService;
+use portcullis_unlock::ledger::Unlock;
 use tonic::{Request, Response, Status};
 
 use super::status::ApiError;
@@ -119,6 +120,18 @@ async fn plan_on(
     target_plan(&target, plan, rows)
 }
 
+/// A grant that a change would close.
+fn closes(unlock: &Unlock) -> v1::ClosedUnlock {
+    v1::ClosedUnlock {
+        id: unlock.id.to_string(),
+        endpoint: unlock.endpoint.to_string(),
+        program: unlock.program.to_string(),
+        tenant: unlock.tenant.clone(),
+        state: unlock.state.name().to_string(),
+        reason: unlock.reason.clone(),
+    }
+}
+
 #[tonic::async_trait]
 impl PolicyService for Api {
     async fn apply_document(
@@ -136,8 +149,9 @@ impl PolicyService for Api {
         if validate_only {
             let base: Base = self.engine().read(|state| state.base());
             let (limits, targets) = (self.0.limits, self.targets().handles().to_vec());
+            let now = self.engine().now();
             let checked = move || -> Result<_, ChangeError> {
-                let preview = preview(&base, edit(&base.document)?, &limits, &targets)?;
+                let preview = preview(&base, edit(&base.document)?, &limits, &targets, &now)?;
                 Ok(applied(
                     base.generation,
                     &preview.changes,
@@ -177,11 +191,11 @@ impl PolicyService for Api {
         } = request.into_inner();
         let base = self.engine().read(|state| state.base());
         let classes_now = base.intent.classes.len();
-        let limits = self.0.limits;
+        let (limits, now) = (self.0.limits, self.engine().now());
         let made = move || -> Result<_, ApiError> {
             // What a plan shows of an empty document is what --allow-empty would do.
             let edit = parse(&document, merge, true)?(&base.document)?;
-            let preview = preview(&base, edit, &limits, &[])?;
+            let preview = preview(&base, edit, &limits, &[], &now)?;
             let found = findings(&preview.document);
             Ok((preview, found))
         };
@@ -205,6 +219,7 @@ impl PolicyService for Api {
             classes_now: u32::try_from(classes_now).unwrap_or(u32::MAX),
             classes_after: u32::try_from(preview.intent.classes.len()).unwrap_or(u32::MAX),
             bypasses: stay.collect(),
+            closes: preview.closed.iter().map(|unlock| closes(unlock)).collect(),
         };
         for target in targets {
             response.targets.push(target.await.map_err(|_| ApiError::Lost)?);

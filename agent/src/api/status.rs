@@ -258,6 +258,8 @@ fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
             }
             LedgerRefusal::Needs { needed, .. } => (Code::FailedPrecondition, stands("NEEDS", needed)),
             LedgerRefusal::WrongState { id, .. } => (Code::FailedPrecondition, stands("WRONG_STATE", id)),
+            LedgerRefusal::LongOver { id, .. } => (Code::FailedPrecondition, stands("WRONG_STATE", id)),
+            LedgerRefusal::Unmet { id, .. } => (Code::FailedPrecondition, stands("UNMET", id)),
             LedgerRefusal::NotRenewable(program) => {
                 (Code::FailedPrecondition, stands("NOT_RENEWABLE", program))
             }

@@ -6,6 +6,7 @@ use portcullis_unlock::evidence;
 use portcullis_unlock::ledger::{CheckResult, State, Unlock};
 
 use super::convert;
+use crate::access::Caller;
 use crate::engine::ClosingState;
 
 /// A state as a message has it.
@@ -70,7 +71,7 @@ pub(super) fn unlock(unlock: &Unlock, document: &Document) -> v1::Unlock {
         recheck_at: seconds(unlock.recheck),
         failing_since: unlock.failing.map_or(0, |(since, _)| since),
         quarantined_until: seconds(unlock.quarantine),
-        opens: unlock.opens.iter().map(convert::rule_out).collect(),
+        opens: unlock.rules().iter().map(convert::rule_out).collect(),
         history: unlock
             .history
             .iter()
@@ -84,7 +85,24 @@ pub(super) fn unlock(unlock: &Unlock, document: &Document) -> v1::Unlock {
         etag: format!("r{}", unlock.revision),
         renewals: unlock.renewals,
         closing: None,
+        renewal_awaits_approval: unlock.renewal.is_some(),
     }
+}
+
+/// As a caller may see it: what a tenant submitted is not shown to the tenant that has the endpoint now.
+pub(super) fn for_caller(mut unlock: v1::Unlock, caller: &Caller) -> v1::Unlock {
+    if caller.tenant.as_ref().is_none_or(|own| *own == unlock.tenant) {
+        return unlock;
+    }
+    let before = || "by the tenant before".to_string();
+    (unlock.tenant, unlock.requested_by) = (String::new(), String::new());
+    unlock.reason = before();
+    unlock.evidence.clear();
+    unlock.checks.clear();
+    for transition in &mut unlock.history {
+        (transition.by, transition.reason) = (String::new(), before());
+    }
+    unlock
 }
 
 /// How far a closing got.

@@ -17,9 +17,9 @@ use super::convert;
 use super::status::ApiError;
 use super::unlock_out::{self, state_in};
 use super::{Api, blocking, caller, why};
-use crate::access::Caller;
+use crate::access::{Caller, Role};
 use crate::engine::{Draft, UnlockError, UnlockRequest, Who};
-use crate::store::{IdempotencyKey, Key, Kind, WantedUnlocks};
+use crate::store::{IdempotencyKey, Key, Kind, Reach, WantedUnlocks};
 
 /// Longest idempotency key and reason, in bytes.
 const MAX_KEY: usize = 128;
@@ -141,22 +141,34 @@ impl Api {
                 blocking(move || engine.history()?.unlock(&id)).await??
             }
         };
-        let reachable = found.as_ref().is_some_and(|unlock| caller.is_for(&unlock.tenant));
+        let reachable = found.as_ref().is_some_and(|unlock| self.reaches(caller, unlock));
         if !reachable {
             caller.may_reach(&format!("unlocks/{id}"), None)?;
         }
         found.ok_or_else(|| not_found(Kind::Unlock, id))
     }
 
-    fn shown(&self, unlock: &Unlock) -> v1::Unlock {
+    /// Whether a caller may reach an unlock: by the tenant that its endpoint has now; where the endpoint is gone, by the
+    /// tenant that it had.
+    fn reaches(&self, caller: &Caller, unlock: &Unlock) -> bool {
         self.engine()
-            .read(|state| unlock_out::unlock(unlock, state.document()))
+            .read(|state| match state.document().endpoints.get(&unlock.endpoint) {
+                Some(endpoint) => caller.sees(&endpoint.labels),
+                None => caller.is_for(&unlock.tenant),
+            })
     }
 
-    async fn changed(&self, request: UnlockRequest) -> Answer<v1::Unlock> {
+    fn shown(&self, caller: &Caller, unlock: &Unlock) -> v1::Unlock {
+        let shown = self
+            .engine()
+            .read(|state| unlock_out::unlock(unlock, state.document()));
+        unlock_out::for_caller(shown, caller)
+    }
+
+    async fn changed(&self, caller: &Caller, request: UnlockRequest) -> Answer<v1::Unlock> {
         let outcome = self.engine().unlocks(request).await.map_err(ApiError::Unlock)?;
         let unlock = outcome.unlock.ok_or(ApiError::Lost)?;
-        let mut shown = self.shown(&unlock);
+        let mut shown = self.shown(caller, &unlock);
         shown.closing = outcome.closing.map(unlock_out::closing);
         Ok(Response::new(shown))
     }
@@ -167,22 +179,23 @@ impl Api {
         caller: &Caller,
         id: String,
         what: &'static str,
-        make: impl Fn(&mut Draft<'_>, &Name) -> Result<Vec<UnlockChange>, UnlockError> + Send + 'static,
+        make: impl Fn(&mut Draft<'_>, &Name, &Unlock) -> Result<Vec<UnlockChange>, UnlockError> + Send + 'static,
     ) -> Answer<v1::Unlock> {
         let name =
             convert::name("id", &id).inspect_err(|error| self.refused(caller, what, "unlocks", error))?;
-        self.reached(caller, &id)
+        let found = self
+            .reached(caller, &id)
             .await
             .inspect_err(|error| self.refused(caller, what, &id, error))?;
         let closes = matches!(what, "unlock.release" | "unlock.revoke" | "unlock.reject");
-        self.changed(UnlockRequest {
+        let request = UnlockRequest {
             by: Who::from(caller),
             what: (what, format!("unlocks/{id}")),
-            make: Box::new(move |draft| make(draft, &name)),
+            make: Box::new(move |draft| make(draft, &name, &found)),
             key: None,
             closes,
-        })
-        .await
+        };
+        self.changed(caller, request).await
     }
 
     /// Puts a refusal that never came to the engine into the audit log.
@@ -210,12 +223,21 @@ impl Api {
     }
 
     fn wanted(&self, caller: &Caller, request: &v1::ListUnlocksRequest) -> Result<WantedUnlocks, ApiError> {
-        let mut tenant = request.tenant.clone();
+        let tenant = request.tenant.clone();
+        let mut reach = None;
         if let Some(own) = &caller.tenant {
             if !tenant.is_empty() && tenant != *own {
                 caller.may_reach(&format!("tenant {tenant}"), None)?;
             }
-            tenant.clone_from(own);
+            let endpoints = self.engine().read(|state| {
+                let all = state.document().endpoints.iter();
+                let seen = all.filter(|(_, endpoint)| caller.sees(&endpoint.labels));
+                seen.map(|(name, _)| name.to_string()).collect()
+            });
+            reach = Some(Reach {
+                tenant: own.clone(),
+                endpoints,
+            });
         }
         // A set, however often each is named.
         let mut states = Vec::new();
@@ -247,6 +269,7 @@ impl Api {
             endpoint: request.endpoint.clone(),
             program: request.program.clone(),
             tenant,
+            reach,
             states,
             after,
             limit: size as usize + 1,
@@ -291,14 +314,14 @@ impl UnlockService for Api {
         });
         let by = Who::from(&caller);
         let name = caller.name.clone();
-        self.changed(UnlockRequest {
+        let request = UnlockRequest {
             by,
             what: ("unlock.request", subject),
             make: Box::new(move |draft| take(draft, &asked, &names, &tenant, &name)),
             key,
             closes: false,
-        })
-        .await
+        };
+        self.changed(&caller, request).await
     }
 
     async fn get_unlock(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
@@ -306,7 +329,7 @@ impl UnlockService for Api {
         let id = request.into_inner().id;
         convert::name("id", &id)?;
         let unlock = self.reached(&caller, &id).await?;
-        Ok(Response::new(self.shown(&unlock)))
+        Ok(Response::new(self.shown(&caller, &unlock)))
     }
 
     async fn list_unlocks(
@@ -333,7 +356,7 @@ impl UnlockService for Api {
             });
             newest
                 .filter(|unlock| states.is_empty() || states.contains(&unlock.state))
-                .map(|unlock| unlock_out::unlock(unlock, state.document()))
+                .map(|unlock| unlock_out::for_caller(unlock_out::unlock(unlock, state.document()), &caller))
                 .collect()
         });
         Ok(Response::new(v1::ListUnlocksResponse {
@@ -346,7 +369,7 @@ impl UnlockService for Api {
         let caller = caller(&request)?;
         let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
         let (text, by) = (reason(text)?, caller.name.clone());
-        self.decide(&caller, id, "unlock.approve", move |draft, id| {
+        self.decide(&caller, id, "unlock.approve", move |draft, id, _| {
             Ok(draft.ledger.approve(draft.document, id, &text, &by, &draft.now)?)
         })
         .await
@@ -356,7 +379,7 @@ impl UnlockService for Api {
         let caller = caller(&request)?;
         let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
         let (text, by) = (reason(text)?, caller.name.clone());
-        self.decide(&caller, id, "unlock.reject", move |draft, id| {
+        self.decide(&caller, id, "unlock.reject", move |draft, id, _| {
             Ok(vec![draft.ledger.reject(id, &text, &by, &draft.now)?])
         })
         .await
@@ -366,12 +389,13 @@ impl UnlockService for Api {
         let caller = caller(&request)?;
         let v1::RenewUnlockRequest { id, lease_seconds } = request.into_inner();
         let (lease, by) = (Some(lease_seconds).filter(|s| *s > 0), caller.name.clone());
-        self.decide(&caller, id, "unlock.renew", move |draft, id| {
+        let decides = caller.role == Role::Operator;
+        self.decide(&caller, id, "unlock.renew", move |draft, id, _| {
             Ok(vec![draft.ledger.renew(
                 draft.document,
                 id,
                 lease,
-                &by,
+                (&by, decides),
                 &draft.now,
             )?])
         })
@@ -385,7 +409,7 @@ impl UnlockService for Api {
             &caller,
             request.into_inner().id,
             "unlock.release",
-            move |draft, id| Ok(draft.ledger.release(draft.document, id, &by, &draft.now)?),
+            move |draft, id, _| Ok(draft.ledger.release(draft.document, id, &by, &draft.now)?),
         )
         .await
     }
@@ -398,9 +422,18 @@ impl UnlockService for Api {
             quarantine,
         } = request.into_inner();
         let (text, by) = (reason(text)?, caller.name.clone());
-        self.decide(&caller, id, "unlock.revoke", move |draft, id| {
+        self.decide(&caller, id, "unlock.revoke", move |draft, id, found| {
             let why = (text.as_str(), quarantine);
-            Ok(draft.ledger.revoke(draft.document, id, why, &by, &draft.now)?)
+            let (document, now) = (draft.document, draft.now);
+            let here = draft.ledger.get(id.as_str()).cloned();
+            let ended = match &here {
+                Some(here) => here.state.has_ended().then_some(here.as_ref()),
+                None => Some(found),
+            };
+            Ok(match ended {
+                Some(ended) => draft.ledger.revoke_ended(document, ended, why, &by, &now)?,
+                None => draft.ledger.revoke(document, id, why, &by, &now)?,
+            })
         })
         .await
     }
@@ -455,14 +488,14 @@ impl UnlockService for Api {
                     event = told.recv() => match event {
                         Ok(unlock) => {
                             let is = |wanted: &str, value: &str| wanted.is_empty() || wanted == value;
-                            let meant = caller.is_for(&unlock.tenant)
+                            let meant = api.reaches(&caller, &unlock)
                                 && is(&wanted.endpoint, unlock.endpoint.as_str())
                                 && is(&wanted.program, unlock.program.as_str())
                                 && is(&wanted.tenant, &unlock.tenant);
                             if !meant {
                                 continue;
                             }
-                            Ok(v1::UnlockEvent { unlock: Some(api.shown(&unlock)) })
+                            Ok(v1::UnlockEvent { unlock: Some(api.shown(&caller, &unlock)) })
                         }
                         Err(RecvError::Lagged(missed)) => {
                             let missed = caller.tenant.is_none().then_some(missed);

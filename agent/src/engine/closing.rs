@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
-use portcullis_unlock::ledger::{BypassChange, Change as UnlockChange, Unlock};
+use portcullis_unlock::ledger::{BypassChange, Change as UnlockChange, Subject, Unlock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::bypass;
@@ -118,8 +118,8 @@ impl Closer {
     fn close(&self, request: UnlockRequest) -> Reply {
         let mut core = self.core.lock();
         let now = (self.clock)();
-        let (document, mut ledger) =
-            core.read(|state| (Arc::clone(state.document()), state.ledger().clone()));
+        let (document, before) = core.read(|state| (Arc::clone(state.document()), state.ledger().clone()));
+        let mut ledger = before.clone();
         let mut draft = Draft {
             ledger: &mut ledger,
             document: &document,
@@ -148,7 +148,7 @@ impl Closer {
                 written,
             };
         }
-        let aside = aside_of(&ledger, (&changes, &bypasses), &request.by, &now);
+        let aside = aside_of((&before, &ledger), (&changes, &bypasses), &request.by, &now);
         let by = who(&changes, &bypasses, &request.by, &now);
         let changed = Changed {
             unlocks: &changes,
@@ -214,15 +214,20 @@ fn who(
 
 /// A closing as the journal has it.
 fn closing_of(aside: &Aside, by: String, generation: u64, now: portcullis_unlock::clock::Moment) -> Closing {
-    let strikes = aside.strikes.iter().cloned();
+    let (mut strikes, mut tenant_strikes) = (Vec::new(), Vec::new());
+    for ((subject, program), found) in aside.strikes.iter().cloned() {
+        match subject {
+            Subject::Endpoint(endpoint) => strikes.push((endpoint, program, found)),
+            Subject::Tenant(tenant) => tenant_strikes.push((tenant, program, found)),
+        }
+    }
     Closing {
         generation,
         seen: now,
         by,
         unlocks: aside.unlocks.iter().map(|unlock| Unlock::clone(unlock)).collect(),
-        strikes: strikes
-            .map(|((endpoint, program), strikes)| (endpoint, program, strikes))
-            .collect(),
+        strikes,
+        tenant_strikes,
         audit: aside.audit.clone(),
         bypasses: aside
             .bypasses

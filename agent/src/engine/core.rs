@@ -15,7 +15,9 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Grant, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{AGENT, BypassChange, Change as UnlockChange, Ledger, Strikes, Unlock};
+use portcullis_unlock::ledger::{
+    AGENT, BypassChange, Change as UnlockChange, Ledger, StrikeKey, Strikes, Unlock,
+};
 use tokio::sync::watch;
 
 use super::bypass;
@@ -26,8 +28,8 @@ use crate::store::{Aside, Generation, Pending, Write};
 
 /// Endpoints, and what unlocks do to them.
 pub(super) type Grants = OrdMap<Name, Arc<Vec<Grant>>>;
-/// How often programs were revoked on endpoints.
-pub(super) type AllStrikes = Vec<((Name, Name), Option<Strikes>)>;
+/// How often programs were revoked, as it changed.
+pub(super) type AllStrikes = Vec<(StrikeKey, Option<Strikes>)>;
 
 /// A change that was checked and waits to be stored.
 pub(super) struct Prepared {
@@ -394,8 +396,8 @@ impl Core {
             news.push(desired.generation);
         }
         news.extend(commit.recent);
-        for ((endpoint, program), strikes) in &commit.strikes {
-            ledger.set_strikes(endpoint, program, *strikes);
+        for (key, strikes) in &commit.strikes {
+            ledger.set_strikes(key, *strikes);
         }
         let kept = bypass::overlay(&mut ledger, &commit.ended, now);
         let ended = ledger.overlay(&document, &commit.closed, now);

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::classes::StoredClasses;
 use super::core::unstored;
-use super::{Baseline, Recent, Revisions, State};
+use super::unlocks::aside_of;
+use super::{Baseline, Recent, Revisions, State, Who};
 use crate::store::{Aside, Change, Generation, Key, Kind, Loaded, Pending, Store, StoreError, Stored};
 
 struct Reader<'a> {
@@ -126,8 +127,8 @@ fn replay(loaded: &mut Loaded) -> (Vec<Arc<Pending>>, u64) {
                 .bypasses
                 .retain(|bypass| bypass.endpoint != *endpoint);
         }
-        for (endpoint, program, strikes) in &closing.strikes {
-            let key = (endpoint.clone(), program.clone());
+        let aside = Aside::from(closing.clone());
+        for (key, strikes) in aside.strikes {
             loaded.unlocks.strikes.retain(|(other, _)| *other != key);
             loaded
                 .unlocks
@@ -194,8 +195,27 @@ pub(super) fn state(
     let (mut document, revisions) = Reader { store }.document(&loaded, tenant_label)?;
     let unlocks = std::mem::take(&mut loaded.unlocks);
     let seen = unlocks.seen.unwrap_or(now);
-    let mut ledger = Ledger::restore(unlocks.live, unlocks.strikes, &seen, &now);
+    let endpoints = loaded
+        .resources
+        .iter()
+        .filter(|(key, _)| key.kind == Kind::Endpoint);
+    let since = endpoints.filter_map(|(key, stored)| Some((key.name.parse::<Name>().ok()?, stored.created)));
+    let mut ledger = Ledger::restore(unlocks.live, unlocks.strikes, since, &seen, &now);
     ledger.restore_bypasses(unlocks.bypasses, &seen, &now);
+    // A setting, or a version that did not look at it, may have left what would not be granted now.
+    let before = ledger.clone();
+    let followed = ledger.follow_all(&document, &now);
+    if !followed.is_empty() {
+        let mut aside = aside_of((&before, &ledger), (&followed, &[]), &Who::agent(), &now);
+        aside
+            .audit
+            .iter_mut()
+            .for_each(|entry| entry.generation = generation);
+        backlog.push(Arc::new(Pending {
+            aside,
+            ..Pending::default()
+        }));
+    }
     if seen.boot != now.boot {
         backlog.push(Arc::new(Pending {
             aside: resumed(&ledger, now),
@@ -204,12 +224,6 @@ pub(super) fn state(
     }
     // What ended meanwhile is closed from the beginning, and told by the first look at the clock.
     document.grants = ledger.grants_at(&now);
-    let created = loaded
-        .resources
-        .iter()
-        .filter(|(key, _)| key.kind == Kind::Endpoint);
-    let created = created.filter_map(|(key, stored)| Some((key.name.parse::<Name>().ok()?, stored.created)));
-    let created = created.collect();
     if let Err(error) = document.validate() {
         // It was valid when it was committed: a newer version may have become stricter.
         tracing::warn!(%error, "the stored policy would be refused today; it stays in force until it is changed");
@@ -240,7 +254,6 @@ pub(super) fn state(
         told: generation,
         ledger,
         unstored: unstored(&backlog),
-        created,
     };
     Ok(Started {
         state,

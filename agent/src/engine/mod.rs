@@ -65,8 +65,6 @@ pub struct State {
     ledger: Ledger,
     /// Unlocks that are not stored as they are: closings that hold already.
     unstored: OrdMap<Name, Arc<Unlock>>,
-    /// When endpoints were created, in seconds since the Unix epoch.
-    created: HashMap<Name, i64>,
 }
 
 /// The generation that changed each resource last.
@@ -166,11 +164,6 @@ impl State {
     /// An unlock that is not stored as it is.
     pub fn unstored(&self, id: &str) -> Option<&Arc<Unlock>> {
         self.unstored.get(id)
-    }
-
-    /// When an endpoint was created, in seconds since the Unix epoch.
-    pub fn created(&self, endpoint: &Name) -> Option<i64> {
-        self.created.get(endpoint).copied()
     }
 
     /// The etag of the baseline.

@@ -320,7 +320,7 @@ impl Worker {
             mut aside,
             ..
         } = batch;
-        note_unlocks(&mut aside, &ledger, &changes);
+        note_unlocks(&mut aside, (&base.ledger, &ledger), &changes);
         let bypasses = ledger.bypasses_since(&base.ledger);
         bypass::note(&mut aside, &bypasses);
         // A lease that ended a moment ago is not opened once more.
@@ -425,7 +425,7 @@ pub(super) fn tell_all(changes: &[UnlockChange], told: &broadcast::Sender<Arc<Un
 
 /// What is stored of a closing.
 pub(super) fn aside_of(
-    ledger: &Ledger,
+    ledgers: (&Ledger, &Ledger),
     (changes, bypasses): (&[UnlockChange], &[BypassChange]),
     by: &Who,
     now: &Moment,
@@ -439,7 +439,7 @@ pub(super) fn aside_of(
         audit: unlocks.chain(ended).collect(),
         ..Aside::default()
     };
-    note_unlocks(&mut aside, ledger, changes);
+    note_unlocks(&mut aside, ledgers, changes);
     bypass::note(&mut aside, bypasses);
     aside
 }
@@ -452,17 +452,14 @@ fn who(change: &UnlockChange, by: &Who) -> Who {
     }
 }
 
-/// What a commit writes of unlocks: each as it is at last, and how often programs were revoked.
-pub(super) fn note_unlocks(aside: &mut Aside, ledger: &Ledger, changes: &[UnlockChange]) {
+/// What a commit writes of unlocks: each as it is at last, and how often programs were revoked, from the ledgers before and
+/// after.
+pub(super) fn note_unlocks(aside: &mut Aside, (before, after): (&Ledger, &Ledger), changes: &[UnlockChange]) {
     let mut newest: HashMap<&Name, &Arc<Unlock>> = HashMap::new();
     for change in changes {
         newest.insert(&change.unlock.id, &change.unlock);
-        let key = (change.unlock.endpoint.clone(), change.unlock.program.clone());
-        if change.action == "unlock.revoke" {
-            let strikes = ledger.strikes(&key.0, &key.1).copied();
-            aside.strikes.push((key, strikes));
-        }
     }
+    aside.strikes = after.strikes_since(before);
     aside.unlocks = newest.into_values().cloned().collect();
 }
 

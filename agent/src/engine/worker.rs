@@ -9,7 +9,7 @@ use portcullis_backend::TargetHandle;
 use portcullis_compiler::{CompileError, Compiler, Intent, OutOfClasses};
 use portcullis_policy::{Document, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::Unlock;
+use portcullis_unlock::ledger::{Unlock, tenant_of};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -221,10 +221,7 @@ impl Worker {
             // Copies see what may yet be refused.
             let now = (self.clock)();
             let mut ledger = base.ledger.clone();
-            let ended = match changes.iter().any(|(change, _)| *change == Change::Deleted) {
-                true => ledger.follow(&document, &now),
-                false => Vec::new(),
-            };
+            let ended = ledger.follow(&base.document, &document, &now);
             ledger.end_bypasses_with(&base.document, &document);
             document.grants = ledger.grants_at(&now);
             let mut compiler = base.compiler;
@@ -236,7 +233,9 @@ impl Worker {
                 by: by.name.clone(),
                 changes: changes.clone(),
             };
-            let writes = changes.iter().map(|change| write(&document, change));
+            let writes = changes
+                .iter()
+                .map(|change| write(&base.document, &document, change));
             let writes = writes.collect::<Result<Vec<Write>, ChangeError>>()?;
             let mut aside = Aside {
                 seen: Some(now),
@@ -244,7 +243,7 @@ impl Worker {
                 ..Aside::default()
             };
             aside.audit.extend(entries_of(&ended, &now, generation.number));
-            note_unlocks(&mut aside, &ledger, &ended);
+            note_unlocks(&mut aside, (&base.ledger, &ledger), &ended);
             let over = bypass::note_ended(&mut aside, &base.ledger, &ledger, &now, generation.number);
             let prepared = Prepared {
                 version: base.version,
@@ -372,15 +371,6 @@ fn exists(document: &Document, key: &Key) -> bool {
 }
 
 pub(super) fn revise(state: &mut State, (change, key): &(Change, Key), generation: &Generation) {
-    if key.kind == Kind::Endpoint
-        && let Ok(name) = key.name.parse::<Name>()
-    {
-        match change {
-            Change::Created => drop(state.created.insert(name, generation.at)),
-            Change::Changed => {}
-            Change::Deleted => drop(state.created.remove(&name)),
-        }
-    }
     let map = match key.kind {
         Kind::Baseline => {
             state.revisions.baseline = generation.number;
@@ -501,7 +491,11 @@ pub(super) fn resolve(
     })
 }
 
-fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, ChangeError> {
+fn write(
+    before: &Document,
+    document: &Document,
+    (change, key): &(Change, Key),
+) -> Result<Write, ChangeError> {
     let name = key.name.as_str();
     let body = match key.kind {
         Kind::Baseline => Some(text(key, &Baseline::of(document))?),
@@ -523,10 +517,15 @@ fn write(document: &Document, (change, key): &(Change, Key)) -> Result<Write, Ch
         // They are written beside resources.
         Kind::Unlock | Kind::Bypass => None,
     };
+    let tenant = |document: &Document| {
+        let endpoint = document.endpoints.get(name)?;
+        Some(tenant_of(document, endpoint).to_string())
+    };
     Ok(Write {
         key: key.clone(),
         change: *change,
         body,
+        anew: key.kind == Kind::Endpoint && tenant(before) != tenant(document),
     })
 }
 

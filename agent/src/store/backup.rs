@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{State, Unlock};
+use portcullis_unlock::ledger::{State, Subject, Unlock};
 use rusqlite::{Connection, OpenFlags};
 
 use super::audit::{Entry, Head};
@@ -220,12 +220,15 @@ fn amend(copy: &mut Connection, asides: &[(u64, Aside)], generation: Option<u64>
 
 impl From<Closing> for Aside {
     fn from(closing: Closing) -> Self {
-        let strikes = closing.strikes.into_iter();
+        let of_endpoints = closing.strikes.into_iter();
+        let of_endpoints =
+            of_endpoints.map(|(name, program, found)| ((Subject::Endpoint(name), program), found));
+        let of_tenants = closing.tenant_strikes.into_iter();
+        let of_tenants =
+            of_tenants.map(|(tenant, program, found)| ((Subject::Tenant(tenant), program), found));
         Aside {
             unlocks: closing.unlocks.into_iter().map(std::sync::Arc::new).collect(),
-            strikes: strikes
-                .map(|(endpoint, program, strikes)| ((endpoint, program), strikes))
-                .collect(),
+            strikes: of_endpoints.chain(of_tenants).collect(),
             seen: None,
             audit: closing.audit,
             keys: Vec::new(),

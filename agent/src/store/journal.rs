@@ -49,6 +49,9 @@ pub struct Closing {
     pub unlocks: Vec<Unlock>,
     /// How often programs were revoked on endpoints.
     pub strikes: Vec<(Name, Name, Option<Strikes>)>,
+    /// How often programs were revoked on any endpoint of a tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenant_strikes: Vec<(String, Name, Option<Strikes>)>,
     /// What the audit log is told.
     pub audit: Vec<Entry>,
     /// Endpoints whose bypasses it ended.

@@ -33,7 +33,7 @@ pub use footprints::FootprintRecords;
 pub use heads::Missing;
 pub use history::History;
 pub use journal::{Closing, Journal};
-pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Remembered, WantedUnlocks};
+pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Reach, Remembered, WantedUnlocks};
 
 /// Generations whose changes are kept.
 pub const KEPT_GENERATIONS: u64 = 100_000;
@@ -146,6 +146,8 @@ pub struct Write {
     pub change: Change,
     /// Its JSON; `None` deletes it.
     pub body: Option<String>,
+    /// It counts as created now, although there was one of its name: an endpoint of another tenant.
+    pub anew: bool,
 }
 
 /// Class ids that came and went.
@@ -175,7 +177,7 @@ impl ClassChanges {
 pub struct Stored {
     /// The generation that changed it last.
     pub revision: u64,
-    /// When it was created, in seconds since the Unix epoch.
+    /// When it was created, or given to its tenant, in seconds since the Unix epoch.
     pub created: i64,
     /// Its JSON.
     pub body: String,
@@ -553,7 +555,8 @@ fn write_resources(
 ) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(
         "INSERT INTO resources (kind, name, revision, body, created) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision, body = excluded.body",
+         ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision, body = excluded.body,
+         created = iif(?6, excluded.created, created)",
     )?;
     let mut delete = connection.prepare_cached("DELETE FROM resources WHERE kind = ?1 AND name = ?2")?;
     for write in writes {
@@ -564,7 +567,8 @@ fn write_resources(
                 name,
                 signed(generation.number),
                 body,
-                generation.at
+                generation.at,
+                write.anew
             ])?,
             None => delete.execute(params![kind, name])?,
         };

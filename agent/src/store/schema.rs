@@ -107,6 +107,22 @@ const MIGRATIONS: &[&str] = &[
     INSERT OR IGNORE INTO texts VALUES ('database', lower(hex(randomblob(16))));
 ",
     bypasses::TABLE,
+    // Revocations count against a tenant, too, beginning with the most that one of its endpoints has.
+    "
+    CREATE TABLE tenant_strikes (
+        tenant TEXT NOT NULL,
+        program TEXT NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (tenant, program)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tenant_strikes
+        SELECT tenant, program, body FROM (
+            SELECT unlocks.tenant, strikes.program, strikes.body, max(json_extract(strikes.body, '$.times'))
+            FROM strikes JOIN unlocks ON unlocks.endpoint = strikes.endpoint AND unlocks.program = strikes.program
+            WHERE unlocks.tenant <> '' AND unlocks.state = 'revoked'
+            GROUP BY unlocks.tenant, strikes.program
+        );
+",
 ];
 
 /// The trigger that keeps entries of the audit log from being deleted, as migrations make it.

@@ -22,6 +22,7 @@ fn put(name: &str, body: &str) -> Write {
         key: key(name),
         change: Change::Created,
         body: Some(body.to_string()),
+        anew: false,
     }
 }
 
@@ -51,6 +52,7 @@ fn what_was_committed_is_read_again() {
         key: key("a"),
         change: Change::Deleted,
         body: None,
+        anew: false,
     };
     store
         .commit(

@@ -1,8 +1,7 @@
 //! Unlocks as they are stored: those under way and those that ended.
 
-use portcullis_policy::Name;
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{Bypass, State, Strikes, Unlock};
+use portcullis_unlock::ledger::{Bypass, State, StrikeKey, Strikes, Subject, Unlock};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::history::History;
@@ -36,8 +35,8 @@ pub struct Remembered {
 pub struct Aside {
     /// Unlocks as they are now.
     pub unlocks: Vec<std::sync::Arc<Unlock>>,
-    /// How often a program was revoked on an endpoint; gone when absent.
-    pub strikes: Vec<((Name, Name), Option<Strikes>)>,
+    /// How often a program was revoked, where that changed; gone when absent.
+    pub strikes: Vec<(StrikeKey, Option<Strikes>)>,
     /// Keys of requests.
     pub keys: Vec<(IdempotencyKey, Remembered)>,
     /// The clocks.
@@ -53,8 +52,8 @@ pub struct Aside {
 pub struct LoadedUnlocks {
     /// Those of which something can still become.
     pub live: Vec<Unlock>,
-    /// How often programs were revoked on endpoints.
-    pub strikes: Vec<((Name, Name), Strikes)>,
+    /// How often programs were revoked.
+    pub strikes: Vec<(StrikeKey, Strikes)>,
     /// The clocks when somebody looked last.
     pub seen: Option<Moment>,
     /// Bypasses that hold.
@@ -84,16 +83,24 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
             json(&**unlock)?,
         ])?;
     }
-    for ((endpoint, program), strikes) in &aside.strikes {
+    let by_tenant = !aside.strikes.is_empty() && counts_by_tenant(connection)?;
+    for ((subject, program), strikes) in &aside.strikes {
+        let (table, column, name) = match subject {
+            Subject::Endpoint(endpoint) => ("strikes", "endpoint", endpoint.as_str()),
+            Subject::Tenant(tenant) if by_tenant => ("tenant_strikes", "tenant", tenant.as_str()),
+            Subject::Tenant(_) => continue,
+        };
         match strikes {
             Some(strikes) => connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO strikes (endpoint, program, body) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![endpoint.as_str(), program.as_str(), json(strikes)?])?,
+                .prepare_cached(&format!(
+                    "INSERT OR REPLACE INTO {table} ({column}, program, body) VALUES (?1, ?2, ?3)"
+                ))?
+                .execute(params![name, program.as_str(), json(strikes)?])?,
             None => connection
-                .prepare_cached("DELETE FROM strikes WHERE endpoint = ?1 AND program = ?2")?
-                .execute(params![endpoint.as_str(), program.as_str()])?,
+                .prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE {column} = ?1 AND program = ?2"
+                ))?
+                .execute(params![name, program.as_str()])?,
         };
     }
     for (key, remembered) in &aside.keys {
@@ -119,6 +126,14 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
             .execute([json(seen)?])?;
     }
     Ok(())
+}
+
+/// Whether there is a place for what counts against tenants: not in a database of an earlier format, which had no room for a
+/// migration.
+fn counts_by_tenant(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'tenant_strikes')")?
+        .query_row([], |row| row.get(0))
 }
 
 /// What is remembered under a key, unless it is too long ago.
@@ -160,21 +175,27 @@ pub(super) fn load(
             serde_json::from_str(&body).map_err(|error| damaged(format!("unlocks/{id}: {error}")))?;
         loaded.live.push(unlock);
     }
-    let mut select = connection
-        .prepare("SELECT endpoint, program, body FROM strikes")
-        .map_err(failed())?;
+    let mut query = "SELECT 0, endpoint, program, body FROM strikes".to_string();
+    if counts_by_tenant(connection).map_err(failed())? {
+        query.push_str(" UNION ALL SELECT 1, tenant, program, body FROM tenant_strikes");
+    }
+    let mut select = connection.prepare(&query).map_err(failed())?;
     let rows = select
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .map_err(failed())?;
     for row in rows {
-        let (endpoint, program, body): (String, String, String) = row.map_err(failed())?;
-        let read = || -> Option<((Name, Name), Strikes)> {
+        let (of_tenant, name, program, body): (bool, String, String, String) = row.map_err(failed())?;
+        let read = || -> Option<(StrikeKey, Strikes)> {
+            let subject = match of_tenant {
+                true => Subject::Tenant(name.clone()),
+                false => Subject::Endpoint(name.parse().ok()?),
+            };
             Some((
-                (endpoint.parse().ok()?, program.parse().ok()?),
+                (subject, program.parse().ok()?),
                 serde_json::from_str(&body).ok()?,
             ))
         };
-        let strikes = read().ok_or_else(|| damaged(format!("strikes of {program} on {endpoint}")))?;
+        let strikes = read().ok_or_else(|| damaged(format!("strikes of {program} on {name}")))?;
         loaded.strikes.push(strikes);
     }
     loaded.bypasses = bypasses::load(connection, damaged)?;
@@ -190,6 +211,15 @@ pub(super) fn load(
     Ok(loaded)
 }
 
+/// What a tenant may reach: unlocks of its endpoints, and those that it had on endpoints that are gone.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// The tenant.
+    pub tenant: String,
+    /// Its endpoints.
+    pub endpoints: Vec<String>,
+}
+
 /// Which unlocks are wanted; what is empty is any.
 #[derive(Debug, Clone, Default)]
 pub struct WantedUnlocks {
@@ -197,8 +227,10 @@ pub struct WantedUnlocks {
     pub endpoint: String,
     /// Under this program.
     pub program: String,
-    /// Of this tenant.
+    /// Of this tenant, when they were requested.
     pub tenant: String,
+    /// Within this reach.
+    pub reach: Option<Reach>,
     /// In one of these states.
     pub states: Vec<State>,
     /// Behind this one, in the order of the list: when it was requested, and its id.
@@ -212,6 +244,17 @@ impl History {
     pub fn unlocks(&self, wanted: &WantedUnlocks) -> Result<Vec<Unlock>, StoreError> {
         let mut conditions = vec!["1".to_string()];
         let mut values: Vec<rusqlite::types::Value> = Vec::new();
+        let mut from = "unlocks";
+        if let Some(reach) = &wanted.reach {
+            let failed = sqlite("read the unlocks");
+            values.push(json(&reach.endpoints).map_err(failed)?.into());
+            values.push(reach.tenant.clone().into());
+            // Never by going through everybody's.
+            from = "(SELECT id FROM unlocks WHERE endpoint IN (SELECT value FROM json_each(?1))
+                     UNION SELECT id FROM unlocks WHERE tenant = ?2 AND NOT EXISTS
+                     (SELECT 1 FROM resources WHERE kind = 'endpoints' AND name = unlocks.endpoint)) AS reached
+                    CROSS JOIN unlocks USING (id)";
+        }
         for (column, value) in [
             ("endpoint", &wanted.endpoint),
             ("program", &wanted.program),
@@ -233,7 +276,7 @@ impl History {
             conditions.push(format!("(requested_at, id) < (?{at}, ?{id})"));
         }
         let query = format!(
-            "SELECT body FROM unlocks WHERE {} ORDER BY requested_at DESC, id DESC LIMIT {}",
+            "SELECT body FROM {from} WHERE {} ORDER BY requested_at DESC, id DESC LIMIT {}",
             conditions.join(" AND "),
             wanted.limit
         );

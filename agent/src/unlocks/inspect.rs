@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use portcullis_checks::Checker;
 use portcullis_policy::Name;
-use portcullis_unlock::ledger::{CheckResult, Checked, Judgement, Unlock};
+use portcullis_unlock::ledger::{Basis, Change, CheckResult, Checked, Unlock};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::ask;
-use super::judge::{Known, judge};
 use crate::engine::{Draft, Engine, UnlockError, UnlockRequest, Who};
 use crate::metrics;
 
@@ -150,10 +149,10 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
         let unlock: Arc<Unlock> = Arc::clone(state.ledger().get(id.as_str())?);
         let program = Arc::clone(state.document().programs.get(&unlock.program)?);
         let endpoint = Arc::clone(state.document().endpoints.get(&unlock.endpoint)?);
-        let created = state.created(&unlock.endpoint).unwrap_or(now.seconds());
-        Some((unlock, program, endpoint, created))
+        let basis = Basis::of(state.document(), &unlock)?;
+        Some((unlock, program, endpoint, basis))
     });
-    let Some((unlock, program, endpoint, created)) = found else {
+    let Some((unlock, program, endpoint, basis)) = found else {
         return Ok(());
     };
     let checks = ask(checker, &program, &endpoint, &unlock.evidence, now.seconds()).await;
@@ -163,38 +162,25 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
             tracing::debug!(unlock = %id, check = check.name, result = check.result.name(), detail = check.detail);
         }
     }
-    judged(engine, id.clone(), checks, created).await
+    judged(engine, id.clone(), basis, checks).await
 }
 
 /// Judges in the very change that stores it, by what holds then. What takes a lease away, or begins to, waits for no store.
-async fn judged(engine: &Engine, id: Name, checks: Vec<Checked>, created: i64) -> Result<(), UnlockError> {
+async fn judged(engine: &Engine, id: Name, basis: Basis, checks: Vec<Checked>) -> Result<(), UnlockError> {
     let subject = format!("unlocks/{id}");
     let now = engine.now();
     let closes = engine.read(|state| {
-        let known = Known {
-            document: state.document(),
-            ledger: state.ledger(),
-            created,
-            now,
-        };
-        let unlock = state.ledger().get(id.as_str());
-        let open = unlock.filter(|unlock| unlock.state.is_open());
-        open.is_some_and(|unlock| !matches!(judge(unlock, &checks, &known), Judgement::Holds { .. }))
+        let mut tried = state.ledger().clone();
+        let open = tried
+            .get(id.as_str())
+            .is_some_and(|unlock| unlock.state.is_open());
+        let changes = tried.checked(state.document(), &id, &basis, checks.clone(), &now);
+        let ends = |change: &Change| !change.unlock.state.is_open() || change.unlock.failing.is_some();
+        open && changes.iter().any(ends)
     });
     let make = move |draft: &mut Draft<'_>| {
-        let Some(unlock) = draft.ledger.get(id.as_str()).cloned() else {
-            return Ok(Vec::new());
-        };
-        let known = Known {
-            document: draft.document,
-            ledger: draft.ledger,
-            created,
-            now: draft.now,
-        };
-        let judgement = judge(&unlock, &checks, &known);
-        Ok(draft
-            .ledger
-            .judged(draft.document, &id, checks.clone(), &judgement, &draft.now))
+        let (document, now) = (draft.document, draft.now);
+        Ok(draft.ledger.checked(document, &id, &basis, checks.clone(), &now))
     };
     let request = UnlockRequest {
         by: Who::agent(),

@@ -2,7 +2,5 @@
 
 mod ask;
 mod inspect;
-mod judge;
 
 pub use inspect::inspect;
-pub use judge::{Known, judge};

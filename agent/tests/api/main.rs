@@ -13,6 +13,7 @@ mod documents;
 mod embedded;
 mod evidence;
 mod explain;
+mod grants;
 mod limits;
 mod pair;
 mod process;

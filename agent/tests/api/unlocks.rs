@@ -244,10 +244,15 @@ impl Unlocks {
 
 /// Whether an intent lets a TCP port of an endpoint out.
 pub fn passes(intent: &Intent, endpoint: &str, port: u16) -> bool {
+    passes_from(intent, endpoint, port, "192.0.2.20")
+}
+
+/// The same, from one of its addresses.
+pub fn passes_from(intent: &Intent, endpoint: &str, port: u16, local: &str) -> bool {
     let class = intent.endpoints[endpoint].egress;
     let packet = Packet {
         frame: Frame::Ip(IpPacket {
-            local: "192.0.2.20".parse().unwrap(),
+            local: local.parse().unwrap(),
             remote: "198.51.100.1".parse().unwrap(),
             protocol: Some(6),
             fragment: portcullis_policy::Fragment::Whole,

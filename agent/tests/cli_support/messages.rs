@@ -142,6 +142,14 @@ pub fn plan() -> PlanResponse {
         ],
         classes_now: 1,
         classes_after: 2,
+        closes: vec![ClosedUnlock {
+            id: "u-1".into(),
+            endpoint: "mail1".into(),
+            program: "smtp".into(),
+            tenant: "acme".into(),
+            state: "revoked".into(),
+            reason: "what the program requires does not hold: endpoint.labels.paid == \"true\"".into(),
+        }],
         bypasses: Vec::new(),
     }
 }

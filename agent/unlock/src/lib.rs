@@ -9,11 +9,13 @@
 //! 3. [`Expression`](expression::Expression) is a CEL expression bound to what a program declares: whatever it names
 //!    exists, and what it costs is bounded.
 //! 4. [`rules`](evidence::rules) says what a grant opens: never more than the program does.
-//! 5. [`Ledger`](ledger::Ledger) is the life of unlocks, with the [`Moment`](clock::Moment) as an argument.
+//! 5. [`judge`](judge::judge) says whether an unlock would be granted now, and why not.
+//! 6. [`Ledger`](ledger::Ledger) is the life of unlocks, with the [`Moment`](clock::Moment) as an argument.
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod clock;
 pub mod evidence;
 pub mod expression;
+pub mod judge;
 pub mod ledger;

@@ -70,7 +70,7 @@ fn a_closing_holds_over_a_renewal_that_was_on_its_way() {
     let mut renewed = before.clone();
     let base = name("u-base");
     renewed
-        .renew(&document, &base, Some(900), "somebody", &at(5))
+        .renew(&document, &base, Some(900), ("somebody", false), &at(5))
         .unwrap();
     let mut closed = before.clone();
     let closings = closed

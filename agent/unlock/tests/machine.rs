@@ -1,30 +1,36 @@
-//! No sequence of events, restarts and clock jumps gives traffic without an active lease: judged by the reference
-//! verdict, against a model that knows the true time.
+//! No sequence of events, restarts and clock jumps gives traffic without an active lease, nor leaves traffic open that would
+//! not be granted today, whatever becomes of tenants, addresses, labels and programs: judged by the reference verdict,
+//! against a model that knows the true time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Fragment, Frame, IpPacket, L4, Name, Packet, View, effective,
+    Action, Approval, Direction, Document, Endpoint, Fragment, Frame, IpPacket, L4, Name, Packet, PortRange,
+    View, effective,
 };
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::evidence;
 use portcullis_unlock::ledger::{
-    Change, CheckResult, Checked, Judgement, Ledger, Request, State, Strikes, Unlock,
+    Basis, Change, CheckResult, Checked, Ledger, Request, State, StrikeKey, Strikes, Unlock,
 };
 use proptest::prelude::*;
 
 const DOCUMENT: &str = r#"
 version: portcullis/v1
 baseline:
-  - {name: mail, action: deny, direction: egress, protocol: tcp, ports: [25, 465, 587]}
+  - {name: mail, action: deny, direction: egress, protocol: tcp, ports: [25, 465, 587, 2525]}
 endpoints:
-  a: {}
-  b: {}
+  a: {addresses: [192.0.2.1], labels: {tenant: t, paid: "yes"}}
+  b: {addresses: [192.0.2.11], labels: {tenant: t, paid: "yes"}}
 programs:
   base:
     opens: [{direction: egress, protocol: tcp, ports: [25]}]
     checks: [{kind: banner, port: 25}]
+    require: endpoint.labels.paid == "yes"
+    approval: automatic
     lease: {default: 60s, max: 200s, renewable: true, recheck_every: 30s, grace: 10s}
     limits: {per_endpoint: 2, cooldown_after_revoke: [20s, 60s]}
     quarantine: 40s
@@ -38,12 +44,41 @@ programs:
     approval: manual
     lease: {default: 90s}
 "#;
-const PORTS: [(&str, u16); 3] = [("base", 25), ("built", 465), ("after", 587)];
+const PORTS: [(&str, u16); 4] = [("base", 25), ("base", 2525), ("built", 465), ("after", 587)];
+const PROGRAMS: [&str; 3] = ["base", "built", "after"];
+/// The addresses that each endpoint may get; the first two are in one list, the others alone.
+const ADDRESSES: [[&str; 3]; 2] = [
+    ["192.0.2.1", "192.0.2.2", "192.0.2.3"],
+    ["192.0.2.11", "192.0.2.12", "192.0.2.13"],
+];
+/// How the program `base` may be changed.
+const VARIANTS: [&[(&str, &str)]; 8] = [
+    &[],
+    &[("ports: [25]}]", "ports: [2525]}]")],
+    &[("approval: automatic", "approval: manual")],
+    &[("default: 60s, max: 200s", "default: 20s, max: 30s")],
+    &[("kind: banner, port: 25", "kind: banner, port: 26")],
+    &[("paid == \"yes\"", "paid == \"no\"")],
+    &[
+        ("ports: [25]}]", "ports: [2525]}]"),
+        ("approval: automatic", "approval: manual"),
+    ],
+    &[
+        ("ports: [25]}]", "ports: [25, 2525]}]"),
+        ("kind: banner, port: 25", "kind: banner, port: 26"),
+        (
+            "approval: automatic",
+            "approval: {manual_if: 'endpoint.labels.paid == \"yes\"'}",
+        ),
+    ],
+];
 
 #[derive(Debug, Clone)]
 enum Event {
     Request(usize, usize, Option<u64>),
-    /// Of the nth unlock under way.
+    /// Checks of the nth unlock under way begin.
+    Ask(usize),
+    /// They end, those that began last or all in one moment.
     Judge(usize, u8),
     Approve(usize),
     Reject(usize),
@@ -58,6 +93,16 @@ enum Event {
     Restart(Option<u64>),
     /// An endpoint goes and comes back.
     Bounce(usize),
+    /// It has paid, or has not.
+    Label(usize, bool),
+    /// It is given to one of two tenants.
+    Tenant(usize, bool),
+    /// It gets other addresses.
+    Addresses(usize, u8),
+    /// It gets another MAC and plugs in elsewhere.
+    Move(usize, u8),
+    /// The program `base` becomes one of its variants.
+    Program(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -74,6 +119,12 @@ fn event() -> impl Strategy<Value = Event> {
         3 => prop_oneof![-5000i64..5000, -20i64..20].prop_map(Event::Jump),
         3 => proptest::option::of(0u64..100).prop_map(Event::Restart),
         1 => (0usize..2).prop_map(Event::Bounce),
+        3 => (0usize..6).prop_map(Event::Ask),
+        2 => (0usize..2, any::<bool>()).prop_map(|(e, paid)| Event::Label(e, paid)),
+        1 => (0usize..2, any::<bool>()).prop_map(|(e, other)| Event::Tenant(e, other)),
+        3 => (0usize..2, 0u8..4).prop_map(|(e, how)| Event::Addresses(e, how)),
+        1 => (0usize..2, 0u8..4).prop_map(|(e, how)| Event::Move(e, how)),
+        3 => (0usize..VARIANTS.len()).prop_map(Event::Program),
     ]
 }
 
@@ -84,6 +135,10 @@ struct Lease {
     ends: u64,
     /// What the wall clock says then.
     wall_ends: i64,
+    /// When it began.
+    began: u64,
+    /// What the wall clock said then.
+    wall_began: i64,
 }
 
 struct World {
@@ -99,6 +154,13 @@ struct World {
     leases: BTreeMap<String, Lease>,
     quarantines: BTreeMap<String, u64>,
     stored: BTreeMap<Name, Unlock>,
+    variant: usize,
+    /// Checks that began: what they are about, and the addresses.
+    asked: BTreeMap<Name, (Basis, BTreeSet<String>)>,
+    /// Addresses for which checks of an unlock passed.
+    judged: BTreeMap<Name, BTreeSet<String>>,
+    /// What a person approved: ports.
+    approved: BTreeMap<Name, Vec<PortRange>>,
 }
 
 impl World {
@@ -120,7 +182,14 @@ impl World {
             leases: BTreeMap::new(),
             quarantines: BTreeMap::new(),
             stored: BTreeMap::new(),
+            variant: 0,
+            asked: BTreeMap::new(),
+            judged: BTreeMap::new(),
+            approved: BTreeMap::new(),
         };
+        let empty = Document::default();
+        let now = world.now();
+        assert!(world.ledger.follow(&empty, &world.document, &now).is_empty());
         world.seen = world.now();
         world
     }
@@ -146,6 +215,8 @@ impl World {
                 let lease = Lease {
                     ends: self.ran + unlock.lease_seconds,
                     wall_ends: self.wall + unlock.lease_seconds as i64,
+                    began: self.ran,
+                    wall_began: self.wall,
                 };
                 self.leases.insert(unlock.id.to_string(), lease);
             }
@@ -159,14 +230,15 @@ impl World {
 
     fn request(&mut self, program: usize, endpoint: usize, lease_seconds: Option<u64>) {
         self.ids += 1;
-        let program: Name = PORTS[program].0.parse().unwrap();
+        let program: Name = PROGRAMS[program].parse().unwrap();
+        let tenant = self.tenant(["a", "b"][endpoint]);
         let evidence = evidence::parse(&self.document.programs[&program], &BTreeMap::new()).unwrap();
         let opens = evidence::rules(&self.document.programs[&program], program.as_str(), &evidence).unwrap();
         let request = Request {
             id: format!("u-{}", self.ids).parse().unwrap(),
             program,
             endpoint: ["a", "b"][endpoint].parse().unwrap(),
-            tenant: "t".to_string(),
+            tenant,
             evidence,
             opens,
             lease_seconds,
@@ -178,32 +250,82 @@ impl World {
         }
     }
 
+    fn tenant(&self, endpoint: &str) -> String {
+        self.document.endpoints[endpoint].labels["tenant"].clone()
+    }
+
+    fn addresses(&self, endpoint: &str) -> BTreeSet<String> {
+        let addresses = &self.document.endpoints[endpoint].addresses;
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    fn ask(&mut self, unlock: &Unlock) {
+        if let Some(basis) = Basis::of(&self.document, unlock) {
+            let addresses = self.addresses(unlock.endpoint.as_str());
+            self.asked.insert(unlock.id.clone(), (basis, addresses));
+        }
+    }
+
+    /// Checks end: those that began before, or else in this moment.
     fn judge(&mut self, unlock: &Unlock, how: u8) {
         let now = self.now();
-        let (result, judgement) = match how {
-            0 => (CheckResult::Failed, Judgement::Fails("no".to_string())),
-            1 => (
-                CheckResult::Undetermined,
-                Judgement::Unknown("no answer".to_string()),
-            ),
-            _ => (
-                CheckResult::Passed,
-                Judgement::Holds {
-                    manual: unlock.program.as_str() == "after",
-                },
-            ),
+        if !self.asked.contains_key(&unlock.id) {
+            self.ask(unlock);
+        }
+        let Some((basis, addresses)) = self.asked.remove(&unlock.id) else {
+            return;
         };
-        let checked = Checked {
-            name: "banner".to_string(),
+        let result = match how {
+            0 => CheckResult::Failed,
+            1 => CheckResult::Undetermined,
+            _ => CheckResult::Passed,
+        };
+        let made = &self.document.programs[&unlock.program].checks;
+        let checks = made.iter().map(|check| Checked {
+            name: check.name().to_string(),
             kind: "banner".to_string(),
             result,
-            detail: String::new(),
+            detail: "as it is".to_string(),
             at: now.seconds(),
-        };
+        });
+        let checks = checks.collect();
+        if result == CheckResult::Passed {
+            self.judged
+                .entry(unlock.id.clone())
+                .or_default()
+                .extend(addresses);
+        }
         let changes = self
             .ledger
-            .judged(&self.document, &unlock.id, vec![checked], &judgement, &now);
+            .checked(&self.document, &unlock.id, &basis, checks, &now);
         self.note(changes);
+    }
+
+    /// Changes the policy.
+    fn edit(&mut self, edit: impl FnOnce(&mut Document)) {
+        let before = self.document.clone();
+        edit(&mut self.document);
+        let now = self.now();
+        let changes = self.ledger.follow(&before, &self.document, &now);
+        self.note(changes);
+    }
+
+    fn edit_endpoint(&mut self, endpoint: usize, edit: impl FnOnce(&mut Endpoint)) {
+        self.edit(|document| {
+            let endpoint = document.endpoints.get_mut(["a", "b"][endpoint]).unwrap();
+            edit(Arc::make_mut(endpoint));
+        });
+    }
+
+    fn vary(&mut self, variant: usize) {
+        let text = VARIANTS[variant]
+            .iter()
+            .fold(DOCUMENT.to_string(), |text, (from, to)| {
+                text.replacen(from, to, 1)
+            });
+        let programs = Document::from_yaml(&text).unwrap().programs;
+        self.variant = variant;
+        self.edit(|document| document.programs = programs);
     }
 
     fn tick(&mut self) {
@@ -225,16 +347,24 @@ impl World {
             .filter(|u| !u.state.has_ended() || u.quarantine.is_some());
         let text = serde_json::to_string(&live.collect::<Vec<_>>()).unwrap();
         let live: Vec<Unlock> = serde_json::from_str(&text).unwrap();
-        let names = ["a", "b"].iter().flat_map(|e| PORTS.map(|(p, _)| (*e, p)));
-        let strikes: Vec<((Name, Name), Strikes)> = names
-            .filter_map(|(e, p)| {
-                let key: (Name, Name) = (e.parse().unwrap(), p.parse().unwrap());
-                let strikes = *self.ledger.strikes(&key.0, &key.1)?;
-                Some((key, strikes))
-            })
+        let strikes: Vec<(StrikeKey, Strikes)> = self
+            .ledger
+            .all_strikes()
+            .map(|(key, strikes)| (key.clone(), *strikes))
             .collect();
         let now = self.now();
-        self.ledger = Ledger::restore(live, strikes, &self.seen, &now);
+        let names = self.document.endpoints.keys().cloned();
+        let since: Vec<(Name, i64)> = names
+            .map(|name| (name.clone(), self.ledger.since(name.as_str()).unwrap()))
+            .collect();
+        self.ledger = Ledger::restore(live, strikes, since, &self.seen, &now);
+        let open = self.ledger.grants().clone();
+        let changes = self.ledger.follow_all(&self.document, &now);
+        assert_eq!(*self.ledger.grants(), open, "a restart changes no row");
+        for change in changes {
+            self.stored
+                .insert(change.unlock.id.clone(), Unlock::clone(&change.unlock));
+        }
         for unlock in self.ledger.iter() {
             self.stored.insert(unlock.id.clone(), Unlock::clone(unlock));
         }
@@ -245,13 +375,11 @@ impl World {
 
     fn bounce(&mut self, endpoint: usize) {
         let name: Name = ["a", "b"][endpoint].parse().unwrap();
-        let now = self.now();
-        let was = self.document.endpoints.remove(&name).unwrap();
-        let changes = self.ledger.follow(&self.document, &now);
-        self.note(changes);
-        assert!(self.ledger.grants().get(&name).is_none());
-        self.document.endpoints.insert(name, was);
-        self.quarantines.retain(|id, _| self.ledger.get(id).is_some());
+        let was = self.document.endpoints[&name].clone();
+        self.edit(|document| drop(document.endpoints.remove(&name)));
+        let left = self.ledger.grants().get(&name);
+        assert!(left.is_none_or(|grants| grants.iter().all(|grant| grant.quarantine)));
+        self.edit(|document| drop(document.endpoints.insert(name, was)));
     }
 
     fn apply(&mut self, event: &Event) {
@@ -270,6 +398,44 @@ impl World {
             Event::Jump(seconds) => self.wall += seconds,
             Event::Restart(with_machine) => self.restart(*with_machine),
             Event::Bounce(endpoint) => self.bounce(*endpoint),
+            Event::Ask(n) => {
+                if let Some(unlock) = self.nth(*n) {
+                    self.ask(&unlock);
+                }
+            }
+            Event::Label(endpoint, paid) => self.edit_endpoint(*endpoint, |endpoint| {
+                let paid = if *paid { "yes" } else { "no" };
+                endpoint.labels.insert("paid".to_string(), paid.to_string());
+            }),
+            Event::Tenant(endpoint, other) => {
+                let tenant = if *other { "u" } else { "t" };
+                self.edit_endpoint(*endpoint, |endpoint| {
+                    endpoint.labels.insert("tenant".to_string(), tenant.to_string());
+                });
+                // Another tenant has nothing to do with it.
+                let name = ["a", "b"][*endpoint];
+                let stored = &self.stored;
+                self.quarantines.retain(|id, _| {
+                    let unlock = &stored[&id.parse::<Name>().unwrap()];
+                    unlock.endpoint.as_str() != name || unlock.tenant == tenant
+                });
+            }
+            Event::Addresses(endpoint, how) => {
+                let all = ADDRESSES[*endpoint];
+                let chosen = match how {
+                    0 => &all[..1],
+                    1 => &all[..2],
+                    2 => &all[1..2],
+                    _ => &all[2..],
+                };
+                self.edit_endpoint(*endpoint, |endpoint| {
+                    endpoint.addresses = chosen.iter().map(|text| text.parse().unwrap()).collect();
+                });
+            }
+            Event::Move(endpoint, how) => self.edit_endpoint(*endpoint, |endpoint| {
+                endpoint.macs = vec![format!("02:00:00:00:00:0{how}").parse().unwrap()];
+            }),
+            Event::Program(variant) => self.vary(*variant),
             Event::Approve(n)
             | Event::Reject(n)
             | Event::Release(n)
@@ -278,7 +444,14 @@ impl World {
                 let Some(unlock) = self.nth(*n) else { return };
                 let (id, document) = (&unlock.id, &self.document);
                 let changes = match event {
-                    Event::Approve(_) => self.ledger.approve(document, id, "", "operator", &now),
+                    Event::Approve(_) => {
+                        let changes = self.ledger.approve(document, id, "", "operator", &now);
+                        if changes.is_ok() {
+                            let ports = unlock.opens.iter().flat_map(|rule| rule.ports.clone());
+                            self.approved.insert(id.clone(), ports.collect());
+                        }
+                        changes
+                    }
                     Event::Reject(_) => self.ledger.reject(id, "no", "operator", &now).map(|c| vec![c]),
                     Event::Release(_) => self.ledger.release(document, id, "tenant", &now),
                     Event::Revoke(_, quarantine) => {
@@ -287,7 +460,7 @@ impl World {
                     }
                     Event::Renew(_, lease) => self
                         .ledger
-                        .renew(document, id, *lease, "tenant", &now)
+                        .renew(document, id, *lease, ("tenant", false), &now)
                         .map(|c| vec![c]),
                     _ => unreachable!("the others are handled above"),
                 };
@@ -301,6 +474,41 @@ impl World {
         self.check();
     }
 
+    /// Whether the model lets an unlock open a port for an address now.
+    fn grantable(&self, unlock: &Unlock, port: u16, address: &str) -> bool {
+        let endpoint = &self.document.endpoints[&unlock.endpoint];
+        let program = &self.document.programs[&unlock.program];
+        let Some(lease) = self.leases.get(unlock.id.as_str()) else {
+            return false;
+        };
+        let longest = program.lease.longest().as_seconds();
+        let in_time = self.ran < lease.ends.min(lease.began + longest)
+            && self.wall < lease.wall_ends.min(lease.wall_began + longest as i64);
+        let wanted = if self.variant == 5 { "no" } else { "yes" };
+        let paid = unlock.program.as_str() != "base" || endpoint.labels["paid"] == wanted;
+        let opens = program.opens.iter().any(|opening| {
+            let within = |range: &PortRange| range.low <= port && port <= range.high;
+            opening.ports.iter().any(within)
+        });
+        let judged = program.checks.is_empty()
+            || self
+                .judged
+                .get(&unlock.id)
+                .is_some_and(|addresses| addresses.contains(address));
+        let manual = program.approval == Approval::Manual;
+        let person = self.approved.get(&unlock.id).is_some_and(|ports| {
+            let within = |range: &PortRange| range.low <= port && port <= range.high;
+            ports.iter().any(within)
+        });
+        unlock.state.is_open()
+            && in_time
+            && unlock.tenant == self.tenant(unlock.endpoint.as_str())
+            && paid
+            && opens
+            && judged
+            && (person || !manual)
+    }
+
     /// Compares what passes with what the model says may pass.
     fn check(&self) {
         for endpoint in ["a", "b"] {
@@ -309,22 +517,31 @@ impl World {
                 continue;
             };
             let policy = effective(&self.document, endpoint, body, Direction::Egress);
-            for (program, port) in PORTS {
-                let passes = policy.judge(&packet(port), View::FULL).0 == Action::Allow;
+            let addresses = self.addresses(endpoint);
+            for ((program, port), address) in PORTS
+                .into_iter()
+                .flat_map(|one| addresses.iter().map(move |address| (one, address)))
+            {
+                let passes = policy.judge(&packet(port, address), View::FULL).0 == Action::Allow;
                 let of = |u: &&Unlock| u.endpoint == name && u.program.as_str() == program;
-                let leased = self.stored.values().filter(of).any(|unlock| {
-                    let lease = self.leases.get(unlock.id.as_str());
-                    unlock.state.is_open()
-                        && lease.is_some_and(|lease| self.ran < lease.ends && self.wall < lease.wall_ends)
-                });
+                let granted = self
+                    .stored
+                    .values()
+                    .filter(of)
+                    .any(|unlock| self.grantable(unlock, port, address));
                 assert!(
-                    !passes || leased,
-                    "port {port} of {endpoint} is open without a lease: {:#?}",
+                    !passes || granted,
+                    "port {port} of {endpoint} is open for {address}, which would not be granted: {:#?}",
                     self.ledger
                 );
                 let locked = self.stored.values().filter(of).any(|unlock| {
                     let until = self.quarantines.get(unlock.id.as_str());
-                    unlock.state == State::Revoked && until.is_some_and(|until| self.ran < *until)
+                    let denies = unlock
+                        .opens
+                        .iter()
+                        .flat_map(|rule| &rule.ports)
+                        .any(|p| p.low == port);
+                    unlock.state == State::Revoked && denies && until.is_some_and(|until| self.ran < *until)
                 });
                 assert!(
                     !passes || !locked,
@@ -357,11 +574,16 @@ impl World {
 }
 
 /// A SYN to a port of somebody.
-fn packet(port: u16) -> Packet {
+fn packet(port: u16, local: &str) -> Packet {
+    let local: IpAddr = local.split('/').next().unwrap().parse().unwrap();
+    let remote = match local {
+        IpAddr::V4(_) => "198.51.100.1",
+        IpAddr::V6(_) => "2001:db8:ffff::1",
+    };
     Packet {
         frame: Frame::Ip(IpPacket {
-            local: "192.0.2.1".parse().unwrap(),
-            remote: "198.51.100.1".parse().unwrap(),
+            local,
+            remote: remote.parse().unwrap(),
             protocol: Some(6),
             fragment: Fragment::Whole,
             l4: L4::Ports {
@@ -377,7 +599,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn nothing_is_open_without_a_lease(events in proptest::collection::vec(event(), 1..60)) {
+    fn nothing_is_open_that_would_not_be_granted(events in proptest::collection::vec(event(), 1..60)) {
         let mut world = World::new();
         for event in &events {
             world.apply(event);
@@ -450,4 +672,170 @@ fn a_failing_check_is_borne_for_its_grace_and_revocations_cool_down() {
     assert_eq!(stand(&world).len(), 1);
     world.apply(&Event::Wait(20));
     assert!(stand(&world).is_empty());
+}
+
+/// Why a request of the program `base` would not be taken.
+fn stands(world: &World, endpoint: &str, tenant: &str) -> Vec<String> {
+    let (endpoint, program) = (endpoint.parse().unwrap(), "base".parse().unwrap());
+    let found = world
+        .ledger
+        .obstacles(&world.document, &endpoint, tenant, &program, &world.now());
+    found.iter().map(ToString::to_string).collect()
+}
+
+/// A world in which `base` is active on `a`.
+fn active() -> (World, Name) {
+    let mut world = World::new();
+    world.request(0, 0, None);
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    (world, unlock.id.clone())
+}
+
+#[test]
+fn nobody_escapes_a_revocation_by_being_quicker() {
+    let (mut world, id) = active();
+    let now = world.now();
+    let changes = world
+        .ledger
+        .release(&world.document, &id, "tenant", &now)
+        .unwrap();
+    let ended = Unlock::clone(&changes[0].unlock);
+    world.note(changes);
+    assert!(stands(&world, "a", "t").is_empty());
+    // Another one under the same program, in the meantime.
+    world.request(0, 0, None);
+    let next = world.nth(0).unwrap();
+    world.judge(&next, 5);
+    let document = world.document.clone();
+    let mut tried = world.ledger.clone();
+    assert!(
+        tried
+            .revoke_ended(&document, &ended, ("", true), "operator", &now)
+            .is_err()
+    );
+    let changes = tried
+        .revoke_ended(&document, &ended, ("spam", true), "operator", &now)
+        .unwrap();
+    assert_eq!(changes[0].unlock.id, id);
+    assert!(changes[0].unlock.quarantine.is_some() && changes[0].unlock.ended_at == ended.ended_at);
+    assert_eq!(tried.get(next.id.as_str()).map(|unlock| unlock.state), None);
+    assert_eq!(
+        tried
+            .strikes(&"a".parse().unwrap(), &"base".parse().unwrap())
+            .unwrap()
+            .times,
+        1
+    );
+    // Again, with a word more: it is counted once.
+    let again = Unlock::clone(&changes[0].unlock);
+    tried
+        .revoke_ended(&document, &again, ("spam, twice", true), "operator", &now)
+        .unwrap();
+    assert_eq!(
+        tried
+            .strikes(&"a".parse().unwrap(), &"base".parse().unwrap())
+            .unwrap()
+            .times,
+        1
+    );
+    world.ledger = tried;
+    assert_eq!(stands(&world, "a", "t").len(), 1);
+    assert_eq!(stands(&world, "b", "t").len(), 1, "it counts against the tenant");
+    assert!(stands(&world, "b", "u").is_empty());
+    // Long after, it is over.
+    world.wall += 31 * 86_400;
+    let now = world.now();
+    let late = world
+        .ledger
+        .clone()
+        .revoke_ended(&document, &ended, ("spam", true), "operator", &now);
+    assert!(late.is_err());
+}
+
+#[test]
+fn a_release_while_checks_fail_counts() {
+    let (mut world, id) = active();
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 0);
+    let now = world.now();
+    let changes = world
+        .ledger
+        .release(&world.document, &id, "tenant", &now)
+        .unwrap();
+    assert_eq!(changes[0].unlock.state, State::Released);
+    assert_eq!(stands(&world, "a", "t").len(), 1);
+}
+
+#[test]
+fn an_endpoint_that_is_created_again_is_quarantined_and_cools_down() {
+    let (mut world, id) = active();
+    let now = world.now();
+    let changes = world
+        .ledger
+        .revoke(&world.document, &id, ("spam", true), "operator", &now)
+        .unwrap();
+    world.note(changes);
+    let denied = world.ledger.grants().clone();
+    assert!(!denied.is_empty());
+    let before = world.ledger.clone();
+    world.bounce(0);
+    assert_eq!(*world.ledger.grants(), denied);
+    assert_eq!(stands(&world, "a", "t").len(), 1);
+    // What the endpoint is relieved of is stored, too, so that no restart brings it back.
+    let changed = world.ledger.strikes_since(&before);
+    assert_eq!(changed.len(), 1);
+    assert!(changed[0].1.is_none());
+    // Somebody else's server of that name is not punished.
+    world.apply(&Event::Tenant(0, true));
+    assert!(world.ledger.grants().is_empty());
+    assert!(stands(&world, "a", "u").is_empty());
+    world.apply(&Event::Tenant(0, false));
+    assert_eq!(stands(&world, "a", "t").len(), 1);
+}
+
+#[test]
+fn a_grant_opens_no_prefix_that_nobody_checked() {
+    let mut world = World::new();
+    world.edit_endpoint(0, |endpoint| {
+        endpoint.addresses = ["192.0.2.1", "2001:db8:7::/64"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+    });
+    world.request(0, 0, None);
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    let own = |world: &World| {
+        let unlock = world.ledger.get(unlock.id.as_str()).unwrap();
+        let rules = unlock.rules();
+        rules.iter().map(|rule| rule.local.clone()).collect::<Vec<_>>()
+    };
+    let one = vec!["192.0.2.1".parse().unwrap()];
+    assert_eq!(own(&world), std::slice::from_ref(&one));
+    // An address more is not checked, either.
+    world.edit_endpoint(0, |endpoint| {
+        endpoint.addresses.push("192.0.2.2".parse().unwrap())
+    });
+    assert_eq!(own(&world), std::slice::from_ref(&one));
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    assert_eq!(own(&world)[0].len(), 2);
+    // A prefix alone cannot be checked: nothing of it is opened, whatever a check says.
+    world.edit_endpoint(0, |endpoint| {
+        endpoint.addresses = vec!["2001:db8:7::/64".parse().unwrap()];
+    });
+    assert!(own(&world).is_empty());
+    world.judge(&unlock, 5);
+    assert!(own(&world).is_empty() && world.ledger.grants().is_empty());
+    // Where a program has no checks, everything that the endpoint has was judged.
+    world.edit_endpoint(1, |endpoint| {
+        endpoint.addresses = vec!["2001:db8:8::/64".parse().unwrap()]
+    });
+    world.request(2, 1, None);
+    let after = world.ledger.of_endpoint("b").next().unwrap().clone();
+    world.judge(&after, 5);
+    world.apply(&Event::Approve(1));
+    let after = world.ledger.of_endpoint("b").next().unwrap().clone();
+    assert!(after.state.is_open() && after.local.is_none(), "{after:?}");
 }

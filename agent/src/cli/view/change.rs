@@ -338,6 +338,38 @@ pub struct PlanView {
     /// Bypasses that stay: their endpoints follow the document when they end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bypasses: Vec<BypassView>,
+    /// Active unlocks that would be closed.
+    pub closes: Vec<ClosedView>,
+}
+
+/// An active unlock that would be closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClosedView {
+    /// Its id.
+    pub id: String,
+    /// Its endpoint.
+    pub endpoint: String,
+    /// Its program.
+    pub program: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// The state that it would be in.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<v1::ClosedUnlock> for ClosedView {
+    fn from(c: v1::ClosedUnlock) -> Self {
+        ClosedView {
+            id: c.id,
+            endpoint: c.endpoint,
+            program: c.program,
+            tenant: c.tenant,
+            state: c.state,
+            reason: c.reason,
+        }
+    }
 }
 
 impl From<v1::PlanResponse> for PlanView {
@@ -357,6 +389,7 @@ impl From<v1::PlanResponse> for PlanView {
             },
             targets: p.targets.into_iter().map(target).collect(),
             bypasses: p.bypasses.into_iter().map(BypassView::from).collect(),
+            closes: p.closes.into_iter().map(ClosedView::from).collect(),
         }
     }
 }
@@ -387,6 +420,13 @@ impl View for PlanView {
                 bypass.endpoint,
                 bypass.words()
             );
+        }
+        let mut closed = Grid::new(&["UNLOCK", "ENDPOINT", "PROGRAM", "STATE", "REASON"]);
+        for c in &self.closes {
+            closed.row([&c.id, &c.endpoint, &c.program, &c.state, &c.reason].map(String::clone));
+        }
+        if !closed.is_empty() {
+            text += &format!("\nactive unlocks that would be closed:\n{}", closed.text(width));
         }
         let columns = [
             "TARGET", "TABLE", "#ROWS", "#ADD", "#CHANGE", "#DELETE", "#AFTER", "#SIZE", "#LEFT",

@@ -16,6 +16,7 @@ fn closing(generation: u64) -> Closing {
         by: "agent".to_string(),
         unlocks: Vec::new(),
         strikes: Vec::new(),
+        tenant_strikes: Vec::new(),
         audit: vec![Entry {
             detail: "x".repeat(300),
             ..Entry::default()

@@ -50,7 +50,7 @@ pub struct UnlockFacts {
     pub state: String,
     /// `age`, in seconds.
     pub age: u64,
-    /// `revocations`: how often unlocks of the program were revoked on the endpoint.
+    /// `revocations`: how often unlocks of the program were revoked on the endpoint, or on any of its tenant's.
     pub revocations: u32,
 }
 

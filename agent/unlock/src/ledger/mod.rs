@@ -9,7 +9,10 @@
 //! copy, makes the [`Change`]s durable, and only then lets the copy take the ledger's place. What has ended is in the
 //! changes once more and then forgotten.
 
+mod basis;
 mod bypass;
+mod decide;
+mod follow;
 mod refusal;
 mod step;
 mod time;
@@ -24,9 +27,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Deadline, Moment};
 use crate::evidence::Evidence;
 
+pub use basis::{Basis, tenant_of};
 pub use bypass::{Bypass, BypassChange, TooManyBypasses};
 pub use refusal::Refusal;
-pub use unlock::{CheckResult, Checked, State, Transition, Unlock};
+pub use unlock::{CheckResult, Checked, Renewal, State, Transition, Unlock};
 
 /// What became of an unlock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,19 @@ pub struct Change {
 /// Who does what happens by itself.
 pub const AGENT: &str = "agent";
 
-/// How often a program was revoked on an endpoint, and until when no request is taken.
+/// Whom revocations count against.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// An endpoint.
+    Endpoint(Name),
+    /// A tenant, whatever becomes of its endpoints.
+    Tenant(String),
+}
+
+/// Whom revocations count against, and under which program.
+pub type StrikeKey = (Subject, Name);
+
+/// How often a program was revoked, and until when no request is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strikes {
     /// How often.
@@ -80,8 +96,10 @@ pub enum Judgement {
         /// An operator has to approve it.
         manual: bool,
     },
-    /// Something does not hold.
+    /// A check failed, or what the program requires does not hold because of one.
     Fails(String),
+    /// What the program requires does not hold, whatever the checks say: no grace is given.
+    Unmet(String),
     /// Something could not be found out.
     Unknown(String),
 }
@@ -96,22 +114,30 @@ pub struct Ledger {
     due_by_boot: OrdSet<(u64, Name)>,
     grants: OrdMap<Name, Arc<Vec<Grant>>>,
     bypasses: OrdMap<Name, Arc<Bypass>>,
-    strikes: OrdMap<(Name, Name), Strikes>,
+    strikes: OrdMap<StrikeKey, Strikes>,
+    /// Since when endpoints are their tenants', in seconds since the Unix epoch.
+    since: OrdMap<Name, i64>,
 }
 
 impl Ledger {
     /// The ledger of an earlier run: every unlock that had not ended, or is in quarantine; how often what was revoked;
-    /// and when somebody looked last. When the machine was started again meanwhile, deadlines are on its new clock: all
-    /// of them have to be stored again before the next moment is.
+    /// since when endpoints are their tenants'; and when somebody looked last. When the machine was started again
+    /// meanwhile, deadlines are on its new clock: all of them have to be stored again before the next moment is.
     pub fn restore(
         unlocks: impl IntoIterator<Item = Unlock>,
-        strikes: impl IntoIterator<Item = ((Name, Name), Strikes)>,
+        strikes: impl IntoIterator<Item = (StrikeKey, Strikes)>,
+        since: impl IntoIterator<Item = (Name, i64)>,
         seen: &Moment,
         now: &Moment,
     ) -> Self {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger {
+            since: since.into_iter().collect(),
+            ..Ledger::default()
+        };
         for mut unlock in unlocks {
             unlock.resume(seen, now);
+            // A version before this one did not note who approved.
+            unlock.approved |= unlock.basis.is_none() && unlock.was_approved();
             ledger.put(unlock);
         }
         for (key, mut strike) in strikes {
@@ -147,6 +173,11 @@ impl Ledger {
         self.live.is_empty()
     }
 
+    /// Since when an endpoint is its tenant's, in seconds since the Unix epoch.
+    pub fn since(&self, endpoint: &str) -> Option<i64> {
+        self.since.get(endpoint).copied()
+    }
+
     /// What unlocks and bypasses do to endpoints, for the compiler.
     pub fn grants(&self) -> &OrdMap<Name, Arc<Vec<Grant>>> {
         &self.grants
@@ -171,12 +202,34 @@ impl Ledger {
 
     /// How often a program was revoked on an endpoint.
     pub fn strikes(&self, endpoint: &Name, program: &Name) -> Option<&Strikes> {
-        self.strikes.get(&(endpoint.clone(), program.clone()))
+        self.strikes
+            .get(&(Subject::Endpoint(endpoint.clone()), program.clone()))
     }
 
-    /// How often each program was revoked on each endpoint.
-    pub fn all_strikes(&self) -> impl Iterator<Item = (&(Name, Name), &Strikes)> {
+    /// How often a program was revoked on any endpoint of a tenant; none for endpoints without a tenant.
+    pub fn strikes_of_tenant(&self, tenant: &str, program: &Name) -> Option<&Strikes> {
+        self.strikes
+            .get(&(Subject::Tenant(tenant.to_string()), program.clone()))
+    }
+
+    /// How often each program was revoked, by endpoint and by tenant.
+    pub fn all_strikes(&self) -> impl Iterator<Item = (&StrikeKey, &Strikes)> {
         self.strikes.iter()
+    }
+
+    /// What became of strikes since an earlier ledger; none for those that are gone.
+    pub fn strikes_since(&self, before: &Ledger) -> Vec<(StrikeKey, Option<Strikes>)> {
+        use imbl::ordmap::DiffItem::{Add, Remove, Update};
+        let difference = before.strikes.diff(&self.strikes);
+        difference
+            .map(|item| match item {
+                Add(key, strikes)
+                | Update {
+                    new: (key, strikes), ..
+                } => (key.clone(), Some(*strikes)),
+                Remove(key, _) => (key.clone(), None),
+            })
+            .collect()
     }
 
     /// Milliseconds until something happens by itself; none when nothing is due.
@@ -227,17 +280,25 @@ impl Ledger {
         };
         let mut found = Vec::new();
         found.extend(self.over_limit(&program.limits, endpoint, tenant, name));
-        if let Some(strikes) = self.strikes(endpoint, name)
-            && let Some(until) = strikes.until.filter(|until| !until.has_surely_come(now))
-        {
-            let wall = until.wall_ms.saturating_sub(now.wall_ms).max(0) as u64;
-            let boot = until.boot_ms.saturating_sub(now.boot_ms);
-            found.push(Refusal::CoolingDown {
-                endpoint: endpoint.clone(),
-                program: name.clone(),
-                times: strikes.times,
-                left: Span::seconds(wall.max(boot).div_ceil(1000)),
-            });
+        let of_tenant = self.strikes_of_tenant(tenant, name);
+        let both = [
+            (format!("`{endpoint}`"), self.strikes(endpoint, name)),
+            (format!("an endpoint of tenant `{tenant}`"), of_tenant),
+        ];
+        for (on, strikes) in both {
+            if let Some(strikes) = strikes
+                && let Some(until) = strikes.until.filter(|until| !until.has_surely_come(now))
+            {
+                let wall = until.wall_ms.saturating_sub(now.wall_ms).max(0) as u64;
+                let boot = until.boot_ms.saturating_sub(now.boot_ms);
+                found.push(Refusal::CoolingDown {
+                    on,
+                    program: name.clone(),
+                    times: strikes.times,
+                    left: Span::seconds(wall.max(boot).div_ceil(1000)),
+                });
+                break;
+            }
         }
         found.extend(self.needed(program, endpoint, now).map(|needed| Refusal::Needs {
             endpoint: endpoint.clone(),
@@ -305,7 +366,7 @@ impl Ledger {
                 self.due_by_boot.insert((boot, id.clone()));
             }
             if !unlock.state.has_ended() {
-                *self.by_tenant.entry(tenant_of(&unlock)).or_default() += 1;
+                *self.by_tenant.entry(under(&unlock)).or_default() += 1;
             }
             self.by_endpoint
                 .entry(unlock.endpoint.clone())
@@ -326,7 +387,7 @@ impl Ledger {
             self.due_by_boot.remove(&(boot, id.clone()));
         }
         if !old.state.has_ended() {
-            let key = tenant_of(&old);
+            let key = under(&old);
             let left = self.by_tenant.get(&key).copied().unwrap_or(0).saturating_sub(1);
             match left {
                 0 => self.by_tenant.remove(&key),
@@ -354,6 +415,6 @@ impl Ledger {
     }
 }
 
-fn tenant_of(unlock: &Unlock) -> (String, Name) {
+fn under(unlock: &Unlock) -> (String, Name) {
     (unlock.tenant.clone(), unlock.program.clone())
 }

@@ -48,12 +48,10 @@ pub enum Refusal {
         limit: u32,
     },
     /// An unlock was revoked not long ago.
-    #[error(
-        "`{program}` was revoked on `{endpoint}`, {times} time(s) so far: a new request is taken in {left}"
-    )]
+    #[error("`{program}` was revoked on {on}, {times} time(s) so far: a new request is taken in {left}")]
     CoolingDown {
-        /// The endpoint.
-        endpoint: Name,
+        /// The endpoint, or one of the tenant, in words.
+        on: String,
         /// The program.
         program: Name,
         /// How often it was revoked.
@@ -95,6 +93,24 @@ pub enum Refusal {
         asked: Span,
         /// What is allowed.
         most: Span,
+    },
+    /// It would not be granted now.
+    #[error("unlock `{id}` would not be granted now: {why}")]
+    Unmet {
+        /// The unlock.
+        id: Name,
+        /// Why.
+        why: String,
+    },
+    /// It ended too long ago to be revoked.
+    #[error("unlock `{id}` is {state}: only one that is active, or ended within {lately}, can be revoked")]
+    LongOver {
+        /// The unlock.
+        id: Name,
+        /// Where it stands.
+        state: State,
+        /// How long after its end it can be revoked.
+        lately: Span,
     },
     /// A reason is missing.
     #[error("a reason is needed: it is what the customer is told")]

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use portcullis_policy::{Document, Name, Program, Rule, Span};
 
+use super::basis::{Basis, covers, open_alike, tenant_of};
+use super::follow::local;
 use super::unlock::{Checked, State, Unlock};
-use super::{AGENT, Change, Judgement, Ledger, Refusal, Request, Strikes};
+use super::{AGENT, Change, Judgement, Ledger, Refusal, Request};
 use crate::clock::Moment;
 use crate::evidence::Evidence;
+use crate::judge::{Known, judge, unmet};
 
 /// Seconds after which checks that could not be made are made again; after the last, a request is rejected.
 const RETRIES: [u64; 4] = [10, 60, 300, 1800];
@@ -25,7 +28,9 @@ impl Ledger {
         now: &Moment,
     ) -> Result<Change, Refusal> {
         let program = program_of(document, &request.program)?;
-        if !document.endpoints.contains_key(&request.endpoint) {
+        // It may have got another tenant since the caller was looked at.
+        let endpoint = document.endpoints.get(&request.endpoint);
+        if endpoint.is_none_or(|endpoint| tenant_of(document, endpoint) != request.tenant) {
             return Err(Refusal::NoEndpoint(request.endpoint));
         }
         if self.live.contains_key(&request.id) {
@@ -65,7 +70,37 @@ impl Ledger {
         Ok(self.changed(unlock, "unlock.request", &request.by))
     }
 
-    /// What the checks of one came to, and the expressions over them. It may have ended meanwhile: then nothing happens.
+    /// Judges an unlock by checks that were made for `basis`. When that is not what there is any more, they say nothing,
+    /// and are made again.
+    pub fn checked(
+        &mut self,
+        document: &Document,
+        id: &Name,
+        basis: &Basis,
+        checks: Vec<Checked>,
+        now: &Moment,
+    ) -> Vec<Change> {
+        let Some(unlock) = self.live.get(id).filter(|u| !u.state.has_ended()).cloned() else {
+            return Vec::new();
+        };
+        let Some(is) = Basis::of(document, &unlock) else {
+            return Vec::new();
+        };
+        if !basis.same_checks(&is) || !basis.same_place(&is) {
+            let mut unlock = Unlock::clone(&unlock);
+            unlock.recheck = Some(now.after(0));
+            return vec![self.changed(unlock, "unlock.check", AGENT)];
+        }
+        let known = Known {
+            document,
+            ledger: self,
+            now: *now,
+        };
+        let judgement = judge(&unlock, &checks, &known);
+        self.judged(document, id, checks, &judgement, now)
+    }
+
+    /// Takes the judgement of an unlock and the checks that it rests on. The unlock may have ended: then nothing happens.
     pub fn judged(
         &mut self,
         document: &Document,
@@ -104,6 +139,7 @@ impl Ledger {
         unlock.recheck = None;
         match judgement {
             Judgement::Holds { manual: true } => {
+                unlock.basis = Basis::of(document, &unlock);
                 unlock.enter(
                     State::AwaitingApproval,
                     "the checks passed; an operator decides",
@@ -115,7 +151,7 @@ impl Ledger {
             Judgement::Holds { manual: false } => {
                 self.activate(document, unlock, program, "the checks passed", AGENT, now)
             }
-            Judgement::Fails(why) => {
+            Judgement::Fails(why) | Judgement::Unmet(why) => {
                 unlock.enter(State::Rejected, why, AGENT, now);
                 vec![self.changed(unlock, "unlock.reject", AGENT)]
             }
@@ -151,11 +187,18 @@ impl Ledger {
             .recheck_every
             .map(|every| now.after(every.as_seconds()));
         let why = match judgement {
-            Judgement::Holds { .. } => {
+            Judgement::Holds { manual } => {
                 if unlock.failing.take().is_some() {
                     unlock.reason = "the checks pass again".to_string();
                 }
-                return vec![self.changed(unlock, "unlock.check", AGENT)];
+                return self.holds_again(document, unlock, program, *manual, now);
+            }
+            // Nobody's fault, and nothing that time mends.
+            Judgement::Unmet(why) => {
+                unlock.enter(State::Revoked, why, AGENT, now);
+                let mut changes = vec![self.changed(unlock, "unlock.revoke", AGENT)];
+                self.orphans(document, &mut changes, now);
+                return changes;
             }
             Judgement::Fails(why) | Judgement::Unknown(why) => why.clone(),
         };
@@ -184,146 +227,35 @@ impl Ledger {
         vec![self.changed(unlock, "unlock.check", AGENT)]
     }
 
-    /// An operator approves.
-    pub fn approve(
+    /// A grant holds by what there is now.
+    fn holds_again(
         &mut self,
         document: &Document,
-        id: &Name,
-        reason: &str,
-        by: &str,
+        mut unlock: Unlock,
+        program: &Program,
+        manual: bool,
         now: &Moment,
-    ) -> Result<Vec<Change>, Refusal> {
-        let unlock = self.in_state(id, "awaiting approval", "approved", |s| {
-            s == State::AwaitingApproval
-        })?;
-        let program = program_of(document, &unlock.program)?;
-        if let Some(needed) = self.needed(program, &unlock.endpoint, now).next() {
-            return Err(Refusal::Needs {
-                endpoint: unlock.endpoint.clone(),
-                program: unlock.program.clone(),
-                needed: needed.clone(),
-            });
-        }
-        let reason = if reason.is_empty() { "approved" } else { reason };
-        Ok(self.activate(document, unlock, program, reason, by, now))
-    }
-
-    /// An operator rejects.
-    pub fn reject(&mut self, id: &Name, reason: &str, by: &str, now: &Moment) -> Result<Change, Refusal> {
-        let before = |s| matches!(s, State::Requested | State::Checking | State::AwaitingApproval);
-        let mut unlock = self.in_state(id, "not granted yet", "rejected", before)?;
-        if reason.is_empty() {
-            return Err(Refusal::NoReason);
-        }
-        unlock.enter(State::Rejected, reason, by, now);
-        Ok(self.changed(unlock, "unlock.reject", by))
-    }
-
-    /// Its lease begins anew; its checks are due at once.
-    pub fn renew(
-        &mut self,
-        document: &Document,
-        id: &Name,
-        lease_seconds: Option<u64>,
-        by: &str,
-        now: &Moment,
-    ) -> Result<Change, Refusal> {
-        let mut unlock = self.in_state(id, "active", "renewed", State::is_open)?;
-        let program = program_of(document, &unlock.program)?;
-        if !program.lease.renewable {
-            return Err(Refusal::NotRenewable(unlock.program));
-        }
-        if !unlock.is_open(now) {
-            return Err(wrong_state(&unlock, "active", "renewed"));
-        }
-        unlock.lease_seconds = lease_of(program, &unlock.program, lease_seconds)?;
-        unlock.renewals += 1;
-        lease(&mut unlock, program, now);
-        if !program.checks.is_empty() || program.require.is_some() {
-            unlock.recheck = Some(now.after(0));
-        }
-        unlock.enter(State::Active, "renewed", by, now);
-        Ok(self.changed(unlock, "unlock.renew", by))
-    }
-
-    /// The tenant gives it back, or takes the request back.
-    pub fn release(
-        &mut self,
-        document: &Document,
-        id: &Name,
-        by: &str,
-        now: &Moment,
-    ) -> Result<Vec<Change>, Refusal> {
-        let mut unlock = self.in_state(id, "under way", "released", |s| !s.has_ended())?;
-        unlock.enter(State::Released, "given back", by, now);
-        let mut changes = vec![self.changed(unlock, "unlock.release", by)];
-        self.orphans(document, &mut changes, now);
-        Ok(changes)
-    }
-
-    /// An operator takes it back; with `quarantine`, its openings are denied above everything for the program's time.
-    pub fn revoke(
-        &mut self,
-        document: &Document,
-        id: &Name,
-        (reason, quarantine): (&str, bool),
-        by: &str,
-        now: &Moment,
-    ) -> Result<Vec<Change>, Refusal> {
-        let unlock = self.in_state(id, "active", "revoked", State::is_open)?;
-        if reason.is_empty() {
-            return Err(Refusal::NoReason);
-        }
-        let program = program_of(document, &unlock.program)?;
-        let span = program.quarantine.filter(|_| quarantine);
-        Ok(self.revoked(document, unlock, reason, by, span, now))
-    }
-
-    /// What a new document means: endpoints and programs that are gone take their unlocks with them.
-    pub fn follow(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let gone = |unlock: &Unlock| {
-            if !document.endpoints.contains_key(&unlock.endpoint) {
-                Some("the endpoint is gone")
-            } else if !document.programs.contains_key(&unlock.program) {
-                Some("the program is gone")
-            } else {
-                None
+    ) -> Vec<Change> {
+        let is = Basis::of(document, &unlock);
+        let changed = unlock.basis.is_some() && unlock.basis != is;
+        match crate::evidence::rules(program, unlock.program.as_str(), &unlock.evidence) {
+            Ok(opens) => {
+                unlock.approved &= open_alike(&opens, &unlock.opens);
+                unlock.opens = opens;
             }
-        };
-        let found: Vec<(Arc<Unlock>, &str)> = self
-            .live
-            .values()
-            .filter_map(|unlock| Some((Arc::clone(unlock), gone(unlock)?)))
-            .collect();
-        for (unlock, why) in found {
-            let mut unlock = Unlock::clone(&unlock);
-            unlock.quarantine = unlock
-                .quarantine
-                .filter(|_| document.endpoints.contains_key(&unlock.endpoint));
-            if unlock.state.has_ended() {
-                changes.push(self.changed(unlock, "unlock.quarantine_over", AGENT));
-                continue;
-            }
-            let state = if unlock.state.is_open() {
-                State::Revoked
-            } else {
-                State::Rejected
-            };
-            unlock.enter(state, why, AGENT, now);
-            changes.push(self.changed(unlock, "unlock.revoke", AGENT));
+            Err(_) => return vec![self.changed(unlock, "unlock.check", AGENT)],
         }
-        let strikes = std::mem::take(&mut self.strikes).into_iter();
-        self.strikes = strikes
-            .filter(|((endpoint, _), _)| document.endpoints.contains_key(endpoint))
-            .collect();
-        if !changes.is_empty() {
+        unlock.basis = is;
+        cover(&mut unlock, document, program);
+        if changed && manual && !unlock.approved {
+            let mut changes = vec![self.asked_again(unlock, false, now)];
             self.orphans(document, &mut changes, now);
+            return changes;
         }
-        changes
+        vec![self.changed(unlock, "unlock.check", AGENT)]
     }
 
-    fn activate(
+    pub(super) fn activate(
         &mut self,
         document: &Document,
         mut unlock: Unlock,
@@ -340,11 +272,12 @@ impl Ledger {
         }
         unlock.granted_at = Some(now.seconds());
         unlock.attempts = 0;
+        unlock.basis = Basis::of(document, &unlock);
+        cover(&mut unlock, document, program);
         lease(&mut unlock, program, now);
-        unlock.recheck = program
-            .lease
-            .recheck_every
-            .map(|every| now.after(every.as_seconds()));
+        let every = program.lease.recheck_every;
+        let every = every.map(|every| now.after(every.as_seconds()));
+        unlock.recheck = unlock.recheck.or(every);
         unlock.enter(State::Active, reason, by, now);
         let granted = self.changed(unlock, "unlock.activate", by);
         let parent = Arc::clone(&granted.unlock);
@@ -413,15 +346,7 @@ impl Ledger {
     ) -> Vec<Change> {
         unlock.enter(State::Revoked, reason, by, now);
         unlock.quarantine = quarantine.map(|span| now.after(span.as_seconds()));
-        let key = (unlock.endpoint.clone(), unlock.program.clone());
-        let times = self.strikes.get(&key).map_or(0, |s| s.times).saturating_add(1);
-        let cooldowns = document
-            .programs
-            .get(&unlock.program)
-            .map(|p| &p.limits.cooldown_after_revoke);
-        let nth = cooldowns.and_then(|list| list.get(times as usize - 1).or_else(|| list.last()));
-        let until = nth.map(|span| now.after(span.as_seconds()));
-        self.strikes.insert(key, Strikes { times, until });
+        self.strike(document, &mut unlock, now);
         let mut changes = vec![self.changed(unlock, "unlock.revoke", by)];
         self.orphans(document, &mut changes, now);
         changes
@@ -432,7 +357,7 @@ impl Ledger {
         let mut from = 0;
         while let Some(ended) = changes.get(from).map(|change| Arc::clone(&change.unlock)) {
             from += 1;
-            if !ended.state.has_ended() {
+            if ended.state.is_open() {
                 continue;
             }
             let left: Vec<Arc<Unlock>> = self.of_endpoint(ended.endpoint.as_str()).cloned().collect();
@@ -440,22 +365,26 @@ impl Ledger {
                 let Some(program) = document.programs.get(&unlock.program) else {
                     continue;
                 };
-                let Some(needed) = self.needed(program, &unlock.endpoint, now).next().cloned() else {
-                    continue;
+                let known = Known {
+                    document,
+                    ledger: self,
+                    now: *now,
                 };
+                let needed = self.needed(program, &unlock.endpoint, now).next();
+                let why = match needed {
+                    Some(needed) => Some(format!("it needs `{needed}`, which ended")),
+                    // It may require another one to be active.
+                    None => unmet(unlock, &known),
+                };
+                let Some(why) = why else { continue };
                 let mut unlock = Unlock::clone(unlock);
-                unlock.enter(
-                    State::Revoked,
-                    format!("it needs `{needed}`, which ended"),
-                    AGENT,
-                    now,
-                );
+                unlock.enter(State::Revoked, why, AGENT, now);
                 changes.push(self.changed(unlock, "unlock.revoke", AGENT));
             }
         }
     }
 
-    fn in_state(
+    pub(super) fn in_state(
         &self,
         id: &Name,
         wanted: &'static str,
@@ -480,7 +409,7 @@ impl Ledger {
     }
 }
 
-fn wrong_state(unlock: &Unlock, wanted: &'static str, action: &'static str) -> Refusal {
+pub(super) fn wrong_state(unlock: &Unlock, wanted: &'static str, action: &'static str) -> Refusal {
     Refusal::WrongState {
         id: unlock.id.clone(),
         state: unlock.state,
@@ -489,13 +418,13 @@ fn wrong_state(unlock: &Unlock, wanted: &'static str, action: &'static str) -> R
     }
 }
 
-fn program_of<'a>(document: &'a Document, name: &Name) -> Result<&'a Program, Refusal> {
+pub(super) fn program_of<'a>(document: &'a Document, name: &Name) -> Result<&'a Program, Refusal> {
     let program = document.programs.get(name).map(AsRef::as_ref);
     program.ok_or_else(|| Refusal::NoProgram(name.clone()))
 }
 
 /// How long a lease is to be.
-fn lease_of(program: &Program, name: &Name, asked: Option<u64>) -> Result<u64, Refusal> {
+pub(super) fn lease_of(program: &Program, name: &Name, asked: Option<u64>) -> Result<u64, Refusal> {
     let most = program.lease.longest();
     match asked {
         None | Some(0) => Ok(program.lease.default.as_seconds()),
@@ -508,8 +437,16 @@ fn lease_of(program: &Program, name: &Name, asked: Option<u64>) -> Result<u64, R
     }
 }
 
+/// Lets a grant open for the addresses that its checks were about.
+fn cover(unlock: &mut Unlock, document: &Document, program: &Program) {
+    if let Some(endpoint) = document.endpoints.get(&unlock.endpoint) {
+        unlock.covers = covers(program, endpoint, &unlock.evidence);
+        unlock.local = local(unlock.covers.as_deref(), &endpoint.addresses, &endpoint.addresses);
+    }
+}
+
 /// Lets the lease of an unlock begin.
-fn lease(unlock: &mut Unlock, program: &Program, now: &Moment) {
+pub(super) fn lease(unlock: &mut Unlock, program: &Program, now: &Moment) {
     let length = unlock.lease_seconds;
     let notice = program
         .lease
@@ -568,5 +505,11 @@ fn blank(request: Request, now: &Moment) -> Unlock {
         renewals: 0,
         revision: 0,
         history: Vec::new(),
+        basis: None,
+        covers: None,
+        local: None,
+        approved: false,
+        struck: false,
+        renewal: None,
     }
 }

@@ -1,9 +1,9 @@
 //! What time does to unlocks, and closings that come from beside.
 
-use portcullis_policy::{Document, Name};
+use portcullis_policy::Document;
 
 use super::unlock::{State, Unlock};
-use super::{AGENT, Change, Ledger, Strikes};
+use super::{AGENT, Change, Ledger, StrikeKey, Strikes};
 use crate::clock::Moment;
 
 impl Ledger {
@@ -74,12 +74,11 @@ impl Ledger {
         changes.split_off(closings.len())
     }
 
-    /// Sets how often a program was revoked on an endpoint, as a closing has it.
-    pub fn set_strikes(&mut self, endpoint: &Name, program: &Name, strikes: Option<Strikes>) {
-        let key = (endpoint.clone(), program.clone());
+    /// Sets how often a program was revoked, as a closing has it.
+    pub fn set_strikes(&mut self, key: &StrikeKey, strikes: Option<Strikes>) {
         match strikes {
-            Some(strikes) => drop(self.strikes.insert(key, strikes)),
-            None => drop(self.strikes.remove(&key)),
+            Some(strikes) => drop(self.strikes.insert(key.clone(), strikes)),
+            None => drop(self.strikes.remove(key)),
         }
     }
 }

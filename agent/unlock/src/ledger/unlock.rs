@@ -1,8 +1,9 @@
 //! One unlock.
 
-use portcullis_policy::{Grant, GrantKind, Name, Rule};
+use portcullis_policy::{Grant, GrantKind, Matcher, Name, Rule, StrictPrefix};
 use serde::{Deserialize, Serialize};
 
+use super::basis::Basis;
 use crate::clock::{Deadline, Moment};
 use crate::evidence::Evidence;
 
@@ -187,6 +188,35 @@ pub struct Unlock {
     pub revision: u64,
     /// Oldest first.
     pub history: Vec<Transition>,
+    /// What it was judged by last; none before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
+    /// The addresses that its checks were about; all that the endpoint had when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<Vec<StrictPrefix>>,
+    /// The addresses of the endpoint that it opens for; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Vec<StrictPrefix>>,
+    /// Whether a person approved what it opens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approved: bool,
+    /// Whether its end counted as a revocation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub struck: bool,
+    /// A renewal that a person has to approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Renewal>,
+}
+
+/// A renewal that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// How long the lease is to be, in seconds.
+    pub lease_seconds: u64,
+    /// Who asked for it.
+    pub by: String,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
 }
 
 impl Unlock {
@@ -201,6 +231,7 @@ impl Unlock {
         if state.has_ended() {
             self.ended_at = Some(now.seconds());
             (self.recheck, self.notice, self.failing) = (None, None, None);
+            self.renewal = None;
         }
         self.history.push(Transition {
             state,
@@ -214,6 +245,29 @@ impl Unlock {
         }
     }
 
+    /// What it opens, for the addresses that it opens for.
+    pub fn rules(&self) -> Vec<Rule> {
+        let Some(local) = &self.local else {
+            return self.opens.clone();
+        };
+        let narrowed = self.opens.iter().cloned().map(|rule| Rule {
+            local: local.clone(),
+            ..rule
+        });
+        // An empty list would be every address; a rule of one IP version may have no address left.
+        narrowed
+            .filter(|rule| !rule.local.is_empty() && Matcher::of(rule).is_some())
+            .collect()
+    }
+
+    /// Whether a person approved it, by what its history says.
+    pub(super) fn was_approved(&self) -> bool {
+        self.history.windows(2).any(|pair| match pair {
+            [before, after] => before.state == State::AwaitingApproval && after.state == State::Active,
+            _ => false,
+        })
+    }
+
     /// What it does to its endpoint.
     pub(super) fn grant(&self) -> Option<Grant> {
         let (quarantine, ends) = match (self.state.is_open(), self.ends, self.quarantine) {
@@ -221,22 +275,27 @@ impl Unlock {
             (false, _, Some(until)) => (true, until),
             _ => return None,
         };
-        let rules = self.opens.iter().cloned();
-        let rules = rules.map(|rule| match quarantine {
-            true => Rule {
-                action: portcullis_policy::Action::Deny,
-                reason: format!("quarantine of {}: {}", self.id, self.reason)
-                    .chars()
-                    .take(256)
-                    .collect(),
-                ..rule
-            },
-            false => rule,
-        });
+        let rules: Vec<Rule> = match quarantine {
+            true => {
+                let denied = self.opens.iter().cloned().map(|rule| Rule {
+                    action: portcullis_policy::Action::Deny,
+                    reason: format!("quarantine of {}: {}", self.id, self.reason)
+                        .chars()
+                        .take(256)
+                        .collect(),
+                    ..rule
+                });
+                denied.collect()
+            }
+            false => self.rules(),
+        };
+        if rules.is_empty() {
+            return None;
+        }
         Some(Grant {
             unlock: self.id.clone(),
             program: self.program.clone(),
-            rules: rules.collect(),
+            rules,
             kind: match quarantine {
                 true => GrantKind::Quarantine,
                 false => GrantKind::Unlock,
