@@ -202,11 +202,12 @@ async fn rows_of_an_earlier_version_are_taken_over_under_traffic() {
         "{target:#?}"
     );
     let counted: u64 = target.tables.iter().map(|table| table.rows).sum();
-    assert_eq!(
-        rows(&sandbox).len() as u64,
-        counted,
-        "no row of the earlier version is left"
-    );
+    // What the switch learned by itself ends by itself, and is not counted.
+    let written = rows(&sandbox)
+        .iter()
+        .filter(|row| !row.contains("idle_timeout"))
+        .count();
+    assert_eq!(written as u64, counted, "no row of the earlier version is left");
     // What the lease opened stays open, and what is beside it shut.
     let pause = || std::thread::sleep(Duration::from_millis(500));
     let leased =

@@ -104,11 +104,15 @@ impl Checker {
         &self.shared.config
     }
 
-    /// Makes a check: an answer within twice [`CheckerConfig::total`], half of it for waiting its turn. Dropping the
+    /// Makes a check: an answer within three times [`CheckerConfig::total`], two thirds of it for waiting its turn. Dropping the
     /// future ends the check.
     pub async fn ask(&self, question: &Question) -> Answer {
         let shared = &*self.shared;
-        let Ok(_place) = timeout(shared.config.total, shared.places.take(&self.owner)).await else {
+        // Who takes up all of its own part gets no other answer than who has a zone that does not answer.
+        let Ok(place) = timeout(shared.config.total, shared.places.own(&self.owner)).await else {
+            return Answer::undetermined("too many other checks of this tenant are being made");
+        };
+        let Ok(_place) = timeout(shared.config.total, place.of_all()).await else {
             return Answer::not_made("too many other checks are being made");
         };
         match timeout(shared.config.total, shared.make(question)).await {

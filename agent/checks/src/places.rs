@@ -41,8 +41,8 @@ impl Places {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. Dropping the future gives up the owner's turn.
-    pub(crate) async fn take(&self, owner: &Arc<str>) -> Place<'_> {
+    /// Waits for one of the owner's part. Dropping the future gives up the owner's turn.
+    pub(crate) async fn own(&self, owner: &Arc<str>) -> Place<'_> {
         let own = {
             let mut owners = self.owners();
             let own = owners.entry(Arc::clone(owner));
@@ -56,8 +56,15 @@ impl Places {
         };
         // The semaphores are never closed.
         place.own = own.acquire_owned().await.ok();
-        place._all = self.all.acquire().await.ok();
         place
+    }
+}
+
+impl Place<'_> {
+    /// Waits for one of all places, too.
+    pub(crate) async fn of_all(mut self) -> Self {
+        self._all = self.places.all.acquire().await.ok();
+        self
     }
 }
 
@@ -85,19 +92,23 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(50);
 
+    async fn taken<'a>(places: &'a Places, owner: &Arc<str>) -> Place<'a> {
+        places.own(owner).await.of_all().await
+    }
+
     #[tokio::test]
     async fn one_owner_never_takes_the_places_of_others() {
         let places = Places::new(8);
         let (greedy, other): (Arc<str>, Arc<str>) = ("greedy".into(), "other".into());
-        let held = [places.take(&greedy).await, places.take(&greedy).await];
+        let held = [taken(&places, &greedy).await, taken(&places, &greedy).await];
         assert!(
-            timeout(SHORT, places.take(&greedy)).await.is_err(),
+            timeout(SHORT, taken(&places, &greedy)).await.is_err(),
             "a quarter of 8"
         );
-        let theirs = timeout(SHORT, places.take(&other)).await;
+        let theirs = timeout(SHORT, taken(&places, &other)).await;
         assert!(theirs.is_ok());
         drop(held);
-        assert!(timeout(SHORT, places.take(&greedy)).await.is_ok());
+        assert!(timeout(SHORT, taken(&places, &greedy)).await.is_ok());
         drop(theirs);
         assert!(
             places.owners().is_empty(),
@@ -109,10 +120,10 @@ mod tests {
     async fn one_place_is_for_everybody() {
         let places = Places::new(1);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let held = places.take(&a).await;
-        assert!(timeout(SHORT, places.take(&b)).await.is_err());
+        let held = taken(&places, &a).await;
+        assert!(timeout(SHORT, taken(&places, &b)).await.is_err());
         assert_eq!(places.owners().len(), 1);
         drop(held);
-        assert!(timeout(SHORT, places.take(&b)).await.is_ok());
+        assert!(timeout(SHORT, taken(&places, &b)).await.is_ok());
     }
 }

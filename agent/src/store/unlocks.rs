@@ -1,5 +1,6 @@
 //! Unlocks as they are stored: those under way and those that ended.
 
+use portcullis_policy::Name;
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{Bypass, State, StrikeKey, Strikes, Subject, Unlock};
 use rusqlite::{Connection, OptionalExtension, params};

@@ -98,6 +98,7 @@ async fn one(checker: Checker, check: Check, question: Option<Question>, secret:
         },
         detail: if secret { SECRET.to_string() } else { answer.detail },
         at,
+        not_made: answer.not_made,
     }
 }
 
@@ -133,6 +134,7 @@ pub(super) async fn ask(
             result: CheckResult::Undetermined,
             detail: format!("the check ended without an answer: {error}"),
             at,
+            not_made: true,
         }));
     }
     checks

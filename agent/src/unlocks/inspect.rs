@@ -155,7 +155,8 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
     let Some((unlock, program, endpoint, basis)) = found else {
         return Ok(());
     };
-    let checks = ask(checker, &program, &endpoint, &unlock.evidence, now.seconds()).await;
+    let checker = checker.on_behalf_of(&unlock.tenant);
+    let checks = ask(&checker, &program, &endpoint, &unlock.evidence, now.seconds()).await;
     for check in &checks {
         metrics::check_made(&check.kind, check.result.name());
         if check.result != CheckResult::Passed {

@@ -229,11 +229,16 @@ pub fn judge(unlock: &Unlock, checks: &[Checked], known: &Known<'_>) -> Judgemen
         return Judgement::Fails(why);
     }
     let unknown = found(CheckResult::Undetermined);
+    let not_made = checks.iter().any(|check| check.not_made);
+    let judgement = |why| match not_made {
+        true => Judgement::NotMade(why),
+        false => Judgement::Unknown(why),
+    };
     if !unknown.is_empty() {
-        return Judgement::Unknown(unknown);
+        return judgement(unknown);
     }
     if let Some((false, ..)) = required {
-        return Judgement::Unknown("a check could not be made".to_string());
+        return judgement("a check could not be made".to_string());
     }
     Judgement::Holds {
         manual: manual(unlock, checks, known),

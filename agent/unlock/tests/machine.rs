@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Approval, Direction, Document, Endpoint, Fragment, Frame, IpPacket, L4, Name, Packet, PortRange,
-    View, effective,
+    Action, Approval, Direction, Document, Endpoint, Fragment, Frame, GrantKind, IpPacket, L4, Name, Packet,
+    PortRange, View, effective,
 };
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::evidence;
@@ -277,7 +277,7 @@ impl World {
         };
         let result = match how {
             0 => CheckResult::Failed,
-            1 => CheckResult::Undetermined,
+            1 | 3 => CheckResult::Undetermined,
             _ => CheckResult::Passed,
         };
         let made = &self.document.programs[&unlock.program].checks;
@@ -287,6 +287,7 @@ impl World {
             result,
             detail: "as it is".to_string(),
             at: now.seconds(),
+            not_made: how == 3,
         });
         let checks = checks.collect();
         if result == CheckResult::Passed {
@@ -378,7 +379,7 @@ impl World {
         let was = self.document.endpoints[&name].clone();
         self.edit(|document| drop(document.endpoints.remove(&name)));
         let left = self.ledger.grants().get(&name);
-        assert!(left.is_none_or(|grants| grants.iter().all(|grant| grant.quarantine)));
+        assert!(left.is_none_or(|grants| grants.iter().all(|grant| grant.kind == GrantKind::Quarantine)));
         self.edit(|document| drop(document.endpoints.insert(name, was)));
     }
 

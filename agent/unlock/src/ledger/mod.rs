@@ -102,6 +102,8 @@ pub enum Judgement {
     Unmet(String),
     /// Something could not be found out.
     Unknown(String),
+    /// A check was not made, for want of a resolver or a place: that says nothing of the world.
+    NotMade(String),
 }
 
 /// Every unlock that is under way. Cheap to clone.

@@ -16,6 +16,10 @@ use crate::judge::{Known, judge, unmet};
 const RETRIES: [u64; 4] = [10, 60, 300, 1800];
 /// Seconds for which checks of an active unlock may be impossible to make, at least.
 const UNKNOWN: u64 = 3600;
+/// So many re-checks in a row have to be undetermined before that ends a grant.
+const SAMPLES: u32 = 3;
+/// A check that was not made is made again after this, in seconds.
+const NOT_MADE: u64 = 60;
 /// The longest time before its end in which an unlock counts as expiring when its program says nothing.
 const NOTICE: u64 = 72 * 3600;
 
@@ -155,6 +159,11 @@ impl Ledger {
                 unlock.enter(State::Rejected, why, AGENT, now);
                 vec![self.changed(unlock, "unlock.reject", AGENT)]
             }
+            Judgement::NotMade(why) => {
+                unlock.recheck = Some(now.after(NOT_MADE));
+                unlock.reason = format!("{why}; tried again in {}", Span::seconds(NOT_MADE));
+                vec![self.changed(unlock, "unlock.check", AGENT)]
+            }
             Judgement::Unknown(why) => {
                 let wait = RETRIES.get(unlock.attempts as usize);
                 unlock.attempts += 1;
@@ -188,6 +197,7 @@ impl Ledger {
             .map(|every| now.after(every.as_seconds()));
         let why = match judgement {
             Judgement::Holds { manual } => {
+                unlock.attempts = 0;
                 if unlock.failing.take().is_some() {
                     unlock.reason = "the checks pass again".to_string();
                 }
@@ -200,8 +210,16 @@ impl Ledger {
                 self.orphans(document, &mut changes, now);
                 return changes;
             }
+            // Neither a failure nor the end of one.
+            Judgement::NotMade(why) => {
+                unlock.recheck = Some(now.after(NOT_MADE));
+                unlock.reason = format!("{why}; tried again in {}", Span::seconds(NOT_MADE));
+                return vec![self.changed(unlock, "unlock.check", AGENT)];
+            }
             Judgement::Fails(why) | Judgement::Unknown(why) => why.clone(),
         };
+        let unknown = matches!(judgement, Judgement::Unknown(_));
+        unlock.attempts = if unknown { unlock.attempts + 1 } else { 0 };
         // An unlock is not lost to a resolver that does not answer for a moment.
         let grace = match judgement {
             Judgement::Unknown(_) => program.lease.grace.as_seconds().max(UNKNOWN),
@@ -214,10 +232,15 @@ impl Ledger {
             None => (now.seconds(), until),
         };
         unlock.failing = Some((since, until));
-        if until.has_come(now) {
+        let sampled = !unknown || unlock.attempts >= SAMPLES;
+        if until.has_come(now) && sampled {
             return self.revoked(document, unlock, &why, AGENT, None, now);
         }
-        // Looked at again when the grace is over, if not before.
+        // Looked at again when the grace is over, if not before: in time for as many samples as are needed.
+        let until = match sampled {
+            true => until,
+            false => now.after((until.left_ms(now).div_ceil(2000)).max(NOT_MADE)),
+        };
         let again = unlock
             .recheck
             .map_or(until, |at| if at.wall_ms < until.wall_ms { at } else { until });

@@ -124,6 +124,9 @@ pub struct Checked {
     pub detail: String,
     /// When, in seconds since the Unix epoch.
     pub at: i64,
+    /// It is undetermined because it was not made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_made: bool,
 }
 
 /// A state that an unlock came into.
