@@ -239,7 +239,7 @@ pub struct Provision {
     /// Let it send with any MAC and address.
     #[arg(long)]
     pub no_source_guard: bool,
-    /// IPv6 link-local addresses it may send with: `any` with its MAC that is nobody else's, or those of its MACs alone
+    /// IPv6 link-local addresses it may send with: `any` that no other endpoint has, or those of its MACs alone
     /// (`strict`); `any` when absent.
     #[arg(long, value_name = "WHICH")]
     pub link_local: Option<LinkLocal>,

@@ -166,7 +166,7 @@ fn what_is_not_ours_is_not_touched() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 4,
+                known: 6,
                 ..
             }
         ),

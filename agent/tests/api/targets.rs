@@ -177,10 +177,7 @@ async fn a_target_that_ends_ends_the_agent() {
     let failure = tokio::time::timeout(Duration::from_secs(5), rig.agent.as_mut().unwrap().failed())
         .await
         .unwrap();
-    assert_eq!(
-        failure.to_string(),
-        "target fake ended although nobody asked it to"
-    );
+    assert_eq!(failure.to_string(), "target fake exited unexpectedly");
     rig.agent.take().unwrap().stop().await.unwrap();
 }
 

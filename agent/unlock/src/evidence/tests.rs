@@ -395,10 +395,7 @@ const NARROW: &str = "{direction: ingress, protocol: tcp, ports: [25, 1024-2000]
      {direction: egress, protocol: tcp, ports: [443]}";
 
 fn narrowed(port: &str, whom: &str, opens: &str) -> Result<Vec<Rule>, Vec<String>> {
-    let program = program(
-        "{name: port, type: integer}, {name: whom, type: prefix, secret: true}",
-        opens,
-    );
+    let program = program("{name: port, type: integer}, {name: whom, type: prefix}", opens);
     let evidence = parse(&program, &submitted(&[("port", port), ("whom", whom)])).unwrap();
     rules(&program, "p", &evidence).map_err(|e| e.iter().map(ToString::to_string).collect())
 }

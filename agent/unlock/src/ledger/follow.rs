@@ -14,9 +14,10 @@ use imbl::ordmap::DiffItem;
 use portcullis_policy::{Approval, Document, Name, Program, StrictPrefix};
 
 use super::basis::{Basis, open_alike, opens_as, tenant_of};
+use super::step::notice;
 use super::unlock::{State, Unlock};
 use super::{AGENT, Change, Judgement, Ledger, StrikeKey, Subject};
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::judge::{Known, judge, unmet};
 
 /// The name in a difference between two maps.
@@ -238,7 +239,14 @@ impl Ledger {
             // Until the checks are made again, a grant of such a version keeps none: nothing of it is new.
             let noted = unlock.basis.is_some() || program.checks.is_empty();
             unlock.opens = opens;
-            unlock.local = local(unlock.covers.as_deref(), &was.addresses, &is.addresses);
+            if !program.checks.is_empty() {
+                // What was checked stays known when the basis moves on.
+                let moved = unlock.covers.is_none() && was.addresses != is.addresses;
+                if moved && !was.addresses.is_empty() {
+                    unlock.covers = Some(was.addresses.clone());
+                }
+                unlock.local = local(unlock.covers.as_deref(), &was.addresses, &is.addresses);
+            }
             unlock.basis = noted.then_some(is);
             if manual && !unlock.approved && noted {
                 return Some(self.asked_again(unlock, false, now));
@@ -313,11 +321,19 @@ fn shorten(unlock: &mut Unlock, program: &Program) {
         return;
     };
     unlock.lease_seconds = longest;
-    let ms = excess.saturating_mul(1000);
-    for deadline in [&mut unlock.ends, &mut unlock.notice].into_iter().flatten() {
-        deadline.wall_ms = deadline
+    unlock.ends = unlock.ends.map(|end| earlier(end, excess));
+    let notice = notice(program, longest);
+    // One that was given is not given again.
+    unlock.notice = unlock.notice.and(unlock.ends).map(|end| earlier(end, notice));
+}
+
+fn earlier(deadline: Deadline, seconds: u64) -> Deadline {
+    let ms = seconds.saturating_mul(1000);
+    Deadline {
+        wall_ms: deadline
             .wall_ms
-            .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX));
-        deadline.boot_ms = deadline.boot_ms.saturating_sub(ms);
+            .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)),
+        boot_ms: deadline.boot_ms.saturating_sub(ms),
+        ..deadline
     }
 }

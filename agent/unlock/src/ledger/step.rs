@@ -468,13 +468,16 @@ fn cover(unlock: &mut Unlock, document: &Document, program: &Program) {
     }
 }
 
+/// How long before its end notice is given of a lease, in seconds.
+pub(super) fn notice(program: &Program, length: u64) -> u64 {
+    let set = program.lease.notice;
+    set.map_or((length / 10).min(NOTICE), Span::as_seconds)
+}
+
 /// Lets the lease of an unlock begin.
 pub(super) fn lease(unlock: &mut Unlock, program: &Program, now: &Moment) {
     let length = unlock.lease_seconds;
-    let notice = program
-        .lease
-        .notice
-        .map_or((length / 10).min(NOTICE), Span::as_seconds);
+    let notice = notice(program, length);
     unlock.ends = Some(now.after(length));
     unlock.notice = (notice > 0).then(|| now.after(length.saturating_sub(notice)));
 }
