@@ -47,6 +47,7 @@ pub fn preview(
         .map(|change| change.unlock)
         .filter(|unlock| was_open(unlock) && !unlock.is_open(now))
         .collect();
+    ledger.end_bypasses_with(&base.document, &edited.document);
     edited.document.grants = ledger.grants_at(now);
     let mut compiler = base.compiler.clone();
     let intent = resolve(&mut compiler, targets, &edited.document, base.generation, false)?;

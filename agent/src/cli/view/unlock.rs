@@ -158,10 +158,7 @@ impl ClosingView {
             (false, true) => "durable, not applied on every target yet",
             (false, false) => "ordered, neither applied on every target nor durable yet",
         };
-        let waits = self
-            .waits_for
-            .iter()
-            .map(|what| format!("\n          waits for {what}"));
+        let waits = self.waits_for.iter().map(|what| format!("; waits for {what}"));
         format!("{state}{}", waits.collect::<String>())
     }
 }
