@@ -1,4 +1,4 @@
-//! What the clocks of this machine say.
+//! The clocks of this machine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

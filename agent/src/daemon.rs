@@ -1,4 +1,4 @@
-//! The agent as a whole: started in order, watched over, stopped in order.
+//! The agent: starts its parts in order, supervises them, stops them in order.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The embedded switch: started when it does not run, and started again when it ends.
+//! Supervision of the embedded switch.
 //!
 //! A switch that runs already, whoever started it, is taken as it is. It is not the agent's to take traffic away: unless it
 //! is told otherwise, the switch goes on when the agent stops, and the next agent finds it.

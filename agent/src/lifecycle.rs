@@ -1,4 +1,4 @@
-//! Parts that run, and how they end: each is fatal when it ends by itself, and is given so long when it shall.
+//! Supervision of parts: each is fatal if it exits by itself, and has a time limit to stop.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The `portcullis` command: the agent, and what is asked of it.
+//! The `portcullis` command.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

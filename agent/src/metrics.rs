@@ -1,4 +1,4 @@
-//! Prometheus metrics: what there is, and the reference printed from it.
+//! Prometheus metrics, and the reference printed from them.
 
 use std::collections::HashMap;
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! The datapaths: starting their backends, and waiting for what they tell.
+//! The targets: starts their backends and follows their status.
 
 use std::sync::Arc;
 

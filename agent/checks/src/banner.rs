@@ -1,4 +1,4 @@
-//! What a TCP port of the endpoint greets with.
+//! Greeting of a TCP port of the endpoint.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};

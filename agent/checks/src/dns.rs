@@ -1,4 +1,4 @@
-//! Queries, and what their answers mean.
+//! DNS queries and the meaning of their answers.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

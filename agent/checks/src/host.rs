@@ -1,4 +1,4 @@
-//! Reverse DNS, and the addresses of a name.
+//! Checks of reverse DNS and of the addresses of a name.
 
 use std::net::IpAddr;
 

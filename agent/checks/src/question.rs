@@ -1,4 +1,4 @@
-//! What is asked, and what comes of it.
+//! Questions of checks and their answers.
 
 use std::net::IpAddr;
 

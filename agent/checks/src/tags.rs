@@ -1,4 +1,4 @@
-//! Lists of tags, `v=DMARC1; p=none`, as DMARC and DKIM records have them (RFC 6376 section 3.2).
+//! Tag lists such as `v=DMARC1; p=none`, as in DMARC and DKIM records (RFC 6376 section 3.2).
 
 /// A list has so many tags at most; real ones have a dozen.
 const MOST: usize = 100;

@@ -1,4 +1,4 @@
-//! Users and groups of this machine, as `/etc/passwd` and `/etc/group` tell.
+//! Users and groups of this machine, from `/etc/passwd` and `/etc/group`.
 
 /// The two files' texts.
 #[derive(Debug, Clone, Default)]

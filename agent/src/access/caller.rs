@@ -1,4 +1,4 @@
-//! Who calls, and which endpoints are within reach.
+//! The caller of a request, and the endpoints within its reach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The layer in front of every service.
+//! Authentication and authorization in front of every service.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Who is who, by what they show.
+//! Authentication: callers by user, certificate or token.
 
 use std::sync::Arc;
 

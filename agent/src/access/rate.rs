@@ -1,4 +1,4 @@
-//! How often a caller may ask.
+//! Rate limits per caller.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};

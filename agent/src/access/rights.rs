@@ -1,4 +1,4 @@
-//! Who may call what: the one table, and the page printed from it.
+//! The table of methods and roles, and the page printed from it.
 
 use std::fmt::Write;
 

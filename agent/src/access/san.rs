@@ -1,4 +1,4 @@
-//! The names in a certificate, and patterns for them.
+//! Subject alternative names of certificates, and patterns for them.
 
 use std::fmt;
 use std::str::FromStr;

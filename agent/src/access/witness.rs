@@ -1,4 +1,4 @@
-//! Who is told that somebody was refused.
+//! Log of denied requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! The audit log, read.
+//! AuditService: list, verify, export.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! Bypasses: started, ended, listed.
+//! BypassService: start, end, list.
 
 use std::sync::Arc;
 

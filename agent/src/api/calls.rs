@@ -1,4 +1,4 @@
-//! Counts and times every call.
+//! Counts and durations of calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;

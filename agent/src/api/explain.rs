@@ -1,4 +1,4 @@
-//! What happens to a packet, by which rule, and which rows of which target see to it.
+//! Explain: the verdict for a packet, the deciding rule, and the rows that enforce it on each target.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where the API is served: the Unix socket, and TCP with TLS.
+//! Listeners of the API: the Unix socket, and TCP with TLS.
 
 use std::io;
 use std::net::SocketAddr;

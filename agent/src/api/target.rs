@@ -1,4 +1,4 @@
-//! Datapaths: how they stand, what hit, and waiting for them.
+//! TargetService: status, hits, waiting for a generation.
 
 use std::time::Duration;
 

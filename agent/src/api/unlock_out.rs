@@ -1,4 +1,4 @@
-//! Unlocks and programs as messages.
+//! Conversion of unlocks and programs to messages.
 
 use portcullis_policy::{Action, Approval, CheckKind, Document, EvidenceType, Name, Program};
 use portcullis_proto::v1;

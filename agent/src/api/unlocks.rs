@@ -1,4 +1,4 @@
-//! Unlocks: asked for, decided, renewed, given back, watched.
+//! UnlockService: request, decide, renew, release, watch.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Why a port is closed, for a customer: which rule, and what would open it.
+//! WhyBlocked: the rule that closes a port, and the programs that open it.
 
 use portcullis_policy::{
     Action, Decider, Direction, Document, Frame, Grant, GrantKind, Name, Packet, Protocol, Tier, View,

@@ -1,4 +1,4 @@
-//! The arguments of each command, and the types that refuse bad ones where they are parsed.
+//! Command-line arguments, with value types that reject bad input where it is parsed.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What goes wrong on this side of the API, and how people are told.
+//! Errors of the command, and their messages.
 
 use std::fmt::Write as _;
 use std::io;

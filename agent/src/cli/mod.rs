@@ -1,4 +1,4 @@
-//! The client side of `portcullis`: what people and programs ask of an agent, and `compile`, which needs none.
+//! The client side of `portcullis`: commands to an agent, and `compile`, which needs none.
 //!
 //! One way through: [`Command`] is parsed, a module of [`command`] turns it into calls, the answers become
 //! [`view`]s, and [`term`] writes a view as a table, JSON or YAML. Answers go to stdout and nothing else does;

@@ -1,4 +1,4 @@
-//! Plain tables: columns two blanks apart, no lines, numbers to the right.
+//! Plain tables: columns two blanks apart, no lines, numbers aligned right.
 
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 

@@ -1,4 +1,4 @@
-//! Who may do what, as configured.
+//! Settings of `[access]`.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,4 +1,4 @@
-//! How checks of unlocks are made, as configured.
+//! Settings of `[checks]`.
 
 use std::net::{IpAddr, SocketAddr};
 

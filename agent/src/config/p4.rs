@@ -1,4 +1,4 @@
-//! P4Runtime targets: from what is written to what holds.
+//! Settings of P4Runtime targets.
 
 use toml::Spanned;
 

@@ -1,4 +1,4 @@
-//! From what is written to what holds: defaults, and what only several settings together can tell.
+//! Resolves the configuration: defaults, and checks that involve several settings.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Classes as the store has them, and what changes in it.
+//! Class ids as the store keeps them, and changes of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

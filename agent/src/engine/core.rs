@@ -1,4 +1,4 @@
-//! What readers and targets were given, and what of it is not stored yet.
+//! State that was published to readers and targets, and the part of it that is not stored yet.
 //!
 //! Two threads publish here, each under the lock and only for a moment: the worker, whose changes are stored before they hold,
 //! and the closer, whose closings hold at once. Neither holds the lock while it checks, writes or waits.

@@ -1,4 +1,4 @@
-//! Edits: what can be done to a document, and what an edit comes to.
+//! Edits of a document, and their results.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! From what the store holds to the state: the same intent and the same class ids as before the restart.
+//! Restores the state from the store, with the same intent and class ids as before the restart.
 
 use std::sync::Arc;
 

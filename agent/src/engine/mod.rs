@@ -1,4 +1,4 @@
-//! The one place where the desired state changes.
+//! The engine: the one place where the desired state changes.
 //!
 //! A change is a function from the [`State`] to an [`Edit`]. The worker, one thread, takes one change at a time:
 //! it applies the edit, validates, resolves, lets every target check, commits to the store, and only then

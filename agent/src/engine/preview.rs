@@ -1,4 +1,4 @@
-//! What a change would come to, without making it.
+//! Preview of a change without making it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Changes of unlocks: many are made durable at once, and those that open ports make one generation.
+//! Changes of unlocks: committed in batches, with one generation for those that open or close ports.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

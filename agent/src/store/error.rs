@@ -1,4 +1,4 @@
-//! Why the database did not do what it was asked for.
+//! Errors of the store.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Which tags and tables were used on which datapath, beside the policy in the same database.
+//! Records of the tags and tables used on each datapath.
 //!
 //! A target writes them when it connects, not with a change of the policy: this has a connection of its own. SQLite lets
 //! one of the two write at a time.

@@ -1,4 +1,4 @@
-//! The changes of the newest generations, for watchers that resume.
+//! Changes of the latest generations, for watchers that resume.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

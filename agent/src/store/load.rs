@@ -1,4 +1,4 @@
-//! Reading everything at the start.
+//! Reads everything at the start.
 
 use std::path::Path;
 

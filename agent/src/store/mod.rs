@@ -1,4 +1,4 @@
-//! What survives: resources, the generation, class ids and the history of changes, in SQLite.
+//! The store: resources, generation, class ids and history in SQLite.
 //!
 //! One [`Store`] writes, on the engine's thread; [`History`] reads beside it. A commit is on the disk when
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).

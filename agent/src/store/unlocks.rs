@@ -1,4 +1,4 @@
-//! Unlocks as they are stored: those under way and those that ended.
+//! Unlocks in the store: active and ended ones.
 
 use portcullis_policy::Name;
 use portcullis_unlock::clock::Moment;

@@ -1,4 +1,4 @@
-//! From the checks of a program to questions about the world.
+//! Builds questions from the checks of a program, and asks them.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Looks at the clock, and makes checks when they are due.
+//! Watches the clock and makes checks that are due.
 
 use std::collections::HashSet;
 use std::sync::Arc;

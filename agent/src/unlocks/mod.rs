@@ -1,4 +1,4 @@
-//! What makes unlocks go on by themselves: the clock, and checks of the world.
+//! Background tasks that expire, re-check and renew unlocks.
 
 mod ask;
 mod inspect;

@@ -1,4 +1,4 @@
-//! What the document's own validation cannot tell of programs: their expressions, patterns and days.
+//! Validation of programs beyond the document's own: expressions, patterns, dates.
 
 use portcullis_policy::{
     Approval, Document, EvidenceField, EvidenceType, FieldError, Name, Opening, Program,

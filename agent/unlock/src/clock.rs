@@ -1,4 +1,4 @@
-//! Moments on two clocks, and deadlines that no jump of either puts off.
+//! Times on two clocks, and deadlines that no clock change postpones.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! The judgement of an unlock, from its checks and the expressions of its program. Pure: everything that is known is an argument.
+//! Judgement of an unlock from its checks and the expressions of its program. Pure: everything known is an argument.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Unlocks: what a customer submits, and the expressions that decide over it.
+//! Unlocks: evidence, expressions, and the ledger of requests and leases.
 //!
 //! Everything here is pure: no I/O, no clock; whatever is known of the world is an argument.
 //!

@@ -1,4 +1,4 @@
-//! How long to wait before connecting again.
+//! Waiting time before the next connection attempt.
 
 use std::time::Duration;
 

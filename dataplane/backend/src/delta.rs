@@ -1,4 +1,4 @@
-//! A delta as a value, and its order.
+//! Differences between desired and installed rows, and the order in which they are written.
 //!
 //! **Editing a class in place.** [`Step::Prepare`] writes the rows that a class in use gains or that change, highest priority
 //! first; [`Step::Settle`] then deletes the rows that it loses, lowest priority first. At every moment a packet meets

@@ -1,4 +1,4 @@
-//! Where an agent has written on a datapath: under which tag, and into which tables.
+//! Footprint of an agent on a datapath: the tag and tables of its rows.
 //!
 //! A tag or a table of the configuration can change. Then the rows that were written before are still there, and decide.
 //! So a backend records its footprint before it writes the first row, and removes its own rows from tags and tables that

@@ -1,4 +1,4 @@
-//! The seam to a target.
+//! Interface to targets, and what all of them share.
 //!
 //! A [`Backend`] programs one datapath. The agent holds a [`TargetHandle`]: it sets the newest intent, reads
 //! the [`TargetStatus`], and asks [queries](TargetHandle::plan). Between them runs the session, whose core,

@@ -1,4 +1,4 @@
-//! What a target tells of itself.
+//! Status of a target.
 
 use std::collections::BTreeMap;
 

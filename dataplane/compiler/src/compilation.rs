@@ -1,4 +1,4 @@
-//! All classes on one target: what each table will hold, and what is done when that is too much.
+//! Compilation of all classes for one target: rows per table, and the steps taken when a table is too small.
 //!
 //! The ladder, each step with its reason: rows of equal verdict are merged, class by class, where that saves most;
 //! then classes are left to a software target that all their endpoints are also attached to; then the target is

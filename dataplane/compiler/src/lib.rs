@@ -1,4 +1,4 @@
-//! From policies to match-action rows: classes, stage models, encodings, and a proof every time.
+//! Compiler from policies to match-action rows: classes, stage models, encodings, and a proof of every result.
 //!
 //! Everything here is pure. The way through the crate:
 //!

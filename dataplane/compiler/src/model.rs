@@ -1,4 +1,4 @@
-//! What a target can match: its stages, as data.
+//! Stage models: the tables of a target and what they can match, as data.
 //!
 //! A model is a TOML file. The built-in ones are in `models/`; others are read with [`StageModel::from_toml`]. The
 //! compiler lowers to what a model says and to nothing else.

@@ -1,4 +1,4 @@
-//! Proved rows, remembered per class.
+//! Proved rows, cached per class.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

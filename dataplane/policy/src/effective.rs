@@ -1,4 +1,4 @@
-//! Resolving tiers: from the document to one ordered list per endpoint and direction.
+//! Resolution of tiers: from the document to one ordered list per endpoint and direction.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 

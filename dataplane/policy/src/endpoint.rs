@@ -1,4 +1,4 @@
-//! Endpoints: where they plug in, what they declare, and what nobody may declare.
+//! Endpoints: attachments, MACs and addresses, and what no endpoint may declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Essentials: what an endpoint itself needs to have a network at all, whatever its rules allow.
+//! Essentials: protocols that an endpoint needs to be on a network, under all rules.
 //!
 //! Neighbour discovery (RFC 4861), MLD (RFC 2710, RFC 3810), IGMP (RFC 3376), DHCP (RFC 2131) and DHCPv6 (RFC 8415) as a
 //! client. ARP and RARP announcements are essentials too, but no IP: [`judge`](crate::Policy::judge) lets them pass.

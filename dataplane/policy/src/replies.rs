@@ -1,4 +1,4 @@
-//! Replies: what passes under default deny because the other direction's rules allow what it answers.
+//! Replies: what passes under default deny because the other direction allows what it answers.
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,4 +1,4 @@
-//! Whether entries decide anything at all, exactly: what stands above them may take it.
+//! Exact test whether entries decide any packet, below the entries above them.
 
 use crate::effective::{Entry, Policy};
 use crate::findings::product::{Planes, Product, cut, family_of};

@@ -1,4 +1,4 @@
-//! What only the whole document can tell.
+//! Validation that involves the whole document.
 
 use std::collections::{BTreeMap, HashMap};
 

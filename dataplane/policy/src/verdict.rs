@@ -1,4 +1,4 @@
-//! The reference verdict: what a policy says about one packet.
+//! The reference verdict of a policy for one packet.
 //!
 //! Written for clarity, not speed: it is the oracle that compilers and targets are compared with.
 

@@ -1,4 +1,4 @@
-//! Certificates that follow their files.
+//! Certificates that are reloaded when their files change.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `compile`: the compiler and its proof, offline.
+//! `compile`: the compiler and its proof, without an agent.
 
 use std::collections::BTreeMap;
 use std::path::Path;

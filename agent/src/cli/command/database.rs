@@ -1,4 +1,4 @@
-//! `database`: beside the agent, on its machine.
+//! `database`: works on the agent's database, on its machine.
 
 use std::path::PathBuf;
 

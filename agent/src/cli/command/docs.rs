@@ -1,4 +1,4 @@
-//! `completions` and `docs`: what the command line says of itself.
+//! `completions` and `docs`: pages and scripts printed from the command line's definition.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! One module per command: from arguments to calls to a view.
+//! One module per command: arguments to calls to a view.
 
 pub mod apply;
 pub mod audit;

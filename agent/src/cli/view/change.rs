@@ -1,4 +1,4 @@
-//! What was changed, and what would be: `apply`, `plan`, `endpoint`.
+//! Views of changes and plans: `apply`, `plan`, `endpoint`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What `compile` found: rows, statistics, proof.
+//! View of `compile`: rows, statistics, proof.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

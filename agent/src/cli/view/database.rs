@@ -1,4 +1,4 @@
-//! What a database holds.
+//! View of a database.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What happens to a packet, and why.
+//! View of `explain`.
 
 use portcullis_proto::v1;
 use serde::Serialize;

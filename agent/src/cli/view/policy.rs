@@ -1,4 +1,4 @@
-//! The policy: baseline, profiles, endpoints, document.
+//! Views of the policy: baseline, profiles, endpoints, document.
 
 use std::collections::BTreeMap;
 

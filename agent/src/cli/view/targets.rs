@@ -1,4 +1,4 @@
-//! Targets: how they stand, how often rules decided, and events.
+//! Views of targets: status, hits, events.
 
 use std::collections::BTreeMap;
 

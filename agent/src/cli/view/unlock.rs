@@ -1,4 +1,4 @@
-//! Unlocks and their programs.
+//! Views of unlocks and programs.
 
 use std::collections::BTreeMap;
 

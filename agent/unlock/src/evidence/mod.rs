@@ -1,4 +1,4 @@
-//! What a customer submits: typed values, and the rules that they open.
+//! Evidence: typed values that a customer submits, and the rules they open.
 
 mod open;
 mod pattern;

@@ -1,4 +1,4 @@
-//! What a grant opens.
+//! Rules that a grant opens.
 
 use ipnet::IpNet;
 use portcullis_policy::{

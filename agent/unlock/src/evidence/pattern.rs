@@ -1,4 +1,4 @@
-//! Regular expressions that operators write, over text that strangers write.
+//! Regular expressions of operators over text of customers.
 
 use regex_automata::meta::{Config, Regex};
 use regex_syntax::ParserBuilder;

@@ -1,4 +1,4 @@
-//! One value of each type.
+//! Parsing of one value of each type.
 
 use std::net::IpAddr;
 

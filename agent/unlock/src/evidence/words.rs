@@ -1,4 +1,4 @@
-//! Evidence in words: for forms, and for errors.
+//! Texts about evidence, for forms and errors.
 
 use portcullis_policy::{EvidenceField, EvidenceType, MAX_EVIDENCE, Program};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! What expressions see.
+//! Values that expressions can see.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

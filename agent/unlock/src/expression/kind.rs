@@ -1,4 +1,4 @@
-//! Types of what expressions see, as far as they are known before anything is.
+//! Static types of the values that expressions can see.
 
 use std::collections::{BTreeMap, BTreeSet};
 

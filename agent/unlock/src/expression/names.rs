@@ -1,4 +1,4 @@
-//! What an expression names and of which type it is, told before anything is evaluated.
+//! Names and types in an expression, checked before evaluation.
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, operators as op,

@@ -1,4 +1,4 @@
-//! What people decide about unlocks: approve, reject, renew, give back, revoke.
+//! Decisions of people: approve, reject, renew, release, revoke.
 
 use std::sync::Arc;
 

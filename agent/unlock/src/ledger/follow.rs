@@ -1,4 +1,4 @@
-//! What a change of the policy means for unlocks: a grant depends on its inputs.
+//! Effects of a policy change on unlocks: a grant depends on its inputs.
 //!
 //! | what changed | what happens, in the same commit |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Why the ledger refuses.
+//! Reasons for which the ledger refuses.
 
 use portcullis_policy::{Name, Span};
 

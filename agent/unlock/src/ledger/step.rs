@@ -1,4 +1,4 @@
-//! What happens to unlocks: what is asked for, what checks say, and what time does.
+//! Transitions of unlocks: requests, results of checks, leases.
 
 use std::sync::Arc;
 

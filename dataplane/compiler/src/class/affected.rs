@@ -1,4 +1,4 @@
-//! What differs between two documents, and whom that concerns.
+//! Differences between two documents, and the endpoints they concern.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

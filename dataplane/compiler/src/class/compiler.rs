@@ -1,4 +1,4 @@
-//! The state between two resolutions.
+//! State of the compiler between two resolutions.
 
 use std::sync::Arc;
 

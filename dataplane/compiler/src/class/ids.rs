@@ -1,4 +1,4 @@
-//! Numbers for classes: counted up, and used again only when there are no others and no target has rows under them.
+//! Class ids: counted up, and reused when none are left and no target has rows under them.
 
 use imbl::OrdMap;
 

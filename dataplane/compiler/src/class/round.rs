@@ -1,4 +1,4 @@
-//! One resolution: from what differs between two documents to what differs between their intents.
+//! One resolution: from the difference of two documents to the difference of their intents.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a model's policy stage can match, drawn from its data once.
+//! Capabilities of a model's policy stage, computed once.
 
 use portcullis_policy::{Direction, Entry, Family, FlagMatch, Policy, Protocol};
 

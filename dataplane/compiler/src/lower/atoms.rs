@@ -1,4 +1,4 @@
-//! Addresses in regions that no rule tells apart.
+//! Address regions: sets of addresses that no rule distinguishes.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! Encoding one dimension without prefixes, and what expanding every rule into prefixes would cost.
+//! Encoding of one dimension without prefixes, and the cost of expanding every rule into prefixes.
 
 use std::collections::BTreeMap;
 

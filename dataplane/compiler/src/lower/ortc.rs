@@ -1,4 +1,4 @@
-//! The smallest prefix table for a coloured partition of a number line: multi-colour ORTC.
+//! Smallest prefix table for a coloured partition of a number line (multi-colour ORTC).
 //!
 //! Draves, King, Venkatachary, Zill, "Constructing Optimal IP Routing Tables", INFOCOM 1999. The passes run
 //! over the partition's intervals instead of a materialized trie, so a uniform block costs one step. Longer

@@ -1,4 +1,4 @@
-//! Flattening: the coloured partition of ports (or ICMP types and codes) that a list of entries draws.
+//! Flattening of a list of entries to a coloured partition of ports (or ICMP types and codes).
 
 use std::sync::Arc;
 

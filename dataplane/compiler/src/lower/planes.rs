@@ -1,4 +1,4 @@
-//! Encoding a class flattened: nested complete tables, so that within one the longest prefix decides.
+//! Encoding of a flattened class: nested complete tables, in which the longest prefix decides.
 //!
 //! Per IP version the protocols that rules name get tables of their own above the row for all other protocols; per
 //! remote region, local prefix and flag state a nested table of source and destination ports. Nothing is ever

@@ -1,4 +1,4 @@
-//! Addresses as numbers, sets of them as ranges, and the cells that such sets cut the space into.
+//! Addresses as numbers, address sets as ranges, and the cells that such sets form.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

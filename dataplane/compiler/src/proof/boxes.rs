@@ -1,4 +1,4 @@
-//! Boxes: products of one set for each dimension, in an order, and what covers what.
+//! Hyper-rectangles: products of one set per dimension, in an order, and their covers.
 
 use std::collections::HashMap;
 use std::rc::Rc;

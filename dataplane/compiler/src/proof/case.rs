@@ -1,4 +1,4 @@
-//! One question: a policy, its rows in order, and what they refer to.
+//! One proof obligation: a policy, its rows in order, and what they refer to.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The proof: do these rows mean that policy, on every packet?
+//! The proof that rows are equal to a policy on every packet.
 //!
 //! Exact, not sampled: each dimension is cut at every bound that the policy or a row mentions, so that within a cell
 //! neither can change its mind. Nothing here is shared with the encoder: it reads rows, policy and model.

@@ -1,4 +1,4 @@
-//! What a model's parser shows of packets, as far as rows can ask.
+//! What a model's parser shows of packets, as far as rows match it.
 
 use portcullis_policy::{Family, Fragment, IpPacket, L4, Protocol, View};
 

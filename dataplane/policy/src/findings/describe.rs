@@ -1,4 +1,4 @@
-//! Findings in words.
+//! Texts of findings.
 
 use ipnet::IpNet;
 

@@ -1,4 +1,4 @@
-//! What is checked by asking the world: DNS, and the endpoint itself.
+//! Checks of a program: DNS, and the endpoint itself.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What a customer submits.
+//! Evidence that a program asks for.
 
 use serde::{Deserialize, Serialize};
 

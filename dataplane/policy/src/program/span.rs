@@ -1,4 +1,4 @@
-//! Lengths of time, written `720h`, `30m`, `7d`.
+//! Durations, written `720h`, `30m`, `7d`.
 
 use std::fmt;
 use std::str::FromStr;

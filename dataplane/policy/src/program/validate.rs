@@ -1,4 +1,4 @@
-//! What can be told of programs without reading their expressions.
+//! Validation of programs, without their expressions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
