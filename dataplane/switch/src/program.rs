@@ -331,7 +331,7 @@ mod tests {
         assert!(told(|i| i.tables[0].match_fields[0].bitwidth = 16).contains("`attach`"));
         assert!(told(|i| drop(i.tables.remove(7))).contains("lacks the table `l2`"));
         assert!(told(|i| i.actions[0].params.push(Default::default())).contains("actions differ"));
-        assert!(told(|i| i.tables[5].size = 1 << 40).contains("room for"));
+        assert!(told(|i| i.tables[5].size = 1 << 40).contains("supports at most"));
         assert!(told(|i| i.meters.push(Default::default())).contains("more than"));
         let mut larger = own();
         larger.tables[0].size = 70_000;

@@ -113,6 +113,6 @@ pub enum Refusal {
         lately: Span,
     },
     /// A reason is missing.
-    #[error("a reason is needed: it is what the customer is told")]
+    #[error("a reason is needed: it is shown to the customer")]
     NoReason,
 }
