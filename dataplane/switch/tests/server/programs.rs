@@ -233,7 +233,7 @@ async fn other_programs_are_refused_by_name() {
             changed(|i| i.pkg_info.as_mut().unwrap().version = "3".into()),
             "\"3\"",
         ),
-        (changed(|i| i.pkg_info = None), "no other"),
+        (changed(|i| i.pkg_info = None), "runs only"),
         (changed(|i| drop(i.tables.remove(0))), "`attach`"),
         (changed(|i| i.tables[7].match_fields[0].bitwidth = 32), "`l2`"),
         (changed(|i| i.tables.push(i.tables[2].clone())), "twice"),
