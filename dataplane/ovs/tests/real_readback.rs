@@ -1,5 +1,5 @@
 //! With thousands of rows, changes go on while the rows are read back. Prints how long changes took, with read-backs once a
-//! second and without. `PORTCULLIS_READBACK_PORTS` sets the number of ports, 4 by default: each has about 1,600 rows.
+//! second and without. `PORTCULLIS_READBACK_PORTS` sets the number of ports, 4 by default: each has about 3,000 rows.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod rig;
