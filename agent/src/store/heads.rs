@@ -165,12 +165,15 @@ impl Heads {
                 Some(head),
             ),
             Ok(None) => {
-                let problem = format!("{} is gone: nobody knows where the log ended", beside.display());
+                let problem = format!(
+                    "{} is gone: it is not known where the log ended",
+                    beside.display()
+                );
                 (Some((head.number + 1, problem, true)), Some(head))
             }
             Ok(Some(None)) => {
                 let problem = format!(
-                    "{} is damaged: nobody knows where the log ended",
+                    "{} is damaged: it is not known where the log ended",
                     beside.display()
                 );
                 (Some((head.number + 1, problem, true)), Some(head))

@@ -190,7 +190,7 @@ impl Ledger {
         Ok(self.revoked(document, unlock, reason, by, span, now))
     }
 
-    /// [`revoke`](Self::revoke) of one that ended not long ago, whoever ended it: nobody avoids it by being quicker. What was
+    /// [`revoke`](Self::revoke) of one that ended recently, by whatever cause: ending it first avoids nothing. What was
     /// granted under the same program on the endpoint since then ends with it.
     pub fn revoke_ended(
         &mut self,

@@ -80,7 +80,7 @@ impl Ledger {
         self.look_again(document, touched, now)
     }
 
-    /// [`follow`](Self::follow), where nobody knows what the policy was before: every unlock is looked at.
+    /// [`follow`](Self::follow), when the previous policy is unknown: every unlock is checked.
     pub fn follow_all(&mut self, document: &Document, now: &Moment) -> Vec<Change> {
         let all = self.live.keys().cloned().collect();
         self.look_again(document, all, now)
