@@ -214,6 +214,49 @@ fn random_colourings_take_the_fewest_rows() {
     }
 }
 
+/// The fewest rows of a block, by the colour that it inherits.
+fn fewest_of_many(line: &[u8], colours: usize) -> Vec<usize> {
+    if let [only] = line {
+        return (0..colours).map(|c| usize::from(c != usize::from(*only))).collect();
+    }
+    let (zero, one) = line.split_at(line.len() / 2);
+    let halves = fewest_of_many(zero, colours)
+        .into_iter()
+        .zip(fewest_of_many(one, colours));
+    let kept: Vec<usize> = halves.map(|(zero, one)| zero + one).collect();
+    let written = 1 + kept.iter().min().unwrap();
+    kept.into_iter().map(|kept| kept.min(written)).collect()
+}
+
+/// More than the 64 that are kept as bits of a number.
+#[test]
+fn lines_of_many_colours_take_the_fewest_rows() {
+    const COLOURS: usize = 100;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for round in 0..200u64 {
+        let run = 1 + round % 5;
+        let mut line: Vec<u8> = (0..COLOURS as u8 - 1).collect();
+        random.shuffle(&mut line);
+        while line.len() < 256 {
+            // Colours come again close by, so that a row may stand for several places.
+            let colour = line[line.len() - 1 - random.below(4) as usize];
+            line.extend((0..=random.below(run)).map(|_| colour));
+        }
+        line.truncate(256);
+        let best = fewest_of_many(&line, COLOURS);
+        // The last colour is nowhere in the line.
+        let last = COLOURS - 1;
+        for inherited in [None, Some(line[0]), Some(last as u8)] {
+            let rows = ortc(&partition(&line), 8, inherited);
+            let mut painted = Vec::new();
+            paint(&rows, 8, inherited, &mut painted);
+            assert_eq!(painted, line, "inheriting {inherited:?}");
+            let best = best[inherited.map_or(last, usize::from)];
+            assert_eq!(rows.len(), best, "{line:?} inheriting {inherited:?}");
+        }
+    }
+}
+
 #[test]
 fn ranges_of_sixteen_bits_as_published() {
     let rows = |low, high| ortc(&range(low, high, 16), 16, Some(0)).len();

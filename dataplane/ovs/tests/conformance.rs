@@ -43,6 +43,8 @@ struct Ovs {
     intent: Option<Arc<Intent>>,
     watch: Watch,
     plan: Plan,
+    /// What the bundle meets that is being filled.
+    fault: Option<Fault>,
     asked: VecDeque<(u32, Message)>,
     answers: Vec<u8>,
     /// Since then the bridge does not take what it is asked, or nobody hears what it answers.
@@ -187,7 +189,7 @@ impl Ovs {
         self.switch.forget_bundle();
         self.asked.clear();
         self.answers.clear();
-        self.held = None;
+        (self.held, self.fault) = (None, None);
     }
 
     /// What the session sent, as messages that wait for the bridge.
@@ -226,11 +228,21 @@ impl Ovs {
         let Some((xid, message)) = self.asked.pop_front() else {
             return false;
         };
-        let commits = matches!(&message, Message::BundleControl(c) if c.kind == BundleKind::CommitRequest);
-        let fault = if commits { self.plan.due() } else { None };
+        let fault = match &message {
+            Message::BundleControl(c) if c.kind == BundleKind::OpenRequest => {
+                self.fault = self.plan.due();
+                None
+            }
+            // By turns a row is refused, of which the bridge would commit the rest, and the whole bundle.
+            Message::BundleAdd(_) if self.plan.met() % 2 == 1 => self.fault.take_if(|f| *f == Fault::Refuse),
+            Message::BundleControl(c) if c.kind == BundleKind::CommitRequest => self.fault.take(),
+            _ => None,
+        };
         match fault {
             Some(Fault::Refuse) => {
-                self.switch.forget_bundle();
+                if matches!(message, Message::BundleControl(_)) {
+                    self.switch.forget_bundle();
+                }
                 let error = Message::Error(ErrorMsg {
                     typ: 17,
                     code: 7,
@@ -334,6 +346,7 @@ impl Subject for Ovs {
             plan: Plan::default(),
             asked: VecDeque::new(),
             answers: Vec::new(),
+            fault: None,
             held: None,
             executed: 0,
             drift: 0,

@@ -322,6 +322,10 @@ impl Switch {
                         }
                         BundleKind::CommitReply
                     }
+                    BundleKind::DiscardRequest => {
+                        self.bundle.clear();
+                        BundleKind::DiscardReply
+                    }
                     other => panic!("{other:?}"),
                 };
                 Message::BundleControl(BundleControl { kind, ..control })
