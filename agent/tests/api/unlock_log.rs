@@ -174,9 +174,14 @@ async fn a_byte_changed_in_history_is_found() {
             )
             .unwrap();
         let set = format!("UPDATE audit SET {column} = ?1 WHERE number = 3");
-        file.execute(&set, [format!("{was}{n}")]).unwrap();
-        let verdict = verify(u.audit.clone()).await;
-        assert_eq!((verdict.intact, verdict.broken_at), (false, 3), "{column}");
+        // One byte more, and one that is another.
+        let mut another = was.clone().into_bytes();
+        *another.last_mut().unwrap() ^= 1;
+        for changed in [format!("{was}{n}"), String::from_utf8(another).unwrap()] {
+            file.execute(&set, [changed]).unwrap();
+            let verdict = verify(u.audit.clone()).await;
+            assert_eq!((verdict.intact, verdict.broken_at), (false, 3), "{column}");
+        }
         file.execute(&set, [was]).unwrap();
     }
     file.execute_batch("UPDATE audit SET at = at + 1 WHERE number = 2")

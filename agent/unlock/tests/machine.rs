@@ -694,6 +694,17 @@ fn active() -> (World, Name) {
 }
 
 #[test]
+fn a_clock_that_is_set_back_prolongs_no_lease() {
+    let (mut world, id) = active();
+    world.apply(&Event::Jump(-1000));
+    world.apply(&Event::Wait(59));
+    assert!(world.stored[&id].state.is_open());
+    world.apply(&Event::Wait(1));
+    assert_eq!(world.stored[&id].state, State::Expired);
+    assert_eq!(world.ledger.grants().len(), 0);
+}
+
+#[test]
 fn nobody_escapes_a_revocation_by_being_quicker() {
     let (mut world, id) = active();
     let now = world.now();

@@ -217,7 +217,9 @@ fn random_colourings_take_the_fewest_rows() {
 /// The fewest rows of a block, by the colour that it inherits.
 fn fewest_of_many(line: &[u8], colours: usize) -> Vec<usize> {
     if let [only] = line {
-        return (0..colours).map(|c| usize::from(c != usize::from(*only))).collect();
+        return (0..colours)
+            .map(|c| usize::from(c != usize::from(*only)))
+            .collect();
     }
     let (zero, one) = line.split_at(line.len() / 2);
     let halves = fewest_of_many(zero, colours)

@@ -40,6 +40,17 @@ fn frames_are_cut() {
 }
 
 #[test]
+fn a_command_that_is_none_is_refused() {
+    // It follows the header, the cookie, its mask and the table.
+    const AT: usize = 8 + 8 + 8 + 1;
+    let mut frame = bytes(&Message::FlowMod(FlowMod::default()), Version::V1_5);
+    assert!(decode(&frame).is_ok());
+    frame[AT] = 5;
+    let what = "flow-mod command";
+    assert_eq!(decode(&frame).unwrap_err(), DecodeError::Value { what, value: 5 });
+}
+
+#[test]
 fn versions_are_negotiated() {
     let hello = |frame: &[u8]| match decode(frame).unwrap().1 {
         Message::Hello(hello) => hello,

@@ -486,6 +486,59 @@ mod tests {
         );
     }
 
+    /// The pass that ends first may have begun before the change.
+    #[tokio::test]
+    async fn cached_flows_follow_when_a_second_pass_has_ended() {
+        for (version, second) in [("3.3.0", WAIT), ("3.1.2", "revalidator/purge")] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("ovs-vswitchd.1.ctl");
+            let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+            let mut caches = Caches::start(Where {
+                folder: None,
+                socket: Some(socket),
+            });
+            assert!(!caches.reached(1, [1, 0, 0]));
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut framer = Framer::default();
+            let version = format!("ovs-vswitchd (Open vSwitch) {version}");
+            let answers = [
+                ("list-commands", WAIT),
+                ("version", version.as_str()),
+                (WAIT, ""),
+                (second, ""),
+            ];
+            for (method, result) in answers {
+                let asked = loop {
+                    tokio::select! {
+                        asked = asked(&mut stream, &mut framer) => break asked,
+                        progress = next(&mut caches) => {
+                            assert!(!matches!(progress, Progress::Done(_)), "before {method} is asked");
+                        }
+                    }
+                };
+                assert_eq!(asked["method"], method);
+                let answer = serde_json::json!({"id": asked["id"], "result": result, "error": null});
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.to_string().as_bytes())
+                    .await
+                    .unwrap();
+            }
+            while !matches!(next(&mut caches).await, Progress::Done(1)) {}
+        }
+    }
+
+    /// The next request of whoever asks the daemon.
+    async fn asked(stream: &mut tokio::net::UnixStream, framer: &mut Framer) -> serde_json::Value {
+        loop {
+            if let Some(asked) = framer.next_value().unwrap() {
+                return asked;
+            }
+            let mut bytes = [0; 4096];
+            let count = tokio::io::AsyncReadExt::read(stream, &mut bytes).await.unwrap();
+            assert!(count > 0, "the connection ended");
+            framer.push(&bytes[..count]);
+        }
+    }
+
     #[test]
     fn releases_with_the_fault() {
         for (version, faulty) in [

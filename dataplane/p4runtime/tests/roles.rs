@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portcullis_backend::SessionState;
+use portcullis_p4runtime::wire::arbitrated;
 use portcullis_proto::p4::v1;
 use portcullis_testbed::p4::P4Server;
 use rig::{Rig, document, until};
@@ -180,6 +181,28 @@ async fn controllers_of_other_roles_are_no_rivals() {
     let written = rig.server.state().written.clone();
     assert_eq!((written["routes"], written[""]), (1, 1), "{written:?}");
     assert!(written["ports"] > 2, "{written:?}");
+}
+
+/// What a server says of the primary of another role, or of another device, makes nobody the primary here.
+#[test]
+fn the_primary_of_another_role_is_not_ours() {
+    let update = |device_id, role: Option<&str>| v1::MasterArbitrationUpdate {
+        device_id,
+        role: role.map(|name| v1::Role {
+            name: name.to_string(),
+            ..v1::Role::default()
+        }),
+        ..v1::MasterArbitrationUpdate::default()
+    };
+    for (device_id, role) in [(1, Some("ports")), (1, None), (0, None)] {
+        assert_eq!(arbitrated(&update(device_id, role), 1, "ports"), Ok(true));
+    }
+    for (device_id, role) in [(1, Some("routes")), (1, Some("")), (2, Some("ports"))] {
+        assert!(
+            arbitrated(&update(device_id, role), 1, "ports").is_err(),
+            "{role:?}"
+        );
+    }
 }
 
 #[tokio::test]

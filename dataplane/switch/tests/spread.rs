@@ -28,7 +28,8 @@ fn frame(of: u16, n: u32) -> Vec<u8> {
     let mut frame = tcp(0xb, 1000 + of);
     assert_eq!(frame.len(), HEADERS);
     frame.extend(n.to_be_bytes());
-    frame.resize(64, 0);
+    // Frames of one flow are of several lengths, and belong to it all the same.
+    frame.resize(64 + n as usize % 7 * 16, 0);
     frame
 }
 

@@ -445,6 +445,38 @@ fn a_row_that_returns_while_its_undoing_is_in_flight_is_written_again() {
     scene.finish().unwrap();
 }
 
+/// Somebody takes a row away: from the read-back that shows it on, nothing counts as applied until the row is confirmed again.
+#[test]
+fn a_loss_of_rows_ends_every_claim_until_they_are_confirmed() {
+    let worlds = Arc::new([&[(1, 1)][..]].map(world).to_vec());
+    let mut scene = Scene::new(&worlds, 1, 0, 0);
+    let read = [
+        Event::BeginRead,
+        Event::ReadOut(0),
+        Event::ReadOut(1),
+        Event::FinishRead,
+    ];
+    let write = [Event::Send, Event::Execute, Event::Answer];
+    let begin = [Event::Intent(0), Event::Connect];
+    for step in begin.into_iter().chain(read).chain(write).chain(write) {
+        scene.take(step).unwrap();
+    }
+    assert_eq!(scene.machine.generations(), (1, 1));
+    scene.switch.remove(&Row::Port(1));
+    scene.machine.request_resync();
+    assert!(scene.machine.begin_observation());
+    let drift = scene.machine.observed(Observed {
+        ours: scene.switch.iter().map(|(key, body)| (*key, *body)).collect(),
+        foreign: Vec::new(),
+    });
+    assert_eq!(drift.missing, [Row::Port(1)]);
+    for step in write {
+        assert_eq!(scene.machine.generations(), (1, 0), "before {step:?}");
+        scene.take(step).unwrap();
+    }
+    assert_eq!(scene.machine.generations(), (1, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 

@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Grant, GrantKind, Matcher, Name, Policy, Profile, canonical,
-    effective, unmanaged,
+    Action, Direction, Document, Endpoint, Entry, Families, Family, FlagMatch, Grant, GrantKind, IcmpMatch,
+    Matcher, Name, Policy, PortRange, Profile, Protocol, Ranges, Tier, canonical, effective, unmanaged,
 };
 use proptest::prelude::*;
 
@@ -95,6 +95,117 @@ endpoints:
     let class = intent.classes.values().next().unwrap();
     let names: Vec<&str> = class.policy.entries.iter().map(|e| &*e.origin).collect();
     assert_eq!(names, ["profiles/one/a", "profiles/one/b"]);
+}
+
+/// Each of these differs from the first in one thing that some packet shows.
+#[test]
+fn whatever_a_packet_could_tell_makes_another_class() {
+    let port = |low, high| Ranges::of(&[PortRange { low, high }]);
+    let net = |text: &str| vec![text.parse().unwrap()];
+    let kind = |kind, code| Some(IcmpMatch { kind, code });
+    let tcp = Matcher {
+        families: Families::only(Family::V4),
+        protocol: Protocol::Number(Protocol::TCP),
+        dst_ports: port(25, 26),
+        src_ports: port(7, 8),
+        remote: net("192.0.2.0/24"),
+        local: net("198.51.100.0/24"),
+        ..Matcher::everything()
+    };
+    let icmp = Matcher {
+        protocol: Protocol::Number(Protocol::ICMP),
+        icmp: kind(8, Some(0)),
+        ..Matcher::everything()
+    };
+    let other = |change: fn(&mut Matcher)| {
+        let mut matcher = tcp.clone();
+        change(&mut matcher);
+        matcher
+    };
+    let mut matchers = vec![
+        other(|m| m.families = Families { v4: true, v6: true }),
+        other(|m| m.protocol = Protocol::Number(Protocol::UDP)),
+        other(|m| m.protocol = Protocol::Any),
+        other(|m| m.flags = FlagMatch::NotOpening),
+        other(|m| m.fragments = false),
+        other(|m| m.dst_ports = Ranges::all()),
+        other(|m| m.src_ports = Ranges::all()),
+        other(|m| m.remote.clear()),
+        other(|m| m.local.clear()),
+    ];
+    matchers.extend([(25, 27), (24, 26)].map(|(low, high)| Matcher {
+        dst_ports: port(low, high),
+        ..tcp.clone()
+    }));
+    matchers.extend([(7, 9), (6, 8)].map(|(low, high)| Matcher {
+        src_ports: port(low, high),
+        ..tcp.clone()
+    }));
+    for prefix in ["192.0.3.0/24", "192.0.2.0/25", "2001:db8::/32"] {
+        matchers.push(Matcher {
+            remote: net(prefix),
+            ..tcp.clone()
+        });
+        matchers.push(Matcher {
+            local: net(prefix),
+            ..tcp.clone()
+        });
+    }
+    matchers.extend(
+        [None, kind(8, None), kind(8, Some(1)), kind(0, Some(0))].map(|kind| Matcher {
+            icmp: kind,
+            ..icmp.clone()
+        }),
+    );
+    matchers.extend([tcp, icmp]);
+    let policy = |action, matcher: &Matcher| Policy {
+        entries: vec![Entry {
+            tier: Tier::Baseline,
+            origin: "baseline/r".into(),
+            reason: "".into(),
+            action,
+            matcher: Arc::new(matcher.clone()),
+        }],
+        ..Policy::constant(Direction::Egress, Action::Allow)
+    };
+    let denies = matchers.iter().map(|matcher| policy(Action::Deny, matcher));
+    let mut policies: Vec<Policy> = denies.collect();
+    policies.push(policy(Action::Allow, &matchers[0]));
+    let first = policies[0].clone();
+    policies.push(Policy {
+        default: Action::Deny,
+        ..first.clone()
+    });
+    policies.push(Policy {
+        direction: Direction::Ingress,
+        ..first.clone()
+    });
+    policies.push(Policy {
+        five_tuple: true,
+        ..first
+    });
+    let mut seen: BTreeMap<Fingerprint, &Policy> = BTreeMap::new();
+    for policy in &policies {
+        if let Some(same) = seen.insert(Fingerprint::of_canonical(policy), policy) {
+            panic!("one class for {policy:?} and {same:?}");
+        }
+    }
+}
+
+#[test]
+fn addresses_of_dhcp_servers_are_in_everybodys_policy() {
+    let with = |dhcp: &str| {
+        yaml(&format!(
+            "defaults: {{egress: deny}}\nreserved: {{dhcp: [{dhcp}]}}\nendpoints: {{a: {{}}}}"
+        ))
+    };
+    let mut compiler = Compiler::default();
+    let before = compiler.resolve(&with("192.0.2.1"), 1).unwrap();
+    let document = with("192.0.2.2");
+    let after = compiler.resolve(&document, 2).unwrap();
+    let anew = Compiler::default().resolve(&document, 2).unwrap();
+    assert_eq!(essence(&after), essence(&anew));
+    assert_ne!(essence(&after), essence(&before));
 }
 
 #[test]
