@@ -144,10 +144,7 @@ fn what_is_lost_is_counted_by_its_reason() {
     }
     let (_left, _, mut senders) = Interface::open("left", &plenty, 1, None).unwrap();
     let (right, mut receiver, _) = Interface::open("right", &few, 1, None).unwrap();
-    // Longer than a buffer.
     let mut sender = senders.pop().unwrap();
-    let long = std::net::UdpSocket::bind("0.0.0.0:0");
-    drop(long);
     let mut burst = Burst::<32>::new();
     let mut first = plenty.alloc().unwrap();
     first.set_data(&frame(1, 1900)).unwrap();
@@ -155,6 +152,16 @@ fn what_is_lost_is_counted_by_its_reason() {
     assert_eq!(sender.send(&mut burst), 1);
     assert_eq!(receive(&mut receiver, 1).len(), 1);
     assert_eq!(right.loss(), Default::default());
+    // Longer than a buffer of those that receive.
+    let large = Mempool::new(rig::eal(), &rig::unique("large"), 64, 0, 4000).unwrap();
+    send(&mut sender, &large, &[frame(3, 3000)]);
+    let end = Instant::now() + Duration::from_secs(10);
+    while right.loss().long == 0 {
+        assert!(Instant::now() < end, "{:?}", right.loss());
+        receiver.receive(&mut burst);
+        burst.clear();
+        sleep(Duration::from_millis(5));
+    }
     // No buffer: all of them are held.
     let mut held = Vec::new();
     while let Some(packet) = few.alloc() {
