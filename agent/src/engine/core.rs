@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::bypass;
 use super::unlocks::{entries_of, keys_of};
-use super::worker::{class_limit, revise};
+use super::worker::revise;
 use super::{Base, ChangeError, State};
 use crate::store::{Aside, Generation, Pending, Write};
 
@@ -243,9 +243,7 @@ impl Core {
     ) -> Option<Generation> {
         let mut document = self.read(|state| Document::clone(&state.document));
         document.grants = grants;
-        let limit = class_limit(&self.targets, true);
-        let made = self.resolved(&document, limit);
-        let made = made.or_else(|error| {
+        let made = self.resolved(&document).or_else(|error| {
             // A class of its own cannot be had: what the endpoints are without any unlock is there already.
             tracing::error!(%error, "a closing takes every unlock of its endpoints with it");
             for change in changed.unlocks {
@@ -254,11 +252,7 @@ impl Core {
             for change in changed.bypasses {
                 document.grants.remove(&change.bypass.endpoint);
             }
-            self.resolved(&document, limit)
-        });
-        let made = made.or_else(|error| {
-            tracing::error!(%error, "a target cannot hold what a closing leaves; the others do, and this one keeps its rows");
-            self.resolved(&document, u32::MAX)
+            self.resolved(&document)
         });
         let (intent, compiler) = match made {
             Ok(made) => made,
@@ -291,11 +285,9 @@ impl Core {
     fn resolved(
         &self,
         document: &Document,
-        limit: u32,
     ) -> Result<(Arc<Intent>, Compiler), portcullis_compiler::OutOfClasses> {
         let mut compiler = self.compiler.clone();
         // No class is edited in place: asking a target whether it can would wait for the rows that it makes.
-        compiler.limit(limit);
         let intent = compiler.resolve(document, self.next_number())?;
         Ok((intent, compiler))
     }
@@ -413,12 +405,7 @@ impl Core {
             ..Pending::default()
         };
         if changed || !same {
-            let limit = class_limit(&self.targets, true);
-            let made = self.resolved(&document, limit).or_else(|error| {
-                tracing::error!(%error, "a target cannot hold a stored change; the others do, and this one keeps its rows");
-                self.resolved(&document, u32::MAX)
-            });
-            let made = match made {
+            let made = match self.resolved(&document) {
                 Ok(made) => made,
                 // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
                 Err(error) => {

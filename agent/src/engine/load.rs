@@ -186,7 +186,6 @@ pub(super) fn state(
     store: &Store,
     mut loaded: Loaded,
     now: Moment,
-    class_limit: u32,
     tenant_label: &str,
 ) -> Result<Started, StoreError> {
     let closings = loaded.closings.iter().map(|(number, _)| *number).max();
@@ -234,12 +233,7 @@ pub(super) fn state(
         loaded.released.iter().copied(),
     );
     let classes = StoredClasses::Listed(std::mem::take(&mut loaded.classes), compiler.clone());
-    compiler.limit(class_limit);
-    let intent = compiler.resolve(&document, generation).or_else(|error| {
-        tracing::error!(%error, "a target cannot hold the stored policy; the others do, and this one keeps its rows");
-        compiler.limit(u32::MAX);
-        compiler.resolve(&document, generation)
-    })?;
+    let intent = compiler.resolve(&document, generation)?;
     if !classes.changes(&intent, &compiler).is_empty() && backlog.is_empty() {
         // A new version of the compiler sees other classes.
         backlog.push(Arc::new(Pending::default()));

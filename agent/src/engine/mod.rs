@@ -298,7 +298,6 @@ impl Engine {
         clock: Clock,
         tenant_label: &str,
     ) -> Result<(Self, JoinHandle<Result<(), StoreError>>), StoreError> {
-        let class_limit = worker::class_limit(&targets, true);
         let health = closing::Health::default();
         let problem = store.problem().map(ToString::to_string);
         let missing = loaded.audit.clone();
@@ -308,7 +307,7 @@ impl Engine {
             classes,
             backlog,
             closings,
-        } = load::state(&store, loaded, clock(), class_limit, tenant_label)?;
+        } = load::state(&store, loaded, clock(), tenant_label)?;
         health.set(|health| {
             health.unusable = problem.is_some();
             health.problem = problem.unwrap_or_default();

@@ -50,7 +50,7 @@ pub fn preview(
     ledger.end_bypasses_with(&base.document, &edited.document);
     edited.document.grants = ledger.grants_at(now);
     let mut compiler = base.compiler.clone();
-    let intent = resolve(&mut compiler, targets, &edited.document, base.generation, false)?;
+    let intent = resolve(&mut compiler, targets, &edited.document, base.generation)?;
     check(targets, &intent)?;
     Ok(Preview {
         document: edited.document,

@@ -350,7 +350,7 @@ impl Worker {
         document.grants = grants;
         let mut compiler = base.compiler;
         let number = base.generation + 1;
-        let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
+        let intent = resolve(&mut compiler, &self.targets, &document, base.generation)?;
         check(&self.targets, &intent)?;
         let started = bypasses.iter().filter(|change| change.started);
         let by = changes.iter().map(|change| change.by.as_str());

@@ -225,7 +225,7 @@ impl Worker {
             ledger.end_bypasses_with(&base.document, &document);
             document.grants = ledger.grants_at(&now);
             let mut compiler = base.compiler;
-            let intent = resolve(&mut compiler, &self.targets, &document, base.generation, false)?;
+            let intent = resolve(&mut compiler, &self.targets, &document, base.generation)?;
             check(&self.targets, &intent)?;
             let generation = Generation {
                 number: base.generation + 1,
@@ -454,22 +454,6 @@ pub(super) fn check(targets: &[TargetHandle], intent: &Intent) -> Result<(), Cha
     Ok(())
 }
 
-/// Class ids that only changes that close ports may use.
-const RESERVED_CLASSES: u32 = 1024;
-
-/// The highest class id that a change may use: what the narrowest target can hold. Changes that open ports leave a reserve
-/// to those that close them.
-pub(super) fn class_limit(targets: &[TargetHandle], closes: bool) -> u32 {
-    let limits = targets.iter().filter_map(TargetHandle::class_limit);
-    let limit = limits.min().unwrap_or(u32::MAX);
-    let reserve = if closes {
-        0
-    } else {
-        RESERVED_CLASSES.min(limit / 64)
-    };
-    limit - reserve
-}
-
 /// Whether every target holds a generation, down to what its caches do.
 fn all_hold(targets: &[TargetHandle], generation: u64) -> bool {
     targets.iter().all(|target| target.status().applied == generation)
@@ -482,9 +466,7 @@ pub(super) fn resolve(
     targets: &[TargetHandle],
     document: &Document,
     base: u64,
-    closes: bool,
 ) -> Result<Arc<Intent>, OutOfClasses> {
-    compiler.limit(class_limit(targets, closes));
     let held = all_hold(targets, base);
     compiler.resolve_in_place(document, base + 1, &|old, new| {
         held && targets.iter().all(|target| target.edits(old, new))

@@ -200,33 +200,3 @@ async fn a_message_that_is_too_large_is_refused_with_numbers() {
     assert_eq!(error.code(), Code::OutOfRange);
     assert!(error.message().contains("1048576 bytes"), "{}", error.message());
 }
-
-#[tokio::test]
-async fn class_ids_stay_within_the_key_of_the_narrowest_target() {
-    let mut rig = Rig::new().await;
-    rig.fake.class_limit.store(3, Ordering::Relaxed);
-    let document = |ports: &[u16]| {
-        let endpoint = |port: &u16| {
-            format!(
-                "  e{port}: {{rules: [{{name: r, action: deny, direction: egress, protocol: tcp, ports: [{port}], \
-                 remote: [192.0.2.{port}]}}]}}\n"
-            )
-        };
-        let endpoints: String = ports.iter().map(endpoint).collect();
-        format!("version: portcullis/v1\nendpoints:\n{endpoints}")
-    };
-    rig.client.apply(&document(&[1, 2, 3])).await.unwrap();
-    let before = rig.seen().await;
-    let refused = rig.client.apply(&document(&[1, 2, 3, 4])).await.unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    assert_eq!(rig.seen().await, before, "nothing was committed");
-    // Ids are used again when the target confirmed that their rows are gone.
-    for port in 5..20 {
-        rig.client.apply(&document(&[1])).await.unwrap();
-        rig.realized().await;
-        rig.client.apply(&document(&[1, port, port + 100])).await.unwrap();
-        rig.realized().await;
-        let ids: Vec<u32> = rig.fake.newest().classes.keys().map(|id| id.0).collect();
-        assert_eq!(ids, [1, 2, 3]);
-    }
-}

@@ -1,7 +1,7 @@
 //! An agent in this process, or as one of its own, and clients for it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,8 +63,6 @@ pub struct Fake {
     pub deaf: AtomicBool,
     /// Never ends when told to stop while set.
     pub stubborn: AtomicBool,
-    /// The highest class id that its tables hold.
-    pub class_limit: AtomicU32,
     /// Ends by itself when told.
     pub end: tokio::sync::Notify,
     /// Looks at `held` again when told.
@@ -80,7 +78,6 @@ impl Default for Fake {
             held: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             stubborn: AtomicBool::new(false),
-            class_limit: AtomicU32::new(u32::MAX),
             end: tokio::sync::Notify::new(),
             wake: tokio::sync::Notify::new(),
         }
@@ -189,10 +186,6 @@ impl Backend for Fake {
         self.programs.lock().unwrap().check(intent)
     }
 
-    fn class_limit(&self) -> Option<u32> {
-        Some(self.class_limit.load(Ordering::Relaxed))
-    }
-
     fn edits(&self, old: &Class, new: &Class) -> bool {
         self.checks.fetch_add(1, Ordering::Relaxed);
         self.programs.lock().unwrap().edits(old, new)
@@ -275,15 +268,6 @@ pub async fn start(folder: &Path, more: &str, fake: &Arc<Fake>) -> Result<Agent,
 impl Rig {
     pub async fn new() -> Self {
         Self::with("").await
-    }
-
-    /// Waits until the target follows the newest generation.
-    pub async fn realized(&mut self) {
-        let request = v1::WaitRealizedRequest {
-            timeout_ms: 10_000,
-            ..Default::default()
-        };
-        self.client.targets.wait_realized(request).await.unwrap();
     }
 
     /// With more settings of `[api]` or other sections.

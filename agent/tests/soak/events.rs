@@ -11,6 +11,9 @@ use super::world::World;
 /// the document denies is no leak less by it; what it allows may be lost.
 const UNSEEN: Micros = 500 * MILLI;
 
+/// Threads of ovs-vswitchd add their counts to the sum once a second.
+const COUNTED_LATE: Micros = 1_500 * MILLI;
+
 /// Numbers from a seed (SplitMix64).
 pub struct Draw(u64);
 
@@ -132,6 +135,8 @@ pub struct Driver<'a> {
     pub history: History,
     /// In force.
     pub policy: Policy,
+    /// What this ovs-vswitchd had dropped by itself when it was last asked, and when.
+    dropped: (Micros, u64),
 }
 
 impl<'a> Driver<'a> {
@@ -148,6 +153,7 @@ impl<'a> Driver<'a> {
             draw: Draw::new(seed),
             history,
             policy,
+            dropped: (0, 0),
         }
     }
 
@@ -223,6 +229,21 @@ impl<'a> Driver<'a> {
             FullDisk => self.full_disk(),
         }
         self.history.happened(from, self.now(), event.cause());
+        self.ask_switch();
+    }
+
+    /// Asks the switch how many frames it has dropped by itself since it was asked last.
+    fn ask_switch(&mut self) {
+        let Some(count) = self.world.dropped_by_switch() else {
+            return;
+        };
+        let (since, before) = self.dropped;
+        let now = self.now();
+        if count > before {
+            let from = since.saturating_sub(COUNTED_LATE);
+            self.history.dropped(from, now, count - before);
+        }
+        self.dropped = (now, count);
     }
 
     fn realized(&mut self) {
@@ -369,10 +390,12 @@ impl<'a> Driver<'a> {
     }
 
     fn restart_vswitchd(&mut self) {
+        self.ask_switch();
         if self.draw.coin() {
             self.world.kill_vswitchd();
         }
         self.world.sandbox.restart_vswitchd().unwrap();
+        self.dropped = (self.now(), 0);
     }
 
     /// A full disk refuses what opens and holds up no closing.

@@ -46,6 +46,14 @@ struct Window {
     server: Option<usize>,
 }
 
+/// Frames that ovs-vswitchd counted as dropped by itself, and not by a row, between two moments.
+#[derive(Debug, Clone, Copy)]
+struct Dropped {
+    from: Micros,
+    to: Micros,
+    count: u64,
+}
+
 #[derive(Debug)]
 struct Span {
     from: Micros,
@@ -62,6 +70,7 @@ pub struct History {
     spans: Vec<Span>,
     /// When agent or switch were away.
     away: Vec<(Micros, Micros)>,
+    dropped: Vec<Dropped>,
 }
 
 /// A frame that was sent.
@@ -82,6 +91,8 @@ pub enum Outcome {
     Stopped,
     /// It was lost where that was announced.
     Excused,
+    /// It was lost, and the switch counted that it dropped as many for want of a lock or after an error of its own.
+    Switch,
     Leak,
     Loss,
     Astray,
@@ -145,6 +156,19 @@ impl History {
 
     pub fn away(&mut self, from: Micros, to: Micros) {
         self.away.push((from, to));
+    }
+
+    /// The switch counted frames that it dropped by itself.
+    pub fn dropped(&mut self, from: Micros, to: Micros, count: u64) {
+        self.dropped.push(Dropped { from, to, count });
+    }
+
+    /// Takes one frame from those that the switch dropped by itself in the time when a lost one was under way.
+    fn by_switch(left: &mut [Dropped], sent: &Sent) -> bool {
+        let until = sent.at + MARGIN;
+        let meets = |d: &&mut Dropped| d.count > 0 && d.from <= until && sent.at <= d.to;
+        let found = left.iter_mut().find(meets);
+        found.map(|dropped| dropped.count -= 1).is_some()
     }
 
     pub fn happened(&mut self, from: Micros, to: Micros, cause: &'static str) {
@@ -251,6 +275,7 @@ impl History {
             row.longest = row.longest.max(span.to - span.from);
         }
         let mut first = 0;
+        let mut dropped = self.dropped.clone();
         for frame in sent {
             while self.held[first].to < frame.at {
                 first += 1;
@@ -258,10 +283,13 @@ impl History {
             let flow = &flows[usize::from(frame.flow)];
             let until = frame.arrived.max(frame.at);
             let cause = self.cause(frame.at, until);
-            let outcome = self.judge(first, flow, frame);
+            let outcome = match self.judge(first, flow, frame) {
+                Outcome::Loss if Self::by_switch(&mut dropped, frame) => Outcome::Switch,
+                outcome => outcome,
+            };
             report.rows.entry(cause).or_default().count(outcome);
             report.copies += u64::from(frame.copies);
-            if matches!(outcome, Outcome::Leak | Outcome::Loss | Outcome::Astray)
+            if !matches!(outcome, Outcome::Passed | Outcome::Stopped | Outcome::Excused)
                 && report.wrong.len() < SHOWN
             {
                 let at = frame.at / MILLI;
@@ -289,6 +317,8 @@ pub struct Row {
     pub passed: u64,
     pub stopped: u64,
     pub excused: u64,
+    /// Dropped and counted by the switch itself.
+    pub switch: u64,
     pub leaks: u64,
     pub losses: u64,
     pub astray: u64,
@@ -302,6 +332,7 @@ impl Row {
             Outcome::Passed => &mut self.passed,
             Outcome::Stopped => &mut self.stopped,
             Outcome::Excused => &mut self.excused,
+            Outcome::Switch => &mut self.switch,
             Outcome::Leak => &mut self.leaks,
             Outcome::Loss => &mut self.losses,
             Outcome::Astray => &mut self.astray,
@@ -329,6 +360,7 @@ impl Report {
             sum.passed += row.passed;
             sum.stopped += row.stopped;
             sum.excused += row.excused;
+            sum.switch += row.switch;
             sum.leaks += row.leaks;
             sum.losses += row.losses;
             sum.astray += row.astray;
@@ -339,17 +371,27 @@ impl Report {
 
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{:<34}{:>7}{:>9}{:>9}{:>9}{:>7}{:>7}{:>7}{:>12}\n",
-            "cause", "events", "passed", "stopped", "excused", "leaks", "losses", "astray", "longest ms"
+            "{:<34}{:>7}{:>9}{:>9}{:>9}{:>7}{:>7}{:>7}{:>7}{:>12}\n",
+            "cause",
+            "events",
+            "passed",
+            "stopped",
+            "excused",
+            "switch",
+            "leaks",
+            "losses",
+            "astray",
+            "longest ms"
         );
         let all = [("in all", self.sum())];
         for (cause, row) in self.rows.iter().map(|(cause, row)| (*cause, *row)).chain(all) {
             text += &format!(
-                "{cause:<34}{:>7}{:>9}{:>9}{:>9}{:>7}{:>7}{:>7}{:>12}\n",
+                "{cause:<34}{:>7}{:>9}{:>9}{:>9}{:>7}{:>7}{:>7}{:>7}{:>12}\n",
                 row.events,
                 row.passed,
                 row.stopped,
                 row.excused,
+                row.switch,
                 row.leaks,
                 row.losses,
                 row.astray,

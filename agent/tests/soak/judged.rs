@@ -97,3 +97,12 @@ fn an_unlock_is_open_from_its_grant_to_its_end() {
     assert_eq!(history.judge(0, &flow, &arrived(8 * SECOND)), Outcome::Passed);
     assert_eq!(history.judge(0, &flow, &arrived(9 * SECOND + 1)), Outcome::Leak);
 }
+
+#[test]
+fn a_loss_that_the_switch_counted_is_its_own_and_only_so_many() {
+    let mut history = history();
+    history.dropped(SECOND, 2 * SECOND, 1);
+    let frames = [lost(SECOND), lost(SECOND + 1), lost(3 * SECOND)];
+    let sum = history.report(&[FLOW], &frames).sum();
+    assert_eq!((sum.switch, sum.losses), (1, 2));
+}

@@ -268,6 +268,23 @@ impl World {
         }
     }
 
+    /// Frames that this ovs-vswitchd has dropped by itself, and not by a row: while it reconfigures its upcalls it holds their
+    /// lock, and a frame of no cached flow is dropped then (lib/dpif-netdev.c). Its threads count up to a second late.
+    pub fn dropped_by_switch(&self) -> Option<u64> {
+        let counters = [
+            "datapath_drop_lock_error",
+            "datapath_drop_upcall_error",
+            "datapath_drop_invalid_port",
+            "datapath_drop_recirc_error",
+        ];
+        let mut sum = 0;
+        for counter in counters {
+            let text = self.sandbox.appctl(["coverage/read-counter", counter]).ok()?;
+            sum += text.trim().parse::<u64>().ok()?;
+        }
+        Some(sum)
+    }
+
     /// SIGKILL for ovs-vswitchd.
     pub fn kill_vswitchd(&self) {
         let pid = self.sandbox.vswitchd_pid().unwrap().to_string();

@@ -24,9 +24,6 @@ pub trait Backend: Send + Sync + 'static {
     /// realized as far as rules go.
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
 
-    /// The highest class id that every table of this target can hold; `None` while its tables are not known.
-    fn class_limit(&self) -> Option<u32>;
-
     /// Whether the rows of a class that this target holds can become those of another class under the same id, each packet
     /// meeting the old verdict or the new one all the while. Where it says no, the class is written anew under another id.
     fn edits(&self, _old: &Class, _new: &Class) -> bool {
@@ -189,7 +186,6 @@ pub struct TargetHandle {
 trait DynBackend: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
-    fn class_limit(&self) -> Option<u32>;
     fn edits(&self, old: &Class, new: &Class) -> bool;
 }
 
@@ -200,10 +196,6 @@ impl<B: Backend> DynBackend for B {
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         Backend::check(self, intent)
     }
-    fn class_limit(&self) -> Option<u32> {
-        Backend::class_limit(self)
-    }
-
     fn edits(&self, old: &Class, new: &Class) -> bool {
         Backend::edits(self, old, new)
     }
@@ -255,11 +247,6 @@ impl TargetHandle {
     /// Compiles and proves without writing; see [`Backend::check`].
     pub fn check(&self, intent: &Intent) -> Result<(), CompileError> {
         self.backend.check(intent)
-    }
-
-    /// The highest class id this target can hold; see [`Backend::class_limit`].
-    pub fn class_limit(&self) -> Option<u32> {
-        self.backend.class_limit()
     }
 
     /// Whether a class can be edited in place here; see [`Backend::edits`].

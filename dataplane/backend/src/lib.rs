@@ -14,6 +14,7 @@ pub mod delta;
 mod footprint;
 mod handle;
 pub mod machine;
+mod numbers;
 mod status;
 mod windows;
 
@@ -22,5 +23,6 @@ pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
 };
+pub use numbers::{Numbers, OutOfNumbers};
 pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};
 pub use windows::{Windows, cause};

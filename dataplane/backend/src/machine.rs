@@ -170,6 +170,15 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         &self.installed
     }
 
+    /// Every row that the target may hold: those known to be installed, those on their way, and those of batches whose result
+    /// is unknown. Rows that are on their way have the body that they were known with, if any.
+    pub fn may_hold(&self) -> impl Iterator<Item = (&K, Option<&B>)> {
+        let installed = self.installed.iter().map(|(key, body)| (key, Some(body)));
+        let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
+        let uncertain = in_flight.map(Op::key).chain(&self.unknown);
+        installed.chain(uncertain.map(|key| (key, None)))
+    }
+
     /// How many rows a table is known to hold.
     pub fn rows_in(&self, table: u8) -> u64 {
         self.counts.get(&table).copied().unwrap_or(0)

@@ -86,11 +86,6 @@ impl Backend for OvsBackend {
         checked
     }
 
-    /// Classes are matched in a register of 32 bits.
-    fn class_limit(&self) -> Option<u32> {
-        Some(u32::MAX)
-    }
-
     fn edits(&self, old: &Class, new: &Class) -> bool {
         let mut programs = lock(&self.checking);
         let edits = programs.edits(old, new);

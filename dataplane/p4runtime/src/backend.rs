@@ -1,5 +1,6 @@
 //! The [`Backend`] of one device.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use portcullis_compiler::{Class, CompileError, Intent, Programs, Proved};
 use crate::config::{Config, Program};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
+use crate::numbered::{Numbered, limit_of_checks};
 use crate::plugs::resolve;
 use crate::program::{OwnProgram, ProgramError};
 use crate::units::{BuildError, Units};
@@ -33,6 +35,8 @@ struct Checking {
     device: Arc<Device>,
     /// Rows as the device would hold them, so that a check encodes only classes that changed.
     units: Units,
+    /// Numbers that a device without rows would give.
+    numbered: Numbered,
 }
 
 impl P4Backend {
@@ -75,6 +79,7 @@ impl P4Backend {
             programs: Programs::new(model),
             device: Arc::new(device.clone()),
             units: Units::default(),
+            numbered: Numbered::default(),
         });
         lock(&self.proved).clear();
     }
@@ -119,28 +124,31 @@ impl Backend for P4Backend {
             programs,
             device,
             units,
+            numbered,
         }) = checking.as_mut()
         else {
             return Ok(());
         };
         let plugs = resolve(intent, &self.config.known(), port_max(device));
-        let built = units.build(device, intent, &plugs, &self.config.name, programs);
+        let target = &self.config.name;
+        let limit = limit_of_checks(device);
+        let built = match numbered.translate(intent, plugs, limit, BTreeSet::new) {
+            Ok((intent, plugs)) => units.build(device, &intent, &plugs, target, programs).map(drop),
+            Err(lack) => Err(BuildError::Numbers {
+                lack,
+                target: target.clone(),
+            }),
+        };
         self.keep(programs.take_proved());
         programs.keep(&[intent]);
         match built {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(BuildError::Compile(error)) => Err(error),
             Err(error) => match error.unsupported(&self.config.name) {
                 Some(value) => Err(CompileError::Unsupported(value)),
                 None => Ok(()),
             },
         }
-    }
-
-    fn class_limit(&self) -> Option<u32> {
-        lock(&self.checking)
-            .as_ref()
-            .map(|checking| checking.device.class_limit())
     }
 
     /// A device that is not known yet edits nothing.

@@ -110,13 +110,19 @@ impl DeviceTable {
         }
     }
 
-    /// The class key's value in a row.
-    pub fn class_of(&self, fields: &[(u32, Match)]) -> Option<u32> {
+    /// The id of the class key.
+    pub fn class_field(&self) -> Option<u32> {
         let class = self
             .fields
             .iter()
-            .find(|f| matches!(f.field, Some((Field::Class, _))))?;
-        let (_, value) = fields.iter().find(|(id, _)| *id == class.id)?;
+            .find(|f| matches!(f.field, Some((Field::Class, _))));
+        class.map(|field| field.id)
+    }
+
+    /// The class key's value in a row.
+    pub fn class_of(&self, fields: &[(u32, Match)]) -> Option<u32> {
+        let class = self.class_field()?;
+        let (_, value) = fields.iter().find(|(id, _)| *id == class)?;
         match value {
             Match::Exact(v) | Match::Optional(v) | Match::Ternary { value: v, .. } => u32::try_from(*v).ok(),
             Match::Lpm { .. } | Match::Range { .. } => None,

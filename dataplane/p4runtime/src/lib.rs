@@ -24,6 +24,7 @@ pub mod failure;
 pub mod find;
 pub mod mapping;
 pub mod model;
+mod numbered;
 mod order;
 mod own;
 pub mod p4info;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Hit, Trace};
+use portcullis_backend::{Hit, Numbers, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row;
@@ -95,6 +95,7 @@ pub(crate) fn hits(
     seen: Vec<(Row, CounterData)>,
     known: &Attributions,
     plugs: &Plugs,
+    numbers: &Numbers,
 ) -> Vec<Hit> {
     let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
     let mut guards: BTreeMap<(&str, String), (u64, u64)> = BTreeMap::new();
@@ -126,7 +127,8 @@ pub(crate) fn hits(
             direction,
             rule,
             decider,
-            class: class.map(|c| c.0),
+            // The agent knows the class by its id.
+            class: class.and_then(|c| numbers.class(c.0)).map(|c| c.0),
             endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
             action,
             packets,

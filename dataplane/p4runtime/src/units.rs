@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use portcullis_backend::OutOfNumbers;
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::compilation::{Compilation, Refusal, Step};
@@ -46,6 +47,14 @@ pub enum BuildError {
         /// The target.
         target: String,
     },
+    /// The class key is too narrow.
+    #[error("the class key of {target} is too narrow: {lack}; the old rows stay")]
+    Numbers {
+        /// The numbers.
+        lack: OutOfNumbers,
+        /// The target.
+        target: String,
+    },
     /// The program has no words for a row.
     #[error("the P4 program cannot hold a row: {0}")]
     Inexpressible(#[from] Inexpressible),
@@ -58,6 +67,7 @@ impl BuildError {
             BuildError::Compile(CompileError::Unsupported(value)) => return Some(value.clone()),
             BuildError::Compile(_) => return None,
             BuildError::Full { refusal, .. } => ("the policy as a whole", refusal.table.clone()),
+            BuildError::Numbers { .. } => ("the policy as a whole", "class".to_string()),
             BuildError::Inexpressible(lack) => ("the policy as a whole", lack.table.clone()),
         };
         Some(Unsupported {

@@ -115,9 +115,9 @@ impl Compiler {
         }
     }
 
-    /// Sets the highest id that every target's class key can hold; `u32::MAX - 1` without. Ids count up to it; after
-    /// that the lowest id that is out of use and confirmed gone is used again. Set it before anything is resolved.
-    pub fn limit(&mut self, max_id: u32) {
+    /// Ids count up to a limit; after that the lowest one that is out of use and confirmed gone is used again.
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, max_id: u32) {
         self.ids.set_limit(max_id);
     }
 

@@ -4,11 +4,11 @@ use imbl::OrdMap;
 
 use super::ClassId;
 
-/// There are more classes than the targets' tables have numbers for. Nothing was changed.
+/// There are more classes than ids. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "more distinct policies than the {limit} class numbers the targets have ({unconfirmed} of them wait until every \
-     target is known to hold no rows of theirs): let more endpoints share their rules, or wait for the targets"
+    "more distinct policies than the {limit} class ids ({unconfirmed} of them wait until every target is known to hold no \
+     rows of theirs): let more endpoints share their rules, or wait for the targets"
 )]
 pub struct OutOfClasses {
     /// The highest number there is.
@@ -47,6 +47,7 @@ impl Ids {
         self.limit
     }
 
+    #[cfg(test)]
     pub(super) fn set_limit(&mut self, limit: u32) {
         // So that the first that was never used is always a number.
         self.limit = limit.min(u32::MAX - 1);

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Done, Driver, port_max};
 use crate::entry::{Does, GROUPS, Row, RowKey};
+use crate::numbered::held;
 use crate::plugs::resolve;
 use crate::query;
 use crate::units::{Attributions, BuildError, UnitId, Units};
@@ -40,10 +41,23 @@ impl Driver {
         let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
         let keeps_ends = self.units.keeps_ends();
+        let held = || held(&device, self.session.machine.may_hold());
+        let (intent, plugs) = self
+            .numbered
+            .preview(intent, plugs, device.class_limit(), held)
+            .map_err(|lack| {
+                refusal(
+                    BuildError::Numbers {
+                        lack,
+                        target: target.clone(),
+                    },
+                    &target,
+                )
+            })?;
         let built = self
             .backend
             .with_programs(|programs| {
-                Units::new(keeps_ends).build(&device, intent, &plugs, &target, programs)
+                Units::new(keeps_ends).build(&device, &intent, &plugs, &target, programs)
             })
             .ok_or_else(not_ready)?
             .map_err(|error| refusal(error, &target))?;
@@ -101,7 +115,7 @@ impl Driver {
 
     fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
         let (Some(intent), Some(device), Some(mut client)) = (
-            self.intent.clone(),
+            self.local.clone(),
             self.session.device().cloned(),
             self.client.clone(),
         ) else {
@@ -170,11 +184,11 @@ impl Driver {
             return drop(answer.send(Err(self.not_ready())));
         };
         let known: Attributions = self.built.as_ref().map(|b| b.hits.clone()).unwrap_or_default();
-        let plugs = self.plugs.clone();
+        let (plugs, numbers) = (self.plugs.clone(), self.numbered.numbers().clone());
         let (target, state) = (self.name().to_string(), self.session.state());
         self.job(async move {
             let hits = match client.counted(&device, None).await {
-                Ok(seen) => Ok(query::hits(&device, seen, &known, &plugs)),
+                Ok(seen) => Ok(query::hits(&device, seen, &known, &plugs, &numbers)),
                 Err(error) => {
                     tracing::warn!(target, why = super::explain(&error), "counters cannot be read");
                     Err(QueryError::NotReady { target, state })

@@ -24,6 +24,7 @@ use crate::device::{Device, DeviceTable};
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::failure::shown;
 use crate::find::Found;
+use crate::numbered::{Numbered, Recovered, held};
 use crate::plugs::{Plugs, resolve};
 use crate::program::OwnProgram;
 use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
@@ -77,7 +78,10 @@ pub(crate) struct Driver {
     connecting: bool,
     jobs: JoinSet<(u64, Done)>,
     units: Units,
+    numbered: Numbered,
+    /// Who is where, and the intent that says it, under the device's own class numbers.
     plugs: Plugs,
+    local: Option<Intent>,
     intent: Option<Arc<Intent>>,
     built: Option<Built>,
     /// The intent whose rows are wanted, and the last one that the device held as a whole.
@@ -121,7 +125,9 @@ impl Driver {
             connecting: false,
             jobs: JoinSet::new(),
             units: Units::default(),
+            numbered: Numbered::default(),
             plugs: Plugs::default(),
+            local: None,
             intent: None,
             built: None,
             last: None,
@@ -403,6 +409,7 @@ impl Driver {
                         .extend(groups.map(|(k, d)| (k.clone(), d.clone())));
                 }
                 self.ended(&read.observed.ours);
+                self.recover_numbers(&read.observed.ours);
                 Ok(read.observed)
             }
             Err(error) => Err(explain(&error)),
@@ -415,6 +422,28 @@ impl Driver {
         }
     }
 
+    /// Rows of an earlier run, or of another agent with our tag, may have other class numbers: theirs are taken over.
+    fn recover_numbers(&mut self, seen: &[Row]) {
+        let machine = &self.session.machine;
+        let Some(device) = self.session.device().filter(|_| !machine.is_known()) else {
+            return;
+        };
+        let recovered = self.numbered.recover(device, machine.units(), seen);
+        if recovered == Recovered::InPlace {
+            tracing::warn!(
+                target = self.name(),
+                "no room for old and new rows side by side: rows are changed in place, and packets may meet a mix meanwhile"
+            );
+        }
+        if recovered != Recovered::Unchanged {
+            tracing::info!(
+                target = self.name(),
+                "class numbers were taken over from the device's rows"
+            );
+            self.rebuild();
+        }
+    }
+
     /// Sets what the device shall hold, from the intent and who is where.
     fn rebuild(&mut self) {
         let Some(intent) = self.intent.clone() else { return };
@@ -423,6 +452,10 @@ impl Driver {
             Some(Ok(())) => self.problem = None,
             Some(Err(error)) => {
                 tracing::error!(target = self.name(), %error, "an intent has no rows here");
+                if matches!(error, BuildError::Numbers { .. }) {
+                    // Numbers become free as rows go.
+                    self.again();
+                }
                 self.narrow();
                 self.status.detail = error.to_string();
                 self.problem = error.unsupported(self.name());
@@ -436,12 +469,21 @@ impl Driver {
         let moment = self.moment();
         let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
+        if self.session.machine.is_known() {
+            self.numbered.rows_are_known();
+        }
+        let held = || held(&device, self.session.machine.may_hold());
+        let (local, plugs) = match self.numbered.translate(intent, plugs, device.class_limit(), held) {
+            Ok(translated) => translated,
+            Err(lack) => return Some(Err(BuildError::Numbers { lack, target })),
+        };
         let built = self.backend.with_programs(|programs| {
-            let built = self.units.build(&device, intent, &plugs, &target, programs);
+            let built = self.units.build(&device, &local, &plugs, &target, programs);
             programs.keep(&[intent]);
             built
         })?;
         self.plugs = plugs;
+        self.local = Some(local);
         let built = match built {
             Ok(built) => built,
             Err(error) => return Some(Err(error)),

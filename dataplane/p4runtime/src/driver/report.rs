@@ -118,7 +118,7 @@ impl Driver {
     }
 
     /// Tries again, after a wait that grows.
-    fn again(&mut self) -> Duration {
+    pub(super) fn again(&mut self) -> Duration {
         self.retries = (self.retries + 1).min(6);
         let wait = Duration::from_millis(250) * 2u32.pow(self.retries);
         self.retry_at = Some(Instant::now() + wait);

@@ -257,6 +257,11 @@ impl Rig {
         intent
     }
 
+    /// The newest intent.
+    pub fn intent_now(&self) -> Arc<Intent> {
+        Arc::clone(self.intent.as_ref().unwrap())
+    }
+
     /// The class of an endpoint in the newest intent.
     pub fn class(&self, endpoint: &str, direction: Direction) -> Option<ClassId> {
         let endpoints = &self.intent.as_ref()?.endpoints;
