@@ -19,6 +19,7 @@ use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
 use crate::metrics::{self, MetricsError};
+use crate::reading::Reading;
 use crate::store::{Entry, FootprintRecords, Store, StoreError};
 use crate::targets::{self, Launched, Targets};
 use crate::unlocks::inspect;
@@ -40,9 +41,6 @@ const SUMMARY_LOOK: Duration = Duration::from_secs(1);
 
 /// How often the head of the audit log is logged.
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// The label that names an endpoint's tenant when nothing is configured.
-const TENANT_LABEL: &str = "tenant";
 
 /// Why the agent did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -213,11 +211,7 @@ impl Agent {
             targets,
             config.limits,
             tenant_label(&config),
-            config
-                .access
-                .as_ref()
-                .map(|access| access.provisioner.clone())
-                .unwrap_or_default(),
+            access.clone(),
             stopping.clone(),
         );
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -229,8 +223,13 @@ impl Agent {
             tcp,
         } = listeners;
         let certificates = tcp.as_ref().and_then(|(_, tls)| tls.clone());
-        followers.extend(certificates.clone().map(|c| tokio::spawn(c.follow())));
-        followers.push(tokio::spawn(hung_up(hangup, certificates)));
+        if let Some(certificates) = &certificates {
+            access.trust(certificates.trust());
+            followers.push(tokio::spawn(Arc::clone(certificates).follow(access.clone())));
+        }
+        followers.push(tokio::spawn(access.clone().follow_keys()));
+        let reading = Reading::new(config.clone(), access.clone());
+        followers.push(tokio::spawn(hung_up(hangup, certificates, reading)));
         let tcp_address = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         serve(&mut parts, &config, &access, routes, unix, tcp, &stopping);
         let generation = engine.read(|state| state.generation());
@@ -315,7 +314,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// The label that names an endpoint's tenant.
 fn tenant_label(config: &Config) -> &str {
     let set = config.access.as_ref().map(|access| access.tenant_label.as_str());
-    set.unwrap_or(TENANT_LABEL)
+    set.unwrap_or(crate::config::TENANT_LABEL)
 }
 
 async fn start_engine(
@@ -354,7 +353,7 @@ fn serve(
         let cred = io.peer_cred().ok();
         // A peer without credentials counts as one user.
         let place = known.door().admit_user(cred.map_or(u32::MAX, |cred| cred.uid()));
-        admitted(place).map(|place| Ok(known.connection(io, known.on_socket(cred), place)))
+        admitted(place).map(|place| Ok(known.connection(io, known.on_socket(cred), place, known.changes())))
     });
     parts.add(
         Part::Server(config.api.socket.display().to_string()),
@@ -381,7 +380,7 @@ fn serve(
         };
         let from = io.peer_addr().ok();
         let place = from.and_then(|from| known.door().admit_address(from.ip()));
-        admitted(place).map(|place| Ok(known.connection(io, known.on_tcp(from), place)))
+        admitted(place).map(|place| Ok(known.connection(io, known.on_tcp(from), place, known.changes())))
     });
     parts.add(part, server().serve_with_incoming_shutdown(incoming, end()));
 }
@@ -394,12 +393,17 @@ fn admitted(place: Option<access::Place>) -> Option<access::Place> {
     place
 }
 
-/// Reads certificates again at SIGHUP, which ends nothing.
-async fn hung_up(mut hangup: Signal, certificates: Option<Arc<Certificates>>) {
+/// Reads certificates and `[access]` again at SIGHUP, which ends nothing but what is not allowed any more.
+async fn hung_up(mut hangup: Signal, certificates: Option<Arc<Certificates>>, reading: Reading) {
+    let reading = Arc::new(reading);
     while hangup.recv().await.is_some() {
-        match &certificates {
-            Some(certificates) => certificates.look(),
-            None => tracing::info!("SIGHUP: there are no certificates to read again"),
+        if let Some(certificates) = &certificates {
+            certificates.look();
+        }
+        let reading = Arc::clone(&reading);
+        // The files may be on a network.
+        if let Err(error) = tokio::task::spawn_blocking(move || reading.again()).await {
+            tracing::error!(%error, "the configuration was not read again");
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
+pub mod reading;
 pub mod store;
 pub mod targets;
 pub mod text;

@@ -50,6 +50,9 @@ const HANDSHAKES_FAILED: &str = "portcullis_tls_handshakes_failed_total";
 const CONNECTIONS_REFUSED: &str = "portcullis_connections_refused_total";
 const TLS_READS: &str = "portcullis_tls_reads_total";
 const TLS_UNTIL: &str = "portcullis_tls_certificate_not_after_seconds";
+const LISTS_UNTIL: &str = "portcullis_tls_crl_next_update_seconds";
+const KEYS_READS: &str = "portcullis_oidc_key_reads_total";
+const ACCESS_READS: &str = "portcullis_access_reads_total";
 const GENERATION: &str = "portcullis_generation";
 const RESOURCES: &str = "portcullis_resources";
 const CLASSES: &str = "portcullis_classes";
@@ -143,6 +146,24 @@ const METRICS: &[Metric] = &[
         Sort::Gauge,
         "",
         "When the API's certificate ends, in seconds since the Unix epoch.",
+    ),
+    metric(
+        LISTS_UNTIL,
+        Sort::Gauge,
+        "",
+        "When the first list of revoked client certificates expires, in seconds since the Unix epoch.",
+    ),
+    metric(
+        KEYS_READS,
+        Sort::Counter,
+        "result",
+        "Times the keys of [access.oidc] were read, and whether they could be; the last ones are used up to `max_age`.",
+    ),
+    metric(
+        ACCESS_READS,
+        Sort::Counter,
+        "result",
+        "Times [access] was read again, and whether it could be used; what was used before stays otherwise.",
     ),
     metric(GENERATION, Sort::Gauge, "", "Newest committed generation."),
     metric(
@@ -359,6 +380,22 @@ pub(crate) fn connection_refused() {
 /// The files of TLS were read.
 pub(crate) fn tls_read(used: bool) {
     counter!(TLS_READS, "result" => if used { "used" } else { "refused" }).increment(1);
+}
+
+/// When the first list of revoked certificates expires.
+pub(crate) fn lists_until(until: std::time::SystemTime) {
+    let since = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    gauge!(LISTS_UNTIL).set(float(since.as_secs()));
+}
+
+/// Keys that tokens are verified with were read, or not.
+pub(crate) fn keys_read(used: bool) {
+    counter!(KEYS_READS, "result" => if used { "used" } else { "refused" }).increment(1);
+}
+
+/// Who may call was read again.
+pub(crate) fn access_read(used: bool) {
+    counter!(ACCESS_READS, "result" => if used { "used" } else { "refused" }).increment(1);
 }
 
 /// When the API's certificate ends.

@@ -132,6 +132,7 @@ async fn status_says_by_its_exit_code_whether_all_is_realized() {
         targets: vec![t],
         generation: 7,
         store: None,
+        access: None,
     };
     let agent = Agent::start(State {
         targets: targets(messages::target("br0", "InSync", 7, 7)),
@@ -331,6 +332,7 @@ async fn watch_resumes_where_it_was() {
             targets: Vec::new(),
             generation: 7,
             store: None,
+            access: None,
         },
         streams: streams.into(),
         ..State::default()

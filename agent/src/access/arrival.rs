@@ -11,7 +11,10 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
+use tonic::codegen::http::HeaderMap;
 
+use super::Refusal;
+use super::right::{Ends, Right};
 use crate::api::ApiError;
 
 /// What a message on the wire has besides its bytes.
@@ -74,14 +77,16 @@ pub(super) struct Arriving {
     most: usize,
     within: Duration,
     end: Pin<Box<Sleep>>,
+    right: Option<Arc<Right>>,
 }
 
 impl Arriving {
-    /// Of at most `most` bytes, all of which arrive within a time.
-    pub(super) fn new(inner: Body, most: Option<usize>, within: Duration) -> Self {
+    /// Of at most `most` bytes, all of which arrive within a time, and while there is a right to the call.
+    pub(super) fn new(inner: Body, most: Option<usize>, within: Duration, right: Option<Arc<Right>>) -> Self {
         let most = most.unwrap_or(usize::MAX);
         Arriving {
             inner,
+            right,
             left: most.saturating_add(FRAME),
             most,
             within,
@@ -101,6 +106,9 @@ impl HttpBody for Arriving {
         let this = &mut *self;
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(Err(refusal)) = this.right.as_ref().map(|right| right.check()) {
+                    return Poll::Ready(Some(Err(ApiError::from(refusal).into())));
+                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 let Some(left) = this.left.checked_sub(bytes) else {
                     return Poll::Ready(Some(Err(ApiError::TooLarge { limit: this.most }.into())));
@@ -124,10 +132,26 @@ impl HttpBody for Arriving {
     }
 }
 
-/// An answer, with the call that it is of.
+/// An answer, with the call that it is of. It ends with a status when the right to the call does.
 pub(super) struct Answering {
     pub inner: Body,
     pub call: Option<Call>,
+    pub right: Option<(Arc<Right>, Ends)>,
+    pub over: bool,
+}
+
+impl Answering {
+    /// The end of a call that there is no right to any more.
+    fn end(&mut self, refusal: Refusal) -> Option<Result<Frame<Bytes>, Status>> {
+        let (right, _) = self.right.take()?;
+        (self.inner, self.call, self.over) = (Body::empty(), None, true);
+        let status = right.access.refuse(refusal, &right.path, right.peer.as_deref());
+        let mut trailers = HeaderMap::new();
+        match status.add_header(&mut trailers) {
+            Ok(()) => Some(Ok(Frame::trailers(trailers))),
+            Err(status) => Some(Err(status)),
+        }
+    }
 }
 
 impl HttpBody for Answering {
@@ -138,6 +162,14 @@ impl HttpBody for Answering {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some((_, ends)) = &mut self.right
+            && let Poll::Ready(refusal) = ends.as_mut().poll(context)
+        {
+            return Poll::Ready(self.end(refusal));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         if let Poll::Ready(None) = polled {
             self.call = None;
@@ -146,7 +178,7 @@ impl HttpBody for Answering {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.over || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

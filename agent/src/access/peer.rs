@@ -8,19 +8,38 @@ use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::Connected;
 
-use super::{Activity, Caller, Door, Place};
+use super::{Access, Activity, Door, Place, San};
 
-/// The other end of a connection.
+/// What a connection shows of its other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shows {
+    /// Nothing.
+    Nothing,
+    /// User and group on this machine.
+    User(u32, u32),
+    /// A certificate with these names that holds until then; the chain, its own first.
+    Certificate {
+        /// Its names.
+        names: Vec<San>,
+        /// Until when it holds.
+        until: SystemTime,
+        /// The certificates that were shown.
+        chain: Arc<[CertificateDer<'static>]>,
+    },
+}
+
+/// The other end of a connection. Who it is, the configuration of the moment says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Where it is: `uid 1000`, `192.0.2.1:4711`.
     pub place: String,
-    /// Who it is, when the connection tells.
-    pub caller: Option<Caller>,
-    /// Until when that holds, when there is an end.
-    pub until: Option<SystemTime>,
+    /// What it shows.
+    pub shows: Shows,
     /// Its calls.
     pub activity: Arc<Activity>,
 }
@@ -33,14 +52,27 @@ pub struct Connection<T> {
     door: Arc<Door>,
     began: Instant,
     look: Pin<Box<Sleep>>,
+    access: Access,
+    changes: WatchStream<u64>,
+    /// Whether its certificate is to be looked at again.
+    unchecked: bool,
+    /// Its certificate does not hold any more.
+    ended: bool,
     _place: Place,
 }
 
 impl<T> Connection<T> {
-    /// With this peer, in this place.
-    pub(super) fn new(io: T, peer: Peer, door: Arc<Door>, place: Place) -> Self {
+    /// With this peer, in this place; accepted when access had changed so many times.
+    pub(super) fn new(io: T, peer: Peer, access: Access, place: Place, seen: u64) -> Self {
+        let door = Arc::clone(access.door());
         let look = Box::pin(tokio::time::sleep(door.first_call));
+        let changes = access.watch();
+        let unchecked = *changes.borrow() != seen;
         Connection {
+            changes: WatchStream::from_changes(changes),
+            unchecked,
+            ended: false,
+            access,
             io,
             peer: Arc::new(peer),
             door,
@@ -67,6 +99,27 @@ impl<T> Connection<T> {
     }
 }
 
+impl<T> Connection<T> {
+    /// An error as soon as the certificate that was shown holds no more.
+    fn poll_right(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if matches!(self.peer.shows, Shows::Certificate { .. }) && !self.ended {
+            while let Poll::Ready(Some(_)) = Pin::new(&mut self.changes).poll_next(context) {
+                self.unchecked = true;
+            }
+            if std::mem::take(&mut self.unchecked) {
+                self.ended = !self.access.trusts(&self.peer);
+            }
+        }
+        match self.ended {
+            true => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the certificate of this connection does not hold any more",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 impl<T> Connected for Connection<T> {
     type ConnectInfo = Arc<Peer>;
 
@@ -81,6 +134,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_right(context)?;
         if self.poll_silent(context).is_ready() {
             let silent = "nothing was asked on this connection for too long";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, silent)));
@@ -95,6 +149,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_right(context)?;
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
@@ -111,6 +166,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_right(context)?;
         Pin::new(&mut self.io).poll_write_vectored(context, slices)
     }
 

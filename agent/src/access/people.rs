@@ -22,6 +22,9 @@ pub enum AccessError {
     /// Users and groups cannot be read.
     #[error("cannot read {0}, which users and groups of [access] are looked up in")]
     Accounts(&'static str, #[source] std::io::Error),
+    /// Keys that tokens are verified with.
+    #[error(transparent)]
+    Keys(#[from] super::KeysError),
 }
 
 #[derive(Debug)]

@@ -50,6 +50,9 @@ const CLOSING: [&str; 2] = [
     "portcullis.v1.BypassService/EndBypass",
 ];
 
+/// What waits for long before it answers.
+pub(super) const WAITS: &str = "/portcullis.v1.TargetService/WaitRealized";
+
 // Operator, provisioner, tenant, viewer.
 const OPERATE: [Grant; 4] = [Yes, No, No, No];
 const PROVISION: [Grant; 4] = [Yes, Yes, No, No];

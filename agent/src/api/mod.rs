@@ -42,7 +42,7 @@ pub use status::ApiError;
 pub use tls::{Certificates, TlsError, incoming};
 
 use self::watchers::{Place, Watchers};
-use crate::access::Caller;
+use crate::access::{Access, Caller};
 use crate::config::{Limits, Provisioner};
 use crate::engine::Engine;
 use crate::targets::Targets;
@@ -58,19 +58,19 @@ struct Inner {
     limits: Limits,
     watchers: Arc<Watchers>,
     tenant_label: Arc<str>,
-    provisioner: Arc<Provisioner>,
+    access: Access,
     stopping: CancellationToken,
 }
 
 impl Api {
     /// `stopping` ends the calls that would go on for long.
-    /// `tenant_label` is the label that names an endpoint's tenant, `provisioner` what provisioners may set.
+    /// `tenant_label` is the label that names an endpoint's tenant, `access` who may do what.
     pub fn new(
         engine: Engine,
         targets: Targets,
         limits: Limits,
         tenant_label: &str,
-        provisioner: Provisioner,
+        access: Access,
         stopping: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Watchers::new(&limits));
@@ -80,7 +80,7 @@ impl Api {
             limits,
             watchers,
             tenant_label: tenant_label.into(),
-            provisioner: Arc::new(provisioner),
+            access,
             stopping,
         }))
     }
@@ -96,6 +96,15 @@ impl Api {
     /// A place among those who watch.
     fn watcher(&self, caller: &Caller) -> Result<Place, ApiError> {
         self.0.watchers.place(caller)
+    }
+
+    /// What provisioners may set of an endpoint.
+    fn provisioner(&self) -> Provisioner {
+        self.0.access.provisioner()
+    }
+
+    fn access(&self) -> &Access {
+        &self.0.access
     }
 
     fn targets(&self) -> &Targets {

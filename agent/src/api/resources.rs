@@ -271,7 +271,7 @@ impl EndpointService for Api {
     async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
-        let may = Arc::clone(&self.0.provisioner);
+        let may = self.provisioner();
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         no_etag("endpoint.etag", &etag)?;
         change(
@@ -333,7 +333,7 @@ impl EndpointService for Api {
     async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
-        let may = Arc::clone(&self.0.provisioner);
+        let may = self.provisioner();
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,
@@ -369,7 +369,7 @@ impl EndpointService for Api {
     async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
-        let may = Arc::clone(&self.0.provisioner);
+        let may = self.provisioner();
         let (name, endpoint, etag) = convert::endpoint(request.into_inner().endpoint)?;
         change(
             self,

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::hits::{self, Asker};
 use super::status::ApiError;
 use super::{Api, caller, convert, watch};
+use crate::access::Report;
 use crate::engine::StoreHealth;
 
 /// How long a target may take to count.
@@ -28,6 +29,16 @@ fn store_out(health: StoreHealth) -> v1::StoreStatus {
         waiting: health.waiting,
         unusable: health.unusable,
         audit_problem: health.audit.map_or_else(String::new, |missing| missing.problem),
+    }
+}
+
+/// How the last reading of `[access]` went.
+fn access_out(report: Report) -> v1::AccessStatus {
+    v1::AccessStatus {
+        problem: report.problem,
+        needs_restart: report.restart,
+        certificates_problem: report.certificates,
+        keys_problem: report.keys,
     }
 }
 
@@ -131,6 +142,7 @@ impl TargetService for Api {
             generation,
             store: Some(store_out(self.engine().health())),
             bypasses: self.bypasses(),
+            access: Some(access_out(self.access().report())),
         }))
     }
 

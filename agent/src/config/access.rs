@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use portcullis_policy::Name;
 use toml::Spanned;
 
-use super::raw;
 use super::resolve::{Result, refuse};
+use super::{Oidc, raw};
 use crate::access::{Pattern, Role};
 
 /// A tenant that is whatever the `*` of a certificate's name stands for.
@@ -29,6 +29,15 @@ pub struct Access {
     pub rates: Rates,
     /// What provisioners may set of an endpoint.
     pub provisioner: Provisioner,
+    /// Tokens of an identity provider.
+    pub oidc: Option<Oidc>,
+}
+
+impl Access {
+    /// Whether callers may show tokens.
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty() || self.oidc.is_some()
+    }
 }
 
 /// What provisioners may set of an endpoint. Rules of an endpoint and its profiles are above the baseline: who may write them
@@ -138,7 +147,7 @@ pub(super) fn access(raw: raw::Access) -> Result<Access> {
             return refuse(&label, "access.tenant_label", "is empty: name a label");
         }
         Some(label) => label.into_inner(),
-        None => "tenant".to_string(),
+        None => super::TENANT_LABEL.to_string(),
     };
     if let Some(others) = &raw.others
         && *others.get_ref() == Role::Tenant
@@ -163,6 +172,7 @@ pub(super) fn access(raw: raw::Access) -> Result<Access> {
         tokens: tokens(raw.token)?,
         rates: rates(raw.rate)?,
         provisioner: provisioner(raw.provisioner)?,
+        oidc: raw.oidc.map(super::oidc::oidc).transpose()?,
     })
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod checks;
 mod embedded;
+mod oidc;
 mod p4;
 mod raw;
 mod resolve;
@@ -16,9 +17,13 @@ pub use access::{
     ANY_TENANT, Access, Account, Holder, NamedCertificate, Provisioner, Rate, Rates, Token, User,
 };
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
+pub use oidc::{Algorithm, KeySource, Keys as OidcKeys, Oidc};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/agent.toml";
+
+/// The label that names an endpoint's tenant when nothing is configured.
+pub const TENANT_LABEL: &str = "tenant";
 
 /// A configuration with every setting, its default and its meaning; the file the project ships.
 pub const EXAMPLE: &str = include_str!("../../config/agent.toml");
@@ -61,6 +66,8 @@ fn at(path: &str) -> String {
 /// The resolved configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Where it was read from.
+    pub file: PathBuf,
     /// The API.
     pub api: Api,
     /// Who may do what; whoever comes in may do everything when absent.
@@ -137,6 +144,8 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
+    /// Files of lists of certificates that were revoked, PEM or DER.
+    pub client_crls: Vec<PathBuf>,
 }
 
 /// Whether clients must show a certificate, where there is an authority for them.
@@ -406,7 +415,7 @@ pub fn load(file: &Path) -> Result<Config, ConfigError> {
 /// Resolves a text; `file` is only named in errors.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
     raw::parse(text)
-        .and_then(resolve::resolve)
+        .and_then(|raw| resolve::resolve(raw, file))
         .map_err(|problem| ConfigError::Setting {
             file: file.to_path_buf(),
             line: line_of(text, problem.offset),

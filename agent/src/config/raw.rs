@@ -1,5 +1,6 @@
 //! The configuration as written.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::value::{Final, Mode, Span};
-use super::{ClientAuth, FailMode, LogFormat, Problem};
+use super::{Algorithm, ClientAuth, FailMode, LogFormat, Problem};
 use crate::access::Role;
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +45,8 @@ pub(super) struct Tls {
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
     pub client_auth: Option<Spanned<ClientAuth>>,
+    #[serde(default)]
+    pub client_crls: Vec<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,6 +59,33 @@ pub(super) struct Access {
     pub token: Vec<Spanned<Token>>,
     pub rate: Rates,
     pub provisioner: Provisioner,
+    pub oidc: Option<Oidc>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Oidc {
+    pub issuer: Spanned<String>,
+    pub audience: Spanned<String>,
+    pub jwks: Spanned<String>,
+    pub ca: Option<Spanned<PathBuf>>,
+    pub algorithms: Option<Spanned<Vec<Algorithm>>>,
+    pub leeway: Option<Span>,
+    pub refresh: Option<Spanned<Span>>,
+    pub refresh_at_most: Option<Spanned<Span>>,
+    pub max_age: Option<Spanned<Span>>,
+    pub role_claim: Option<Spanned<String>>,
+    #[serde(default)]
+    pub role: Vec<OidcRole>,
+    pub tenant_claim: Option<Spanned<String>>,
+    pub tenants: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OidcRole {
+    pub value: String,
+    pub role: Role,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,6 +1,6 @@
 //! Resolves the configuration: defaults, and checks that involve several settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_compiler::StageModel;
@@ -35,9 +35,10 @@ pub(super) fn refuse<T, S>(
     })
 }
 
-pub(super) fn resolve(raw: raw::Raw) -> Result<Config> {
+pub(super) fn resolve(raw: raw::Raw, file: &Path) -> Result<Config> {
     let access = raw.access.map(access::access).transpose()?;
     Ok(Config {
+        file: file.to_path_buf(),
         api: api(raw.api, access.as_ref())?,
         access,
         checks: checks::checks(raw.checks)?,
@@ -133,8 +134,11 @@ fn tcp(
 }
 
 fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Result<Tls> {
-    let tokens = access.is_some_and(|access| !access.tokens.is_empty());
+    let tokens = access.is_some_and(Access::has_tokens);
     if tls.get_ref().client_ca.is_none() {
+        if let Some(crl) = tls.get_ref().client_crls.first() {
+            return refuse(crl, "api.tls.client_crls", "goes with client_ca: set that, too");
+        }
         if let Some(auth) = &tls.get_ref().client_auth {
             return refuse(auth, "api.tls.client_auth", "goes with client_ca: set that, too");
         }
@@ -142,7 +146,7 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
             return refuse(
                 &tls,
                 "api.tls.client_ca",
-                "is missing: without it anybody on the network could change the policy; only a loopback address, or an agent with [[access.token]], may do without",
+                "is missing: without it anybody on the network could change the policy; only a loopback address, or an agent with [[access.token]] or [access.oidc], may do without",
             );
         }
     }
@@ -151,6 +155,7 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
         key,
         client_ca,
         client_auth,
+        client_crls,
     } = tls.into_inner();
     if let Some(auth) = &client_auth
         && *auth.get_ref() == ClientAuth::Optional
@@ -160,7 +165,7 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
         return refuse(
             auth,
             "api.tls.client_auth",
-            "cannot be \"optional\" without [[access.token]]: nothing else would tell who calls",
+            "cannot be \"optional\" without [[access.token]] or [access.oidc]: nothing else would tell who calls",
         );
     }
     Ok(Tls {
@@ -168,6 +173,7 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
         key,
         client_ca,
         client_auth: client_auth.map_or(ClientAuth::default(), Spanned::into_inner),
+        client_crls: client_crls.into_iter().map(Spanned::into_inner).collect(),
     })
 }
 

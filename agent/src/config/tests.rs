@@ -432,3 +432,94 @@ fn the_rest_is_checked() {
         );
     }
 }
+
+#[test]
+fn tokens_of_an_identity_provider() {
+    let text = |more: &str| {
+        format!(
+            "[access.oidc]\nissuer = \"https://id\"\naudience = \"a\"\n{more}[[access.oidc.role]]\nvalue = \"x\"\nrole = \"viewer\"\n"
+        )
+    };
+    let oidc = |more: &str| read(&text(more)).unwrap().access.unwrap().oidc.unwrap();
+    let plain = oidc("jwks = \"https://id/keys\"\n");
+    assert_eq!(plain.algorithms, Algorithm::ALL);
+    let KeySource::Https(url, ca) = &plain.keys.source else {
+        panic!("{:?}", plain.keys.source)
+    };
+    assert_eq!(
+        (url.as_str(), ca.as_path()),
+        ("https://id/keys", Path::new("/etc/ssl/certs/ca-certificates.crt"))
+    );
+    assert_eq!(
+        oidc("jwks = \"/keys\"\n").keys.source,
+        KeySource::File("/keys".into())
+    );
+    for (more, problem) in [
+        ("", "missing field `jwks`"),
+        (
+            "jwks = \"http://id/keys\"\n",
+            "access.oidc.jwks: is neither an https address nor a file",
+        ),
+        (
+            "jwks = \"https://ann:x@id/keys\"\n",
+            "access.oidc.jwks: has a user in it",
+        ),
+        (
+            "jwks = \"/keys\"\nca = \"/ca\"\n",
+            "access.oidc.ca: goes with an https address",
+        ),
+        (
+            "jwks = \"/keys\"\nalgorithms = [\"HS256\"]\n",
+            "unknown variant `HS256`",
+        ),
+        (
+            "jwks = \"/keys\"\nalgorithms = [\"none\"]\n",
+            "unknown variant `none`",
+        ),
+        (
+            "jwks = \"/keys\"\nalgorithms = []\n",
+            "access.oidc.algorithms: is empty",
+        ),
+        (
+            "jwks = \"/keys\"\nmax_age = \"1m\"\n",
+            "access.oidc.max_age: is shorter than refresh",
+        ),
+        (
+            "jwks = \"/keys\"\nrefresh = \"0s\"\n",
+            "access.oidc.refresh: is too short",
+        ),
+        (
+            "jwks = \"/keys\"\nrole_claim = \"\"\n",
+            "access.oidc.role_claim: is empty",
+        ),
+    ] {
+        let refusal = refused(&text(more));
+        assert!(refusal.contains(problem), "{more}: {refusal}");
+    }
+    let none = "[access.oidc]\nissuer = \"i\"\naudience = \"a\"\njwks = \"/k\"\n";
+    assert!(refused(none).contains("access.oidc.role: is missing"));
+    // Such tokens are credentials, as others are.
+    let open = format!(
+        "[api]\nlisten = \"192.0.2.1:1\"\n[api.tls]\ncert = \"c\"\nkey = \"k\"\n{}",
+        text("jwks = \"/k\"\n")
+    );
+    assert!(read(&open).is_ok());
+}
+
+#[test]
+fn revocation_lists_go_with_an_authority() {
+    let text = |ca: &str| {
+        format!(
+            "[api]\nlisten = \"127.0.0.1:1\"\n[api.tls]\ncert = \"c\"\nkey = \"k\"\n{ca}client_crls = [\"a\", \"b\"]\n"
+        )
+    };
+    assert!(refused(&text("")).contains("api.tls.client_crls: goes with client_ca"));
+    let tls = read(&text("client_ca = \"ca\"\n"))
+        .unwrap()
+        .api
+        .tcp
+        .unwrap()
+        .tls
+        .unwrap();
+    assert_eq!(tls.client_crls, [Path::new("a"), Path::new("b")]);
+}

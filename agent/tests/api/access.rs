@@ -73,7 +73,7 @@ impl tonic::service::Interceptor for Shows {
     }
 }
 
-type Line = InterceptedService<Channel, Shows>;
+pub type Line = InterceptedService<Channel, Shows>;
 
 fn with(channel: &Channel, token: &str) -> Line {
     InterceptedService::new(channel.clone(), Shows(Some(token.to_string())))
@@ -119,7 +119,7 @@ impl Decoder for Bytes {
 }
 
 /// Calls any method with an empty message; streams are left when they have begun.
-async fn call(line: Line, path: &str) -> Result<(), Status> {
+pub async fn call(line: Line, path: &str) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(line);
     grpc.ready().await.unwrap();
     let called = grpc.server_streaming(Request::new(()), path.parse().unwrap(), Bytes);
@@ -131,7 +131,7 @@ async fn call(line: Line, path: &str) -> Result<(), Status> {
 }
 
 /// `None` when a call came to its service; what the guard said otherwise.
-fn refused(answer: &Result<(), Status>) -> Option<Code> {
+pub fn refused(answer: &Result<(), Status>) -> Option<Code> {
     let status = answer.as_ref().err()?;
     let details = status.get_error_details();
     let reason = details

@@ -1,14 +1,21 @@
 //! Authorities and certificates of tests, and agents that serve TLS with them.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use portcullis::daemon::chain;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    date_time_ymd,
 };
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::support::*;
+
+/// Numbers of authorities.
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// An authority, and the certificates it signed.
 pub struct Authority {
@@ -22,6 +29,12 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // Authorities of one name would be taken for one another.
+        params.distinguished_name.push(
+            DnType::CommonName,
+            format!("authority {}", COUNT.fetch_add(1, Relaxed)),
+        );
         Authority {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
         }
@@ -29,6 +42,19 @@ impl Authority {
 
     pub fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// The list of certificates that it revoked, until the end of a year.
+    pub fn list(&self, revoked_certs: Vec<RevokedCertParams>, until: i32) -> String {
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 12, 31),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     pub fn sign(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> Signed {

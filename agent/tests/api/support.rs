@@ -232,6 +232,7 @@ const LIMITS: [(&str, u32); 6] = [
 
 /// A configuration whose files are in a folder. What is behind a line `[limits]` in `more` are limits.
 pub fn config(folder: &Path, more: &str) -> Config {
+    let file = folder.join("agent.toml");
     let folder = folder.display();
     let (more, own) = more.split_once("[limits]\n").unwrap_or((more, ""));
     let set = |name: &str| own.lines().any(|line| line.split(' ').next() == Some(name));
@@ -248,7 +249,8 @@ pub fn config(folder: &Path, more: &str) -> Config {
     let text = format!(
         "{audit}[store]\npath = \"{folder}/p.db\"\n[limits]\n{limits}{own}[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
     );
-    config::parse(Path::new("test.toml"), &text).unwrap()
+    std::fs::write(&file, &text).unwrap();
+    config::load(&file).unwrap()
 }
 
 /// An agent in this process.

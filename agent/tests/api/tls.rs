@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, RevokedCertParams, SanType, date_time_ymd};
 use tokio::io::AsyncReadExt;
 use tonic::Code;
 
@@ -156,7 +156,7 @@ async fn a_token_does_instead_of_a_certificate_that_is_optional() {
 }
 
 /// Waits until something holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < Duration::from_secs(60), "{what} did not come");
@@ -165,7 +165,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn certificates_change_under_a_connection_and_nobody_notices() {
+async fn certificates_change_under_a_connection_which_ends_with_its_authority() {
     let secure = Secure::with(true, "").await;
     let (cert, key) = (secure.at("cert"), secure.at("key"));
     let ann = secure.clients.sign("ann", ExtendedKeyUsagePurpose::ClientAuth);
@@ -212,18 +212,28 @@ async fn certificates_change_under_a_connection_and_nobody_notices() {
     })
     .await;
     assert!(secure.connect(Some(ann), &again).await.is_err());
-    connected.document().await;
+    // A connection does not outlive the authority of its certificate.
+    until("the end of the connection", async || {
+        let asked = connected.policy.get_document(v1::GetDocumentRequest {}).await;
+        asked.is_err()
+    })
+    .await;
+}
+
+/// Sends SIGHUP to the agent, which is this process.
+pub fn hang_up() {
+    let process = std::process::id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &process])
+        .status();
+    assert!(sent.unwrap().success());
 }
 
 #[tokio::test]
 async fn a_hangup_ends_nothing() {
     let mut secure = Secure::with(false, "").await;
     for _ in 0..3 {
-        let sent = std::process::Command::new("kill")
-            .args(["-HUP", &std::process::id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        hang_up();
         secure.rig.client.document().await;
         assert_eq!(secure.connect(None, &secure.servers).await, Ok(0));
     }
@@ -248,4 +258,101 @@ async fn handshakes_that_do_not_end_keep_nobody_waiting() {
     }
     assert_eq!(secure.connect(Some(ann), &secure.servers).await, Ok(0));
     secure.rig.agent.unwrap().stop().await.unwrap();
+}
+
+/// A list of an authority's revoked certificates that expires after a year of this number.
+fn list(authority: &Authority, revoked: &[u64], until: i32) -> String {
+    let revoked = revoked.iter().map(|serial| RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: date_time_ymd(2021, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    authority.list(revoked.collect(), until)
+}
+
+/// The certificate of an operator with a serial number.
+fn numbered(authority: &Authority, serial: u64) -> Option<Signed> {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.subject_alt_names = vec![email("ann@ops.example")];
+    params.serial_number = Some(serial.into());
+    Some(authority.sign_as(params, ExtendedKeyUsagePurpose::ClientAuth))
+}
+
+/// Writes a file as careful people do.
+fn replace(file: &std::path::Path, text: &str) {
+    let fresh = file.with_extension("fresh");
+    std::fs::write(&fresh, text).unwrap();
+    std::fs::rename(&fresh, file).unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_and_its_connection_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("clients.crl");
+    std::fs::write(&file, list(&Authority::new(), &[], 2090)).unwrap();
+    let mut secure = Secure::with(true, &format!("client_crls = [{file:?}]\n{CERTIFICATES}")).await;
+    let (bad, good) = (numbered(&secure.clients, 66), numbered(&secure.clients, 7));
+    // A list of another authority says nothing of these: they are refused.
+    assert_eq!(reads(&secure, good.clone()).await, Err(Code::Unavailable));
+    replace(&file, &list(&secure.clients, &[5], 2090));
+    hang_up();
+    until("the list", async || reads(&secure, good.clone()).await.is_ok()).await;
+    assert_eq!(reads(&secure, bad.clone()).await, Ok(()));
+
+    let connect = async |identity| Client::over(secure.channel(identity, &secure.servers).await.unwrap());
+    let (mut bads, mut goods) = (connect(bad.clone()).await, connect(good.clone()).await);
+    let watch = v1::WatchRequest::default();
+    let mut stream = bads.targets.watch(watch).await.unwrap().into_inner();
+    let ended = tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
+    goods.document().await;
+    replace(&file, &list(&secure.clients, &[5, 66], 2090));
+    let began = Instant::now();
+    hang_up();
+    tokio::time::timeout(Duration::from_secs(10), ended)
+        .await
+        .expect("the stream ends")
+        .unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(bads.policy.get_document(v1::GetDocumentRequest {}).await.is_err());
+    assert_eq!(reads(&secure, bad).await, Err(Code::Unavailable));
+    goods.document().await;
+
+    // What is no list changes nothing, and is reported.
+    replace(&file, "garbage");
+    hang_up();
+    let mut status = async || {
+        let answer = secure
+            .rig
+            .client
+            .targets
+            .list_targets(v1::ListTargetsRequest {})
+            .await;
+        answer.unwrap().into_inner().access.unwrap().certificates_problem
+    };
+    until("the report", async || {
+        status().await.contains("clients.crl of [api.tls] cannot be used")
+    })
+    .await;
+    assert_eq!(reads(&secure, good.clone()).await, Ok(()));
+    // A list that has expired lets none in by certificate.
+    replace(&file, &list(&secure.clients, &[], 2021));
+    hang_up();
+    until("the expired list", async || {
+        reads(&secure, good.clone()).await.is_err()
+    })
+    .await;
+    until("the end", async || {
+        goods
+            .policy
+            .get_document(v1::GetDocumentRequest {})
+            .await
+            .is_err()
+    })
+    .await;
+    replace(&file, &list(&secure.clients, &[], 2090));
+    until("the newer list", async || {
+        reads(&secure, good.clone()).await.is_ok()
+    })
+    .await;
 }

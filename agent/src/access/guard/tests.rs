@@ -130,8 +130,7 @@ async fn a_wrong_token_is_not_made_good_by_the_connection() {
     let (access, _denials) = configured("");
     let peer = Peer {
         place: "uid 0".to_string(),
-        caller: Some(Caller::new("uid 0", Role::Operator)),
-        until: None,
+        shows: Shows::User(0, 0),
         activity: Arc::default(),
     };
     assert!(call(&access, request(PLAN, &peer, &[])).await.is_ok());
@@ -147,11 +146,14 @@ async fn a_wrong_token_is_not_made_good_by_the_connection() {
 
 #[tokio::test]
 async fn a_certificate_ends_while_its_connection_lasts() {
-    let (access, _denials) = configured("");
+    let (access, _denials) = configured("[[access.certificate]]\nsan = \"a.example\"\nrole = \"viewer\"\n");
     let peer = |until| Peer {
         place: "192.0.2.1:1".to_string(),
-        caller: Some(Caller::new("cert a", Role::Viewer)),
-        until: Some(until),
+        shows: Shows::Certificate {
+            names: vec![crate::access::San::Dns("a.example".to_string())],
+            until,
+            chain: Arc::new([]),
+        },
         activity: Arc::default(),
     };
     let (hour, now) = (Duration::from_secs(3600), SystemTime::now());

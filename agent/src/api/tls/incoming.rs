@@ -81,20 +81,16 @@ async fn handshake(
     ready: mpsc::Sender<io::Result<Stream>>,
 ) {
     let address = tcp.peer_addr().ok();
+    let seen = access.changes();
     let acceptor = TlsAcceptor::from(certificates.current());
     let failed = match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => {
-            let shown = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first());
-            let peer = access.on_tls(address, shown.map(|certificate| certificate.as_ref()));
+            let peer = access.on_tls(address, stream.get_ref().1.peer_certificates());
             // Handshakes have places of their own: what is silent takes none of those who have come through.
             let place = address.and_then(|address| access.door().admit_address(address.ip()));
             match place {
                 // The server is gone when nobody takes it.
-                Some(place) => drop(ready.send(Ok(access.connection(stream, peer, place))).await),
+                Some(place) => drop(ready.send(Ok(access.connection(stream, peer, place, seen))).await),
                 None => metrics::connection_refused(),
             }
             return;

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
-use super::{TlsError, load};
-use crate::access::Shown;
+use super::{Loaded, TlsError, load};
+use crate::access::Access;
 use crate::config::Tls;
 use crate::daemon::chain;
 use crate::metrics;
@@ -33,12 +34,14 @@ fn stamp(file: &Path) -> Stamp {
     Some((found.ino(), found.size(), times))
 }
 
-fn stamps(tls: &Tls) -> [Stamp; 3] {
-    [
+fn stamps(tls: &Tls) -> Vec<Stamp> {
+    let mut stamps = vec![
         stamp(&tls.cert),
         stamp(&tls.key),
         tls.client_ca.as_deref().and_then(stamp),
-    ]
+    ];
+    stamps.extend(tls.client_crls.iter().map(|file| stamp(file)));
+    stamps
 }
 
 /// What TLS is served with. When the files change, new connections get what is in them then; files that are of no use
@@ -47,13 +50,14 @@ fn stamps(tls: &Tls) -> [Stamp; 3] {
 pub struct Certificates {
     files: Tls,
     current: ArcSwap<ServerConfig>,
+    trust: Mutex<Option<Arc<dyn ClientCertVerifier>>>,
     seen: Mutex<Seen>,
     look: Notify,
 }
 
 #[derive(Debug)]
 struct Seen {
-    stamps: [Stamp; 3],
+    stamps: Vec<Stamp>,
     /// What was wrong with them.
     problem: Option<String>,
 }
@@ -62,11 +66,12 @@ impl Certificates {
     /// Reads the files, which must be in order.
     pub fn open(files: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(files);
-        let (config, shown) = load(files)?;
-        tell_end(shown.as_ref());
+        let loaded = load(files)?;
+        tell_ends(&loaded);
         Ok(Certificates {
             files: files.clone(),
-            current: ArcSwap::from_pointee(config),
+            current: ArcSwap::from_pointee(loaded.config),
+            trust: Mutex::new(loaded.trust),
             seen: Mutex::new(Seen {
                 stamps,
                 problem: None,
@@ -80,21 +85,34 @@ impl Certificates {
         self.current.load_full()
     }
 
+    /// Whose certificates hold, where clients show one.
+    pub fn trust(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn problem(&self) -> String {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.problem.clone().unwrap_or_default()
+    }
+
     /// Reads the files soon, whether or not they have changed.
     pub fn look(&self) {
         self.look.notify_one();
     }
 
-    /// Follows the files for ever.
-    pub async fn follow(self: Arc<Self>) {
+    /// Follows the files for ever; connections whose certificates do not hold any more end.
+    pub async fn follow(self: Arc<Self>, access: Access) {
         loop {
             let asked = tokio::time::timeout(LOOK, self.look.notified()).await.is_ok();
             let certificates = Arc::clone(&self);
             // The files may be on a network.
             let looked = tokio::task::spawn_blocking(move || certificates.renew(asked)).await;
-            if let Err(error) = looked {
-                tracing::error!(%error, "the files of [api.tls] were not looked at");
+            match looked {
+                Ok(true) => access.trust(self.trust()),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the files of [api.tls] were not looked at"),
             }
+            access.report_with(|report| report.certificates = self.problem());
         }
     }
 
@@ -110,11 +128,13 @@ impl Certificates {
         }
         seen.stamps = stamps;
         match load(&self.files) {
-            Ok((config, shown)) => {
+            Ok(loaded) => {
                 seen.problem = None;
-                self.current.store(Arc::new(config));
+                tell_ends(&loaded);
+                // Connections that are made from here on are judged by this.
+                self.current.store(Arc::new(loaded.config));
+                *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = loaded.trust;
                 metrics::tls_read(true);
-                tell_end(shown.as_ref());
                 tracing::info!("the files of [api.tls] were read again; new connections use them");
                 true
             }
@@ -132,9 +152,17 @@ impl Certificates {
     }
 }
 
-/// Tells when the agent's certificate ends, and warns when it has.
-fn tell_end(shown: Option<&Shown>) {
-    let Some(shown) = shown else { return };
+/// Tells when the agent's certificate and the lists of revoked ones end, and warns when they have.
+fn tell_ends(loaded: &Loaded) {
+    if let Some(until) = loaded.lists_until {
+        metrics::lists_until(until);
+        if until < SystemTime::now() {
+            tracing::error!(
+                "a list of client_crls has expired: clients of its authority are refused until there is a newer one"
+            );
+        }
+    }
+    let Some(shown) = &loaded.shown else { return };
     metrics::tls_until(shown.until);
     if shown.until < SystemTime::now() {
         tracing::warn!("the certificate of [api.tls] has expired: clients will not trust it");
@@ -171,6 +199,7 @@ mod tests {
             key: folder.path().join("key"),
             client_ca: None,
             client_auth: ClientAuth::Required,
+            client_crls: Vec::new(),
         };
         let certificates = Certificates::open(&files).unwrap();
         let first = certificates.current();

@@ -65,6 +65,7 @@ async fn list(client: &Client, generation: Option<u64>) -> Result<StatusView, Fa
     let generation = generation.filter(|g| *g != 0).unwrap_or(answer.generation);
     Ok(StatusView::new(generation, answer.targets)
         .with_store(answer.store)
+        .with_access(answer.access)
         .with_bypasses(answer.bypasses))
 }
 

@@ -224,9 +224,58 @@ pub struct StatusView {
     /// How the agent's database stands, where the agent says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreView>,
+    /// How the last reading of who may call went, where the agent says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessView>,
     /// Endpoints whose policy is bypassed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bypasses: Vec<BypassView>,
+}
+
+/// How the last reading of who may call went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccessView {
+    /// Why it could not be used; empty when it is in use.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// Settings that take effect at the next start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
+    /// What is wrong with the files of `[api.tls]`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub certificates_problem: String,
+    /// Why the keys that tokens are verified with were not read.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub keys_problem: String,
+}
+
+impl AccessView {
+    /// Nothing while all is well.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |what: &str, problem: &str| {
+            if !problem.is_empty() {
+                text += &format!("{what}: {problem}\n");
+            }
+        };
+        line(
+            "access is as it was before; its configuration cannot be used",
+            &self.problem,
+        );
+        line(
+            "certificates are as they were before; their files cannot be used",
+            &self.certificates_problem,
+        );
+        line(
+            "keys that tokens are verified with were not read",
+            &self.keys_problem,
+        );
+        line(
+            "settings that take effect when the agent is started again",
+            &self.needs_restart.join(", "),
+        );
+        text
+    }
 }
 
 /// How the agent's database stands.
@@ -289,6 +338,18 @@ impl StatusView {
         self
     }
 
+    /// With what the agent says of who may call, if there is anything to say.
+    pub fn with_access(mut self, access: Option<v1::AccessStatus>) -> Self {
+        let access = access.map(|access| AccessView {
+            problem: access.problem,
+            needs_restart: access.needs_restart,
+            certificates_problem: access.certificates_problem,
+            keys_problem: access.keys_problem,
+        });
+        self.access = access.filter(|access| !access.text().is_empty());
+        self
+    }
+
     /// With the bypasses that hold.
     pub fn with_bypasses(mut self, bypasses: Vec<v1::Bypass>) -> Self {
         self.bypasses = bypasses.into_iter().map(BypassView::from).collect();
@@ -304,6 +365,7 @@ impl StatusView {
             realized,
             targets,
             store: None,
+            access: None,
             bypasses: Vec::new(),
         }
     }
@@ -424,6 +486,7 @@ impl View for StatusView {
         };
         let parts = [
             self.store.as_ref().map_or(String::new(), StoreView::text),
+            self.access.as_ref().map_or(String::new(), AccessView::text),
             BypassView::grid(&self.bypasses, width),
             self.overview(width),
             self.tables(width),
