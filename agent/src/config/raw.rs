@@ -1,7 +1,7 @@
 //! The configuration as written.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -215,6 +215,9 @@ pub(super) struct Limits {
     pub profiles: Option<NonZeroUsize>,
     pub bypass: Option<Spanned<portcullis_policy::Span>>,
     pub bypasses: Option<NonZeroUsize>,
+    pub tenant_requests: Option<NonZeroU32>,
+    pub tenant_unlocks: Option<NonZeroU32>,
+    pub tenant_rows: Option<NonZeroUsize>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Raw, Problem> {
