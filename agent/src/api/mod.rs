@@ -3,6 +3,7 @@
 
 mod accept;
 mod audit;
+mod budget;
 mod bypass;
 mod calls;
 mod convert;
@@ -23,6 +24,7 @@ mod why;
 
 use std::sync::Arc;
 
+use governor::clock::DefaultClock;
 use portcullis_proto::v1::audit_service_server::AuditServiceServer;
 use portcullis_proto::v1::baseline_service_server::BaselineServiceServer;
 use portcullis_proto::v1::bypass_service_server::BypassServiceServer;
@@ -41,6 +43,7 @@ pub use listen::{ListenError, Listeners, SocketFile, listen, server};
 pub use status::ApiError;
 pub use tls::{Certificates, TlsError, incoming};
 
+use self::budget::Budget;
 use self::watchers::{Place, Watchers};
 use crate::access::{Access, Caller};
 use crate::config::{Limits, Provisioner};
@@ -57,6 +60,7 @@ struct Inner {
     targets: Targets,
     limits: Limits,
     watchers: Arc<Watchers>,
+    budget: Budget,
     tenant_label: Arc<str>,
     access: Access,
     stopping: CancellationToken,
@@ -79,6 +83,7 @@ impl Api {
             targets,
             limits,
             watchers,
+            budget: Budget::new(limits.tenant_requests, DefaultClock::default()),
             tenant_label: tenant_label.into(),
             access,
             stopping,

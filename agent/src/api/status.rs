@@ -50,6 +50,18 @@ pub enum ApiError {
         /// The setting.
         setting: &'static str,
     },
+    /// A tenant asked for more than it may within an hour.
+    #[error(
+        "the tenant made {limit} requests for unlocks and renewals within an hour: the next one is taken in {} s \
+         (limits.tenant_requests)",
+        .wait.as_secs()
+    )]
+    TooManyRequests {
+        /// How many it may make.
+        limit: u32,
+        /// When it may make one again.
+        wait: Duration,
+    },
     /// The history cannot be read.
     #[error("the history cannot be read: {0}")]
     History(#[from] StoreError),
@@ -174,6 +186,10 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
             Code::ResourceExhausted,
             ErrorDetails::with_quota_failure_violation(format!("limits.{what}"), error.to_string()),
         ),
+        ChangeError::TenantRows { .. } => (
+            Code::ResourceExhausted,
+            ErrorDetails::with_quota_failure_violation("limits.tenant_rows", error.to_string()),
+        ),
         ChangeError::Busy { .. } => (
             Code::ResourceExhausted,
             ErrorDetails::with_retry_info(Some(Duration::from_secs(1))),
@@ -251,6 +267,10 @@ fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
             LedgerRefusal::PerTenant { program, .. } => {
                 (Code::FailedPrecondition, stands("PER_TENANT", program))
             }
+            LedgerRefusal::Tenant { .. } => (
+                Code::ResourceExhausted,
+                ErrorDetails::with_quota_failure_violation("limits.tenant_unlocks", error.to_string()),
+            ),
             LedgerRefusal::CoolingDown { program, left, .. } => {
                 let mut details = stands("COOLING_DOWN", program);
                 details.set_retry_info(Some((*left).into()));
@@ -308,6 +328,11 @@ impl From<ApiError> for Status {
                 Code::ResourceExhausted,
                 ErrorDetails::with_quota_failure_violation(format!("limits.{setting}"), error.to_string()),
             ),
+            ApiError::TooManyRequests { wait, .. } => {
+                let mut details = ErrorDetails::with_retry_info(Some(*wait));
+                details.add_quota_failure_violation("limits.tenant_requests", error.to_string());
+                (Code::ResourceExhausted, details)
+            }
             ApiError::Access(refusal) => of_access(refusal),
             ApiError::TooLarge { .. } => (Code::OutOfRange, info("TOO_LARGE", [])),
             ApiError::TooSlow { .. } => (Code::DeadlineExceeded, info("TOO_SLOW", [])),

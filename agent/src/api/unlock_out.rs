@@ -1,12 +1,13 @@
 //! Conversion of unlocks and programs to messages.
 
-use portcullis_policy::{Action, Approval, CheckKind, Document, EvidenceType, Name, Program};
+use portcullis_policy::{Action, Approval, CheckKind, Disclose, Document, EvidenceType, Name, Program};
 use portcullis_proto::v1;
 use portcullis_unlock::evidence;
-use portcullis_unlock::ledger::{CheckResult, State, Unlock};
+use portcullis_unlock::judge::undisclosed;
+use portcullis_unlock::ledger::{CheckResult, State, Unlock, notes};
 
 use super::convert;
-use crate::access::Caller;
+use crate::access::{Caller, Role};
 use crate::engine::ClosingState;
 
 /// A state as a message has it.
@@ -86,12 +87,29 @@ pub(super) fn unlock(unlock: &Unlock, document: &Document) -> v1::Unlock {
         renewals: unlock.renewals,
         closing: None,
         renewal_awaits_approval: unlock.renewal.is_some(),
+        notes: notes(unlock, document),
     }
 }
 
-/// As a caller may see it: what a tenant submitted is not shown to the tenant that has the endpoint now.
-pub(super) fn for_caller(mut unlock: v1::Unlock, caller: &Caller) -> v1::Unlock {
+/// How much of a program a caller is shown.
+pub(super) fn disclosed(program: Option<&Program>, caller: &Caller) -> Disclose {
+    match caller.role {
+        Role::Tenant => program.map_or(Disclose::Evidence, |program| program.disclose),
+        _ => Disclose::Full,
+    }
+}
+
+/// As a caller may see it: what a tenant submitted is not shown to the tenant that has the endpoint now, and of what its
+/// program requires no tenant is shown more than the program discloses.
+pub(super) fn for_caller(mut unlock: v1::Unlock, document: &Document, caller: &Caller) -> v1::Unlock {
     if caller.tenant.as_ref().is_none_or(|own| *own == unlock.tenant) {
+        let program = document.programs.get(unlock.program.as_str());
+        if disclosed(program.map(AsRef::as_ref), caller) != Disclose::Full {
+            unlock.reason = undisclosed(&unlock.reason);
+            for transition in &mut unlock.history {
+                transition.reason = undisclosed(&transition.reason);
+            }
+        }
         return unlock;
     }
     let before = || "by the tenant before".to_string();
@@ -99,6 +117,7 @@ pub(super) fn for_caller(mut unlock: v1::Unlock, caller: &Caller) -> v1::Unlock 
     unlock.reason = before();
     unlock.evidence.clear();
     unlock.checks.clear();
+    unlock.notes.clear();
     for transition in &mut unlock.history {
         (transition.by, transition.reason) = (String::new(), before());
     }
@@ -177,8 +196,8 @@ fn evidence_out(field: &portcullis_policy::EvidenceField) -> v1::EvidenceDescrip
     described
 }
 
-/// A program: enough for a form.
-pub(super) fn program(name: &Name, program: &Program) -> v1::ProgramDescription {
+/// A program: enough for a form, and what of the rest is disclosed.
+pub(super) fn program(name: &Name, program: &Program, shown: Disclose) -> v1::ProgramDescription {
     let opens = program.opens.iter().enumerate().filter_map(|(n, opening)| {
         let name: Name = format!("opens-{n}").parse().ok()?;
         Some(convert::rule_out(&opening.rule(
@@ -196,18 +215,25 @@ pub(super) fn program(name: &Name, program: &Program) -> v1::ProgramDescription 
         checks: program
             .checks
             .iter()
+            .filter(|_| shown >= Disclose::Checks)
             .map(|check| check_in_words(&check.kind))
             .collect(),
         needs: program.needs.iter().map(ToString::to_string).collect(),
-        require: program.require.clone().unwrap_or_default(),
+        require: program
+            .require
+            .clone()
+            .filter(|_| shown == Disclose::Full)
+            .unwrap_or_default(),
         approval: match &program.approval {
             Approval::Automatic => "automatic".to_string(),
             Approval::Manual => "manual".to_string(),
-            Approval::ManualIf(text) => format!("manual_if: {text}"),
+            Approval::ManualIf(text) if shown == Disclose::Full => format!("manual_if: {text}"),
+            Approval::ManualIf(_) => "manual_if".to_string(),
         },
         lease_default_seconds: program.lease.default.as_seconds(),
         lease_max_seconds: program.lease.longest().as_seconds(),
         renewable: program.lease.renewable,
         recheck_every_seconds: seconds(program.lease.recheck_every),
+        scope: program.scope.as_str().to_string(),
     }
 }

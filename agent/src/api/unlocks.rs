@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use portcullis_policy::{Document, Name};
+use portcullis_policy::{Disclose, Document, Name};
 use portcullis_proto::v1;
 use portcullis_proto::v1::unlock_service_server::UnlockService;
 use portcullis_unlock::evidence;
-use portcullis_unlock::ledger::{Change as UnlockChange, Request as Asked, State as Stand, Unlock};
+use portcullis_unlock::judge::undisclosed;
+use portcullis_unlock::ledger::{Change as UnlockChange, Refusal, Request as Asked, State as Stand, Unlock};
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::Stream;
@@ -85,8 +86,7 @@ fn take(
     let (id, program_name, endpoint) = names;
     let document: &Document = draft.document;
     let program = document.programs.get(program_name);
-    let program =
-        program.ok_or_else(|| portcullis_unlock::ledger::Refusal::NoProgram(program_name.clone()))?;
+    let program = program.ok_or_else(|| Refusal::NoProgram(program_name.clone()))?;
     let submitted: BTreeMap<String, String> = asked
         .evidence
         .iter()
@@ -159,18 +159,33 @@ impl Api {
     }
 
     fn shown(&self, caller: &Caller, unlock: &Unlock) -> v1::Unlock {
-        let shown = self
-            .engine()
-            .read(|state| unlock_out::unlock(unlock, state.document()));
-        unlock_out::for_caller(shown, caller)
+        self.engine().read(|state| {
+            let document = state.document();
+            unlock_out::for_caller(unlock_out::unlock(unlock, document), document, caller)
+        })
     }
 
     async fn changed(&self, caller: &Caller, request: UnlockRequest) -> Answer<v1::Unlock> {
-        let outcome = self.engine().unlocks(request).await.map_err(ApiError::Unlock)?;
+        let outcome = self.engine().unlocks(request).await;
+        let outcome = outcome.map_err(|error| self.undisclosed(caller, error))?;
         let unlock = outcome.unlock.ok_or(ApiError::Lost)?;
         let mut shown = self.shown(caller, &unlock);
         shown.closing = outcome.closing.map(unlock_out::closing);
         Ok(Response::new(shown))
+    }
+
+    /// A refusal as a caller may see it.
+    fn undisclosed(&self, caller: &Caller, mut error: UnlockError) -> ApiError {
+        if let UnlockError::Refused(Refusal::Unmet { program, why, .. }) = &mut error {
+            let shown = self.engine().read(|state| {
+                let program = state.document().programs.get(program);
+                unlock_out::disclosed(program.map(AsRef::as_ref), caller)
+            });
+            if shown != Disclose::Full {
+                *why = undisclosed(why);
+            }
+        }
+        ApiError::Unlock(error)
     }
 
     /// A decision on one unlock.
@@ -312,6 +327,7 @@ impl UnlockService for Api {
             };
             (key, digest(&asked))
         });
+        self.0.budget.take(&caller).inspect_err(noted)?;
         let by = Who::from(&caller);
         let name = caller.name.clone();
         let request = UnlockRequest {
@@ -340,6 +356,7 @@ impl UnlockService for Api {
         let wanted = self.wanted(&caller, &request.into_inner())?;
         let (engine, size) = (self.engine().clone(), wanted.limit - 1);
         let states = wanted.states.clone();
+        let renewals = states.contains(&Stand::AwaitingApproval);
         let mut found = blocking(move || engine.history()?.unlocks(&wanted))
             .await?
             .map_err(ApiError::from)?;
@@ -355,8 +372,15 @@ impl UnlockService for Api {
                 newer.map_or(unlock, |newer| newer.as_ref())
             });
             newest
-                .filter(|unlock| states.is_empty() || states.contains(&unlock.state))
-                .map(|unlock| unlock_out::for_caller(unlock_out::unlock(unlock, state.document()), &caller))
+                .filter(|unlock| {
+                    states.is_empty()
+                        || states.contains(&unlock.state)
+                        || renewals && unlock.renewal.is_some()
+                })
+                .map(|unlock| {
+                    let document = state.document();
+                    unlock_out::for_caller(unlock_out::unlock(unlock, document), document, &caller)
+                })
                 .collect()
         });
         Ok(Response::new(v1::ListUnlocksResponse {
@@ -390,6 +414,9 @@ impl UnlockService for Api {
         let v1::RenewUnlockRequest { id, lease_seconds } = request.into_inner();
         let (lease, by) = (Some(lease_seconds).filter(|s| *s > 0), caller.name.clone());
         let decides = caller.role == Role::Operator;
+        let noted = |error: &ApiError| self.refused(&caller, "unlock.renew", &id, error);
+        convert::name("id", &id).inspect_err(noted)?;
+        self.0.budget.take(&caller).inspect_err(noted)?;
         self.decide(&caller, id, "unlock.renew", move |draft, id, _| {
             Ok(vec![draft.ledger.renew(
                 draft.document,
@@ -442,6 +469,7 @@ impl UnlockService for Api {
         &self,
         request: Request<v1::DescribeProgramRequest>,
     ) -> Answer<v1::DescribeProgramResponse> {
+        let caller = caller(&request)?;
         let wanted = request.into_inner().program;
         if !wanted.is_empty() {
             convert::name("program", &wanted)?;
@@ -450,7 +478,10 @@ impl UnlockService for Api {
             let all = state.document().programs.iter();
             let wanted = all.filter(|(name, _)| wanted.is_empty() || name.as_str() == wanted);
             wanted
-                .map(|(name, program)| unlock_out::program(name, program))
+                .map(|(name, program)| {
+                    let shown = unlock_out::disclosed(Some(program), &caller);
+                    unlock_out::program(name, program, shown)
+                })
                 .collect::<Vec<_>>()
         });
         if programs.is_empty() && !wanted.is_empty() {
@@ -464,7 +495,7 @@ impl UnlockService for Api {
         let request = request.into_inner();
         convert::name("endpoint", &request.endpoint)?;
         let tenant = self.reach(&caller, &request.endpoint)?;
-        Ok(Response::new(why::blocked(self, &request, &tenant)?))
+        Ok(Response::new(why::blocked(self, &request, &caller, &tenant)?))
     }
 
     type WatchUnlocksStream = Pin<Box<dyn Stream<Item = Result<v1::UnlockEvent, Status>> + Send>>;

@@ -8,6 +8,7 @@ use portcullis_proto::v1;
 
 use super::status::ApiError;
 use super::{Api, explain, unlock_out};
+use crate::access::Caller;
 use crate::engine::Base;
 use crate::store::{Key, Kind};
 
@@ -55,6 +56,7 @@ fn in_words(request: &v1::WhyBlockedRequest, direction: Direction, protocol: u8)
 pub(super) fn blocked(
     api: &Api,
     request: &v1::WhyBlockedRequest,
+    caller: &Caller,
     tenant: &str,
 ) -> Result<v1::WhyBlockedResponse, ApiError> {
     let asked = v1::ExplainRequest {
@@ -97,7 +99,7 @@ pub(super) fn blocked(
         answer.explanation = format!("{what} is open, by {}.", answer.rule);
         return Ok(answer);
     }
-    answer.ways = ways(&base, name, tenant, &now, |document| {
+    answer.ways = ways(&base, name, (caller, tenant), &now, |document| {
         let policy = effective(document, name.as_str(), endpoint, direction);
         policy.judge(&packet, View::FULL).0 == Action::Allow
     });
@@ -108,7 +110,7 @@ pub(super) fn blocked(
 fn ways(
     base: &Base,
     endpoint: &Name,
-    tenant: &str,
+    (caller, tenant): (&Caller, &str),
     now: &portcullis_unlock::clock::Moment,
     opens: impl Fn(&Document) -> bool,
 ) -> Vec<v1::WayToOpen> {
@@ -122,11 +124,15 @@ fn ways(
             let mut under_way = base.ledger.of_endpoint(endpoint.as_str());
             let obstacles = base.ledger.obstacles(document, endpoint, tenant, name, now);
             v1::WayToOpen {
-                program: Some(unlock_out::program(name, program)),
+                program: Some(unlock_out::program(
+                    name,
+                    program,
+                    unlock_out::disclosed(Some(program), caller),
+                )),
                 obstacles: obstacles.iter().map(ToString::to_string).collect(),
-                unlock: under_way
-                    .find(|unlock| unlock.program == *name)
-                    .map(|unlock| unlock_out::unlock(unlock, document)),
+                unlock: under_way.find(|unlock| unlock.program == *name).map(|unlock| {
+                    unlock_out::for_caller(unlock_out::unlock(unlock, document), document, caller)
+                }),
             }
         })
         .collect()

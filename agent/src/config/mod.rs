@@ -378,6 +378,12 @@ pub struct Limits {
     pub bypass_seconds: u64,
     /// Bypasses at a time.
     pub bypasses: usize,
+    /// Requests for unlocks and renewals that a tenant may make in an hour.
+    pub tenant_requests: u32,
+    /// Unlocks that a tenant may have under way.
+    pub tenant_unlocks: u32,
+    /// Rows that the unlocks of a tenant may take on a target.
+    pub tenant_rows: usize,
 }
 
 impl Default for Limits {
@@ -399,6 +405,9 @@ impl Default for Limits {
             profiles: 10_000,
             bypass_seconds: 3600,
             bypasses: 100,
+            tenant_requests: 240,
+            tenant_unlocks: 1000,
+            tenant_rows: 50_000,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -245,6 +245,9 @@ pub(super) struct Limits {
     pub profiles: Option<NonZeroUsize>,
     pub bypass: Option<Spanned<portcullis_policy::Span>>,
     pub bypasses: Option<NonZeroUsize>,
+    pub tenant_requests: Option<NonZeroU32>,
+    pub tenant_unlocks: Option<NonZeroU32>,
+    pub tenant_rows: Option<NonZeroUsize>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Raw, Problem> {

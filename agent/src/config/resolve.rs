@@ -494,5 +494,12 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         profiles: or(raw.profiles, default.profiles),
         bypass_seconds: bypass,
         bypasses: or(raw.bypasses, default.bypasses),
+        tenant_requests: raw
+            .tenant_requests
+            .map_or(default.tenant_requests, std::num::NonZeroU32::get),
+        tenant_unlocks: raw
+            .tenant_unlocks
+            .map_or(default.tenant_unlocks, std::num::NonZeroU32::get),
+        tenant_rows: or(raw.tenant_rows, default.tenant_rows),
     })
 }

@@ -415,6 +415,7 @@ fn the_rest_is_checked() {
         ("[log]\nfilter = \"a=b=c\"", "log.filter: is not a filter"),
         ("[log]\nformat = \"xml\"", "log.format: unknown variant"),
         ("[limits]\nwatchers = 0", "limits.watchers"),
+        ("[limits]\ntenant_requests = 0", "limits.tenant_requests"),
         ("[limits]\nmessage_mib = 5000", "limits.message_mib: is too large"),
         (
             "[api]\nsocket = \"agent.sock\"",

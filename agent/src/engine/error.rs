@@ -76,6 +76,21 @@ pub enum ChangeError {
         /// How many there may be.
         limit: usize,
     },
+    /// The unlocks of a tenant would take more rows than it may have.
+    #[error(
+        "the unlocks of tenant `{tenant}` would take {rows} rows on target {target}, and the agent allows {limit} \
+         (limits.tenant_rows): release one"
+    )]
+    TenantRows {
+        /// The tenant.
+        tenant: String,
+        /// Where.
+        target: String,
+        /// How many there would be.
+        rows: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// Too many changes at a time.
     #[error("{waiting} changes are waiting already: try again")]
     Busy {

@@ -15,6 +15,7 @@ mod edit;
 mod error;
 mod load;
 mod preview;
+mod quota;
 mod unlocks;
 mod worker;
 
@@ -302,12 +303,13 @@ impl Engine {
         let problem = store.problem().map(ToString::to_string);
         let missing = loaded.audit.clone();
         let load::Started {
-            state,
+            mut state,
             compiler,
             classes,
             backlog,
             closings,
         } = load::state(&store, loaded, clock(), tenant_label)?;
+        state.ledger.limit_tenants(limits.tenant_unlocks);
         health.set(|health| {
             health.unusable = problem.is_some();
             health.problem = problem.unwrap_or_default();

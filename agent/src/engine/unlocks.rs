@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, oneshot};
 use super::bypass;
 use super::core::{Desired, Grants, Prepared};
 use super::worker::{Worker, check, resolve};
-use super::{Base, ChangeError, ClosingState};
+use super::{Base, ChangeError, ClosingState, quota};
 use crate::store::{Aside, Change, Entry, Generation, IdempotencyKey, Key, Kind, Remembered};
 
 /// Requests that are made durable together at most.
@@ -352,6 +352,12 @@ impl Worker {
         let number = base.generation + 1;
         let intent = resolve(&mut compiler, &self.targets, &document, base.generation)?;
         check(&self.targets, &intent)?;
+        quota::rows(
+            changes,
+            (&document, &intent),
+            &self.targets,
+            self.limits.tenant_rows,
+        )?;
         let started = bypasses.iter().filter(|change| change.started);
         let by = changes.iter().map(|change| change.by.as_str());
         let by = by.chain(started.map(|change| change.bypass.by.as_str())).next();

@@ -268,7 +268,14 @@ impl History {
         }
         if !wanted.states.is_empty() {
             let names: Vec<String> = wanted.states.iter().map(|s| format!("'{}'", s.name())).collect();
-            conditions.push(format!("state IN ({})", names.join(", ")));
+            let mut in_state = format!("state IN ({})", names.join(", "));
+            if wanted.states.contains(&State::AwaitingApproval) {
+                // An active one whose renewal waits does, too.
+                in_state = format!(
+                    "({in_state} OR state IN ('active', 'expiring') AND json_extract(body, '$.renewal') IS NOT NULL)"
+                );
+            }
+            conditions.push(in_state);
         }
         if let Some((at, id)) = &wanted.after {
             values.push((*at).into());

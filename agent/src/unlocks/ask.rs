@@ -6,6 +6,7 @@ use portcullis_checks::{Answer, Checker, Outcome, Question};
 use portcullis_policy::{Check, CheckKind, Endpoint, Program};
 use portcullis_unlock::evidence::{Evidence, Value};
 use portcullis_unlock::ledger::{CheckResult, Checked};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The addresses of an endpoint that are one host's, not a prefix's.
 pub(super) fn hosts(endpoint: &Endpoint) -> Vec<IpAddr> {
@@ -118,13 +119,14 @@ pub(super) async fn ask(
             .names()
             .iter()
             .any(|(_, name, _)| evidence.is_secret(name));
-        tasks.push(tokio::spawn(one(
+        // Who waits no longer ends them.
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(one(
             checker.clone(),
             check.clone(),
             question,
             secret,
             at,
-        )));
+        ))));
     }
     let mut checks = Vec::with_capacity(tasks.len());
     for (task, check) in tasks.into_iter().zip(&program.checks) {

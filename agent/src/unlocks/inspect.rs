@@ -1,18 +1,19 @@
 //! Watches the clock and makes checks that are due.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_checks::Checker;
 use portcullis_policy::Name;
-use portcullis_unlock::ledger::{Basis, Change, CheckResult, Checked, Unlock};
+use portcullis_unlock::clock::Moment;
+use portcullis_unlock::ledger::{AGENT, Basis, Change, CheckResult, Checked, Ledger, Unlock};
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::ask::ask;
-use crate::engine::{Draft, Engine, UnlockError, UnlockRequest, Who};
+use crate::engine::{ChangeError, Draft, Engine, UnlockError, UnlockRequest, Who};
 use crate::metrics;
 
 /// How often the clock is looked at, however much happens, and however little: it may be set.
@@ -29,7 +30,8 @@ const AT_ONCE: usize = 128;
 pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationToken) {
     let mut changes = engine.watch_unlocks();
     let (done, mut finished) = mpsc::channel::<Name>(AT_ONCE);
-    let mut checking: HashSet<Name> = HashSet::new();
+    let mut checking: HashMap<Name, AbortHandle> = HashMap::new();
+    let mut judged = engine.now();
     let mut seen = tokio::time::Instant::now();
     let mut closing: Option<JoinHandle<()>> = None;
     let mut noticing: Option<JoinHandle<()>> = None;
@@ -43,33 +45,29 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
             Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))
         ) {}
         let now = engine.now();
-        let (due, left, count, over, rest) = engine.read(|state| {
-            let mut ledger = state.ledger().clone();
-            // Checks that are due are no reason for a commit, nor is what only one of the clocks has come to.
-            let over = ledger.end_bypasses(&now) | !ledger.tick_closing(state.document(), &now).is_empty();
-            let rest = !ledger.tick_rest(&now).is_empty();
-            let ledger = state.ledger();
-            (
-                ledger.to_check(&now),
-                ledger.next_ms(&now),
-                ledger.len(),
-                over,
-                rest,
-            )
-        });
-        metrics::unlocks(count);
+        let (ledger, document) = engine.read(|state| (state.ledger().clone(), Arc::clone(state.document())));
+        let mut tried = ledger.clone();
+        // Checks that are due are no reason for a commit, nor is what only one of the clocks has come to.
+        let over = tried.end_bypasses(&now)
+            | !tried.tick_closing(&document, &now).is_empty()
+            | !tried.tick_required(&document, &judged, &now).is_empty();
+        let rest = !tried.tick_rest(&now).is_empty();
+        let since = std::mem::replace(&mut judged, now);
+        let left = ledger.next_ms(&now);
+        metrics::unlocks(ledger.len());
+        cancel(&mut checking, &ledger);
         // Leases end whatever the store does: nothing here waits for a commit.
         if over {
-            drop(closing.replace(tokio::spawn(end_leases(engine.clone()))));
+            drop(closing.replace(tokio::spawn(end_leases(engine.clone(), since))));
         }
         if (rest || seen.elapsed() >= SEEN) && noticing.as_ref().is_none_or(JoinHandle::is_finished) {
             seen = tokio::time::Instant::now();
             noticing = Some(tokio::spawn(notice(engine.clone())));
         }
-        for id in due {
-            if checking.len() < AT_ONCE && !checking.contains(&id) {
-                checking.insert(id.clone());
-                tokio::spawn(check(engine.clone(), checker.clone(), id, done.clone()));
+        for id in ledger.to_check(&now) {
+            if checking.len() < AT_ONCE && !checking.contains_key(&id) {
+                let task = check(engine.clone(), checker.clone(), id.clone(), done.clone());
+                checking.insert(id, tokio::spawn(task).abort_handle());
             }
         }
         let wait = left
@@ -91,12 +89,29 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
     }
 }
 
-/// Ends what is over.
-async fn end_leases(engine: Engine) {
+/// Ends checks of what has ended: nobody waits for them, and others wait for their places.
+fn cancel(checking: &mut HashMap<Name, AbortHandle>, ledger: &Ledger) {
+    checking.retain(|id, task| {
+        let goes_on = ledger
+            .get(id.as_str())
+            .is_some_and(|unlock| !unlock.state.has_ended());
+        if !goes_on {
+            task.abort();
+        }
+        goes_on
+    });
+}
+
+/// Ends what is over, and what is not granted any more by the time.
+async fn end_leases(engine: Engine, since: Moment) {
     let request = UnlockRequest {
         by: Who::agent(),
         what: ("unlock.tick", String::new()),
-        make: Box::new(|draft: &mut Draft<'_>| Ok(draft.ledger.tick_closing(draft.document, &draft.now))),
+        make: Box::new(move |draft: &mut Draft<'_>| {
+            let mut changes = draft.ledger.tick_closing(draft.document, &draft.now);
+            changes.extend(draft.ledger.tick_required(draft.document, &since, &draft.now));
+            Ok(changes)
+        }),
         key: None,
         closes: true,
     };
@@ -109,11 +124,13 @@ async fn end_leases(engine: Engine) {
             if !waits.is_empty() {
                 tracing::warn!(
                     waits = waits.join("; "),
-                    "leases ended; not everything has confirmed it yet"
+                    "leases or bypasses ended; not everything has confirmed it yet"
                 );
             }
         }
-        Err(error) => tracing::error!(%error, "leases that end now could not be ended; it is tried again"),
+        Err(error) => {
+            tracing::error!(%error, "leases and bypasses that end now could not be ended; it is tried again")
+        }
     }
 }
 
@@ -179,6 +196,7 @@ async fn judged(engine: &Engine, id: Name, basis: Basis, checks: Vec<Checked>) -
         let ends = |change: &Change| !change.unlock.state.is_open() || change.unlock.failing.is_some();
         open && changes.iter().any(ends)
     });
+    let rejected = id.clone();
     let make = move |draft: &mut Draft<'_>| {
         let (document, now) = (draft.document, draft.now);
         Ok(draft.ledger.checked(document, &id, &basis, checks.clone(), &now))
@@ -189,6 +207,33 @@ async fn judged(engine: &Engine, id: Name, basis: Basis, checks: Vec<Checked>) -
         make: Box::new(make),
         key: None,
         closes,
+    };
+    match engine.unlocks(request).await {
+        Err(UnlockError::Change(error)) if cannot_be(&error) => {
+            reject(engine, rejected, error.to_string()).await
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Whether what was to be granted cannot be, however often it is tried.
+fn cannot_be(error: &ChangeError) -> bool {
+    matches!(
+        error,
+        ChangeError::TenantRows { .. } | ChangeError::Unsupported { .. }
+    )
+}
+
+/// Rejects a request that cannot be granted.
+async fn reject(engine: &Engine, id: Name, why: String) -> Result<(), UnlockError> {
+    let subject = format!("unlocks/{id}");
+    let make = move |draft: &mut Draft<'_>| Ok(vec![draft.ledger.reject(&id, &why, AGENT, &draft.now)?]);
+    let request = UnlockRequest {
+        by: Who::agent(),
+        what: ("unlock.reject", subject),
+        make: Box::new(make),
+        key: None,
+        closes: true,
     };
     engine.unlocks(request).await.map(drop)
 }

@@ -191,6 +191,10 @@ impl Backend for Fake {
         self.programs.lock().unwrap().edits(old, new)
     }
 
+    fn rows(&self, class: &Class) -> Option<usize> {
+        Some(self.programs.lock().unwrap().get(class).ok()?.rows())
+    }
+
     async fn run(self: Arc<Self>, mut seat: Seat) {
         let mut status = TargetStatus::default();
         loop {

@@ -91,6 +91,72 @@ async fn a_database_of_the_version_before_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn revocations_of_the_version_before_count_against_tenants() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.db");
+    left(&file);
+    // Of two endpoints of a tenant the one that is gone had more; that of another tenant's endpoint was no unlock of its own.
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    for (endpoint, tenant, state, times) in [
+        ("mail1", "acme", "revoked", 2),
+        ("gone1", "acme", "revoked", 3),
+        ("web1", "other", "released", 4),
+    ] {
+        let until = serde_json::json!({"wall_ms": 7_000_000_000_000_i64, "boot_ms": 7, "boot": 7});
+        let strikes = serde_json::json!({"times": times, "until": until}).to_string();
+        connection
+            .execute(
+                "INSERT INTO strikes (endpoint, program, body) VALUES (?1, 'smtp', ?2)",
+                [endpoint, &strikes],
+            )
+            .unwrap();
+        connection
+            .execute(
+                "INSERT INTO unlocks SELECT 'u-' || ?1, ?1, 'smtp', ?2, ?3, 0, 1, body FROM unlocks LIMIT 1",
+                [endpoint, tenant, state],
+            )
+            .unwrap();
+    }
+    drop(connection);
+    let scratch = Unlocks::new().await;
+    let mut u = Unlocks::again(folder, &scratch.rig.more).await;
+    let why = async |u: &mut Unlocks, endpoint: &str| {
+        let request = v1::RequestUnlockRequest {
+            endpoint: endpoint.to_string(),
+            ..smtp(&GOOD)
+        };
+        let answer = u.api.request_unlock(request).await;
+        answer
+            .err()
+            .map_or_else(String::new, |status| status.message().to_string())
+    };
+    assert!(
+        why(&mut u, "mail1")
+            .await
+            .contains("revoked on `mail1`, 2 time(s)")
+    );
+    // Created again under another name it has the tenant's, the most there was; so it has after a restart.
+    u.apply(&PROGRAMS.replace("  mail1:\n", "  mail2:\n"))
+        .await
+        .unwrap();
+    for restarts in [false, true] {
+        if restarts {
+            u.restart().await;
+        }
+        let why = why(&mut u, "mail2").await;
+        assert!(why.contains("an endpoint of tenant `acme`, 3 time(s)"), "{why}");
+    }
+    u.apply(&PROGRAMS.replace("  web1:\n", "  web2:\n"))
+        .await
+        .unwrap();
+    assert_eq!(
+        why(&mut u, "web2").await,
+        "",
+        "nothing counts against that tenant"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_puts_the_take_over_off_and_holds_up_no_closing() {
     let (small, folder) = Small::new(24);
     left(&folder.path().join("p.db"));

@@ -10,6 +10,18 @@ use crate::expression::{
 };
 use crate::ledger::{CheckResult, Checked, Judgement, Ledger, Unlock};
 
+/// How a reason begins that goes on with the text of an expression.
+const REQUIRES: &str = "what the program requires ";
+
+/// A reason without what a program requires, of which the program's author may not want to say more.
+pub fn undisclosed(reason: &str) -> String {
+    let Some((before, rest)) = reason.split_once(REQUIRES) else {
+        return reason.to_string();
+    };
+    let what = rest.split_once(':').map_or(rest, |(what, _)| what);
+    format!("{before}{REQUIRES}{what}")
+}
+
 /// Checks that could not be made of which every outcome is tried, to find out whether they matter.
 const TRIED: usize = 5;
 
@@ -116,8 +128,8 @@ impl<'a> Question<'a> {
     /// Why it does not hold, in words.
     fn why_not(&self, answer: &Result<bool, ExpressionError>) -> String {
         match answer {
-            Err(error) => format!("what the program requires cannot be evaluated: {error}"),
-            Ok(_) => format!("what the program requires does not hold: {}", self.text),
+            Err(error) => format!("{REQUIRES}cannot be evaluated: {error}"),
+            Ok(_) => format!("{REQUIRES}does not hold: {}", self.text),
         }
     }
 
@@ -153,6 +165,17 @@ impl<'a> Question<'a> {
             !matches!(expression.evaluate(&facts), Ok(true))
         })
     }
+}
+
+/// Whether what a program requires can become false by time alone, so that it is evaluated every minute; not where the program
+/// says how often, and has no checks that this is about.
+pub fn by_time(document: &Document, program: &Program) -> bool {
+    let own = program.checks.is_empty() && program.lease.recheck_every.is_some();
+    program.require.as_ref().is_some_and(|text| {
+        let scope = Scope::of(program, document.programs.keys().map(|name| name.as_str()));
+        // What cannot be compiled does not hold, whatever the time is.
+        !own && Expression::compile(text, &scope).is_ok_and(|expression| expression.reads_time())
+    })
 }
 
 /// Why an unlock would not be granted now, whatever its checks say: what its program requires is false for another reason.

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use portcullis_policy::{
     Action, Approval, Direction, Document, Endpoint, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name,
-    Packet, PortRange, View, effective,
+    OpenScope, Packet, PortRange, View, effective,
 };
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::evidence;
 use portcullis_unlock::ledger::{
-    Basis, Change, CheckResult, Checked, Ledger, Request, State, StrikeKey, Strikes, Unlock,
+    Basis, Change, CheckResult, Checked, Ledger, Request, State, StrikeKey, Strikes, Unlock, notes,
 };
+use portcullis_unlock::{evidence, judge};
 use proptest::prelude::*;
 
 const DOCUMENT: &str = r#"
@@ -47,13 +47,13 @@ programs:
 "#;
 const PORTS: [(&str, u16); 4] = [("base", 25), ("base", 2525), ("built", 465), ("after", 587)];
 const PROGRAMS: [&str; 3] = ["base", "built", "after"];
-/// The addresses that each endpoint may get; the first two are in one list, the others alone.
+/// The addresses that each endpoint may get; the last one is a prefix, which nobody can check.
 const ADDRESSES: [[&str; 3]; 2] = [
-    ["192.0.2.1", "192.0.2.2", "192.0.2.3"],
-    ["192.0.2.11", "192.0.2.12", "192.0.2.13"],
+    ["192.0.2.1", "192.0.2.2", "2001:db8:1::/64"],
+    ["192.0.2.11", "192.0.2.12", "2001:db8:2::/64"],
 ];
 /// How the program `base` may be changed.
-const VARIANTS: [&[(&str, &str)]; 8] = [
+const VARIANTS: [&[(&str, &str)]; 12] = [
     &[],
     &[("ports: [25]}]", "ports: [2525]}]")],
     &[("approval: automatic", "approval: manual")],
@@ -72,7 +72,19 @@ const VARIANTS: [&[(&str, &str)]; 8] = [
             "approval: {manual_if: 'endpoint.labels.paid == \"yes\"'}",
         ),
     ],
+    &[("approval: automatic", "approval: automatic\n    scope: all")],
+    &[("approval: automatic", "approval: manual\n    scope: all")],
+    &[
+        ("approval: automatic", "approval: automatic\n    scope: all"),
+        ("kind: banner, port: 25", "kind: banner, port: 26"),
+    ],
+    &[(
+        "paid == \"yes\"",
+        "paid == \"yes\" && now < timestamp(\"2027-01-15T08:05:00Z\")",
+    )],
 ];
+/// The variant that holds for a time.
+const TIMED: usize = 11;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -106,6 +118,9 @@ enum Event {
     Program(usize),
 }
 
+/// Until when one of the variants lets anything be granted, in seconds since the Unix epoch: 300 s from the beginning.
+const UNTIL: i64 = 1_800_000_300;
+
 fn event() -> impl Strategy<Value = Event> {
     let lease = || proptest::option::of(prop_oneof![1u64..250, Just(60)]);
     prop_oneof![
@@ -123,7 +138,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0usize..6).prop_map(Event::Ask),
         2 => (0usize..2, any::<bool>()).prop_map(|(e, paid)| Event::Label(e, paid)),
         1 => (0usize..2, any::<bool>()).prop_map(|(e, other)| Event::Tenant(e, other)),
-        3 => (0usize..2, 0u8..4).prop_map(|(e, how)| Event::Addresses(e, how)),
+        3 => (0usize..2, 0u8..5).prop_map(|(e, how)| Event::Addresses(e, how)),
         1 => (0usize..2, 0u8..4).prop_map(|(e, how)| Event::Move(e, how)),
         3 => (0usize..VARIANTS.len()).prop_map(Event::Program),
     ]
@@ -156,12 +171,16 @@ struct World {
     quarantines: BTreeMap<String, u64>,
     stored: BTreeMap<Name, Unlock>,
     variant: usize,
+    /// When the clock was looked at last.
+    looked: Moment,
+    /// Since when by true time `now` has been past what a program requires, whatever the wall clock said meanwhile.
+    late: Option<u64>,
     /// Checks that began: what they are about, and the addresses.
     asked: BTreeMap<Name, (Basis, BTreeSet<String>)>,
     /// Addresses for which checks of an unlock passed.
     judged: BTreeMap<Name, BTreeSet<String>>,
-    /// What a person approved: ports.
-    approved: BTreeMap<Name, Vec<PortRange>>,
+    /// What a person approved: ports, and whether it was for everything that the endpoint has.
+    approved: BTreeMap<Name, (Vec<PortRange>, bool)>,
 }
 
 impl World {
@@ -184,6 +203,12 @@ impl World {
             quarantines: BTreeMap::new(),
             stored: BTreeMap::new(),
             variant: 0,
+            looked: Moment {
+                wall_ms: 0,
+                boot_ms: 0,
+                boot: 0,
+            },
+            late: None,
             asked: BTreeMap::new(),
             judged: BTreeMap::new(),
             approved: BTreeMap::new(),
@@ -332,7 +357,10 @@ impl World {
 
     fn tick(&mut self) {
         let now = self.now();
-        let changes = self.ledger.tick(&self.document, &now);
+        let mut changes = self.ledger.tick(&self.document, &now);
+        let more = self.ledger.tick_required(&self.document, &self.looked, &now);
+        changes.extend(more);
+        self.looked = now;
         self.note(changes);
     }
 
@@ -435,6 +463,7 @@ impl World {
                     0 => &all[..1],
                     1 => &all[..2],
                     2 => &all[1..2],
+                    3 => &all[1..],
                     _ => &all[2..],
                 };
                 self.edit_endpoint(*endpoint, |endpoint| {
@@ -457,7 +486,8 @@ impl World {
                         let changes = self.ledger.approve(document, id, "", "operator", &now);
                         if changes.is_ok() {
                             let ports = unlock.opens.iter().flat_map(|rule| rule.ports.clone());
-                            self.approved.insert(id.clone(), ports.collect());
+                            let all = document.programs[&unlock.program].scope == OpenScope::All;
+                            self.approved.insert(id.clone(), (ports.collect(), all));
                         }
                         changes
                     }
@@ -478,6 +508,10 @@ impl World {
                 }
             }
         }
+        self.late = match self.variant == TIMED && self.wall >= UNTIL {
+            true => self.late.or(Some(self.ran)),
+            false => None,
+        };
         self.tick();
         self.document.grants = self.ledger.grants().clone();
         self.check();
@@ -494,20 +528,25 @@ impl World {
         let in_time = self.ran < lease.ends.min(lease.began + longest)
             && self.wall < lease.wall_ends.min(lease.wall_began + longest as i64);
         let wanted = if self.variant == 5 { "no" } else { "yes" };
-        let paid = unlock.program.as_str() != "base" || endpoint.labels["paid"] == wanted;
+        let late = self.late.is_some_and(|since| self.ran >= since + 60);
+        let paid = unlock.program.as_str() != "base" || endpoint.labels["paid"] == wanted && !late;
         let opens = program.opens.iter().any(|opening| {
             let within = |range: &PortRange| range.low <= port && port <= range.high;
             opening.ports.iter().any(within)
         });
+        // Of a prefix nothing can be checked.
+        let is_prefix = address.contains("::/");
+        let scope = program.scope == OpenScope::All;
         let judged = program.checks.is_empty()
             || self
                 .judged
                 .get(&unlock.id)
-                .is_some_and(|addresses| addresses.contains(address));
+                .is_some_and(|addresses| addresses.contains(address) && (scope || !is_prefix));
         let manual = program.approval == Approval::Manual;
-        let person = self.approved.get(&unlock.id).is_some_and(|ports| {
+        let person = self.approved.get(&unlock.id).is_some_and(|(ports, all)| {
             let within = |range: &PortRange| range.low <= port && port <= range.high;
-            ports.iter().any(within)
+            let checked = program.checks.is_empty() || !is_prefix;
+            ports.iter().any(within) && (*all || checked)
         });
         unlock.state.is_open()
             && in_time
@@ -664,6 +703,21 @@ fn a_failing_check_is_borne_for_its_grace_and_revocations_cool_down() {
     world.apply(&Event::Wait(9));
     assert!(world.ledger.get(id.id.as_str()).unwrap().state.is_open());
     world.apply(&Event::Wait(1));
+    // The grace is over; one answer, and two, are no proof.
+    assert!(world.ledger.get(id.id.as_str()).unwrap().state.is_open());
+    assert!(
+        world.ledger.to_check(&world.now()).contains(&id.id),
+        "again after 10 s"
+    );
+    world.judge(&id, 0);
+    assert!(!world.ledger.to_check(&world.now()).contains(&id.id));
+    world.apply(&Event::Renew(0, Some(200)));
+    world.apply(&Event::Wait(60));
+    assert!(world.ledger.to_check(&world.now()).contains(&id.id));
+    // What could not be asked is no answer.
+    world.judge(&id, 3);
+    assert!(world.ledger.get(id.id.as_str()).unwrap().state.is_open());
+    world.judge(&id, 0);
     assert_eq!(world.stored[&id.id].state, State::Revoked);
     let stand = |world: &World| {
         let (endpoint, program) = ("a".parse().unwrap(), "base".parse().unwrap());
@@ -858,4 +912,187 @@ fn a_grant_opens_no_prefix_that_nobody_checked() {
     world.apply(&Event::Approve(1));
     let after = world.ledger.of_endpoint("b").next().unwrap().clone();
     assert!(after.state.is_open() && after.local.is_none(), "{after:?}");
+}
+
+#[test]
+fn scope_all_opens_what_no_check_can_be_about() {
+    let both = ["192.0.2.1", "2001:db8:1::/64"].map(|text| text.parse().unwrap());
+    let mut world = World::new();
+    world.edit_endpoint(0, |endpoint| endpoint.addresses = both.to_vec());
+    world.request(0, 0, None);
+    let id = world.nth(0).unwrap().id.clone();
+    let now = |world: &World| world.ledger.get(id.as_str()).unwrap().clone();
+    let said = |world: &World| notes(&now(world), &world.document);
+    let prefix =
+        "2001:db8:1::/64 stays closed: a prefix has too many addresses to be checked (`scope: checked`)";
+    assert_eq!(said(&world), [prefix], "before it is granted");
+    world.judge(&now(&world), 5);
+    assert_eq!(said(&world), [prefix]);
+    // The program's word is enough, where no person had to give one.
+    world.vary(8);
+    assert_eq!(now(&world).local, None);
+    assert_eq!(said(&world), Vec::<String>::new());
+    // An address more is checked first all the same.
+    world.edit_endpoint(0, |endpoint| {
+        endpoint.addresses.push("192.0.2.2".parse().unwrap())
+    });
+    assert_eq!(now(&world).local.as_deref(), Some(&both[..]));
+    assert_eq!(
+        said(&world),
+        ["192.0.2.2 stays closed: its checks have not passed yet"]
+    );
+    world.edit_endpoint(0, |endpoint| endpoint.addresses = both.to_vec());
+    // Back to what is checked, also together with other checks, it closes in that commit.
+    world.vary(4);
+    assert_eq!(now(&world).local.as_deref(), Some(&both[..1]));
+    // A person approved what was open: the prefix takes another word.
+    let mut world = World::new();
+    world.vary(2);
+    world.edit_endpoint(0, |endpoint| endpoint.addresses = both.to_vec());
+    world.request(0, 0, None);
+    world.judge(&world.nth(0).unwrap(), 5);
+    world.apply(&Event::Approve(0));
+    assert!(world.nth(0).unwrap().state.is_open());
+    world.vary(9);
+    assert_eq!(world.nth(0).unwrap().state, State::AwaitingApproval);
+    assert!(world.ledger.grants().is_empty());
+}
+
+#[test]
+fn a_new_place_that_is_not_checked_yet_is_said() {
+    let (mut world, id) = active();
+    let said = |world: &World| notes(world.ledger.get(id.as_str()).unwrap(), &world.document);
+    assert!(said(&world).is_empty());
+    world.apply(&Event::Move(0, 1));
+    assert_eq!(said(&world).len(), 1);
+    assert!(said(&world)[0].contains("open at the new place"));
+    world.apply(&Event::Restart(None));
+    assert_eq!(said(&world).len(), 1);
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 1);
+    assert_eq!(said(&world).len(), 1, "nothing was found out");
+    world.judge(&unlock, 5);
+    assert!(said(&world).is_empty());
+}
+
+#[test]
+fn a_tenant_that_makes_checks_undetermined_between_failures_wins_an_hour_at_most() {
+    let (mut world, id) = active();
+    world.apply(&Event::Renew(0, Some(200)));
+    let mut asked = 0;
+    for round in 0..200 {
+        let unlock = world.ledger.get(id.as_str()).cloned();
+        let Some(unlock) = unlock.filter(|unlock| unlock.state.is_open()) else {
+            break;
+        };
+        world.apply(&Event::Renew(0, Some(200)));
+        world.judge(&unlock, u8::from(round % 2 == 0));
+        asked += 1;
+        world.apply(&Event::Wait(30));
+    }
+    assert_eq!(world.stored[&id].state, State::Revoked);
+    assert!((118..=122).contains(&asked), "{asked} times, 30 s apart");
+}
+
+#[test]
+fn what_is_required_of_the_time_is_judged_within_a_minute() {
+    let mut world = World::new();
+    world.vary(TIMED);
+    world.request(0, 0, Some(200));
+    let unlock = world.nth(0).unwrap();
+    world.wall = UNTIL - 100;
+    world.judge(&unlock, 5);
+    world.apply(&Event::Wait(0));
+    let left = world.ledger.next_ms(&world.now()).unwrap();
+    assert!(left <= 60_000, "a deadline, no poll: {left}");
+    world.apply(&Event::Wait(99));
+    assert!(world.ledger.get(unlock.id.as_str()).unwrap().state.is_open());
+    let revision = world.ledger.get(unlock.id.as_str()).unwrap().revision;
+    // Looked at every second it is judged once a minute, and nothing is stored of that.
+    for _ in 0..60 {
+        world.apply(&Event::Wait(1));
+        let now = world.ledger.get(unlock.id.as_str());
+        assert!(now.is_none_or(|now| !now.state.is_open() || now.revision == revision));
+    }
+    let ended = &world.stored[&unlock.id];
+    assert_eq!(ended.state, State::Revoked);
+    assert!(ended.reason.contains("timestamp"), "{}", ended.reason);
+    assert!(stands(&world, "a", "t").is_empty(), "it is no revocation");
+
+    // A clock that is set does not wait for a minute.
+    let mut world = World::new();
+    world.vary(TIMED);
+    world.request(0, 0, Some(200));
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    world.apply(&Event::Wait(0));
+    world.wall = UNTIL - 5;
+    world.apply(&Event::Wait(1));
+    assert!(
+        world
+            .ledger
+            .get(unlock.id.as_str())
+            .is_none_or(|unlock| !unlock.state.is_open())
+    );
+}
+
+#[test]
+fn require_alone_is_judged_as_often_as_the_program_says() {
+    let text = DOCUMENT.replace(
+        "    lease: {default: 500s}",
+        "    require: now < timestamp(\"2027-01-15T08:05:00Z\")\n    lease: {default: 500s, recheck_every: 20s}",
+    );
+    let mut world = World::new();
+    world.edit(|document| document.programs = Document::from_yaml(&text).unwrap().programs);
+    let by_time = |name: &str| judge::by_time(&world.document, &world.document.programs[name]);
+    assert!(
+        !by_time("base") && !by_time("built"),
+        "the program says how often"
+    );
+    let (active, _) = active();
+    assert!(active.ledger.iter().all(|unlock| !unlock.by_time));
+    let refused = DOCUMENT.replace(
+        "lease: {default: 500s}",
+        "lease: {default: 500s, recheck_every: 20s}",
+    );
+    let refused = Document::from_yaml(&refused).unwrap_err().to_string();
+    assert!(
+        refused.contains("programs.built.lease.recheck_every"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_tenant_has_no_more_under_way_than_the_agent_allows() {
+    let (mut world, id) = active();
+    world.ledger.limit_tenants(2);
+    world.request(2, 1, None);
+    let all = stands(&world, "b", "t");
+    assert!(all[0].contains("limits.tenant_unlocks"), "{all:?}");
+    assert!(stands(&world, "b", "u").is_empty());
+    // What ends makes room, and closing is no request.
+    let now = world.now();
+    let changes = world
+        .ledger
+        .release(&world.document, &id, "tenant", &now)
+        .unwrap();
+    world.note(changes);
+    assert!(stands(&world, "b", "t").is_empty());
+}
+
+#[test]
+fn an_approval_rests_on_checks_that_are_fresh() {
+    for (waited, again) in [(0, 30), (10, 20), (40, 0)] {
+        let mut world = World::new();
+        world.vary(2);
+        world.request(0, 0, None);
+        let unlock = world.nth(0).unwrap();
+        world.judge(&unlock, 5);
+        world.apply(&Event::Wait(waited));
+        world.apply(&Event::Approve(0));
+        let unlock = world.ledger.get(unlock.id.as_str()).unwrap();
+        assert!(unlock.state.is_open());
+        let due = unlock.recheck.unwrap().left_ms(&world.now());
+        assert_eq!(due, again * 1000, "checked {waited} s before, again in {again} s");
+    }
 }

@@ -30,6 +30,11 @@ pub trait Backend: Send + Sync + 'static {
         false
     }
 
+    /// The rows that a class takes here, without those that it shares with others; `None` where that is not known.
+    fn rows(&self, _class: &Class) -> Option<usize> {
+        None
+    }
+
     /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, seat: Seat);
 }
@@ -187,6 +192,7 @@ trait DynBackend: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
     fn edits(&self, old: &Class, new: &Class) -> bool;
+    fn rows(&self, class: &Class) -> Option<usize>;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -198,6 +204,10 @@ impl<B: Backend> DynBackend for B {
     }
     fn edits(&self, old: &Class, new: &Class) -> bool {
         Backend::edits(self, old, new)
+    }
+
+    fn rows(&self, class: &Class) -> Option<usize> {
+        Backend::rows(self, class)
     }
 }
 
@@ -252,6 +262,11 @@ impl TargetHandle {
     /// Whether a class can be edited in place here; see [`Backend::edits`].
     pub fn edits(&self, old: &Class, new: &Class) -> bool {
         self.backend.edits(old, new)
+    }
+
+    /// The rows that a class takes here; see [`Backend::rows`].
+    pub fn rows(&self, class: &Class) -> Option<usize> {
+        self.backend.rows(class)
     }
 
     /// Sets what the datapath shall hold.

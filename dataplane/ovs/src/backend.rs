@@ -93,6 +93,13 @@ impl Backend for OvsBackend {
         edits
     }
 
+    fn rows(&self, class: &Class) -> Option<usize> {
+        let mut programs = lock(&self.checking);
+        let rows = programs.get(class).ok().map(|program| program.rows());
+        self.keep(programs.take_proved());
+        rows
+    }
+
     async fn run(self: Arc<Self>, seat: Seat) {
         Driver::new(self).run(seat).await;
     }

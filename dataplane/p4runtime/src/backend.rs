@@ -159,6 +159,12 @@ impl Backend for P4Backend {
             .is_some_and(|checking| checking.programs.edits(old, new))
     }
 
+    fn rows(&self, class: &Class) -> Option<usize> {
+        let mut checking = lock(&self.checking);
+        let program = checking.as_mut()?.programs.get(class).ok()?;
+        Some(program.rows())
+    }
+
     async fn run(self: Arc<Self>, seat: Seat) {
         Driver::new(self).run(seat).await;
     }

@@ -40,8 +40,8 @@ pub use findings::{Finding, FindingKind, findings, findings_of};
 pub use link_local::{LINK_LOCAL, MOST_EXCEPTIONS, MaskedV6, takes_link_local};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
 pub use program::{
-    Approval, Check, CheckKind, DmarcPolicy, EvidenceField, EvidenceType, Grant, GrantKind, Lease, Limits,
-    MAX_EVIDENCE, Opening, Program, Span,
+    Approval, Check, CheckKind, Disclose, DmarcPolicy, EvidenceField, EvidenceType, Grant, GrantKind, Lease,
+    Limits, MAX_EVIDENCE, OpenScope, Opening, Program, Span,
 };
 pub use types::{
     Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,

@@ -466,3 +466,88 @@ baseline:
         "without `ping`, echo replies would not leave"
     );
 }
+
+#[test]
+fn programs_that_open_unchecked_or_to_everybody() {
+    let program = |more: &str| {
+        format!(
+            "
+endpoints:
+  a: {{attachments: [{{interface: a}}], addresses: ['2001:db8::/64']}}
+  b: {{attachments: [{{interface: b}}], addresses: [192.0.2.1]}}
+  c: {{attachments: [{{interface: c}}]}}
+programs:
+  vpn:
+    evidence:
+      - {{name: peer, type: prefix}}
+      - {{name: some, type: prefix, min_length_v4: 8}}
+      - {{name: both, type: prefix, min_length_v4: 8, min_length_v6: 16}}
+      - {{name: one, type: address}}
+    lease: {{default: 1h}}
+{more}
+"
+        )
+    };
+    let opens = |opens: &str| {
+        let found = of(&program(&format!("    opens: [{opens}]")));
+        let told = found
+            .iter()
+            .filter(|finding| finding.at.starts_with("programs/"))
+            .map(|finding| format!("{} {}: {}", finding.kind, finding.at, finding.text));
+        told.collect::<Vec<_>>()
+    };
+    let rule = "direction: ingress, protocol: udp, ports: [51820]";
+    let everybody = opens(&format!(
+        "{{{rule}, remote_from: one}}, {{{rule}, remote_from: peer}}"
+    ));
+    assert_eq!(
+        everybody,
+        [
+            "unbounded programs/vpn/opens-1: `remote_from: peer` accepts 0.0.0.0/0 and ::/0, so that a tenant chooses to \
+             open to everybody: set min_length_v4 and min_length_v6 of `peer`, or list `remote`"
+        ]
+    );
+    let six = opens(&format!("{{{rule}, remote_from: some}}"));
+    assert!(
+        six[0].contains("accepts ::/0,") && six[0].contains("set min_length_v6 of `some`"),
+        "{six:?}"
+    );
+    for bounded in [
+        "remote_from: both",
+        "remote_from: some, ip: 4",
+        "remote_from: peer, remote: [192.0.2.0/24]",
+    ] {
+        assert_eq!(
+            opens(&format!("{{{rule}, {bounded}}}")),
+            Vec::<String>::new(),
+            "{bounded}"
+        );
+    }
+    // A list that has everybody in it is no bound.
+    let listed = opens(&format!(
+        "{{{rule}, remote_from: peer, remote: [0.0.0.0/0, '2001:db8::/32']}}"
+    ));
+    assert!(listed[0].contains("accepts 0.0.0.0/0,"), "{listed:?}");
+
+    let scope = |check: &str, scope: &str| {
+        let checks = format!("    opens: [{{{rule}}}]\n    checks: [{check}]\n    scope: {scope}");
+        let found = of(&program(&checks));
+        let found = found
+            .into_iter()
+            .filter(|f| f.kind == FindingKind::OpensUnchecked);
+        found.map(|finding| finding.text).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        scope("{kind: banner, port: 25}", "all"),
+        [
+            "`scope: all` opens for prefixes, and for endpoints that declare no addresses (now: a, c): no check is about them"
+        ]
+    );
+    let named = scope("{kind: ptr, address: one}", "all");
+    assert!(
+        named[0].contains("other than that in the evidence `one`"),
+        "{named:?}"
+    );
+    assert!(scope("{kind: banner, port: 25}", "checked").is_empty());
+    assert!(scope("", "all").is_empty(), "nothing is checked anyway");
+}

@@ -131,6 +131,12 @@ pub struct UnlockView {
     pub history: Vec<TransitionView>,
     /// How often it was renewed.
     pub renewals: u32,
+    /// Whether an operator has to approve a renewal.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub renewal_awaits_approval: bool,
+    /// What it does not open, and what is open before it is checked again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How far a closing got.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closing: Option<ClosingView>,
@@ -208,7 +214,19 @@ impl From<v1::Unlock> for UnlockView {
             opens: unlock.opens.into_iter().map(RuleView::from).collect(),
             history: unlock.history.into_iter().map(transition).collect(),
             renewals: unlock.renewals,
+            renewal_awaits_approval: unlock.renewal_awaits_approval,
+            notes: unlock.notes,
             closing: unlock.closing.map(ClosingView::from),
+        }
+    }
+}
+
+impl UnlockView {
+    /// Where it stands, and whether its renewal waits.
+    fn stands(&self) -> String {
+        match self.renewal_awaits_approval {
+            true => format!("{}, renewal awaits approval", self.state),
+            false => self.state.to_string(),
         }
     }
 }
@@ -227,9 +245,10 @@ impl View for UnlockView {
             ("program", self.program.clone()),
             ("endpoint", self.endpoint.clone()),
             ("tenant", self.tenant.clone()),
-            ("state", self.state.to_string()),
+            ("state", self.stands()),
             ("reason", self.reason.clone()),
             ("opens", opens.join("; ")),
+            ("note", self.notes.join("; ")),
             (
                 "requested",
                 format!("{} by {}", time(self.requested_at), self.requested_by),
@@ -301,7 +320,7 @@ impl View for UnlocksView {
                 unlock.id.clone(),
                 unlock.endpoint.clone(),
                 unlock.program.clone(),
-                unlock.state.to_string(),
+                unlock.stands(),
                 time(unlock.expires_at.unwrap_or(0)),
                 unlock.reason.clone(),
             ]);
@@ -359,6 +378,8 @@ pub struct ProgramView {
     pub renewable: bool,
     /// How often checks are made again, in seconds; 0 for never.
     pub recheck_every_seconds: u64,
+    /// Which of the endpoint's addresses are opened: checked or all.
+    pub scope: String,
 }
 
 impl From<v1::ProgramDescription> for ProgramView {
@@ -384,6 +405,7 @@ impl From<v1::ProgramDescription> for ProgramView {
             lease_max_seconds: program.lease_max_seconds,
             renewable: program.renewable,
             recheck_every_seconds: program.recheck_every_seconds,
+            scope: program.scope,
         }
     }
 }
@@ -404,6 +426,11 @@ impl ProgramView {
             span(self.lease_default_seconds),
             span(self.lease_max_seconds)
         );
+        let scope = match (self.scope.as_str(), self.checks.is_empty()) {
+            (_, true) => "",
+            ("all", false) => "all addresses of the endpoint, also those that no check is about",
+            (_, false) => "addresses of the endpoint that checks were about",
+        };
         let mut text = facts(&[
             ("program", self.name.clone()),
             ("title", self.title.clone()),
@@ -413,6 +440,7 @@ impl ProgramView {
             ("approval", self.approval.clone()),
             ("lease", lease),
             ("checked", self.checks.join("; ")),
+            ("opens for", scope.to_string()),
             ("again every", span(self.recheck_every_seconds)),
         ]);
         let mut grid = Grid::new(&["EVIDENCE", "NEEDED", "WHAT", "PROMPT"]);

@@ -94,6 +94,8 @@ pub(super) struct Named {
     pub(super) variables: BTreeSet<String>,
     pub(super) checks: BTreeSet<String>,
     pub(super) programs: BTreeSet<String>,
+    /// `now`, or an age.
+    pub(super) time: bool,
 }
 
 fn text(text: &str) -> Cel {

@@ -188,6 +188,11 @@ impl Expression {
         self.named.programs.iter().map(String::as_str)
     }
 
+    /// Whether its value can change by time alone: it reads `now` or an age.
+    pub fn reads_time(&self) -> bool {
+        self.named.time
+    }
+
     /// Whether it is true of the facts.
     pub fn evaluate(&self, facts: &Facts) -> Result<bool, ExpressionError> {
         if Sizes::of(facts).cost(&self.tree) > MAX_COST {

@@ -105,6 +105,7 @@ impl<'a> Reader<'a> {
                 }
                 match self.scope.variable(name) {
                     Ok(kind) => {
+                        self.named.time |= name == "now";
                         self.named.variables.insert(name.clone());
                         Ok(kind)
                     }
@@ -227,6 +228,7 @@ impl<'a> Reader<'a> {
             Err(problem) => return wrong(node, place, problem),
         };
         match record {
+            Record::Endpoint | Record::Unlock => self.named.time |= field == "age",
             Record::Checks => {
                 self.named.checks.insert(field.to_string());
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use portcullis_policy::{Approval, CheckKind, Document, Endpoint, Program, Rule, StrictPrefix};
+use portcullis_policy::{Approval, Document, Endpoint, OpenScope, Program, Rule, StrictPrefix};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -22,32 +22,31 @@ pub struct Basis {
     place: String,
     /// A digest of what else of the program and the endpoint decides about the grant: approval, openings, durations.
     terms: String,
+    /// Whether it opens for what no check can be about, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) all: bool,
 }
 
 /// The addresses of an endpoint that every check of its program is about, where one is about addresses of the endpoint at
-/// all: a grant opens for those alone. All that the endpoint has when absent.
+/// all: a grant opens for those alone, unless its program's scope is `all`. All that the endpoint has when absent.
 pub(super) fn covers(
     program: &Program,
-    endpoint: &Endpoint,
+    addresses: &[StrictPrefix],
     evidence: &Evidence,
 ) -> Option<Vec<StrictPrefix>> {
+    if program.scope == OpenScope::All {
+        return None;
+    }
     let mut covered: Option<BTreeSet<StrictPrefix>> = None;
     for check in &program.checks {
-        let about = match &check.kind {
-            CheckKind::Fcrdns { address, .. } | CheckKind::Ptr { address, .. } => Some(address.as_str()),
-            CheckKind::Address { must_have, .. } => must_have.as_deref(),
-            CheckKind::Spf { must_allow, .. } => Some(must_allow.as_str()),
-            CheckKind::Banner { .. } => Some(OWN),
-            CheckKind::Dmarc { .. } | CheckKind::Dkim { .. } => None,
-        };
-        let checked: BTreeSet<StrictPrefix> = match about {
+        let checked: BTreeSet<StrictPrefix> = match check.kind.about() {
             None => continue,
             // A prefix has too many addresses to be checked.
-            Some(OWN) => endpoint.addresses.iter().copied().filter(is_host).collect(),
+            Some(OWN) => addresses.iter().copied().filter(is_host).collect(),
             Some(name) => match evidence.get(name) {
                 Some(Value::Address(address)) => {
                     let one = StrictPrefix(IpNet::from(*address));
-                    if !endpoint.addresses.iter().any(|own| own.0.contains(&one.0)) {
+                    if !addresses.iter().any(|own| own.0.contains(&one.0)) {
                         // Somebody else's, as the other side of a connection.
                         continue;
                     }
@@ -61,15 +60,15 @@ pub(super) fn covers(
             None => checked,
         });
     }
-    let all = |covered: &BTreeSet<StrictPrefix>| endpoint.addresses.iter().all(|own| covered.contains(own));
-    let covered = covered.filter(|covered| endpoint.addresses.is_empty() || !all(covered))?;
+    let all = |covered: &BTreeSet<StrictPrefix>| addresses.iter().all(|own| covered.contains(own));
+    let covered = covered.filter(|covered| addresses.is_empty() || !all(covered))?;
     Some(covered.into_iter().collect())
 }
 
 /// How checks name the addresses of the endpoint.
 const OWN: &str = "endpoint";
 
-fn is_host(address: &StrictPrefix) -> bool {
+pub(super) fn is_host(address: &StrictPrefix) -> bool {
     address.0.prefix_len() == address.0.max_prefix_len()
 }
 
@@ -92,6 +91,7 @@ impl Basis {
             checks: digest(&program.checks),
             place: digest(&(&endpoint.macs, &endpoint.attachments)),
             terms: digest(&(&program.approval, &program.opens, &program.lease, labels)),
+            all: program.scope == OpenScope::All,
         })
     }
 

@@ -8,11 +8,29 @@ use super::basis::tenant_of;
 use super::step::{lease, lease_of, program_of, wrong_state};
 use super::unlock::{Renewal, State, Unlock};
 use super::{Change, Judgement, Ledger, Refusal, Strikes, Subject};
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::judge::{Known, judge, manual, unmet};
 
+/// Seconds for which checks hold whose program does not say how often they are made.
+const FRESH: u64 = 3600;
 /// Seconds after its end in which an unlock can be revoked.
 const LATELY: u64 = 30 * 86_400;
+
+/// When the checks that an approval rests on are made again: at once if they are older than they may get in a grant of the
+/// program, else when they would be.
+fn stale(unlock: &Unlock, program: &Program, now: &Moment) -> Option<Deadline> {
+    if program.checks.is_empty() {
+        return None;
+    }
+    let every = program.lease.recheck_every.map(Span::as_seconds);
+    let fresh = every.unwrap_or(FRESH);
+    let made = unlock.checks.iter().map(|check| check.at).min();
+    let age = made.map_or(fresh, |made| {
+        now.seconds().saturating_sub(made).max(0).cast_unsigned()
+    });
+    let left = fresh.saturating_sub(age);
+    (left == 0 || every.is_some()).then(|| now.after(left))
+}
 
 impl Ledger {
     /// An operator approves, a request or a renewal. What would not be granted now is refused.
@@ -38,7 +56,11 @@ impl Ledger {
             now: *now,
         };
         if let Judgement::Fails(why) | Judgement::Unmet(why) = judge(&unlock, &unlock.checks, &known) {
-            return Err(Refusal::Unmet { id: id.clone(), why });
+            return Err(Refusal::Unmet {
+                id: id.clone(),
+                program: unlock.program.clone(),
+                why,
+            });
         }
         if let Some(needed) = self.needed(program, &unlock.endpoint, now).next() {
             return Err(Refusal::Needs {
@@ -59,10 +81,7 @@ impl Ledger {
             )]);
         }
         let reason = if reason.is_empty() { "approved" } else { reason };
-        if !program.checks.is_empty() {
-            // They may be days old.
-            unlock.recheck = Some(now.after(0));
-        }
+        unlock.recheck = stale(&unlock, program, now);
         Ok(self.activate(document, unlock, program, reason, by, now))
     }
 
@@ -113,7 +132,11 @@ impl Ledger {
             now: *now,
         };
         if let Some(why) = unmet(&asked, &known) {
-            return Err(Refusal::Unmet { id: id.clone(), why });
+            return Err(Refusal::Unmet {
+                id: id.clone(),
+                program: unlock.program.clone(),
+                why,
+            });
         }
         let manual = manual(&asked, &asked.checks, &known);
         if manual && !may_approve {

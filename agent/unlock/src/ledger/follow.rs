@@ -6,19 +6,20 @@
 //! | labels or anything else that `require` reads | it is evaluated; when it is false, the unlock ends |
 //! | openings, approval, durations | judged by what the checks found last |
 //! | addresses, checks | the checks are made again; until then what they were made for stays open, and nothing else |
-//! | MACs, attachments | judged by what the checks found last, which are made again |
+//! | scope | `checked` closes at once what was opened unchecked; `all` opens it, after a person's approval if there is one |
+//! | MACs, attachments | judged by what the checks found last, which are made again; rules tell no MAC from another, so that the new place is open meanwhile, and [`notes`](super::notes) say so |
 
 use std::collections::BTreeSet;
 
 use imbl::ordmap::DiffItem;
 use portcullis_policy::{Approval, Document, Name, Program, StrictPrefix};
 
-use super::basis::{Basis, open_alike, opens_as, tenant_of};
+use super::basis::{Basis, covers, open_alike, opens_as, tenant_of};
 use super::step::notice;
 use super::unlock::{State, Unlock};
 use super::{AGENT, Change, Judgement, Ledger, StrikeKey, Subject};
 use crate::clock::{Deadline, Moment};
-use crate::judge::{Known, judge, unmet};
+use crate::judge::{Known, by_time, judge, unmet};
 
 /// The name in a difference between two maps.
 fn name_of<'a, V>(difference: &DiffItem<'a, 'a, Name, V>) -> &'a Name {
@@ -132,7 +133,7 @@ impl Ledger {
     }
 
     /// Ends an unlock without blame.
-    fn ended(&mut self, mut unlock: Unlock, why: impl Into<String>, now: &Moment) -> Change {
+    pub(super) fn ended(&mut self, mut unlock: Unlock, why: impl Into<String>, now: &Moment) -> Change {
         let (state, action) = match unlock.state.is_open() {
             true => (State::Revoked, "unlock.revoke"),
             false => (State::Rejected, "unlock.reject"),
@@ -196,6 +197,7 @@ impl Ledger {
             return Some(self.ended(unlock, why, now));
         }
         let before = unlock.clone();
+        unlock.by_time = by_time(document, program);
         if let Some(was) = unlock.basis.as_ref().filter(|was| **was == is) {
             unlock.local = local(unlock.covers.as_deref(), &was.addresses, &is.addresses);
             return (unlock != before).then(|| self.changed(unlock, "unlock.follow", AGENT));
@@ -207,17 +209,27 @@ impl Ledger {
         shorten(&mut unlock, program);
         if program.checks.is_empty() {
             (unlock.covers, unlock.local) = (None, None);
+            unlock.moved = false;
             unlock.checks.clear();
-            unlock.failing = None;
+            (unlock.failing, unlock.failed) = (None, None);
         }
         // A grant of a version that did not note it was judged by something like this.
-        let was = unlock.basis.clone().unwrap_or_else(|| is.clone());
+        let was = unlock.basis.clone().unwrap_or_else(|| {
+            let mut was = is.clone();
+            was.all = false;
+            was
+        });
+        // What was opened without a check is closed as soon as the program says so.
+        if was.all && !is.all {
+            unlock.covers = covers(program, &was.addresses, &unlock.evidence);
+        }
+        unlock.moved |= !was.same_place(&is) && !program.checks.is_empty();
         let again = unlock.basis.is_none() || !was.same_place(&is) || !was.same_checks(&is);
         let due = unlock.recheck.is_some_and(|at| at.has_come(now));
         if again && !program.checks.is_empty() && !due {
             unlock.recheck = Some(now.after(0));
         }
-        unlock.approved &= open_alike(&opens, &unlock.opens);
+        unlock.approved &= open_alike(&opens, &unlock.opens) && (was.all || !is.all);
         if program.approval == Approval::Manual && !unlock.approved {
             let again = again && !program.checks.is_empty();
             (unlock.opens, unlock.basis) = (opens, Some(is));
@@ -245,6 +257,9 @@ impl Ledger {
                 if moved && !was.addresses.is_empty() {
                     unlock.covers = Some(was.addresses.clone());
                 }
+                if is.all && noted {
+                    unlock.covers = None;
+                }
                 unlock.local = local(unlock.covers.as_deref(), &was.addresses, &is.addresses);
             }
             unlock.basis = noted.then_some(is);
@@ -268,6 +283,7 @@ impl Ledger {
     /// A person has to decide about what was open; `again`, when its checks were made.
     pub(super) fn asked_again(&mut self, mut unlock: Unlock, again: bool, now: &Moment) -> Change {
         (unlock.ends, unlock.notice, unlock.failing) = (None, None, None);
+        unlock.failed = None;
         (unlock.approved, unlock.renewal) = (false, None);
         unlock.attempts = 0;
         unlock.recheck = again.then(|| now.after(0));

@@ -13,6 +13,7 @@ mod basis;
 mod bypass;
 mod decide;
 mod follow;
+mod notes;
 mod refusal;
 mod step;
 mod time;
@@ -29,6 +30,7 @@ use crate::evidence::Evidence;
 
 pub use basis::{Basis, tenant_of};
 pub use bypass::{Bypass, BypassChange, TooManyBypasses};
+pub use notes::notes;
 pub use refusal::Refusal;
 pub use unlock::{CheckResult, Checked, Renewal, State, Transition, Unlock};
 
@@ -114,6 +116,12 @@ pub struct Ledger {
     by_tenant: OrdMap<(String, Name), u32>,
     due_by_wall: OrdSet<(i64, Name)>,
     due_by_boot: OrdSet<(u64, Name)>,
+    /// Grants that are judged every minute, by their turn in it.
+    timed: OrdSet<(u64, Name)>,
+    /// How many of a tenant are under way.
+    of_tenant: OrdMap<String, u32>,
+    /// How many may be; no limit when absent.
+    most_of_tenant: Option<u32>,
     grants: OrdMap<Name, Arc<Vec<Grant>>>,
     bypasses: OrdMap<Name, Arc<Bypass>>,
     strikes: OrdMap<StrikeKey, Strikes>,
@@ -147,6 +155,11 @@ impl Ledger {
             ledger.strikes.insert(key, strike);
         }
         ledger
+    }
+
+    /// Lets every tenant have so many unlocks under way, whatever programs allow.
+    pub fn limit_tenants(&mut self, most: u32) {
+        self.most_of_tenant = Some(most);
     }
 
     /// An unlock that is under way.
@@ -245,7 +258,10 @@ impl Ledger {
             .get_min()
             .map(|(at, _)| at.saturating_sub(now.boot_ms));
         let wall = wall.map(|left| u64::try_from(left).unwrap_or(0));
-        [wall, boot, self.next_bypass_ms(now)].into_iter().flatten().min()
+        [wall, boot, self.next_bypass_ms(now), self.next_judged_ms(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Those whose checks are due.
@@ -326,6 +342,17 @@ impl Ledger {
                 limit,
             });
         }
+        let have = self.of_tenant.get(tenant).copied().unwrap_or(0);
+        if let Some(limit) = self
+            .most_of_tenant
+            .filter(|limit| !tenant.is_empty() && have >= *limit)
+        {
+            found.push(Refusal::Tenant {
+                tenant: tenant.to_string(),
+                have,
+                limit,
+            });
+        }
         let key = (tenant.to_string(), name.clone());
         let have = self.by_tenant.get(&key).copied().unwrap_or(0);
         if let Some(limit) = limits
@@ -367,8 +394,12 @@ impl Ledger {
                 self.due_by_wall.insert((wall, id.clone()));
                 self.due_by_boot.insert((boot, id.clone()));
             }
+            if let Some(phase) = unlock.phase() {
+                self.timed.insert((phase, id.clone()));
+            }
             if !unlock.state.has_ended() {
                 *self.by_tenant.entry(under(&unlock)).or_default() += 1;
+                *self.of_tenant.entry(unlock.tenant.clone()).or_default() += 1;
             }
             self.by_endpoint
                 .entry(unlock.endpoint.clone())
@@ -388,13 +419,12 @@ impl Ledger {
             self.due_by_wall.remove(&(wall, id.clone()));
             self.due_by_boot.remove(&(boot, id.clone()));
         }
+        if let Some(phase) = old.phase() {
+            self.timed.remove(&(phase, id.clone()));
+        }
         if !old.state.has_ended() {
-            let key = under(&old);
-            let left = self.by_tenant.get(&key).copied().unwrap_or(0).saturating_sub(1);
-            match left {
-                0 => self.by_tenant.remove(&key),
-                left => self.by_tenant.insert(key, left),
-            };
+            less(&mut self.by_tenant, under(&old));
+            less(&mut self.of_tenant, old.tenant.clone());
         }
         if let Some(ids) = self.by_endpoint.get_mut(&old.endpoint) {
             ids.remove(id);
@@ -415,6 +445,14 @@ impl Ledger {
             self.grants.insert(endpoint.clone(), Arc::new(grants));
         }
     }
+}
+
+/// Counts one less.
+fn less<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
+    match counts.get(&key).copied().unwrap_or(0).saturating_sub(1) {
+        0 => counts.remove(&key),
+        left => counts.insert(key, left),
+    };
 }
 
 fn under(unlock: &Unlock) -> (String, Name) {

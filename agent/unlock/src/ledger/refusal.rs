@@ -47,6 +47,18 @@ pub enum Refusal {
         /// How many it may have.
         limit: u32,
     },
+    /// The tenant has as many as the agent allows.
+    #[error(
+        "tenant `{tenant}` has {have} unlocks under way, and the agent allows {limit} (limits.tenant_unlocks): release one"
+    )]
+    Tenant {
+        /// The tenant.
+        tenant: String,
+        /// How many it has.
+        have: u32,
+        /// How many it may have.
+        limit: u32,
+    },
     /// An unlock was revoked not long ago.
     #[error("`{program}` was revoked on {on}, {times} time(s) so far: a new request is taken in {left}")]
     CoolingDown {
@@ -99,6 +111,8 @@ pub enum Refusal {
     Unmet {
         /// The unlock.
         id: Name,
+        /// Its program.
+        program: Name,
         /// Why.
         why: String,
     },

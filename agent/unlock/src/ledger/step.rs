@@ -6,18 +6,17 @@ use portcullis_policy::{Document, Name, Program, Rule, Span};
 
 use super::basis::{Basis, covers, open_alike, tenant_of};
 use super::follow::local;
-use super::unlock::{Checked, State, Unlock};
+use super::unlock::{Checked, SAMPLES, State, Unlock};
 use super::{AGENT, Change, Judgement, Ledger, Refusal, Request};
-use crate::clock::Moment;
+use crate::clock::{Deadline, Moment};
 use crate::evidence::Evidence;
-use crate::judge::{Known, judge, unmet};
+use crate::judge::{Known, by_time, judge, unmet};
 
-/// Seconds after which checks that could not be made are made again; after the last, a request is rejected.
+/// Seconds after which checks that did not pass are made again. After the last a request is rejected of which a check is
+/// undetermined; those of an active unlock are made again after the last one's time.
 const RETRIES: [u64; 4] = [10, 60, 300, 1800];
-/// Seconds for which checks of an active unlock may be impossible to make, at least.
+/// Seconds for which checks of an active unlock may be undetermined, at least.
 const UNKNOWN: u64 = 3600;
-/// So many re-checks in a row have to be undetermined before that ends a grant.
-const SAMPLES: u32 = 3;
 /// A check that was not made is made again after this, in seconds.
 const NOT_MADE: u64 = 60;
 /// The longest time before its end in which an unlock counts as expiring when its program says nothing.
@@ -195,9 +194,9 @@ impl Ledger {
             .lease
             .recheck_every
             .map(|every| now.after(every.as_seconds()));
-        let why = match judgement {
+        let (why, fails) = match judgement {
             Judgement::Holds { manual } => {
-                unlock.attempts = 0;
+                (unlock.attempts, unlock.failed) = (0, None);
                 if unlock.failing.take().is_some() {
                     unlock.reason = "the checks pass again".to_string();
                 }
@@ -216,36 +215,14 @@ impl Ledger {
                 unlock.reason = format!("{why}; tried again in {}", Span::seconds(NOT_MADE));
                 return vec![self.changed(unlock, "unlock.check", AGENT)];
             }
-            Judgement::Fails(why) | Judgement::Unknown(why) => why.clone(),
+            Judgement::Fails(why) => (why, true),
+            Judgement::Unknown(why) => (why, false),
         };
-        let unknown = matches!(judgement, Judgement::Unknown(_));
-        unlock.attempts = if unknown { unlock.attempts + 1 } else { 0 };
-        // An unlock is not lost to a resolver that does not answer for a moment.
-        let grace = match judgement {
-            Judgement::Unknown(_) => program.lease.grace.as_seconds().max(UNKNOWN),
-            _ => program.lease.grace.as_seconds(),
-        };
-        let until = now.after(grace);
-        let (since, until) = match unlock.failing {
-            Some((since, before)) if before.wall_ms <= until.wall_ms => (since, before),
-            Some((since, _)) => (since, until),
-            None => (now.seconds(), until),
-        };
-        unlock.failing = Some((since, until));
-        let sampled = !unknown || unlock.attempts >= SAMPLES;
-        if until.has_come(now) && sampled {
-            return self.revoked(document, unlock, &why, AGENT, None, now);
+        not_passed(&mut unlock, program, fails, now);
+        if unlock.lost().is_some_and(|until| until.has_come(now)) {
+            return self.revoked(document, unlock, why, AGENT, None, now);
         }
-        // Looked at again when the grace is over, if not before: in time for as many samples as are needed.
-        let until = match sampled {
-            true => until,
-            false => now.after((until.left_ms(now).div_ceil(2000)).max(NOT_MADE)),
-        };
-        let again = unlock
-            .recheck
-            .map_or(until, |at| if at.wall_ms < until.wall_ms { at } else { until });
-        unlock.recheck = Some(again);
-        let left = Span::seconds(until.left_ms(now).div_ceil(1000));
+        let left = Span::seconds(soonest(&unlock, fails, now));
         unlock.reason = format!("{why}; revoked in {left} if it stays so");
         vec![self.changed(unlock, "unlock.check", AGENT)]
     }
@@ -269,6 +246,7 @@ impl Ledger {
             Err(_) => return vec![self.changed(unlock, "unlock.check", AGENT)],
         }
         unlock.basis = is;
+        unlock.moved = false;
         cover(&mut unlock, document, program);
         if changed && manual && !unlock.approved {
             let mut changes = vec![self.asked_again(unlock, false, now)];
@@ -295,6 +273,7 @@ impl Ledger {
         }
         unlock.granted_at = Some(now.seconds());
         unlock.attempts = 0;
+        unlock.by_time = by_time(document, program);
         unlock.basis = Basis::of(document, &unlock);
         cover(&mut unlock, document, program);
         lease(&mut unlock, program, now);
@@ -463,9 +442,57 @@ pub(super) fn lease_of(program: &Program, name: &Name, asked: Option<u64>) -> Re
 /// Lets a grant open for the addresses that its checks were about.
 fn cover(unlock: &mut Unlock, document: &Document, program: &Program) {
     if let Some(endpoint) = document.endpoints.get(&unlock.endpoint) {
-        unlock.covers = covers(program, endpoint, &unlock.evidence);
+        unlock.covers = covers(program, &endpoint.addresses, &unlock.evidence);
         unlock.local = local(unlock.covers.as_deref(), &endpoint.addresses, &endpoint.addresses);
     }
+}
+
+/// The earlier of two deadlines.
+fn earlier(one: Deadline, other: Deadline) -> Deadline {
+    if other.wall_ms < one.wall_ms { other } else { one }
+}
+
+/// Notes that checks of a grant failed, or were undetermined: they are made again soon, ever more seldom. A grant is lost when
+/// three in a row failed and the program's grace is over, or when three in a row did not pass and an hour is over, too. So no
+/// single answer ends one, and who makes answers undetermined between those that fail wins an hour at most.
+fn not_passed(unlock: &mut Unlock, program: &Program, fails: bool, now: &Moment) {
+    let grace = program.lease.grace.as_seconds();
+    unlock.attempts = unlock.attempts.saturating_add(1);
+    let hour = now.after(grace.max(UNKNOWN));
+    unlock.failing = Some(match unlock.failing {
+        Some((since, until)) => (since, earlier(until, hour)),
+        None => (now.seconds(), hour),
+    });
+    let grace = now.after(grace);
+    unlock.failed = fails.then(|| match unlock.failed {
+        Some((times, until)) => (times.saturating_add(1), earlier(until, grace)),
+        None => (1, grace),
+    });
+    let again = now.after(retry(unlock.attempts));
+    let again = [unlock.recheck, unlock.lost()]
+        .into_iter()
+        .flatten()
+        .fold(again, earlier);
+    unlock.recheck = Some(again);
+}
+
+/// Seconds after which checks are made again that did not pass so often.
+fn retry(attempts: u32) -> u64 {
+    let last = RETRIES.len() - 1;
+    let nth = usize::try_from(attempts).unwrap_or(last).saturating_sub(1);
+    RETRIES.get(nth.min(last)).copied().unwrap_or(UNKNOWN)
+}
+
+/// Seconds after which a grant is lost if its checks go on as they did.
+fn soonest(unlock: &Unlock, fails: bool, now: &Moment) -> u64 {
+    let (times, until) = match (fails, unlock.failed, unlock.failing) {
+        (true, Some((times, until)), _) => (times, until),
+        (_, _, Some((_, until))) => (unlock.attempts, until),
+        _ => return 0,
+    };
+    let more = 0..SAMPLES.saturating_sub(times);
+    let samples: u64 = more.map(|n| retry(unlock.attempts.saturating_add(n))).sum();
+    until.left_ms(now).div_ceil(1000).max(samples)
 }
 
 /// How long before its end notice is given of a lease, in seconds.
@@ -537,5 +564,8 @@ fn blank(request: Request, now: &Moment) -> Unlock {
         approved: false,
         struck: false,
         renewal: None,
+        moved: false,
+        failed: None,
+        by_time: false,
     }
 }

@@ -1,10 +1,14 @@
 //! What time does to unlocks, and closings that come from beside.
 
-use portcullis_policy::Document;
+use portcullis_policy::{Document, Name};
 
-use super::unlock::{State, Unlock};
+use super::unlock::{MINUTE, State, Unlock};
 use super::{AGENT, Change, Ledger, StrikeKey, Strikes};
 use crate::clock::Moment;
+use crate::judge::{Known, unmet};
+
+/// Milliseconds by which the clocks may go apart between two looks before somebody must have set one of them.
+const SET: u64 = 1000;
 
 impl Ledger {
     /// What time does: leases end, notices are given, graces and quarantines are over.
@@ -27,7 +31,7 @@ impl Ledger {
             if unlock.ends.is_some_and(|end| end.has_come(now)) {
                 unlock.enter(State::Expired, "the lease ended", AGENT, now);
                 changes.push(self.changed(unlock, "unlock.expire", AGENT));
-            } else if unlock.failing.is_some_and(|(_, until)| until.has_come(now)) {
+            } else if unlock.lost().is_some_and(|until| until.has_come(now)) {
                 let why = unlock.reason.split("; revoked in").next().unwrap_or_default();
                 let why = why.to_string();
                 changes.extend(self.revoked(document, unlock, &why, AGENT, None, now));
@@ -37,6 +41,58 @@ impl Ledger {
             self.orphans(document, &mut changes, now);
         }
         changes
+    }
+
+    /// What time closes of what a program requires: `now` and ages go on. Each grant is looked at in every minute, those whose
+    /// turn was after `since`; all of them after a minute, and when somebody set the clock. Like
+    /// [`tick_closing`](Self::tick_closing) it opens nothing.
+    pub fn tick_required(&mut self, document: &Document, since: &Moment, now: &Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in self.to_judge(since, now) {
+            let Some(unlock) = self.live.get(&id).cloned() else {
+                continue;
+            };
+            let known = Known {
+                document,
+                ledger: self,
+                now: *now,
+            };
+            if let Some(why) = unmet(&unlock, &known) {
+                changes.push(self.ended(Unlock::clone(&unlock), why, now));
+            }
+        }
+        if !changes.is_empty() {
+            self.orphans(document, &mut changes, now);
+        }
+        changes
+    }
+
+    /// The grants whose turn came after one moment and up to another.
+    fn to_judge(&self, since: &Moment, now: &Moment) -> Vec<Name> {
+        let went = now.boot_ms.saturating_sub(since.boot_ms);
+        let by_wall = now.wall_ms.saturating_sub(since.wall_ms);
+        let set = by_wall.abs_diff(i64::try_from(went).unwrap_or(i64::MAX)) > SET;
+        let whole = since.boot != now.boot || went >= MINUTE || set;
+        let (from, to) = (since.boot_ms % MINUTE, now.boot_ms % MINUTE);
+        let due = |phase: u64| match from <= to {
+            true => from < phase && phase <= to,
+            false => from < phase || phase <= to,
+        };
+        let turn = self.timed.iter().filter(|(phase, _)| whole || due(*phase));
+        turn.map(|(_, id)| id.clone()).collect()
+    }
+
+    /// Milliseconds until the next turn of a grant to be judged by the time.
+    pub(super) fn next_judged_ms(&self, now: &Moment) -> Option<u64> {
+        let at = now.boot_ms % MINUTE;
+        let left = |phase: u64| {
+            if phase > at {
+                phase - at
+            } else {
+                phase + MINUTE - at
+            }
+        };
+        self.timed.iter().map(|(phase, _)| left(*phase)).min()
     }
 
     /// What time does besides: notices are given, quarantines are over.

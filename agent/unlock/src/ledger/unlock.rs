@@ -9,6 +9,10 @@ use crate::evidence::Evidence;
 
 /// Transitions that are kept of one unlock.
 const KEPT: usize = 64;
+/// Checks in a row that have to fail, or to be undetermined, before that ends a grant.
+pub(super) const SAMPLES: u32 = 3;
+/// How often what depends on the time is evaluated, in milliseconds.
+pub(super) const MINUTE: u64 = 60_000;
 
 /// Where an unlock stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -179,9 +183,9 @@ pub struct Unlock {
     pub checks: Vec<Checked>,
     /// When they are made (again).
     pub recheck: Option<Deadline>,
-    /// How often in a row they could not be made.
+    /// How often in a row they did not pass.
     pub attempts: u32,
-    /// Since when they fail, in seconds since the Unix epoch, and until when that is borne.
+    /// Since when they do not pass, in seconds since the Unix epoch, and until when that is borne whatever the reason.
     pub failing: Option<(i64, Deadline)>,
     /// Until when its openings are denied above everything.
     pub quarantine: Option<Deadline>,
@@ -209,6 +213,15 @@ pub struct Unlock {
     /// A renewal that a person has to approve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal: Option<Renewal>,
+    /// Whether MACs or attachments of the endpoint changed and its checks have not passed since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+    /// How many checks in a row failed, and until when that is borne.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<(u32, Deadline)>,
+    /// Whether what its program requires can become false by time alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_time: bool,
 }
 
 /// A renewal that waits for approval.
@@ -234,7 +247,7 @@ impl Unlock {
         if state.has_ended() {
             self.ended_at = Some(now.seconds());
             (self.recheck, self.notice, self.failing) = (None, None, None);
-            self.renewal = None;
+            (self.renewal, self.failed) = (None, None);
         }
         self.history.push(Transition {
             state,
@@ -246,6 +259,21 @@ impl Unlock {
             // The first tells how it began.
             self.history.remove(1);
         }
+    }
+
+    /// When it is revoked for its checks; none as long as too few of them did not pass.
+    pub(super) fn lost(&self) -> Option<Deadline> {
+        let failed = self.failed.filter(|(times, _)| *times >= SAMPLES);
+        let failing = self.failing.filter(|_| self.attempts >= SAMPLES);
+        let both = [failed.map(|(_, until)| until), failing.map(|(_, until)| until)];
+        both.into_iter().flatten().min_by_key(|until| until.wall_ms)
+    }
+
+    /// At which time of every minute what its program requires is evaluated, in milliseconds; none when time changes
+    /// nothing about it. Leases do not all end at the same time of a minute.
+    pub(super) fn phase(&self) -> Option<u64> {
+        let ends = self.ends.filter(|_| self.by_time && self.state.is_open())?;
+        Some(ends.boot_ms % MINUTE)
     }
 
     /// What it opens, for the addresses that it opens for.
@@ -309,9 +337,8 @@ impl Unlock {
 
     /// The next moments, by the wall clock and by the other one, at which something becomes of it by itself.
     pub(super) fn next(&self) -> Option<(i64, u64)> {
-        let failing = self.failing.map(|(_, until)| until);
         let ends = self.ends.filter(|_| self.state.is_open());
-        let all = [ends, self.notice, self.recheck, failing, self.quarantine];
+        let all = [ends, self.notice, self.recheck, self.lost(), self.quarantine];
         let all = || all.into_iter().flatten();
         Some((all().map(|d| d.wall_ms).min()?, all().map(|d| d.boot_ms).min()?))
     }
@@ -327,6 +354,9 @@ impl Unlock {
         ];
         own.into_iter().flatten().for_each(resumed);
         if let Some((_, until)) = &mut self.failing {
+            *until = until.resumed(seen, now);
+        }
+        if let Some((_, until)) = &mut self.failed {
             *until = until.resumed(seen, now);
         }
     }

@@ -450,7 +450,7 @@ impl Driver {
             tracing::info!(
                 target = self.name(),
                 endpoint,
-                "unlocks ended: what they opened is closed"
+                "unlocks or bypasses ended: what they opened is closed"
             );
         }
     }

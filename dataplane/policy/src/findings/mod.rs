@@ -11,6 +11,7 @@ mod examine;
 mod ledger;
 mod order;
 pub(crate) mod product;
+mod programs;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,10 @@ pub enum FindingKind {
     RepliesOpen,
     /// A deny stops an essential of the endpoint: neighbour discovery, MLD, IGMP or DHCP.
     OverridesEssential,
+    /// A program opens for addresses that none of its checks is about.
+    OpensUnchecked,
+    /// Evidence that says whom a program opens to may be the whole Internet.
+    Unbounded,
 }
 
 impl FindingKind {
@@ -57,6 +62,8 @@ impl FindingKind {
             FindingKind::OneWay => "one_way",
             FindingKind::RepliesOpen => "replies_open",
             FindingKind::OverridesEssential => "overrides_essential",
+            FindingKind::OpensUnchecked => "opens_unchecked",
+            FindingKind::Unbounded => "unbounded",
         }
     }
 }
@@ -91,6 +98,7 @@ pub fn findings(document: &Document) -> Vec<Finding> {
     let mut found = BTreeSet::new();
     let document = &without_bypasses(document);
     survey(document, &mut found).close(&mut found);
+    programs::report(document, &mut found);
     let mut found: Vec<Finding> = found.into_iter().collect();
     order::by_document(&mut found, document);
     found

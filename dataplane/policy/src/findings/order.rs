@@ -51,6 +51,11 @@ pub(super) fn by_document(found: &mut [Finding], document: &Document) {
     for (name, endpoint) in naturally(document.endpoints.iter()) {
         places.rules(&format!("endpoints/{name}"), &endpoint.rules);
     }
+    for (name, program) in naturally(document.programs.iter()) {
+        places.add(format!("programs/{name}"));
+        let openings = 0..program.opens.len();
+        openings.for_each(|n| places.add(format!("programs/{name}/opens-{n}")));
+    }
     places.sort(found);
 }
 

@@ -111,6 +111,17 @@ impl CheckKind {
         }
     }
 
+    /// Whose addresses it is about, `endpoint` or evidence that is an address; none when it is about no address.
+    pub fn about(&self) -> Option<&str> {
+        match self {
+            CheckKind::Fcrdns { address, .. } | CheckKind::Ptr { address, .. } => Some(address),
+            CheckKind::Address { must_have, .. } => must_have.as_deref(),
+            CheckKind::Spf { must_allow, .. } => Some(must_allow),
+            CheckKind::Banner { .. } => Some("endpoint"),
+            CheckKind::Dmarc { .. } | CheckKind::Dkim { .. } => None,
+        }
+    }
+
     /// What it says of evidence: the field, its value, and the types that the evidence may have. An address may be
     /// `endpoint`.
     pub fn names(&self) -> Vec<(&'static str, &str, &'static [&'static str])> {

@@ -30,6 +30,12 @@ pub struct Program {
     /// What is checked of it. One that fails rejects the request, unless it is `advisory`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
+    /// Which addresses of the endpoint a grant opens for, where checks are about its addresses.
+    #[serde(default, skip_serializing_if = "OpenScope::is_checked")]
+    pub scope: OpenScope,
+    /// What tenants can read of the program besides the evidence that it asks for.
+    #[serde(default, skip_serializing_if = "Disclose::is_default")]
+    pub disclose: Disclose,
     /// Programs that must be active on the endpoint; when one of them ends, this one ends too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Name>,
@@ -97,6 +103,50 @@ impl Opening {
     }
 }
 
+/// Which addresses of its endpoint a grant opens for, where checks are about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpenScope {
+    /// Those that every check was about. A prefix has too many addresses to be checked: it stays closed.
+    #[default]
+    Checked,
+    /// All that the endpoint has, also those that no check can be about.
+    All,
+}
+
+impl OpenScope {
+    /// As documents have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OpenScope::Checked => "checked",
+            OpenScope::All => "all",
+        }
+    }
+
+    fn is_checked(&self) -> bool {
+        *self == OpenScope::Checked
+    }
+}
+
+/// What tenants can read of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disclose {
+    /// What to submit, what it opens, and for how long.
+    Evidence,
+    /// What is checked, too.
+    #[default]
+    Checks,
+    /// The expressions `require` and `manual_if`, too.
+    Full,
+}
+
+impl Disclose {
+    fn is_default(&self) -> bool {
+        *self == Disclose::default()
+    }
+}
+
 /// Who approves a request whose checks passed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,10 +175,11 @@ pub struct Lease {
     /// Time before its end in which it is told to be expiring; a tenth of the lease, and at most 72 h, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Span>,
-    /// How often the checks are made again while it is active; never when absent.
+    /// How often the checks are made again, or what is required is evaluated where there are no checks, while it is active;
+    /// never when absent, except that a `require` which reads the time is evaluated every minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recheck_every: Option<Span>,
-    /// How long a check may fail or be undetermined before the unlock is revoked.
+    /// How long checks may fail before the unlock is revoked; three of them in a row have to in any case.
     #[serde(default, skip_serializing_if = "Span::is_zero")]
     pub grace: Span,
 }

@@ -303,10 +303,10 @@ impl Check {
                 format!("is below default, {}", lease.default),
             );
         }
-        if lease.recheck_every.is_some() && program.checks.is_empty() {
+        if lease.recheck_every.is_some() && program.checks.is_empty() && program.require.is_none() {
             self.fail(
                 format!("{at}.lease.recheck_every"),
-                "there are no checks to make again: add checks or remove it",
+                "there are no checks to make again and nothing is required: add checks or require, or remove it",
             );
         }
     }
