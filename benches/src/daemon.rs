@@ -46,6 +46,17 @@ impl Place {
     /// For `program` with one target, as the configuration writes it: configuration, database and socket lie in a folder
     /// that somebody else removes.
     pub fn prepare(program: &Path, folder: &Path, target: &str) -> Result<Self> {
+        Self::prepare_with(program, folder, target, "", "")
+    }
+
+    /// The same, with more settings of `[api]`, and more sections.
+    pub fn prepare_with(
+        program: &Path,
+        folder: &Path,
+        target: &str,
+        api: &str,
+        sections: &str,
+    ) -> Result<Self> {
         if !program.is_file() {
             return Err(BenchError::NotBuilt(program.to_path_buf()));
         }
@@ -59,7 +70,7 @@ impl Place {
             metrics,
         };
         let text = format!(
-            "[api]\nsocket = \"{socket}\"\n[store]\npath = \"{store}\"\n[metrics]\nlisten = \"{metrics}\"\n\
+            "[api]\nsocket = \"{socket}\"\n{api}{sections}[store]\npath = \"{store}\"\n[metrics]\nlisten = \"{metrics}\"\n\
              [[target]]\n{target}",
             socket = place.socket().display(),
             store = place.folder.join("portcullis.db").display(),
@@ -173,6 +184,12 @@ impl Daemon {
             let kib: Option<f64> = field(&path, name).split(' ').next().and_then(|n| n.parse().ok());
             kib.unwrap_or(f64::NAN) / 1024.0
         })
+    }
+
+    /// Descriptors that it has open.
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.map_or(0, Iterator::count)
     }
 
     /// Sum in seconds and count of one of its histograms.

@@ -14,6 +14,7 @@ mod error;
 pub mod fastpath;
 pub mod filters;
 pub mod floor;
+pub mod hostile;
 pub mod machine;
 pub mod offline;
 pub mod p4;

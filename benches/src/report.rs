@@ -141,6 +141,21 @@ impl Times {
     }
 }
 
+impl Extend<Duration> for Times {
+    fn extend<T: IntoIterator<Item = Duration>>(&mut self, times: T) {
+        self.0.extend(times);
+    }
+}
+
+impl IntoIterator for Times {
+    type Item = Duration;
+    type IntoIter = std::vec::IntoIter<Duration>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// The middle of some numbers, the mean of the two middle ones when there is no middle; 0 without any.
 pub fn median(numbers: &[f64]) -> f64 {
     let mut sorted = numbers.to_vec();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use portcullis_benches::report::Report;
-use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, p4, restart, unlocks};
+use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, hostile, p4, restart, unlocks};
 
 /// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes, for which it needs root; and on
 /// P4Runtime devices.
@@ -42,6 +42,9 @@ enum What {
     /// Requests for unlocks, each durable before it is answered, and what many of them cost. Needs neither root nor Open
     /// vSwitch.
     Unlocks(Unlocks),
+    /// One tenant at its limits on every call, beside others whose requests and leases are measured. Needs neither root nor Open
+    /// vSwitch.
+    Hostile(Hostile),
     /// All of them.
     All(All),
 }
@@ -153,6 +156,19 @@ struct Unlocks {
 }
 
 #[derive(Debug, Args)]
+struct Hostile {
+    /// Other tenants.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=40))]
+    tenants: u32,
+    /// Seconds of each of the two phases; a tenant's budget lasts for two of 55.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Calls a second of the hostile tenant.
+    #[arg(long, default_value_t = 1_000)]
+    calls: u32,
+}
+
+#[derive(Debug, Args)]
 struct All {
     /// A tenth of everything: to see that it works.
     #[arg(long)]
@@ -201,6 +217,21 @@ impl From<Unlocks> for unlocks::Options {
             active,
             stored,
             in_flight,
+        }
+    }
+}
+
+impl From<Hostile> for hostile::Options {
+    fn from(arguments: Hostile) -> Self {
+        let Hostile {
+            tenants,
+            seconds,
+            calls,
+        } = arguments;
+        hostile::Options {
+            tenants,
+            seconds,
+            calls,
         }
     }
 }
@@ -315,7 +346,7 @@ fn main() -> ExitCode {
     let arguments = CommandLine::parse();
     let real = !matches!(
         arguments.what,
-        What::P4(_) | What::Datapath(_) | What::Fastpath(_) | What::Unlocks(_)
+        What::P4(_) | What::Datapath(_) | What::Fastpath(_) | What::Unlocks(_) | What::Hostile(_)
     );
     if let Some(lacking) = portcullis_testbed::missing_for_real_switch().filter(|_| real) {
         eprintln!("portcullis-bench: {lacking}");
@@ -354,6 +385,7 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
             What::Datapath(datapath) => report.add(datapath::run(&datapath.into(), &agent).await?),
             What::Fastpath(fastpath) => fastpath::run(fastpath.into(), |section| report.add(section))?,
             What::Unlocks(unlocks) => report.add(unlocks::run(&unlocks.into(), &agent).await?),
+            What::Hostile(hostile) => report.add(hostile::run(&hostile.into(), &agent).await?),
             What::All(all) => {
                 let (bulk, change, restart, p4) = all.parts();
                 report.add(bulk::run(bulk.into()).await?);
@@ -372,6 +404,12 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
                 };
                 report.add(datapath::run(&datapath.into(), &agent).await?);
                 report.add(unlocks::run(&unlocks, &agent).await?);
+                let hostile = hostile::Options {
+                    tenants: 20,
+                    seconds: u64::from(30 / by),
+                    calls: 1_000,
+                };
+                report.add(hostile::run(&hostile, &agent).await?);
             }
         }
         Ok::<(), BenchError>(())
