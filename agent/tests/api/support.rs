@@ -253,7 +253,10 @@ pub fn config(folder: &Path, more: &str) -> Config {
     let text = format!(
         "{audit}[store]\npath = \"{folder}/p.db\"\n[limits]\n{limits}{own}[api]\nsocket = \"{folder}/agent.sock\"\n{more}"
     );
-    std::fs::write(&file, &text).unwrap();
+    // A full disk has no room for what is there already.
+    if std::fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+        std::fs::write(&file, &text).unwrap();
+    }
     config::load(&file).unwrap()
 }
 

@@ -7,6 +7,7 @@ use portcullis_proto::v1;
 
 use crate::closing::*;
 use crate::database::*;
+use crate::support::config;
 use crate::unlocks::*;
 
 /// Its format.
@@ -160,8 +161,9 @@ async fn revocations_of_the_version_before_count_against_tenants() {
 async fn a_full_disk_puts_the_take_over_off_and_holds_up_no_closing() {
     let (small, folder) = Small::new(24);
     left(&folder.path().join("p.db"));
-    small.fill();
     let scratch = Unlocks::new().await;
+    config(folder.path(), &scratch.rig.more);
+    small.fill();
     let mut u = Unlocks::again(folder, &scratch.rig.more).await;
     u.until_passes("mail1", 465, true).await;
     let status = store(&mut u).await;
