@@ -69,7 +69,7 @@ impl World {
     pub fn start_agent(&mut self) {
         let (at, files) = (self.sandbox.dir().display(), self.folder.path().display());
         let text = format!(
-            "[store]\npath = \"{files}/p.db\"\n[api]\nsocket = \"{at}/agent.sock\"\n\
+            "[audit]\nfree_disk_mib = 0\n[store]\npath = \"{files}/p.db\"\n[api]\nsocket = \"{at}/agent.sock\"\n\
              [[target]]\nname = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{at}/db.sock\"\nuplinks = [\"internet\"]\n"
         );
         let config = self.sandbox.dir().join("agent.toml");
