@@ -470,7 +470,7 @@ impl Subject for Ovs {
 
     fn release(&mut self) {
         self.plan.disarm();
-        self.held = None;
+        (self.held, self.fault) = (None, None);
     }
 
     fn restart_agent(&mut self) {
