@@ -243,7 +243,8 @@ impl Core {
     ) -> Option<Generation> {
         let mut document = self.read(|state| Document::clone(&state.document));
         document.grants = grants;
-        let made = self.resolved(&document).or_else(|error| {
+        let number = self.next_number();
+        let made = self.resolved(&document, number).or_else(|error| {
             // A class of its own cannot be had: what the endpoints are without any unlock is there already.
             tracing::error!(%error, "a closing takes every unlock of its endpoints with it");
             for change in changed.unlocks {
@@ -252,7 +253,7 @@ impl Core {
             for change in changed.bypasses {
                 document.grants.remove(&change.bypass.endpoint);
             }
-            self.resolved(&document)
+            self.resolved(&document, number)
         });
         let (intent, compiler) = match made {
             Ok(made) => made,
@@ -285,10 +286,11 @@ impl Core {
     fn resolved(
         &self,
         document: &Document,
+        number: u64,
     ) -> Result<(Arc<Intent>, Compiler), portcullis_compiler::OutOfClasses> {
         let mut compiler = self.compiler.clone();
         // No class is edited in place: asking a target whether it can would wait for the rows that it makes.
-        let intent = compiler.resolve(document, self.next_number())?;
+        let intent = compiler.resolve(document, number)?;
         Ok((intent, compiler))
     }
 
@@ -378,6 +380,9 @@ impl Core {
             return Ok((self.read(State::generation), Vec::new()));
         }
         let changed = desired.is_some();
+        // What was closed meanwhile may have made no generation: then the one that was stored is the newest.
+        let stored = desired.as_ref().map_or(0, |desired| desired.generation.number);
+        let number = self.next_number().max(stored + 1);
         let mut document = self.read(|state| Document::clone(&state.document));
         let mut news = Vec::new();
         // Who read the policy when only the closings held is told once more, behind them, what changed it.
@@ -398,14 +403,14 @@ impl Core {
         let mut pending = Pending {
             aside: Aside {
                 unlocks: ended.iter().map(|change| Arc::clone(&change.unlock)).collect(),
-                audit: entries_of(&ended, now, self.next_number()),
+                audit: entries_of(&ended, now, number),
                 bypasses: kept,
                 ..Aside::default()
             },
             ..Pending::default()
         };
         if changed || !same {
-            let made = match self.resolved(&document) {
+            let made = match self.resolved(&document, number) {
                 Ok(made) => made,
                 // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
                 Err(error) => {

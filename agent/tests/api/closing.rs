@@ -393,3 +393,29 @@ async fn a_closing_while_a_change_is_stored_holds_before_it_and_after() {
 async fn a_closing_while_a_change_fails_to_be_stored_holds_alone() {
     meanwhile(false).await;
 }
+
+/// What waits for approval opens nothing: its end makes no generation of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_what_opens_nothing_while_a_change_is_stored_takes_no_number() {
+    let asked = "opens: [{direction: egress, protocol: tcp, ports: [465]}]\n    approval: manual";
+    let programs = PROGRAMS.replace("opens: [{direction: egress, protocol: tcp, ports: [465]}]", asked);
+    let mut u = Unlocks::new().await;
+    u.apply_later(&programs).await.unwrap().unwrap();
+    let unlock = u.api.request_unlock(game("mail1")).await.unwrap().into_inner();
+    u.until(&unlock.id, &[v1::UnlockState::AwaitingApproval]).await;
+    let held = hold(&u);
+    let document = u.apply_later(&programs.replace("ports: [6667]", "ports: [6667, 6668]"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let rejected = u.api.reject(revoke(&unlock.id)).await.unwrap().into_inner();
+    assert_eq!(rejected.state(), v1::UnlockState::Rejected);
+    drop(held);
+    document.await.unwrap().unwrap();
+    until_store(&mut u, "stored", |s| s.waiting == 0 && s.problem.is_empty()).await;
+    u.until_passes("mail1", 6668, false).await;
+    let newest = u.rig.fake.newest().generation;
+    assert_eq!(history(&u, newest).await, (1..=newest).collect::<Vec<u64>>());
+    // The next change finds a number of its own.
+    u.apply_later(&programs).await.unwrap().unwrap();
+    u.restart().await;
+    intact(&mut u).await;
+}
