@@ -198,6 +198,9 @@ pub struct AuditVerify {
     /// An entry that was kept elsewhere, as the agent logs one every day: the log must have it.
     #[arg(long, value_name = "NUMBER:HASH", value_parser = entry)]
     pub expect: Option<crate::store::Head>,
+    /// An archive of old entries: verify its hashes, and that the log names it. Repeat it for several.
+    #[arg(long, value_name = "FILE")]
+    pub archive: Vec<std::path::PathBuf>,
 }
 
 fn entry(text: &str) -> Result<crate::store::Head, String> {

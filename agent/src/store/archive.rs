@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
+use super::archived::ARCHIVED;
 use super::audit::{self, COLUMNS, Entry, Head, hex};
 use super::{Store, StoreError, journal, schema, signed, sqlite};
 use crate::config::Audit;
 
 /// In the database: number and hash of the last entry that is in a file.
 const BASE: &str = "audit_base";
-/// The entry that names a file.
-pub(super) const ARCHIVED: &str = "audit.archive";
 /// Most entries that go into a file.
 const MOST: u64 = 50_000;
 

@@ -148,7 +148,7 @@ impl Listed {
 }
 
 /// SHA-256 over the hash before, the number, and every field behind its length.
-fn hash(before: &[u8; 32], number: u64, entry: &Entry) -> [u8; 32] {
+pub(super) fn hash(before: &[u8; 32], number: u64, entry: &Entry) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(b"portcullis audit 1\n");
     digest.update(before);

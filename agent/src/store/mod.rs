@@ -4,6 +4,7 @@
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
 mod archive;
+mod archived;
 mod audit;
 mod backup;
 mod bypasses;
@@ -26,6 +27,7 @@ use portcullis_compiler::{ClassId, Fingerprint};
 use rusqlite::{Connection, params};
 
 pub use archive::Room;
+pub use archived::{ARCHIVED, Archive, Fault, Names};
 pub use audit::{Entry, Head, LONGEST_DETAIL, LONGEST_WORD, Listed, Verdict, Wanted, hex};
 pub use backup::{Leases, Report, accept, backup, examine, restore};
 pub use error::StoreError;

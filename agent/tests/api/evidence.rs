@@ -413,6 +413,7 @@ async fn old_entries_go_to_files_and_the_chain_goes_on() {
     // Another may have been made since.
     let (archived, files) = (first.number - 1, files.count() as u64);
     assert!(archived % 25 == 0 && archived <= 25 * files && archived + 50 >= 25 * files);
+    archives_are_verified(&u, &file).await;
     u.restart().await;
     assert!(verdict(&mut u, "").await.intact);
     assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
@@ -522,4 +523,35 @@ async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
     assert_eq!(digests[0], digests[1]);
     assert_eq!(digests[2], digests[3]);
     assert_ne!(digests[0], digests[2]);
+}
+
+/// The command verifies an archive, and finds a byte that was changed.
+async fn archives_are_verified(u: &Unlocks, file: &std::path::Path) {
+    let socket = u.rig.folder.path().join("agent.sock");
+    let verify = async |file: &std::path::Path| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command
+            .arg("--socket")
+            .arg(&socket)
+            .args(["audit", "verify", "--archive"])
+            .arg(file);
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = verify(file).await;
+    assert!(
+        code == Some(0) && text.contains("intact: entries 1 to 25 in"),
+        "{text}"
+    );
+    let spoiled = u.rig.folder.path().join("spoiled.jsonl");
+    let whole = std::fs::read_to_string(file).unwrap();
+    let third = whole.lines().nth(2).unwrap();
+    std::fs::write(
+        &spoiled,
+        whole.replace(third, &third.replace("\"role\":\"", "\"role\":\"x")),
+    )
+    .unwrap();
+    let (code, text) = verify(&spoiled).await;
+    assert!(code == Some(1) && text.contains("BROKEN at entry 3 in"), "{text}");
 }

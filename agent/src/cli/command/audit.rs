@@ -1,6 +1,7 @@
 //! `audit`.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use portcullis_proto::v1;
 
@@ -8,8 +9,9 @@ use super::super::Exit;
 use super::super::client::Client;
 use super::super::error::Failure;
 use super::super::term::{Term, json};
-use super::super::unlock_args::{AuditCommand, AuditExport, AuditList};
-use super::super::view::audit::{AuditView, EntryView, VerdictView};
+use super::super::unlock_args::{AuditCommand, AuditExport, AuditList, AuditVerify};
+use super::super::view::audit::{ArchiveView, AuditView, EntryView, VerdictView};
+use crate::store::{ARCHIVED, Archive, Names};
 
 /// Entries asked for at a time: as many as the agent gives.
 const PAGE: u32 = 1000;
@@ -19,17 +21,71 @@ pub async fn run(command: &AuditCommand, client: &Client, term: &mut Term<'_>) -
     match command {
         AuditCommand::List(args) => list(args, client, term).await,
         AuditCommand::Export(args) => export(args, client, term).await,
-        AuditCommand::Verify(args) => {
-            let expected = args.expect.map_or_else(String::new, |head| head.to_string());
-            let answer = client
-                .audit()
-                .verify_audit(v1::VerifyAuditRequest { expected })
-                .await;
-            let view = VerdictView::from(answer.map_err(|s| client.failure(s))?.into_inner());
-            term.show(&view)?;
-            Ok(if view.intact { Exit::Done } else { Exit::Failed })
+        AuditCommand::Verify(args) => verify(args, client, term).await,
+    }
+}
+
+async fn verify(args: &AuditVerify, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
+    let expected = args.expect.map_or_else(String::new, |head| head.to_string());
+    let answer = client
+        .audit()
+        .verify_audit(v1::VerifyAuditRequest { expected })
+        .await;
+    let mut view = VerdictView::from(answer.map_err(|s| client.failure(s))?.into_inner());
+    if !args.archive.is_empty() {
+        view.archives = archives(&args.archive, named(client).await?)?;
+    }
+    term.show(&view)?;
+    let intact = view.intact && view.archives.iter().all(|archive| archive.problem.is_empty());
+    Ok(if intact { Exit::Done } else { Exit::Failed })
+}
+
+/// What the agent's log says about archives.
+async fn named(client: &Client) -> Result<Names, Failure> {
+    let mut names = Names::default();
+    let mut request = v1::ListAuditRequest {
+        action: ARCHIVED.to_string(),
+        page_size: PAGE,
+        ..v1::ListAuditRequest::default()
+    };
+    loop {
+        let answer = client.audit().list_audit(request.clone()).await;
+        let answer = answer.map_err(|s| client.failure(s))?.into_inner();
+        for entry in &answer.entries {
+            names.add(&entry.action, &entry.detail);
+        }
+        request.after = answer.next_after;
+        if request.after == 0 {
+            return Ok(names);
         }
     }
+}
+
+/// Verifies archives, the newest first: it says what the one before must be.
+fn archives(files: &[PathBuf], mut names: Names) -> Result<Vec<ArchiveView>, Failure> {
+    let mut found = Vec::new();
+    for path in files {
+        let read = std::fs::File::open(path).and_then(Archive::read);
+        let read = read.map_err(|source| Failure::Read {
+            path: path.clone(),
+            source,
+        })?;
+        found.push((path, read));
+    }
+    found.sort_by_key(|(_, read)| std::cmp::Reverse(read.as_ref().map_or(0, |archive| archive.first)));
+    let views = found.into_iter().map(|(path, read)| {
+        let first = read.as_ref().map_or(0, |archive| archive.first);
+        let last = read.as_ref().map_or(0, |archive| archive.head.number);
+        let fault = read.and_then(|archive| archive.verify(&mut names)).err();
+        ArchiveView {
+            file: path.clone(),
+            first,
+            last,
+            broken_at: fault.as_ref().map(|fault| fault.number),
+            problem: fault.map_or_else(String::new, |fault| fault.problem),
+        }
+    });
+    Ok(views.collect())
 }
 
 async fn list(args: &AuditList, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {

@@ -125,6 +125,36 @@ pub struct VerdictView {
     /// Entries before them, which are in files.
     #[serde(skip_serializing_if = "is_zero")]
     pub archived: u64,
+    /// Archives that were given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<ArchiveView>,
+}
+
+/// Whether an archive is what was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ArchiveView {
+    /// The file.
+    pub file: std::path::PathBuf,
+    /// Its first entry.
+    pub first: u64,
+    /// Its last entry, or the last one before the first that is wrong.
+    pub last: u64,
+    /// The first entry that is not what was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken_at: Option<u64>,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+}
+
+impl ArchiveView {
+    fn text(&self) -> String {
+        let file = crate::text::plain(&self.file.display().to_string()).into_owned();
+        match self.broken_at {
+            None => format!("intact: entries {} to {} in {file}\n", self.first, self.last),
+            Some(number) => format!("BROKEN at entry {number} in {file}: {}\n", self.problem),
+        }
+    }
 }
 
 impl From<v1::VerifyAuditResponse> for VerdictView {
@@ -136,6 +166,7 @@ impl From<v1::VerifyAuditResponse> for VerdictView {
             problem: answer.problem,
             head: answer.head,
             archived: answer.archived,
+            archives: Vec::new(),
         }
     }
 }
@@ -147,12 +178,15 @@ impl View for VerdictView {
             0 => String::new(),
             count => format!(" behind {count} that are in files"),
         };
-        match self.broken_at {
+        let log = match self.broken_at {
             None => format!("intact: {} entries{archived}, head {head}\n", self.entries),
             Some(number) => format!(
                 "BROKEN at entry {number}: {}\n{} entries before it are what was written{archived}, head {head}\n",
                 self.problem, self.entries
             ),
-        }
+        };
+        self.archives
+            .iter()
+            .fold(log, |text, archive| text + &archive.text())
     }
 }
