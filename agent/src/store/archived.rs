@@ -224,8 +224,6 @@ fn parsed(line: &[u8]) -> Result<(u64, Entry, [u8; 32]), String> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn line(before: &mut Head, action: &str, detail: &str) -> String {
@@ -333,18 +331,17 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn any_changed_byte_is_found(at in any::<prop::sample::Index>(), to in any::<u8>()) {
-            let (first, second, names) = two();
-            let mut known = names;
-            read(&second).unwrap().verify(&mut known).unwrap();
-            let mut bytes = first.into_bytes();
-            let at = at.index(bytes.len());
-            prop_assume!(bytes[at] != to);
-            bytes[at] = to;
+    #[test]
+    fn any_changed_bit_is_found() {
+        let (first, second, names) = two();
+        let mut known = names;
+        read(&second).unwrap().verify(&mut known).unwrap();
+        for at in 0..first.len() * 8 {
+            let mut bytes = first.clone().into_bytes();
+            bytes[at / 8] ^= 1 << (at % 8);
             let found = Archive::read(bytes.as_slice()).unwrap();
-            prop_assert!(found.and_then(|archive| archive.verify(&mut known)).is_err());
+            let verified = found.and_then(|archive| archive.verify(&mut known.clone()));
+            assert!(verified.is_err(), "bit {at}");
         }
     }
 }
