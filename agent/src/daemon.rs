@@ -291,7 +291,7 @@ impl Agent {
                 .await,
         );
         let ended = async {
-            self.engine.stop().await;
+            self.engine.stop();
             self.parts.drain(|part| *part == Part::Engine, ENGINE_LIMIT).await
         };
         late.extend(

@@ -74,20 +74,26 @@ pub(super) struct Arriving {
     inner: Body,
     /// Bytes that may still come.
     left: usize,
-    most: usize,
+    /// The most bytes that may come, and the setting that says so.
+    most: Option<(usize, &'static str)>,
     within: Duration,
     end: Pin<Box<Sleep>>,
     right: Option<Arc<Right>>,
 }
 
 impl Arriving {
-    /// Of at most `most` bytes, all of which arrive within a time, and while there is a right to the call.
-    pub(super) fn new(inner: Body, most: Option<usize>, within: Duration, right: Option<Arc<Right>>) -> Self {
-        let most = most.unwrap_or(usize::MAX);
+    /// Of at most `most` bytes (and the setting that says so), all of which arrive within a time, and while there is a right to the
+    /// call.
+    pub(super) fn new(
+        inner: Body,
+        most: Option<(usize, &'static str)>,
+        within: Duration,
+        right: Option<Arc<Right>>,
+    ) -> Self {
         Arriving {
             inner,
             right,
-            left: most.saturating_add(FRAME),
+            left: most.map_or(usize::MAX, |(most, _)| most.saturating_add(FRAME)),
             most,
             within,
             end: Box::pin(tokio::time::sleep(within)),
@@ -110,10 +116,13 @@ impl HttpBody for Arriving {
                     return Poll::Ready(Some(Err(ApiError::from(refusal).into())));
                 }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                let Some(left) = this.left.checked_sub(bytes) else {
-                    return Poll::Ready(Some(Err(ApiError::TooLarge { limit: this.most }.into())));
-                };
-                this.left = left;
+                match (this.left.checked_sub(bytes), this.most) {
+                    (Some(left), _) => this.left = left,
+                    (None, Some((limit, setting))) => {
+                        return Poll::Ready(Some(Err(ApiError::TooLarge { limit, setting }.into())));
+                    }
+                    (None, None) => {}
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Pending if this.end.as_mut().poll(context).is_ready() => {

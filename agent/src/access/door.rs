@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::Role;
 use crate::config::Limits;
 
 /// Where a connection is from. An IPv6 address counts as its /64, all of which one host can have.
@@ -28,8 +29,10 @@ pub struct Door {
     pub idle: Duration,
     /// How long a request may take to arrive.
     pub arrival: Duration,
-    /// Largest request of a tenant, and of somebody who shows no credential.
-    pub tenant_bytes: usize,
+    /// Largest request of a provisioner, in bytes.
+    provisioner_bytes: usize,
+    /// Largest request of a tenant, a viewer, or a caller without a credential, in bytes.
+    tenant_bytes: usize,
     taken: Mutex<Taken>,
 }
 
@@ -69,8 +72,18 @@ impl Door {
             first_call: limits.first_call,
             idle: limits.idle,
             arrival: limits.request_arrival,
+            provisioner_bytes: limits.provisioner_message_bytes,
             tenant_bytes: limits.tenant_message_bytes,
             taken: Mutex::default(),
+        }
+    }
+
+    /// The largest request of a caller by its role, in bytes, and the setting that says so. Operators have the limit of every message.
+    pub(super) fn largest(&self, role: Option<Role>) -> Option<(usize, &'static str)> {
+        match role {
+            Some(Role::Operator) => None,
+            Some(Role::Provisioner) => Some((self.provisioner_bytes, "provisioner_message_kib")),
+            Some(Role::Tenant | Role::Viewer) | None => Some((self.tenant_bytes, "tenant_message_kib")),
         }
     }
 

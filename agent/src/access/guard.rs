@@ -529,7 +529,6 @@ where
         };
         let call = peer.as_ref().map(|peer| peer.activity.begin());
         let caller = found.as_ref().map(|found| found.caller.clone());
-        let confined = caller.as_ref().is_none_or(|caller| caller.role == Role::Tenant);
         let shown = request.headers().get(AUTHORIZATION).cloned();
         let right = found.map(|found| {
             Arc::new(Right {
@@ -543,7 +542,10 @@ where
             })
         });
         let door = self.access.door();
-        let (most, within) = (confined.then_some(door.tenant_bytes), door.arrival);
+        let (most, within) = (
+            door.largest(caller.as_ref().map(|caller| caller.role)),
+            door.arrival,
+        );
         let mut request =
             request.map(|body| Body::new(Arriving::new(Body::new(body), most, within, right.clone())));
         // A token goes no further than here.

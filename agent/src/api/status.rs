@@ -84,12 +84,12 @@ pub enum ApiError {
     #[error(transparent)]
     Access(#[from] Refusal),
     /// A request is larger than its caller may send.
-    #[error(
-        "the request is larger than the {limit} bytes that its caller may send: limits.tenant_message_kib"
-    )]
+    #[error("the request is larger than the {limit} bytes that its caller may send: limits.{setting}")]
     TooLarge {
         /// How many it may.
         limit: usize,
+        /// The setting.
+        setting: &'static str,
     },
     /// A request did not arrive in time.
     #[error("the request was not there within {} s: limits.request_arrival", .limit.as_secs())]
@@ -182,9 +182,9 @@ fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
         ChangeError::OperatorsOnly { path } => {
             (Code::PermissionDenied, info("OPERATORS_ONLY", [("field", path)]))
         }
-        ChangeError::TooMany { what, .. } => (
+        ChangeError::TooMany { setting, .. } => (
             Code::ResourceExhausted,
-            ErrorDetails::with_quota_failure_violation(format!("limits.{what}"), error.to_string()),
+            ErrorDetails::with_quota_failure_violation(format!("limits.{setting}"), error.to_string()),
         ),
         ChangeError::TenantRows { .. } => (
             Code::ResourceExhausted,

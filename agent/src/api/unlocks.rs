@@ -35,6 +35,7 @@ impl From<&Caller> for Who {
         Who {
             name: caller.name.clone(),
             role: caller.role.as_str().to_string(),
+            tenant: caller.tenant.clone().unwrap_or_default(),
         }
     }
 }

@@ -348,7 +348,9 @@ pub enum LogFormat {
 pub struct Limits {
     /// Largest message in bytes.
     pub message_bytes: usize,
-    /// Largest request of a tenant in bytes.
+    /// Largest request of a provisioner in bytes.
+    pub provisioner_message_bytes: usize,
+    /// Largest request of a tenant, a viewer, or a caller without a credential, in bytes.
     pub tenant_message_bytes: usize,
     /// How long a request may take to arrive.
     pub request_arrival: Duration,
@@ -374,6 +376,12 @@ pub struct Limits {
     pub endpoints: usize,
     /// Profiles.
     pub profiles: usize,
+    /// Programs.
+    pub programs: usize,
+    /// Rules in the baseline, the mandatory list, or one profile.
+    pub list_rules: usize,
+    /// Combinations of port ranges and prefixes in the own rules of an endpoint.
+    pub endpoint_matches: usize,
     /// The longest bypass, in seconds.
     pub bypass_seconds: u64,
     /// Bypasses at a time.
@@ -390,6 +398,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             message_bytes: 64 << 20,
+            provisioner_message_bytes: 1 << 20,
             tenant_message_bytes: 64 << 10,
             request_arrival: Duration::from_secs(30),
             calls_per_connection: 64,
@@ -403,6 +412,9 @@ impl Default for Limits {
             queued_changes: 256,
             endpoints: 100_000,
             profiles: 10_000,
+            programs: 1000,
+            list_rules: 100_000,
+            endpoint_matches: 10_000,
             bypass_seconds: 3600,
             bypasses: 100,
             tenant_requests: 240,

@@ -230,6 +230,7 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub message_mib: Option<Spanned<NonZeroUsize>>,
+    pub provisioner_message_kib: Option<NonZeroUsize>,
     pub tenant_message_kib: Option<NonZeroUsize>,
     pub request_arrival: Option<Span>,
     pub calls_per_connection: Option<NonZeroUsize>,
@@ -243,6 +244,9 @@ pub(super) struct Limits {
     pub queued_changes: Option<NonZeroUsize>,
     pub endpoints: Option<NonZeroUsize>,
     pub profiles: Option<NonZeroUsize>,
+    pub programs: Option<NonZeroUsize>,
+    pub list_rules: Option<NonZeroUsize>,
+    pub endpoint_matches: Option<NonZeroUsize>,
     pub bypass: Option<Spanned<portcullis_policy::Span>>,
     pub bypasses: Option<NonZeroUsize>,
     pub tenant_requests: Option<NonZeroU32>,

@@ -478,6 +478,11 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         message_bytes: raw
             .message_mib
             .map_or(default.message_bytes, |mib| mib.into_inner().get() << 20),
+        provisioner_message_bytes: or(
+            raw.provisioner_message_kib,
+            default.provisioner_message_bytes >> 10,
+        )
+        .saturating_mul(1 << 10),
         tenant_message_bytes: or(raw.tenant_message_kib, default.tenant_message_bytes >> 10)
             .saturating_mul(1 << 10),
         request_arrival: raw.request_arrival.map_or(default.request_arrival, |span| span.0),
@@ -492,6 +497,9 @@ fn limits(raw: raw::Limits) -> Result<Limits> {
         queued_changes: or(raw.queued_changes, default.queued_changes),
         endpoints: or(raw.endpoints, default.endpoints),
         profiles: or(raw.profiles, default.profiles),
+        programs: or(raw.programs, default.programs),
+        list_rules: or(raw.list_rules, default.list_rules),
+        endpoint_matches: or(raw.endpoint_matches, default.endpoint_matches),
         bypass_seconds: bypass,
         bypasses: or(raw.bypasses, default.bypasses),
         tenant_requests: raw

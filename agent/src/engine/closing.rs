@@ -14,10 +14,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::bypass;
 use super::core::{Changed, Shared, relaxes};
-use super::unlocks::{
-    Draft, UnlockError, UnlockOutcome, UnlockRequest, Waiting, Who, aside_of, refused, tell_all,
-};
-use super::{ChangeError, Clock, Engine, Request};
+use super::queue::Requests;
+use super::unlocks::{Draft, UnlockError, UnlockOutcome, UnlockRequest, Who, aside_of, refused, tell_all};
+use super::{ChangeError, Clock, Engine};
 use crate::metrics;
 use crate::store::{Aside, Closing, Journal, Missing};
 
@@ -102,7 +101,7 @@ pub(super) struct Closer {
     pub clock: Clock,
     pub told: broadcast::Sender<Arc<Unlock>>,
     pub journal: Sender<Note>,
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Requests,
     pub health: Health,
 }
 
@@ -184,17 +183,12 @@ impl Closer {
         written
     }
 
-    /// A worker with a full queue looks at the backlog by itself.
     fn wake(&self) {
-        drop(self.requests.try_send(Request::Store));
+        self.requests.store();
     }
 
     fn note(&self, entry: crate::store::Entry) {
-        if self
-            .requests
-            .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
-            .is_err()
-        {
+        if !self.requests.note(entry) {
             metrics::denial_dropped();
         }
     }

@@ -11,6 +11,7 @@ use portcullis_policy::{
 use serde::{Deserialize, Serialize};
 
 use super::ChangeError;
+use super::extent::within;
 use crate::config::Limits;
 use crate::store::{Change, Key, Kind};
 
@@ -135,15 +136,7 @@ pub(super) fn apply(before: &Document, edit: Edit, limits: &Limits) -> Result<Ed
         Edit::Endpoint(name, endpoint) => apply_endpoint(before, name, endpoint)?,
         Edit::Document(document) => apply_document(before, document)?,
     };
-    let counts = [
-        ("profiles", edited.document.profiles.len(), limits.profiles),
-        ("endpoints", edited.document.endpoints.len(), limits.endpoints),
-    ];
-    for (what, count, limit) in counts {
-        if count > limit {
-            return Err(ChangeError::TooMany { what, count, limit });
-        }
-    }
+    within(&edited, limits)?;
     Ok(edited)
 }
 

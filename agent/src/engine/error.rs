@@ -67,10 +67,12 @@ pub enum ChangeError {
         path: String,
     },
     /// More than the configuration allows.
-    #[error("{count} {what} are more than the {limit} allowed by the agent's [limits]")]
+    #[error("{count} {what} are more than the {limit} that the agent allows (limits.{setting})")]
     TooMany {
-        /// Of what.
-        what: &'static str,
+        /// Of what, and where.
+        what: String,
+        /// The setting.
+        setting: &'static str,
         /// How many there would be.
         count: usize,
         /// How many there may be.

@@ -13,8 +13,10 @@ mod closing;
 mod core;
 mod edit;
 mod error;
+mod extent;
 mod load;
 mod preview;
+mod queue;
 mod quota;
 mod unlocks;
 mod worker;
@@ -43,7 +45,7 @@ use crate::config::Limits;
 use crate::store::{Entry, Generation, Head, History, Key, Kind, Loaded, Missing, Room, Store, StoreError};
 
 use self::core::{Core, Shared};
-use unlocks::Waiting;
+use self::queue::{ChangeRequest, Requests};
 
 /// Changes of the newest generations that are kept in memory for watchers.
 const RECENT_CHANGES: usize = 20_000;
@@ -241,25 +243,11 @@ pub struct Outcome {
 
 type MakeEdit = Box<dyn FnOnce(&State) -> Result<Edit, ChangeError> + Send>;
 
-enum Request {
-    Change {
-        by: Who,
-        edit: MakeEdit,
-        answer: oneshot::Sender<Result<Outcome, ChangeError>>,
-    },
-    Unlocks(Waiting),
-    /// Something holds and is not stored yet.
-    Store,
-    Ping(oneshot::Sender<()>),
-    Stop,
-}
-
 /// The handle to the worker, and the way to read the state.
 #[derive(Debug, Clone)]
 pub struct Engine {
     state: watch::Receiver<State>,
-    requests: mpsc::Sender<Request>,
-    queue: usize,
+    requests: Requests,
     history: PathBuf,
     told: broadcast::Sender<Arc<Unlock>>,
     clock: Clock,
@@ -275,18 +263,6 @@ pub struct Engine {
 
 /// What the clocks say now.
 pub type Clock = fn() -> Moment;
-
-impl std::fmt::Debug for Request {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Request::Change { .. } => "Change",
-            Request::Unlocks(_) => "Unlocks",
-            Request::Store => "Store",
-            Request::Ping(_) => "Ping",
-            Request::Stop => "Stop",
-        })
-    }
-}
 
 impl Engine {
     /// Takes up what the store holds, hands it to the targets, and starts the worker. `tenant_label` is the label that
@@ -326,7 +302,7 @@ impl Engine {
         let room = store.room();
         let journal = closing::write_down(store.take_journal(), health.clone());
         let (publish, state) = watch::channel(state);
-        let (requests, queue) = mpsc::channel(limits.queued_changes);
+        let (requests, works) = queue::queue(limits.queued_changes);
         let (told, _) = broadcast::channel(TOLD);
         let (tell_stored, stored) = watch::channel(store.closings().0);
         let audited = Arc::new(Mutex::new(store.audited()));
@@ -358,11 +334,10 @@ impl Engine {
             room: room.clone(),
             archive_again: None,
         };
-        let task = tokio::task::spawn_blocking(move || worker.run(queue));
+        let task = tokio::task::spawn_blocking(move || worker.run(&works));
         let engine = Engine {
             state,
             requests,
-            queue: limits.queued_changes,
             history,
             told,
             clock,
@@ -423,22 +398,9 @@ impl Engine {
         edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
     ) -> Result<Outcome, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        let request = Request::Change {
-            by,
-            edit: Box::new(edit),
-            answer,
-        };
-        self.requests
-            .try_send(request)
-            .map_err(|error| self.not_taken(&error))?;
+        let edit = Box::new(edit);
+        self.requests.change(ChangeRequest { by, edit, answer })?;
         answered.await.map_err(|_| ChangeError::Stopping)?
-    }
-
-    fn not_taken(&self, error: &mpsc::error::TrySendError<Request>) -> ChangeError {
-        match error {
-            mpsc::error::TrySendError::Full(_) => ChangeError::Busy { waiting: self.queue },
-            mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
-        }
     }
 
     /// Changes unlocks. What only closes holds when this returns, and the outcome says how far it got; anything else is
@@ -453,21 +415,14 @@ impl Engine {
     async fn open(&self, request: UnlockRequest) -> Result<UnlockOutcome, UnlockError> {
         self.room.check().map_err(ChangeError::from)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request::Unlocks(Waiting::Unlock(request, answer));
-        self.requests
-            .try_send(request)
-            .map_err(|error| self.not_taken(&error))?;
+        self.requests.unlock(request, answer)?;
         answered.await.map_err(|_| ChangeError::Stopping)?
     }
 
     /// Puts an entry into the audit log, with the next commit. False when there is no room for it: too much waits, or the disk is
     /// nearly full, and what is left is for what closes.
     pub fn note(&self, entry: Entry) -> bool {
-        self.room.check().is_ok()
-            && self
-                .requests
-                .try_send(Request::Unlocks(Waiting::Note(entry.bounded())))
-                .is_ok()
+        self.room.check().is_ok() && self.requests.note(entry)
     }
 
     /// Every unlock as it changes, from now on.
@@ -523,16 +478,15 @@ impl Engine {
         })
     }
 
-    /// Returns when the worker has come to this request: it is alive.
+    /// Returns when the worker is between two changes: it is alive.
     pub async fn ping(&self) -> bool {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Request::Ping(answer)).await.is_ok() && answered.await.is_ok()
+        self.requests.ping(answer).is_ok() && answered.await.is_ok()
     }
 
     /// Ends the worker behind the changes that wait already; await the handle that [`start`](Self::start) gave.
-    pub async fn stop(&self) {
+    pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        // A worker that is gone has ended.
-        let _ = self.requests.send(Request::Stop).await;
+        self.requests.stop();
     }
 }

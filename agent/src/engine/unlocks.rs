@@ -27,6 +27,8 @@ pub struct Who {
     pub name: String,
     /// `operator`, `provisioner`, `tenant`, `viewer`, `agent`.
     pub role: String,
+    /// The tenant it acts for; empty for others.
+    pub tenant: String,
 }
 
 impl Who {
@@ -35,6 +37,15 @@ impl Who {
         Who {
             name: AGENT.to_string(),
             role: AGENT.to_string(),
+            tenant: String::new(),
+        }
+    }
+
+    /// Whose turn it is that a request of theirs takes: the tokens and certificates of a tenant share one.
+    pub(super) fn lane(&self) -> String {
+        match self.tenant.as_str() {
+            "" => self.name.clone(),
+            tenant => format!("tenant {tenant}"),
         }
     }
 }
@@ -101,7 +112,7 @@ pub struct UnlockOutcome {
     pub closing: Option<ClosingState>,
 }
 
-type Answer = oneshot::Sender<Result<UnlockOutcome, UnlockError>>;
+pub(super) type Answer = oneshot::Sender<Result<UnlockOutcome, UnlockError>>;
 
 /// What waits for the next commit.
 pub(super) enum Waiting {
@@ -252,7 +263,10 @@ impl Worker {
             match requests.len() {
                 0 => {
                     // Only notes: they are not worth the agent.
-                    tracing::error!(%error, "the audit log could not be written");
+                    tracing::error!(
+                        error = crate::daemon::chain(&error),
+                        "the audit log could not be written"
+                    );
                     return;
                 }
                 1 => {
@@ -265,7 +279,10 @@ impl Worker {
                     waiting = notes;
                 }
                 _ => {
-                    tracing::warn!(%error, "changes of unlocks are made one by one");
+                    tracing::warn!(
+                        error = crate::daemon::chain(&error),
+                        "changes of unlocks are made one by one"
+                    );
                     if !notes.is_empty() {
                         self.unlocks(notes);
                     }

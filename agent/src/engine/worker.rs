@@ -12,15 +12,16 @@ use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{Unlock, tenant_of};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 use super::bypass;
 use super::classes::StoredClasses;
 use super::closing::{Health, Note};
 use super::core::{Desired, Prepared, Shared};
 use super::edit::{self, Edited};
-use super::unlocks::{BATCH, Waiting, entries_of, note_unlocks, tell_all};
-use super::{Baseline, ChangeError, Clock, Edit, MakeEdit, Outcome, Request, State, Who};
+use super::queue::{ChangeRequest, Work, Works};
+use super::unlocks::{entries_of, note_unlocks, tell_all};
+use super::{Baseline, ChangeError, Clock, Edit, MakeEdit, Outcome, State, Who};
 use crate::access::Role;
 use crate::config::Limits;
 use crate::metrics;
@@ -56,32 +57,19 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Makes one change after the other until it is told to stop.
-    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), StoreError> {
-        let runtime = tokio::runtime::Handle::current();
-        let mut next = None;
+    pub(super) fn run(mut self, works: &Works) -> Result<(), StoreError> {
         self.catch_up();
         loop {
-            let waits = self.core.lock().waiting() > 0;
-            let request = match next.take() {
-                Some(request) => Some(request),
-                None if waits && self.store.usable().is_ok() => {
-                    match runtime.block_on(async { tokio::time::timeout(AGAIN, requests.recv()).await }) {
-                        Ok(request) => request,
-                        Err(_) => Some(Request::Store),
-                    }
+            let waits = self.core.lock().waiting() > 0 && self.store.usable().is_ok();
+            match works.next(waits.then_some(AGAIN)).unwrap_or(Work::Store) {
+                Work::Stop => break,
+                // The caller may be gone; the change holds all the same.
+                Work::Ping(answer) => drop(answer.send(())),
+                Work::Store => self.catch_up(),
+                Work::Unlocks(batch) => self.unlocks(batch),
+                Work::Change(ChangeRequest { by, edit, answer }) => {
+                    drop(answer.send(self.change(by, edit)));
                 }
-                None => requests.blocking_recv(),
-            };
-            match request {
-                None | Some(Request::Stop) => break,
-                // Whoever asked may be gone; the change holds all the same.
-                Some(Request::Ping(answer)) => drop(answer.send(())),
-                Some(Request::Store) => self.catch_up(),
-                Some(Request::Unlocks(first)) => {
-                    let batch = gathered(first, &mut requests, &mut next);
-                    self.unlocks(batch);
-                }
-                Some(Request::Change { by, edit, answer }) => drop(answer.send(self.change(by, edit))),
             }
         }
         self.catch_up();
@@ -107,7 +95,11 @@ impl Worker {
                 tracing::debug!(count = pending.len(), "what holds already is stored");
             }
             Err(error) => {
-                tracing::debug!(%error, waiting = pending.len(), "what holds already cannot be stored yet");
+                tracing::debug!(
+                    error = crate::daemon::chain(&error),
+                    waiting = pending.len(),
+                    "what holds already cannot be stored yet"
+                );
             }
         }
         self.tell_waiting();
@@ -184,7 +176,7 @@ impl Worker {
             if self.stopping.load(Ordering::Acquire) {
                 return result;
             }
-            tracing::error!(%error, "asking again");
+            tracing::error!(error = crate::daemon::chain(error), "asking again");
             std::thread::sleep(AGAIN);
             match self.store.resolve() {
                 Ok(true) => result = Ok(()),
@@ -386,27 +378,6 @@ pub(super) fn revise(state: &mut State, (change, key): &(Change, Key), generatio
     } else if let Ok(name) = key.name.parse::<Name>() {
         map.insert(name, generation.number);
     }
-}
-
-/// What waits behind the first, up to something else.
-fn gathered(
-    first: Waiting,
-    requests: &mut mpsc::Receiver<Request>,
-    next: &mut Option<Request>,
-) -> Vec<Waiting> {
-    let mut batch = vec![first];
-    while batch.len() < BATCH {
-        match requests.try_recv() {
-            Ok(Request::Unlocks(one)) => batch.push(one),
-            Ok(other) => {
-                *next = Some(other);
-                break;
-            }
-            // Nothing waits; whether anything will come is for who receives.
-            Err(_) => break,
-        }
-    }
-    batch
 }
 
 /// Resources that an entry of the audit log names at most.

@@ -1,8 +1,10 @@
 //! One caller's work is nobody else's outage: streams, sizes, slow requests, silent connections.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
+use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -107,6 +109,83 @@ async fn a_tenants_requests_are_small() {
     let listed = tenant.list_unlocks(states).await.unwrap().into_inner();
     assert!(listed.unlocks.is_empty());
     drop(rig);
+}
+
+#[tokio::test]
+async fn each_role_has_its_largest_request() {
+    let (_rig, channel) = rig("provisioner_message_kib = 100\nmessage_mib = 1\n").await;
+    let sizes = [("viewer", 64), ("provisioner", 100), ("operator", 1024)];
+    for (who, kib) in sizes {
+        let mut api = EndpointServiceClient::new(with(&channel, who));
+        let get = |bytes: usize| v1::GetRequest {
+            name: "x".repeat(bytes),
+        };
+        let refused = api.get_endpoint(get((kib << 10) - 200)).await.unwrap_err();
+        assert_ne!(refused.code(), Code::OutOfRange, "{who}: {refused:?}");
+        let refused = api.get_endpoint(get((kib << 10) + 1)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{who}: {refused:?}");
+        let named = match who {
+            "viewer" => "limits.tenant_message_kib",
+            "provisioner" => "limits.provisioner_message_kib",
+            _ => "1048576 bytes",
+        };
+        assert!(refused.message().contains(named), "{who}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_fills_the_queue_of_changes_holds_up_no_other() {
+    let (rig, channel) = rig("queued_changes = 4\n").await;
+    let fake = std::sync::Arc::clone(&rig.fake);
+    let (held, release) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        let _programs = fake.programs.lock().unwrap();
+        // Until the test lets go.
+        let _ = release.recv();
+    });
+    while rig.fake.programs.try_lock().is_ok() {
+        std::thread::yield_now();
+    }
+    let call = |who: &str, number: u8| {
+        let mut api = EndpointServiceClient::new(with(&channel, who));
+        let request = v1::ProvisionRequest {
+            endpoint: Some(endpoint(&format!("e{number}"), number)),
+        };
+        tokio::spawn(async move {
+            let answer = api.provision(request).await?;
+            Ok::<_, Status>(answer.into_inner().generation)
+        })
+    };
+    // One that is being made, then four that wait: each has arrived before the next is sent.
+    let begun = rig.fake.checks.load(Ordering::Relaxed);
+    let mut flood = vec![call("provisioner", 0)];
+    while rig.fake.checks.load(Ordering::Relaxed) == begun {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    flood.extend((1..6).map(|number| call("provisioner", number)));
+    while flood.iter().filter(|call| call.is_finished()).count() < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The queue is full, and an operator's change finds a place at the cost of the flood.
+    let other = call("operator", 10);
+    while flood.iter().filter(|call| call.is_finished()).count() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!other.is_finished());
+    drop(held);
+    holder.join().unwrap();
+    let own = other.await.unwrap().unwrap();
+    let mut generations = Vec::new();
+    for call in flood {
+        match call.await.unwrap() {
+            Ok(generation) => generations.push(generation),
+            Err(refused) => assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}"),
+        }
+    }
+    generations.sort_unstable();
+    assert_eq!(generations.len(), 4, "{generations:?}");
+    // Behind the one that was being made, and the first of the flood.
+    assert_eq!(own, generations[1] + 1, "{generations:?}");
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ async fn limits_are_told_with_numbers() {
     assert_eq!(error.code(), Code::ResourceExhausted);
     assert_eq!(
         error.message(),
-        "11 profiles are more than the 10 allowed by the agent's [limits]"
+        "11 profiles are more than the 10 that the agent allows (limits.profiles)"
     );
     assert_eq!(rig.seen().await.0, 10);
 }
@@ -199,4 +199,79 @@ async fn a_message_that_is_too_large_is_refused_with_numbers() {
     let error = rig.client.apply(&large).await.unwrap_err();
     assert_eq!(error.code(), Code::OutOfRange);
     assert!(error.message().contains("1048576 bytes"), "{}", error.message());
+}
+
+async fn merge(rig: &Rig, document: String) -> Result<v1::ApplyDocumentResponse, tonic::Status> {
+    let request = v1::ApplyDocumentRequest {
+        document,
+        merge: true,
+        ..Default::default()
+    };
+    let mut policy = rig.client.policy.clone();
+    Ok(policy.apply_document(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn what_a_change_puts_into_one_resource_is_bounded() {
+    let mut rig = Rig::with("[limits]\nlist_rules = 2\nendpoint_matches = 12\nprograms = 1\n").await;
+    let rules = |names: &[&str], more: &str| {
+        let rule = |name: &&str| {
+            format!(
+                "  - {{name: {name}, action: allow, direction: egress, protocol: tcp, ports: [1, 3]{more}}}\n"
+            )
+        };
+        names.iter().map(rule).collect::<String>()
+    };
+    let head = "version: portcullis/v1\n";
+    let refused = |error: tonic::Status, text: &str, setting: &str| {
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        assert_eq!(error.message(), text);
+        let details = error.get_error_details();
+        assert_eq!(details.quota_failure().unwrap().violations[0].subject, setting);
+    };
+    for list in ["baseline", "mandatory"] {
+        let fits = format!("{head}{list}:\n{}", rules(&["a", "b"], ""));
+        merge(&rig, fits).await.unwrap();
+        let fuller = format!("{head}{list}:\n{}", rules(&["a", "b", "c"], ""));
+        let error = merge(&rig, fuller).await.unwrap_err();
+        let text = format!("3 rules in {list} are more than the 2 that the agent allows (limits.list_rules)");
+        refused(error, &text, "limits.list_rules");
+    }
+    let web = format!(
+        "{head}profiles:\n  web:\n    rules:\n{}",
+        rules(&["a", "b", "c"], "")
+    );
+    let error = merge(&rig, web.replace("\n  - ", "\n    - ")).await.unwrap_err();
+    let text = "3 rules in profiles/web are more than the 2 that the agent allows (limits.list_rules)";
+    refused(error, text, "limits.list_rules");
+
+    let rule = |prefixes: u8| v1::Rule {
+        name: "a".to_string(),
+        action: v1::Action::Allow.into(),
+        direction: v1::Direction::Egress.into(),
+        protocol: "tcp".to_string(),
+        ports: vec!["1".to_string(), "3".to_string(), "5-7".to_string()],
+        remote: (0..prefixes).map(|n| format!("192.0.2.{n}/32")).collect(),
+        ..Default::default()
+    };
+    let with = |prefixes: u8| v1::Endpoint {
+        rules: vec![rule(prefixes)],
+        ..endpoint("e1", 1)
+    };
+    rig.client.provision(with(4)).await.unwrap();
+    let text = "15 matches of the rules of endpoints/e1 are more than the 12 that the agent allows (limits.endpoint_matches)";
+    refused(
+        rig.client.provision(with(5)).await.unwrap_err(),
+        text,
+        "limits.endpoint_matches",
+    );
+    let program = |name: &str| {
+        format!(
+            "  {name}: {{opens: [{{direction: egress, protocol: tcp, ports: [25]}}], lease: {{default: 1h, max: 1h}}}}\n"
+        )
+    };
+    let both = format!("{head}programs:\n{}{}", program("a"), program("b"));
+    let error = merge(&rig, both).await.unwrap_err();
+    let text = "2 programs are more than the 1 that the agent allows (limits.programs)";
+    refused(error, text, "limits.programs");
 }
