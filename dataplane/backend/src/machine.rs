@@ -86,7 +86,13 @@ impl<K> Drift<K> {
 
 /// A read-back that has begun.
 #[derive(Debug, Clone)]
-struct Reading<K> {
+struct Reading<K, B> {
+    /// Rows of ours that were read so far.
+    seen: HashMap<K, B>,
+    /// Keys among them, and keys that changed meanwhile, on which installed rows may differ from those read.
+    different: HashSet<K>,
+    /// Keys of foreign rows that were read so far.
+    foreign: HashSet<K>,
     /// Keys of batches that were in flight at some moment since it began: their answers decide.
     touched: HashSet<K>,
     /// A batch failed or a difference was seen since it began: what was read may be older than that.
@@ -119,7 +125,7 @@ pub struct Machine<U, K, B> {
     known: bool,
     /// A read-back is wanted that delays nothing.
     resync: bool,
-    reading: Option<Reading<K>>,
+    reading: Option<Reading<K, B>>,
     writes: [u64; 3],
 }
 
@@ -255,7 +261,8 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     }
 
     /// Whether to read back now. After `true` the driver reads every row and answers with [`observed`](Self::observed)
-    /// or [`observation_failed`](Self::observation_failed); until then this returns `false`.
+    /// or [`observation_failed`](Self::observation_failed); until then this returns `false`. What it read in pieces it may pass
+    /// in pieces: [`observed_part`](Self::observed_part).
     #[must_use = "after `true` the machine waits for the rows"]
     pub fn begin_observation(&mut self) -> bool {
         let wanted = match self.state {
@@ -269,6 +276,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.resync = false;
         let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
         self.reading = Some(Reading {
+            seen: HashMap::with_capacity(self.installed.len()),
+            different: HashSet::new(),
+            foreign: HashSet::new(),
             touched: in_flight.map(|op| op.key().clone()).collect(),
             spoiled: false,
         });
@@ -361,6 +371,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             if self.installed.get(&key).is_some_and(&over) {
                 self.forget(&key);
             }
+            if let Some(reading) = &mut self.reading {
+                reading.different.insert(key.clone());
+            }
             self.suspects.insert(key);
         }
         self.settle();
@@ -374,6 +387,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         if let Some(installed) = self.installed.get_mut(&key) {
             *installed = body;
+            if let Some(reading) = &mut self.reading {
+                reading.different.insert(key.clone());
+            }
             self.suspects.insert(key);
             self.settle();
         }
@@ -386,8 +402,30 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
     }
 
-    /// Takes a read-back. Returns the drift since this machine last knew the rows.
+    /// Takes a part of a read-back, so that the work is spread over its parts.
+    pub fn observed_part(&mut self, part: Observed<K, B>) {
+        let Some(reading) = &mut self.reading else {
+            return;
+        };
+        for (key, body) in part.ours {
+            if self.installed.get(&key) != Some(&body) {
+                reading.different.insert(key.clone());
+            }
+            reading.seen.insert(key, body);
+        }
+        reading.foreign.extend(part.foreign);
+    }
+
+    /// Whether the read-back under way has found a row of ours.
+    pub fn was_read(&self, key: &K) -> bool {
+        self.reading
+            .as_ref()
+            .is_some_and(|reading| reading.seen.contains_key(key))
+    }
+
+    /// Takes the last part of a read-back, or all of it. Returns the drift since this machine last knew the rows.
     pub fn observed(&mut self, observed: Observed<K, B>) -> Drift<K> {
+        self.observed_part(observed);
         let mut drift = Drift::default();
         let Some(reading) = self.reading.take() else {
             return drift;
@@ -395,14 +433,22 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         if reading.spoiled {
             return drift;
         }
-        let mut seen: HashMap<K, B> = observed.ours.into_iter().collect();
-        self.foreign = observed.foreign.into_iter().collect();
+        let (mut seen, different) = (reading.seen, reading.different);
+        self.foreign = reading.foreign;
         for key in &reading.touched {
             self.foreign.remove(key);
             match self.installed.get(key) {
                 Some(body) => seen.insert(key.clone(), body.clone()),
                 None => seen.remove(key),
             };
+        }
+        // As many rows, none of which differs: nothing drifted. That is the usual case, and takes no walk over all rows.
+        let same = |key: &K| self.installed.get(key) == seen.get(key);
+        let known = self.known && self.unknown.is_empty();
+        if known && seen.len() == self.installed.len() && different.iter().all(same) {
+            self.state = SessionState::Applying;
+            self.settle();
+            return drift;
         }
         if self.known {
             drift = self.drift(&seen);

@@ -16,9 +16,9 @@ use crate::tables::{Pipeline, Table};
 /// What a read-back showed.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    /// Ours, as they are installed or desired where they do the same.
+    /// Ours, as they are installed or desired where they do the same; only those that the machine was not given yet.
     pub ours: Vec<Flow>,
-    /// Those of others in our tables.
+    /// Those of others in our tables; only those that the machine was not given yet.
     pub foreign: Vec<FlowKey>,
     /// Rows that ended by themselves, as they were meant to.
     pub ended: Vec<FlowKey>,
@@ -37,8 +37,11 @@ pub(crate) fn finish(sight: &mut Sight, machine: &OvsMachine, now: Duration) {
         .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, now)))
         .map(|(key, _)| key.clone())
         .collect();
-    for (key, _) in &sight.ours {
-        due.remove(key);
+    due.retain(|key| !machine.was_read(key));
+    if !due.is_empty() {
+        for (key, _) in &sight.ours {
+            due.remove(key);
+        }
     }
     sight.ended = due.into_iter().collect();
     sight.ended.sort_unstable();

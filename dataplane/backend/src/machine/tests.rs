@@ -216,10 +216,21 @@ impl Scene {
                     .switch
                     .iter()
                     .filter(|(key, _)| key.table() as usize == table);
-                let part = part.map(|(key, body)| (*key, *body)).collect();
-                if let Some(parts) = &mut self.reading {
-                    parts[table] = Some(part);
-                }
+                let part: Rows = part.map(|(key, body)| (*key, *body)).collect();
+                let Some(parts) = &mut self.reading else {
+                    return self.check(before);
+                };
+                // One table is passed on when it was read, the other at the end.
+                parts[table] = match table {
+                    0 => {
+                        self.machine.observed_part(Observed {
+                            ours: part.into_iter().collect(),
+                            foreign: Vec::new(),
+                        });
+                        Some(Rows::new())
+                    }
+                    _ => Some(part),
+                };
             }
             Event::FinishRead => {
                 let parts = self.reading.take().into_iter().flatten().flatten();
@@ -479,6 +490,62 @@ fn a_loss_of_rows_ends_every_claim_until_they_are_confirmed() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// A read-back in parts shows what one at once shows, whatever others did to the rows, and whatever ended or aged meanwhile.
+    #[test]
+    fn a_read_back_in_parts_is_one_at_once(
+        ports in proptest::collection::btree_map(0u8..6, 0u8..4, 0..6),
+        tampered in proptest::collection::btree_map(0u8..6, proptest::option::of(0u8..4), 0..4),
+        ended in proptest::collection::btree_set(0u8..6, 0..3),
+        became in proptest::collection::btree_map(0u8..6, 0u8..4, 0..3),
+        cuts in proptest::collection::vec(0usize..4, 20),
+    ) {
+        let ports: Vec<(u8, u8)> = ports.into_iter().collect();
+        let mut machine = Machine::default();
+        machine.set_desired(1, world(&ports));
+        machine.connected();
+        machine.ready();
+        prop_assert!(machine.begin_observation());
+        let mut switch = rows(&world(&ports));
+        machine.observed(Observed { ours: switch.clone().into_iter().collect(), foreign: Vec::new() });
+        prop_assert_eq!(machine.state(), SessionState::InSync);
+        for (port, class) in tampered {
+            match class {
+                Some(class) => switch.insert(Row::Port(port), class),
+                None => switch.remove(&Row::Port(port)),
+            };
+        }
+        machine.request_resync();
+        prop_assert!(machine.begin_observation());
+        let mut parts = machine.clone();
+        let mut rows: Vec<(Row, u8)> = switch.into_iter().collect();
+        let whole = rows.clone();
+        for cut in cuts {
+            let rest = rows.split_off(cut.min(rows.len()));
+            parts.observed_part(Observed { ours: std::mem::replace(&mut rows, rest), foreign: Vec::new() });
+        }
+        for machine in [&mut machine, &mut parts] {
+            machine.ended(ended.iter().map(|port| Row::Port(*port)), |_| true);
+            became.iter().for_each(|(port, class)| machine.became(Row::Port(*port), *class));
+        }
+        let sorted = |mut drift: Drift<Row>| {
+            [&mut drift.missing, &mut drift.altered, &mut drift.surplus].map(|keys| {
+                keys.sort_unstable();
+                keys.clone()
+            })
+        };
+        let at_once = machine.observed(Observed { ours: whole.clone(), foreign: Vec::new() });
+        let in_parts = parts.observed(Observed { ours: rows, foreign: Vec::new() });
+        prop_assert_eq!(sorted(at_once), sorted(in_parts));
+        for machine in [&machine, &parts] {
+            prop_assert_eq!(&machine.installed, &whole.iter().copied().collect::<HashMap<Row, u8>>());
+            prop_assert!(machine.differences().is_subset(&machine.suspects));
+            let counted: u64 = machine.counts.values().sum();
+            prop_assert_eq!(counted, machine.installed.len() as u64);
+        }
+        prop_assert_eq!(machine.state(), parts.state());
+        prop_assert_eq!(machine.generations(), parts.generations());
+    }
 
     /// Longer histories over more ports and classes than can be tried one by one.
     #[test]

@@ -114,9 +114,17 @@ impl Session {
         );
         if observation.pieces.is_empty() {
             self.finish_observing(observation, now, events);
-        } else {
-            self.observation = Some(observation);
+            return;
         }
+        // Rows of tables that have moved wait for the end, where they are counted.
+        if !self.former.moved {
+            let sight = &mut observation.sight;
+            self.machine.observed_part(Observed {
+                ours: std::mem::take(&mut sight.ours),
+                foreign: std::mem::take(&mut sight.foreign),
+            });
+        }
+        self.observation = Some(observation);
     }
 
     fn finish_observing(&mut self, observation: Observation, now: Now, events: &mut Vec<Event>) {
