@@ -2,7 +2,6 @@
 //!
 //! One way through for a change: [`api`] converts a request, [`engine`] makes it the desired state (validate,
 //! resolve, check on every target, commit to the [`store`], publish), [`targets`] realize it.
-#![forbid(unsafe_code)]
 
 pub mod access;
 pub mod api;

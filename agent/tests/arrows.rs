@@ -107,14 +107,8 @@ const PURE: [(&str, &[&str]); 15] = [
 /// Pure files in a folder of which the rest does I/O.
 const PURE_BESIDE_IO: [&str; 1] = ["dataplane/switch/src/server/roles.rs"];
 
-/// Crates that may hold unsafe code: those over libdpdk, what only tests run, and what is generated.
-const UNSAFE: [&str; 5] = [
-    "dataplane/dpdk-sys",
-    "dataplane/dpdk",
-    "dataplane/testbed",
-    "proto",
-    "benches",
-];
+/// Crates that may hold unsafe code: those over libdpdk, and what only tests run.
+const UNSAFE: [&str; 3] = ["dataplane/dpdk-sys", "dataplane/dpdk", "dataplane/testbed"];
 
 /// What pure code does not name.
 const IMPURE: [&str; 15] = [
@@ -355,11 +349,70 @@ fn code_behind_a_test_module_is_seen() {
 
 #[test]
 fn unsafe_is_forbidden_where_it_has_no_business() {
-    for (name, _) in ARROWS.iter().filter(|(name, _)| !UNSAFE.contains(name)) {
-        let lib = read(&root().join(name).join("src/lib.rs"));
-        assert!(
-            lib.contains("#![forbid(unsafe_code)]"),
-            "{name} does not forbid unsafe code"
-        );
+    let lints = |manifest: &str, table: &str| -> toml::Value {
+        let parsed: toml::Table = read(&root().join(manifest)).parse().unwrap();
+        let parsed = toml::Value::Table(parsed);
+        let found = table.split('.').try_fold(&parsed, |at, key| at.get(key));
+        found.unwrap_or_else(|| panic!("{manifest} has no lints")).clone()
+    };
+    let common = lints("Cargo.toml", "workspace.lints");
+    assert_eq!(common["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    for (name, _) in ARROWS {
+        let own = lints(&format!("{name}/Cargo.toml"), "lints");
+        if UNSAFE.contains(&name) {
+            let mut wanted = common.clone();
+            wanted["rust"].as_table_mut().unwrap().remove("unsafe_code");
+            assert_eq!(own, wanted, "{name} has other lints than the workspace");
+        } else {
+            assert_eq!(
+                own["workspace"].as_bool(),
+                Some(true),
+                "{name} does not take the workspace's lints"
+            );
+        }
+    }
+}
+
+/// The test binaries that a manifest names.
+fn test_binaries(manifest: &str) -> BTreeSet<String> {
+    let parsed: toml::Table = manifest.parse().unwrap();
+    let tests = parsed
+        .get("test")
+        .and_then(|t| t.as_array())
+        .cloned()
+        .unwrap_or_default();
+    tests
+        .iter()
+        .filter_map(|t| t["name"].as_str())
+        .map(str::to_string)
+        .collect()
+}
+
+#[test]
+fn every_test_file_is_part_of_a_binary() {
+    for (name, _) in ARROWS {
+        let folder = root().join(name);
+        let manifest = read(&folder.join("Cargo.toml"));
+        if !manifest.contains("\nautotests = false") {
+            continue;
+        }
+        let binaries = test_binaries(&manifest);
+        let declared: String = binaries
+            .iter()
+            .map(|binary| read(&folder.join(format!("tests/{binary}.rs"))))
+            .collect();
+        for entry in std::fs::read_dir(folder.join("tests")).unwrap() {
+            let path = entry.unwrap().path();
+            let stem = path.file_stem().unwrap().to_str().unwrap().to_string();
+            let is_source = path.extension().is_some_and(|e| e == "rs");
+            if !is_source && !path.join("mod.rs").exists() || binaries.contains(&stem) {
+                continue;
+            }
+            assert!(
+                declared.contains(&format!("mod {stem};")),
+                "{} is in no test binary: add `mod {stem};` to {name}/tests/it.rs",
+                path.display()
+            );
+        }
     }
 }

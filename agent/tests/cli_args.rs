@@ -1,6 +1,6 @@
 //! The command line: what parses, what is refused and how, and the reference printed from it.
 
-mod cli_support;
+use crate::cli_support;
 
 use cli_support::{parse, root, run_offline};
 use portcullis::cli::args::{Label, Service};

@@ -1,6 +1,6 @@
 //! Commands against an agent behind a real socket: what is asked, what is printed, how it exits.
 
-mod cli_support;
+use crate::cli_support;
 
 use std::io::Write;
 

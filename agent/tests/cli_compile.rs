@@ -1,6 +1,6 @@
 //! `compile`: the compiler's rows, figures and proof of the example document.
 
-mod cli_support;
+use crate::cli_support;
 
 use cli_support::run_offline;
 use portcullis::cli::Exit;

@@ -1,6 +1,6 @@
 //! What goes wrong, as people read it.
 
-mod cli_support;
+use crate::cli_support;
 
 use cli_support::{parse, run};
 use portcullis::cli::client::Client;

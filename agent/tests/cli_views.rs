@@ -1,6 +1,6 @@
 //! How every answer looks: to people, wide and narrow, and to programs.
 
-mod cli_support;
+use crate::cli_support;
 
 use cli_support::messages;
 use portcullis::cli::Output;

@@ -1,4 +1,4 @@
-//! Docs that the program prints are the ones checked in. `UPDATE_DOCS=1 cargo test -p portcullis --test docs`
+//! Docs that the program prints are the ones checked in. `UPDATE_DOCS=1 cargo nextest run --workspace -E 'test(/^docs::/)'`
 //! writes them anew.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -1,10 +1,6 @@
 //! A bypass on a real OVS-DPDK bridge, with the real agent as a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code, reason = "the tests of the API use more of it")]
-#[path = "api/support.rs"]
-mod support;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -3,12 +3,7 @@
 //! `hack/test --long` runs it for half an hour.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "api/small.rs"]
-mod small;
-mod soak;
-#[allow(dead_code, reason = "the tests of the API use more of it")]
-#[path = "api/support.rs"]
-mod support;
+use crate::soak;
 
 use portcullis_testbed::need_root;
 use soak::events::{Driver, EVENTS, Event};

@@ -1,11 +1,7 @@
 //! One agent, a real OVS-DPDK bridge and a P4Runtime server: one policy on both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "api/pair.rs"]
-mod pair;
-#[allow(dead_code, reason = "the tests of the API use more of it")]
-#[path = "api/support.rs"]
-mod support;
+use crate::pair;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -3,9 +3,7 @@
 //! `PORTCULLIS_EARLIER` names the binary of an earlier version, which then writes the fixture anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code, reason = "the tests of the API use more of it")]
-#[path = "api/support.rs"]
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -2,7 +2,6 @@
 //!
 //! Nothing here asserts a threshold: it measures, and says on which machine. What it does check is that a figure is
 //! about the thing it names: the same flows, no row rewritten, every endpoint in its place.
-#![forbid(unsafe_code)]
 
 pub mod bulk;
 pub mod change;

@@ -17,7 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use crate::support::*;
+use crate::api::support::*;
 
 /// An entry for a token whose text is its name.
 pub fn token(name: &str, rest: &str) -> String {

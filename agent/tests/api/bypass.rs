@@ -6,10 +6,10 @@ use portcullis_proto::v1;
 use portcullis_proto::v1::bypass_service_client::BypassServiceClient;
 use tonic::Code;
 
-use crate::closing::*;
-use crate::database::*;
-use crate::support::*;
-use crate::unlocks::*;
+use crate::api::closing::*;
+use crate::api::database::*;
+use crate::api::support::*;
+use crate::api::unlocks::*;
 
 fn api(u: &Unlocks, token: &str) -> BypassServiceClient<Line> {
     BypassServiceClient::new(with(&u.channel, token))

@@ -12,7 +12,7 @@ use rcgen::{
 };
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::support::*;
+use crate::api::support::*;
 
 /// Numbers of authorities.
 static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -8,10 +8,10 @@ use portcullis_compiler::Intent;
 use portcullis_proto::v1;
 use tonic::Code;
 
-use crate::process::{Process, write_config};
-pub use crate::small::Small;
-use crate::support::*;
-use crate::unlocks::*;
+use crate::api::process::{Process, write_config};
+pub use crate::api::small::Small;
+use crate::api::support::*;
+use crate::api::unlocks::*;
 
 pub async fn store(u: &mut Unlocks) -> v1::StoreStatus {
     let line = with(&u.channel, "operator");

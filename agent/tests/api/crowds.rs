@@ -12,9 +12,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::access::{Bytes, token, tokens};
-use crate::support::*;
-use crate::unlocks::with;
+use crate::api::access::{Bytes, token, tokens};
+use crate::api::support::*;
+use crate::api::unlocks::with;
 
 async fn rig(limits: &str) -> (Rig, Channel) {
     let rig = Rig::with(&format!(

@@ -6,10 +6,10 @@ use std::process::{Command, Output};
 use portcullis_proto::v1;
 use tonic::Code;
 
-use crate::closing::*;
-use crate::process::PROGRAM;
-use crate::support::*;
-use crate::unlocks::*;
+use crate::api::closing::*;
+use crate::api::process::PROGRAM;
+use crate::api::support::*;
+use crate::api::unlocks::*;
 
 /// Does something to the files of an agent that is stopped, and starts it again.
 pub async fn after(u: &mut Unlocks, what: impl FnOnce(&Path)) {

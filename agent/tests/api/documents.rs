@@ -6,7 +6,7 @@ use portcullis_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::*;
+use crate::api::support::*;
 
 /// Bad input, the field it is told with, and a part of what is said.
 const BAD: &[(&str, &str, &str)] = &[

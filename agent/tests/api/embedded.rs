@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
 
-use crate::process::Process;
-use crate::support::*;
+use crate::api::process::Process;
+use crate::api::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -6,8 +6,8 @@ use portcullis::cli::Exit;
 use portcullis_proto::v1;
 use tonic::Code;
 
+use crate::api::unlocks::{PATIENCE, Unlocks, game};
 use crate::cli_support::run;
-use crate::unlocks::{PATIENCE, Unlocks, game};
 
 /// Every entry, oldest first, by the pages of a list.
 pub async fn entries(u: &mut Unlocks) -> Vec<v1::AuditEntry> {
@@ -187,7 +187,7 @@ async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
     let evil = "\u{1b}]0;owned\u{7} \u{9b}31m \u{202e}drowssap\u{2066} \r\nmail9  active";
     let mut tenant = u.as_caller("tenant");
     let mut request = v1::RequestUnlockRequest {
-        evidence: crate::unlocks::GOOD
+        evidence: crate::api::unlocks::GOOD
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect(),
@@ -264,7 +264,7 @@ async fn newest_entries_cut_off_while_the_agent_is_stopped_are_noticed() {
     u.restart().await;
     let whole = verdict(&mut u, "").await;
     assert!(whole.intact, "{whole:?}");
-    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    assert_eq!(crate::api::closing::store(&mut u).await.audit_problem, "");
     let kept = format!("{}:{}", whole.entries, whole.head);
 
     u.rig.agent.take().unwrap().stop().await.unwrap();
@@ -280,7 +280,7 @@ async fn newest_entries_cut_off_while_the_agent_is_stopped_are_noticed() {
     // It is said at once, and at every start until somebody takes the log as it is.
     for _ in 0..2 {
         u.begin().await;
-        let problem = crate::closing::store(&mut u).await.audit_problem;
+        let problem = crate::api::closing::store(&mut u).await.audit_problem;
         assert!(problem.contains("the log"), "{problem}");
         let told = noted(&mut u, "audit.truncated", 1).await;
         assert_eq!(told.len(), 1, "{told:#?}");
@@ -303,7 +303,7 @@ async fn newest_entries_cut_off_while_the_agent_is_stopped_are_noticed() {
         "{ran:?}"
     );
     u.begin().await;
-    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    assert_eq!(crate::api::closing::store(&mut u).await.audit_problem, "");
     assert!(verdict(&mut u, "").await.intact);
     assert_eq!(noted(&mut u, "audit.accept", 1).await.len(), 1);
     // Who kept the head sees it all the same.
@@ -337,7 +337,7 @@ async fn a_log_that_was_written_anew_is_not_the_one_that_was_kept() {
         expected: "7:xyz".to_string(),
     };
     let wrong = u.audit.verify_audit(wrong).await.unwrap_err();
-    assert_eq!(crate::support::fields(&wrong), ["expected"]);
+    assert_eq!(crate::api::support::fields(&wrong), ["expected"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,7 +416,7 @@ async fn old_entries_go_to_files_and_the_chain_goes_on() {
     archives_are_verified(&u, &file).await;
     u.restart().await;
     assert!(verdict(&mut u, "").await.intact);
-    assert_eq!(crate::closing::store(&mut u).await.audit_problem, "");
+    assert_eq!(crate::api::closing::store(&mut u).await.audit_problem, "");
     // A log that begins later, and says nothing of a file, is not the one that was written.
     let unlocked = unlocked(&u);
     let shown = entries(&mut u).await;
@@ -451,10 +451,10 @@ async fn with_little_room_nothing_is_opened_and_everything_closes() {
     let refused = u.api.request_unlock(long).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message().contains("free_disk_mib"), "{refused:?}");
-    let line = crate::unlocks::with(&u.channel, "provisioner");
+    let line = crate::api::unlocks::with(&u.channel, "provisioner");
     let mut provisioner = v1::endpoint_service_client::EndpointServiceClient::new(line);
     let request = v1::ProvisionRequest {
-        endpoint: Some(crate::support::endpoint("new", 9)),
+        endpoint: Some(crate::api::support::endpoint("new", 9)),
     };
     assert_eq!(
         provisioner.provision(request).await.unwrap_err().code(),
@@ -489,8 +489,8 @@ async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
     let mut u = Unlocks::new().await;
     // What a check finds is shown: it may not ask about a secret.
     let secret = |line: &str| line.replace("type: hostname}", "type: hostname, secret: true}");
-    let refused = u.apply(&secret(crate::unlocks::PROGRAMS)).await.unwrap_err();
-    let wrong = crate::support::fields(&refused);
+    let refused = u.apply(&secret(crate::api::unlocks::PROGRAMS)).await.unwrap_err();
+    let wrong = crate::api::support::fields(&refused);
     assert!(
         wrong.contains(&"programs.smtp.checks[0].hostname".to_string()),
         "{wrong:?}"
@@ -499,12 +499,12 @@ async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
         wrong.contains(&"programs.smtp.checks[1].domain".to_string()),
         "{wrong:?}"
     );
-    let narrowed = crate::unlocks::PROGRAMS.replace(
+    let narrowed = crate::api::unlocks::PROGRAMS.replace(
         "  game:\n    opens: [{direction: egress, protocol: tcp, ports: [465]}]",
         "  game:\n    evidence: [{name: port, type: integer, secret: true}]\n    opens: [{direction: egress, protocol: tcp, ports: \
          [465], ports_from: port}]",
     );
-    let wrong = crate::support::fields(&u.apply(&narrowed).await.unwrap_err());
+    let wrong = crate::api::support::fields(&u.apply(&narrowed).await.unwrap_err());
     assert_eq!(wrong, ["programs.game.opens[0].ports_from"]);
     // Equal evidence has one digest in a log, and another in the log of another agent.
     let mut other = Unlocks::new().await;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use portcullis_proto::v1;
 use tonic::Code;
 
-use crate::support::*;
+use crate::api::support::*;
 
 fn ask(direction: v1::Direction, protocol: &str, port: u32) -> v1::ExplainRequest {
     v1::ExplainRequest {

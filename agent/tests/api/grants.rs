@@ -10,7 +10,7 @@ use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::unlocks::*;
+use crate::api::unlocks::*;
 
 /// How soon a grant has to end whose label says no.
 const SOON: Duration = Duration::from_secs(1);

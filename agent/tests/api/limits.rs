@@ -6,7 +6,7 @@ use portcullis_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::*;
+use crate::api::support::*;
 
 #[tokio::test]
 async fn lists_have_pages() {

@@ -23,12 +23,12 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::access::{call, refused};
-use crate::certificates::Authority;
-use crate::reading::TCP;
-use crate::support::*;
-use crate::tls::{hang_up, until};
-use crate::unlocks::with;
+use crate::api::access::{call, refused};
+use crate::api::certificates::Authority;
+use crate::api::reading::TCP;
+use crate::api::support::*;
+use crate::api::tls::{hang_up, until};
+use crate::api::unlocks::with;
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)

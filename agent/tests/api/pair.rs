@@ -8,7 +8,7 @@ use portcullis::targets;
 use portcullis_proto::v1;
 use portcullis_testbed::p4::{Fields, P4Server, State};
 
-use crate::support::*;
+use super::support::*;
 
 /// Nothing that is waited for takes so long, milliseconds.
 const PATIENCE: u32 = 60_000;

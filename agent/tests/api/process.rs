@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
 
-use crate::support::*;
+use crate::api::support::*;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 

@@ -10,10 +10,10 @@ use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::access::{Bytes, token, tokens};
-use crate::support::*;
-use crate::tls::{hang_up, until};
-use crate::unlocks::with;
+use crate::api::access::{Bytes, token, tokens};
+use crate::api::support::*;
+use crate::api::tls::{hang_up, until};
+use crate::api::unlocks::with;
 
 pub const TCP: &str = "listen = \"127.0.0.1:0\"\ninsecure = true\n";
 

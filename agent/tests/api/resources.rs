@@ -4,7 +4,7 @@ use portcullis_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::*;
+use crate::api::support::*;
 
 fn get(name: &str) -> v1::GetRequest {
     v1::GetRequest {

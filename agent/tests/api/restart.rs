@@ -6,7 +6,7 @@ use portcullis::store::Store;
 use portcullis_compiler::{ClassId, Intent};
 use portcullis_proto::v1;
 
-use crate::support::*;
+use crate::api::support::*;
 
 /// Generation, fingerprints of the classes, classes of the endpoints.
 type Essence = (u64, BTreeMap<ClassId, String>, Vec<(String, ClassId, ClassId)>);

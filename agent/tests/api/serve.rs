@@ -15,8 +15,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::certificates::{Authority, Secure};
-use crate::support::*;
+use crate::api::certificates::{Authority, Secure};
+use crate::api::support::*;
 
 async fn refusal(folder: &Path, more: &str) -> String {
     let error = start(folder, more, &Arc::new(Fake::default()))

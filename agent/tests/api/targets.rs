@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use portcullis_proto::v1;
 use tonic::Code;
 
-use crate::support::*;
+use crate::api::support::*;
 
 fn wait(generation: u64, timeout_ms: u32) -> v1::WaitRealizedRequest {
     v1::WaitRealizedRequest {

@@ -7,9 +7,9 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, RevokedCertParams, SanTy
 use tokio::io::AsyncReadExt;
 use tonic::Code;
 
-use crate::access::{by, token};
-use crate::certificates::*;
-use crate::support::*;
+use crate::api::access::{by, token};
+use crate::api::certificates::*;
+use crate::api::support::*;
 
 const CERTIFICATES: &str = "
 [[access.certificate]]

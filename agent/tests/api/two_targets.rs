@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_testbed::p4::P4Server;
 
-use crate::pair::*;
+use crate::api::pair::*;
 
 /// `web1` is at a port of both switches, `mail1` at one of the second.
 const BOTH: &str = r#"

@@ -8,9 +8,9 @@ use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use crate::api::support::*;
+use crate::api::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
 use crate::cli_support::run;
-use crate::support::*;
-use crate::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_is_made_once() {

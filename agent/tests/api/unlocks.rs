@@ -14,8 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::access::{Shows, tokens};
-use crate::support::*;
+use crate::api::access::{Shows, tokens};
+use crate::api::support::*;
 
 /// How long anything that happens by itself is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@ use std::path::Path;
 use portcullis::store::journal;
 use portcullis_proto::v1;
 
-use crate::closing::*;
-use crate::database::*;
-use crate::support::config;
-use crate::unlocks::*;
+use crate::api::closing::*;
+use crate::api::database::*;
+use crate::api::support::config;
+use crate::api::unlocks::*;
 
 /// Its format.
 const FORMAT: u32 = 3;

@@ -6,7 +6,7 @@ use portcullis_proto::v1;
 use portcullis_proto::v1::event::Event;
 use tonic::{Code, Streaming};
 
-use crate::support::*;
+use crate::api::support::*;
 
 async fn watch(
     rig: &Rig,

@@ -11,7 +11,6 @@
 //! 4. [`rules`](evidence::rules) says what a grant opens: never more than the program does.
 //! 5. [`judge`](judge::judge) says whether an unlock would be granted now, and why not.
 //! 6. [`Ledger`](ledger::Ledger) is the life of unlocks, with the [`Moment`](clock::Moment) as an argument.
-#![forbid(unsafe_code)]
 
 pub mod check;
 pub mod clock;

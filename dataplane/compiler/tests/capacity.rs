@@ -1,7 +1,7 @@
 //! What tables will hold, and the ladder when that is too much: merged by verdict, left to another target, refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod witness;
+use crate::witness;
 
 use portcullis_compiler::compilation::{Compilation, Step};
 use portcullis_compiler::model::{MatchKind, Role, Weight};

@@ -1,7 +1,7 @@
 //! Three words on every policy: the reference verdict, the rows one by one, the proof.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod support;
+use crate::support;
 
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::proof::{Prover, deciding_row};

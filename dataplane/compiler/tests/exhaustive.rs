@@ -4,7 +4,7 @@
 //! The verdict here is a first-match loop over sets of packets, compared with the reference verdict all along.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod witness;
+use crate::witness;
 
 use std::sync::Arc;
 

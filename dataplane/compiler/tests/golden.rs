@@ -3,7 +3,7 @@
 //! `UPDATE_GOLDEN=1` writes the rows anew; read the difference before you keep it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod witness;
+use crate::witness;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

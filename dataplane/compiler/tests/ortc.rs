@@ -1,7 +1,7 @@
 //! Prefix tables against the smallest there are, found by trying every choice; and against published figures.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod witness;
+use crate::witness;
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! Packets from one thread to another: in order, none twice, none lost, and those left behind are freed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::Burst;
 use rig::{eal, pool};

@@ -1,7 +1,7 @@
 //! Rules on a device that takes every rule, since it is `net_failsafe` without a device behind it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::flow::{
     Action, Attributes, Direction, Eth, FlowErrorKind, Ipv4, Item, Masked, Ports, Rule,

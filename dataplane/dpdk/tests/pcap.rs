@@ -1,7 +1,7 @@
 //! `net_pcap`: files are received, and what is sent becomes a file.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::{Burst, Device, Mempool, PortConfig, ProbeError};
 use rig::{eal, pool, running, unique};

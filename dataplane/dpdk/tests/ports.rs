@@ -1,7 +1,7 @@
 //! Ports: what they get, how they go, and what they say when something is not possible.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::flow::{Action, Eth, FlowErrorKind, Ipv4, Item, Masked, Rule};
 use portcullis_dpdk::{Burst, ConfigureError, Device, Mempool, PortConfig, ProbeError, Running};

@@ -1,7 +1,7 @@
 //! `net_af_packet` on a pair of interfaces of the kernel.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::{Device, PortConfig};
 use portcullis_testbed::need_root;

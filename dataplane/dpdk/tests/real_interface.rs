@@ -1,7 +1,7 @@
 //! An interface of the kernel through packet sockets of our own.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

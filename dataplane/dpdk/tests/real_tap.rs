@@ -1,7 +1,7 @@
 //! `net_tap`: an interface of the kernel that DPDK makes, watched from the kernel's side by `net_af_packet`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::flow::{Action, Eth, FlowCause, FlowErrorKind, Ipv4, Item, Masked, Ports, Rule};
 use portcullis_testbed::need_root;

@@ -1,7 +1,7 @@
 //! What is sent through `net_ring` is received, byte for byte, and every packet comes back to its pool.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_dpdk::{Burst, Device, PortConfig};
 use rig::{eal, pool, running, unique};

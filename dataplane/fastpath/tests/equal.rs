@@ -1,7 +1,7 @@
 //! The fast path does what the P4 program says: compared with the oracle, over rows that come and go.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod drawn;
+use crate::drawn;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
 use portcullis_fastpath::oracle::Oracle;

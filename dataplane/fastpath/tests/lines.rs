@@ -1,7 +1,7 @@
 //! The vector code that a CPU gets and the code for any CPU say the same at every port of a line.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod drawn;
+use crate::drawn;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
 use portcullis_fastpath::{Action, Cond, Drop, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};

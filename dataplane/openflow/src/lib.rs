@@ -6,7 +6,6 @@
 //! Messages are given in one form for both versions, and in one canonical form each: a [`Match`] or instruction sent
 //! to a switch compares equal to what its flow statistics say of it, whichever of its headers, registers and
 //! extensions the switch says it with.
-#![forbid(unsafe_code)]
 
 pub mod action;
 pub mod bundle;

@@ -1,7 +1,7 @@
 //! What a real Open vSwitch 3.1 sent, captured by `examples/ovs_roundtrip.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use portcullis_openflow::flow_mod::flags;
 use portcullis_openflow::instruction::canonical;

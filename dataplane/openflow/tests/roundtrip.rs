@@ -1,7 +1,7 @@
 //! Whatever can be said comes back as it was said, and no bytes make the codec panic.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! Every message we send, as `ovs-ofctl` understands it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::process::Command as Process;
 

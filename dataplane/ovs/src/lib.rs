@@ -6,7 +6,6 @@
 //! ```
 //!
 //! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes. I/O: `driver`, `no_flood`, `discover`.
-#![forbid(unsafe_code)]
 
 mod backend;
 mod caches;

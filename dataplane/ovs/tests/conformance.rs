@@ -1,7 +1,7 @@
 //! The conformance suite over the OpenFlow session and a switch in memory.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod memory;
+use crate::memory;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

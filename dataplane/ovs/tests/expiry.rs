@@ -1,7 +1,7 @@
 //! The session and a switch in memory that lets rows end, over hours and days.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod memory;
+use crate::memory;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! `first_table` or `cookie` changed: the rows written before go when the new ones are in force, and no others do.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod memory;
+use crate::memory;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The read-back in pieces: it finds what a read-back at once finds, and no change waits for more than a piece.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod memory;
+use crate::memory;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

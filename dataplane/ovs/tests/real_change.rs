@@ -1,7 +1,7 @@
 //! Under continuous traffic policy changes 1,000 times: what is denied never passes, what is allowed is not lost.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::time::{Duration, Instant};
 

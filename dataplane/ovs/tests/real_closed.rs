@@ -2,7 +2,7 @@
 //! that cannot be asked about.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::time::{Duration, Instant};
 

@@ -7,8 +7,8 @@
     reason = "the whole file is a test, its modules too"
 )]
 
-mod corpus;
-mod rig;
+use crate::corpus;
+use crate::rig;
 
 use corpus::craft::Frame;
 use corpus::documents::{self, Case};

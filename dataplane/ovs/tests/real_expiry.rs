@@ -1,7 +1,7 @@
 //! Unlocks end on the real switch when nobody is there to close them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::net::TcpStream;
 use std::sync::Arc;

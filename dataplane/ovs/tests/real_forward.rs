@@ -2,9 +2,9 @@
 //! server may send, and settings of the bridge that ought to change none of it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_testbed::{Capture, EndpointSpec, NetnsHost, SandboxOptions, etherparse, need_root};
 use rig::Rig;
@@ -101,7 +101,12 @@ impl World {
         let ears: Vec<Capture> = others.iter().map(|h| h.capture().unwrap()).collect();
         self.host(from).send_frame(frame).unwrap();
         let end = &frame[frame.len() - 4..];
-        let heard = |ear: &Capture| ear.until(SOON, |f| f.ends_with(end)).unwrap().is_some();
+        // All listen at once: what has come meanwhile waits in their sockets.
+        let deadline = Instant::now() + SOON;
+        let heard = |ear: &Capture| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ear.until(left, |f| f.ends_with(end)).unwrap().is_some()
+        };
         let ears = others.iter().zip(&ears);
         ears.filter(|(_, ear)| heard(ear))
             .map(|(host, _)| host.name())

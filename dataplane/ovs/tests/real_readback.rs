@@ -2,7 +2,7 @@
 //! second and without. `PORTCULLIS_READBACK_PORTS` sets the number of ports, 4 by default: each has about 3,000 rows.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Changes that overlap: a policy that returns while its undoing is in flight, and ports that leave and come back under traffic.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::process::Command;
 use std::time::Duration;

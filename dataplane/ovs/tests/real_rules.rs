@@ -1,7 +1,7 @@
 //! The rules of a running datapath, shown on the real switch: ownership, drift, restarts, ports that come and go.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The story of the demo on a real OVS-DPDK bridge: real connections over IPv4 and IPv6.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use portcullis_testbed::probe::UdpOutcome;
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};

@@ -1,7 +1,7 @@
 //! Recorded conversations with real servers: replayed, cut into pieces, and damaged.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers outside the test functions fail the test too
 
-mod harness;
+use crate::harness;
 
 use std::time::Duration;
 

@@ -10,7 +10,6 @@
 //!
 //! A P4 program that uses our names needs no mapping ([`model`] lists them); neither does an ingress ACL table whose
 //! match fields have names that mean one thing to everybody. For anything else a [`Mapping`] says what is what.
-#![forbid(unsafe_code)]
 
 mod backend;
 pub mod client;

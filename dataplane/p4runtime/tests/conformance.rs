@@ -1,7 +1,7 @@
 //! The backend's manners that only a P4Runtime device asks for; `suite.rs` has those that every session has.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
-mod rig;
+use crate::rig;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Rows carry the ends of unlocks to a switch that keeps them, so that it closes what they opened when no agent does.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

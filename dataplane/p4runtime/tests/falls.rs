@@ -1,7 +1,7 @@
 //! Leases on a P4Runtime device end at their moment, whatever the agent's engine does.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -2,7 +2,7 @@
 //! documents are drawn so that the encoder changes its mind: prefixes, source ports, and a baseline that turns over.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
-mod rig;
+use crate::rig;
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;

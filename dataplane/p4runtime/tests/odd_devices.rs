@@ -2,7 +2,7 @@
 //! status and not one write.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
-mod rig;
+use crate::rig;
 
 use std::time::Duration;
 

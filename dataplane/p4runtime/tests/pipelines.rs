@@ -1,7 +1,7 @@
 //! A device that runs another version of our program: rows stay where the device can keep them, and go where it cannot.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
-mod rig;
+use crate::rig;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Roles: an agent names the one it has, and keeps apart from controllers with another.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers fail the test too")]
 
-mod rig;
+use crate::rig;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -9,7 +9,6 @@
 //!    [`Policy`]: an ordered list, first match wins.
 //! 3. [`judge`](Policy::judge) is the reference verdict on a [`Packet`]: the oracle for every compiler and
 //!    every target.
-#![forbid(unsafe_code)]
 
 mod canonical;
 mod claims;

@@ -6,7 +6,6 @@
 //!
 //! [`store::Store`] and [`server::roles`] decide without I/O. Workers ([`worker`]) run each frame to completion under one
 //! snapshot; a Write is answered when every worker forwards by it.
-#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod counters;

@@ -1,5 +1,4 @@
 //! The `portcullis-switch` command.
-#![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::net::SocketAddr;

@@ -6,7 +6,7 @@
 //! denied frames in each round, their counts say of every frame that it met what it should.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

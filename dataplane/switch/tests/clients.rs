@@ -4,7 +4,7 @@
 //! PyPI they are left out, and that is said.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::path::Path;
 use std::process::{Output, Stdio};

@@ -2,7 +2,7 @@
 //! and what takes a role. A document goes in, frames come out.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 //! before.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod rig;
+use crate::rig;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@ use portcullis_checks::{Checker, CheckerConfig, Question};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::{World, config, ips};
+use super::{World, config, ips};
 
 /// A port that says the parts, a moment apart, and then keeps still or hangs up.
 async fn port(at: &str, parts: &[&[u8]], hangs_up: bool) -> u16 {

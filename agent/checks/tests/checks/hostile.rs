@@ -9,7 +9,7 @@ use portcullis_checks::{Answer, Checker, CheckerConfig, Question};
 use proptest::prelude::*;
 use tokio::net::UdpSocket;
 
-use crate::{World, config, ip};
+use super::{World, config, ip};
 
 fn question() -> Question {
     Question::Address {

@@ -5,7 +5,7 @@ use portcullis_checks::Question;
 use portcullis_checks::testing::{Fault, Zone};
 use portcullis_policy::DmarcPolicy::{self, None as Nothing, Quarantine, Reject};
 
-use crate::World;
+use super::World;
 
 #[tokio::test]
 async fn dmarc() {

@@ -4,7 +4,7 @@ use portcullis_checks::Outcome::{self, Failed, Passed, Undetermined};
 use portcullis_checks::Question;
 use portcullis_checks::testing::{Fault, Zone};
 
-use crate::{World, ip, ips};
+use super::{World, ip, ips};
 
 const V4: &str = "203.0.113.5";
 const V6: &str = "2001:db8::5";

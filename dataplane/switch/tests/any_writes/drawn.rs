@@ -7,7 +7,7 @@ use v1::entity::Entity;
 use v1::field_match::{Exact, FieldMatchType, Lpm, Optional, Range, Ternary};
 use v1::update::Type;
 
-use crate::model::Model;
+use crate::any_writes::model::Model;
 use crate::rig::{bytes, group_of, wrap};
 
 /// A generator of numbers (splitmix64), the same for a seed everywhere.

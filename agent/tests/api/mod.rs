@@ -4,8 +4,6 @@
 mod access;
 mod bypass;
 mod certificates;
-#[path = "../cli_support/mod.rs"]
-mod cli_support;
 mod closing;
 mod crowds;
 mod database;

@@ -1,8 +1,7 @@
 //! Whatever is written: nothing panics, what is refused changes nothing, and what is read is what a plain model keeps.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-#[path = "../rig/mod.rs"]
-mod rig;
+use crate::rig;
 
 mod drawn;
 mod model;

@@ -1,0 +1,4 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod checks;
+mod zone_server;

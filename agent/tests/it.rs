@@ -1,0 +1,11 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod api;
+mod arrows;
+mod cli_args;
+mod cli_client;
+mod cli_compile;
+mod cli_errors;
+mod cli_support;
+mod cli_views;
+mod docs;

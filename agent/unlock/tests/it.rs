@@ -1,0 +1,5 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod bypass;
+mod closings;
+mod machine;

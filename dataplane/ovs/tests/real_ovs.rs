@@ -1,0 +1,13 @@
+//! The tests over a real Open vSwitch with DPDK in one binary, which is linked once. They need root.
+
+mod corpus;
+mod real_change;
+mod real_closed;
+mod real_corpus;
+mod real_expiry;
+mod real_forward;
+mod real_readback;
+mod real_replug;
+mod real_rules;
+mod real_story;
+mod rig;

@@ -1,0 +1,6 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod harness;
+mod large;
+mod session;
+mod transcripts;

@@ -1,0 +1,14 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod any_bytes;
+mod conformance;
+mod drawn;
+mod ends;
+mod falls;
+mod hostile;
+mod mixes;
+mod odd_devices;
+mod pipelines;
+mod rig;
+mod roles;
+mod suite;

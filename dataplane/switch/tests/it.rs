@@ -1,0 +1,12 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+
+mod any_writes;
+mod changes;
+mod clients;
+mod conformance;
+mod forwarding;
+mod leaks;
+mod rig;
+mod server;
+mod spread;
+mod swap;
