@@ -1,4 +1,10 @@
 //! The tests of the agent over a real Open vSwitch in one binary, which is linked once. They need root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "api/pair.rs"]
 mod pair;

@@ -1,4 +1,10 @@
 //! The tests over a real Open vSwitch with DPDK in one binary, which is linked once. They need root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod corpus;
 mod real_change;
