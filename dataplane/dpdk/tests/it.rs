@@ -8,9 +8,7 @@
 
 mod between;
 mod flow;
-mod packets;
 mod pcap;
 mod ports;
 mod rig;
 mod ring;
-mod workers;

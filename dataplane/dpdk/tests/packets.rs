@@ -1,7 +1,7 @@
 //! Packets: one owner, bytes that are written only by that owner, and a pool that gets every one back.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::rig;
+mod rig;
 
 use portcullis_dpdk::{Burst, HEADROOM, MbufError, Mempool, PoolError};
 use rig::{eal, pool, running, unique};

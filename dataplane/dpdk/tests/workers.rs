@@ -1,7 +1,7 @@
 //! Threads that DPDK knows.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::rig;
+mod rig;
 
 use portcullis_dpdk::{Burst, Mempool, WorkerError};
 use rig::{eal, running, unique};
