@@ -21,6 +21,7 @@ mod process;
 mod reading;
 mod resources;
 mod restart;
+mod rewritten;
 mod serve;
 mod small;
 mod support;
