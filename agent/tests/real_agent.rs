@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod bed;
 #[path = "api/pair.rs"]
 mod pair;
 mod real_bypass;

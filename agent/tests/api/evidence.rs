@@ -241,14 +241,14 @@ async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
 }
 
 /// Takes away the triggers that keep the agent itself from changing the log.
-fn unlocked(u: &Unlocks) -> rusqlite::Connection {
+pub fn unlocked(u: &Unlocks) -> rusqlite::Connection {
     let file = rusqlite::Connection::open(u.rig.folder.path().join("p.db")).unwrap();
     file.execute_batch("DROP TRIGGER IF EXISTS audit_keeps_all; DROP TRIGGER IF EXISTS audit_is_append_only")
         .unwrap();
     file
 }
 
-async fn verdict(u: &mut Unlocks, expected: &str) -> v1::VerifyAuditResponse {
+pub async fn verdict(u: &mut Unlocks, expected: &str) -> v1::VerifyAuditResponse {
     let request = v1::VerifyAuditRequest {
         expected: expected.to_string(),
     };

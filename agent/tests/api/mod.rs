@@ -19,6 +19,7 @@ mod process;
 mod reading;
 mod resources;
 mod restart;
+mod rewritten;
 mod serve;
 mod small;
 mod support;

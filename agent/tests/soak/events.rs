@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::judge::{History, MILLI, Micros};
-use super::policy::{BASELINE, ENTERING, NAMES, Policy, SERVERS};
+use super::policy::{BASELINE, ENTERING, Policy, SERVERS};
 use super::traffic::Traffic;
 use super::world::World;
 
-/// Status hears of a port that was plugged in from OVSDB: for so long it may not know yet that there is something to do. What
+/// On Open vSwitch, status hears of a port that was plugged in from OVSDB: for so long it may not know yet that there is
+/// something to do. An interface of the embedded switch takes as long until frames pass again. What
 /// the document denies is no leak less by it; what it allows may be lost.
 const UNSEEN: Micros = 500 * MILLI;
 
@@ -59,8 +60,8 @@ pub enum Event {
     KillAgent,
     KillInChange,
     AwayReplug,
-    AwayVswitchd,
-    Vswitchd,
+    AwaySwitch,
+    Switch,
     FullDisk,
 }
 
@@ -77,8 +78,8 @@ pub const EVENTS: [Event; 12] = [
     KillAgent,
     KillInChange,
     AwayReplug,
-    AwayVswitchd,
-    Vswitchd,
+    AwaySwitch,
+    Switch,
     FullDisk,
 ];
 /// As often as they are drawn.
@@ -103,8 +104,8 @@ const DRAWN: [Event; 24] = [
     KillAgent,
     KillInChange,
     AwayReplug,
-    AwayVswitchd,
-    Vswitchd,
+    AwaySwitch,
+    Switch,
     FullDisk,
     FullDisk,
 ];
@@ -121,8 +122,8 @@ impl Event {
             KillAgent => "the agent is killed",
             KillInChange => "the agent is killed in a change",
             AwayReplug => "replug without an agent",
-            AwayVswitchd => "vswitchd restarts without an agent",
-            Vswitchd => "vswitchd restarts",
+            AwaySwitch => "switch restarts without an agent",
+            Switch => "the switch restarts",
             FullDisk => "the disk is full",
         }
     }
@@ -135,7 +136,7 @@ pub struct Driver<'a> {
     pub history: History,
     /// In force.
     pub policy: Policy,
-    /// What this ovs-vswitchd had dropped by itself when it was last asked, and when.
+    /// What this process of the switch had dropped by itself when it was last asked, and when.
     dropped: (Micros, u64),
 }
 
@@ -178,7 +179,7 @@ impl<'a> Driver<'a> {
     /// A restart of the switch is a window of seconds for all: every other one that is drawn is drawn again.
     fn drawn(&mut self) -> Event {
         let event = self.draw.one(&DRAWN);
-        if matches!(event, Vswitchd | AwayVswitchd) && self.draw.coin() {
+        if matches!(event, Switch | AwaySwitch) && self.draw.coin() {
             return self.drawn();
         }
         event
@@ -215,13 +216,13 @@ impl<'a> Driver<'a> {
                 self.history.window(from, self.now(), Some(server));
                 self.realized();
             }
-            AwayVswitchd => {
-                self.agent_away(Self::restart_vswitchd);
+            AwaySwitch => {
+                self.agent_away(Self::restart_switch);
                 self.realized();
                 self.history.window(from, self.now(), None);
             }
-            Vswitchd => {
-                self.restart_vswitchd();
+            Switch => {
+                self.restart_switch();
                 self.realized();
                 self.history.window(from, self.now(), None);
                 self.history.away(from, self.now());
@@ -234,7 +235,7 @@ impl<'a> Driver<'a> {
 
     /// Asks the switch how many frames it has dropped by itself since it was asked last.
     fn ask_switch(&mut self) {
-        let Some(count) = self.world.dropped_by_switch() else {
+        let Some(count) = self.world.bed.dropped_by_switch() else {
             return;
         };
         let (since, before) = self.dropped;
@@ -346,13 +347,13 @@ impl<'a> Driver<'a> {
     fn replug(&mut self, changes: bool) -> usize {
         let server = self.draw.below(SERVERS);
         let from = self.now();
-        self.world.sandbox.unplug(NAMES[server]).unwrap();
+        self.world.bed.unplug(server);
         self.draw.pause(300);
         if changes {
             let next = self.other_rules(server);
             assert!(self.send(next, Some(server)), "a change was refused");
         }
-        self.world.sandbox.plug(NAMES[server]).unwrap();
+        self.world.bed.plug(server);
         let plugged = self.now();
         if self.world.is_there() {
             self.world.realized();
@@ -389,12 +390,11 @@ impl<'a> Driver<'a> {
         self.realized();
     }
 
-    fn restart_vswitchd(&mut self) {
+    fn restart_switch(&mut self) {
         self.ask_switch();
-        if self.draw.coin() {
-            self.world.kill_vswitchd();
-        }
-        self.world.sandbox.restart_vswitchd().unwrap();
+        let kill = self.draw.coin();
+        self.world.bed.stop_switch(kill);
+        self.world.bed.start_switch();
         self.dropped = (self.now(), 0);
     }
 

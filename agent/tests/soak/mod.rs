@@ -1,4 +1,4 @@
-//! A soak of one bridge: [`policy`] is what is allowed, [`traffic`] sends, [`events`] disturb, [`judge`] counts what was wrong.
+//! A soak of one switch: [`policy`] is what is allowed, [`traffic`] sends, [`events`] disturb, [`judge`] counts what was wrong.
 
 pub mod events;
 pub mod judge;

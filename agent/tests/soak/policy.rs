@@ -86,7 +86,8 @@ impl Policy {
         port != NEVER_IN && !self.entering[server].contains(&port)
     }
 
-    pub fn document(&self) -> String {
+    /// With what every server plugs into.
+    pub fn document(&self, attachments: [String; SERVERS]) -> String {
         let mut text = format!(
             "version: portcullis/v1\n\
              mandatory:\n  - {{name: never, action: deny, direction: egress, protocol: udp, ports: [{NEVER}]}}\n\
@@ -102,12 +103,7 @@ impl Policy {
         text += "endpoints:\n";
         for (server, name) in NAMES.iter().enumerate().take(SERVERS) {
             let n = server + 1;
-            // One of them by what a manager of virtual machines calls it.
-            let attachment = if server == SERVERS - 1 {
-                format!("iface_id: id-{name}")
-            } else {
-                format!("interface: {name}")
-            };
+            let attachment = &attachments[server];
             text += &format!(
                 "  {name}:\n    attachments: [{{{attachment}}}]\n    macs: [\"02:00:00:00:00:{n:02x}\"]\n    \
                  addresses: [192.0.2.{n}, \"2001:db8::{n:x}\"]\n    labels: {{tenant: {name}}}\n    rules:\n"

@@ -1,11 +1,10 @@
-//! A bridge of a real ovs-vswitchd, servers, an agent that is a process of its own, and its API.
+//! A switch of either kind, servers, an agent that is a process of its own, and its API.
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_proto::v1;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
-use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions};
+use portcullis_testbed::NetnsHost;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::Status;
@@ -13,28 +12,18 @@ use tonic::transport::Channel;
 
 use super::judge::Micros;
 use super::policy::{NAMES, Policy, SERVERS, number};
+use crate::bed::{Agent, Bed, Kind};
 use crate::small::Small;
 use crate::support::Client;
 
 /// Nothing takes so long, whatever else the machine does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An agent; killed when it is dropped.
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub struct World {
     runtime: Runtime,
     agent: Option<Agent>,
     client: Option<Client>,
-    pub sandbox: Sandbox,
+    pub bed: Bed,
     pub hosts: Vec<NetnsHost>,
     /// Unmounted before its folder is removed.
     pub disk: Small,
@@ -42,22 +31,16 @@ pub struct World {
 }
 
 impl World {
-    pub fn new() -> Self {
-        let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
-        let hosts = NAMES.iter().enumerate().map(|(host, name)| {
-            let spec = EndpointSpec {
-                iface_id: Some(format!("id-{name}")),
-                ..EndpointSpec::numbered(name, number(host))
-            };
-            sandbox.add_endpoint(spec).unwrap()
-        });
-        let hosts = hosts.collect();
+    pub fn new(kind: Kind) -> Self {
+        let names = NAMES.iter().enumerate();
+        let names: Vec<_> = names.map(|(host, name)| (*name, number(host))).collect();
+        let (bed, hosts) = Bed::new(kind, &names);
         let (disk, folder) = Small::new(24);
         let mut world = World {
             runtime: Runtime::new().unwrap(),
             agent: None,
             client: None,
-            sandbox,
+            bed,
             hosts,
             disk,
             folder,
@@ -67,27 +50,9 @@ impl World {
     }
 
     pub fn start_agent(&mut self) {
-        let (at, files) = (self.sandbox.dir().display(), self.folder.path().display());
-        let text = format!(
-            "[audit]\nfree_disk_mib = 0\n[store]\npath = \"{files}/p.db\"\n[api]\nsocket = \"{at}/agent.sock\"\n\
-             [[target]]\nname = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:{at}/db.sock\"\nuplinks = [\"internet\"]\n"
-        );
-        let config = self.sandbox.dir().join("agent.toml");
-        std::fs::write(&config, text).unwrap();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.sandbox.dir().join("agent.log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["agent", "--config"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.agent = Some(Agent(child));
-        let socket = self.sandbox.dir().join("agent.sock");
+        let more = "[audit]\nfree_disk_mib = 0\n";
+        let (agent, socket) = self.bed.start_agent(self.folder.path(), more);
+        self.agent = Some(agent);
         self.client = Some(self.runtime.block_on(Client::unix(&socket)));
     }
 
@@ -96,7 +61,7 @@ impl World {
         self.client = None;
         self.agent = None;
         // Otherwise a connection could be made to a socket without a process.
-        let _ = std::fs::remove_file(self.sandbox.dir().join("agent.sock"));
+        let _ = std::fs::remove_file(self.bed.sandbox.dir().join("agent.sock"));
     }
 
     /// Whether there is an agent.
@@ -104,11 +69,8 @@ impl World {
         self.agent.is_some()
     }
 
-    /// The end of the agent's log, for a failure.
-    pub fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.sandbox.dir().join("agent.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+    fn document(&self, policy: &Policy) -> String {
+        policy.document(std::array::from_fn(|server| self.bed.attachment(server)))
     }
 
     pub fn client(&self) -> Client {
@@ -121,13 +83,13 @@ impl World {
 
     pub fn apply(&self, policy: &Policy) -> Result<(), Status> {
         self.runtime
-            .block_on(self.client().apply(&policy.document()))
+            .block_on(self.client().apply(&self.document(policy)))
             .map(drop)
     }
 
     /// The same, without waiting for the answer.
     pub fn apply_and_forget(&self, policy: &Policy) {
-        let (mut client, document) = (self.client(), policy.document());
+        let (mut client, document) = (self.client(), self.document(policy));
         self.runtime.spawn(async move { client.apply(&document).await });
     }
 
@@ -203,7 +165,7 @@ impl World {
             assert!(
                 Instant::now() < end,
                 "not realized in time: {answer:#?}\n{}",
-                self.log()
+                self.bed.log()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -266,30 +228,6 @@ impl World {
             assert!(Instant::now() < end, "not stored in time: {store:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    /// Frames that this ovs-vswitchd has dropped by itself, and not by a row: while it reconfigures its upcalls it holds their
-    /// lock, and a frame of no cached flow is dropped then (lib/dpif-netdev.c). Its threads count up to a second late.
-    pub fn dropped_by_switch(&self) -> Option<u64> {
-        let counters = [
-            "datapath_drop_lock_error",
-            "datapath_drop_upcall_error",
-            "datapath_drop_invalid_port",
-            "datapath_drop_recirc_error",
-        ];
-        let mut sum = 0;
-        for counter in counters {
-            let text = self.sandbox.appctl(["coverage/read-counter", counter]).ok()?;
-            sum += text.trim().parse::<u64>().ok()?;
-        }
-        Some(sum)
-    }
-
-    /// SIGKILL for ovs-vswitchd.
-    pub fn kill_vswitchd(&self) {
-        let pid = self.sandbox.vswitchd_pid().unwrap().to_string();
-        let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
-        assert!(killed.success());
     }
 }
 

@@ -345,13 +345,16 @@ impl World {
     }
 
     fn vary(&mut self, variant: usize) {
-        let text = VARIANTS[variant]
-            .iter()
-            .fold(DOCUMENT.to_string(), |text, (from, to)| {
-                text.replacen(from, to, 1)
-            });
-        let programs = Document::from_yaml(&text).unwrap().programs;
         self.variant = variant;
+        self.alter(VARIANTS[variant]);
+    }
+
+    /// Gives the programs as they are in the document, with some texts in place of others.
+    fn alter(&mut self, texts: &[(&str, &str)]) {
+        let text = texts.iter().fold(DOCUMENT.to_string(), |text, (from, to)| {
+            text.replacen(from, to, 1)
+        });
+        let programs = Document::from_yaml(&text).unwrap().programs;
         self.edit(|document| document.programs = programs);
     }
 
@@ -839,6 +842,47 @@ fn a_release_while_checks_fail_counts() {
         .unwrap();
     assert_eq!(changes[0].unlock.state, State::Released);
     assert_eq!(stands(&world, "a", "t").len(), 1);
+}
+
+/// What grants open on `a`, by port.
+fn open_ports(world: &World) -> Vec<u16> {
+    let grants = world.ledger.grants();
+    let rules = grants.get("a").into_iter().flat_map(|grants| grants.iter());
+    let ports = rules.flat_map(|grant| &grant.rules).flat_map(|rule| &rule.ports);
+    ports.map(|range| range.low).collect()
+}
+
+#[test]
+fn a_grant_ends_with_its_endpoint_and_does_not_come_back_with_it() {
+    let (mut world, id) = active();
+    assert_eq!(open_ports(&world), [25]);
+    world.bounce(0);
+    let state = world.stored[&id].state;
+    assert!(state.has_ended(), "{state:?} after its endpoint was gone");
+    assert_eq!(open_ports(&world), Vec::<u16>::new());
+    world.check();
+}
+
+#[test]
+fn what_a_program_opens_no_more_closes_while_its_checks_are_made_again() {
+    const TWO: (&str, &str) = (
+        "ports: [25]}]",
+        "ports: [25]}, {direction: egress, protocol: tcp, ports: [2525]}]",
+    );
+    let mut world = World::new();
+    world.alter(&[TWO]);
+    world.request(0, 0, None);
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    assert_eq!(open_ports(&world), [25, 2525]);
+    // Other checks alone close nothing until they are made.
+    world.alter(&[TWO, ("kind: banner, port: 25", "kind: banner, port: 26")]);
+    assert_eq!(open_ports(&world), [25, 2525]);
+    // Other checks again, and less that is opened: the rest waits for no check.
+    world.alter(&[("kind: banner, port: 25", "kind: banner, port: 27")]);
+    assert_eq!(open_ports(&world), [25]);
+    world.judge(&unlock, 5);
+    assert_eq!(open_ports(&world), [25]);
 }
 
 #[test]

@@ -450,3 +450,34 @@ fn extends(next: u8) -> bool {
         HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT | AUTHENTICATION
     )
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// The VLAN of a frame with these tags; the last type is cut off behind itself when it is a tag's.
+    fn vlan(types: &[u16]) -> u16 {
+        let mut frame = vec![2; 12];
+        for half in types {
+            frame.extend(half.to_be_bytes());
+        }
+        Fields::parse(&frame).unwrap().vlan
+    }
+
+    #[test]
+    fn a_priority_tag_before_another_tag_names_no_vlan() {
+        for behind in [VLAN, SERVICE_VLAN, OLD_VLAN] {
+            for outer in [VLAN, SERVICE_VLAN] {
+                assert_eq!(vlan(&[outer, 0, behind, 7, 0x0800]), VLAN_UNKNOWN);
+                // Of whatever priority it is.
+                assert_eq!(vlan(&[outer, 0xf000, behind, 7, 0x0800]), VLAN_UNKNOWN);
+                assert_eq!(vlan(&[outer, 9, behind, 7, 0x0800]), 9);
+            }
+            assert_eq!(vlan(&[behind]), VLAN_UNKNOWN, "cut off");
+        }
+        assert_eq!(vlan(&[VLAN, 0, 0x0800]), 0);
+        assert_eq!(vlan(&[VLAN, 0xf007, 0x0800]), 7);
+        assert_eq!(vlan(&[0x0800]), 0);
+    }
+}

@@ -5,7 +5,9 @@ use crate::drawn;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
 use portcullis_fastpath::oracle::Oracle;
-use portcullis_fastpath::{Action, Drop, Fields, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally};
+use portcullis_fastpath::{
+    Action, Cond, Drop, Fields, Key, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
+};
 
 #[derive(Default)]
 struct Seen {
@@ -181,6 +183,97 @@ fn the_fast_path_is_the_program() {
         "too few frames get anywhere: {passed} of {compared}"
     );
     assert!(counted > compared / 4, "too few rows are met: {counted}");
+}
+
+/// A row of a policy that asks for a class, and for a port or what is between two.
+fn policy_row(table: Table, class: Option<u16>, ports: Option<(Key, [u16; 2])>, slot: u32) -> Row {
+    let place = |key| table.keys().iter().position(|k| *k == key).unwrap() as u8;
+    let class = class.map(|class| (place(Key::Class), Cond::exact(class)));
+    let ports = ports.map(|(key, [low, high])| {
+        let (low, high) = (low.into(), high.into());
+        (place(key), Cond::Range { low, high })
+    });
+    let mut conds: Vec<_> = class.into_iter().chain(ports).collect();
+    conds.sort_by_key(|(place, _)| *place);
+    Row {
+        conds: conds.into(),
+        priority: 1_000,
+        action: Action::Deny,
+        slot,
+    }
+}
+
+/// A UDP datagram.
+fn datagram(src: u16, dst: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0];
+    frame.extend([
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9,
+    ]);
+    for half in [src, dst, 8, 0] {
+        frame.extend(half.to_be_bytes());
+    }
+    frame
+}
+
+/// Classes that ask for one interval of source ports skip that look for all others: at its ends, and also when a row for any
+/// class comes later and goes again.
+#[test]
+fn one_interval_of_source_ports_ends_where_its_row_does() {
+    for seed in 1..40 {
+        let mut dice = Dice(seed);
+        let mut both = start(&mut dice);
+        let [low, high] = match dice.below(4) {
+            0 => [0, 9],
+            1 => [65_000, 65_535],
+            2 => [1_024, 1_024],
+            _ => [1_000, 1_999],
+        };
+        let mut slot = 1_000;
+        for class in 0..4 {
+            for table in [Table::EgressPolicy, Table::IngressPolicy] {
+                for ports in [(Key::SrcPort, [low, high]), (Key::DstPort, [25, 30])] {
+                    slot += 1;
+                    both.add(table, policy_row(table, Some(class), Some(ports), slot));
+                }
+            }
+        }
+        let around = [low.wrapping_sub(1), low, high, high.wrapping_add(1), 40_000];
+        let frames: Vec<Vec<u8>> = around
+            .iter()
+            .flat_map(|src| [24, 25, 30, 31, 53].map(|dst| datagram(*src, dst)))
+            .collect();
+        let compare = |both: &mut Both| {
+            let snapshot = both.tables.publish();
+            for (frame, port) in frames
+                .iter()
+                .flat_map(|f| (0..SWITCH_PORTS as u16).map(move |p| (f, p)))
+            {
+                let (want, mut slots) = both.oracle.process(frame, port);
+                let (mut seen, mut list) = (Seen::default(), Vec::new());
+                let got = snapshot.process(frame, port, &mut list, &mut seen);
+                let got: Vec<u16> = got.iter().collect();
+                slots.sort_unstable();
+                seen.slots.sort_unstable();
+                assert_eq!(
+                    (&got, &seen.slots),
+                    (&want, &slots),
+                    "seed {seed}, port {port}, {frame:02x?}"
+                );
+            }
+        };
+        compare(&mut both);
+        let all = policy_row(
+            Table::EgressPolicy,
+            None,
+            Some((Key::DstPort, [53, 53])),
+            slot + 1,
+        );
+        both.add(Table::EgressPolicy, all);
+        compare(&mut both);
+        both.tables.remove(both.ids.pop().unwrap()).unwrap();
+        both.oracle.rows.pop();
+        compare(&mut both);
+    }
 }
 
 #[test]

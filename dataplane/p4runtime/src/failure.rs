@@ -70,3 +70,42 @@ fn rows(details: &[u8], updates: usize) -> Result<Vec<(usize, i32, String)>, Str
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// An answer with an error per code.
+    fn details(codes: &[i32]) -> Vec<u8> {
+        let any = |code: &i32| prost_types::Any {
+            value: v1::Error {
+                canonical_code: *code,
+                message: format!("code {code}"),
+                ..v1::Error::default()
+            }
+            .encode_to_vec(),
+            ..prost_types::Any::default()
+        };
+        let status = rpc::Status {
+            details: codes.iter().map(any).collect(),
+            ..rpc::Status::default()
+        };
+        status.encode_to_vec()
+    }
+
+    #[test]
+    fn details_are_of_as_many_updates_as_were_sent() {
+        let answer = |codes: &[i32], updates| of_write(2, "refused", &details(codes), updates);
+        let one = vec![(1, 6, "code 6".to_string())];
+        assert_eq!(answer(&[0, 6], 2), WriteFailure::Rows(one));
+        // With fewer or more it is not known which of ours were refused, so that none counts as carried out.
+        for (codes, updates) in [(&[0, 6][..], 3), (&[0, 6, 6], 2), (&[6], 2)] {
+            let WriteFailure::Whole(why) = answer(codes, updates) else {
+                panic!("{codes:?} of {updates} updates were read");
+            };
+            let counts = format!("{} updates, and there were {updates}", codes.len());
+            assert!(why.contains(&counts), "{why}");
+        }
+    }
+}

@@ -132,6 +132,25 @@ impl Device {
         let _gone = self.child.wait();
     }
 
+    /// Ends it as a shutdown does, with SIGTERM.
+    pub fn stop(&mut self) -> Result<()> {
+        let pid = self.pid().to_string();
+        crate::sandbox::run(Command::new("kill").args(["-TERM", &pid]))?;
+        let _status = self.child.wait();
+        Ok(())
+    }
+
+    /// Takes the cable of one of its ports out, or puts it back.
+    pub fn link(&self, sandbox: &Sandbox, name: &str, up: bool) -> Result<()> {
+        let dir = sandbox.dir();
+        let id = field(&dir.join("sandbox.conf"), "id")?;
+        let veth = field(&dir.join("endpoints").join(name), "veth")?;
+        let namespace = format!("pc{id}-ovs");
+        let state = if up { "up" } else { "down" };
+        crate::sandbox::run(Command::new("ip").args(["-n", &namespace, "link", "set", &veth, state]))
+            .map(drop)
+    }
+
     /// Starts it anew after it was killed: without a program, with empty tables.
     pub fn start_again(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.child = in_sandbox(sandbox.dir(), &self.command, &self.log)?;

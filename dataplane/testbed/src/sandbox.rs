@@ -130,14 +130,14 @@ impl Sandbox {
             .arg(format!("--db=unix:{}", self.ovsdb_socket().display()))
             .arg("--timeout=60")
             .args(arguments);
-        run(command)
+        run(&mut command)
     }
 
     /// Runs `ovs-ofctl` against this switch (name the bridge as usual); what it printed.
     pub fn ofctl<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let mut command = self.tool("ovs-ofctl");
         command.args(arguments);
-        run(command)
+        run(&mut command)
     }
 
     /// Runs `ovs-appctl` against ovs-vswitchd; what it printed.
@@ -156,7 +156,7 @@ impl Sandbox {
             })?;
         let mut command = self.tool("ovs-appctl");
         command.arg("--target").arg(socket).args(arguments);
-        run(command)
+        run(&mut command)
     }
 
     fn tool(&self, name: &str) -> Command {
@@ -226,7 +226,7 @@ impl Sandbox {
                 .arg("transact")
                 .arg(format!("unix:{}", self.ovsdb_socket().display()));
             command.arg(dummy_ports_transaction(self.bridge(), numbers));
-            let answer = run(command)?;
+            let answer = run(&mut command)?;
             assert!(!answer.contains("\"error\""), "OVSDB refused the ports: {answer}");
         }
         self.vsctl([
@@ -297,10 +297,11 @@ fn dummy_ports_transaction(bridge: &str, numbers: &[u32]) -> String {
 fn script(command: &str, dir: &Path, arguments: &[String]) -> Result<String> {
     let mut sandbox = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox"));
     sandbox.arg(command).arg(dir).args(arguments);
-    run(sandbox)
+    run(&mut sandbox)
 }
 
-fn run(mut command: Command) -> Result<String> {
+/// Runs a command; what it printed.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let line = || {
         let text = format!("{command:?}");
         if text.len() > 500 {

@@ -3,14 +3,15 @@
 mod zone;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::rdata::A;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
@@ -18,6 +19,9 @@ use tokio::task::JoinHandle;
 pub use zone::{Fault, Zone};
 
 pub use hickory_resolver::proto::rr;
+
+/// The address that [`Fault::BesideAlias`] gives.
+pub const BESIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 
 /// A server; it ends when dropped.
 #[derive(Debug)]
@@ -220,7 +224,7 @@ impl Shared {
             }
             Some(Fault::Truncated) => answer.metadata.truncation = true,
             Some(Fault::TruncatedUdp) if udp => answer.metadata.truncation = true,
-            Some(Fault::TruncatedUdp | Fault::OtherOwner | Fault::NoEdns) | None => {
+            Some(Fault::TruncatedUdp | Fault::OtherOwner | Fault::BesideAlias | Fault::NoEdns) | None => {
                 let found = zone.find(&asked.name, asked.query_type);
                 answer.answers = found.records;
                 if !found.exists {
@@ -232,6 +236,10 @@ impl Shared {
             for record in &mut answer.answers {
                 record.name = Name::from_ascii("other.owner.test.").unwrap_or_default();
             }
+        }
+        if fault == Some(Fault::BesideAlias) && asked.query_type == RecordType::A {
+            let beside = Record::from_rdata(asked.name.clone(), 1, RData::A(A(BESIDE)));
+            answer.answers.push(beside);
         }
         let bytes = answer.to_vec().ok()?;
         if !udp || bytes.len() <= room {

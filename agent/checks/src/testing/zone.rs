@@ -26,6 +26,8 @@ pub enum Fault {
     TruncatedUdp,
     /// The records, owned by another name.
     OtherOwner,
+    /// Beside the CNAME and what it leads to, an A record of the alias itself ([`BESIDE`](super::BESIDE)).
+    BesideAlias,
     /// FORMERR to a query with EDNS.
     NoEdns,
 }
@@ -40,6 +42,7 @@ impl Fault {
             "truncated" => Fault::Truncated,
             "truncated-udp" => Fault::TruncatedUdp,
             "other-owner" => Fault::OtherOwner,
+            "beside-alias" => Fault::BesideAlias,
             "no-edns" => Fault::NoEdns,
             _ => return None,
         })
@@ -75,7 +78,7 @@ impl Zone {
     }
 
     /// Reads a master file (RFC 1035 section 5). Its origin is the root, its TTL is 1 second unless it says another.
-    /// A line `;fault NAME servfail|refused|silent|garbage|truncated|truncated-udp|other-owner|no-edns` makes a name misbehave.
+    /// A line `;fault NAME servfail|refused|silent|garbage|truncated|truncated-udp|other-owner|beside-alias|no-edns` makes a name misbehave.
     ///
     /// # Errors
     /// What is wrong with the file.

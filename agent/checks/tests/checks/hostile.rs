@@ -1,6 +1,6 @@
 //! Servers that misbehave, and limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use portcullis_checks::Outcome::{Failed, Passed, Undetermined};
@@ -53,6 +53,24 @@ async fn what_is_truncated_comes_over_tcp() {
 async fn records_of_other_names_do_not_count() {
     let world = World::new(zone().fault("mail.example.test", Fault::OtherOwner)).await;
     world.expect(question(), Failed, "no A or AAAA").await;
+}
+
+/// RFC 1034 section 3.6.2: beside a CNAME there are no other records. Those of an answer that has some are nobody's.
+#[tokio::test]
+async fn records_beside_an_alias_do_not_count() {
+    let zone = zone()
+        .cname("alias.example.test", "mail.example.test")
+        .fault("alias.example.test", Fault::BesideAlias);
+    let world = World::new(zone).await;
+    let question = |must_have: IpAddr| Question::Address {
+        hostname: "alias.example.test".to_string(),
+        must_have: Some(vec![must_have]),
+    };
+    let beside = IpAddr::V4(portcullis_checks::testing::BESIDE);
+    world
+        .expect(question(ip("203.0.113.5")), Passed, "203.0.113.5")
+        .await;
+    world.expect(question(beside), Failed, "203.0.113.5").await;
 }
 
 #[tokio::test]

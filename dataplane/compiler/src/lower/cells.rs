@@ -140,3 +140,54 @@ pub(crate) fn prefixes(low: u16, high: u16) -> impl Iterator<Item = PortMatch> {
         })
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Cells = Vec<(PortMatch, u16, u8)>;
+
+    /// What cells say of a value: the highest rank that matches, or else what was there before.
+    fn says(cells: &Cells, value: u16, inherited: Option<u8>) -> Option<u8> {
+        let matching = cells.iter().filter(|(port, ..)| port.hits(value, 0));
+        let best = matching.max_by_key(|(_, rank, _)| *rank);
+        best.map_or(inherited, |(.., colour)| Some(*colour))
+    }
+
+    fn partition(last: u16) -> impl Strategy<Value = Vec<(u16, u8)>> {
+        let start = prop_oneof![0..40u16, last - 40..=last];
+        prop::collection::btree_map(start, 0u8..3, 0..8).prop_map(|mut cuts| {
+            cuts.entry(0).or_insert(0);
+            let mut cuts: Vec<(u16, u8)> = cuts.into_iter().collect();
+            cuts.dedup_by_key(|(_, colour)| *colour);
+            cuts
+        })
+    }
+
+    proptest! {
+        /// Whichever match a field has, every value gets the colour of its part.
+        #[test]
+        fn cells_say_what_the_partition_says(
+            (space, partition) in prop_oneof![
+                partition(255).prop_map(|p| (Space::Icmp, p)),
+                partition(u16::MAX).prop_map(|p| (Space::Ports, p)),
+            ],
+            inherited in prop::option::of(0u8..3),
+        ) {
+            let exact = exact_cells(&partition, space, inherited, 4096).unwrap();
+            let masked = port_cells(&partition, space.width(), inherited);
+            let ranges = range_cells(&partition, space.last(), inherited);
+            // Around every cut and at both ends.
+            let cuts = partition.iter().flat_map(|(start, _)| [start.saturating_sub(1), *start]);
+            for value in cuts.chain([space.last()]) {
+                let wanted = partition.iter().rfind(|(start, _)| *start <= value).map(|(_, c)| *c);
+                for cells in [&exact, &masked, &ranges] {
+                    prop_assert_eq!(says(cells, value, inherited), wanted, "{} by {:?}", value, cells);
+                }
+            }
+        }
+    }
+}
