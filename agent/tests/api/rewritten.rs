@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::evidence::{noted, unlocked, verdict};
-use crate::unlocks::{Unlocks, game};
+use crate::api::evidence::{noted, unlocked, verdict};
+use crate::api::unlocks::{Unlocks, game};
 
 /// The hash of an entry, as it is documented: over the hash before, the number, and every field behind its length.
 fn chained(before: &[u8], number: i64, [at, generation]: [i64; 2], texts: &[String; 5]) -> Vec<u8> {

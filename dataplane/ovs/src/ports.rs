@@ -106,6 +106,8 @@ pub struct SwitchPort {
     pub name: String,
     /// Its VLANs.
     pub vlans: Vlans,
+    /// Whether the switch parses one tag, so that a second shows as the EtherType of the frame.
+    pub parses_one_tag: bool,
     /// Whether its link is up, as far as the switch says. The switch learns nothing from a port without a link, and
     /// forgets what it learned.
     pub up: bool,
@@ -238,6 +240,11 @@ pub fn resolve(
         index,
         before,
         found: Ports::default(),
+        // vswitchd.conf.db(5): 1 by default, 0 for as many as the datapath can.
+        parses_one_tag: switch
+            .other_config
+            .get("vlan-limit")
+            .is_none_or(|limit| limit == "1"),
         seen: HashSet::new(),
         plugged: HashMap::new(),
     };
@@ -250,7 +257,7 @@ pub fn resolve(
     round.doubles();
     claims::settle(&mut round.found, intent, &config.name);
     round.pending();
-    round.double_tags(switch);
+    round.double_tags();
     round.found.forwarding = round.forwarding(bridge);
     round.link_local();
     let bypasses = bypass::found(bridge, &round.found, &config.name);
@@ -265,6 +272,7 @@ struct Round<'a> {
     intent: &'a Intent,
     index: &'a Attachments,
     found: Ports,
+    parses_one_tag: bool,
     /// Endpoints with an interface here, realized or not.
     seen: HashSet<Name>,
     /// The interfaces of each endpoint here, by attachment.
@@ -436,6 +444,7 @@ impl Round<'_> {
                 number,
                 name: interface.name.clone(),
                 vlans,
+                parses_one_tag: self.parses_one_tag,
                 up,
                 own,
                 role,
@@ -589,16 +598,24 @@ impl Round<'_> {
         self.found.pending.sort_unstable();
     }
 
-    fn double_tags(&mut self, switch: &Switch) {
-        // vswitchd.conf.db(5): 1 by default, 0 for as many as the datapath can.
-        let limit = switch.other_config.get("vlan-limit").map_or("1", String::as_str);
-        if limit == "1" {
+    fn double_tags(&mut self) {
+        if self.parses_one_tag {
             self.unsupported(
                 "frames with two VLAN tags".to_string(),
                 "attach",
                 "this switch parses one tag (other_config:vlan-limit=1): from and to endpoints with any deny they are \
                  dropped; `ovs-vsctl set Open_vSwitch . other_config:vlan-limit=2` and a restart of ovs-vswitchd let \
                  them be judged"
+                    .to_string(),
+            );
+        } else {
+            self.unsupported(
+                "priority tags of servers".to_string(),
+                "attach",
+                "this switch parses several tags (other_config:vlan-limit), and its caches do not tell a frame with a \
+                 priority tag from one with a second tag behind it: both are dropped where they come from an endpoint \
+                 without `vlan: any`; `ovs-vsctl set Open_vSwitch . other_config:vlan-limit=1` and a restart of \
+                 ovs-vswitchd let priority tags pass"
                     .to_string(),
             );
         }

@@ -52,8 +52,11 @@ fn vid(v: u16) -> Match {
 /// How the frames of a port tell their VLAN: the match, and the actions that note it.
 ///
 /// A tag of VLAN 0 is a priority, not a VLAN (IEEE 802.1Q). Where a server's port has no tags, this one is removed, so that
-/// `guard` sees a second one behind it.
-fn ways(vlans: &Vlans, server: bool) -> Vec<(Match, Vec<Action>)> {
+/// `guard` sees a second one behind it, which shows as the EtherType. A switch that parses two tags shows the EtherType behind
+/// both, and its megaflows do not match on the absence of the second (`xlate_wc_finish` clears it): frames with two tags would
+/// take the way of those with one, and keep the second. There no tag is taken from such a port.
+fn ways(port: &SwitchPort) -> Vec<(Match, Vec<Action>)> {
+    let (vlans, server) = (&port.vlans, port.policed().is_some());
     let noted = |v: u16| -> Vec<Action> {
         let note = (v != 0).then(|| Action::set(regs::VLAN, u128::from(v)));
         note.into_iter().collect()
@@ -66,7 +69,9 @@ fn ways(vlans: &Vlans, server: bool) -> Vec<(Match, Vec<Action>)> {
         Vlans::Access(v) => {
             let mut actions = noted(*v);
             actions.extend(server.then_some(Action::PopVlan));
-            list.push((vid(0), actions));
+            if !server || port.parses_one_tag {
+                list.push((vid(0), actions));
+            }
         }
         Vlans::Trunk { only: None, .. } => {
             list.push((
@@ -102,7 +107,7 @@ pub fn rows(
 ) -> Vec<Flow> {
     let number = u128::from(switch_port.number);
     let mut rows = Vec::new();
-    for (way, note) in ways(&switch_port.vlans, switch_port.policed().is_some()) {
+    for (way, note) in ways(switch_port) {
         let matching = way.exact(Field::InPort, number);
         match &switch_port.role {
             Role::Free => {

@@ -43,7 +43,7 @@ fn messages(v6: bool) -> Vec<(&'static str, Segment)> {
 }
 
 fn vlans(from: Host, to: Host, corpus: &mut Corpus) {
-    let tags: [(&str, &[Tag]); 13] = [
+    let tags: [(&str, &[Tag]); 15] = [
         ("priority tag", &[(0x8100, 0)]),
         ("VLAN 7", &[(0x8100, 7)]),
         ("VLAN 4094", &[(0x8100, 4094)]),
@@ -52,6 +52,8 @@ fn vlans(from: Host, to: Host, corpus: &mut Corpus) {
         ("VLAN 7 in VLAN 9", &[(0x8100, 9), (0x8100, 7)]),
         ("service VLAN 7 in VLAN 9", &[(0x8100, 9), (0x88a8, 7)]),
         ("priority tag in VLAN 9", &[(0x8100, 9), (0x8100, 0)]),
+        ("VLAN 7 in a priority tag", &[(0x8100, 0), (0x8100, 7)]),
+        ("service VLAN 7 in a priority tag", &[(0x8100, 0), (0x88a8, 7)]),
         ("0x9100 tag", &[(0x9100, 7)]),
         ("0x9100 tag in VLAN 9", &[(0x8100, 9), (0x9100, 7)]),
         ("three tags", &[(0x8100, 9), (0x8100, 8), (0x8100, 7)]),

@@ -148,7 +148,13 @@ impl World {
         let vlan = VlanWay::of(frame, self.forwarding);
         let content = self.seen(frame);
         let mut why = Vec::new();
-        let unseen = frame.unseen.filter(|_| self.forwarding == Forwarding::Normal);
+        // Its caches take a frame with a second tag for one without, where the first is removed on the way out.
+        let behind = vlan == VlanWay::Behind && self.vlan_limit > 1 && (from == INTERNET || self.trunk(from));
+        let behind = behind.then_some("a second tag behind one that it removes");
+        let unseen = frame
+            .unseen
+            .or(behind)
+            .filter(|_| self.forwarding == Forwarding::Normal);
         let none = |guarded: bool, unseen: Option<&'static str>, why: Vec<String>| Expected {
             receivers: BTreeSet::new(),
             guarded,
@@ -165,7 +171,8 @@ impl World {
             return none(false, unseen, why);
         }
         if self.forwarding == Forwarding::Normal && from != INTERNET {
-            if !self.trunk(from) && vlan != VlanWay::None && vlan != VlanWay::Priority {
+            let priority = vlan == VlanWay::Priority && self.vlan_limit == 1;
+            if !self.trunk(from) && vlan != VlanWay::None && !priority {
                 why.push(format!("{} has a port without tags", from.name()));
                 return none(false, unseen, why);
             }
