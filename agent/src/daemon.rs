@@ -45,19 +45,15 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Why the agent did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The database.
     #[error("the policy cannot be loaded")]
     Store(#[from] StoreError),
-    /// The API.
     #[error("the API cannot be served")]
     Listen(#[from] ListenError),
     /// Who may call.
     #[error("cannot load the [access] configuration")]
     Access(#[from] AccessError),
-    /// The metrics.
     #[error("the metrics cannot be served")]
     Metrics(#[from] MetricsError),
-    /// A target.
     #[error("a target cannot be started")]
     Target(#[from] targets::TargetError),
     /// Signals.
@@ -68,16 +64,10 @@ pub enum AgentError {
     Interrupted(#[from] tokio::task::JoinError),
     /// A part ended by itself.
     #[error("{part} exited unexpectedly")]
-    Ended {
-        /// Which.
-        part: Part,
-    },
-    /// A part failed.
+    Ended { part: Part },
     #[error("{part} failed")]
     Failed {
-        /// Which.
         part: Part,
-        /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Parts did not end in time.
@@ -131,7 +121,6 @@ fn log(error: &AgentError) {
     tracing::error!("{}", chain(error));
 }
 
-/// The agent, serving.
 #[derive(Debug)]
 pub struct Agent {
     engine: Engine,
@@ -164,8 +153,8 @@ impl Agent {
             parts.add(Part::Target(handle.name().to_string()), task);
             handles.push(handle);
         }
-        let (witness, denials) = access::witness(DENIALS);
-        let access = Access::new(config.access.as_ref(), witness)?.limited(&config.limits);
+        let (denial_log, denials) = access::denial_log(DENIALS);
+        let access = Access::new(config.access.as_ref(), denial_log)?.limited(&config.limits);
         let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
         let exporter = config.metrics.map(metrics::install).transpose()?;
         let (file, keep) = (config.store.clone(), config.audit.clone());
@@ -386,7 +375,7 @@ fn serve(
 }
 
 /// A place for a connection; one that there is none for is counted, and closed.
-fn admitted(place: Option<access::Place>) -> Option<access::Place> {
+fn admitted(place: Option<access::ConnectionSlot>) -> Option<access::ConnectionSlot> {
     if place.is_none() {
         metrics::connection_refused();
     }

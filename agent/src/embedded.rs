@@ -1,7 +1,7 @@
 //! Supervision of the embedded switch.
 //!
-//! A switch that runs already, whoever started it, is taken as it is. It is not the agent's to take traffic away: unless it
-//! is told otherwise, the switch goes on when the agent stops, and the next agent finds it.
+//! A switch that runs already is taken over as it is, however it was started. The agent takes no traffic away: unless the
+//! configuration says otherwise, the switch goes on when the agent stops, and the next agent finds it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Embedded;
 
-/// The program.
 pub const PROGRAM: &str = "portcullis-switch";
 /// How often it is looked whether a switch that somebody else started still answers.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,7 +36,6 @@ pub enum KeepError {
     Program {
         /// Where it should be.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
 }
@@ -49,15 +47,15 @@ pub async fn answers(socket: &Path) -> bool {
 
 /// Looks after one switch.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Supervisor {
     target: String,
     program: PathBuf,
     switch: Embedded,
 }
 
-impl Keeper {
+impl Supervisor {
     /// For a target; its program has to be there.
-    pub fn new(target: &str, switch: &Embedded) -> Result<Keeper, KeepError> {
+    pub fn new(target: &str, switch: &Embedded) -> Result<Supervisor, KeepError> {
         let program = match &switch.program {
             Some(path) => {
                 std::fs::metadata(path).map_err(|source| KeepError::Program {
@@ -68,7 +66,7 @@ impl Keeper {
             }
             None => find().ok_or(KeepError::Missing)?,
         };
-        Ok(Keeper {
+        Ok(Supervisor {
             target: target.to_string(),
             program,
             switch: switch.clone(),

@@ -2,6 +2,10 @@
 //!
 //! One way through for a change: [`api`] converts a request, [`engine`] makes it the desired state (validate,
 //! resolve, check on every target, commit to the [`store`], publish), [`targets`] realize it.
+#![allow(
+    missing_docs,
+    reason = "its interface is the gRPC API and the command, which have docs of their own"
+)]
 
 pub mod access;
 pub mod api;

@@ -5,18 +5,15 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-/// What runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// The one that makes changes.
     Engine,
     /// The API at an address.
     Server(String),
-    /// A target's session.
     Target(String),
     /// The clock and the checks of unlocks.
     Unlocks,
-    /// Prometheus metrics.
     Metrics,
 }
 
@@ -38,9 +35,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// A part that ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Which.
     pub part: Part,
-    /// How.
     pub result: Result<(), Cause>,
 }
 
@@ -128,7 +123,6 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes them over.
     pub fn take() -> std::io::Result<Self> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -157,12 +151,10 @@ pub mod manager {
         }
     }
 
-    /// The agent serves.
     pub fn ready(status: &str) {
         tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The agent ends.
     pub fn stopping(status: &str) {
         tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }

@@ -21,7 +21,6 @@ pub enum LogError {
     Taken(#[from] TryInitError),
 }
 
-/// Begins logging.
 pub fn install(log: &Log) -> Result<(), LogError> {
     let filter: Targets = log.filter.parse()?;
     // What is looked up in DNS was submitted by customers.

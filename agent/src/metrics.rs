@@ -23,7 +23,6 @@ enum Sort {
     Histogram,
 }
 
-/// One metric.
 struct Metric {
     name: &'static str,
     sort: Sort,
@@ -318,12 +317,7 @@ pub fn reference() -> String {
 pub enum MetricsError {
     /// The address cannot be listened on.
     #[error("cannot serve metrics on {listen}; set another [metrics] listen")]
-    Listen {
-        /// The address.
-        listen: SocketAddr,
-        /// Why.
-        source: BuildError,
-    },
+    Listen { listen: SocketAddr, source: BuildError },
     /// Another recorder is there.
     #[error("metrics are recorded by something else in this process")]
     Taken,

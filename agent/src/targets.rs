@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use portcullis_backend::{Footprints, TargetHandle, Unstored};
 use portcullis_ovs::OvsBackend;
-use portcullis_p4runtime::{Mapping, MappingError, P4Backend, PortMatching, Program, ProgramError, Tag};
+use portcullis_p4runtime::{
+    Mapping, MappingError, P4Backend, PipelineSource, PortMatching, ProgramError, Tag,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -28,7 +30,6 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Follows these.
     pub fn new(handles: Vec<TargetHandle>) -> Self {
         let (news, changes) = watch::channel(());
         let news = Arc::new(news);
@@ -83,39 +84,25 @@ pub enum TargetError {
     /// A mapping that cannot be read.
     #[error("target {target}: cannot read the mapping {file}")]
     MappingFile {
-        /// The target.
         target: String,
-        /// The file.
         file: String,
-        /// Why.
         source: std::io::Error,
     },
     /// A mapping that is wrong.
     #[error("target {target}: {file}")]
     Mapping {
-        /// The target.
         target: String,
-        /// The file.
         file: String,
-        /// Why.
         source: MappingError,
     },
-    /// The embedded switch.
     #[error("target {target}")]
     Switch {
-        /// The target.
         target: String,
-        /// Why.
         source: embedded::KeepError,
     },
     /// The program that this binary carries.
     #[error("target {target}")]
-    Program {
-        /// The target.
-        target: String,
-        /// Why.
-        source: ProgramError,
-    },
+    PipelineSource { target: String, source: ProgramError },
 }
 
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
@@ -143,19 +130,19 @@ pub async fn start_with(
 /// A target that can be started.
 enum Prepared<'a> {
     Ovs(&'a config::Target),
-    P4Runtime(Arc<P4Backend>, Option<embedded::Keeper>),
+    P4Runtime(Arc<P4Backend>, Option<embedded::Supervisor>),
 }
 
 impl Prepared<'_> {
     fn launch(self, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
         match self {
             Prepared::Ovs(target) => launch_ovs(target, all, records),
-            Prepared::P4Runtime(backend, keeper) => {
+            Prepared::P4Runtime(backend, supervisor) => {
                 let name = backend.config().name.clone();
                 let (handle, task) = portcullis_backend::launch(&name, backend);
-                let task = match keeper {
+                let task = match supervisor {
                     None => task,
-                    Some(keeper) => tokio::spawn(keeper.keep_while(task)),
+                    Some(supervisor) => tokio::spawn(supervisor.keep_while(task)),
                 };
                 Launched { handle, task }
             }
@@ -171,25 +158,25 @@ fn prepare(target: &AnyTarget) -> Result<Prepared<'_>, TargetError> {
 }
 
 fn prepare_p4(target: &config::P4Target) -> Result<Prepared<'_>, TargetError> {
-    let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::Program {
+    let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::PipelineSource {
         target: target.name.clone(),
         source,
     })?;
-    let keeper = target.embedded.as_ref().map(|switch| {
-        embedded::Keeper::new(&target.name, switch).map_err(|source| TargetError::Switch {
+    let supervisor = target.embedded.as_ref().map(|switch| {
+        embedded::Supervisor::new(&target.name, switch).map_err(|source| TargetError::Switch {
             target: target.name.clone(),
             source,
         })
     });
-    Ok(Prepared::P4Runtime(backend, keeper.transpose()?))
+    Ok(Prepared::P4Runtime(backend, supervisor.transpose()?))
 }
 
 fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, TargetError> {
     let program = match &target.program {
-        P4Program::Portcullis { range: true } => Program::Own(PortMatching::Range),
-        P4Program::Portcullis { range: false } => Program::Own(PortMatching::Ternary),
-        P4Program::Embedded => Program::Embedded,
-        P4Program::Device(None) => Program::Device(None),
+        P4Program::Portcullis { range: true } => PipelineSource::Own(PortMatching::Range),
+        P4Program::Portcullis { range: false } => PipelineSource::Own(PortMatching::Ternary),
+        P4Program::Embedded => PipelineSource::Embedded,
+        P4Program::Device(None) => PipelineSource::Device(None),
         P4Program::Device(Some(path)) => {
             let file = path.display().to_string();
             let text = std::fs::read_to_string(path).map_err(|source| TargetError::MappingFile {
@@ -202,7 +189,7 @@ fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, 
                 file,
                 source,
             })?;
-            Program::Device(Some(mapping))
+            PipelineSource::Device(Some(mapping))
         }
     };
     Ok(portcullis_p4runtime::Config {

@@ -60,7 +60,7 @@ const PURE: [(&str, &[&str]); 15] = [
     ("agent/unlock/src", &[]),
     ("agent/src/access/accounts.rs", &[]),
     ("agent/src/access/caller.rs", &[]),
-    ("agent/src/access/people.rs", &[]),
+    ("agent/src/access/authenticator.rs", &[]),
     ("agent/src/access/rights.rs", &[]),
     ("agent/src/access/role.rs", &[]),
     ("dataplane/policy/src", &[]),
@@ -96,7 +96,7 @@ const PURE: [(&str, &[&str]); 15] = [
             "report.rs",
             "serve.rs",
             "server",
-            "spread.rs",
+            "distributor.rs",
             "switch.rs",
             "top.rs",
             "worker.rs",
@@ -338,7 +338,6 @@ fn code_behind_a_test_module_is_seen() {
         mod tests { use std::fs; }
         #[cfg(test)]
         use std::process::Command;
-        /// tokio
         fn after<'a>(c: char) -> &'a str { if c == '\"' || c == '\\'' { r#\"std::env\"# } else { \"SystemTime\" } }
     ";
     assert_eq!(impure(text), [""; 0]);

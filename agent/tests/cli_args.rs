@@ -53,14 +53,14 @@ fn services() {
 
 #[test]
 fn ports_of_switches() {
-    use portcullis::cli::args::Plug;
+    use portcullis::cli::args::PortArg;
     use portcullis_policy::Vlan;
-    let plug = |port, vlan| Ok(Plug { port, vlan });
+    let plug = |port, vlan| Ok(PortArg { port, vlan });
     assert_eq!("3".parse(), plug(3, Vlan::Untagged));
     assert_eq!("3:100".parse(), plug(3, Vlan::Id(100)));
     assert_eq!("3:0".parse(), plug(3, Vlan::Untagged));
     assert_eq!("3:any".parse(), plug(3, Vlan::Any));
-    let refused = |text: &str| text.parse::<Plug>().expect_err(text);
+    let refused = |text: &str| text.parse::<PortArg>().expect_err(text);
     assert_eq!(
         refused("eth0"),
         "`eth0` is no port: write a number, as in 3 or 3:100"

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use portcullis_fastpath::{Action, Cond, Drop, NO_SLOT, Row, RowId, Snapshot, Table, Tables, Tally};
+use portcullis_fastpath::{Action, Cond, DropReason, NO_SLOT, Row, RowId, Snapshot, Table, Tables, Tally};
 
 /// Flows of a round: more than any cache of exact flows would hold.
 const FLOWS: usize = 32_768;
@@ -21,7 +21,7 @@ const UPLINK: u16 = 500;
 /// Counts as a worker does, in arrays.
 struct Counts {
     rows: Vec<[u64; 2]>,
-    drops: [u64; Drop::ALL.len()],
+    drops: [u64; DropReason::ALL.len()],
 }
 
 impl Tally for Counts {
@@ -33,7 +33,7 @@ impl Tally for Counts {
         }
     }
 
-    fn dropped(&mut self, _: u16, why: Drop) {
+    fn dropped(&mut self, _: u16, why: DropReason) {
         self.drops[why as usize] += 1;
     }
 }
@@ -155,10 +155,10 @@ fn make(endpoints: u32, mix: Mix) -> Made {
     for endpoint in 0..endpoints {
         let (port, vlan) = place(endpoint);
         let class = (endpoint % 50 + 1) as u16;
-        let plug = [(0, Cond::exact(port)), (1, Cond::exact(vlan))];
-        let attach = made.add(Table::Attach, &plug, 1, Action::SetClass(class));
+        let point = [(0, Cond::exact(port)), (1, Cond::exact(vlan))];
+        let attach = made.add(Table::Attach, &point, 1, Action::SetClass(class));
         made.attach.push(attach);
-        made.add(Table::Deliver, &plug, 1, Action::SetClass(class));
+        made.add(Table::Deliver, &point, 1, Action::SetClass(class));
         let mac = 0x0200_0000_0000u64 | u64::from(endpoint);
         made.add(Table::L2, &[(0, Cond::exact(mac))], 0, Action::Forward(port));
     }
@@ -235,7 +235,7 @@ fn whole_way(c: &mut Criterion) {
             let frames = frames(endpoints);
             let mut counts = Counts {
                 rows: vec![[0; 2]; made.slots as usize],
-                drops: [0; Drop::ALL.len()],
+                drops: [0; DropReason::ALL.len()],
             };
             let mut list = Vec::new();
             let mut round = || {

@@ -70,7 +70,6 @@ fn sized(rows: usize) -> Result<(Document, u32, usize)> {
     }
 }
 
-/// Measures.
 pub async fn run(options: Options) -> Result<Section> {
     let (document, endpoints, rows) = sized(options.rows)?;
     let switch = Switch::start(endpoints)?;

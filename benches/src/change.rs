@@ -153,12 +153,12 @@ async fn backend(switch: &Switch, document: &Document, options: Options) -> Resu
 fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
     let mut client = Client::connect(switch)?;
     let mut parts: [Times; 3] = Default::default();
-    let (wiring, content) = (2, rows.saturating_sub(2).max(1));
+    let (dispatch, content) = (2, rows.saturating_sub(2).max(1));
     for n in 0..options.changes + WARM_UP {
         std::thread::sleep(options.pause);
         let echo = client.echo()?;
         std::thread::sleep(options.pause);
-        let bundles = shaped(n, content, wiring);
+        let bundles = shaped(n, content, dispatch);
         let time = client.bundles(&bundles)?;
         if n >= WARM_UP {
             let [echoes, two, one] = &mut parts;
@@ -178,7 +178,7 @@ fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
         &COLUMNS,
     );
     section.note(format!(
-        "a client that sends ready-made messages: {content} rows come or go and {wiring} change, on the bridge as it was"
+        "a client that sends ready-made messages: {content} rows come or go and {dispatch} change, on the bridge as it was"
     ));
     section.note("each bundle is sent and checked (one round trip), then committed (another)");
     let names = ["an echo", "in two bundles, one after the other", "in one bundle"];
@@ -189,9 +189,9 @@ fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
     Ok(section)
 }
 
-/// Rows of a class come before their wiring, in even changes, and go behind it, in odd ones; now in two bundles, then
+/// Rows of a class come before their dispatch, in even changes, and go behind it, in odd ones; now in two bundles, then
 /// in one.
-fn shaped(n: u64, content: u32, wiring: u32) -> Vec<Vec<FlowMod>> {
+fn shaped(n: u64, content: u32, dispatch: u32) -> Vec<Vec<FlowMod>> {
     let comes = n.is_multiple_of(2);
     let command = if comes {
         Command::Add
@@ -199,7 +199,7 @@ fn shaped(n: u64, content: u32, wiring: u32) -> Vec<Vec<FlowMod>> {
         Command::DeleteStrict
     };
     let class = floor::rows(0..content, command);
-    let flip = floor::rows(content..content + wiring, Command::Add);
+    let flip = floor::rows(content..content + dispatch, Command::Add);
     let apart = if comes {
         vec![class, flip]
     } else {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::{Attribution, Class, ClassId, Compiler, Intent, Programs, RowKey, StageModel};
+use portcullis_compiler::{Attribution, Class, ClassId, Compiler, Intent, RowCache, RowKey, StageModel};
 use portcullis_policy::Document;
 
 fn model(name: &str) -> StageModel {
@@ -14,8 +14,8 @@ fn model(name: &str) -> StageModel {
 
 /// Compiles, proves and fits an intent from nothing; the rows of all stages together.
 pub fn compiled(intent: &Intent, name: &str) -> u64 {
-    let mut programs = Programs::new(model(name));
-    let compilation = Compilation::of(intent, &mut programs, Attribution::Rule, |_| false).unwrap();
+    let mut programs = RowCache::new(model(name));
+    let compilation = Compilation::new(intent, &mut programs, Attribution::Rule, |_| false).unwrap();
     assert!(
         compilation.unsupported.is_empty(),
         "{:?}",
@@ -32,17 +32,15 @@ pub fn from_nothing(document: &Document, name: &str) -> u64 {
 /// A compiler and its target as they stand after a document.
 pub struct Standing {
     compiler: Compiler,
-    programs: Programs,
+    programs: RowCache,
     intent: Arc<Intent>,
-    /// The document.
     pub document: Document,
 }
 
 impl Standing {
-    /// After this document.
     pub fn new(document: Document) -> Self {
         let mut compiler = Compiler::default();
-        let mut programs = Programs::new(StageModel::ovs());
+        let mut programs = RowCache::new(StageModel::ovs());
         let intent = compiler.resolve(&document, 1).unwrap();
         programs.check(&intent).unwrap();
         Standing {
@@ -98,7 +96,7 @@ pub struct Writes {
 fn rows(
     intent: &Intent,
     id: ClassId,
-    programs: &mut Programs,
+    programs: &mut RowCache,
 ) -> HashMap<(u32, RowKey), (portcullis_policy::Action, Option<u16>)> {
     let Some(class) = intent.classes.get(&id) else {
         return HashMap::new();

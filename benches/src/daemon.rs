@@ -109,7 +109,6 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts it.
     pub fn start(place: &Place) -> Result<Self> {
         let log = File::create(place.log()).map_err(BenchError::io("create the agent's log"))?;
         let started = Instant::now();
@@ -256,7 +255,6 @@ impl Client {
         Ok(answer.into_inner().generation)
     }
 
-    /// An endpoint.
     pub async fn endpoint(&mut self, name: &str) -> Result<v1::Endpoint> {
         let request = v1::GetRequest {
             name: name.to_string(),

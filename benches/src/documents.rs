@@ -146,7 +146,7 @@ pub struct Fleet {
     pub endpoints: u32,
     /// Profiles, each different; endpoint `n` has profile `n` modulo this.
     pub profiles: u32,
-    /// Endpoint `n` plugs in at `dummyN+1`, when `n` is below this.
+    /// Endpoint `n` points in at `dummyN+1`, when `n` is below this.
     pub attached: u32,
     /// Scattered TCP ports that each profile opens.
     pub ports: u32,
@@ -166,7 +166,6 @@ impl Fleet {
         }
     }
 
-    /// The document.
     pub fn document(self) -> Result<Document> {
         let name = |n: u32| format!("p{n:03}");
         let profiles: serde_json::Map<String, Value> =

@@ -10,7 +10,6 @@ pub type Result<T> = std::result::Result<T, BenchError>;
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The private switch.
     #[error("the private switch failed")]
     Testbed(#[from] portcullis_testbed::TestbedError),
     /// A document that was made here is not one.
@@ -45,20 +44,11 @@ pub enum BenchError {
     Decode(#[from] portcullis_openflow::DecodeError),
     /// A file, a process or a thread.
     #[error("cannot {what}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A command failed.
+    Io { what: String, source: std::io::Error },
     #[error("`{command}` ended with {status}: {stderr}")]
     Command {
-        /// Its command line.
         command: String,
-        /// How it ended.
         status: ExitStatus,
-        /// What it said.
         stderr: String,
     },
     /// Something did not happen in time.
@@ -66,7 +56,6 @@ pub enum BenchError {
     Late {
         /// What was waited for.
         what: String,
-        /// The patience.
         limit: Duration,
         /// What was there instead.
         seen: String,
@@ -74,10 +63,8 @@ pub enum BenchError {
     /// The program that is measured is not built.
     #[error("{0} is not there: build it with `cargo build --release -p portcullis`, or name it with --agent")]
     NotBuilt(PathBuf),
-    /// The agent ended.
     #[error("the agent ended with {status}; its log: {log}")]
     AgentEnded {
-        /// How.
         status: ExitStatus,
         /// The end of its log.
         log: String,
@@ -85,9 +72,7 @@ pub enum BenchError {
     /// The agent refused a call.
     #[error("the agent refused {what}")]
     Call {
-        /// The call.
         what: &'static str,
-        /// Its answer.
         source: Box<tonic::Status>,
     },
     /// What was measured is not what the figure would say.
@@ -102,7 +87,6 @@ impl BenchError {
         move |source| BenchError::Io { what, source }
     }
 
-    /// A refused call.
     pub(crate) fn call(what: &'static str) -> impl FnOnce(tonic::Status) -> Self {
         move |status| BenchError::Call {
             what,

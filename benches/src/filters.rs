@@ -8,12 +8,9 @@ use portcullis_policy::{Action, canonical};
 /// Filters of a generated set.
 pub const FILTERS: usize = 10_000;
 
-/// A filter set.
 #[derive(Debug, Clone)]
 pub struct FilterSet {
-    /// Its name.
     pub name: String,
-    /// Its text.
     pub text: String,
 }
 
@@ -42,7 +39,6 @@ pub fn sets() -> std::io::Result<Vec<FilterSet>> {
 }
 
 impl FilterSet {
-    /// How many filters.
     pub fn filters(&self) -> usize {
         self.text.lines().filter(|l| l.starts_with('@')).count()
     }
@@ -52,7 +48,7 @@ impl FilterSet {
         let policy = canonical(&classbench::parse(&self.text, default)?);
         let class = Class {
             id: ClassId(1),
-            fingerprint: Fingerprint::of(&policy),
+            fingerprint: Fingerprint::from_policy(&policy),
             policy,
         };
         Ok(Intent {

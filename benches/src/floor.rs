@@ -24,7 +24,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and greets.
     pub fn connect(switch: &Switch) -> Result<Self> {
         let failed = || BenchError::io("talk OpenFlow to the switch");
         let path = switch.sandbox().mgmt_socket(switch.sandbox().bridge());

@@ -2,6 +2,10 @@
 //!
 //! Nothing here asserts a threshold: it measures, and says on which machine. What it does check is that a figure is
 //! about the thing it names: the same flows, no row rewritten, every endpoint in its place.
+#![allow(
+    missing_docs,
+    reason = "its interface is a command, whose help says what it measures"
+)]
 
 pub mod bulk;
 pub mod change;

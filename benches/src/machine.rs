@@ -7,17 +7,13 @@ use serde::Serialize;
 /// The facts that figures depend on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
-    /// The processor's name.
     pub processor: String,
     /// How many of them the system has.
     pub cores: usize,
-    /// Main memory, MiB.
     pub memory_mib: u64,
-    /// The kernel.
     pub kernel: String,
     /// Open vSwitch, and the DPDK it was built with.
     pub open_vswitch: String,
-    /// This workspace's version.
     pub portcullis: String,
     /// Load averages over 1, 5 and 15 minutes at the start.
     pub load: String,
@@ -26,7 +22,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks.
     pub fn look() -> Self {
         let memory = field("/proc/meminfo", "MemTotal");
         Machine {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
-use portcullis_compiler::{CompileError, Intent, Programs, StageModel};
+use portcullis_compiler::{CompileError, Intent, RowCache, StageModel};
 use portcullis_openflow::{BundleAdd, FlowMod, FlowStats, Message, bundle};
 use portcullis_ovs::ports::{Attachments, Ports, resolve};
 use portcullis_ovs::tables::Pipeline;
@@ -37,7 +37,7 @@ pub struct Paper {
     switch: Switch,
     bridge: Bridge,
     config: Config,
-    programs: Programs,
+    programs: RowCache,
     units: Units,
 }
 
@@ -64,14 +64,14 @@ impl Paper {
             switch: Switch::default(),
             bridge,
             config: Config::new("ovs", "unix:/nowhere/db.sock"),
-            programs: Programs::new(StageModel::ovs()),
+            programs: RowCache::new(StageModel::ovs()),
             units: Units::new(pipeline()),
         }
     }
 
     /// The rows of an intent; compiled and proved as far as they are not known yet.
     pub fn rows(&mut self, intent: &Intent) -> Result<Rows, CompileError> {
-        let index = Attachments::of(intent, "ovs");
+        let index = Attachments::new(intent, "ovs");
         let ports = resolve(
             &self.switch,
             &self.bridge,

@@ -10,9 +10,7 @@ use crate::machine::{Machine, load};
 /// Everything of one run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
     pub machine: Machine,
-    /// What was measured.
     pub sections: Vec<Section>,
     /// Load averages at the end.
     pub load_at_the_end: String,
@@ -39,7 +37,6 @@ impl Report {
 /// One table: what was measured, how, and the figures.
 #[derive(Debug, Clone, Serialize)]
 pub struct Section {
-    /// What.
     pub title: String,
     /// How, and what has to be known to read it; a line each.
     pub notes: Vec<String>,
@@ -68,12 +65,10 @@ impl Section {
         self.notes.push(text.into());
     }
 
-    /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Adds a figure.
     pub fn figure(&mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) {
         self.figures.insert(name.into(), value.into());
     }
@@ -117,7 +112,6 @@ pub fn table(columns: &[String], rows: &[Vec<String>]) -> Table {
 pub struct Times(Vec<Duration>);
 
 impl Times {
-    /// One more.
     pub fn push(&mut self, time: Duration) {
         self.0.push(time);
     }
@@ -130,7 +124,6 @@ impl Times {
         self.0.get(rank.max(1) - 1).copied().unwrap_or_default()
     }
 
-    /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -19,7 +19,6 @@ pub struct Options {
     pub endpoints: u32,
     /// Those of them that are on a port.
     pub attached: u32,
-    /// Restarts.
     pub rounds: usize,
 }
 
@@ -31,7 +30,6 @@ struct Start {
     memory: [f64; 2],
 }
 
-/// Measures.
 pub async fn run(options: Options, program: &Path) -> Result<Section> {
     let attached = options.attached.min(options.endpoints);
     let document = Fleet::hosting(options.endpoints, PROFILES, attached).document()?;

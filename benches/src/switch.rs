@@ -19,7 +19,6 @@ const QUIET: u64 = 1;
 const LOOK: Duration = Duration::from_millis(400);
 const LOOKS: usize = 50;
 
-/// The switch.
 pub struct Switch {
     sandbox: Sandbox,
     ports: u32,
@@ -41,7 +40,6 @@ impl Switch {
         Ok(switch)
     }
 
-    /// The sandbox.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
@@ -103,7 +101,6 @@ impl Switch {
         Ok(())
     }
 
-    /// Deletes every flow.
     pub fn delete_flows(&self) -> Result<()> {
         self.sandbox
             .ofctl(["-O", "OpenFlow15", "del-flows", &self.bridge()])?;
@@ -217,7 +214,6 @@ pub(crate) fn run(mut command: Command) -> Result<String> {
 
 /// A backend in this process, at the switch.
 pub struct Target {
-    /// Its handle.
     pub handle: TargetHandle,
     task: JoinHandle<()>,
 }

@@ -20,7 +20,6 @@ const TARGET: &str = "name = \"ovs\"\nkind = \"ovs\"\novsdb = \"unix:/nonexisten
 /// Longest wait for unlocks to become active.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Unlocks that become active.
@@ -130,7 +129,6 @@ async fn each<F: Future<Output = std::result::Result<(), tonic::Status>>>(
     Ok(median(&times))
 }
 
-/// Measures.
 pub async fn run(options: &Options, agent: &Path) -> Result<Section> {
     let folder = tempfile::tempdir().map_err(BenchError::io("make a temporary folder"))?;
     let place = Place::prepare(agent, folder.path(), TARGET)?;

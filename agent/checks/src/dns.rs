@@ -53,7 +53,6 @@ impl Missing {
     }
 }
 
-/// Asks resolvers.
 pub(crate) struct Dns {
     /// With EDNS (RFC 6891), and without.
     options: [ResolverOpts; 2],

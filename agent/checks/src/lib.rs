@@ -124,7 +124,7 @@ impl Checker {
 impl Shared {
     async fn make(&self, question: &Question) -> Answer {
         let dns = &self.dns;
-        Answer::of(match question {
+        Answer::from_result(match question {
             Question::Fcrdns { addresses, hostname } => host::fcrdns(dns, addresses, hostname).await,
             Question::Ptr { addresses, hostname } => host::ptr(dns, addresses, hostname.as_deref()).await,
             Question::Address { hostname, must_have } => {

@@ -20,7 +20,7 @@ pub(crate) struct Places {
 
 /// A place; it is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Permit<'a> {
     places: &'a Places,
     owner: Arc<str>,
     own: Option<OwnedSemaphorePermit>,
@@ -42,13 +42,13 @@ impl Places {
     }
 
     /// Waits for one of the owner's part. Dropping the future gives up the owner's turn.
-    pub(crate) async fn own(&self, owner: &Arc<str>) -> Place<'_> {
+    pub(crate) async fn own(&self, owner: &Arc<str>) -> Permit<'_> {
         let own = {
             let mut owners = self.owners();
             let own = owners.entry(Arc::clone(owner));
             Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(self.each))))
         };
-        let mut place = Place {
+        let mut place = Permit {
             places: self,
             owner: Arc::clone(owner),
             own: None,
@@ -60,7 +60,7 @@ impl Places {
     }
 }
 
-impl Place<'_> {
+impl Permit<'_> {
     /// Waits for one of all places, too.
     pub(crate) async fn of_all(mut self) -> Self {
         self._all = self.places.all.acquire().await.ok();
@@ -68,7 +68,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.own = None;
         let mut owners = self.places.owners();
@@ -92,7 +92,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(50);
 
-    async fn taken<'a>(places: &'a Places, owner: &Arc<str>) -> Place<'a> {
+    async fn taken<'a>(places: &'a Places, owner: &Arc<str>) -> Permit<'a> {
         places.own(owner).await.of_all().await
     }
 

@@ -121,7 +121,7 @@ impl Answer {
     }
 
     /// The answer of a check; `Ok` is what it passed with.
-    pub(crate) fn of(result: Result<String, Answer>) -> Self {
+    pub(crate) fn from_result(result: Result<String, Answer>) -> Self {
         result.map_or_else(|answer| answer, Answer::passed)
     }
 }

@@ -15,7 +15,6 @@ pub(super) struct Group {
 }
 
 impl Accounts {
-    /// Of these texts.
     pub fn new(passwd: impl Into<String>, group: impl Into<String>) -> Self {
         Accounts {
             passwd: passwd.into(),
@@ -23,12 +22,10 @@ impl Accounts {
         }
     }
 
-    /// A user's number.
     pub(super) fn user(&self, name: &str) -> Option<u32> {
         field_of(&self.passwd, name, 2)?.parse().ok()
     }
 
-    /// A group.
     pub(super) fn group(&self, name: &str) -> Option<Group> {
         let gid = field_of(&self.group, name, 2)?.parse().ok()?;
         let names = field_of(&self.group, name, 3).unwrap_or_default();

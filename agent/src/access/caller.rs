@@ -10,7 +10,6 @@ use super::Role;
 pub struct Caller {
     /// As history and the audit log tell it: `uid 0`, `cert spiffe://host/orchestrator`, `token ticket-system`.
     pub name: String,
-    /// What it is.
     pub role: Role,
     /// Whose endpoints it is confined to; there for tenants.
     pub tenant: Option<String>,
@@ -24,7 +23,6 @@ pub struct Caller {
 pub struct Denied {
     /// What was reached for, as the caller named it.
     pub what: String,
-    /// The tenant.
     pub tenant: String,
 }
 

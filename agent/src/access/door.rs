@@ -44,7 +44,7 @@ struct Taken {
 
 /// A place; dropping it makes it free.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     door: Arc<Door>,
     from: From,
 }
@@ -88,16 +88,16 @@ impl Door {
     }
 
     /// A place for a connection by TCP, if there is one.
-    pub fn admit_address(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn admit_address(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionSlot> {
         self.admit(From::Address(network(address)))
     }
 
     /// A place for a connection to the socket, if there is one.
-    pub fn admit_user(self: &Arc<Self>, uid: u32) -> Option<Place> {
+    pub fn admit_user(self: &Arc<Self>, uid: u32) -> Option<ConnectionSlot> {
         self.admit(From::User(uid))
     }
 
-    fn admit(self: &Arc<Self>, from: From) -> Option<Place> {
+    fn admit(self: &Arc<Self>, from: From) -> Option<ConnectionSlot> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.by.get(&from).copied().unwrap_or(0);
         let tcp = matches!(from, From::Address(_));
@@ -110,14 +110,14 @@ impl Door {
         }
         taken.by.insert(from, own + 1);
         taken.tcp += usize::from(tcp);
-        Some(Place {
+        Some(ConnectionSlot {
             door: Arc::clone(self),
             from,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut taken = self.door.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.tcp -= usize::from(matches!(self.from, From::Address(_)));

@@ -20,13 +20,13 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::arrival::{Answering, Arriving};
+use super::denial_log::LONGEST;
 use super::oidc::Oidc;
 use super::right::{Ends, Right};
 use super::rights::{Needs, WAITS, needs};
-use super::witness::LONGEST;
 use super::{
-    AccessError, Accounts, Allowances, Caller, Connection, Denial, Door, Grant, Peer, People, Place, Role,
-    Shown, Shows, Witness,
+    AccessError, Accounts, Allowances, Authenticator, Caller, Connection, ConnectionSlot, Denial, DenialLog,
+    Door, Grant, Peer, Role, Shown, Shows,
 };
 use crate::api::ApiError;
 use crate::config;
@@ -39,19 +39,18 @@ pub struct Access(Arc<Inner>, Arc<Door>);
 #[derive(Debug)]
 struct Inner {
     known: ArcSwap<Known>,
-    /// Whose certificates hold.
     trust: ArcSwapOption<Trust>,
     /// How often any of that has changed.
     changes: watch::Sender<u64>,
     report: Mutex<Report>,
-    witness: Arc<dyn Witness>,
+    denial_log: Arc<dyn DenialLog>,
 }
 
 /// What the configuration says of callers.
 #[derive(Debug)]
 struct Known {
     /// Nobody is told from anybody without a configuration: whoever comes in may do everything.
-    people: Option<People>,
+    people: Option<Authenticator>,
     oidc: Option<Arc<Oidc>>,
     rates: Arc<Allowances>,
     written: Option<config::Access>,
@@ -89,12 +88,7 @@ pub enum Refusal {
     Nobody(&'static str),
     /// Its caller's role may not.
     #[error("{} is a {}, which may not call {method}", .caller.name, .caller.role)]
-    Role {
-        /// Who called.
-        caller: Caller,
-        /// What.
-        method: String,
-    },
+    Role { caller: Caller, method: String },
     /// There is no such method.
     #[error("the agent does not know this method: is it older than the caller?")]
     NoMethod(Caller),
@@ -131,7 +125,7 @@ fn known(access: Option<&config::Access>, before: Option<&Known>) -> Result<Know
     let own = tokio::net::UnixStream::pair().and_then(|(one, _other)| one.peer_cred());
     let own_uid = own.map_or(0, |cred| cred.uid());
     Ok(Known {
-        people: Some(People::new(access, &accounts, own_uid)?),
+        people: Some(Authenticator::new(access, &accounts, own_uid)?),
         oidc: access
             .oidc
             .as_ref()
@@ -147,13 +141,13 @@ fn known(access: Option<&config::Access>, before: Option<&Known>) -> Result<Know
 
 impl Access {
     /// As configured on this machine.
-    pub fn new(access: Option<&config::Access>, witness: Arc<dyn Witness>) -> Result<Self, AccessError> {
+    pub fn new(access: Option<&config::Access>, denial_log: Arc<dyn DenialLog>) -> Result<Self, AccessError> {
         let inner = Inner {
             known: ArcSwap::from_pointee(known(access, None)?),
             trust: ArcSwapOption::empty(),
             changes: watch::Sender::new(0),
             report: Mutex::default(),
-            witness,
+            denial_log,
         };
         Ok(Access(
             Arc::new(inner),
@@ -189,7 +183,7 @@ impl Access {
             Ok(_) => true,
             Err(error) => {
                 let why = format!("the connection ends: {error}");
-                self.witness()
+                self.denial_log()
                     .denied(Denial::new(peer.place.clone(), None, "TLS", why));
                 false
             }
@@ -286,13 +280,13 @@ impl Access {
     }
 
     /// A connection that has a place; accepted when access had changed so many times.
-    pub fn connection<T>(&self, io: T, peer: Peer, place: Place, seen: u64) -> Connection<T> {
+    pub fn connection<T>(&self, io: T, peer: Peer, place: ConnectionSlot, seen: u64) -> Connection<T> {
         Connection::new(io, peer, self.clone(), place, seen)
     }
 
     /// Who is told of refusals.
-    pub fn witness(&self) -> &dyn Witness {
-        &*self.0.witness
+    pub fn denial_log(&self) -> &dyn DenialLog {
+        &*self.0.denial_log
     }
 
     /// Who is at the other end of the Unix socket.
@@ -331,7 +325,7 @@ impl Access {
     }
 
     /// Who is at the other end of a connection.
-    fn caller(&self, people: Option<&People>, peer: &Peer) -> Option<Caller> {
+    fn caller(&self, people: Option<&Authenticator>, peer: &Peer) -> Option<Caller> {
         let Some(people) = people else {
             let first = match &peer.shows {
                 Shows::Certificate { names, .. } => names.first().map(|name| format!("cert {name}")),
@@ -446,7 +440,7 @@ impl Access {
     fn tell(&self, caller: String, role: Option<Role>, method: &str, status: &Status) {
         metrics::denied(status.code());
         self.0
-            .witness
+            .denial_log
             .denied(Denial::new(caller, role, method, status.message()));
     }
 }

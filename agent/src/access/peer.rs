@@ -13,18 +13,16 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::Connected;
 
-use super::{Access, Activity, Door, Place, San};
+use super::{Access, Activity, ConnectionSlot, Door, San};
 
 /// What a connection shows of its other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shows {
-    /// Nothing.
     Nothing,
     /// User and group on this machine.
     User(u32, u32),
     /// A certificate with these names that holds until then; the chain, its own first.
     Certificate {
-        /// Its names.
         names: Vec<San>,
         /// Until when it holds.
         until: SystemTime,
@@ -38,9 +36,7 @@ pub enum Shows {
 pub struct Peer {
     /// Where it is: `uid 1000`, `192.0.2.1:4711`.
     pub place: String,
-    /// What it shows.
     pub shows: Shows,
-    /// Its calls.
     pub activity: Arc<Activity>,
 }
 
@@ -58,12 +54,12 @@ pub struct Connection<T> {
     unchecked: bool,
     /// Its certificate does not hold any more.
     ended: bool,
-    _place: Place,
+    _place: ConnectionSlot,
 }
 
 impl<T> Connection<T> {
     /// With this peer, in this place; accepted when access had changed so many times.
-    pub(super) fn new(io: T, peer: Peer, access: Access, place: Place, seen: u64) -> Self {
+    pub(super) fn new(io: T, peer: Peer, access: Access, place: ConnectionSlot, seen: u64) -> Self {
         let door = Arc::clone(access.door());
         let look = Box::pin(tokio::time::sleep(door.first_call));
         let changes = access.watch();

@@ -11,7 +11,6 @@ pub enum Grant {
     No,
     /// For endpoints of its own: those that carry the label of its tenant.
     Own,
-    /// For everything.
     Yes,
 }
 
@@ -116,7 +115,6 @@ const ANY_ROLE: [&str; 2] = ["grpc.health.v1.Health/", "grpc.reflection.v1.Serve
 /// Who may call a path.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Needs {
-    /// No credential.
     Nothing,
     /// A credential, whatever its role.
     AnyRole,

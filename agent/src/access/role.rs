@@ -10,7 +10,6 @@ pub enum Role {
     Provisioner,
     /// A customer: asks about and unlocks ports of its own endpoints.
     Tenant,
-    /// Reads.
     Viewer,
 }
 
@@ -18,7 +17,6 @@ impl Role {
     /// Every role, in the order of the table's columns.
     pub const ALL: [Role; 4] = [Role::Operator, Role::Provisioner, Role::Tenant, Role::Viewer];
 
-    /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Operator => "operator",

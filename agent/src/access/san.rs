@@ -14,9 +14,7 @@ const LONGEST: usize = 512;
 pub enum San {
     /// A URI, as SPIFFE has it.
     Uri(String),
-    /// A host.
     Dns(String),
-    /// An e-mail address.
     Email(String),
 }
 
@@ -74,7 +72,6 @@ fn name(general: &GeneralName<'_>) -> Option<San> {
 /// What a certificate's name must be. Hosts are compared without regard to case, the rest as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
-    /// This very name.
     Exactly(San),
     /// A host of exactly one more label than this domain.
     Below(String),

@@ -20,7 +20,6 @@ pub struct Accept<S> {
 }
 
 impl<S> Accept<S> {
-    /// Of a listener.
     pub fn new(inner: S) -> Self {
         Accept { inner, pause: None }
     }

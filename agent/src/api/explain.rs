@@ -117,8 +117,8 @@ fn family(
         _ => None,
     };
     let told = [
-        ("remote", remote.map(Family::of)),
-        ("local", local.map(Family::of)),
+        ("remote", remote.map(Family::from_address)),
+        ("local", local.map(Family::from_address)),
         ("ip", fields.family("ip", request.ip)?),
         ("protocol", by_protocol),
     ];
@@ -212,7 +212,7 @@ fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Opt
         ),
     };
     let mut taken: Vec<(u128, u128)> = prefixes
-        .filter(|p| Family::of(p.addr()) == family && p.prefix_len() > 0)
+        .filter(|p| Family::from_address(p.addr()) == family && p.prefix_len() > 0)
         .map(|p| (number(p.network()), number(p.broadcast())))
         .collect();
     taken.sort_unstable();
@@ -250,7 +250,7 @@ pub(super) fn packet(
             .addresses
             .iter()
             .map(|a| a.0.addr())
-            .find(|a| Family::of(*a) == question.family)
+            .find(|a| Family::from_address(*a) == question.family)
     };
     let local = match question.local.or_else(own) {
         Some(local) => local,

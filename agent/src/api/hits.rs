@@ -1,4 +1,4 @@
-//! Hits under the names that the asker has for rules. Endpoints whose rules come to the same share a class, and with it
+//! Hits under the names that the asker has for rules. Endpoints whose rules mean the same share a class, and with it
 //! the counters; the class bears the names of one of them.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn of(base: &Base, name: Name) -> Result<Self, ApiError> {
+    pub(super) fn new(base: &Base, name: Name) -> Result<Self, ApiError> {
         let found = base.intent.endpoints.get(&name);
         let (Some(intent), Some(endpoint)) = (found, base.document.endpoints.get(&name)) else {
             return Err(ApiError::NotFound(Key {
@@ -123,7 +123,7 @@ endpoints:
             bytes: 100,
         };
         let names = |endpoint: &str| {
-            let asker = Asker::of(&base, endpoint.parse().unwrap()).unwrap();
+            let asker = Asker::new(&base, endpoint.parse().unwrap()).unwrap();
             [0, 1].map(|n| asker.named(hits(Decider::Entry(n))).rule)
         };
         assert_eq!(names("a"), ["profiles/p/smtp", "profiles/p/smtp2"]);

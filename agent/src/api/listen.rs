@@ -31,23 +31,13 @@ pub enum ListenError {
     NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error("cannot listen on {}; its folder must exist and belong to this user", path.display())]
-    Socket {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Socket { path: PathBuf, source: io::Error },
     /// There is no such group.
     #[error("there is no group `{0}`: create it, or change api.socket_group")]
     NoGroup(String),
     /// TCP cannot be listened on.
     #[error("cannot listen on {address}; set another api.listen")]
-    Tcp {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Tcp { address: SocketAddr, source: io::Error },
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -76,9 +66,7 @@ impl Drop for SocketFile {
 /// Listening, not yet serving.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The Unix socket.
     pub unix: UnixListener,
-    /// Its file.
     pub file: SocketFile,
     /// TCP with its TLS, when wanted.
     pub tcp: Option<(TcpListener, Option<Arc<Certificates>>)>,

@@ -20,7 +20,7 @@ mod unlock_out;
 mod unlocks;
 mod watch;
 mod watchers;
-mod why;
+mod why_blocked;
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub use status::ApiError;
 pub use tls::{Certificates, TlsError, incoming};
 
 use self::budget::Budget;
-use self::watchers::{Place, Watchers};
+use self::watchers::{WatchSlot, Watchers};
 use crate::access::{Access, Caller};
 use crate::config::{Limits, Provisioner};
 use crate::engine::Engine;
@@ -99,7 +99,7 @@ impl Api {
     }
 
     /// A place among those who watch.
-    fn watcher(&self, caller: &Caller) -> Result<Place, ApiError> {
+    fn watcher(&self, caller: &Caller) -> Result<WatchSlot, ApiError> {
         self.0.watchers.place(caller)
     }
 
@@ -145,7 +145,6 @@ impl Api {
     }
 }
 
-/// Who calls.
 fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
     // The guard puts it there; a service behind none serves nobody.
     let caller = request.extensions().get::<Caller>();

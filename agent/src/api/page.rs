@@ -40,7 +40,7 @@ fn decode(token: &str) -> Option<(Name, String)> {
 }
 
 impl Page {
-    pub(super) fn of(request: &v1::ListRequest) -> Result<Self, ApiError> {
+    pub(super) fn from_request(request: &v1::ListRequest) -> Result<Self, ApiError> {
         let after = match request.page_token.as_str() {
             "" => None,
             token => match decode(token) {
@@ -123,7 +123,7 @@ mod tests {
             label: String::new(),
         };
         let take = |map: &OrdMap<Name, u32>, token: String| -> (Vec<u32>, String) {
-            let page = Page::of(&request(token)).unwrap();
+            let page = Page::from_request(&request(token)).unwrap();
             let (items, next) = page.take(map, |v| v % 2 == 0);
             (items.into_iter().map(|(_, v)| *v).collect(), next)
         };

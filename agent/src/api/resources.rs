@@ -19,7 +19,7 @@ use crate::config::Provisioner;
 use crate::engine::{Baseline, ChangeError, Edit, Outcome, State, Who};
 use crate::store::{Key, Kind};
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcResult<T> = Result<Response<T>, Status>;
 
 fn key(kind: Kind, name: &Name) -> Key {
     Key {
@@ -41,7 +41,7 @@ async fn change(
     by: Who,
     paths: &[(&str, &str)],
     edit: impl FnOnce(&State) -> Result<Edit, ChangeError> + Send + 'static,
-) -> Answer<v1::Committed> {
+) -> GrpcResult<v1::Committed> {
     let outcome: Outcome = api.engine().change(by, edit).await.map_err(|error| match error {
         ChangeError::Document(DocumentError::Fields(fields)) => {
             ApiError::Fields(convert::as_message_paths(fields, paths))
@@ -153,17 +153,20 @@ fn within(
 
 #[tonic::async_trait]
 impl BaselineService for Api {
-    async fn get_baseline(&self, _: Request<v1::GetBaselineRequest>) -> Answer<v1::Baseline> {
+    async fn get_baseline(&self, _: Request<v1::GetBaselineRequest>) -> GrpcResult<v1::Baseline> {
         let (document, etag) = self
             .engine()
             .read(|s| (Arc::clone(s.document()), s.baseline_etag()));
         Ok(Response::new(convert::baseline_out(
-            &Baseline::of(&document),
+            &Baseline::from_document(&document),
             etag,
         )))
     }
 
-    async fn update_baseline(&self, request: Request<v1::UpdateBaselineRequest>) -> Answer<v1::Committed> {
+    async fn update_baseline(
+        &self,
+        request: Request<v1::UpdateBaselineRequest>,
+    ) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let v1::UpdateBaselineRequest {
             baseline,
@@ -187,7 +190,7 @@ impl BaselineService for Api {
 
 #[tonic::async_trait]
 impl ProfileService for Api {
-    async fn create_profile(&self, request: Request<v1::CreateProfileRequest>) -> Answer<v1::Committed> {
+    async fn create_profile(&self, request: Request<v1::CreateProfileRequest>) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         no_etag("profile.etag", &etag)?;
@@ -205,7 +208,7 @@ impl ProfileService for Api {
         .await
     }
 
-    async fn get_profile(&self, request: Request<v1::GetRequest>) -> Answer<v1::Profile> {
+    async fn get_profile(&self, request: Request<v1::GetRequest>) -> GrpcResult<v1::Profile> {
         let name = convert::name("name", &request.into_inner().name)?;
         let found = self.engine().read(|state| {
             let profile = state.document().profiles.get(&name)?;
@@ -216,12 +219,12 @@ impl ProfileService for Api {
             .ok_or_else(|| ApiError::NotFound(key(Kind::Profile, &name)))?)
     }
 
-    async fn list_profiles(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListProfilesResponse> {
+    async fn list_profiles(&self, request: Request<v1::ListRequest>) -> GrpcResult<v1::ListProfilesResponse> {
         let request = request.into_inner();
         if !request.label.is_empty() {
             return Err(ApiError::field("label", "profiles have no labels: leave it empty").into());
         }
-        let page = Page::of(&request)?;
+        let page = Page::from_request(&request)?;
         let (profiles, next_page_token) = self.engine().read(|state| {
             let (items, token) = page.take(&state.document().profiles, |_| true);
             let out = |(name, profile)| convert::profile_out(name, profile, state.profile_etag(name));
@@ -233,7 +236,7 @@ impl ProfileService for Api {
         }))
     }
 
-    async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> Answer<v1::Committed> {
+    async fn update_profile(&self, request: Request<v1::UpdateProfileRequest>) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let (name, profile, etag) = convert::profile(request.into_inner().profile)?;
         change(
@@ -251,7 +254,7 @@ impl ProfileService for Api {
         .await
     }
 
-    async fn delete_profile(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
+    async fn delete_profile(&self, request: Request<v1::DeleteRequest>) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
@@ -268,7 +271,10 @@ impl ProfileService for Api {
 
 #[tonic::async_trait]
 impl EndpointService for Api {
-    async fn create_endpoint(&self, request: Request<v1::CreateEndpointRequest>) -> Answer<v1::Committed> {
+    async fn create_endpoint(
+        &self,
+        request: Request<v1::CreateEndpointRequest>,
+    ) -> GrpcResult<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
         let may = self.provisioner();
@@ -289,7 +295,7 @@ impl EndpointService for Api {
         .await
     }
 
-    async fn get_endpoint(&self, request: Request<v1::GetRequest>) -> Answer<v1::Endpoint> {
+    async fn get_endpoint(&self, request: Request<v1::GetRequest>) -> GrpcResult<v1::Endpoint> {
         let caller = caller(&request)?;
         let name = convert::name("name", &request.into_inner().name)?;
         let found = self.engine().read(|state| {
@@ -306,11 +312,14 @@ impl EndpointService for Api {
             .ok_or_else(|| ApiError::NotFound(key(Kind::Endpoint, &name)))?)
     }
 
-    async fn list_endpoints(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListEndpointsResponse> {
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> GrpcResult<v1::ListEndpointsResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let label = page::label(&request.label)?;
-        let page = Page::of(&request)?;
+        let page = Page::from_request(&request)?;
         let carries = |endpoint: &Arc<Endpoint>| {
             caller.sees(&endpoint.labels)
                 && label.is_none_or(|(key, value)| endpoint.labels.get(key).is_some_and(|v| v == value))
@@ -330,7 +339,10 @@ impl EndpointService for Api {
         }))
     }
 
-    async fn update_endpoint(&self, request: Request<v1::UpdateEndpointRequest>) -> Answer<v1::Committed> {
+    async fn update_endpoint(
+        &self,
+        request: Request<v1::UpdateEndpointRequest>,
+    ) -> GrpcResult<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
         let may = self.provisioner();
@@ -352,7 +364,7 @@ impl EndpointService for Api {
         .await
     }
 
-    async fn delete_endpoint(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::Committed> {
+    async fn delete_endpoint(&self, request: Request<v1::DeleteRequest>) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let v1::DeleteRequest { name, etag } = request.into_inner();
         let name = convert::name("name", &name)?;
@@ -366,7 +378,7 @@ impl EndpointService for Api {
         .await
     }
 
-    async fn provision(&self, request: Request<v1::ProvisionRequest>) -> Answer<v1::Committed> {
+    async fn provision(&self, request: Request<v1::ProvisionRequest>) -> GrpcResult<v1::Committed> {
         let caller = caller(&request)?;
         let (by, role) = (Who::from(&caller), caller.role);
         let may = self.provisioner();
@@ -386,7 +398,7 @@ impl EndpointService for Api {
         .await
     }
 
-    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::Committed> {
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> GrpcResult<v1::Committed> {
         let by = Who::from(&caller(&request)?);
         let name = convert::name("name", &request.into_inner().name)?;
         change(self, by, &[], move |_| Ok(Edit::Endpoint(name, None))).await

@@ -40,14 +40,12 @@ pub enum ApiError {
         /// Why, and what can be.
         why: String,
     },
-    /// Too many streams.
     #[error("{limit} watchers are all the agent's [limits] allow{whom}: end one, or raise limits.{setting}")]
     TooManyWatchers {
         /// How many there may be.
         limit: usize,
         /// Whom: all, or each caller.
         whom: &'static str,
-        /// The setting.
         setting: &'static str,
     },
     /// A tenant asked for more than it may within an hour.
@@ -88,7 +86,6 @@ pub enum ApiError {
     TooLarge {
         /// How many it may.
         limit: usize,
-        /// The setting.
         setting: &'static str,
     },
     /// A request did not arrive in time.
@@ -106,7 +103,6 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// One wrong field.
     pub(super) fn field(path: impl Into<String>, problem: impl Into<String>) -> Self {
         ApiError::Fields(vec![FieldError {
             path: path.into(),

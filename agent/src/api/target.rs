@@ -154,7 +154,7 @@ impl TargetService for Api {
             "" => None,
             text => {
                 let name = convert::name("endpoint", text)?;
-                Some(Asker::of(&self.engine().read(|state| state.base()), name)?)
+                Some(Asker::new(&self.engine().read(|state| state.base()), name)?)
             }
         };
         let asked: Vec<_> = self

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::ApiError;
 use super::unlock_out::{self, state_in};
-use super::{Api, blocking, caller, why};
+use super::{Api, blocking, caller, why_blocked};
 use crate::access::{Caller, Role};
 use crate::engine::{Draft, UnlockError, UnlockRequest, Who};
 use crate::store::{IdempotencyKey, Key, Kind, Reach, WantedUnlocks};
@@ -28,7 +28,7 @@ const MAX_REASON: usize = 1024;
 const DEFAULT_PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcResult<T> = Result<Response<T>, Status>;
 
 impl From<&Caller> for Who {
     fn from(caller: &Caller) -> Self {
@@ -166,7 +166,7 @@ impl Api {
         })
     }
 
-    async fn changed(&self, caller: &Caller, request: UnlockRequest) -> Answer<v1::Unlock> {
+    async fn changed(&self, caller: &Caller, request: UnlockRequest) -> GrpcResult<v1::Unlock> {
         let outcome = self.engine().unlocks(request).await;
         let outcome = outcome.map_err(|error| self.undisclosed(caller, error))?;
         let unlock = outcome.unlock.ok_or(ApiError::Lost)?;
@@ -196,7 +196,7 @@ impl Api {
         id: String,
         what: &'static str,
         make: impl Fn(&mut Draft<'_>, &Name, &Unlock) -> Result<Vec<UnlockChange>, UnlockError> + Send + 'static,
-    ) -> Answer<v1::Unlock> {
+    ) -> GrpcResult<v1::Unlock> {
         let name =
             convert::name("id", &id).inspect_err(|error| self.refused(caller, what, "unlocks", error))?;
         let found = self
@@ -305,7 +305,7 @@ fn reason(text: String) -> Result<String, ApiError> {
 
 #[tonic::async_trait]
 impl UnlockService for Api {
-    async fn request_unlock(&self, request: Request<v1::RequestUnlockRequest>) -> Answer<v1::Unlock> {
+    async fn request_unlock(&self, request: Request<v1::RequestUnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let asked = request.into_inner();
         // Before it is part of any text.
@@ -341,7 +341,7 @@ impl UnlockService for Api {
         self.changed(&caller, request).await
     }
 
-    async fn get_unlock(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
+    async fn get_unlock(&self, request: Request<v1::UnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let id = request.into_inner().id;
         convert::name("id", &id)?;
@@ -352,7 +352,7 @@ impl UnlockService for Api {
     async fn list_unlocks(
         &self,
         request: Request<v1::ListUnlocksRequest>,
-    ) -> Answer<v1::ListUnlocksResponse> {
+    ) -> GrpcResult<v1::ListUnlocksResponse> {
         let caller = caller(&request)?;
         let wanted = self.wanted(&caller, &request.into_inner())?;
         let (engine, size) = (self.engine().clone(), wanted.limit - 1);
@@ -390,7 +390,7 @@ impl UnlockService for Api {
         }))
     }
 
-    async fn approve(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+    async fn approve(&self, request: Request<v1::DecideUnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
         let (text, by) = (reason(text)?, caller.name.clone());
@@ -400,7 +400,7 @@ impl UnlockService for Api {
         .await
     }
 
-    async fn reject(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+    async fn reject(&self, request: Request<v1::DecideUnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let v1::DecideUnlockRequest { id, reason: text, .. } = request.into_inner();
         let (text, by) = (reason(text)?, caller.name.clone());
@@ -410,7 +410,7 @@ impl UnlockService for Api {
         .await
     }
 
-    async fn renew(&self, request: Request<v1::RenewUnlockRequest>) -> Answer<v1::Unlock> {
+    async fn renew(&self, request: Request<v1::RenewUnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let v1::RenewUnlockRequest { id, lease_seconds } = request.into_inner();
         let (lease, by) = (Some(lease_seconds).filter(|s| *s > 0), caller.name.clone());
@@ -430,7 +430,7 @@ impl UnlockService for Api {
         .await
     }
 
-    async fn release(&self, request: Request<v1::UnlockRequest>) -> Answer<v1::Unlock> {
+    async fn release(&self, request: Request<v1::UnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let by = caller.name.clone();
         self.decide(
@@ -442,7 +442,7 @@ impl UnlockService for Api {
         .await
     }
 
-    async fn revoke(&self, request: Request<v1::DecideUnlockRequest>) -> Answer<v1::Unlock> {
+    async fn revoke(&self, request: Request<v1::DecideUnlockRequest>) -> GrpcResult<v1::Unlock> {
         let caller = caller(&request)?;
         let v1::DecideUnlockRequest {
             id,
@@ -469,7 +469,7 @@ impl UnlockService for Api {
     async fn describe_program(
         &self,
         request: Request<v1::DescribeProgramRequest>,
-    ) -> Answer<v1::DescribeProgramResponse> {
+    ) -> GrpcResult<v1::DescribeProgramResponse> {
         let caller = caller(&request)?;
         let wanted = request.into_inner().program;
         if !wanted.is_empty() {
@@ -491,12 +491,17 @@ impl UnlockService for Api {
         Ok(Response::new(v1::DescribeProgramResponse { programs }))
     }
 
-    async fn why_blocked(&self, request: Request<v1::WhyBlockedRequest>) -> Answer<v1::WhyBlockedResponse> {
+    async fn why_blocked(
+        &self,
+        request: Request<v1::WhyBlockedRequest>,
+    ) -> GrpcResult<v1::WhyBlockedResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         convert::name("endpoint", &request.endpoint)?;
         let tenant = self.reach(&caller, &request.endpoint)?;
-        Ok(Response::new(why::blocked(self, &request, &caller, &tenant)?))
+        Ok(Response::new(why_blocked::blocked(
+            self, &request, &caller, &tenant,
+        )?))
     }
 
     type WatchUnlocksStream = Pin<Box<dyn Stream<Item = Result<v1::UnlockEvent, Status>> + Send>>;
@@ -504,7 +509,7 @@ impl UnlockService for Api {
     async fn watch_unlocks(
         &self,
         request: Request<v1::WatchUnlocksRequest>,
-    ) -> Answer<Self::WatchUnlocksStream> {
+    ) -> GrpcResult<Self::WatchUnlocksStream> {
         let caller = caller(&request)?;
         let wanted = request.into_inner();
         let place = self.watcher(&caller)?;

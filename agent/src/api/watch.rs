@@ -1,4 +1,4 @@
-//! The stream of changes. A watcher has a cursor, the newest generation it was told, and reads what follows from
+//! The stream of changes. A watcher has a cursor, the newest generation it was sent, and reads what follows from
 //! memory or from the store: however slow it is, it sees no gap, and the agent buffers nothing for it. When the
 //! history it needs is forgotten, the stream ends with an error.
 
@@ -11,7 +11,7 @@ use tonic::Status;
 use super::Api;
 use super::status::ApiError;
 use super::target::target_out;
-use super::watchers::Place;
+use super::watchers::WatchSlot;
 use crate::access::Caller;
 use crate::store::Generation;
 
@@ -40,7 +40,7 @@ struct Watcher {
     events: Events,
     cursor: u64,
     told: Vec<Option<Told>>,
-    _place: Place,
+    _place: WatchSlot,
 }
 
 /// Why a watcher ends.

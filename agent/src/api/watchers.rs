@@ -8,7 +8,6 @@ use super::status::ApiError;
 use crate::access::{Caller, Role};
 use crate::config::Limits;
 
-/// The places.
 #[derive(Debug)]
 pub(super) struct Watchers {
     all: usize,
@@ -27,7 +26,7 @@ struct Taken {
 
 /// A place; dropping it makes it free.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WatchSlot {
     watchers: Arc<Watchers>,
     caller: String,
     common: bool,
@@ -44,7 +43,7 @@ impl Watchers {
     }
 
     /// A place for a caller. The tokens and certificates of one tenant share.
-    pub fn place(self: &Arc<Self>, caller: &Caller) -> Result<Place, ApiError> {
+    pub fn place(self: &Arc<Self>, caller: &Caller) -> Result<WatchSlot, ApiError> {
         let common = !matches!(caller.role, Role::Operator | Role::Provisioner);
         let name = match &caller.tenant {
             Some(tenant) => format!("tenant {tenant}"),
@@ -66,7 +65,7 @@ impl Watchers {
         taken.all += 1;
         taken.common += usize::from(common);
         taken.by.insert(name.clone(), own + 1);
-        Ok(Place {
+        Ok(WatchSlot {
             watchers: Arc::clone(self),
             caller: name,
             common,
@@ -74,7 +73,7 @@ impl Watchers {
     }
 }
 
-impl Drop for Place {
+impl Drop for WatchSlot {
     fn drop(&mut self) {
         let mut taken = self.watchers.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all -= 1;

@@ -208,7 +208,7 @@ pub struct Provision {
     /// Port of a switch, and the VLAN on it that is the endpoint's: a number, or `any` for a trunk; untagged frames
     /// without a VLAN. Needs --target; may be repeated.
     #[arg(long, value_name = "PORT[:VLAN]", requires = "target")]
-    pub port: Vec<Plug>,
+    pub port: Vec<PortArg>,
     /// Take every VLAN that the interfaces carry, as trunks.
     #[arg(long)]
     pub any_vlan: bool,
@@ -491,14 +491,14 @@ impl FromStr for Service {
 
 /// `PORT` or `PORT:VLAN`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plug {
+pub struct PortArg {
     /// Number of a switch port.
     pub port: u32,
     /// The VLAN on it.
     pub vlan: Vlan,
 }
 
-impl FromStr for Plug {
+impl FromStr for PortArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -511,7 +511,7 @@ impl FromStr for Plug {
             .map_err(|_| format!("`{port}` is no port: write a number, as in 3 or 3:100"))?;
         let vlan = vlan.map(|v| v.parse::<Vlan>().map_err(|error| error.to_string()));
         let vlan = vlan.transpose()?.unwrap_or_default();
-        Ok(Plug { port, vlan })
+        Ok(PortArg { port, vlan })
     }
 }
 

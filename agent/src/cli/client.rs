@@ -26,7 +26,6 @@ const CONNECT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Largest answer, in bytes: plans list rows, and a document can hold every endpoint of a data centre.
 const ANSWER: usize = 256 << 20;
 
-/// A connected agent.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Line,
@@ -41,7 +40,7 @@ pub type Line = InterceptedService<Channel, Token>;
 pub struct Token(Option<MetadataValue<Ascii>>);
 
 impl Token {
-    fn of(globals: &Globals) -> Result<Self, Failure> {
+    fn from_globals(globals: &Globals) -> Result<Self, Failure> {
         let Some(file) = &globals.token_file else {
             return Ok(Token(None));
         };
@@ -126,7 +125,7 @@ impl Client {
     /// Connects to the agent that the options name.
     pub async fn connect(globals: &Globals) -> Result<Self, Failure> {
         let (endpoint, at) = endpoint(globals)?;
-        let token = Token::of(globals)?;
+        let token = Token::from_globals(globals)?;
         match endpoint.connect_timeout(CONNECT).connect().await {
             Ok(channel) => Ok(Client {
                 channel: InterceptedService::new(channel, token),
@@ -151,17 +150,14 @@ impl Client {
         status.into()
     }
 
-    /// The baseline.
     pub fn baseline(&self) -> BaselineServiceClient<Line> {
         BaselineServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// Profiles.
     pub fn profiles(&self) -> ProfileServiceClient<Line> {
         ProfileServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// Endpoints.
     pub fn endpoints(&self) -> EndpointServiceClient<Line> {
         EndpointServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
@@ -171,22 +167,18 @@ impl Client {
         PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// Unlocks.
     pub fn unlocks(&self) -> UnlockServiceClient<Line> {
         UnlockServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// Bypasses.
     pub fn bypasses(&self) -> BypassServiceClient<Line> {
         BypassServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// The audit log.
     pub fn audit(&self) -> AuditServiceClient<Line> {
         AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
-    /// Targets.
     pub fn targets(&self) -> TargetServiceClient<Line> {
         TargetServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }

@@ -52,7 +52,6 @@ pub enum Misuse {
     /// Labels of something else.
     #[error("--label is for `get endpoints`")]
     Label,
-    /// Nothing to compile.
     #[error("nothing to compile: give a document with -f FILE or a filter set with --classbench FILE")]
     NoInput,
     /// A filter set without a default.
@@ -66,7 +65,6 @@ pub enum Misuse {
     Target {
         /// What was asked for.
         name: String,
-        /// What there is.
         known: Vec<&'static str>,
     },
 }
@@ -74,7 +72,6 @@ pub enum Misuse {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line.
     #[error(transparent)]
     Misuse(#[from] Misuse),
     /// There is no agent to talk to.
@@ -82,7 +79,6 @@ pub enum Failure {
     Unreachable {
         /// Its socket or address.
         at: String,
-        /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The agent said no, or failed.
@@ -90,34 +86,20 @@ pub enum Failure {
     Status(#[source] Box<Status>),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A document is wrong.
     #[error("{} is not a policy document", path.display())]
-    Document {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: DocumentError,
-    },
+    Document { path: PathBuf, source: DocumentError },
     /// A filter set is wrong.
     #[error("{} is not a filter set", path.display())]
     Filters {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: portcullis_policy::classbench::LineError,
     },
     /// A stage model is wrong.
     #[error("{} is not a stage model", path.display())]
     Model {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: portcullis_compiler::ModelError,
     },
     /// A document has more classes than a target can tell apart.
@@ -125,13 +107,11 @@ pub enum Failure {
     Classes(#[from] portcullis_compiler::OutOfClasses),
     /// The P4 program that this binary carries is unusable.
     #[error(transparent)]
-    Program(#[from] portcullis_p4runtime::ProgramError),
+    ClassRows(#[from] portcullis_p4runtime::ProgramError),
     /// A P4 program's description, or the mapping for it, is wrong.
     #[error("{} cannot be used as a stage model", path.display())]
     P4Info {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The agent's document cannot be read here.
@@ -164,7 +144,6 @@ impl From<Status> for Failure {
 }
 
 impl Failure {
-    /// The shell's answer.
     pub fn exit(&self) -> Exit {
         match self {
             Failure::Misuse(_) => Exit::Usage,

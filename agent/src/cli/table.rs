@@ -4,7 +4,6 @@ use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Tab
 
 use crate::text::plain;
 
-/// Blanks between columns.
 const GAP: u16 = 2;
 /// Columns up to this width are names and numbers, which are not broken while prose has room.
 const NAME: u16 = 24;

@@ -50,12 +50,10 @@ impl<'a> Term<'a> {
         Term { width, ..self }
     }
 
-    /// Output format.
     pub fn output(&self) -> Output {
         self.output
     }
 
-    /// Writes an answer.
     pub fn show(&mut self, view: &impl View) -> Result<(), Failure> {
         self.show_as(view, self.output)
     }

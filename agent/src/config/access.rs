@@ -21,9 +21,7 @@ pub struct Access {
     pub tenant_label: String,
     /// Users on the Unix socket.
     pub users: Vec<User>,
-    /// Certificates.
     pub certificates: Vec<NamedCertificate>,
-    /// Tokens.
     pub tokens: Vec<Token>,
     /// How often a caller may ask.
     pub rates: Rates,
@@ -59,10 +57,8 @@ impl Default for Provisioner {
     }
 }
 
-/// What somebody is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// The role.
+pub struct Principal {
     pub role: Role,
     /// Whose endpoints a tenant is confined to.
     pub tenant: Option<String>,
@@ -84,17 +80,15 @@ pub enum Account {
 pub struct User {
     /// Whom it is about.
     pub account: Account,
-    /// What they are.
-    pub holder: Holder,
+    pub principal: Principal,
 }
 
 /// Certificates with a name like this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedCertificate {
-    /// The name.
     pub san: Pattern,
     /// What who shows it is.
-    pub holder: Holder,
+    pub principal: Principal,
 }
 
 /// A token, of which only the digest is known.
@@ -105,7 +99,7 @@ pub struct Token {
     /// Its SHA-256.
     pub digest: [u8; 32],
     /// What who has it is.
-    pub holder: Holder,
+    pub principal: Principal,
 }
 
 /// How often a caller may ask.
@@ -122,7 +116,6 @@ pub struct Rate {
 pub struct Rates([Option<Rate>; 4]);
 
 impl Rates {
-    /// For a role.
     pub fn of(&self, role: Role) -> Option<Rate> {
         self.0.get(role as usize).copied().flatten()
     }
@@ -194,7 +187,12 @@ fn provisioner(raw: raw::Provisioner) -> Result<Provisioner> {
 }
 
 /// Role and tenant of an entry, which go together.
-fn holder(path: &str, role: &Spanned<Role>, tenant: Option<Spanned<String>>, star: bool) -> Result<Holder> {
+fn principal(
+    path: &str,
+    role: &Spanned<Role>,
+    tenant: Option<Spanned<String>>,
+    star: bool,
+) -> Result<Principal> {
     let at = format!("{path}.tenant");
     let is_tenant = *role.get_ref() == Role::Tenant;
     match &tenant {
@@ -219,7 +217,7 @@ fn holder(path: &str, role: &Spanned<Role>, tenant: Option<Spanned<String>>, sta
         }
         _ => {}
     }
-    Ok(Holder {
+    Ok(Principal {
         role: *role.get_ref(),
         tenant: tenant.map(Spanned::into_inner),
     })
@@ -242,7 +240,7 @@ fn user(index: usize, entry: Spanned<raw::User>) -> Result<User> {
     };
     Ok(User {
         account,
-        holder: holder(&path, &role, tenant, false)?,
+        principal: principal(&path, &role, tenant, false)?,
     })
 }
 
@@ -256,7 +254,7 @@ fn certificate(index: usize, entry: Spanned<raw::NamedCertificate>) -> Result<Na
     let star = matches!(pattern, Pattern::Below(_));
     Ok(NamedCertificate {
         san: pattern,
-        holder: holder(&path, &role, tenant, star)?,
+        principal: principal(&path, &role, tenant, star)?,
     })
 }
 
@@ -296,7 +294,7 @@ fn tokens(raw: Vec<Spanned<raw::Token>>) -> Result<Vec<Token>> {
         tokens.push(Token {
             name: name.into_inner(),
             digest,
-            holder: holder(&path, &role, tenant, false)?,
+            principal: principal(&path, &role, tenant, false)?,
         });
     }
     Ok(tokens)

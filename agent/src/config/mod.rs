@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use access::{
-    ANY_TENANT, Access, Account, Holder, NamedCertificate, Provisioner, Rate, Rates, Token, User,
+    ANY_TENANT, Access, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
 };
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 pub use oidc::{Algorithm, KeySource, Keys as OidcKeys, Oidc};
@@ -35,16 +35,10 @@ pub enum ConfigError {
     #[error(
         "cannot read the configuration {file}: {source}; write one (see --print-default-config) or name another with --config"
     )]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Unreadable { file: PathBuf, source: std::io::Error },
     /// Not TOML, an unknown setting, or a value that is not one.
     #[error("{file}:{line}: {at}{problem}", file = .file.display(), at = at(.path))]
     Setting {
-        /// The file.
         file: PathBuf,
         /// Line, from 1.
         line: usize,
@@ -63,26 +57,20 @@ fn at(path: &str) -> String {
     }
 }
 
-/// The resolved configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where it was read from.
     pub file: PathBuf,
-    /// The API.
     pub api: Api,
     /// Who may do what; whoever comes in may do everything when absent.
     pub access: Option<Access>,
     /// How checks of unlocks are made.
     pub checks: portcullis_checks::CheckerConfig,
-    /// The database.
     pub store: PathBuf,
-    /// The audit log.
     pub audit: Audit,
-    /// The datapaths.
     pub targets: Targets,
     /// Where metrics are served, when they are.
     pub metrics: Option<SocketAddr>,
-    /// Logging.
     pub log: Log,
     /// What is too much.
     pub limits: Limits,
@@ -112,13 +100,10 @@ impl Default for Audit {
 /// Where the API is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Api {
-    /// The Unix socket.
     pub socket: PathBuf,
-    /// Its permission bits.
     pub socket_mode: u32,
     /// The group it belongs to; the process's when absent.
     pub socket_group: Option<String>,
-    /// TCP, when wanted.
     pub tcp: Option<Tcp>,
     /// How long calls may take to finish when the agent stops.
     pub drain: Duration,
@@ -127,7 +112,6 @@ pub struct Api {
 /// The API on TCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tcp {
-    /// The address.
     pub listen: SocketAddr,
     /// TLS; absent only on loopback.
     pub tls: Option<Tls>,
@@ -159,7 +143,6 @@ pub enum ClientAuth {
     Optional,
 }
 
-/// The datapaths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
     /// Look for what is there: Open vSwitch with these settings, else the embedded switch, else wait for the former.
@@ -178,7 +161,6 @@ pub enum AnyTarget {
 }
 
 impl AnyTarget {
-    /// Its name.
     pub fn name(&self) -> &str {
         match self {
             AnyTarget::Ovs(target) => &target.name,
@@ -190,11 +172,9 @@ impl AnyTarget {
 /// One P4Runtime device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct P4Target {
-    /// Its name.
     pub name: String,
     /// `HOST:PORT` of its server, or `unix:/PATH`.
     pub address: String,
-    /// Its device id.
     pub device_id: u64,
     /// The role; empty for the one that may do everything.
     pub role: String,
@@ -218,12 +198,10 @@ pub struct P4Target {
     pub embedded: Option<Embedded>,
 }
 
-/// The embedded switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Embedded {
     /// Its program; beside the agent's own, or on the PATH, when absent.
     pub program: Option<PathBuf>,
-    /// Its socket.
     pub socket: PathBuf,
     /// What follows the program's name.
     pub arguments: Vec<String>,
@@ -235,10 +213,7 @@ pub struct Embedded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum P4Program {
     /// Our own program; ports match as ranges, or as value and mask.
-    Portcullis {
-        /// Ranges.
-        range: bool,
-    },
+    Portcullis { range: bool },
     /// The same, with ports as ranges and the larger tables of the embedded switch.
     Embedded,
     /// What it runs, as this file says its tables are to be read; by names without one.
@@ -259,7 +234,6 @@ pub struct P4Tls {
 /// One Open vSwitch bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its name.
     pub name: String,
     /// `unix:PATH` or `tcp:HOST:PORT`.
     pub ovsdb: String,
@@ -267,7 +241,6 @@ pub struct Target {
     pub bridge: Option<String>,
     /// Patterns of ports that are not policed.
     pub uplinks: Vec<String>,
-    /// The first table.
     pub first_table: u8,
     /// What happens to what passes.
     pub final_action: FinalAction,
@@ -323,12 +296,9 @@ pub enum FinalAction {
     GotoTable(u8),
 }
 
-/// Logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// How lines look.
     pub format: LogFormat,
-    /// Levels by module.
     pub filter: String,
 }
 
@@ -336,7 +306,6 @@ pub struct Log {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
     #[default]
     Text,
     /// One JSON object a line.
@@ -370,13 +339,9 @@ pub struct Limits {
     pub watchers_per_caller: usize,
     /// Those that only operators and orchestration may have.
     pub watchers_reserved: usize,
-    /// Changes waiting.
     pub queued_changes: usize,
-    /// Endpoints.
     pub endpoints: usize,
-    /// Profiles.
     pub profiles: usize,
-    /// Programs.
     pub programs: usize,
     /// Rules in the baseline, the mandatory list, or one profile.
     pub list_rules: usize,

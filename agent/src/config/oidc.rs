@@ -18,9 +18,7 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Tokens of an identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Oidc {
-    /// Who issues them.
     pub issuer: String,
-    /// For whom.
     pub audience: String,
     /// Keys that they are signed with.
     pub keys: Keys,
@@ -41,7 +39,6 @@ pub struct Oidc {
 /// Where keys are read, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
-    /// Where they are.
     pub source: KeySource,
     /// After which time they are read again.
     pub refresh: Duration,
@@ -51,10 +48,8 @@ pub struct Keys {
     pub max_age: Duration,
 }
 
-/// Where keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// In this file.
     File(PathBuf),
     /// At this address, whose server shows a certificate of an authority in that file.
     Https(Box<Url>, PathBuf),
@@ -74,7 +69,6 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them.
     pub const ALL: [Algorithm; 4] = [
         Algorithm::RS256,
         Algorithm::PS256,

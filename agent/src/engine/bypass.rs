@@ -9,7 +9,7 @@ use portcullis_unlock::ledger::{Bypass, BypassChange, Ledger};
 use serde_json::json;
 
 use super::Who;
-use crate::store::{Aside, Change, Entry, Key, Kind};
+use crate::store::{Change, Entry, Key, Kind, SideWrites};
 
 /// Who did what became of a bypass: nobody ends one whose time is over.
 pub(super) fn who(change: &BypassChange, by: &Who, now: &Moment) -> Who {
@@ -47,28 +47,28 @@ pub(super) fn entry(change: &BypassChange, by: &Who, now: &Moment, generation: u
 }
 
 /// What a commit writes of bypasses.
-pub(super) fn note(aside: &mut Aside, changes: &[BypassChange]) {
+pub(super) fn note(side: &mut SideWrites, changes: &[BypassChange]) {
     let write = |change: &BypassChange| {
         let bypass = change.started.then(|| change.bypass.clone());
         (change.bypass.endpoint.clone(), bypass)
     };
-    aside.bypasses = changes.iter().map(write).collect();
+    side.bypasses = changes.iter().map(write).collect();
 }
 
 /// [`note`] of a change of the policy, with its entries of the audit log; returns what it ended.
 pub(super) fn note_ended(
-    aside: &mut Aside,
+    side: &mut SideWrites,
     before: &Ledger,
     after: &Ledger,
     now: &Moment,
     generation: u64,
 ) -> Vec<BypassChange> {
     let changes = after.bypasses_since(before);
-    note(aside, &changes);
+    note(side, &changes);
     let entries = changes
         .iter()
         .map(|change| entry(change, &Who::agent(), now, generation));
-    aside.audit.extend(entries);
+    side.audit.extend(entries);
     changes
 }
 

@@ -18,7 +18,7 @@ use super::queue::Requests;
 use super::unlocks::{Draft, UnlockError, UnlockOutcome, UnlockRequest, Who, aside_of, refused, tell_all};
 use super::{ChangeError, Clock, Engine};
 use crate::metrics;
-use crate::store::{Aside, Closing, Journal, Missing};
+use crate::store::{Closing, Journal, Missing, SideWrites};
 
 /// How long an answer waits for targets and for the journal to confirm a closing. The closing waits for neither.
 const CONFIRMED: Duration = Duration::from_secs(1);
@@ -79,7 +79,6 @@ type Written = oneshot::Receiver<Result<(), String>>;
 
 /// What became of a request to close.
 pub(super) enum Reply {
-    /// It holds.
     Holds {
         unlock: Option<Arc<Unlock>>,
         generation: u64,
@@ -147,14 +146,14 @@ impl Closer {
                 written,
             };
         }
-        let aside = aside_of((&before, &ledger), (&changes, &bypasses), &request.by, &now);
+        let side = aside_of((&before, &ledger), (&changes, &bypasses), &request.by, &now);
         let by = who(&changes, &bypasses, &request.by, &now);
         let changed = Changed {
             unlocks: &changes,
             bypasses: &bypasses,
             by: &by,
         };
-        let closed = core.close(ledger, &changed, aside, &now);
+        let closed = core.close(ledger, &changed, side, &now);
         let waiting = core.waiting() as u64;
         self.health.set(|health| health.waiting = waiting);
         drop(core);
@@ -165,7 +164,7 @@ impl Closer {
         let written = (closed.tightened || changes.iter().any(ends)).then(|| {
             self.write(
                 closed.number,
-                closing_of(&closed.aside, by, closed.generation, now),
+                closing_of(&closed.side, by, closed.generation, now),
             )
         });
         self.wake();
@@ -194,7 +193,6 @@ impl Closer {
     }
 }
 
-/// Who closed.
 fn who(
     changes: &[UnlockChange],
     bypasses: &[BypassChange],
@@ -207,9 +205,14 @@ fn who(
 }
 
 /// A closing as the journal has it.
-fn closing_of(aside: &Aside, by: String, generation: u64, now: portcullis_unlock::clock::Moment) -> Closing {
+fn closing_of(
+    side: &SideWrites,
+    by: String,
+    generation: u64,
+    now: portcullis_unlock::clock::Moment,
+) -> Closing {
     let (mut strikes, mut tenant_strikes) = (Vec::new(), Vec::new());
-    for ((subject, program), found) in aside.strikes.iter().cloned() {
+    for ((subject, program), found) in side.strikes.iter().cloned() {
         match subject {
             Subject::Endpoint(endpoint) => strikes.push((endpoint, program, found)),
             Subject::Tenant(tenant) => tenant_strikes.push((tenant, program, found)),
@@ -219,11 +222,11 @@ fn closing_of(aside: &Aside, by: String, generation: u64, now: portcullis_unlock
         generation,
         seen: now,
         by,
-        unlocks: aside.unlocks.iter().map(|unlock| Unlock::clone(unlock)).collect(),
+        unlocks: side.unlocks.iter().map(|unlock| Unlock::clone(unlock)).collect(),
         strikes,
         tenant_strikes,
-        audit: aside.audit.clone(),
-        bypasses: aside
+        audit: side.audit.clone(),
+        bypasses: side
             .bypasses
             .iter()
             .map(|(endpoint, _)| endpoint.clone())

@@ -24,7 +24,7 @@ use super::bypass;
 use super::unlocks::{entries_of, keys_of};
 use super::worker::revise;
 use super::{Base, ChangeError, State};
-use crate::store::{Aside, Generation, Pending, Write};
+use crate::store::{Generation, Pending, SideWrites, Write};
 
 /// Endpoints, and what unlocks do to them.
 pub(super) type Grants = OrdMap<Name, Arc<Vec<Grant>>>;
@@ -38,7 +38,7 @@ pub(super) struct Prepared {
     pub ledger: Ledger,
     /// The generation that it makes, if it makes one.
     pub desired: Option<Desired>,
-    pub aside: Aside,
+    pub side: SideWrites,
 }
 
 /// What a change makes of the policy.
@@ -57,7 +57,6 @@ struct Committing {
     /// Entries of the backlog that are part of it.
     stores: usize,
     closed: Vec<UnlockChange>,
-    /// Bypasses that ended.
     ended: Vec<BypassChange>,
     strikes: AllStrikes,
     /// Generations that closings made: the history has them behind the one that is being stored.
@@ -80,10 +79,9 @@ pub(super) struct Closed {
     pub tightened: bool,
     /// Its number among closings.
     pub number: u64,
-    pub aside: Aside,
+    pub side: SideWrites,
 }
 
-/// See above.
 #[derive(Debug)]
 pub(super) struct Core {
     state: watch::Sender<State>,
@@ -198,14 +196,20 @@ impl Core {
     }
 
     /// Lets a closing hold: readers and every target get it before this returns.
-    pub fn close(&mut self, ledger: Ledger, changed: &Changed<'_>, mut aside: Aside, now: &Moment) -> Closed {
+    pub fn close(
+        &mut self,
+        ledger: Ledger,
+        changed: &Changed<'_>,
+        mut side: SideWrites,
+        now: &Moment,
+    ) -> Closed {
         let grants = ledger.grants_at(now);
         let tightened = self.read(|state| state.document.grants != grants);
         self.closings += 1;
         if let Some(commit) = &mut self.committing {
             commit.closed.extend(changed.unlocks.iter().cloned());
             commit.ended.extend(changed.bypasses.iter().cloned());
-            commit.strikes.extend(aside.strikes.iter().cloned());
+            commit.strikes.extend(side.strikes.iter().cloned());
         }
         let made = match tightened {
             true => self.regrant(ledger, grants, changed, now),
@@ -216,18 +220,18 @@ impl Core {
         };
         self.version += 1;
         let generation = self.read(State::generation);
-        for entry in &mut aside.audit {
+        for entry in &mut side.audit {
             entry.generation = generation;
         }
         let closed = Closed {
             generation,
             tightened,
             number: self.closings,
-            aside: aside.clone(),
+            side: side.clone(),
         };
         self.push(Pending {
             generation: made,
-            aside,
+            side,
             closing: self.closings,
         });
         closed
@@ -401,11 +405,11 @@ impl Core {
         document.grants = ledger.grants_at(now);
         let same = self.read(|state| state.document.grants == document.grants);
         let mut pending = Pending {
-            aside: Aside {
+            side: SideWrites {
                 unlocks: ended.iter().map(|change| Arc::clone(&change.unlock)).collect(),
                 audit: entries_of(&ended, now, number),
                 bypasses: kept,
-                ..Aside::default()
+                ..SideWrites::default()
             },
             ..Pending::default()
         };
@@ -434,8 +438,8 @@ impl Core {
                 tell(state, news, changed);
             });
         }
-        let aside = &pending.aside;
-        if pending.generation.is_some() || !aside.unlocks.is_empty() || !aside.bypasses.is_empty() {
+        let side = &pending.side;
+        if pending.generation.is_some() || !side.unlocks.is_empty() || !side.bypasses.is_empty() {
             self.push(pending);
         }
         Ok((self.read(State::generation), ended))
@@ -458,7 +462,7 @@ fn tell(state: &mut State, generations: Vec<Generation>, resources: bool) {
 
 /// Unlocks as they are in a backlog, and not in the store.
 pub(super) fn unstored(backlog: &[Arc<Pending>]) -> OrdMap<Name, Arc<Unlock>> {
-    let unlocks = backlog.iter().flat_map(|pending| &pending.aside.unlocks);
+    let unlocks = backlog.iter().flat_map(|pending| &pending.side.unlocks);
     unlocks
         .map(|unlock| (unlock.id.clone(), Arc::clone(unlock)))
         .collect()

@@ -26,15 +26,13 @@ pub struct Baseline {
     /// What no endpoint may declare.
     #[serde(default, skip_serializing_if = "Reserved::is_empty")]
     pub reserved: Reserved,
-    /// Rules above everything.
     pub mandatory: Vec<Rule>,
-    /// Rules below everything.
     pub rules: Vec<Rule>,
 }
 
 impl Baseline {
     /// The one of a document.
-    pub fn of(document: &Document) -> Self {
+    pub fn from_document(document: &Document) -> Self {
         Baseline {
             defaults: document.defaults,
             unmanaged: document.unmanaged,
@@ -87,7 +85,6 @@ impl Baseline {
 /// What shall become of the policy.
 #[derive(Debug, Clone)]
 pub enum Edit {
-    /// Nothing.
     Nothing,
     /// The rules for everybody become these.
     Baseline(Baseline),
@@ -95,7 +92,6 @@ pub enum Edit {
     Profile(Name, Option<Profile>),
     /// An endpoint becomes this, or goes away.
     Endpoint(Name, Option<Endpoint>),
-    /// Everything becomes this.
     Document(Document),
 }
 

@@ -11,15 +11,12 @@ pub enum ChangeError {
     /// The resource does not exist.
     #[error("there is no {0}")]
     NotFound(Key),
-    /// The resource exists.
     #[error("{0} exists already: update it instead")]
     Exists(Key),
     /// The resource is not what the caller read.
     #[error("{key} was changed since it was read (etag {given}, now {now}): read it again")]
     Stale {
-        /// The resource.
         key: Key,
-        /// The caller's etag.
         given: String,
         /// The etag now; `none` when it is gone.
         now: String,
@@ -27,9 +24,7 @@ pub enum ChangeError {
     /// The profile is bound to endpoints.
     #[error("{key} is bound to {count} endpoints ({some}): unbind it first")]
     InUse {
-        /// The profile.
         key: Key,
-        /// How many.
         count: usize,
         /// The first of them.
         some: String,
@@ -40,9 +35,7 @@ pub enum ChangeError {
          {rules} rules for everybody): give --allow-empty (allow_empty) if that is intended"
     )]
     EmptyOverFull {
-        /// Profiles there are.
         profiles: usize,
-        /// Endpoints there are.
         endpoints: usize,
         /// Mandatory and baseline rules there are.
         rules: usize,
@@ -54,7 +47,6 @@ pub enum ChangeError {
     Clears {
         /// Which list: `baseline` or `mandatory`.
         list: &'static str,
-        /// Rules there are.
         rules: usize,
     },
     /// The document is not one, or fields are wrong.
@@ -62,16 +54,12 @@ pub enum ChangeError {
     Document(#[from] DocumentError),
     /// A field that the caller's role may not set.
     #[error("{path}: only operators set it; leave it empty to keep what an operator set")]
-    OperatorsOnly {
-        /// The field.
-        path: String,
-    },
+    OperatorsOnly { path: String },
     /// More than the configuration allows.
     #[error("{count} {what} are more than the {limit} that the agent allows (limits.{setting})")]
     TooMany {
         /// Of what, and where.
         what: String,
-        /// The setting.
         setting: &'static str,
         /// How many there would be.
         count: usize,
@@ -84,9 +72,7 @@ pub enum ChangeError {
          (limits.tenant_rows): release one"
     )]
     TenantRows {
-        /// The tenant.
         tenant: String,
-        /// Where.
         target: String,
         /// How many there would be.
         rows: usize,
@@ -95,14 +81,10 @@ pub enum ChangeError {
     },
     /// Too many changes at a time.
     #[error("{waiting} changes are waiting already: try again")]
-    Busy {
-        /// How many.
-        waiting: usize,
-    },
+    Busy { waiting: usize },
     /// A target cannot enforce it.
     #[error("target {target} cannot enforce it: {source}", source = .unsupported)]
     Unsupported {
-        /// The target.
         target: String,
         /// What, where and why.
         unsupported: Box<Unsupported>,
@@ -110,15 +92,12 @@ pub enum ChangeError {
     /// The rows for a target are not the policy.
     #[error("target {target}: {error}")]
     Unproved {
-        /// The target.
         target: String,
-        /// The counter-example.
         error: Box<CompileError>,
     },
     /// There are no numbers left for more distinct policies.
     #[error(transparent)]
     OutOfClasses(#[from] OutOfClasses),
-    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The database failed in a way that leaves open what became of the change.
@@ -128,19 +107,13 @@ pub enum ChangeError {
     Unknown,
     /// A resource could not be written as JSON.
     #[error("{key} cannot be stored: {problem}")]
-    Encode {
-        /// The resource.
-        key: Key,
-        /// Why.
-        problem: String,
-    },
+    Encode { key: Key, problem: String },
     /// The agent is stopping.
     #[error("the agent is stopping: nothing was changed")]
     Stopping,
 }
 
 impl ChangeError {
-    /// One wrong field.
     pub fn field(path: impl Into<String>, problem: impl Into<String>) -> Self {
         let field = FieldError {
             path: path.into(),

@@ -12,7 +12,7 @@ use super::classes::StoredClasses;
 use super::core::unstored;
 use super::unlocks::aside_of;
 use super::{Baseline, Recent, Revisions, State, Who};
-use crate::store::{Aside, Change, Generation, Key, Kind, Loaded, Pending, Store, StoreError, Stored};
+use crate::store::{Change, Generation, Key, Kind, Loaded, Pending, SideWrites, Store, StoreError, Stored};
 
 struct Reader<'a> {
     store: &'a Store,
@@ -72,8 +72,8 @@ impl Reader<'_> {
 }
 
 /// Deadlines as the clock of a machine that was started again has them.
-fn resumed(ledger: &Ledger, now: Moment) -> Aside {
-    Aside {
+fn resumed(ledger: &Ledger, now: Moment) -> SideWrites {
+    SideWrites {
         unlocks: ledger.iter().cloned().collect(),
         strikes: ledger
             .all_strikes()
@@ -85,7 +85,7 @@ fn resumed(ledger: &Ledger, now: Moment) -> Aside {
             .map(|(endpoint, bypass)| (endpoint.clone(), Some(Arc::clone(bypass))))
             .collect(),
         seen: Some(now),
-        ..Aside::default()
+        ..SideWrites::default()
     }
 }
 
@@ -127,8 +127,8 @@ fn replay(loaded: &mut Loaded) -> (Vec<Arc<Pending>>, u64) {
                 .bypasses
                 .retain(|bypass| bypass.endpoint != *endpoint);
         }
-        let aside = Aside::from(closing.clone());
-        for (key, strikes) in aside.strikes {
+        let side = SideWrites::from(closing.clone());
+        for (key, strikes) in side.strikes {
             loaded.unlocks.strikes.retain(|(other, _)| *other != key);
             loaded
                 .unlocks
@@ -173,7 +173,7 @@ fn replay(loaded: &mut Loaded) -> (Vec<Arc<Pending>>, u64) {
         });
         backlog.push(Arc::new(Pending {
             generation,
-            aside: closing.into(),
+            side: closing.into(),
             closing: number,
         }));
     }
@@ -205,19 +205,18 @@ pub(super) fn state(
     let before = ledger.clone();
     let followed = ledger.follow_all(&document, &now);
     if !followed.is_empty() {
-        let mut aside = aside_of((&before, &ledger), (&followed, &[]), &Who::agent(), &now);
-        aside
-            .audit
+        let mut side = aside_of((&before, &ledger), (&followed, &[]), &Who::agent(), &now);
+        side.audit
             .iter_mut()
             .for_each(|entry| entry.generation = generation);
         backlog.push(Arc::new(Pending {
-            aside,
+            side,
             ..Pending::default()
         }));
     }
     if seen.boot != now.boot {
         backlog.push(Arc::new(Pending {
-            aside: resumed(&ledger, now),
+            side: resumed(&ledger, now),
             ..Pending::default()
         }));
     }
@@ -244,7 +243,7 @@ pub(super) fn state(
         generation,
         compiler: compiler.clone(),
         revisions,
-        recent: Recent::of(backlog.iter().filter_map(|pending| pending.generation.as_ref())),
+        recent: Recent::from_generations(backlog.iter().filter_map(|pending| pending.generation.as_ref())),
         told: generation,
         ledger,
         unstored: unstored(&backlog),

@@ -87,7 +87,7 @@ struct Recent {
 
 impl Recent {
     /// Those of closings that hold and are not stored.
-    fn of<'a>(generations: impl Iterator<Item = &'a Generation>) -> Self {
+    fn from_generations<'a>(generations: impl Iterator<Item = &'a Generation>) -> Self {
         let mut recent = Recent::default();
         for generation in generations {
             let last = recent.generations.back().map(|last| last.number);
@@ -114,13 +114,10 @@ impl Recent {
 /// A moment of the desired state.
 #[derive(Debug, Clone)]
 pub struct Base {
-    /// The policy.
     pub document: Arc<Document>,
     /// What it means for targets.
     pub intent: Arc<Intent>,
-    /// Its number.
     pub generation: u64,
-    /// Unlocks under way.
     pub ledger: Ledger,
     /// Where the compiler stands then.
     compiler: Compiler,
@@ -144,7 +141,6 @@ impl Base {
 }
 
 impl State {
-    /// The policy.
     pub fn document(&self) -> &Arc<Document> {
         &self.document
     }
@@ -159,7 +155,6 @@ impl State {
         self.told
     }
 
-    /// Unlocks under way.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -233,7 +228,6 @@ fn etag(revision: u64) -> String {
 pub struct Outcome {
     /// The generation it made; the newest one when it changed nothing.
     pub generation: u64,
-    /// What it changed.
     pub changes: Vec<(crate::store::Change, Key)>,
     /// The etag of the resource that was edited, when it was one and exists.
     pub etag: String,

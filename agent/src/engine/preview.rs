@@ -16,7 +16,6 @@ use crate::store::{Change, Key};
 /// What an edit would come to.
 #[derive(Debug)]
 pub struct Preview {
-    /// The policy.
     pub document: Document,
     /// What it would change.
     pub changes: Vec<(Change, Key)>,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::unlocks::{Answer, BATCH, UnlockRequest, Waiting};
+use super::unlocks::{BATCH, UnlockReply, UnlockRequest, Waiting};
 use super::{ChangeError, MakeEdit, Outcome, UnlockError, Who};
 use crate::store::Entry;
 
@@ -23,7 +23,6 @@ pub(super) struct ChangeRequest {
 /// What the worker does next.
 pub(super) enum Work {
     Change(ChangeRequest),
-    /// At least one.
     Unlocks(Vec<Waiting>),
     /// Something holds and is not stored yet.
     Store,
@@ -205,7 +204,7 @@ impl Requests {
     }
 
     /// Queues a change of unlocks. One that finds no place, or loses it, is answered.
-    pub fn unlock(&self, request: UnlockRequest, answer: Answer) -> Result<(), ChangeError> {
+    pub fn unlock(&self, request: UnlockRequest, answer: UnlockReply) -> Result<(), ChangeError> {
         let caller = request.by.lane();
         self.wait(&caller, Waiting::Unlock(request, answer)).map(drop)
     }

@@ -49,10 +49,12 @@ fn own(tenant: &str, document: &Document, intent: &Intent) -> BTreeSet<ClassId> 
             continue;
         }
         // The last one is what it is in without any.
-        let Some((last, before)) = is.falls.split_last() else {
+        let Some((last, before)) = is.transitions.split_last() else {
             continue;
         };
-        let ids = before.iter().flat_map(|fall| [fall.egress, fall.ingress]);
+        let ids = before
+            .iter()
+            .flat_map(|transition| [transition.egress, transition.ingress]);
         let ids = ids.chain([is.egress, is.ingress]);
         own.extend(ids.filter(|id| ![last.egress, last.ingress].contains(id)));
     }

@@ -15,7 +15,7 @@ use super::bypass;
 use super::core::{Desired, Grants, Prepared};
 use super::worker::{Worker, check, resolve};
 use super::{Base, ChangeError, ClosingState, quota};
-use crate::store::{Aside, Change, Entry, Generation, IdempotencyKey, Key, Kind, Remembered};
+use crate::store::{Change, Entry, Generation, IdempotencyKey, IdempotencyRecord, Key, Kind, SideWrites};
 
 /// Requests that are made durable together at most.
 pub(super) const BATCH: usize = 512;
@@ -32,7 +32,6 @@ pub struct Who {
 }
 
 impl Who {
-    /// The agent itself.
     pub fn agent() -> Self {
         Who {
             name: AGENT.to_string(),
@@ -53,11 +52,8 @@ impl Who {
 /// What a change of unlocks works with: a copy of the ledger, which is thrown away when it fails.
 #[derive(Debug)]
 pub struct Draft<'a> {
-    /// The ledger.
     pub ledger: &'a mut Ledger,
-    /// The policy.
     pub document: &'a Document,
-    /// The time.
     pub now: Moment,
 }
 
@@ -89,11 +85,9 @@ pub type MakeUnlocks = Box<dyn Fn(&mut Draft<'_>) -> Result<Vec<UnlockChange>, U
 
 /// A change of unlocks, or of bypasses, that is asked for.
 pub struct UnlockRequest {
-    /// Who asks.
     pub by: Who,
     /// What is asked, for the audit log when it is refused: `unlock.request`, and about what.
     pub what: (&'static str, String),
-    /// What it does.
     pub make: MakeUnlocks,
     /// The key of a request that may be repeated, and a digest of what is asked.
     pub key: Option<(IdempotencyKey, [u8; 32])>,
@@ -112,11 +106,11 @@ pub struct UnlockOutcome {
     pub closing: Option<ClosingState>,
 }
 
-pub(super) type Answer = oneshot::Sender<Result<UnlockOutcome, UnlockError>>;
+pub(super) type UnlockReply = oneshot::Sender<Result<UnlockOutcome, UnlockError>>;
 
 /// What waits for the next commit.
 pub(super) enum Waiting {
-    Unlock(UnlockRequest, Answer),
+    Unlock(UnlockRequest, UnlockReply),
     /// For the audit log alone.
     Note(Entry),
 }
@@ -130,7 +124,7 @@ struct Batch {
     now: Moment,
     ledger: Ledger,
     changes: Vec<UnlockChange>,
-    aside: Aside,
+    side: SideWrites,
 }
 
 impl Batch {
@@ -159,20 +153,20 @@ impl Batch {
         let entries = bypasses
             .iter()
             .map(|change| bypass::entry(change, &request.by, &now, self.base.generation));
-        self.aside.audit.extend(entries);
+        self.side.audit.extend(entries);
         self.ledger = ledger;
         let first = changes.first().map(|change| Arc::clone(&change.unlock));
         if let (Some((key, digest)), Some(unlock)) = (&request.key, &first) {
-            let remembered = Remembered {
+            let remembered = IdempotencyRecord {
                 digest: *digest,
                 unlock: unlock.id.to_string(),
                 at: now.seconds(),
             };
-            self.aside.keys.push((key.clone(), remembered));
+            self.side.keys.push((key.clone(), remembered));
         }
         for change in &changes {
             let entry = entry(change, who(change, &request.by), &now, self.base.generation);
-            self.aside.audit.push(entry);
+            self.side.audit.push(entry);
         }
         self.changes.extend(changes);
         Ok(first)
@@ -183,8 +177,8 @@ impl Batch {
         worker: &Worker,
         key: &IdempotencyKey,
         now: &Moment,
-    ) -> Result<Option<Remembered>, UnlockError> {
-        if let Some((_, remembered)) = self.aside.keys.iter().find(|(other, _)| other == key) {
+    ) -> Result<Option<IdempotencyRecord>, UnlockError> {
+        if let Some((_, remembered)) = self.side.keys.iter().find(|(other, _)| other == key) {
             return Ok(Some(remembered.clone()));
         }
         let stored = worker.store.remembered(key, now.seconds());
@@ -302,9 +296,9 @@ impl Worker {
             base,
             now,
             changes: Vec::new(),
-            aside: Aside {
+            side: SideWrites {
                 seen: Some(now),
-                ..Aside::default()
+                ..SideWrites::default()
             },
         };
         let mut answers = Vec::with_capacity(waiting.len());
@@ -318,13 +312,13 @@ impl Worker {
                     let result = result.and_then(|()| batch.attempt(self, request));
                     if let Err(error) = &result {
                         let entry = refused(request, error, &now, batch.base.generation);
-                        batch.aside.audit.push(entry);
+                        batch.side.audit.push(entry);
                     }
                     answers.push(result);
                 }
             }
         }
-        batch.aside.audit.extend(notes);
+        batch.side.audit.extend(notes);
         (batch, answers)
     }
 
@@ -334,24 +328,24 @@ impl Worker {
             base,
             ledger,
             changes,
-            mut aside,
+            mut side,
             ..
         } = batch;
-        note_unlocks(&mut aside, (&base.ledger, &ledger), &changes);
+        note_unlocks(&mut side, (&base.ledger, &ledger), &changes);
         let bypasses = ledger.bypasses_since(&base.ledger);
-        bypass::note(&mut aside, &bypasses);
+        bypass::note(&mut side, &bypasses);
         // A lease that ended a moment ago is not opened once more.
         let grants = ledger.grants_at(&(self.clock)());
         let (version, same) = (base.version, grants == base.document.grants);
         let desired = match same {
             true => None,
-            false => Some(self.regrant(base, grants, (&changes, &bypasses), &mut aside)?),
+            false => Some(self.regrant(base, grants, (&changes, &bypasses), &mut side)?),
         };
         self.commit(Prepared {
             version,
             ledger,
             desired,
-            aside,
+            side,
         })
     }
 
@@ -361,7 +355,7 @@ impl Worker {
         base: Base,
         grants: Grants,
         (changes, bypasses): (&[UnlockChange], &[BypassChange]),
-        aside: &mut Aside,
+        side: &mut SideWrites,
     ) -> Result<Desired, ChangeError> {
         let mut document = Document::clone(&base.document);
         document.grants = grants;
@@ -378,7 +372,7 @@ impl Worker {
         let started = bypasses.iter().filter(|change| change.started);
         let by = changes.iter().map(|change| change.by.as_str());
         let by = by.chain(started.map(|change| change.bypass.by.as_str())).next();
-        for entry in &mut aside.audit {
+        for entry in &mut side.audit {
             entry.generation = number;
         }
         Ok(Desired {
@@ -452,19 +446,19 @@ pub(super) fn aside_of(
     (changes, bypasses): (&[UnlockChange], &[BypassChange]),
     by: &Who,
     now: &Moment,
-) -> Aside {
+) -> SideWrites {
     let unlocks = changes
         .iter()
         .map(|change| entry(change, who(change, by), now, 0));
     let ended = bypasses.iter().map(|change| bypass::entry(change, by, now, 0));
-    let mut aside = Aside {
+    let mut side = SideWrites {
         seen: Some(*now),
         audit: unlocks.chain(ended).collect(),
-        ..Aside::default()
+        ..SideWrites::default()
     };
-    note_unlocks(&mut aside, ledgers, changes);
-    bypass::note(&mut aside, bypasses);
-    aside
+    note_unlocks(&mut side, ledgers, changes);
+    bypass::note(&mut side, bypasses);
+    side
 }
 
 /// Who did what a request came to.
@@ -477,13 +471,17 @@ fn who(change: &UnlockChange, by: &Who) -> Who {
 
 /// What a commit writes of unlocks: each as it is at last, and how often programs were revoked, from the ledgers before and
 /// after.
-pub(super) fn note_unlocks(aside: &mut Aside, (before, after): (&Ledger, &Ledger), changes: &[UnlockChange]) {
+pub(super) fn note_unlocks(
+    side: &mut SideWrites,
+    (before, after): (&Ledger, &Ledger),
+    changes: &[UnlockChange],
+) {
     let mut newest: HashMap<&Name, &Arc<Unlock>> = HashMap::new();
     for change in changes {
         newest.insert(&change.unlock.id, &change.unlock);
     }
-    aside.strikes = after.strikes_since(before);
-    aside.unlocks = newest.into_values().cloned().collect();
+    side.strikes = after.strikes_since(before);
+    side.unlocks = newest.into_values().cloned().collect();
 }
 
 /// The audit entries of changes that a change of the policy brought with it.

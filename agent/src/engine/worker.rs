@@ -26,7 +26,7 @@ use crate::access::Role;
 use crate::config::Limits;
 use crate::metrics;
 use crate::store::{
-    Aside, Change, Commit, Entry, Generation, Head, Key, Kind, Room, Store, StoreError, Write,
+    Change, Commit, Entry, Generation, Head, Key, Kind, Room, SideWrites, Store, StoreError, Write,
 };
 
 /// How often what is not stored is tried again.
@@ -229,18 +229,18 @@ impl Worker {
                 .iter()
                 .map(|change| write(&base.document, &document, change));
             let writes = writes.collect::<Result<Vec<Write>, ChangeError>>()?;
-            let mut aside = Aside {
+            let mut side = SideWrites {
                 seen: Some(now),
                 audit: vec![entry(&generation, &by, &now)],
-                ..Aside::default()
+                ..SideWrites::default()
             };
-            aside.audit.extend(entries_of(&ended, &now, generation.number));
-            note_unlocks(&mut aside, (&base.ledger, &ledger), &ended);
-            let over = bypass::note_ended(&mut aside, &base.ledger, &ledger, &now, generation.number);
+            side.audit.extend(entries_of(&ended, &now, generation.number));
+            note_unlocks(&mut side, (&base.ledger, &ledger), &ended);
+            let over = bypass::note_ended(&mut side, &base.ledger, &ledger, &now, generation.number);
             let prepared = Prepared {
                 version: base.version,
                 ledger,
-                aside,
+                side,
                 desired: Some(Desired {
                     document,
                     intent,
@@ -303,7 +303,7 @@ impl Worker {
             pending: &pending,
             generation: desired.map(|desired| (&desired.generation, desired.writes.as_slice())),
             classes: (desired.is_some() || !classes.is_empty()).then_some(&classes),
-            aside: Some(&prepared.aside),
+            side: Some(&prepared.side),
         };
         let result = self.stored(commit);
         let now = (self.clock)();
@@ -451,7 +451,7 @@ fn write(
 ) -> Result<Write, ChangeError> {
     let name = key.name.as_str();
     let body = match key.kind {
-        Kind::Baseline => Some(text(key, &Baseline::of(document))?),
+        Kind::Baseline => Some(text(key, &Baseline::from_document(document))?),
         Kind::Profile => document
             .profiles
             .get(name)

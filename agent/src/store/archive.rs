@@ -46,7 +46,6 @@ pub struct Room {
 }
 
 impl Room {
-    /// Whether there is.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.least == 0 {
             return Ok(());

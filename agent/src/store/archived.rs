@@ -62,9 +62,7 @@ impl Names {
 /// An entry that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Its number.
     pub number: u64,
-    /// What is wrong.
     pub problem: String,
 }
 

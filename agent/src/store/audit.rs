@@ -12,14 +12,12 @@ use crate::text;
 /// The hash before the first entry.
 const GENESIS: [u8; 32] = [0; 32];
 
-/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// Who: `uid 0`, `cert spiffe://…`, `agent`.
     pub actor: String,
-    /// In which role.
     pub role: String,
     /// What: `policy.change`, `unlock.activate`, `access.denied`.
     pub action: String,
@@ -111,7 +109,6 @@ fn shorten(value: &mut serde_json::Value) {
 pub struct Logged {
     /// 1, 2, 3, … without a gap.
     pub number: u64,
-    /// What happened.
     pub entry: Entry,
     /// Over the entry and the hash before it.
     pub hash: [u8; 32],
@@ -120,9 +117,7 @@ pub struct Logged {
 /// An entry as it is shown: one that cannot be, since it is huge or was damaged, keeps none of the others from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its number.
     pub number: u64,
-    /// What happened.
     pub entry: Entry,
     /// Its hash as it is stored, in hexadecimal digits.
     pub hash: String,
@@ -173,7 +168,6 @@ pub(super) fn hash(before: &[u8; 32], number: u64, entry: &Entry) -> [u8; 32] {
 pub struct Head {
     /// Number of the newest entry; 0 when there is none.
     pub number: u64,
-    /// Its hash.
     pub hash: [u8; 32],
 }
 
@@ -233,7 +227,6 @@ impl Head {
         Ok(newest.unwrap_or_default())
     }
 
-    /// Appends entries.
     pub(super) fn append(mut self, connection: &Connection, entries: &[Entry]) -> rusqlite::Result<Self> {
         let mut insert = connection.prepare_cached(
             "INSERT INTO audit (number, at, actor, role, action, subject, detail, generation, hash)
@@ -303,7 +296,6 @@ pub struct Wanted {
     pub after: u64,
     /// The newest come first.
     pub newest_first: bool,
-    /// By this actor.
     pub actor: String,
     /// Whose action begins so.
     pub action: String,

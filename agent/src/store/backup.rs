@@ -11,21 +11,19 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::audit::{Entry, Head};
 use super::journal::{self, Closing};
-use super::{Aside, History, Missing, Store, StoreError, bypasses, heads, schema, sqlite, unlocks};
+use super::{History, Missing, SideWrites, Store, StoreError, bypasses, heads, schema, sqlite, unlocks};
 
 /// What becomes of leases that are open in a backup, where nothing says which of them ended since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leases {
     /// They hold as the backup has them.
     Keep,
-    /// They are ended.
     End,
 }
 
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The newest generation.
     pub generation: u64,
     /// Profiles, endpoints, programs and the baseline.
     pub resources: u64,
@@ -165,7 +163,7 @@ fn missing(copy: &Connection, journal: &Path) -> Result<Vec<(u64, Closing)>, Sto
     let failed = sqlite("read a copy");
     let stored = unlocks::closings(copy).map_err(&failed)?;
     let own = schema::name(copy).map_err(&failed)?;
-    let header = journal::Header::of(journal);
+    let header = journal::Header::from_file(journal);
     let same = header.filter(|header| own.as_deref() == Some(&digits(header)));
     let Some(header) = same else {
         return Ok(Vec::new());
@@ -182,7 +180,7 @@ fn digits(header: &journal::Header) -> String {
 /// A backup of the time before there were journals becomes the database of the journal where it is put: what that one
 /// knows to be closed stays closed.
 fn take_name(copy: &Connection, journal: &Path) -> Result<(), StoreError> {
-    let Some(header) = journal::Header::of(journal) else {
+    let Some(header) = journal::Header::from_file(journal) else {
         return Ok(());
     };
     let taken = copy.execute(
@@ -193,13 +191,17 @@ fn take_name(copy: &Connection, journal: &Path) -> Result<(), StoreError> {
 }
 
 /// Writes into a copy what it lacks, with entries of the audit log.
-fn amend(copy: &mut Connection, asides: &[(u64, Aside)], generation: Option<u64>) -> Result<(), StoreError> {
+fn amend(
+    copy: &mut Connection,
+    asides: &[(u64, SideWrites)],
+    generation: Option<u64>,
+) -> Result<(), StoreError> {
     let mut write = || -> rusqlite::Result<()> {
         let transaction = copy.transaction()?;
         let mut head = Head::read(&transaction)?;
-        for (closing, aside) in asides {
-            unlocks::write(&transaction, aside)?;
-            head = head.append(&transaction, &aside.audit)?;
+        for (closing, side) in asides {
+            unlocks::write(&transaction, side)?;
+            head = head.append(&transaction, &side.audit)?;
             unlocks::count_closing(&transaction, *closing)?;
         }
         if let Some(generation) = generation {
@@ -218,7 +220,7 @@ fn amend(copy: &mut Connection, asides: &[(u64, Aside)], generation: Option<u64>
     write().map_err(sqlite("complete a copy"))
 }
 
-impl From<Closing> for Aside {
+impl From<Closing> for SideWrites {
     fn from(closing: Closing) -> Self {
         let of_endpoints = closing.strikes.into_iter();
         let of_endpoints =
@@ -226,7 +228,7 @@ impl From<Closing> for Aside {
         let of_tenants = closing.tenant_strikes.into_iter();
         let of_tenants =
             of_tenants.map(|(tenant, program, found)| ((Subject::Tenant(tenant), program), found));
-        Aside {
+        SideWrites {
             unlocks: closing.unlocks.into_iter().map(std::sync::Arc::new).collect(),
             strikes: of_endpoints.chain(of_tenants).collect(),
             seen: None,
@@ -252,7 +254,7 @@ pub fn backup(database: &Path, to: &Path) -> Result<Report, StoreError> {
     let made = (|| {
         let mut made = copy(database, &new)?;
         let lacking = missing(&made, &journal::path(database))?;
-        let asides: Vec<(u64, Aside)> = lacking.into_iter().map(|(n, c)| (n, c.into())).collect();
+        let asides: Vec<(u64, SideWrites)> = lacking.into_iter().map(|(n, c)| (n, c.into())).collect();
         amend(&mut made, &asides, None)?;
         made.close()
             .map_err(|(_, source)| sqlite("make a copy")(source))?;
@@ -351,22 +353,22 @@ fn restore_locked(
     let lacking = missing(&made, &beside_it)?;
     let mut newest = lacking.iter().map(|(_, c)| c.generation).max().unwrap_or(0);
     let mut closed = lacking.iter().map(|(_, c)| c.unlocks.len() as u64).sum();
-    let asides: Vec<(u64, Aside)> = lacking.into_iter().map(|(n, c)| (n, c.into())).collect();
+    let asides: Vec<(u64, SideWrites)> = lacking.into_iter().map(|(n, c)| (n, c.into())).collect();
     amend(&mut made, &asides, None)?;
     let open = open_in(&made)?;
     let now = crate::clock::now();
-    let mut aside = Aside::default();
+    let mut side = SideWrites::default();
     match ended_since(database, &open) {
         Ok((ended, generation)) => {
             newest = newest.max(generation);
             closed += ended.len() as u64;
-            aside.unlocks.extend(ended.into_iter().map(std::sync::Arc::new));
+            side.unlocks.extend(ended.into_iter().map(std::sync::Arc::new));
         }
         Err(_) if open.is_empty() || leases == Some(Leases::Keep) => {}
         Err(_) if leases == Some(Leases::End) => {
             closed += open.len() as u64;
             let ended = open.into_iter().map(|unlock| ended(unlock, &now));
-            aside.unlocks.extend(ended.map(std::sync::Arc::new));
+            side.unlocks.extend(ended.map(std::sync::Arc::new));
         }
         Err(error) => {
             return Err(StoreError::Undecided {
@@ -378,7 +380,7 @@ fn restore_locked(
     // An operator starts them again where they are needed.
     let bypasses = bypasses::load(&made, &|problem| damaged(from, problem))?;
     let ended = bypasses.into_iter().map(|bypass| (bypass.endpoint, None));
-    aside.bypasses.extend(ended);
+    side.bypasses.extend(ended);
     let report = examine(new)?;
     let generation = newest.max(report.generation) + 1;
     let detail = serde_json::json!({
@@ -387,13 +389,12 @@ fn restore_locked(
         "audit_entries": report.audit_entries,
         "audit_head": report.audit_head,
         "closed_since": closed,
-        "bypasses_ended": aside.bypasses.len(),
+        "bypasses_ended": side.bypasses.len(),
     });
     let subject = format!("generations/{}", report.generation);
-    aside
-        .audit
+    side.audit
         .push(note("database.restore", subject, &detail, &now, generation));
-    amend(&mut made, &[(0, aside)], Some(generation))?;
+    amend(&mut made, &[(0, side)], Some(generation))?;
     heads::begin_anew(&made).map_err(sqlite("complete a copy"))?;
     made.close()
         .map_err(|(_, source)| sqlite("make a copy")(source))?;

@@ -9,43 +9,25 @@ use portcullis_compiler::OutOfClasses;
 pub enum StoreError {
     /// Its folder or file cannot be used.
     #[error("cannot use the database {file}; check that its folder exists and belongs to this user")]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { file: PathBuf, source: std::io::Error },
     /// Another process has it.
     #[error("the database {file} is in use by another agent: stop it, or set another [store] path")]
-    InUse {
-        /// The file.
-        file: PathBuf,
-    },
+    InUse { file: PathBuf },
     /// Not a database, or a damaged one.
     #[error(
         "the database {file} is damaged ({problem}): restore a backup with `portcullis database restore`, or give it up with \
          `portcullis database accept` and apply the policy again"
     )]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What was found.
-        problem: String,
-    },
+    Damaged { file: PathBuf, problem: String },
     /// Written by another program.
     #[error("{file} is a database of another program: set another [store] path")]
-    Foreign {
-        /// The file.
-        file: PathBuf,
-    },
+    Foreign { file: PathBuf },
     /// Written by a newer version.
     #[error(
         "the database {file} has format {found}, this version reads up to {known}: install the newer version again"
     )]
     Newer {
-        /// The file.
         file: PathBuf,
-        /// Its format.
         found: u32,
         /// The newest known one.
         known: u32,
@@ -55,24 +37,14 @@ pub enum StoreError {
         "the database {file} is gone or empty, and the agent had one: restore a backup with `portcullis database \
          restore`, or give it up with `portcullis database accept` and apply the policy again"
     )]
-    Missing {
-        /// The file.
-        file: PathBuf,
-    },
+    Missing { file: PathBuf },
     /// The database lacks commits that it had.
     #[error(
         "the database {file} is older than the agent left it ({found} commits of {wanted}): its -wal file was lost, or an \
          older copy was put in its place: restore a backup with `portcullis database restore`, or take it as it is with \
          `portcullis database accept`"
     )]
-    Older {
-        /// The file.
-        file: PathBuf,
-        /// Commits it has.
-        found: u64,
-        /// Commits it had.
-        wanted: u64,
-    },
+    Older { file: PathBuf, found: u64, wanted: u64 },
     /// The agent runs without its database.
     #[error("nothing can be changed or read: {problem}")]
     Unusable {
@@ -95,10 +67,7 @@ pub enum StoreError {
         "the database does not say whether a change was committed: the agent asks it again until it does, and changes \
          nothing meanwhile"
     )]
-    Unknown {
-        /// Why.
-        source: rusqlite::Error,
-    },
+    Unknown { source: rusqlite::Error },
     /// A reader of the history ended without an answer: a bug.
     #[error("the history was not read to its end; see the agent's log")]
     Lost(#[source] tokio::task::JoinError),
@@ -111,7 +80,6 @@ pub enum StoreError {
          say --leases end to close all of them, or --leases keep to open them as the backup has them"
     )]
     Undecided {
-        /// How many.
         open: usize,
         /// Why the present database does not say it.
         problem: String,
@@ -121,17 +89,13 @@ pub enum StoreError {
     Beside {
         /// What was tried: `write`.
         action: &'static str,
-        /// The file.
         file: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
-    /// SQLite failed.
     #[error("the database failed to {action}; look at the disk's space and health")]
     Sqlite {
         /// What it was doing.
         action: &'static str,
-        /// Why.
         source: rusqlite::Error,
     },
 }

@@ -1,7 +1,7 @@
 //! The end of the audit log, kept apart from it: number and hash of the newest entry, in a file beside the database.
 //!
 //! A chain of hashes shows what was changed within it, and not that its newest part is missing. So the end is written here
-//! behind every commit, in place, and compared at the next start. An end that is missing stays recorded until somebody
+//! behind every commit, in place, and compared at the next start. An end that is missing stays recorded until an operator
 //! takes the log as it is (`portcullis database accept`).
 
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::audit::{Head, hex};
-use super::{Aside, Entry, Store, StoreError, schema, signed, sqlite};
+use super::{Entry, SideWrites, Store, StoreError, schema, signed, sqlite};
 
 const MAGIC: &str = "portcullis audit head 1";
 /// Bytes of the file: less than a block of any disk, so that it is written whole.
@@ -37,13 +37,11 @@ struct Record {
 pub struct Missing {
     /// The first entry that is not there, or not what it was.
     pub number: u64,
-    /// In words.
     pub problem: String,
     /// It was not known at the start before.
     pub new: bool,
 }
 
-/// The file.
 #[derive(Debug)]
 pub(super) struct Heads {
     file: Option<File>,
@@ -52,7 +50,6 @@ pub(super) struct Heads {
     failing: bool,
 }
 
-/// Where it is.
 pub(super) fn path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_os_string();
     name.push(".audit-head");
@@ -259,11 +256,11 @@ impl Store {
 
     /// Takes the audit log as it is, although its end was missing, and notes that in it.
     pub(super) fn accept_audit(&mut self, entry: Entry) -> Result<(), StoreError> {
-        let aside = Aside {
+        let side = SideWrites {
             audit: vec![entry],
-            ..Aside::default()
+            ..SideWrites::default()
         };
-        self.commit_with(None, &aside)?;
+        self.commit_with(None, &side)?;
         if let Some(heads) = &mut self.heads {
             heads.accept();
         }

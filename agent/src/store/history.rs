@@ -11,18 +11,18 @@ use super::{
 
 /// How much history there is.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Kept {
+pub(super) struct HistoryBounds {
     generations: u64,
     changes: u64,
 }
 
-impl Kept {
+impl HistoryBounds {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         connection.query_row(
             "SELECT count(*), coalesce(sum(changes), 0) FROM generations",
             [],
             |row| {
-                Ok(Kept {
+                Ok(HistoryBounds {
                     generations: unsigned(row.get(0)?),
                     changes: unsigned(row.get(1)?),
                 })

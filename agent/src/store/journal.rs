@@ -24,7 +24,6 @@ use super::audit::Entry;
 
 /// Size of the file: about a thousand closings that the database does not have yet.
 pub const SIZE: u64 = 4 << 20;
-/// Where records begin.
 const RECORDS: u64 = 4096;
 /// Bytes of a copy of the header, and of a record before its content.
 const COPY: u64 = 512;
@@ -43,7 +42,6 @@ pub struct Closing {
     pub generation: u64,
     /// When, by both clocks.
     pub seen: Moment,
-    /// Who.
     pub by: String,
     /// Unlocks as they are after it.
     pub unlocks: Vec<Unlock>,
@@ -64,18 +62,10 @@ pub struct Closing {
 pub enum JournalError {
     /// The file cannot be used.
     #[error("the journal {file} cannot be written: {source}")]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { file: PathBuf, source: std::io::Error },
     /// There is no room before the database takes closings up again.
     #[error("the journal {file} is full: give the database room, so that it takes closings up")]
-    Full {
-        /// The file.
-        file: PathBuf,
-    },
+    Full { file: PathBuf },
     /// A closing cannot be written as JSON.
     #[error("a closing cannot be written: {0}")]
     Encode(#[from] serde_json::Error),
@@ -116,7 +106,7 @@ impl Header {
     }
 
     /// The newest whole copy in a file, if there is one.
-    pub fn of(file: &Path) -> Option<Self> {
+    pub fn from_file(file: &Path) -> Option<Self> {
         let file = File::open(file).ok()?;
         let copy = |number: u64| {
             let mut bytes = [0; COPY as usize];
@@ -183,7 +173,7 @@ impl Journal {
             stored,
         };
         let mut records = Vec::new();
-        match Header::of(path) {
+        match Header::from_file(path) {
             Some(header) if header.database == database => {
                 journal.header = header;
                 records = journal.read();
@@ -354,7 +344,7 @@ pub(super) fn sync_folder(file: &Path) -> std::io::Result<()> {
 
 /// Forgets how many commits a database had: another one, perhaps older, takes its place. Closings stay.
 pub fn forget_commits(path: &Path) -> std::io::Result<()> {
-    let Some(mut header) = Header::of(path) else {
+    let Some(mut header) = Header::from_file(path) else {
         return Ok(());
     };
     header.commits = 0;

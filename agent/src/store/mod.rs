@@ -35,17 +35,15 @@ pub use footprints::FootprintRecords;
 pub use heads::Missing;
 pub use history::History;
 pub use journal::{Closing, Journal};
-pub use unlocks::{Aside, IdempotencyKey, LoadedUnlocks, Reach, Remembered, WantedUnlocks};
+pub use unlocks::{IdempotencyKey, IdempotencyRecord, LoadedUnlocks, Reach, SideWrites, WantedUnlocks};
 
 /// Generations whose changes are kept.
 pub const KEPT_GENERATIONS: u64 = 100_000;
 /// Changes of resources that are kept, whatever their generations; the newest generation's always are.
 pub const KEPT_CHANGES: u64 = 1_000_000;
 
-/// Which resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// Its sort.
     pub kind: Kind,
     /// Its name; empty for the baseline.
     pub name: String,
@@ -56,11 +54,8 @@ pub struct Key {
 pub enum Kind {
     /// The rules for everybody; there is one.
     Baseline,
-    /// A profile.
     Profile,
-    /// An endpoint.
     Endpoint,
-    /// An unlock program.
     Program,
     /// An unlock: stored beside resources, and told of among them.
     Unlock,
@@ -101,11 +96,9 @@ impl std::fmt::Display for Key {
 /// What happened to a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is new.
     Created,
     /// It is not what it was.
     Changed,
-    /// It is gone.
     Deleted,
 }
 
@@ -129,22 +122,17 @@ impl Change {
 /// A generation as history tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// Its number.
     pub number: u64,
     /// Seconds since the Unix epoch.
     pub at: i64,
-    /// Who made it.
     pub by: String,
-    /// What it changed.
     pub changes: Vec<(Change, Key)>,
 }
 
 /// A resource to write: its key and, unless it was deleted, its JSON.
 #[derive(Debug)]
 pub struct Write {
-    /// Which.
     pub key: Key,
-    /// What happened.
     pub change: Change,
     /// Its JSON; `None` deletes it.
     pub body: Option<String>,
@@ -155,7 +143,6 @@ pub struct Write {
 /// Class ids that came and went.
 #[derive(Debug, Default)]
 pub struct ClassChanges {
-    /// New in use.
     pub added: Vec<(Fingerprint, ClassId)>,
     /// No longer in use, under that fingerprint at least.
     pub removed: Vec<ClassId>,
@@ -181,7 +168,6 @@ pub struct Stored {
     pub revision: u64,
     /// When it was created, or given to its tenant, in seconds since the Unix epoch.
     pub created: i64,
-    /// Its JSON.
     pub body: String,
 }
 
@@ -190,7 +176,6 @@ pub struct Stored {
 pub struct Loaded {
     /// The newest generation; 0 when nothing was ever committed.
     pub generation: u64,
-    /// Every resource.
     pub resources: BTreeMap<Key, Stored>,
     /// Every class in use.
     pub classes: Vec<(Fingerprint, ClassId)>,
@@ -198,7 +183,6 @@ pub struct Loaded {
     pub released: Vec<(ClassId, u64)>,
     /// The first class id that was never used.
     pub next_class: u32,
-    /// Unlocks.
     pub unlocks: LoadedUnlocks,
     /// Closings that the journal has and the database has not, by their numbers.
     pub closings: Vec<(u64, Closing)>,
@@ -212,7 +196,7 @@ pub struct Pending {
     /// The generation that it made, if it made one.
     pub generation: Option<Generation>,
     /// What belongs to it.
-    pub aside: Aside,
+    pub side: SideWrites,
     /// Its number in the journal of closings; 0 for none.
     pub closing: u64,
 }
@@ -220,14 +204,13 @@ pub struct Pending {
 /// What is committed at once, in this order: all of it or nothing.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Commit<'a> {
-    /// What holds already.
     pub pending: &'a [Arc<Pending>],
     /// The change that is made, if one is, and the resources that it writes.
     pub generation: Option<(&'a Generation, &'a [Write])>,
     /// Classes that come and go, if any do.
     pub classes: Option<&'a ClassChanges>,
     /// What belongs to the change.
-    pub aside: Option<&'a Aside>,
+    pub side: Option<&'a SideWrites>,
 }
 
 /// The one that writes.
@@ -238,7 +221,7 @@ pub struct Store {
     /// What is wrong with it then.
     problem: Option<String>,
     file: PathBuf,
-    kept: history::Kept,
+    kept: history::HistoryBounds,
     audit: Head,
     /// The last entry of the audit log that is in a file instead.
     base: Head,
@@ -262,7 +245,7 @@ impl Store {
     pub fn open(file: &Path) -> Result<(Self, Loaded), StoreError> {
         let lock = schema::lock(file)?;
         let beside = journal::path(file);
-        let known = journal::Header::of(&beside);
+        let known = journal::Header::from_file(&beside);
         if known.is_some() && schema::is_missing(file)? {
             return Err(StoreError::Missing {
                 file: file.to_path_buf(),
@@ -275,7 +258,7 @@ impl Store {
         } = schema::open(file)?;
         let mut loaded = load::load(&connection, file)?;
         let failed = || sqlite("read the history");
-        let kept = history::Kept::read(&connection).map_err(failed())?;
+        let kept = history::HistoryBounds::read(&connection).map_err(failed())?;
         let audit = Head::read(&connection).map_err(failed())?;
         let commits = unlocks::commits(&connection).map_err(failed())?;
         let closings = unlocks::closings(&connection).map_err(failed())?;
@@ -333,7 +316,7 @@ impl Store {
                     connection: None,
                     problem: Some(error.to_string()),
                     file: file.to_path_buf(),
-                    kept: history::Kept::default(),
+                    kept: history::HistoryBounds::default(),
                     audit: Head::default(),
                     base: Head::default(),
                     keep: crate::config::Audit::default(),
@@ -370,7 +353,6 @@ impl Store {
         self.connection().map(drop)
     }
 
-    /// The file.
     pub fn file(&self) -> &Path {
         &self.file
     }
@@ -392,24 +374,23 @@ impl Store {
         writes: &[Write],
         classes: &ClassChanges,
     ) -> Result<(), StoreError> {
-        self.commit_with(Some((generation, writes, classes)), &Aside::default())
+        self.commit_with(Some((generation, writes, classes)), &SideWrites::default())
     }
 
     /// Makes a generation, if there is one, and what belongs to it durable: all of it or nothing.
     pub fn commit_with(
         &mut self,
         generation: Option<(&Generation, &[Write], &ClassChanges)>,
-        aside: &Aside,
+        side: &SideWrites,
     ) -> Result<(), StoreError> {
         self.commit_all(Commit {
             pending: &[],
             generation: generation.map(|(generation, writes, _)| (generation, writes)),
             classes: generation.map(|(_, _, classes)| classes),
-            aside: Some(aside),
+            side: Some(side),
         })
     }
 
-    /// Commits.
     pub fn commit_all(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
         self.usable()?;
         match self.write(commit) {
@@ -456,7 +437,7 @@ impl Store {
     /// Reads again what is known of the log and the history.
     fn look(&mut self) -> Result<(), StoreError> {
         let unknown = |source| StoreError::Unknown { source };
-        self.kept = history::Kept::read(self.connection()?).map_err(unknown)?;
+        self.kept = history::HistoryBounds::read(self.connection()?).map_err(unknown)?;
         self.audit = Head::read(self.connection()?).map_err(unknown)?;
         self.base = archive::base(self.connection()?).map_err(unknown)?;
         Ok(())
@@ -477,7 +458,7 @@ impl Store {
         Ok(committed)
     }
 
-    fn write(&mut self, commit: Commit<'_>) -> rusqlite::Result<(history::Kept, Head)> {
+    fn write(&mut self, commit: Commit<'_>) -> rusqlite::Result<(history::HistoryBounds, Head)> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(rusqlite::Error::InvalidQuery);
         };
@@ -488,8 +469,8 @@ impl Store {
                 write_generation(&transaction, generation)?;
                 kept = kept.append(&transaction, generation)?;
             }
-            unlocks::write(&transaction, &pending.aside)?;
-            audit = audit.append(&transaction, &pending.aside.audit)?;
+            unlocks::write(&transaction, &pending.side)?;
+            audit = audit.append(&transaction, &pending.side.audit)?;
             unlocks::count_closing(&transaction, pending.closing)?;
         }
         if let Some((generation, writes)) = commit.generation {
@@ -500,9 +481,9 @@ impl Store {
         if let Some(classes) = commit.classes {
             write_classes(&transaction, classes)?;
         }
-        if let Some(aside) = commit.aside {
-            unlocks::write(&transaction, aside)?;
-            audit = audit.append(&transaction, &aside.audit)?;
+        if let Some(side) = commit.side {
+            unlocks::write(&transaction, side)?;
+            audit = audit.append(&transaction, &side.audit)?;
         }
         unlocks::count_commit(&transaction, self.commits + 1)?;
         transaction.commit()?;
@@ -510,7 +491,11 @@ impl Store {
     }
 
     /// What is remembered under the key of a request.
-    pub fn remembered(&self, key: &IdempotencyKey, now: i64) -> Result<Option<Remembered>, StoreError> {
+    pub fn remembered(
+        &self,
+        key: &IdempotencyKey,
+        now: i64,
+    ) -> Result<Option<IdempotencyRecord>, StoreError> {
         unlocks::remembered(self.connection()?, key, now).map_err(sqlite("read the keys of requests"))
     }
 

@@ -14,15 +14,13 @@ const KEY_LIFE: i64 = 86_400;
 /// A key with which a request may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey {
-    /// Whose.
     pub caller: String,
-    /// The key.
     pub key: String,
 }
 
 /// What is remembered under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
+pub struct IdempotencyRecord {
     /// Of what was asked.
     pub digest: [u8; 32],
     /// The unlock that it made.
@@ -33,16 +31,13 @@ pub struct Remembered {
 
 /// What is written beside a generation, or without one.
 #[derive(Debug, Default, Clone)]
-pub struct Aside {
+pub struct SideWrites {
     /// Unlocks as they are now.
     pub unlocks: Vec<std::sync::Arc<Unlock>>,
     /// How often a program was revoked, where that changed; gone when absent.
     pub strikes: Vec<(StrikeKey, Option<Strikes>)>,
-    /// Keys of requests.
-    pub keys: Vec<(IdempotencyKey, Remembered)>,
-    /// The clocks.
+    pub keys: Vec<(IdempotencyKey, IdempotencyRecord)>,
     pub seen: Option<Moment>,
-    /// The audit log.
     pub audit: Vec<super::audit::Entry>,
     /// Bypasses of endpoints that began; those that are over when absent.
     pub bypasses: Vec<(Name, Option<std::sync::Arc<Bypass>>)>,
@@ -57,7 +52,6 @@ pub struct LoadedUnlocks {
     pub strikes: Vec<(StrikeKey, Strikes)>,
     /// The clocks when somebody looked last.
     pub seen: Option<Moment>,
-    /// Bypasses that hold.
     pub bypasses: Vec<Bypass>,
 }
 
@@ -65,13 +59,13 @@ pub(super) fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<()> {
+pub(super) fn write(connection: &Connection, side: &SideWrites) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached(
         "INSERT INTO unlocks (id, endpoint, program, tenant, state, live, requested_at, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT (id) DO UPDATE SET state = excluded.state, live = excluded.live, body = excluded.body",
     )?;
-    for unlock in &aside.unlocks {
+    for unlock in &side.unlocks {
         let live = !unlock.state.has_ended() || unlock.quarantine.is_some();
         put.execute(params![
             unlock.id.as_str(),
@@ -84,8 +78,8 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
             json(&**unlock)?,
         ])?;
     }
-    let by_tenant = !aside.strikes.is_empty() && counts_by_tenant(connection)?;
-    for ((subject, program), strikes) in &aside.strikes {
+    let by_tenant = !side.strikes.is_empty() && counts_by_tenant(connection)?;
+    for ((subject, program), strikes) in &side.strikes {
         let (table, column, name) = match subject {
             Subject::Endpoint(endpoint) => ("strikes", "endpoint", endpoint.as_str()),
             Subject::Tenant(tenant) if by_tenant => ("tenant_strikes", "tenant", tenant.as_str()),
@@ -104,7 +98,7 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
                 .execute(params![name, program.as_str()])?,
         };
     }
-    for (key, remembered) in &aside.keys {
+    for (key, remembered) in &side.keys {
         connection
             .prepare_cached("DELETE FROM request_keys WHERE at < ?1")?
             .execute([remembered.at - KEY_LIFE])?;
@@ -120,8 +114,8 @@ pub(super) fn write(connection: &Connection, aside: &Aside) -> rusqlite::Result<
                 remembered.at
             ])?;
     }
-    bypasses::write(connection, &aside.bypasses)?;
-    if let Some(seen) = &aside.seen {
+    bypasses::write(connection, &side.bypasses)?;
+    if let Some(seen) = &side.seen {
         connection
             .prepare_cached("INSERT OR REPLACE INTO texts (name, value) VALUES ('seen', ?1)")?
             .execute([json(seen)?])?;
@@ -142,13 +136,13 @@ pub(super) fn remembered(
     connection: &Connection,
     key: &IdempotencyKey,
     now: i64,
-) -> rusqlite::Result<Option<Remembered>> {
+) -> rusqlite::Result<Option<IdempotencyRecord>> {
     connection
         .prepare_cached(
             "SELECT digest, made, at FROM request_keys WHERE caller = ?1 AND key = ?2 AND at >= ?3",
         )?
         .query_row(params![key.caller, key.key, now - KEY_LIFE], |row| {
-            Ok(Remembered {
+            Ok(IdempotencyRecord {
                 digest: row.get(0)?,
                 unlock: row.get(1)?,
                 at: row.get(2)?,
@@ -215,22 +209,17 @@ pub(super) fn load(
 /// What a tenant may reach: unlocks of its endpoints, and those that it had on endpoints that are gone.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
-    /// The tenant.
     pub tenant: String,
-    /// Its endpoints.
     pub endpoints: Vec<String>,
 }
 
 /// Which unlocks are wanted; what is empty is any.
 #[derive(Debug, Clone, Default)]
 pub struct WantedUnlocks {
-    /// On this endpoint.
     pub endpoint: String,
-    /// Under this program.
     pub program: String,
     /// Of this tenant, when they were requested.
     pub tenant: String,
-    /// Within this reach.
     pub reach: Option<Reach>,
     /// In one of these states.
     pub states: Vec<State>,

@@ -166,7 +166,7 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
         let unlock: Arc<Unlock> = Arc::clone(state.ledger().get(id.as_str())?);
         let program = Arc::clone(state.document().programs.get(&unlock.program)?);
         let endpoint = Arc::clone(state.document().endpoints.get(&unlock.endpoint)?);
-        let basis = Basis::of(state.document(), &unlock)?;
+        let basis = Basis::new(state.document(), &unlock)?;
         Some((unlock, program, endpoint, basis))
     });
     let Some((unlock, program, endpoint, basis)) = found else {

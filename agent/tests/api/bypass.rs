@@ -65,13 +65,16 @@ async fn everything_passes_until_it_is_ended_by_hand() {
     let bypassed = &intent.endpoints["mail1"];
     assert_eq!(intent.generation, started.generation);
     // The switch closes it by itself, to what was before; guard, addresses and roles stay.
-    assert_eq!(bypassed.falls.len(), 1);
-    let fall = bypassed.falls[0];
-    assert_eq!(fall.at, u64::try_from(bypass.ends_at).unwrap());
-    assert_eq!((fall.egress, fall.ingress), (before.egress, before.ingress));
+    assert_eq!(bypassed.transitions.len(), 1);
+    let transition = bypassed.transitions[0];
+    assert_eq!(transition.at, u64::try_from(bypass.ends_at).unwrap());
+    assert_eq!(
+        (transition.egress, transition.ingress),
+        (before.egress, before.ingress)
+    );
     let mut same = portcullis_compiler::EndpointIntent::clone(bypassed);
     (same.egress, same.ingress) = (before.egress, before.ingress);
-    same.falls.clear();
+    same.transitions.clear();
     assert_eq!(same, *before);
 
     // It is shown wherever the policy is.

@@ -14,7 +14,6 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::api::support::*;
 
-/// Numbers of authorities.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// An authority, and the certificates it signed.
@@ -22,7 +21,6 @@ pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Certificate and key.
 pub type Signed = (String, String);
 
 impl Authority {

@@ -1,4 +1,4 @@
-//! One caller's work is nobody else's outage: streams, sizes, slow requests, silent connections.
+//! One caller's work is no other's outage: streams, sizes, slow requests, silent connections.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

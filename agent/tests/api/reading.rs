@@ -1,4 +1,4 @@
-//! `[access]` is read again at SIGHUP: nobody keeps what was taken away.
+//! `[access]` is read again at SIGHUP: no caller keeps a right that was taken away.
 
 use std::time::{Duration, Instant};
 

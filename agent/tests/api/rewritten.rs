@@ -1,4 +1,4 @@
-//! A newest entry of the audit log that somebody writes anew, hash and all.
+//! A newest entry of the audit log that is written anew, hash and all.
 
 use sha2::{Digest, Sha256};
 
@@ -58,7 +58,7 @@ async fn a_newest_entry_that_is_written_anew_while_the_agent_is_stopped_is_notic
     let number = rewritten(&unlocked(&u));
     u.begin().await;
     let wanted = format!("entry {number} is not the one that was written");
-    let problem = crate::closing::store(&mut u).await.audit_problem;
+    let problem = crate::api::closing::store(&mut u).await.audit_problem;
     assert!(problem.contains(&wanted), "{problem}");
     let told = noted(&mut u, "audit.truncated", 1).await;
     assert!(told[0].detail.contains(&wanted), "{told:?}");

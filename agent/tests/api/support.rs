@@ -10,9 +10,10 @@ use portcullis::config::{self, Config};
 use portcullis::daemon::{Agent, AgentError};
 use portcullis::targets::Launched;
 use portcullis_backend::{
-    Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, SessionState, TablePlan, TargetStatus, launch,
+    Backend, EnforcingRow, Hit, Plan, Query, QueryError, SessionState, TablePlan, TargetContext,
+    TargetStatus, launch,
 };
-use portcullis_compiler::{Class, CompileError, Counterexample, Intent, Programs, StageModel, Unsupported};
+use portcullis_compiler::{Class, CompileError, Counterexample, Intent, RowCache, StageModel, Unsupported};
 use portcullis_policy::{Action, Frame, Packet};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
@@ -52,7 +53,7 @@ endpoints:
 #[derive(Debug)]
 pub struct Fake {
     /// Compiling waits while somebody holds it.
-    pub programs: Mutex<Programs>,
+    pub programs: Mutex<RowCache>,
     /// Intents it began to check, and pairs of classes.
     pub checks: AtomicU64,
     /// Every intent it was given.
@@ -72,7 +73,7 @@ pub struct Fake {
 impl Default for Fake {
     fn default() -> Self {
         Fake {
-            programs: Mutex::new(Programs::new(StageModel::ovs())),
+            programs: Mutex::new(RowCache::new(StageModel::ovs())),
             checks: AtomicU64::new(0),
             intents: Mutex::default(),
             held: AtomicBool::new(false),
@@ -195,10 +196,10 @@ impl Backend for Fake {
         Some(self.programs.lock().unwrap().get(class).ok()?.rows())
     }
 
-    async fn run(self: Arc<Self>, mut seat: Seat) {
+    async fn run(self: Arc<Self>, mut context: TargetContext) {
         let mut status = TargetStatus::default();
         loop {
-            let intent = seat.intents.borrow_and_update().clone();
+            let intent = context.intents.borrow_and_update().clone();
             if let Some(intent) = intent {
                 status.wanted = intent.generation;
                 status.state = SessionState::Applying;
@@ -212,11 +213,11 @@ impl Backend for Fake {
                     intents.push(intent);
                 }
             }
-            seat.status.send_replace(Arc::new(status.clone()));
+            context.status.send_replace(Arc::new(status.clone()));
             tokio::select! {
-                changed = seat.intents.changed() => if changed.is_err() { return },
-                Some(query) = seat.queries.recv() => self.answer(query),
-                _ = seat.stop.changed() => if !self.stubborn.load(Ordering::Relaxed) { return },
+                changed = context.intents.changed() => if changed.is_err() { return },
+                Some(query) = context.queries.recv() => self.answer(query),
+                _ = context.stop.changed() => if !self.stubborn.load(Ordering::Relaxed) { return },
                 () = self.end.notified() => return,
                 () = self.wake.notified() => {}
             }

@@ -1,4 +1,4 @@
-//! One agent and two datapaths: each is told what is for it, and none waits for the other.
+//! One agent and two datapaths: each receives what is for it, and none waits for the other.
 
 use std::time::Duration;
 

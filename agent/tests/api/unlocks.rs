@@ -89,7 +89,6 @@ impl Unlocks {
         Self::inside(tempfile::tempdir().unwrap()).await
     }
 
-    /// With more settings.
     pub async fn with(more: &str) -> Self {
         Self::inside_with(tempfile::tempdir().unwrap(), more).await
     }
@@ -354,9 +353,12 @@ async fn from_missing_evidence_to_open_ports_and_back() {
     // The rows revert by themselves to the class of an endpoint without it.
     let intent = u.rig.fake.newest();
     let endpoint = &intent.endpoints["mail1"];
-    assert_eq!(endpoint.falls.len(), 1);
-    assert_eq!(endpoint.falls[0].at, u64::try_from(unlock.expires_at).unwrap());
-    assert_eq!(endpoint.falls[0].egress, intent.endpoints["web1"].egress);
+    assert_eq!(endpoint.transitions.len(), 1);
+    assert_eq!(
+        endpoint.transitions[0].at,
+        u64::try_from(unlock.expires_at).unwrap()
+    );
+    assert_eq!(endpoint.transitions[0].egress, intent.endpoints["web1"].egress);
 
     // A restart continues where it was.
     u.restart().await;

@@ -10,7 +10,6 @@ use crate::api::database::*;
 use crate::api::support::config;
 use crate::api::unlocks::*;
 
-/// Its format.
 const FORMAT: u32 = 3;
 
 /// What it left: [`PROGRAMS`], an unlock of `mail1` that opens TCP port 465 for decades, and a footprint.
@@ -42,7 +41,7 @@ fn names(folder: &Path) -> (String, String) {
     let name = connection.query_row("SELECT value FROM texts WHERE name = 'database'", [], |row| {
         row.get(0)
     });
-    let header = journal::Header::of(&folder.join("p.db.closings")).unwrap();
+    let header = journal::Header::from_file(&folder.join("p.db.closings")).unwrap();
     let digits = header.database.iter().map(|byte| format!("{byte:02x}")).collect();
     (name.unwrap(), digits)
 }

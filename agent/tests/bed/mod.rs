@@ -8,7 +8,6 @@ use std::process::{Child, Command, Stdio};
 use portcullis_testbed::device::Device;
 use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions};
 
-/// Which switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ovs,
@@ -93,7 +92,6 @@ impl Bed {
         }
     }
 
-    /// Puts it back.
     pub fn plug(&self, server: usize) {
         let name = self.ports[server].1;
         match &self.device {

@@ -77,7 +77,6 @@ impl Agent {
         }
     }
 
-    /// On TCP instead.
     pub async fn start_tls(state: State, tls: ServerTlsConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = tokio::net::TcpListener::bind("localhost:0")

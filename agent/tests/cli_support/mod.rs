@@ -1,4 +1,4 @@
-//! What the tests of the command share: its command line, a terminal that is read back, an agent that is told
+//! What the tests of the command share: its command line, a terminal that is read back, an agent that is configured
 //! what to answer.
 #![allow(dead_code)]
 

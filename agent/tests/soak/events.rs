@@ -1,4 +1,4 @@
-//! What happens under the traffic, drawn from a seed, and what the judge is told of it.
+//! What happens under the traffic, drawn from a seed, and what of it is reported to the judge.
 
 use std::time::Duration;
 
@@ -134,7 +134,6 @@ pub struct Driver<'a> {
     pub traffic: &'a Traffic,
     pub draw: Draw,
     pub history: History,
-    /// In force.
     pub policy: Policy,
     /// What this process of the switch had dropped by itself when it was last asked, and when.
     dropped: (Micros, u64),

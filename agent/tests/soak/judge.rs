@@ -322,7 +322,6 @@ pub struct Row {
     pub leaks: u64,
     pub losses: u64,
     pub astray: u64,
-    /// Of its events.
     pub longest: Micros,
 }
 

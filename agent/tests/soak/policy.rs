@@ -23,7 +23,6 @@ pub const BASELINE: [u16; 3] = [8000, 8001, 8002];
 /// What own rules may deny to their server.
 pub const ENTERING: [u16; 2] = [8100, 8101];
 
-/// One document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     /// Ports that the baseline denies to what servers send.

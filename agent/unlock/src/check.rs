@@ -25,7 +25,7 @@ pub fn check_program(document: &Document, name: &Name) -> Vec<FieldError> {
     let at = format!("programs.{name}");
     let mut errors = Vec::new();
     let mut fail = |path: String, problem: String| errors.push(FieldError { path, problem });
-    let scope = Scope::of(program, document.programs.keys().map(Name::as_str));
+    let scope = Scope::new(program, document.programs.keys().map(Name::as_str));
     let manual_if = match &program.approval {
         Approval::ManualIf(text) => Some(text),
         Approval::Automatic | Approval::Manual => None,

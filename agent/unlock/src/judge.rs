@@ -113,7 +113,7 @@ impl<'a> Question<'a> {
         checks: &[Checked],
         known: &Known<'_>,
     ) -> Self {
-        let scope = Scope::of(program, known.document.programs.keys().map(|name| name.as_str()));
+        let scope = Scope::new(program, known.document.programs.keys().map(|name| name.as_str()));
         Question {
             text,
             expression: Expression::compile(text, &scope),
@@ -172,7 +172,7 @@ impl<'a> Question<'a> {
 pub fn by_time(document: &Document, program: &Program) -> bool {
     let own = program.checks.is_empty() && program.lease.recheck_every.is_some();
     program.require.as_ref().is_some_and(|text| {
-        let scope = Scope::of(program, document.programs.keys().map(|name| name.as_str()));
+        let scope = Scope::new(program, document.programs.keys().map(|name| name.as_str()));
         // What cannot be compiled does not hold, whatever the time is.
         !own && Expression::compile(text, &scope).is_ok_and(|expression| expression.reads_time())
     })

@@ -151,7 +151,6 @@ struct Lease {
     ends: u64,
     /// What the wall clock says then.
     wall_ends: i64,
-    /// When it began.
     began: u64,
     /// What the wall clock said then.
     wall_began: i64,
@@ -286,7 +285,7 @@ impl World {
     }
 
     fn ask(&mut self, unlock: &Unlock) {
-        if let Some(basis) = Basis::of(&self.document, unlock) {
+        if let Some(basis) = Basis::new(&self.document, unlock) {
             let addresses = self.addresses(unlock.endpoint.as_str());
             self.asked.insert(unlock.id.clone(), (basis, addresses));
         }
@@ -328,7 +327,6 @@ impl World {
         self.note(changes);
     }
 
-    /// Changes the policy.
     fn edit(&mut self, edit: impl FnOnce(&mut Document)) {
         let before = self.document.clone();
         edit(&mut self.document);

@@ -15,7 +15,6 @@ use crate::{BenchError, Result};
 /// How long it may take until it serves metrics.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// It, running.
 pub struct Embedded {
     process: Process,
     port: u16,

@@ -28,7 +28,6 @@ use crate::{BenchError, Result};
 const SETTLE: Duration = Duration::from_millis(300);
 const NAMES: [&str; 3] = ["testpmd macswap", "embedded switch", "Open vSwitch"];
 
-/// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Endpoints of each case.
@@ -45,9 +44,7 @@ pub struct Options {
 
 /// One of those that are measured.
 trait Contender {
-    /// Its name.
     fn name(&self) -> &'static str;
-    /// Its process.
     fn pid(&self) -> Result<u32>;
     /// Frames per second that leave it.
     fn rate(&mut self, window: Duration) -> Result<f64>;
@@ -90,7 +87,6 @@ struct Figures {
     notes: Vec<String>,
 }
 
-/// Measures.
 pub async fn run(options: &Options, agent: &Path) -> Result<Section> {
     let [other, core] = cores()?;
     let mut section = Section::new(

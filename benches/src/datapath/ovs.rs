@@ -9,7 +9,6 @@ use super::{Contender, Programmed, counted};
 use crate::switch::Switch;
 use crate::{BenchError, Result};
 
-/// It, running.
 pub struct Ovs {
     switch: Switch,
     /// Rows that the agent wrote, and how long it took.

@@ -11,7 +11,6 @@ const LOG_SHOWN: usize = 2_000;
 
 /// A running process; killed when it is dropped, and when this process dies.
 pub struct Process {
-    /// The process.
     pub child: Child,
     name: String,
     log: std::path::PathBuf,

@@ -15,7 +15,6 @@ pub const SOURCES: u32 = 1;
 pub const SINKS: u32 = 101;
 /// Names of the same in Open vSwitch.
 pub const OVS_PORTS: [&str; 2] = ["source0", "sink0"];
-/// Frames at least.
 const FRAMES: u32 = 32_768;
 /// Endpoints behind one source: each has a VLAN.
 const VLANS: u32 = 4094;
@@ -34,7 +33,6 @@ pub enum Mix {
 }
 
 impl Mix {
-    /// All of them.
     pub const ALL: [Mix; 3] = [Mix::Few, Mix::Many, Mix::General];
 
     /// As it is shown.
@@ -82,9 +80,7 @@ impl Mix {
 /// One of the cases.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene {
-    /// Endpoints that send.
     pub endpoints: u32,
-    /// Their rules.
     pub mix: Mix,
 }
 

@@ -15,7 +15,6 @@ const PROGRAM: &str = "dpdk-testpmd";
 /// It shows its figures every second; nothing that is waited for takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// It, running.
 pub struct Testpmd {
     process: Process,
     /// Frames per second that all ports sent, each second.

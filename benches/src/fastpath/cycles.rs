@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use portcullis_fastpath::{Action, Brief, Cond, Drop, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};
+use portcullis_fastpath::{
+    Action, Cond, DropReason, Fields, HeaderSubset, NO_SLOT, Row, Snapshot, Table, Tables, Tally,
+};
 
 use crate::machine::field;
 use crate::report::{Section, median};
@@ -162,14 +164,14 @@ impl Tally for Counts {
         }
     }
 
-    fn dropped(&mut self, _: u16, why: Drop) {
+    fn dropped(&mut self, _: u16, why: DropReason) {
         black_box(why);
     }
 }
 
 /// One round of something, compiled for the CPU at hand as a worker is.
 enum Round<'a> {
-    Judge(&'a Snapshot, &'a [(Brief, Fields)]),
+    Judge(&'a Snapshot, &'a [(HeaderSubset, Fields)]),
     Parse(&'a [Vec<u8>]),
     Process(&'a Snapshot, &'a [Vec<u8>], &'a mut Counts, &'a mut Vec<u16>),
 }
@@ -220,7 +222,6 @@ fn time(rounds: usize, mut round: impl FnMut() -> u64) -> f64 {
     median(&times)
 }
 
-/// All of it.
 pub fn section(rounds: usize) -> Section {
     let mut section = Section::new(
         "fastpath: for each frame, warm, on one core",
@@ -248,8 +249,8 @@ pub fn section(rounds: usize) -> Section {
     let shown = |value: Option<f64>| value.map_or("-".to_string(), |v| format!("{v:.1}"));
     let arch = pulp::Arch::new();
     let frames = frames();
-    let parsed = |frame: &Vec<u8>| Some((Brief::of(frame)?, Fields::parse(frame)?));
-    let fields: Vec<(Brief, Fields)> = frames.iter().filter_map(parsed).collect();
+    let parsed = |frame: &Vec<u8>| Some((HeaderSubset::from_frame(frame)?, Fields::parse(frame)?));
+    let fields: Vec<(HeaderSubset, Fields)> = frames.iter().filter_map(parsed).collect();
     let parse = time(rounds, || arch.dispatch(Round::Parse(&frames)));
     section.note(format!(
         "parsing a frame whole: {parse:.1} ns, {} cycles",

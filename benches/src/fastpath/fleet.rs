@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use portcullis_backend::delta::Op;
-use portcullis_compiler::{Compiler, Programs};
+use portcullis_compiler::{Compiler, RowCache};
 use portcullis_fastpath::{Action, RowId, Table, Tables};
 use portcullis_p4runtime::OwnProgram;
-use portcullis_p4runtime::plugs::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, ReplicaPorts, Tag, Writer};
 use portcullis_policy::Document;
@@ -27,9 +27,7 @@ const CHUNK: u32 = 1000;
 
 /// Tables, and what is told of them.
 pub struct Made {
-    /// The tables.
     pub tables: Tables,
-    /// Rows in all.
     pub rows: usize,
     /// Rows that say the class of a sender, and that class.
     pub attached: Vec<(RowId, u16)>,
@@ -92,9 +90,9 @@ fn entries(own: &OwnProgram, document: &Document) -> Result<Vec<v1::TableEntry>>
         target: TARGET.to_string(),
         ..KnownPorts::default()
     };
-    let plugs = resolve(&intent, &known, PORT_MAX);
-    let mut programs = Programs::new(own.device.model.clone());
-    let built = Units::default().build(&own.device, &Arc::clone(&intent), &plugs, TARGET, &mut programs)?;
+    let points = resolve(&intent, &known, PORT_MAX);
+    let mut programs = RowCache::new(own.device.model.clone());
+    let built = Units::default().build(&own.device, &Arc::clone(&intent), &points, TARGET, &mut programs)?;
     let writer = Writer {
         tag: Tag(1),
         generation: 1,

@@ -22,7 +22,6 @@ pub struct Options {
     pub rounds: usize,
     /// Endpoints, when one of them changes; and most of those whose memory is told.
     pub endpoints: u32,
-    /// Changes measured.
     pub changes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What one tenant does that has no manners: every call it may make, as fast as it is told, and connections that say little.
+//! A hostile tenant: every call it may make, at a set rate, and connections that send little.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -41,10 +41,8 @@ const ENDPOINTS: u32 = 50;
 /// How often memory and descriptors are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What is measured.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The others.
     pub tenants: u32,
     /// Seconds of each phase.
     pub seconds: u64,
@@ -246,7 +244,6 @@ async fn phase(options: &Options, at: SocketAddr, daemon: &Daemon) -> Result<Pha
     }
 }
 
-/// Measures.
 pub async fn run(options: &Options, agent: &Path) -> Result<Section> {
     let folder = tempfile::tempdir().map_err(BenchError::io("make a temporary folder"))?;
     let socket = UdpSocket::bind("127.0.0.1:0")

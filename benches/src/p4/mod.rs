@@ -33,7 +33,6 @@ pub struct Options {
     pub rounds: usize,
     /// Rows at most that are written to BMv2, whose tables get slow when they are large.
     pub bmv2_rows: usize,
-    /// The changes.
     pub changes: change::Options,
 }
 

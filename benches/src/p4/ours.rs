@@ -1,4 +1,4 @@
-//! Our client, driven as the backend drives it: requests of so many updates, so many of them on their way.
+//! Our client, driven as the backend drives it: a set number of updates in a request, and of requests on their way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -10,7 +10,6 @@ use serde::Deserialize;
 
 use crate::{BenchError, Result};
 
-/// The client.
 const SCRIPT: &str = include_str!("write.py");
 /// What it needs of PyPI. The stubs in the package `p4runtime` (1.6.0) are older than the fast protobuf takes.
 const PACKAGES: [&str; 2] = ["grpcio", "protobuf"];
@@ -18,7 +17,6 @@ const PACKAGES: [&str; 2] = ["grpcio", "protobuf"];
 /// A Python with gRPC.
 pub struct Python {
     folder: tempfile::TempDir,
-    /// What was installed.
     pub versions: String,
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use portcullis_backend::delta::{Key, Op};
 use portcullis_compiler::model::Role;
-use portcullis_compiler::{Compiler, Intent, Programs};
+use portcullis_compiler::{Compiler, Intent, RowCache};
+use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::entry::{Does, Row, RowKey};
-use portcullis_p4runtime::plugs::{KnownPorts, resolve};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, Writer};
 use portcullis_p4runtime::{OwnProgram, PortMatching};
@@ -20,14 +20,12 @@ use v1::field_match::FieldMatchType;
 use crate::documents::Fleet;
 use crate::{BenchError, Result};
 
-/// The target's name.
 pub const TARGET: &str = "tor";
 /// Ports of the switch that have endpoints; more endpoints share them by VLAN.
 const PORTS: u32 = 500;
 /// The highest port that the program has a number for: 9 bits.
 const PORT_MAX: u128 = 0x1ff;
 
-/// One write.
 pub type Write = Op<RowKey, Does>;
 
 /// Where endpoint `n` is.
@@ -57,7 +55,6 @@ pub fn at_ports(document: &Document, attached: u32) -> Document {
 
 /// An intent, and its rows.
 pub struct Rows {
-    /// Our program.
     pub own: Arc<OwnProgram>,
     /// What the backend is given.
     pub intent: Arc<Intent>,
@@ -83,9 +80,9 @@ pub fn compiled(endpoints: u32) -> Result<Rows> {
         target: TARGET.to_string(),
         ..KnownPorts::default()
     };
-    let plugs = resolve(&intent, &known, PORT_MAX);
-    let mut programs = Programs::new(own.device.model.clone());
-    let built = Units::default().build(&own.device, &intent, &plugs, TARGET, &mut programs)?;
+    let points = resolve(&intent, &known, PORT_MAX);
+    let mut programs = RowCache::new(own.device.model.clone());
+    let built = Units::default().build(&own.device, &intent, &points, TARGET, &mut programs)?;
     let rows: Vec<&Row> = built.desired.values().flat_map(|unit| unit.iter()).collect();
     let is_policy = |key: &RowKey| {
         let table = own.device.table(key.table());

@@ -24,10 +24,10 @@ use std::fmt;
 /// What sort of row a key names, as far as the order of writing goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// Rows of a class: no packet meets them before wiring leads to the class.
-    Content,
+    /// Rows of a class: no packet meets them before dispatch leads to the class.
+    Policy,
     /// Rows that lead packets to classes: attach, guard, deliver and what forwards.
-    Wiring,
+    Dispatch,
 }
 
 /// The key of a row: what makes two writes be about the same row.
@@ -38,7 +38,7 @@ pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
     /// The table it is in, as a number, so that rows are counted per table.
     fn table(&self) -> u8;
 
-    /// The class that a row of content belongs to; `None` when it holds for every class, and for wiring.
+    /// The class that a row of content belongs to; `None` when it holds for every class, and for dispatch.
     fn class(&self) -> Option<u32>;
 
     /// Its priority: of overlapping rows of one table, the one with the larger number decides.
@@ -104,10 +104,10 @@ pub fn op<K: Key, B: Clone + PartialEq>(
         _ => return None,
     };
     let step = match (key.layer(), &op) {
-        (Layer::Wiring, _) => Step::Flip,
-        (Layer::Content, Op::Delete(_)) if stays => Step::Settle,
-        (Layer::Content, Op::Delete(_)) => Step::Collect,
-        (Layer::Content, _) => Step::Prepare,
+        (Layer::Dispatch, _) => Step::Flip,
+        (Layer::Policy, Op::Delete(_)) if stays => Step::Settle,
+        (Layer::Policy, Op::Delete(_)) => Step::Collect,
+        (Layer::Policy, _) => Step::Prepare,
     };
     Some((step, op))
 }

@@ -1,4 +1,4 @@
-//! The handle the agent holds and the seat the backend sits on.
+//! The handle the agent holds and the context the backend sits on.
 
 use std::sync::Arc;
 
@@ -35,13 +35,13 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Runs until the seat says stop: keeps the datapath at the newest intent and answers queries.
-    async fn run(self: Arc<Self>, seat: Seat);
+    /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
+    async fn run(self: Arc<Self>, context: TargetContext);
 }
 
 /// What a backend works with.
 #[derive(Debug)]
-pub struct Seat {
+pub struct TargetContext {
     /// The newest intent; the older ones do not matter.
     pub intents: watch::Receiver<Option<Arc<Intent>>>,
     /// Where it tells how it stands.
@@ -223,13 +223,13 @@ pub fn launch<B: Backend>(name: &str, backend: Arc<B>) -> (TargetHandle, JoinHan
     let (status_told, status) = watch::channel(Arc::new(TargetStatus::default()));
     let (queries, queries_asked) = mpsc::channel(QUEUE);
     let (stop, stop_seen) = watch::channel(false);
-    let seat = Seat {
+    let context = TargetContext {
         intents: intents_seen,
         status: status_told,
         queries: queries_asked,
         stop: stop_seen,
     };
-    let task = tokio::spawn(Arc::clone(&backend).run(seat));
+    let task = tokio::spawn(Arc::clone(&backend).run(context));
     (
         TargetHandle {
             name: name.into(),

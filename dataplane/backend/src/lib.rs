@@ -20,7 +20,8 @@ mod windows;
 pub use backoff::Backoff;
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
-    Backend, EnforcingRow, Hit, Plan, Query, QueryError, Seat, TablePlan, TargetHandle, Trace, launch,
+    Backend, EnforcingRow, Hit, Plan, Query, QueryError, TablePlan, TargetContext, TargetHandle, Trace,
+    launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};
 pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};

@@ -12,11 +12,11 @@ use portcullis_backend::SessionState;
 use portcullis_backend::delta::{self, Groups, Key, Layer, Op, Step as Phase};
 use portcullis_backend::machine::{Desired, Machine, Observed};
 use portcullis_compiler::lower::{fixed_rows, lower};
-use portcullis_compiler::{PolicyRow, Program, RowKey, StageModel};
+use portcullis_compiler::{ClassRows, PolicyRow, RowKey, StageModel};
 use portcullis_policy::{
     Action, Direction, Entry, Families, FlagMatch, Matcher, Packet, Policy, PortRange, Protocol, Ranges, Tier,
 };
-use witness::{Random, Rows, Says, Shown, grid};
+use witness::{Random, Rows, Says, ShownFields, grid};
 
 const PORTS: [u16; 12] = [0, 1, 22, 25, 80, 443, 1023, 1024, 6000, 32768, 65534, 65535];
 
@@ -32,7 +32,7 @@ fn ports(random: &mut Random, most: u64) -> Ranges {
         }
     };
     let list: Vec<PortRange> = (0..=random.below(most)).map(|_| range(random)).collect();
-    Ranges::of(&list)
+    Ranges::from_ports(&list)
 }
 
 fn matcher(random: &mut Random, prefixes: &[&str]) -> Matcher {
@@ -116,7 +116,7 @@ struct EditKey(u32, RowKey);
 
 impl Key for EditKey {
     fn layer(&self) -> Layer {
-        Layer::Content
+        Layer::Policy
     }
 
     fn table(&self) -> u8 {
@@ -137,7 +137,7 @@ type Essence = (Action, Option<u16>);
 type Step = Op<EditKey, Essence>;
 type Table = BTreeMap<EditKey, Essence>;
 
-fn table(program: &Program) -> Table {
+fn table(program: &ClassRows) -> Table {
     let row = |r: &PolicyRow| (EditKey(r.priority, r.key), (r.action, r.words));
     program.policy.iter().map(row).collect()
 }
@@ -205,16 +205,16 @@ fn text(rows: &[PolicyRow]) -> String {
 struct Change<'a> {
     model: &'a StageModel,
     fixed: &'a [PolicyRow],
-    old: Program,
-    new: Program,
+    old: ClassRows,
+    new: ClassRows,
     steps: Vec<Step>,
     /// What packets look like, and their verdicts before and after.
-    packets: Vec<(Shown, Action, Action)>,
+    packets: Vec<(ShownFields, Action, Action)>,
 }
 
 impl<'a> Change<'a> {
     /// `None` when the class cannot be edited in place.
-    fn of(
+    fn new(
         model: &'a StageModel,
         fixed: &'a [PolicyRow],
         (old, new): (&Policy, &Policy),
@@ -230,7 +230,7 @@ impl<'a> Change<'a> {
         let steps = groups.into_iter().flatten().collect();
         let shows = |packet: &Packet| {
             let (before, after) = (old.judge(packet, model.view).0, new.judge(packet, model.view).0);
-            let shown = Shown::of(packet, model).into_iter();
+            let shown = ShownFields::new(packet, model).into_iter();
             shown.map(|s| (s, before, after)).collect::<Vec<_>>()
         };
         let packets = grid(&[old, new], 800, random).iter().flat_map(shows).collect();
@@ -245,7 +245,7 @@ impl<'a> Change<'a> {
     }
 
     /// Plays steps in this order; the first packet that met neither verdict, and after how many steps.
-    fn play(&self, steps: &[Step]) -> Result<Table, (usize, Shown)> {
+    fn play(&self, steps: &[Step]) -> Result<Table, (usize, ShownFields)> {
         let mut table = table(&self.old);
         let mut program = self.old.clone();
         // Reasons do not decide verdicts: any row of either program lends its own.
@@ -288,8 +288,9 @@ impl<'a> Change<'a> {
             Ok(played) => {
                 assert_eq!(played, table(&self.new));
                 let rows = Rows::new(&self.new, self.fixed);
-                let settled =
-                    |(shown, _, after): &(Shown, Action, Action)| rows.judge(shown).action() == Some(*after);
+                let settled = |(shown, _, after): &(ShownFields, Action, Action)| {
+                    rows.judge(shown).action() == Some(*after)
+                };
                 assert!(self.packets.iter().all(settled), "{}", self.model.name);
             }
         }
@@ -308,7 +309,7 @@ fn changes(model: &str, count: u64, prefixes: &[&str]) -> (u64, u64) {
         if !old.may_deny() || !new.may_deny() {
             continue;
         }
-        let Some(change) = Change::of(&model, &fixed, (&old, &new), &mut random) else {
+        let Some(change) = Change::new(&model, &fixed, (&old, &new), &mut random) else {
             continue;
         };
         change.check();
@@ -359,7 +360,7 @@ fn deny(name: usize, ports: &[u16]) -> Entry {
     let ranges: Vec<PortRange> = ports.iter().map(|p| PortRange { low: *p, high: *p }).collect();
     let matcher = Matcher {
         protocol: Protocol::Number(Protocol::TCP),
-        dst_ports: Ranges::of(&ranges),
+        dst_ports: Ranges::from_ports(&ranges),
         ..Matcher::everything()
     };
     Entry {

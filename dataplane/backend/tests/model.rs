@@ -105,7 +105,7 @@ fn rows_that_end_or_age_by_themselves_are_no_drift() {
     c.machine.acknowledged();
     assert_eq!(c.machine.state(), SessionState::InSync);
     assert_eq!(c.machine.writes(), [writes[0], writes[1] + 1, writes[2]]);
-    assert_eq!(c.machine.rows_in(Layer::Wiring as u8), 2);
+    assert_eq!(c.machine.rows_in(Layer::Dispatch as u8), 2);
     // Unchanged units bring nothing back; what is asked for anew is written.
     c.machine.set_desired(2, desired(&[(1, 10), (2, 10), (3, 10)], 2));
     assert_eq!(c.machine.state(), SessionState::InSync);
@@ -162,7 +162,7 @@ proptest! {
                 units.values().flat_map(|u| u.iter().copied()).collect();
             prop_assert_eq!(&c.switch.rows, &wanted);
             prop_assert_eq!(c.machine.generations(), (generation, generation));
-            for layer in [Layer::Content, Layer::Wiring] {
+            for layer in [Layer::Policy, Layer::Dispatch] {
                 let rows = wanted.keys().filter(|k| k.layer() == layer).count() as u64;
                 prop_assert_eq!(c.machine.rows_in(layer as u8), rows);
             }

@@ -11,11 +11,11 @@ use portcullis_policy::{Action, Decider, Direction, Entry, Policy, Tier};
 
 pub use crate::capacity::{Refusal, Saving, Step, TableUse};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
+use crate::class_rows::{ClassRows, Codes, PolicyRow, PortMatch, RowKey, Unsupported};
 use crate::lower::{Attribution, Cache, Encoder, fixed_rows, port_lift};
 use crate::model::{Field, Role, StageModel, TableModel, Weight};
-use crate::program::{Codes, PolicyRow, PortMatch, Program, RowKey, Unsupported};
-use crate::programs::{CompileError, Programs};
 use crate::row::{Row, code_rows, policy_row, range_lines, remote_row, word_row};
+use crate::row_cache::{CompileError, RowCache};
 
 /// Rules that a refusal tries to do without.
 const TRIED: usize = 5;
@@ -26,7 +26,7 @@ pub struct Compiled {
     /// The class.
     pub class: Arc<Class>,
     /// Its rows.
-    pub program: Arc<Program>,
+    pub program: Arc<ClassRows>,
     /// Where a table has no class: the attachments that get these rows, and whether all other ports do.
     pub ports: Ports,
 }
@@ -83,9 +83,9 @@ pub struct Placed {
 
 impl Compilation {
     /// Compiles, proves and fits an intent. `elsewhere` tells whether an endpoint is also attached to a software target.
-    pub fn of(
+    pub fn new(
         intent: &Intent,
-        programs: &mut Programs,
+        programs: &mut RowCache,
         attribution: Attribution,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
@@ -160,7 +160,7 @@ impl Compilation {
     fn fit(
         &mut self,
         intent: &Intent,
-        programs: &mut Programs,
+        programs: &mut RowCache,
         attribution: Attribution,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<(), CompileError> {
@@ -191,7 +191,7 @@ impl Compilation {
     }
 
     /// First step: merge by verdict where it saves most.
-    fn merge(&mut self, table: &TableModel, programs: &mut Programs) -> Result<(), CompileError> {
+    fn merge(&mut self, table: &TableModel, programs: &mut RowCache) -> Result<(), CompileError> {
         if self.table_use(table).excess() == 0 {
             return Ok(());
         }
@@ -240,7 +240,12 @@ impl Compilation {
         let mut stays: BTreeSet<ClassId> = BTreeSet::from([intent.unmanaged.0, intent.unmanaged.1]);
         for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
             stays.extend([endpoint.egress, endpoint.ingress]);
-            stays.extend(endpoint.falls.iter().flat_map(|fall| [fall.egress, fall.ingress]));
+            stays.extend(
+                endpoint
+                    .transitions
+                    .iter()
+                    .flat_map(|transition| [transition.egress, transition.ingress]),
+            );
         }
         let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));
         let mut movable: Vec<(u64, ClassId)> = movable.map(|(id, c)| (cost(table, c), *id)).collect();

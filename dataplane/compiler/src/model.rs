@@ -290,7 +290,6 @@ pub enum ModelError {
     },
 }
 
-/// The file's shape.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -482,7 +481,6 @@ impl StageModel {
     }
 }
 
-/// The built-in models.
 const BUILT_IN: [(&str, &str); 5] = [
     ("ovs", include_str!("../models/ovs.toml")),
     ("p4-range", include_str!("../models/p4-range.toml")),

@@ -5,8 +5,8 @@ use ipnet::IpNet;
 use portcullis_policy::{Action, Family, Protocol};
 
 use crate::class::ClassId;
+use crate::class_rows::{CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, WordRow};
 use crate::model::{Field, KeyModel, MatchKind, Role, TableModel};
-use crate::program::{CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, WordRow};
 
 /// What a row says about one field. Fields that are not named match anything.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +103,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn of(table: &'a TableModel, class: Option<ClassId>, port: Option<&str>) -> Self {
+    fn new(table: &'a TableModel, class: Option<ClassId>, port: Option<&str>) -> Self {
         let mut draft = Draft {
             table,
             keys: Vec::new(),
@@ -183,7 +183,7 @@ pub fn policy_row(
     row: &PolicyRow,
 ) -> Row {
     let key = &row.key;
-    let mut draft = Draft::of(table, class, port);
+    let mut draft = Draft::new(table, class, port);
     match key.frame {
         FrameMatch::Any => {}
         FrameMatch::Arp => draft.exactly(Field::EtherType, 0x0806),
@@ -233,7 +233,7 @@ pub fn policy_row(
 
 /// A row of a `remote` stage.
 pub fn remote_row(table: &TableModel, class: ClassId, row: &RemoteRow) -> Row {
-    let mut draft = Draft::of(table, Some(class), None);
+    let mut draft = Draft::new(table, Some(class), None);
     // A prefix of no bits says nothing of the IP version, and a field that a packet lacks may read as zeros.
     draft.exactly(
         Field::EtherType,
@@ -252,7 +252,7 @@ pub fn remote_row(table: &TableModel, class: ClassId, row: &RemoteRow) -> Row {
 
 /// A row of a `words` stage.
 pub fn word_row(table: &TableModel, class: ClassId, row: &WordRow) -> Row {
-    let mut draft = Draft::of(table, Some(class), None);
+    let mut draft = Draft::new(table, Some(class), None);
     draft.exactly(Field::WordSet, row.set.into());
     draft.exactly(Field::PortBlock, row.block.into());
     draft.row(0, RowAction::Word(row.word))
@@ -267,12 +267,12 @@ pub fn code_rows(table: &TableModel, stage: &CodeStage) -> Vec<Row> {
     let set = |value| RowAction::Set { field: code, value };
     let above = stage.rows.iter().map(|r| r.priority).max().unwrap_or(0) + 1;
     let later = (stage.later != 0).then(|| {
-        let mut draft = Draft::of(table, None, None);
+        let mut draft = Draft::new(table, None, None);
         draft.exactly(Field::Later, 1);
         draft.row(above, set(stage.later))
     });
     let rows = stage.rows.iter().map(|row| {
-        let mut draft = Draft::of(table, None, None);
+        let mut draft = Draft::new(table, None, None);
         draft.port(port, code, row.port);
         draft.row(row.priority, set(row.code))
     });

@@ -5,14 +5,14 @@ use crate::witness;
 
 use portcullis_compiler::compilation::{Compilation, Step};
 use portcullis_compiler::model::{MatchKind, Role, Weight};
-use portcullis_compiler::{Attribution, EndpointIntent, Programs, StageModel};
+use portcullis_compiler::{Attribution, EndpointIntent, RowCache, StageModel};
 use portcullis_policy::{Action, Direction};
 use serde_json::{Value, json};
 use witness::pipeline::{Pipeline, ports};
 use witness::target::{
     NOWHERE, check_tables, check_verdicts, compile, document, policy_size, random_document,
 };
-use witness::{Random, Shown, intent};
+use witness::{Random, ShownFields, intent};
 
 #[test]
 fn predicted_rows_are_the_rows_and_mean_the_document() {
@@ -122,7 +122,7 @@ fn first_step_merges_where_that_saves_most() {
             "{name}"
         );
         // Hits of the merged class tell its verdict: a rule that denies.
-        let pipeline = Pipeline::of(&compilation);
+        let pipeline = Pipeline::from_compilation(&compilation);
         for case in ports(&intent, &compilation) {
             for port in [1024, 1050, 1087, 1100] {
                 let packet = witness::ip(
@@ -135,7 +135,7 @@ fn first_step_merges_where_that_saves_most() {
                         flags: 2,
                     },
                 );
-                let shown = Shown::of(&packet, &compilation.model)[0];
+                let shown = ShownFields::new(&packet, &compilation.model)[0];
                 if let Some((Action::Deny, rule)) =
                     pipeline.judge(Direction::Egress, case.class, &case.port, &shown)
                 {
@@ -153,8 +153,8 @@ fn second_step_leaves_classes_to_another_target() {
     let mut models = 0;
     for name in ["ovs", "p4-range", "p4-ternary", "acl-ternary", "exact-bitmap"] {
         let merged = {
-            let mut programs = Programs::new(policy_size(name, 100_000));
-            Compilation::of(&intent, &mut programs, Attribution::Class, NOWHERE).unwrap()
+            let mut programs = RowCache::new(policy_size(name, 100_000));
+            Compilation::new(&intent, &mut programs, Attribution::Class, NOWHERE).unwrap()
         };
         let size = policy_cost(&merged) - 1;
         let class = |who: &str| {
@@ -246,8 +246,8 @@ fn ports_of_a_class_that_moved_are_open_here() {
         flags: 2,
     };
     let packet = witness::ip("192.0.2.1", "198.51.100.1", 6, l4);
-    let shown = Shown::of(&packet, &compilation.model)[0];
-    let pipeline = Pipeline::of(&compilation);
+    let shown = ShownFields::new(&packet, &compilation.model)[0];
+    let pipeline = Pipeline::from_compilation(&compilation);
     let class = intent.endpoints.iter().next().unwrap().1.egress;
     let told = pipeline.judge(Direction::Egress, class, "interface m1", &shown);
     assert!(
@@ -434,16 +434,16 @@ fn a_refusal_names_rules_of_the_document() {
 fn a_refusal_leaves_nothing_half_done() {
     let intent = intent(&document(&two_endpoints()));
     let model = policy_size("p4-ternary", 5);
-    let mut programs = Programs::new(model.clone());
-    let first = Compilation::of(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
+    let mut programs = RowCache::new(model.clone());
+    let first = Compilation::new(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
     assert!(!first.refusals.is_empty());
     // What is remembered is what it was before: each class by rule, the same answer again.
     for class in intent.classes.values() {
         let program = programs.get(class).unwrap();
         assert!(!program.merged);
-        assert_eq!(program, Programs::new(model.clone()).get(class).unwrap());
+        assert_eq!(program, RowCache::new(model.clone()).get(class).unwrap());
     }
-    let second = Compilation::of(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
+    let second = Compilation::new(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
     assert_eq!((&first.steps, &first.refusals), (&second.steps, &second.refusals));
     assert_eq!(first.rows(), second.rows());
 }

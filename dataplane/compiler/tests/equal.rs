@@ -5,7 +5,7 @@ use crate::support;
 
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::proof::{Prover, deciding_row};
-use portcullis_compiler::{PolicyRow, Program, StageModel};
+use portcullis_compiler::{ClassRows, PolicyRow, StageModel};
 use portcullis_policy::{Action, Direction, Packet, Policy};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -15,7 +15,7 @@ use support::mutate::{Dice, by_code, mutate};
 use support::{document, document_of, packet, policy};
 
 /// The rows of a policy; `None` where a model has no table for that direction.
-fn rows(policy: &Policy, model: &StageModel) -> Option<Program> {
+fn rows(policy: &Policy, model: &StageModel) -> Option<ClassRows> {
     match lower(policy, model) {
         Ok(program) => Some(program),
         Err(_) if model.name == "acl-ternary" && policy.direction == Direction::Ingress => None,
@@ -23,7 +23,7 @@ fn rows(policy: &Policy, model: &StageModel) -> Option<Program> {
     }
 }
 
-fn says(program: &Program, fixed: &[PolicyRow], packet: &Packet, model: &StageModel) -> Option<Action> {
+fn says(program: &ClassRows, fixed: &[PolicyRow], packet: &Packet, model: &StageModel) -> Option<Action> {
     deciding_row(program, fixed, packet, model).map(|(_, action)| action)
 }
 

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::{
-    Attribution, Class, ClassId, Fingerprint, PolicyRow, Program, Programs, StageModel,
+    Attribution, Class, ClassId, ClassRows, Fingerprint, PolicyRow, RowCache, StageModel,
 };
 use portcullis_policy::{
     Action, Decider, Direction, Entry, Families, Family, FlagMatch, Frame, L4, Matcher, Packet, Policy,
     PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN, Tier,
 };
-use witness::{Rows, Says, Shown, ip, later, well_formed};
+use witness::{Rows, Says, ShownFields, ip, later, well_formed};
 
 /// Every how many policies the first-match loop is compared with the reference verdict, and rows are looked at closely.
 const CLOSELY: u64 = 1000;
@@ -41,7 +41,7 @@ impl Rule {
     }
 
     fn entry(&self, name: usize) -> Entry {
-        let ports = |(low, high): (u16, u16)| Ranges::of(&[PortRange { low, high }]);
+        let ports = |(low, high): (u16, u16)| Ranges::from_ports(&[PortRange { low, high }]);
         let matcher = Matcher {
             families: Families::only(Family::V4),
             protocol: self.protocol.map_or(Protocol::Any, Protocol::Number),
@@ -229,17 +229,21 @@ impl Cases {
     }
 
     /// Checks every policy on a model; returns how many.
-    fn check(&self, model: &str, mut compile: impl FnMut(&StageModel, &Policy) -> Program) -> u64 {
+    fn check(&self, model: &str, mut compile: impl FnMut(&StageModel, &Policy) -> ClassRows) -> u64 {
         let model = StageModel::named(model).unwrap();
         let fixed = fixed_rows(&model);
         let entries: Vec<Entry> = self.rules.iter().enumerate().map(|(n, r)| r.entry(n)).collect();
         let hits: Vec<Set> = self.rules.iter().map(|r| self.set(|p| r.hits(p))).collect();
-        let shown: Vec<Shown> = self
+        let shown: Vec<ShownFields> = self
             .probes
             .iter()
-            .flat_map(|p| Shown::of(&p.packet(), &model))
+            .flat_map(|p| ShownFields::new(&p.packet(), &model))
             .collect();
-        let beside: Vec<Vec<Shown>> = self.beside.iter().map(|(p, _)| Shown::of(p, &model)).collect();
+        let beside: Vec<Vec<ShownFields>> = self
+            .beside
+            .iter()
+            .map(|(p, _)| ShownFields::new(p, &model))
+            .collect();
         assert_eq!(shown.len(), self.probes.len());
         let mut check = Check {
             cases: self,
@@ -266,8 +270,8 @@ struct Check<'a> {
     fixed: &'a [PolicyRow],
     entries: &'a [Entry],
     hits: &'a [Set],
-    shown: &'a [Shown],
-    beside: &'a [Vec<Shown>],
+    shown: &'a [ShownFields],
+    beside: &'a [Vec<ShownFields>],
     count: u64,
 }
 
@@ -276,7 +280,7 @@ impl Check<'_> {
         &mut self,
         chosen: &mut Vec<usize>,
         default: Action,
-        compile: &mut impl FnMut(&StageModel, &Policy) -> Program,
+        compile: &mut impl FnMut(&StageModel, &Policy) -> ClassRows,
     ) {
         self.policy(chosen, default, compile);
         if chosen.len() < self.cases.most {
@@ -292,7 +296,7 @@ impl Check<'_> {
         &mut self,
         chosen: &[usize],
         default: Action,
-        compile: &mut impl FnMut(&StageModel, &Policy) -> Program,
+        compile: &mut impl FnMut(&StageModel, &Policy) -> ClassRows,
     ) {
         let policy = Policy {
             direction: Direction::Egress,
@@ -513,15 +517,15 @@ fn three_rules_of_replies_and_protocols() -> Cases {
     Cases::new(both(rules), 3, ELSEWHERE, &[0, 1, 2, 3, 65535])
 }
 
-fn by_rule(model: &StageModel, policy: &Policy) -> Program {
+fn by_rule(model: &StageModel, policy: &Policy) -> ClassRows {
     lower(policy, model).unwrap()
 }
 
 /// Proved, each hit telling the verdict only.
-fn by_class(programs: &mut Programs, policy: &Policy) -> Program {
+fn by_class(programs: &mut RowCache, policy: &Policy) -> ClassRows {
     let class = Class {
         id: ClassId(1),
-        fingerprint: Fingerprint::of(policy),
+        fingerprint: Fingerprint::from_policy(policy),
         policy: policy.clone(),
     };
     let program = programs.get_as(&class, Attribution::Class).unwrap();
@@ -566,7 +570,7 @@ macro_rules! every_model {
 
             #[test]
             fn two_rules_merged_by_verdict() {
-                let mut programs = Programs::new(StageModel::named($model).unwrap());
+                let mut programs = RowCache::new(StageModel::named($model).unwrap());
                 let mut compile = |_: &StageModel, policy: &Policy| by_class(&mut programs, policy);
                 assert_eq!(super::two_rules_at_the_top().check($model, &mut compile), 10_514);
                 let mut small = super::three_rules_of_replies_and_protocols();

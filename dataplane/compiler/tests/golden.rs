@@ -14,7 +14,7 @@ use std::{env, fs};
 use portcullis_compiler::compilation::{Compilation, Placed};
 use portcullis_compiler::model::Field;
 use portcullis_compiler::row::FieldMatch;
-use portcullis_compiler::{Attribution, Intent, Programs, StageModel};
+use portcullis_compiler::{Attribution, Intent, RowCache, StageModel};
 use portcullis_policy::{Decider, Document, Protocol};
 use witness::pipeline::Pipeline;
 use witness::{Random, intent};
@@ -38,8 +38,8 @@ fn document(name: &str) -> Document {
 }
 
 fn compile(intent: &Intent, model: &str) -> Compilation {
-    let mut programs = Programs::new(StageModel::named(model).unwrap());
-    Compilation::of(intent, &mut programs, Attribution::Rule, |_| false)
+    let mut programs = RowCache::new(StageModel::named(model).unwrap());
+    Compilation::new(intent, &mut programs, Attribution::Rule, |_| false)
         .unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 
@@ -179,12 +179,12 @@ fn rows_on_file_mean_the_documents() {
         let intent = intent(&document);
         for model in StageModel::names() {
             let compilation = compile(&intent, model);
-            let pipeline = Pipeline::of(&compilation);
+            let pipeline = Pipeline::from_compilation(&compilation);
             for case in witness::pipeline::ports(&intent, &compilation) {
                 let packets = witness::grid(&[&case.policy], 1500, &mut random);
                 for packet in &packets {
                     let (wanted, by) = case.policy.judge(packet, compilation.model.view);
-                    for shown in witness::Shown::of(packet, &compilation.model) {
+                    for shown in witness::ShownFields::new(packet, &compilation.model) {
                         let told = pipeline.judge(case.policy.direction, case.class, &case.port, &shown);
                         let Some((action, rule)) = told else {
                             assert!(case.open, "{name} {model} {}: nothing for {packet:?}", case.port);

@@ -6,7 +6,7 @@ use crate::info::{DeviceInfo, raw_info};
 use crate::log;
 use crate::mempool::Mempool;
 use crate::package;
-use crate::pci::{Address, Holder};
+use crate::pci::{Address, Binding};
 use portcullis_dpdk_sys as sys;
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
@@ -233,10 +233,10 @@ fn name_of(eal: &Eal, devargs: &str) -> Result<String, ProbeError> {
         return Err(ProbeError::PciIsOff(address.to_string()));
     }
     match address.holder() {
-        Holder::Usable => Ok(address.to_string()),
-        Holder::Missing => Err(ProbeError::NoPciDevice(address.to_string())),
-        Holder::Nobody => Err(ProbeError::NotBound(address.to_string())),
-        Holder::Kernel(driver) => Err(ProbeError::KernelHasIt {
+        Binding::Usable => Ok(address.to_string()),
+        Binding::Missing => Err(ProbeError::NoPciDevice(address.to_string())),
+        Binding::Nobody => Err(ProbeError::NotBound(address.to_string())),
+        Binding::Kernel(driver) => Err(ProbeError::KernelHasIt {
             address: address.to_string(),
             driver,
         }),

@@ -17,7 +17,6 @@ pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 /// Most packets that a pool keeps at hand for each worker.
 pub const MAX_CACHE: u32 = sys::RTE_MEMPOOL_CACHE_MAX_SIZE;
 
-/// Any NUMA node.
 const ANY_NODE: i32 = -1;
 
 /// Why there is no pool.
@@ -93,7 +92,6 @@ struct Measures {
     node: i32,
 }
 
-/// DPDK's pool.
 #[derive(Debug)]
 struct Raw {
     pool: NonNull<sys::rte_mempool>,

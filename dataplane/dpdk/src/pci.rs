@@ -15,10 +15,9 @@ pub(crate) struct Address(String);
 
 /// Who has a PCI device.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Holder {
+pub(crate) enum Binding {
     /// There is no such device.
     Missing,
-    /// No kernel driver.
     Nobody,
     /// One from which DPDK can take it.
     Usable,
@@ -39,24 +38,24 @@ impl Address {
     }
 
     /// Who has the device, as `/sys` says.
-    pub(crate) fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Binding {
         self.holder_under(Path::new("/sys/bus/pci/devices"))
     }
 
-    fn holder_under(&self, devices: &Path) -> Holder {
+    fn holder_under(&self, devices: &Path) -> Binding {
         let device = devices.join(&self.0);
         if !device.exists() {
-            return Holder::Missing;
+            return Binding::Missing;
         }
         let driver: Option<PathBuf> = fs::read_link(device.join("driver")).ok();
         let Some(driver) = driver.as_deref().and_then(Path::file_name) else {
-            return Holder::Nobody;
+            return Binding::Nobody;
         };
         let driver = driver.to_string_lossy();
         if HANDING_OVER.contains(&driver.as_ref()) || SHARING.contains(&driver.as_ref()) {
-            Holder::Usable
+            Binding::Usable
         } else {
-            Holder::Kernel(driver.into_owned())
+            Binding::Kernel(driver.into_owned())
         }
     }
 }
@@ -69,7 +68,7 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Holder};
+    use super::{Address, Binding};
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -113,10 +112,10 @@ mod tests {
         bind("0000:01:00.1", Some("vfio-pci"));
         bind("0000:01:00.2", Some("mlx5_core"));
         bind("0000:01:00.3", None);
-        assert_eq!(holder("0000:01:00.0"), Holder::Kernel("ixgbe".to_owned()));
-        assert_eq!(holder("0000:01:00.1"), Holder::Usable);
-        assert_eq!(holder("0000:01:00.2"), Holder::Usable);
-        assert_eq!(holder("0000:01:00.3"), Holder::Nobody);
-        assert_eq!(holder("0000:01:00.4"), Holder::Missing);
+        assert_eq!(holder("0000:01:00.0"), Binding::Kernel("ixgbe".to_owned()));
+        assert_eq!(holder("0000:01:00.1"), Binding::Usable);
+        assert_eq!(holder("0000:01:00.2"), Binding::Usable);
+        assert_eq!(holder("0000:01:00.3"), Binding::Nobody);
+        assert_eq!(holder("0000:01:00.4"), Binding::Missing);
     }
 }

@@ -41,7 +41,6 @@ pub(crate) struct Run {
 
 /// What a port can be: [`Stopped`] or [`Started`].
 pub trait State: sealed::Sealed + fmt::Debug {
-    /// The open port.
     #[doc(hidden)]
     fn core(&self) -> sealed::CoreRef<'_>;
 }

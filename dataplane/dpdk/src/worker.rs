@@ -150,7 +150,6 @@ fn text(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "without words".to_owned())
 }
 
-/// The thread.
 fn run<T>(
     eal: Eal,
     name: &str,

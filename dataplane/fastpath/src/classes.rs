@@ -7,11 +7,11 @@
 //! those looks (`usual`).
 
 mod making;
+mod short_circuit;
 mod step;
-mod usual;
 
-use crate::brief::Brief;
 use crate::frame::Fields;
+use crate::header_subset::HeaderSubset;
 use crate::remote::Remotes;
 use crate::row::{Cond, NO_SLOT};
 
@@ -31,7 +31,6 @@ const NEXT: u32 = LIST | ALLOW;
 /// The end of a list: no row holds, and the table's default action denies.
 const END: u32 = u32::MAX;
 
-/// Verdict and counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     pub allow: bool,
@@ -40,7 +39,7 @@ pub struct Verdict {
 
 impl Verdict {
     #[inline(always)]
-    fn of(leaf: u32) -> Verdict {
+    fn from_leaf(leaf: u32) -> Verdict {
         Verdict {
             allow: leaf & ALLOW != 0,
             slot: leaf & NO_SLOT,
@@ -106,7 +105,7 @@ impl Ports {
         bits: (0, 0),
     };
 
-    fn of(cond: Option<Cond>) -> Ports {
+    fn from_cond(cond: Option<Cond>) -> Ports {
         match cond {
             None => Ports::ANY,
             Some(Cond::Range { low, high }) => Ports {
@@ -155,7 +154,6 @@ impl Addresses {
     }
 }
 
-/// A compiled class.
 #[derive(Debug)]
 pub struct Class {
     /// The first look at each shape.
@@ -208,7 +206,7 @@ impl Class {
     pub fn judge(&self, fields: &Fields, egress: bool) -> Verdict {
         let leaf = self.leaf(shape(fields), fields, egress);
         if leaf & LIST == 0 {
-            Verdict::of(leaf)
+            Verdict::from_leaf(leaf)
         } else {
             self.search(leaf & !LIST, fields, egress)
         }
@@ -216,8 +214,8 @@ impl Class {
 
     /// What the lines say of a packet of which little was looked at.
     #[inline(always)]
-    pub fn leaf_of(&self, brief: &Brief, egress: bool) -> Leaf {
-        Leaf(self.leaf(brief.shape(), brief, egress))
+    pub fn leaf_of(&self, headers: &HeaderSubset, egress: bool) -> Leaf {
+        Leaf(self.leaf(headers.shape(), headers, egress))
     }
 
     /// A verdict or a list. No closures here: they would be compiled for any CPU, and not for the one at hand.
@@ -229,7 +227,7 @@ impl Class {
         let mut at = usize::from(*first);
         // The way of most packets: no loop, and no jump to one of many.
         let mut step = self.steps.get(at);
-        if let Some(Step::Usual(usual)) = step {
+        if let Some(Step::ShortCircuit(usual)) = step {
             at = (usual.leaf(packet) & !NEXT) as usize;
             step = self.steps.get(at);
         }
@@ -275,10 +273,10 @@ impl Class {
                     .and_then(|a| self.addresses.get(a as usize))
                     .is_none_or(|a| a.hold(fields));
             if holds {
-                return Verdict::of(row.leaf);
+                return Verdict::from_leaf(row.leaf);
             }
         }
-        Verdict::of(NO_SLOT)
+        Verdict::from_leaf(NO_SLOT)
     }
 
     /// Bytes that it takes, without bitmaps that it shares.

@@ -1,23 +1,22 @@
 //! Source guard of one attachment point (port and VLAN): MACs, addresses, and those inside neighbour discovery.
 //!
 //! Guards of endpoints differ in little but the MACs and addresses that they name. So what rows ask for is a [`Shape`] that
-//! plugs share, and a plug of its own has the counters of its rows, and the values that the shape leaves open.
+//! points share, and a point of its own has the counters of its rows, and the values that the shape leaves open.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::brief::Brief;
 use crate::frame::{Fields, Kind};
-use crate::path::Drop;
+use crate::header_subset::HeaderSubset;
+use crate::path::DropReason;
 use crate::row::{Action, NO_SLOT, Row};
 use crate::table::{Key, Table};
 
-/// Where the value of a row is that plugs do not share: at a place among a plug's words.
+/// Where the value of a row is that points do not share: at a place among a point's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Value {
     Zero,
-    /// One word.
     Narrow(u32),
     /// Two words, the higher one first.
     Mac(u32),
@@ -32,7 +31,7 @@ struct Own<T> {
     mask: T,
 }
 
-/// Value and mask, the same for all plugs of a shape.
+/// Value and mask, the same for all points of a shape.
 type Masked<T> = (T, T);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -80,7 +79,7 @@ pub struct Shapes {
     swept: usize,
 }
 
-/// The guard of a plug.
+/// The guard of a point.
 #[derive(Debug)]
 pub struct Guard {
     shape: Arc<Shape>,
@@ -93,7 +92,6 @@ pub trait Sender {
     fn src_mac(&self) -> u64;
     fn kind(&self) -> Kind;
     fn protocol(&self) -> u8;
-    /// Source and destination.
     fn ports(&self) -> [u16; 2];
     /// What it says that its address is.
     fn address(&self) -> u128;
@@ -140,7 +138,7 @@ impl Sender for Fields {
     }
 }
 
-impl Sender for Brief {
+impl Sender for HeaderSubset {
     #[inline(always)]
     fn src_mac(&self) -> u64 {
         self.src_mac
@@ -181,7 +179,7 @@ impl Sender for Brief {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
     pub slots: [u32; 3],
-    pub dropped: Option<Drop>,
+    pub dropped: Option<DropReason>,
 }
 
 #[inline(always)]
@@ -243,7 +241,7 @@ impl Guard {
         } = &*self.shape;
         let mut checked = Checked {
             slots: [NO_SLOT; 3],
-            dropped: Some(Drop::GuardMac),
+            dropped: Some(DropReason::GuardMac),
         };
         let slot = |at: usize| self.words.get(at).copied().unwrap_or(NO_SLOT);
         let (mac, malformed) = (f.src_mac(), u8::from(f.is_malformed()));
@@ -260,7 +258,7 @@ impl Guard {
         if checked.dropped.is_none() {
             return checked;
         }
-        checked.dropped = Some(Drop::GuardAddress);
+        checked.dropped = Some(DropReason::GuardAddress);
         let (address, kind, protocol, [src_port, dst_port]) =
             (f.address(), f.kind() as u8, f.protocol(), f.ports());
         let met = |r: &AddressRow| {
@@ -282,7 +280,7 @@ impl Guard {
             checked.dropped = None;
             return checked;
         };
-        checked.dropped = Some(Drop::GuardNeighbour);
+        checked.dropped = Some(DropReason::GuardNeighbour);
         let unspecified = u8::from(f.kind == Kind::Ipv6 && f.src_ipv6 == 0);
         let met = |r: &NdRow| {
             is(f.nd_type, r.nd_type)
@@ -308,7 +306,6 @@ impl Guard {
         size_of::<Guard>() + self.words.len() * size_of::<u32>()
     }
 
-    /// Its shape.
     pub fn shape(&self) -> &Arc<Shape> {
         &self.shape
     }
@@ -340,10 +337,9 @@ impl Shapes {
     }
 }
 
-/// The words of a plug, while they are put together.
+/// The words of a point, while they are put together.
 struct Words {
     all: Vec<u32>,
-    /// Where values begin.
     first: usize,
 }
 

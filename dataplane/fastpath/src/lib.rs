@@ -7,29 +7,29 @@
 //!
 //! Nothing here does I/O, reads a clock or is `unsafe`.
 
-mod brief;
 mod classes;
 mod flow;
 mod frame;
 mod guard;
-mod line;
+mod header_subset;
+mod mac_table;
 pub mod oracle;
 mod paint;
 mod path;
+mod port_map;
 mod ports;
 mod remote;
 mod roles;
 mod row;
 mod space;
-mod stations;
 mod table;
 mod tables;
 
-#[doc(hidden)]
-pub use brief::Brief;
 pub use flow::flow;
 pub use frame::{Fields, Kind, VLAN_UNKNOWN};
-pub use path::{Drop, Look, Ports, Tally, Went};
+#[doc(hidden)]
+pub use header_subset::HeaderSubset;
+pub use path::{DropReason, Forwarding, Ports, Prefetch, Tally};
 pub use ports::Port;
 pub use roles::Role;
 pub use row::{Action, Cond, NO_SLOT, Row, RowId};

@@ -1,9 +1,9 @@
 //! The pipeline: parse, attach, roles, guard, egress policy, L2, then deliver and ingress policy for every copy.
 
-use crate::brief::Brief;
 use crate::classes::{Class, Leaf};
 use crate::frame::{Fields, Kind};
 use crate::guard::Guard;
+use crate::header_subset::HeaderSubset;
 use crate::ports::Port;
 use crate::roles::{Role, is_reserved};
 use crate::row::NO_SLOT;
@@ -12,7 +12,7 @@ use crate::tables::Snapshot;
 /// Why a frame, or one copy of it, goes nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Drop {
+pub enum DropReason {
     /// Shorter than an Ethernet header.
     Runt,
     /// Nobody said what is behind this port and VLAN.
@@ -41,40 +41,40 @@ pub enum Drop {
     IngressPolicy,
 }
 
-impl Drop {
+impl DropReason {
     /// Every reason.
-    pub const ALL: [Drop; 13] = [
-        Drop::Runt,
-        Drop::UnknownSender,
-        Drop::NoRole,
-        Drop::GuardMac,
-        Drop::GuardAddress,
-        Drop::GuardNeighbour,
-        Drop::EgressPolicy,
-        Drop::ReservedGroup,
-        Drop::UnicastInGroup,
-        Drop::NoReceiver,
-        Drop::Hairpin,
-        Drop::UnknownReceiver,
-        Drop::IngressPolicy,
+    pub const ALL: [DropReason; 13] = [
+        DropReason::Runt,
+        DropReason::UnknownSender,
+        DropReason::NoRole,
+        DropReason::GuardMac,
+        DropReason::GuardAddress,
+        DropReason::GuardNeighbour,
+        DropReason::EgressPolicy,
+        DropReason::ReservedGroup,
+        DropReason::UnicastInGroup,
+        DropReason::NoReceiver,
+        DropReason::Hairpin,
+        DropReason::UnknownReceiver,
+        DropReason::IngressPolicy,
     ];
 
     /// Its name, as metrics have it.
     pub fn name(self) -> &'static str {
         match self {
-            Drop::Runt => "runt",
-            Drop::UnknownSender => "unknown_sender",
-            Drop::NoRole => "no_role",
-            Drop::GuardMac => "guard_mac",
-            Drop::GuardAddress => "guard_address",
-            Drop::GuardNeighbour => "guard_neighbour",
-            Drop::EgressPolicy => "egress_policy",
-            Drop::ReservedGroup => "reserved_group",
-            Drop::UnicastInGroup => "unicast_in_group",
-            Drop::NoReceiver => "no_receiver",
-            Drop::Hairpin => "hairpin",
-            Drop::UnknownReceiver => "unknown_receiver",
-            Drop::IngressPolicy => "ingress_policy",
+            DropReason::Runt => "runt",
+            DropReason::UnknownSender => "unknown_sender",
+            DropReason::NoRole => "no_role",
+            DropReason::GuardMac => "guard_mac",
+            DropReason::GuardAddress => "guard_address",
+            DropReason::GuardNeighbour => "guard_neighbour",
+            DropReason::EgressPolicy => "egress_policy",
+            DropReason::ReservedGroup => "reserved_group",
+            DropReason::UnicastInGroup => "unicast_in_group",
+            DropReason::NoReceiver => "no_receiver",
+            DropReason::Hairpin => "hairpin",
+            DropReason::UnknownReceiver => "unknown_receiver",
+            DropReason::IngressPolicy => "ingress_policy",
         }
     }
 }
@@ -84,7 +84,7 @@ pub trait Tally {
     /// A row was hit by a frame of so many bytes. [`crate::NO_SLOT`] counts nothing.
     fn hit(&mut self, slot: u32, bytes: u32);
     /// A frame that came in at a port goes nowhere, or a copy of it does not.
-    fn dropped(&mut self, in_port: u16, why: Drop);
+    fn dropped(&mut self, in_port: u16, why: DropReason);
 }
 
 /// The ports a frame goes out of.
@@ -128,9 +128,9 @@ impl Snapshot {
     ) -> Ports<'a> {
         let look = self.look(self.port(in_port), frame);
         match look.go(in_port, frame.len(), tally) {
-            Went::To(port) => Ports::One(port),
-            Went::Nowhere => Ports::None,
-            Went::Unknown => self.whole(frame, in_port, list, tally),
+            Forwarding::To(port) => Ports::One(port),
+            Forwarding::Nowhere => Ports::None,
+            Forwarding::Unknown => self.whole(frame, in_port, list, tally),
         }
     }
 
@@ -138,22 +138,22 @@ impl Snapshot {
     /// one after the other keep a CPU busy that would wait for the memory of each. `behind` is what [`Snapshot::port`] says
     /// of the port it came in at.
     #[inline(always)]
-    pub fn look<'a>(&'a self, behind: Option<&'a Port>, frame: &[u8]) -> Look<'a> {
-        let Some(brief) = Brief::of(frame) else {
-            return Look::NOTHING;
+    pub fn look<'a>(&'a self, behind: Option<&'a Port>, frame: &[u8]) -> Prefetch<'a> {
+        let Some(headers) = HeaderSubset::from_frame(frame) else {
+            return Prefetch::NOTHING;
         };
-        let from = behind.map(|port| port.plug(brief.vlan));
-        let to = if brief.dst_mac & GROUP == 0 {
-            self.station(brief.dst_mac)
+        let from = behind.map(|port| port.point(headers.vlan));
+        let to = if headers.dst_mac & GROUP == 0 {
+            self.station(headers.dst_mac)
         } else {
             None
         };
-        let receives = to.and_then(|port| self.plug(port, brief.vlan)?.receives);
-        Look {
-            brief: Some(brief),
-            guard: from.and_then(|plug| plug.guard.as_deref()),
+        let receives = to.and_then(|port| self.point(port, headers.vlan)?.receives);
+        Prefetch {
+            headers: Some(headers),
+            guard: from.and_then(|point| point.guard.as_deref()),
             to,
-            egress: from.and_then(|plug| plug.sends).map(|class| self.egress(class)),
+            egress: from.and_then(|point| point.sends).map(|class| self.egress(class)),
             ingress: receives.map(|class| self.ingress(class)),
         }
     }
@@ -169,7 +169,7 @@ impl Snapshot {
     ) -> Ports<'a> {
         let mut fields = Fields::default();
         if !fields.read(frame) {
-            tally.dropped(in_port, Drop::Runt);
+            tally.dropped(in_port, DropReason::Runt);
             return Ports::None;
         }
         let bytes = frame.len() as u32;
@@ -205,13 +205,13 @@ impl Snapshot {
         list.clear();
         let members = self.group(group);
         if members.is_empty() {
-            tally.dropped(in_port, Drop::NoReceiver);
+            tally.dropped(in_port, DropReason::NoReceiver);
         }
         for port in members {
             match self.receiver(fields, in_port, *port, bytes, tally) {
                 Ok(()) => list.push(*port),
                 // A flood comes by the port it came from, and by ports outside the VLAN.
-                Err(Drop::Hairpin | Drop::UnknownReceiver) => {}
+                Err(DropReason::Hairpin | DropReason::UnknownReceiver) => {}
                 Err(why) => tally.dropped(in_port, why),
             }
         }
@@ -219,23 +219,23 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    fn sender(&self, f: &Fields, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Result<To, Drop> {
-        let plug = self.plug(in_port, f.vlan).ok_or(Drop::UnknownSender)?;
-        let class = plug.sends.ok_or(Drop::UnknownSender)?;
+    fn sender(&self, f: &Fields, in_port: u16, bytes: u32, tally: &mut impl Tally) -> Result<To, DropReason> {
+        let point = self.point(in_port, f.vlan).ok_or(DropReason::UnknownSender)?;
+        let class = point.sends.ok_or(DropReason::UnknownSender)?;
         let role = f.role();
         if role != Role::None {
-            let roles = plug.roles.as_deref();
+            let roles = point.roles.as_deref();
             let (may, slot) = roles.map_or((false, NO_SLOT), |roles| roles.has(role));
             tally.hit(slot, bytes);
             if !may {
                 return Err(if role == Role::Bridge {
-                    Drop::ReservedGroup
+                    DropReason::ReservedGroup
                 } else {
-                    Drop::NoRole
+                    DropReason::NoRole
                 });
             }
         }
-        if let Some(guard) = &plug.guard {
+        if let Some(guard) = &point.guard {
             let checked = guard.check(f);
             for slot in checked.slots {
                 tally.hit(slot, bytes);
@@ -249,13 +249,13 @@ impl Snapshot {
             let verdict = self.egress(class).judge(f, true);
             tally.hit(verdict.slot, bytes);
             if !verdict.allow {
-                return Err(Drop::EgressPolicy);
+                return Err(DropReason::EgressPolicy);
             }
         }
         if f.dst_mac & GROUP == 0 {
             return Ok(match self.station(f.dst_mac) {
                 Some(port) => To::One(port),
-                None => To::Group(self.stations(f.dst_mac).map_or(UNKNOWN, u32::from)),
+                None => To::Group(self.mac_table(f.dst_mac).map_or(UNKNOWN, u32::from)),
             });
         }
         to_many(f)
@@ -269,17 +269,17 @@ impl Snapshot {
         out_port: u16,
         bytes: u32,
         tally: &mut impl Tally,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), DropReason> {
         if in_port == out_port {
-            return Err(Drop::Hairpin);
+            return Err(DropReason::Hairpin);
         }
-        let plug = self.plug(out_port, f.vlan).ok_or(Drop::UnknownReceiver)?;
-        let class = plug.receives.ok_or(Drop::UnknownReceiver)?;
+        let point = self.point(out_port, f.vlan).ok_or(DropReason::UnknownReceiver)?;
+        let class = point.receives.ok_or(DropReason::UnknownReceiver)?;
         if class != 0 {
             let verdict = self.ingress(class).judge(f, false);
             tally.hit(verdict.slot, bytes);
             if !verdict.allow {
-                return Err(Drop::IngressPolicy);
+                return Err(DropReason::IngressPolicy);
             }
         }
         Ok(())
@@ -288,8 +288,8 @@ impl Snapshot {
 
 /// What was found of a frame whose short form is enough: [`Snapshot::look`].
 #[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
-    brief: Option<Brief>,
+pub struct Prefetch<'a> {
+    headers: Option<HeaderSubset>,
     guard: Option<&'a Guard>,
     to: Option<u16>,
     /// Classes of sender and receiver, where there are some.
@@ -297,10 +297,10 @@ pub struct Look<'a> {
     ingress: Option<&'a Class>,
 }
 
-impl Look<'_> {
+impl Prefetch<'_> {
     /// Of a frame that has to be looked at whole.
-    pub const NOTHING: Look<'static> = Look {
-        brief: None,
+    pub const NOTHING: Prefetch<'static> = Prefetch {
+        headers: None,
         guard: None,
         to: None,
         egress: None,
@@ -310,9 +310,9 @@ impl Look<'_> {
     /// The second half, for most frames: to one receiver, with rows of which the lines know enough. Nothing is counted before
     /// that is sure.
     #[inline(always)]
-    pub fn go(&self, in_port: u16, length: usize, tally: &mut impl Tally) -> Went {
-        let Some(f) = &self.brief else {
-            return Went::Unknown;
+    pub fn go(&self, in_port: u16, length: usize, tally: &mut impl Tally) -> Forwarding {
+        let Some(f) = &self.headers else {
+            return Forwarding::Unknown;
         };
         let bytes = length as u32;
         // No closures here: they would be compiled for any CPU, and not for the one at hand.
@@ -342,7 +342,7 @@ impl Look<'_> {
             if guarded {
                 tally.hit(sent.slot(), bytes);
                 tally.hit(received.slot(), bytes);
-                return Went::To(port);
+                return Forwarding::To(port);
             }
         }
         self.told(f, [sent, received], in_port, bytes, tally)
@@ -350,17 +350,24 @@ impl Look<'_> {
 
     /// Why a frame goes nowhere, step by step; or that the lines do not know.
     #[inline(never)]
-    fn told(&self, f: &Brief, leaves: [Leaf; 2], in_port: u16, bytes: u32, tally: &mut impl Tally) -> Went {
+    fn told(
+        &self,
+        f: &HeaderSubset,
+        leaves: [Leaf; 2],
+        in_port: u16,
+        bytes: u32,
+        tally: &mut impl Tally,
+    ) -> Forwarding {
         let [sent, received] = leaves;
         if f.dst_mac & GROUP != 0 {
-            return Went::Unknown;
+            return Forwarding::Unknown;
         }
         let mut hits = Hits {
             slots: [NO_SLOT; 5],
             bytes,
         };
         if self.egress.is_none() {
-            return hits.dropped(in_port, Drop::UnknownSender, tally);
+            return hits.dropped(in_port, DropReason::UnknownSender, tally);
         }
         if let Some(guard) = self.guard {
             let checked = guard.check(f);
@@ -370,36 +377,36 @@ impl Look<'_> {
             }
         }
         if sent.is_list() {
-            return Went::Unknown;
+            return Forwarding::Unknown;
         }
         hits.slots[0] = sent.slot();
         if !sent.is_allowed() {
-            return hits.dropped(in_port, Drop::EgressPolicy, tally);
+            return hits.dropped(in_port, DropReason::EgressPolicy, tally);
         }
         let Some(port) = self.to else {
-            return Went::Unknown;
+            return Forwarding::Unknown;
         };
         if port == in_port {
-            return hits.dropped(in_port, Drop::Hairpin, tally);
+            return hits.dropped(in_port, DropReason::Hairpin, tally);
         }
         if self.ingress.is_none() {
-            return hits.dropped(in_port, Drop::UnknownReceiver, tally);
+            return hits.dropped(in_port, DropReason::UnknownReceiver, tally);
         }
         if received.is_list() {
-            return Went::Unknown;
+            return Forwarding::Unknown;
         }
         hits.slots[1] = received.slot();
         if !received.is_allowed() {
-            return hits.dropped(in_port, Drop::IngressPolicy, tally);
+            return hits.dropped(in_port, DropReason::IngressPolicy, tally);
         }
         hits.told(tally);
-        Went::To(port)
+        Forwarding::To(port)
     }
 }
 
 /// What became of a frame that was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
+pub enum Forwarding {
     /// Out of a port.
     To(u16),
     /// Nowhere; that is counted.
@@ -421,10 +428,10 @@ impl Hits {
         }
     }
 
-    fn dropped(&self, in_port: u16, why: Drop, tally: &mut impl Tally) -> Went {
+    fn dropped(&self, in_port: u16, why: DropReason, tally: &mut impl Tally) -> Forwarding {
         self.told(tally);
         tally.dropped(in_port, why);
-        Went::Nowhere
+        Forwarding::Nowhere
     }
 }
 
@@ -434,10 +441,10 @@ enum To {
     Group(u32),
 }
 
-fn to_many(f: &Fields) -> Result<To, Drop> {
+fn to_many(f: &Fields) -> Result<To, DropReason> {
     let dst = f.dst_mac;
     if is_reserved(dst) {
-        return Err(Drop::ReservedGroup);
+        return Err(DropReason::ReservedGroup);
     }
     let for_one = match f.kind {
         Kind::Broken => true,
@@ -446,7 +453,7 @@ fn to_many(f: &Fields) -> Result<To, Drop> {
         _ => false,
     };
     if for_one {
-        return Err(Drop::UnicastInGroup);
+        return Err(DropReason::UnicastInGroup);
     }
     Ok(To::Group(EVERYBODY))
 }

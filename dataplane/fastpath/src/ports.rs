@@ -8,11 +8,11 @@ use crate::roles::Roles;
 const CHUNK: usize = 64;
 
 /// VLANs 0 to 63, 64 to 127, and so on; `None` where none of them has anything of its own.
-type Chunks = Box<[Option<Arc<[Plug]>>]>;
+type Chunks = Box<[Option<Arc<[AttachmentPoint]>>]>;
 
 /// What stands for one VLAN of a port.
 #[derive(Debug, Clone, Default)]
-pub struct Plug {
+pub struct AttachmentPoint {
     /// The sender's class; nobody sends here without.
     pub sends: Option<u16>,
     /// What it may send beside what any server sends; nothing without.
@@ -27,15 +27,15 @@ pub struct Plug {
 /// Most frames have no tag, so what stands for those lies in front.
 #[derive(Debug, Clone, Default)]
 pub struct Port {
-    untagged: Plug,
-    any: Plug,
+    untagged: AttachmentPoint,
+    any: AttachmentPoint,
     chunks: Option<Chunks>,
 }
 
 impl Port {
     /// What stands for a VLAN.
     #[inline(always)]
-    pub fn plug(&self, vlan: u16) -> &Plug {
+    pub fn point(&self, vlan: u16) -> &AttachmentPoint {
         if vlan == 0 {
             return &self.untagged;
         }
@@ -49,18 +49,18 @@ impl Port {
     }
 
     /// Changes what VLANs have that have nothing of their own. `own` are those that do: they are set after this.
-    pub fn set_any(&mut self, plug: Plug) {
+    pub fn set_any(&mut self, point: AttachmentPoint) {
         *self = Port {
-            untagged: plug.clone(),
-            any: plug,
+            untagged: point.clone(),
+            any: point,
             chunks: None,
         };
     }
 
     /// Sets what one VLAN has.
-    pub fn set(&mut self, vlan: u16, plug: Plug) {
+    pub fn set(&mut self, vlan: u16, point: AttachmentPoint) {
         if vlan == 0 {
-            self.untagged = plug;
+            self.untagged = point;
             return;
         }
         let chunks = self
@@ -72,28 +72,28 @@ impl Port {
         let any = &self.any;
         let chunk = chunk.get_or_insert_with(|| vec![any.clone(); CHUNK].into());
         if let Some(place) = Arc::make_mut(chunk).get_mut(usize::from(vlan) % CHUNK) {
-            *place = plug;
+            *place = point;
         }
     }
 
     /// Every guard.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
         let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
-        let plugs = chunks
+        let points = chunks
             .flat_map(|chunk| chunk.iter())
             .chain([&self.untagged, &self.any]);
-        plugs.filter_map(|plug| plug.guard.as_deref())
+        points.filter_map(|point| point.guard.as_deref())
     }
 
     /// Bytes behind it, guards included.
     pub fn bytes(&self) -> usize {
-        let own = |plug: &Plug| {
-            plug.guard.as_ref().map_or(0, |g| g.bytes() + 16)
-                + plug.roles.as_ref().map_or(0, |_| size_of::<Roles>() + 16)
+        let own = |point: &AttachmentPoint| {
+            point.guard.as_ref().map_or(0, |g| g.bytes() + 16)
+                + point.roles.as_ref().map_or(0, |_| size_of::<Roles>() + 16)
         };
         let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
         let chunks: usize = chunks
-            .map(|c| c.iter().map(own).sum::<usize>() + CHUNK * size_of::<Plug>() + 16)
+            .map(|c| c.iter().map(own).sum::<usize>() + CHUNK * size_of::<AttachmentPoint>() + 16)
             .sum();
         let index = self.chunks.as_ref().map_or(0, |c| c.len() * 8);
         own(&self.untagged) + own(&self.any) + chunks + index

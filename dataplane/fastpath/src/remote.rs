@@ -54,11 +54,11 @@ pub fn compile(table: Table, rows: &[&Row]) -> Remotes {
     Remotes {
         v4: v4.map(|(pieces, ids)| {
             let starts = pieces.iter().map(|(start, _)| *start as u32);
-            Box::new(Space::of(starts.zip(ids)))
+            Box::new(Space::from_pieces(starts.zip(ids)))
         }),
         v6: v6.map(|(pieces, ids)| {
             let starts = pieces.iter().map(|(start, _)| *start);
-            Box::new(Space::of(starts.zip(ids)))
+            Box::new(Space::from_pieces(starts.zip(ids)))
         }),
         odd: Box::default(),
     }

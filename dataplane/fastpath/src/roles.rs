@@ -1,7 +1,7 @@
 //! Frames that only routers, DHCP servers and bridges may send, and the check of the sender's role.
 
-use crate::brief::Brief;
 use crate::frame::{Fields, Kind};
+use crate::header_subset::HeaderSubset;
 use crate::row::{Action, NO_SLOT, Row};
 use crate::table::{Key, Table};
 
@@ -59,7 +59,7 @@ impl Fields {
     }
 }
 
-impl Brief {
+impl HeaderSubset {
     /// Whether a frame with these ports needs no role, so that its short form is enough.
     #[inline(always)]
     pub(crate) fn needs_no_role(is_tcp: bool, src_port: u16, dst_port: u16) -> bool {
@@ -67,7 +67,7 @@ impl Brief {
     }
 }
 
-/// What the rows of `roles` say of one plug: for each role whether it has it, and where that is counted.
+/// What the rows of `roles` say of one point: for each role whether it has it, and where that is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles([(bool, u32); VALUES]);
 
@@ -87,7 +87,7 @@ impl Roles {
         Roles(verdicts)
     }
 
-    /// Whether the plug has a role, and the counter of the row that says so.
+    /// Whether the point has a role, and the counter of the row that says so.
     pub(crate) fn has(&self, role: Role) -> (bool, u32) {
         self.0.get(role as usize).copied().unwrap_or((false, NO_SLOT))
     }

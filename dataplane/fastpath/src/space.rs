@@ -9,7 +9,7 @@ pub struct Space<T, V> {
 
 impl<T: Ord + Copy, V: Copy> Space<T, V> {
     /// Of pieces: where each begins, and what it has.
-    pub fn of(pieces: impl Iterator<Item = (T, V)>) -> Space<T, V> {
+    pub fn from_pieces(pieces: impl Iterator<Item = (T, V)>) -> Space<T, V> {
         let (starts, values): (Vec<T>, Vec<V>) = pieces.unzip();
         Space {
             starts: starts.into(),

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::brief::Brief;
 use crate::classes::{self, Class};
 use crate::frame::Fields;
 use crate::guard::{Guard, Shape, Shapes};
-use crate::line::Bitmaps;
-use crate::ports::{Plug, Port};
+use crate::header_subset::HeaderSubset;
+use crate::mac_table::{MacTable, SEVERAL};
+use crate::port_map::Bitmaps;
+use crate::ports::{AttachmentPoint, Port};
 use crate::remote;
 use crate::roles::Roles;
 use crate::row::{Action, NO_SLOT, Row, RowId};
-use crate::stations::{SEVERAL, Stations};
 use crate::table::{Key, Table};
 use crate::{PORTS, remote::Remotes};
 
@@ -105,7 +105,7 @@ impl Classes {
 pub struct Snapshot {
     generation: u64,
     ports: Box<[Arc<Port>]>,
-    stations: Stations,
+    mac_table: MacTable,
     /// Groups of ports for MACs that are at several.
     several: Arc<BTreeMap<u64, u16>>,
     egress: Classes,
@@ -137,7 +137,7 @@ impl Snapshot {
             .collect();
         Memory {
             classes: self.egress.bytes() + self.ingress.bytes() + shapes.values().sum::<usize>(),
-            endpoints: ports + self.stations.bytes(),
+            endpoints: ports + self.mac_table.bytes(),
         }
     }
 
@@ -145,9 +145,9 @@ impl Snapshot {
     /// form, where that is enough. For benches, which have nothing else to time the check alone by.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn judge(&self, class: u16, brief: &Brief, fields: &Fields) -> (bool, u32) {
+    pub fn judge(&self, class: u16, headers: &HeaderSubset, fields: &Fields) -> (bool, u32) {
         let class = self.egress(class);
-        let leaf = class.leaf_of(brief, true);
+        let leaf = class.leaf_of(headers, true);
         if leaf.is_list() {
             let verdict = class.judge(fields, true);
             return (verdict.allow, verdict.slot);
@@ -156,8 +156,8 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    pub(crate) fn plug(&self, port: u16, vlan: u16) -> Option<&Plug> {
-        self.port(port).map(|p| p.plug(vlan))
+    pub(crate) fn point(&self, port: u16, vlan: u16) -> Option<&AttachmentPoint> {
+        self.port(port).map(|p| p.point(vlan))
     }
 
     /// What is behind a port; the same for all frames that come in there.
@@ -169,14 +169,14 @@ impl Snapshot {
     /// The one port where a MAC is.
     #[inline(always)]
     pub(crate) fn station(&self, mac: u64) -> Option<u16> {
-        match self.stations.find(mac) {
+        match self.mac_table.find(mac) {
             Some(SEVERAL) => None,
             station => station,
         }
     }
 
     /// The group of the ports where a MAC is that is at several.
-    pub(crate) fn stations(&self, mac: u64) -> Option<u16> {
+    pub(crate) fn mac_table(&self, mac: u64) -> Option<u16> {
         self.several.get(&mac).copied()
     }
 
@@ -197,14 +197,14 @@ impl Snapshot {
 
 /// Rows of one port and VLAN, by table.
 #[derive(Debug, Default)]
-struct PlugRows {
+struct AttachmentRows {
     attach: BTreeSet<RowId>,
     roles: BTreeSet<RowId>,
     guard: [BTreeSet<RowId>; 3],
     deliver: BTreeSet<RowId>,
 }
 
-impl PlugRows {
+impl AttachmentRows {
     fn of(&mut self, table: Table) -> Option<&mut BTreeSet<RowId>> {
         let [guard, addresses, neighbours] = &mut self.guard;
         match table {
@@ -243,8 +243,8 @@ struct ClassRows {
 
 /// Where a row belongs.
 #[derive(Debug, Clone, Copy)]
-enum Place {
-    Plug(u16, Option<u16>),
+enum RowPlace {
+    AttachmentPoint(u16, Option<u16>),
     Mac(u64),
     Class(u16),
     Open,
@@ -257,7 +257,7 @@ type PlugKey = (u16, Option<u16>);
 /// What changed since the last snapshot.
 #[derive(Debug, Default)]
 struct Dirty {
-    plugs: BTreeSet<PlugKey>,
+    points: BTreeSet<PlugKey>,
     macs: BTreeSet<u64>,
     classes: [BTreeSet<u16>; 2],
     open: [bool; 2],
@@ -270,7 +270,7 @@ pub struct Tables {
     rows: HashMap<RowId, (Table, Row)>,
     next: u64,
     counts: [usize; Table::ALL.len()],
-    plugs: BTreeMap<PlugKey, PlugRows>,
+    points: BTreeMap<PlugKey, AttachmentRows>,
     macs: HashMap<u64, RowId>,
     classes: [ClassRows; 2],
     groups: BTreeMap<u32, Arc<[u16]>>,
@@ -287,7 +287,7 @@ impl Default for Tables {
         let current = Arc::new(Snapshot {
             generation: 0,
             ports: vec![Arc::default(); PORTS].into_boxed_slice(),
-            stations: Stations::default(),
+            mac_table: MacTable::default(),
             several: Arc::default(),
             egress: nobody(Table::EgressPolicy),
             ingress: nobody(Table::IngressPolicy),
@@ -297,7 +297,7 @@ impl Default for Tables {
             rows: HashMap::new(),
             next: 0,
             counts: [0; Table::ALL.len()],
-            plugs: BTreeMap::new(),
+            points: BTreeMap::new(),
             macs: HashMap::new(),
             classes: [ClassRows::default(), ClassRows::default()],
             groups: BTreeMap::new(),
@@ -383,7 +383,7 @@ impl Tables {
         Arc::clone(&self.current)
     }
 
-    fn index(&mut self, table: Table, place: Place, id: RowId, add: bool) {
+    fn index(&mut self, table: Table, place: RowPlace, id: RowId, add: bool) {
         let put = |set: &mut BTreeSet<RowId>| {
             if add {
                 set.insert(id);
@@ -392,29 +392,29 @@ impl Tables {
             }
         };
         match place {
-            Place::Plug(port, vlan) => {
-                let rows = self.plugs.entry((port, vlan)).or_default();
+            RowPlace::AttachmentPoint(port, vlan) => {
+                let rows = self.points.entry((port, vlan)).or_default();
                 if let Some(set) = rows.of(table) {
                     put(set);
                 }
             }
-            Place::Mac(mac) => {
+            RowPlace::Mac(mac) => {
                 if add {
                     self.macs.insert(mac, id);
                 } else {
                     self.macs.remove(&mac);
                 }
             }
-            Place::Class(class) | Place::Remote(class) => {
+            RowPlace::Class(class) | RowPlace::Remote(class) => {
                 if let Some(rows) = self.classes.get_mut(direction(table)) {
                     let map = match place {
-                        Place::Class(_) => &mut rows.policy,
+                        RowPlace::Class(_) => &mut rows.policy,
                         _ => &mut rows.remote,
                     };
                     put(map.entry(class).or_default());
                 }
             }
-            Place::Open => {
+            RowPlace::Open => {
                 if let Some(rows) = self.classes.get_mut(direction(table)) {
                     put(&mut rows.open);
                 }
@@ -423,20 +423,20 @@ impl Tables {
         self.touch(table, place);
     }
 
-    fn touch(&mut self, table: Table, place: Place) {
+    fn touch(&mut self, table: Table, place: RowPlace) {
         match place {
-            Place::Plug(port, vlan) => {
-                self.dirty.plugs.insert((port, vlan));
+            RowPlace::AttachmentPoint(port, vlan) => {
+                self.dirty.points.insert((port, vlan));
             }
-            Place::Mac(mac) => {
+            RowPlace::Mac(mac) => {
                 self.dirty.macs.insert(mac);
             }
-            Place::Class(class) | Place::Remote(class) => {
+            RowPlace::Class(class) | RowPlace::Remote(class) => {
                 if let Some(classes) = self.dirty.classes.get_mut(direction(table)) {
                     classes.insert(class);
                 }
             }
-            Place::Open => {
+            RowPlace::Open => {
                 if let Some(open) = self.dirty.open.get_mut(direction(table)) {
                     *open = true;
                 }
@@ -457,7 +457,7 @@ fn port(table: Table, row: &Row) -> Result<u16, TableError> {
         .ok_or(TableError::Port(port))
 }
 
-fn place(table: Table, row: &Row) -> Result<Place, TableError> {
+fn place(table: Table, row: &Row) -> Result<RowPlace, TableError> {
     let exact = |key| row.exactly(table, key).ok_or(TableError::NotExact(table, key));
     Ok(match table {
         Table::Attach
@@ -472,15 +472,15 @@ fn place(table: Table, row: &Row) -> Result<Place, TableError> {
                 }
             }
             let vlan = row.cond(table, Key::Vlan).map(|_| exact(Key::Vlan)).transpose()?;
-            Place::Plug(port(table, row)?, vlan.map(|v| v as u16 & 0xfff))
+            RowPlace::AttachmentPoint(port(table, row)?, vlan.map(|v| v as u16 & 0xfff))
         }
-        Table::L2 => Place::Mac(exact(Key::DstMac)? as u64),
-        Table::EgressRemote | Table::IngressRemote => Place::Remote(exact(Key::Class)? as u16),
+        Table::L2 => RowPlace::Mac(exact(Key::DstMac)? as u64),
+        Table::EgressRemote | Table::IngressRemote => RowPlace::Remote(exact(Key::Class)? as u16),
         Table::EgressPolicy | Table::IngressPolicy => {
             let bits = row.masked(table, Key::Class, 16);
             match bits.ok_or(TableError::NotBits(table, Key::Class))? {
-                (class, 0xffff) => Place::Class(class as u16),
-                _ => Place::Open,
+                (class, 0xffff) => RowPlace::Class(class as u16),
+                _ => RowPlace::Open,
             }
         }
     })
@@ -534,15 +534,15 @@ fn compiled(
     classes::compile(table, &all, remotes, maps)
 }
 
-fn plug(
+fn point(
     rows: &HashMap<RowId, (Table, Row)>,
-    plugs: &BTreeMap<PlugKey, PlugRows>,
+    points: &BTreeMap<PlugKey, AttachmentRows>,
     (port, vlan): PlugKey,
     shapes: &mut Shapes,
-) -> Plug {
-    let own = vlan.and_then(|v| plugs.get(&(port, Some(v))));
-    let any = plugs.get(&(port, None));
-    let of = |set: fn(&PlugRows) -> &BTreeSet<RowId>| {
+) -> AttachmentPoint {
+    let own = vlan.and_then(|v| points.get(&(port, Some(v))));
+    let any = points.get(&(port, None));
+    let of = |set: fn(&AttachmentRows) -> &BTreeSet<RowId>| {
         ordered(rows, own.into_iter().chain(any).flat_map(move |r| set(r).iter()))
     };
     let attach = of(|r| &r.attach).first().map(|row| row.action);
@@ -561,7 +561,7 @@ fn plug(
         Some(Action::SetClass(class)) => Some(class),
         _ => None,
     };
-    Plug {
+    AttachmentPoint {
         sends,
         roles,
         guard,

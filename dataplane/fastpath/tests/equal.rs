@@ -6,13 +6,13 @@ use crate::drawn;
 use drawn::{Dice, SWITCH_PORTS, frame, row};
 use portcullis_fastpath::oracle::Oracle;
 use portcullis_fastpath::{
-    Action, Cond, Drop, Fields, Key, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
+    Action, Cond, DropReason, Fields, Key, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
 };
 
 #[derive(Default)]
 struct Seen {
     slots: Vec<u32>,
-    drops: Vec<Drop>,
+    drops: Vec<DropReason>,
 }
 
 impl Tally for Seen {
@@ -22,7 +22,7 @@ impl Tally for Seen {
         }
     }
 
-    fn dropped(&mut self, _: u16, why: Drop) {
+    fn dropped(&mut self, _: u16, why: DropReason) {
         self.drops.push(why);
     }
 }
@@ -203,7 +203,6 @@ fn policy_row(table: Table, class: Option<u16>, ports: Option<(Key, [u16; 2])>, 
     }
 }
 
-/// A UDP datagram.
 fn datagram(src: u16, dst: u16) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 8, 0];
     frame.extend([
@@ -301,7 +300,7 @@ fn any_bytes_are_a_frame_or_none() {
         let (mut seen, mut list) = (Seen::default(), Vec::new());
         let got: Vec<u16> = snapshot.process(&bytes, 1, &mut list, &mut seen).iter().collect();
         assert_eq!(got, want, "{bytes:02x?}");
-        assert!(bytes.len() >= 14 || seen.drops == [Drop::Runt]);
+        assert!(bytes.len() >= 14 || seen.drops == [DropReason::Runt]);
         assert_eq!(snapshot.process(&bytes, 600, &mut list, &mut seen), Ports::None);
     }
 }

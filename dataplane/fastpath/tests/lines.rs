@@ -4,7 +4,7 @@
 use crate::drawn;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
-use portcullis_fastpath::{Action, Cond, Drop, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};
+use portcullis_fastpath::{Action, Cond, DropReason, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};
 use pulp::{Arch, NullaryFnOnce};
 
 /// Where a frame went, and what it met on its way.
@@ -12,7 +12,7 @@ use pulp::{Arch, NullaryFnOnce};
 struct Seen {
     ports: Vec<u16>,
     hits: Vec<u32>,
-    drops: Vec<(u16, Drop)>,
+    drops: Vec<(u16, DropReason)>,
 }
 
 impl Tally for Seen {
@@ -20,7 +20,7 @@ impl Tally for Seen {
         self.hits.push(slot);
     }
 
-    fn dropped(&mut self, port: u16, why: Drop) {
+    fn dropped(&mut self, port: u16, why: DropReason) {
         self.drops.push((port, why));
     }
 }

@@ -76,7 +76,7 @@ impl Action {
     /// # Panics
     /// When `value` has bits the field has not.
     pub fn set(field: Field, value: impl Into<u128>) -> Self {
-        Action::SetField(Oxm::of(field, value.into()))
+        Action::SetField(Oxm::from_parts(field, value.into()))
     }
 
     /// Set the bits of `field` that are in `mask`.

@@ -47,7 +47,7 @@ pub struct Bits {
 
 impl Bits {
     /// From the lowest bit of `field` up.
-    pub const fn of(field: Field) -> Self {
+    pub const fn from_field(field: Field) -> Self {
         Bits { field, offset: 0 }
     }
 

@@ -30,7 +30,7 @@ impl Match {
     /// When `value` has bits the field has not, or as [`Match::with`] does.
     #[must_use]
     pub fn exact(self, field: Field, value: impl Into<u128>) -> Self {
-        self.with(Oxm::of(field, value.into()))
+        self.with(Oxm::from_parts(field, value.into()))
     }
 
     /// With `field` equal to `value` in the bits of `mask`; a mask of zero takes the field out.

@@ -23,7 +23,7 @@ impl Oxm {
     ///
     /// # Panics
     /// When `value` has bits the field has not: cut off, it would be another value.
-    pub fn of(field: Field, value: u128) -> Self {
+    pub fn from_parts(field: Field, value: u128) -> Self {
         assert!(value & !field.full_mask() == 0, "{field} cannot be {value:#x}");
         Oxm {
             field,
@@ -32,7 +32,7 @@ impl Oxm {
         }
     }
 
-    /// As [`Oxm::of`], with the bits the field has not cut off.
+    /// As [`Oxm::from_parts`], with the bits the field has not cut off.
     pub fn exact(field: Field, value: u128) -> Self {
         Oxm {
             field,

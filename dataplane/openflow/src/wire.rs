@@ -46,7 +46,6 @@ impl<'a> Reader<'a> {
         self.take(n).map(drop)
     }
 
-    /// Everything left.
     pub(crate) fn remainder(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }

@@ -401,15 +401,15 @@ fn learn_takes_what_fits() {
     for spec in [
         LearnSpec::LoadValue {
             value: 4,
-            dst: Bits::of(Field::Reg(0)),
+            dst: Bits::from_field(Field::Reg(0)),
             n_bits: 2,
         },
         LearnSpec::OutputField {
-            src: Bits::of(Field::Reg(0)),
+            src: Bits::from_field(Field::Reg(0)),
             n_bits: 0,
         },
         LearnSpec::OutputField {
-            src: Bits::of(Field::Reg(0)),
+            src: Bits::from_field(Field::Reg(0)),
             n_bits: 1024,
         },
     ] {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Footprints, Seat, Unstored};
-use portcullis_compiler::{Class, CompileError, Intent, Programs, Proved, StageModel};
+use portcullis_backend::{Backend, Footprints, TargetContext, Unstored};
+use portcullis_compiler::{Class, CompileError, Intent, Proved, RowCache, StageModel};
 
 use crate::config::Config;
 use crate::driver::Driver;
@@ -13,10 +13,10 @@ use crate::driver::Driver;
 #[derive(Debug)]
 pub struct OvsBackend {
     config: Config,
-    programs: Mutex<Programs>,
+    programs: Mutex<RowCache>,
     footprints: Arc<dyn Footprints>,
     /// The same rows for [`check`](Backend::check): a check may go on for long, and whoever writes rows waits for none.
-    checking: Mutex<Programs>,
+    checking: Mutex<RowCache>,
     /// What checks proved, for whoever writes rows.
     proved: Mutex<Vec<Proved>>,
 }
@@ -40,8 +40,8 @@ impl OvsBackend {
         Arc::new(OvsBackend {
             config,
             footprints,
-            programs: Mutex::new(Programs::new(StageModel::ovs())),
-            checking: Mutex::new(Programs::new(StageModel::ovs())),
+            programs: Mutex::new(RowCache::new(StageModel::ovs())),
+            checking: Mutex::new(RowCache::new(StageModel::ovs())),
             proved: Mutex::default(),
         })
     }
@@ -55,8 +55,7 @@ impl OvsBackend {
         &*self.footprints
     }
 
-    /// The proved rows.
-    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+    pub(crate) fn programs(&self) -> MutexGuard<'_, RowCache> {
         let mut programs = lock(&self.programs);
         programs.adopt(std::mem::take(&mut *lock(&self.proved)));
         programs
@@ -100,7 +99,7 @@ impl Backend for OvsBackend {
         rows
     }
 
-    async fn run(self: Arc<Self>, seat: Seat) {
-        Driver::new(self).run(seat).await;
+    async fn run(self: Arc<Self>, context: TargetContext) {
+        Driver::new(self).run(context).await;
     }
 }

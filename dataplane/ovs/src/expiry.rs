@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use portcullis_compiler::{ClassId, Fall};
+use portcullis_compiler::{ClassId, ScheduledTransition};
 use portcullis_policy::Direction;
 
 /// The longest hard timeout there is: 18 hours.
@@ -33,7 +33,7 @@ const ASTRAY: Duration = Duration::from_secs(60);
 
 /// One row of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rung {
+pub struct TimedRow {
     /// Its place, from the bottom.
     pub rank: u16,
     /// The class it leads to.
@@ -43,16 +43,20 @@ pub struct Rung {
 }
 
 /// What an endpoint's class of a direction is, until when, and in the end. Ends that change nothing here are left out.
-fn ends(now: ClassId, falls: &[Fall], direction: Direction) -> (Vec<(u64, ClassId)>, ClassId) {
+fn ends(
+    now: ClassId,
+    transitions: &[ScheduledTransition],
+    direction: Direction,
+) -> (Vec<(u64, ClassId)>, ClassId) {
     let mut class = now;
     let mut ends = Vec::new();
-    for fall in falls {
+    for transition in transitions {
         let next = match direction {
-            Direction::Egress => fall.egress,
-            Direction::Ingress => fall.ingress,
+            Direction::Egress => transition.egress,
+            Direction::Ingress => transition.ingress,
         };
         if next != class {
-            ends.push((fall.at, class));
+            ends.push((transition.at, class));
             class = next;
         }
     }
@@ -60,26 +64,30 @@ fn ends(now: ClassId, falls: &[Fall], direction: Direction) -> (Vec<(u64, ClassI
 }
 
 /// How many ends there are beyond those that are written as rows.
-pub fn beyond(now: ClassId, falls: &[Fall], direction: Direction) -> usize {
-    ends(now, falls, direction).0.len().saturating_sub(ENDS)
+pub fn beyond(now: ClassId, transitions: &[ScheduledTransition], direction: Direction) -> usize {
+    ends(now, transitions, direction).0.len().saturating_sub(ENDS)
 }
 
 /// The rows that lead to a class, from the top to the bottom.
 ///
 /// With more than [`ENDS`] ends the later ones are not written yet: the lowest timed row ends for them, too, which is
 /// early for them and late for none. Whoever writes stacks writes them when an earlier end has passed.
-pub fn stack(now: ClassId, falls: &[Fall], direction: Direction) -> Vec<Rung> {
-    let (ends, last) = ends(now, falls, direction);
+pub fn expiry_chain(
+    now: ClassId,
+    transitions: &[ScheduledTransition],
+    direction: Direction,
+) -> Vec<TimedRow> {
+    let (ends, last) = ends(now, transitions, direction);
     let top = u16::try_from(ends.len()).map_or(RANKS, |count| count.min(RANKS));
     let timed = ends.into_iter().take(ENDS).zip((1..=top).rev());
-    let mut rungs: Vec<Rung> = timed
-        .map(|((until, class), rank)| Rung {
+    let mut rungs: Vec<TimedRow> = timed
+        .map(|((until, class), rank)| TimedRow {
             rank,
             class,
             until: Some(until),
         })
         .collect();
-    rungs.push(Rung {
+    rungs.push(TimedRow {
         rank: 0,
         class: last,
         until: None,
@@ -130,7 +138,7 @@ pub enum Lifetime {
 
 impl Lifetime {
     /// From the timeouts of a row and its age at some moment between two.
-    pub fn of(hard: u16, idle: u16, age: Duration, [from, to]: [Duration; 2]) -> Self {
+    pub fn new(hard: u16, idle: u16, age: Duration, [from, to]: [Duration; 2]) -> Self {
         match (hard, idle) {
             (_, 1..) => Lifetime::Idle,
             (0, 0) => Lifetime::Permanent,

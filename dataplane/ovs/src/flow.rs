@@ -11,7 +11,7 @@ use crate::tables::Table;
 
 /// What makes two flows the same row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct FlowIdentity {
     /// The table.
     pub table: Table,
     /// The priority.
@@ -20,14 +20,14 @@ pub struct Place {
     pub matching: Match,
 }
 
-/// A shared [`Place`]: it stands in several maps.
-pub type FlowKey = SharedPlace;
+/// A shared [`FlowIdentity`]: it stands in several maps.
+pub type FlowKey = SharedIdentity;
 
 /// See [`FlowKey`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SharedPlace(pub Arc<Place>);
+pub struct SharedIdentity(pub Arc<FlowIdentity>);
 
-impl Key for SharedPlace {
+impl Key for SharedIdentity {
     fn layer(&self) -> Layer {
         self.0.table.layer()
     }
@@ -37,7 +37,7 @@ impl Key for SharedPlace {
     }
 
     fn class(&self) -> Option<u32> {
-        if self.layer() == Layer::Wiring {
+        if self.layer() == Layer::Dispatch {
             return None;
         }
         let class = self.0.matching.get(regs::CLASS)?;
@@ -90,7 +90,7 @@ pub struct Writer {
 impl Writer {
     /// A row.
     pub fn flow(&self, table: Table, priority: u16, matching: Match, instructions: Vec<Instruction>) -> Flow {
-        let key = SharedPlace(Arc::new(Place {
+        let key = SharedIdentity(Arc::new(FlowIdentity {
             table,
             priority,
             matching,
@@ -128,7 +128,7 @@ pub fn then(actions: Vec<Action>, goto: u8) -> Vec<Instruction> {
 }
 
 /// The row as people read it, close to `ovs-ofctl`'s way.
-pub fn text(place: &Place, instructions: &[Instruction]) -> String {
+pub fn text(place: &FlowIdentity, instructions: &[Instruction]) -> String {
     let matching = place.matching.to_string();
     let comma = if matching.is_empty() { "" } else { "," };
     format!(

@@ -27,4 +27,4 @@ pub mod units;
 pub use backend::OvsBackend;
 pub use config::{Config, FailMode, FinalAction};
 pub use discover::{Found, NotFound, discover};
-pub use flow::{Flow, FlowBody, FlowKey, Place, SharedPlace, Writer, text};
+pub use flow::{Flow, FlowBody, FlowIdentity, FlowKey, SharedIdentity, Writer, text};

@@ -27,7 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Why the setting could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoFloodError {
-    /// The socket.
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
     /// No OpenFlow 1.0.
@@ -35,13 +34,11 @@ pub(crate) enum NoFloodError {
         "the bridge does not speak OpenFlow 1.0, which alone can set it: add OpenFlow10 to Bridge:protocols"
     )]
     NoVersion,
-    /// The switch refused.
     #[error("the switch refused it with error type {typ} code {code}")]
     Refused { typ: u16, code: u16 },
     /// The bytes make no sense.
     #[error("the switch's answer is malformed")]
     Malformed,
-    /// Silence.
     #[error("no answer within {PATIENCE:?}")]
     Late,
 }

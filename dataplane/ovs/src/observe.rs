@@ -7,7 +7,7 @@ use portcullis_openflow::FlowStats;
 use portcullis_openflow::instruction::canonical;
 
 use crate::expiry::{Lifetime, is_due};
-use crate::flow::{Flow, FlowBody, FlowKey, Place, SharedPlace};
+use crate::flow::{Flow, FlowBody, FlowIdentity, FlowKey, SharedIdentity};
 use crate::regs;
 use crate::session::OvsMachine;
 use crate::session::former::{Former, Left};
@@ -15,7 +15,7 @@ use crate::tables::{Pipeline, Table};
 
 /// What a read-back showed.
 #[derive(Debug, Default)]
-pub(crate) struct Sight {
+pub(crate) struct ReadRows {
     /// Ours, as they are installed or desired where they do the same; only those that the machine was not given yet.
     pub ours: Vec<Flow>,
     /// Those of others in our tables; only those that the machine was not given yet.
@@ -31,7 +31,7 @@ pub(crate) struct Sight {
 }
 
 /// Everything was read: rows whose moment has come and that were not seen have ended as they were meant to.
-pub(crate) fn finish(sight: &mut Sight, machine: &OvsMachine, now: Duration) {
+pub(crate) fn finish(read_rows: &mut ReadRows, machine: &OvsMachine, now: Duration) {
     let known = machine.desired().iter().chain(machine.installed());
     let mut due: HashSet<FlowKey> = known
         .filter(|(_, body)| body.until.is_some_and(|until| is_due(until, now)))
@@ -39,12 +39,12 @@ pub(crate) fn finish(sight: &mut Sight, machine: &OvsMachine, now: Duration) {
         .collect();
     due.retain(|key| !machine.was_read(key));
     if !due.is_empty() {
-        for (key, _) in &sight.ours {
+        for (key, _) in &read_rows.ours {
             due.remove(key);
         }
     }
-    sight.ended = due.into_iter().collect();
-    sight.ended.sort_unstable();
+    read_rows.ended = due.into_iter().collect();
+    read_rows.ended.sort_unstable();
 }
 
 /// Sorts rows read back between two moments since the Unix epoch. What the switch learned on our behalf is not ours to compare.
@@ -54,7 +54,7 @@ pub(crate) fn sort(
     former: &Former,
     machine: &OvsMachine,
     [from, to]: [Duration; 2],
-    sight: &mut Sight,
+    read_rows: &mut ReadRows,
 ) {
     for row in rows {
         let tag = regs::tag(row.cookie);
@@ -62,29 +62,29 @@ pub(crate) fn sort(
         let ours = tag == pipeline.tag || was_ours;
         let Some(table) = pipeline.table(row.table_id) else {
             if ours {
-                *sight.elsewhere.entry((tag, row.table_id)).or_default() += 1;
+                *read_rows.elsewhere.entry((tag, row.table_id)).or_default() += 1;
             }
             continue;
         };
         if ours && regs::is_learned(row.cookie, table == Table::Flood) {
             // What was learned under an earlier tag would stay for as long as packets come.
             if was_ours {
-                *sight.elsewhere.entry((tag, row.table_id)).or_default() += 1;
+                *read_rows.elsewhere.entry((tag, row.table_id)).or_default() += 1;
             }
             continue;
         }
-        let place = Place {
+        let place = FlowIdentity {
             table,
             priority: row.priority,
             matching: row.match_,
         };
-        let key = SharedPlace(place.into());
+        let key = SharedIdentity(place.into());
         if !ours {
-            sight.foreign.push(key);
+            read_rows.foreign.push(key);
             continue;
         }
         let age = Duration::new(row.duration_sec.into(), row.duration_nsec);
-        let lifetime = Lifetime::of(row.hard_timeout, row.idle_timeout, age, [from, to]);
+        let lifetime = Lifetime::new(row.hard_timeout, row.idle_timeout, age, [from, to]);
         let seen = FlowBody {
             instructions: canonical(row.instructions).into(),
             generation: row.cookie & regs::GENERATION,
@@ -107,16 +107,16 @@ pub(crate) fn sort(
         match same {
             Some((key, body)) => {
                 let again = lifetime.refresh_at(body.until);
-                sight.refresh_at = sight.refresh_at.into_iter().chain(again).min();
-                sight.ours.push((key.clone(), body.clone()));
+                read_rows.refresh_at = read_rows.refresh_at.into_iter().chain(again).min();
+                read_rows.ours.push((key.clone(), body.clone()));
             }
             None => {
                 if installed
                     .is_some_and(|(_, body)| body.does_the_same(&seen) && lifetime.has_strayed(body.until))
                 {
-                    sight.strayed.push((key.clone(), seen.clone()));
+                    read_rows.strayed.push((key.clone(), seen.clone()));
                 }
-                sight.ours.push((key, seen));
+                read_rows.ours.push((key, seen));
             }
         }
     }

@@ -15,20 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
+use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
 use portcullis_openflow::port::widen;
 use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
 use portcullis_policy::{Attachment, Direction, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix, Vlan};
 
 use crate::config::{Config, FinalAction};
-use crate::expiry::{self, Rung};
+use crate::expiry::{self, TimedRow};
 use crate::tables::{Exit, Forwarding};
 
 pub use vlans::Vlans;
 
 /// Whoever is behind a policed port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policed {
+pub struct ManagedPort {
     /// The endpoint; none for an unmanaged port.
     pub endpoint: Option<Name>,
     /// MACs frames are delivered to; learned when empty.
@@ -55,13 +55,13 @@ pub struct Policed {
     pub ingress: ClassId,
     /// What these become as unlocks end, if nobody changes anything: rising in time, each later than the moment for which
     /// this was found.
-    pub falls: Vec<Fall>,
+    pub transitions: Vec<ScheduledTransition>,
 }
 
-impl Policed {
+impl ManagedPort {
     /// The rows that lead to its class in a direction.
-    pub fn stack(&self, direction: Direction) -> Vec<Rung> {
-        expiry::stack(self.class(direction), &self.falls, direction)
+    pub fn expiry_chain(&self, direction: Direction) -> Vec<TimedRow> {
+        expiry::expiry_chain(self.class(direction), &self.transitions, direction)
     }
 
     /// Its class in a direction.
@@ -93,8 +93,8 @@ impl Policed {
 pub enum Role {
     /// Not a server: an uplink, the bridge itself, a patch, a tunnel.
     Free,
-    /// Policed.
-    Policed(Policed),
+    /// ManagedPort.
+    ManagedPort(ManagedPort),
 }
 
 /// A port of the bridge.
@@ -119,9 +119,9 @@ pub struct SwitchPort {
 
 impl SwitchPort {
     /// Whoever is behind it, when it is policed.
-    pub fn policed(&self) -> Option<&Policed> {
+    pub fn policed(&self) -> Option<&ManagedPort> {
         match &self.role {
-            Role::Policed(policed) => Some(policed),
+            Role::ManagedPort(policed) => Some(policed),
             Role::Free => None,
         }
     }
@@ -129,7 +129,7 @@ impl SwitchPort {
     /// Declared MACs that frames are delivered to here.
     pub fn macs(&self) -> &[MacAddr] {
         match &self.role {
-            Role::Policed(policed) => &policed.macs,
+            Role::ManagedPort(policed) => &policed.macs,
             Role::Free => self.own.as_slice(),
         }
     }
@@ -163,7 +163,7 @@ impl Ports {
 
     /// The ports whose classes become others by themselves, each with the moment at which they do so first.
     pub fn falling(&self) -> impl Iterator<Item = (&SwitchPort, u64)> {
-        let first = |p: &SwitchPort| Some(p.policed()?.falls.first()?.at);
+        let first = |p: &SwitchPort| Some(p.policed()?.transitions.first()?.at);
         self.ports.values().filter_map(move |p| Some((p, first(p)?)))
     }
 }
@@ -177,7 +177,7 @@ pub struct Attachments {
 
 impl Attachments {
     /// The attachments of an intent that could be on this target.
-    pub fn of(intent: &Intent, target: &str) -> Self {
+    pub fn new(intent: &Intent, target: &str) -> Self {
         let mut index = Attachments::default();
         for endpoint in intent.endpoints.values() {
             for (at, attachment) in endpoint.attachments.iter().enumerate() {
@@ -292,9 +292,9 @@ impl Round<'_> {
     /// Link-local addresses that endpoints choose by themselves are nobody's to the switch.
     fn link_local(&mut self) {
         let mut policed = self.found.ports.values().filter_map(SwitchPort::policed);
-        let v6 = |p: &Policed| p.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
+        let v6 = |p: &ManagedPort| p.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
         // Where none may choose, some that could otherwise are among them.
-        let chooses = |p: &Policed| p.link_local.is_some() || self.intent.link_local.is_none();
+        let chooses = |p: &ManagedPort| p.link_local.is_some() || self.intent.link_local.is_none();
         if policed.any(|p| p.guarded() && !p.guard_macs.is_empty() && v6(p) && chooses(p)) {
             let limits = self.intent.link_local_limits(&self.config.name);
             self.found.unsupported.push(limits);
@@ -319,7 +319,7 @@ impl Round<'_> {
                 .collect();
             for number in &siblings {
                 if let Some(SwitchPort {
-                    role: Role::Policed(policed),
+                    role: Role::ManagedPort(policed),
                     ..
                 }) = self.found.ports.get_mut(number)
                 {
@@ -390,7 +390,7 @@ impl Round<'_> {
             }
             return;
         };
-        let vlans = Vlans::of(port).unwrap_or_else(|mode| {
+        let vlans = Vlans::from_port(port).unwrap_or_else(|mode| {
             self.unsupported(
                 format!("port {}", port.name),
                 "attach",
@@ -404,12 +404,12 @@ impl Round<'_> {
             .and_then(|(at, endpoint)| endpoint.attachments.get(*at))
             .is_some_and(|attachment| attachment.vlan == Vlan::Any);
         let role = match attached {
-            Some((at, endpoint)) => Role::Policed(self.endpoint(&endpoint, at, interface)),
+            Some((at, endpoint)) => Role::ManagedPort(self.endpoint(&endpoint, at, interface)),
             None if free => Role::Free,
-            None => Role::Policed(self.unmanaged(interface)),
+            None => Role::ManagedPort(self.unmanaged(interface)),
         };
         let vlans = match &role {
-            Role::Policed(policed) if !any => self.server_vlans(port, policed, vlans),
+            Role::ManagedPort(policed) if !any => self.server_vlans(port, policed, vlans),
             _ => vlans,
         };
         if port.bond() && role != Role::Free {
@@ -453,7 +453,7 @@ impl Round<'_> {
     }
 
     /// The VLANs of a server's port that is no trunk. What is lost is named if somebody made it a trunk on purpose.
-    fn server_vlans(&mut self, port: &Port, policed: &Policed, vlans: Vlans) -> Vlans {
+    fn server_vlans(&mut self, port: &Port, policed: &ManagedPort, vlans: Vlans) -> Vlans {
         let on_purpose = !port.trunks.is_empty() || port.vlan_mode.is_some();
         let left = vlans.clone().of_server();
         if on_purpose && left != vlans && vlans.members() != Some(Vec::new()) {
@@ -471,16 +471,16 @@ impl Round<'_> {
     }
 
     /// Its classes now, and what they become.
-    fn classes(&mut self, endpoint: &EndpointIntent) -> ([ClassId; 2], Vec<Fall>) {
-        let moment = |fall: &Fall| Duration::from_secs(fall.at) <= self.wall;
-        let passed = endpoint.falls.partition_point(moment);
-        let (past, falls) = endpoint.falls.split_at(passed);
+    fn classes(&mut self, endpoint: &EndpointIntent) -> ([ClassId; 2], Vec<ScheduledTransition>) {
+        let moment = |transition: &ScheduledTransition| Duration::from_secs(transition.at) <= self.wall;
+        let passed = endpoint.transitions.partition_point(moment);
+        let (past, transitions) = endpoint.transitions.split_at(passed);
         let now = match past.last() {
-            Some(fall) => [fall.egress, fall.ingress],
+            Some(transition) => [transition.egress, transition.ingress],
             None => [endpoint.egress, endpoint.ingress],
         };
         for (direction, class) in Direction::BOTH.into_iter().zip(now) {
-            let beyond = expiry::beyond(class, falls, direction);
+            let beyond = expiry::beyond(class, transitions, direction);
             if beyond > 0 {
                 self.unsupported(
                     format!("the latest {beyond} {direction} ends of unlocks of {}", endpoint.name),
@@ -493,11 +493,11 @@ impl Round<'_> {
                 );
             }
         }
-        (now, falls.to_vec())
+        (now, transitions.to_vec())
     }
 
-    fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> Policed {
-        let ([egress, ingress], falls) = self.classes(endpoint);
+    fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> ManagedPort {
+        let ([egress, ingress], transitions) = self.classes(endpoint);
         let own = endpoint
             .attachments
             .get(at)
@@ -516,7 +516,7 @@ impl Round<'_> {
             // Which of its MACs is here is not said: the switch finds out.
             (true, false, _) => guard_macs.clone(),
         };
-        Policed {
+        ManagedPort {
             endpoint: Some(endpoint.name.clone()),
             macs,
             roaming: Vec::new(),
@@ -529,12 +529,12 @@ impl Round<'_> {
             link_local: endpoint.link_local_exceptions(self.intent),
             egress,
             ingress,
-            falls,
+            transitions,
         }
     }
 
-    fn unmanaged(&self, interface: &Interface) -> Policed {
-        Policed {
+    fn unmanaged(&self, interface: &Interface) -> ManagedPort {
+        ManagedPort {
             endpoint: None,
             macs: interface
                 .attached_mac()
@@ -551,7 +551,7 @@ impl Round<'_> {
             link_local: None,
             egress: self.intent.unmanaged.0,
             ingress: self.intent.unmanaged.1,
-            falls: Vec::new(),
+            transitions: Vec::new(),
         }
     }
 

@@ -7,12 +7,12 @@ use portcullis_backend::delta::Op;
 use portcullis_backend::machine::Desired;
 use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
-use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
+use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
 use portcullis_policy::{Action, Decider, Direction, Frame, Packet};
 
-use crate::flow::{FlowBody, FlowKey, Place, SharedPlace, Writer, text};
+use crate::flow::{FlowBody, FlowIdentity, FlowKey, SharedIdentity, Writer, text};
 use crate::ports::{Ports, SwitchPort};
 use crate::regs;
 use crate::session::OvsMachine;
@@ -28,7 +28,7 @@ pub(crate) fn trace(
     trace: &Trace,
     port: &SwitchPort,
     intent: &Intent,
-    programs: &mut Programs,
+    programs: &mut RowCache,
     machine: &OvsMachine,
     pipeline: &Pipeline,
 ) -> Result<Vec<FlowKey>, CompileError> {
@@ -114,12 +114,12 @@ pub(crate) fn by_key(rows: Vec<FlowStats>, pipeline: &Pipeline) -> HashMap<FlowK
     rows.into_iter()
         .filter_map(|row| {
             let table = pipeline.table(row.table_id)?;
-            let place = Place {
+            let place = FlowIdentity {
                 table,
                 priority: row.priority,
                 matching: row.match_.clone(),
             };
-            Some((SharedPlace(Arc::new(place)), row))
+            Some((SharedIdentity(Arc::new(place)), row))
         })
         .collect()
 }
@@ -171,7 +171,7 @@ pub(crate) fn hits(
     seen: &HashMap<FlowKey, FlowStats>,
     intent: &Intent,
     ports: &Ports,
-    programs: &mut Programs,
+    programs: &mut RowCache,
     pipeline: &Pipeline,
 ) -> Result<Vec<Hit>, CompileError> {
     let writer = Writer {
@@ -295,7 +295,7 @@ pub(crate) fn plan(
     machine: &OvsMachine,
     mut units: Units,
     limits: &BTreeMap<Table, u64>,
-    programs: &mut Programs,
+    programs: &mut RowCache,
 ) -> Result<Plan, CompileError> {
     let desired: Desired<UnitId, FlowKey, FlowBody> = units.build(intent, ports, programs)?;
     let mut tables: BTreeMap<Table, TablePlan> = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 use portcullis_openflow::Field;
 
-use crate::flow::Place;
+use crate::flow::FlowIdentity;
 
 /// Class of the sender, then of the receiver. 0: nothing is denied.
 pub const CLASS: Field = Field::Reg(0);
@@ -55,7 +55,7 @@ pub fn cookie(tag: u16, generation: u64) -> u64 {
 
 /// The slice that a row is read back with, as it stands in its cookie. It only spreads rows evenly: a row with another slice
 /// is read, too, with that one.
-pub fn slice(place: &Place) -> u64 {
+pub fn slice(place: &FlowIdentity) -> u64 {
     // FNV-1a: the same for every version of the agent.
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let head = [place.table as u8]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use portcullis_backend::machine::{Desired, Unit};
-use portcullis_compiler::{Class, ClassId, CompileError, Fingerprint, Intent, Program, Programs};
+use portcullis_compiler::{Class, ClassId, ClassRows, CompileError, Fingerprint, Intent, RowCache};
 use portcullis_policy::{Direction, MacAddr};
 
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
@@ -72,7 +72,7 @@ impl Units {
         &mut self,
         intent: &Intent,
         ports: &Ports,
-        programs: &mut Programs,
+        programs: &mut RowCache,
     ) -> Result<Desired<UnitId, FlowKey, FlowBody>, CompileError> {
         let writer = Writer {
             generation: intent.generation,
@@ -81,8 +81,8 @@ impl Units {
         let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
         let policed = ports.ports.values().filter_map(SwitchPort::policed);
         for id in policed
-            .flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.stack(d)))
-            .map(|rung| rung.class)
+            .flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.expiry_chain(d)))
+            .map(|timed_row| timed_row.class)
         {
             if let Some(class) = intent.classes.get(&id) {
                 used.insert(id, class);
@@ -116,7 +116,7 @@ impl Units {
         Ok(desired)
     }
 
-    fn steady(&mut self, programs: &Programs, writer: &Writer) -> Result<[Rows; 2], CompileError> {
+    fn steady(&mut self, programs: &RowCache, writer: &Writer) -> Result<[Rows; 2], CompileError> {
         if let Some(known) = &self.steady {
             return Ok(known.clone());
         }
@@ -168,7 +168,7 @@ impl Units {
     }
 
     fn flood(&mut self, ports: &Ports, writer: &Writer) -> FloodUnits {
-        let receivers = Receivers::of(ports.ports.values(), self.forwarding.exit);
+        let receivers = Receivers::new(ports.ports.values(), self.forwarding.exit);
         if let Some((before, units)) = &self.flood
             && *before == receivers
         {
@@ -187,7 +187,7 @@ impl Units {
 /// The rows of one class.
 fn class_rows(
     class: &Class,
-    program: &Program,
+    program: &ClassRows,
     pipeline: &Pipeline,
     writer: &Writer,
 ) -> Result<Vec<Flow>, policy::Unmatchable> {
@@ -208,11 +208,11 @@ fn port_rows(port: &SwitchPort, forwarding: Forwarding, pipeline: &Pipeline, wri
     let mut rows = attach::rows(port, forwarding, pipeline, writer);
     rows.extend(port.macs().iter().flat_map(|mac| l2::rows(*mac, port, writer)));
     match &port.role {
-        Role::Policed(policed) => {
+        Role::ManagedPort(policed) => {
             rows.extend(guard::rows(port, policed, pipeline, writer));
             rows.extend(learn::rows(port, policed, forwarding, pipeline, writer));
-            let stack = policed.stack(Direction::Ingress).into_iter();
-            rows.extend(stack.map(|rung| deliver::row(port.number, rung, pipeline, writer)));
+            let stack = policed.expiry_chain(Direction::Ingress).into_iter();
+            rows.extend(stack.map(|timed_row| deliver::row(port.number, timed_row, pipeline, writer)));
             rows.extend(output::rows(port, pipeline, writer));
         }
         Role::Free => {

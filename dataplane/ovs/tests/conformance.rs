@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use memory::{Switch, pipeline};
 use portcullis_backend::SessionState;
-use portcullis_compiler::{Class, Compiler, Intent, Programs, StageModel};
+use portcullis_compiler::{Class, Compiler, Intent, RowCache, StageModel};
 use portcullis_openflow::{
     Action, BundleKind, ErrorMsg, Field, FlowMod, FlowStats, Instruction, Match, Message, Version, decode,
     encode, frame_len,
@@ -38,7 +38,7 @@ struct Ovs {
     switch: Switch,
     session: Session,
     units: Units,
-    programs: Programs,
+    programs: RowCache,
     compiler: Compiler,
     intent: Option<Arc<Intent>>,
     watch: Watch,
@@ -167,7 +167,7 @@ impl Ovs {
             ..Bridge::default()
         };
         let config = Config::new("ovs", "unix:/nowhere/db.sock");
-        let index = Attachments::of(&intent, "ovs");
+        let index = Attachments::new(&intent, "ovs");
         let switch = portcullis_ovsdb::Switch::default();
         let ports = resolve(
             &switch,
@@ -339,7 +339,7 @@ impl Subject for Ovs {
             switch: Switch::at(Duration::from_secs(1_800_000_000)),
             session: Session::new(settings()),
             units: Units::new(settings()),
-            programs: Programs::new(StageModel::ovs()),
+            programs: RowCache::new(StageModel::ovs()),
             compiler: Compiler::default(),
             intent: None,
             watch,
@@ -477,7 +477,7 @@ impl Subject for Ovs {
         self.disconnect();
         self.session = Session::new(settings());
         self.units = Units::new(settings());
-        self.programs = Programs::new(StageModel::ovs());
+        self.programs = RowCache::new(StageModel::ovs());
         self.drift = 0;
     }
 }

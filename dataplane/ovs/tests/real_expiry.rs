@@ -1,4 +1,4 @@
-//! Unlocks end on the real switch when nobody is there to close them.
+//! Unlocks end on the real switch when no agent is there to close them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use crate::rig;

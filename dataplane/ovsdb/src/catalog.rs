@@ -6,9 +6,7 @@ pub(crate) enum Kind {
     Text,
     Integer,
     Boolean,
-    /// UUIDs of rows.
     Reference,
-    /// Text to text.
     TextMap,
     /// Integer to UUID of a row.
     ReferenceMap,

@@ -8,9 +8,7 @@ use crate::clip::{clip, describe};
 /// How many elements a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// At least one.
     pub(crate) required: bool,
-    /// At most one.
     pub(crate) single: bool,
 }
 

@@ -110,7 +110,6 @@ impl fmt::Display for RemoteError {
 
 impl std::error::Error for RemoteError {}
 
-/// Appends a request.
 pub(crate) fn write_request(output: &mut Vec<u8>, id: &Value, method: &str, params: &Value) {
     write(output, &json!({ "id": id, "method": method, "params": params }));
 }

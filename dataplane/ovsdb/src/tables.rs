@@ -80,7 +80,6 @@ pub(crate) enum Notation {
     Differences,
 }
 
-/// One row.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// Values by position in the catalog; `None` where the database has no such column.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Seat};
-use portcullis_compiler::{Class, CompileError, Intent, Programs, Proved};
+use portcullis_backend::{Backend, TargetContext};
+use portcullis_compiler::{Class, CompileError, Intent, Proved, RowCache};
 
-use crate::config::{Config, Program};
+use crate::attachment_points::resolve;
+use crate::config::{Config, PipelineSource};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
 use crate::numbered::{Numbered, limit_of_checks};
-use crate::plugs::resolve;
 use crate::program::{OwnProgram, ProgramError};
 use crate::units::{BuildError, Units};
 
@@ -21,7 +21,7 @@ pub struct P4Backend {
     config: Arc<Config>,
     own: Option<Arc<OwnProgram>>,
     /// The proved rows, as soon as the device's description is known.
-    known: Mutex<Option<Programs>>,
+    known: Mutex<Option<RowCache>>,
     /// The same for checks, which may take long: writing rows waits for none.
     checking: Mutex<Option<Checking>>,
     /// What checks proved, for the driver that writes rows.
@@ -31,7 +31,7 @@ pub struct P4Backend {
 /// What a check works with.
 #[derive(Debug)]
 struct Checking {
-    programs: Programs,
+    programs: RowCache,
     device: Arc<Device>,
     /// Rows as the device would hold them, so that a check encodes only classes that changed.
     units: Units,
@@ -43,9 +43,9 @@ impl P4Backend {
     /// With this configuration.
     pub fn new(config: Config) -> Result<Arc<Self>, ProgramError> {
         let own = match config.program {
-            Program::Own(matching) => Some(Arc::new(OwnProgram::new(matching)?)),
-            Program::Embedded => Some(Arc::new(OwnProgram::embedded()?)),
-            Program::Device(_) => None,
+            PipelineSource::Own(matching) => Some(Arc::new(OwnProgram::new(matching)?)),
+            PipelineSource::Embedded => Some(Arc::new(OwnProgram::embedded()?)),
+            PipelineSource::Device(_) => None,
         };
         let backend = P4Backend {
             config: Arc::new(config),
@@ -70,13 +70,12 @@ impl P4Backend {
         self.own.as_ref()
     }
 
-    /// The device's description.
     pub(crate) fn learn(&self, device: &Device) {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
-        *lock(&self.known) = Some(Programs::new(model.clone()));
+        *lock(&self.known) = Some(RowCache::new(model.clone()));
         *lock(&self.checking) = Some(Checking {
-            programs: Programs::new(model),
+            programs: RowCache::new(model),
             device: Arc::new(device.clone()),
             units: Units::default(),
             numbered: Numbered::default(),
@@ -85,7 +84,7 @@ impl P4Backend {
     }
 
     /// Does something with the proved rows; `None` while the device is not known.
-    pub(crate) fn with_programs<T>(&self, what: impl FnOnce(&mut Programs) -> T) -> Option<T> {
+    pub(crate) fn with_programs<T>(&self, what: impl FnOnce(&mut RowCache) -> T) -> Option<T> {
         let mut known = lock(&self.known);
         let programs = known.as_mut()?;
         programs.adopt(std::mem::take(&mut *lock(&self.proved)));
@@ -129,11 +128,11 @@ impl Backend for P4Backend {
         else {
             return Ok(());
         };
-        let plugs = resolve(intent, &self.config.known(), port_max(device));
+        let points = resolve(intent, &self.config.known(), port_max(device));
         let target = &self.config.name;
         let limit = limit_of_checks(device);
-        let built = match numbered.translate(intent, plugs, limit, BTreeSet::new) {
-            Ok((intent, plugs)) => units.build(device, &intent, &plugs, target, programs).map(drop),
+        let built = match numbered.translate(intent, points, limit, BTreeSet::new) {
+            Ok((intent, points)) => units.build(device, &intent, &points, target, programs).map(drop),
             Err(lack) => Err(BuildError::Numbers {
                 lack,
                 target: target.clone(),
@@ -165,7 +164,7 @@ impl Backend for P4Backend {
         Some(program.rows())
     }
 
-    async fn run(self: Arc<Self>, seat: Seat) {
-        Driver::new(self).run(seat).await;
+    async fn run(self: Arc<Self>, context: TargetContext) {
+        Driver::new(self).run(context).await;
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::attachment_points::KnownPorts;
 use crate::mapping::Mapping;
-use crate::plugs::KnownPorts;
 use crate::wire::Tag;
 
 /// How ports match in our own program.
@@ -20,7 +20,7 @@ pub enum PortMatching {
 
 /// What the device shall run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
+pub enum PipelineSource {
     /// Our own program, put there where it is not.
     Own(PortMatching),
     /// The same with ports as ranges and larger tables: the embedded switch has room for a data centre's endpoints.
@@ -54,7 +54,7 @@ pub struct Config {
     /// Who has the highest is the primary.
     pub election_id: u128,
     /// What it shall run.
-    pub program: Program,
+    pub program: PipelineSource,
     /// Whether a foreign program is replaced by ours.
     pub overwrite: bool,
     /// Ports that are no servers.
@@ -81,7 +81,7 @@ impl Config {
             device_id,
             role: String::new(),
             election_id: 1,
-            program: Program::Own(PortMatching::Range),
+            program: PipelineSource::Own(PortMatching::Range),
             overwrite: false,
             uplinks: BTreeSet::new(),
             servers: BTreeSet::new(),

@@ -102,11 +102,11 @@ impl DeviceTable {
             .find(|a| a.name == name || a.name.rsplit('.').next() == Some(name))
     }
 
-    /// Its layer: stages that rows of classes are in hold content, all others wiring.
+    /// Its layer: stages that rows of classes are in hold content, all others dispatch.
     pub fn layer(&self) -> Layer {
         match self.stage {
-            Role::Policy | Role::Remote | Role::Words | Role::SrcCode | Role::DstCode => Layer::Content,
-            Role::Attach | Role::Guard | Role::Deliver | Role::Other => Layer::Wiring,
+            Role::Policy | Role::Remote | Role::Words | Role::SrcCode | Role::DstCode => Layer::Policy,
+            Role::Attach | Role::Guard | Role::Deliver | Role::Other => Layer::Dispatch,
         }
     }
 
@@ -360,8 +360,8 @@ impl DeviceTable {
     pub fn key(&self, number: u8, priority: i32, mut fields: Vec<(u32, Match)>) -> RowKey {
         fields.sort_unstable();
         let class = match self.layer() {
-            Layer::Content => self.class_of(&fields),
-            Layer::Wiring => None,
+            Layer::Policy => self.class_of(&fields),
+            Layer::Dispatch => None,
         };
         RowKey(Arc::new(Keyed {
             place: Place::Table {

@@ -64,7 +64,7 @@ pub struct RowKey(pub Arc<Keyed>);
 pub struct Keyed {
     /// Where.
     pub place: Place,
-    /// Content of a class, or wiring.
+    /// Content of a class, or dispatch.
     pub layer: Layer,
     /// The class a row of content belongs to.
     pub class: Option<u32>,
@@ -205,7 +205,7 @@ mod tests {
                 priority,
                 fields: Vec::new(),
             },
-            layer: Layer::Content,
+            layer: Layer::Policy,
             class: None,
         }))
     }
@@ -233,7 +233,7 @@ mod tests {
     fn rows_are_ordered_by_table_and_falling_priority() {
         let group = RowKey(Arc::new(Keyed {
             place: Place::Group(1),
-            layer: Layer::Wiring,
+            layer: Layer::Dispatch,
             class: None,
         }));
         let mut rows = vec![group.clone(), key(1, 5), key(0, 1), key(1, 9)];

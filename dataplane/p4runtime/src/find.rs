@@ -2,7 +2,7 @@
 
 use portcullis_proto::p4::v1::ForwardingPipelineConfig;
 
-use crate::config::Program;
+use crate::config::PipelineSource;
 use crate::device::{Device, OWN};
 use crate::failure::shown;
 use crate::session::Running;
@@ -20,12 +20,16 @@ pub struct Found {
 
 /// Reads what a device answered: its P4Info and cookie. In words why it cannot be used, when it cannot. `name` is the
 /// target's.
-pub fn found(config: ForwardingPipelineConfig, program: &Program, name: &str) -> Result<Found, String> {
+pub fn found(
+    config: ForwardingPipelineConfig,
+    program: &PipelineSource,
+    name: &str,
+) -> Result<Found, String> {
     let cookie = config.cookie.as_ref().map_or(0, |c| c.cookie);
     let info = config.p4info.filter(|info| !info.tables.is_empty());
     let mapping = match program {
-        Program::Device(mapping) => mapping.as_ref(),
-        Program::Own(_) | Program::Embedded => {
+        PipelineSource::Device(mapping) => mapping.as_ref(),
+        PipelineSource::Own(_) | PipelineSource::Embedded => {
             let named = info
                 .as_ref()
                 .and_then(|i| i.pkg_info.as_ref())

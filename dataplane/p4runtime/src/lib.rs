@@ -3,7 +3,7 @@
 //! ```text
 //! P4Info (text or binary) ─p4info::parse─▶ P4Info ─┐
 //! mapping (TOML) ─Mapping::from_toml─▶ Mapping ────┴─model::bound─▶ stage model, ids ─▶ device
-//! intent ─▶ plugs (who is where), the compiler's rows ─▶ units ─▶ session ─order─▶ requests ─wire─▶ client
+//! intent ─▶ points (who is where), the compiler's rows ─▶ units ─▶ session ─order─▶ requests ─wire─▶ client
 //! ```
 //!
 //! I/O: `backend`, `client`, `driver`. Everything else is pure.
@@ -11,6 +11,7 @@
 //! A P4 program that uses our names needs no mapping ([`model`] lists them); neither does an ingress ACL table whose
 //! match fields have names that mean one thing to everybody. For anything else a [`Mapping`] says what is what.
 
+pub mod attachment_points;
 mod backend;
 pub mod client;
 mod config;
@@ -27,7 +28,6 @@ mod numbered;
 mod order;
 mod own;
 pub mod p4info;
-pub mod plugs;
 mod program;
 mod query;
 pub mod session;
@@ -36,7 +36,7 @@ pub mod value;
 pub mod wire;
 
 pub use backend::P4Backend;
-pub use config::{Config, PortMatching, Program, Tls};
+pub use config::{Config, PipelineSource, PortMatching, Tls};
 pub use describe::describe;
 pub use mapping::Mapping;
 pub use model::{MappingError, from_p4info};

@@ -10,9 +10,9 @@ use portcullis_backend::{Numbers, OutOfNumbers};
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{Class, ClassId, Intent};
 
+use crate::attachment_points::AttachmentPoints;
 use crate::device::Device;
 use crate::entry::{Does, Match, Place, Row, RowKey};
-use crate::plugs::Plugs;
 use crate::units::UnitId;
 
 /// A row of a class without the class's number: table, priority, other match fields, and what it does.
@@ -38,7 +38,6 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// The numbers now.
     pub fn numbers(&self) -> &Numbers {
         &self.numbers
     }
@@ -52,18 +51,20 @@ impl Numbered {
     pub fn translate(
         &mut self,
         intent: &Intent,
-        mut plugs: Plugs,
+        mut points: AttachmentPoints,
         limit: u32,
         held: impl Fn() -> BTreeSet<u32>,
-    ) -> Result<(Intent, Plugs), OutOfNumbers> {
-        let mut wanted: BTreeSet<ClassId> = plugs.plugs.values().flat_map(|plug| plug.classes()).collect();
+    ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
+        let mut wanted: BTreeSet<ClassId> =
+            points.points.values().flat_map(|point| point.classes()).collect();
         wanted.remove(&ClassId::OPEN);
         let held = || held().union(&self.seen).copied().collect();
         self.numbers.give(&wanted, limit, held)?;
-        for plug in plugs.plugs.values_mut() {
-            (plug.egress, plug.ingress) = (self.here(plug.egress), self.here(plug.ingress));
-            for fall in &mut plug.falls {
-                (fall.egress, fall.ingress) = (self.here(fall.egress), self.here(fall.ingress));
+        for point in points.points.values_mut() {
+            (point.egress, point.ingress) = (self.here(point.egress), self.here(point.ingress));
+            for transition in &mut point.transitions {
+                (transition.egress, transition.ingress) =
+                    (self.here(transition.egress), self.here(transition.ingress));
             }
         }
         let mut classes = OrdMap::new();
@@ -79,23 +80,23 @@ impl Numbered {
             unmanaged,
             ..intent.clone()
         };
-        Ok((intent, plugs))
+        Ok((intent, points))
     }
 
     /// What [`translate`](Self::translate) would give, without giving any number.
     pub fn preview(
         &self,
         intent: &Intent,
-        plugs: Plugs,
+        points: AttachmentPoints,
         limit: u32,
         held: impl Fn() -> BTreeSet<u32>,
-    ) -> Result<(Intent, Plugs), OutOfNumbers> {
+    ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
         let mut copy = Numbered {
             numbers: self.numbers.clone(),
             seen: self.seen.clone(),
             renamed: HashMap::new(),
         };
-        copy.translate(intent, plugs, limit, held)
+        copy.translate(intent, points, limit, held)
     }
 
     /// A class's number; that of the open class where no port here has the class.
@@ -233,11 +234,11 @@ pub fn held<'a>(
 
 #[cfg(test)]
 mod tests {
-    use portcullis_compiler::{Compiler, Programs};
+    use portcullis_compiler::{Compiler, RowCache};
     use portcullis_policy::Document;
 
     use super::*;
-    use crate::plugs::{KnownPorts, resolve};
+    use crate::attachment_points::{KnownPorts, resolve};
     use crate::program::OwnProgram;
     use crate::units::Units;
 
@@ -264,11 +265,11 @@ endpoints:
             target: "tor".to_string(),
             ..KnownPorts::default()
         };
-        let plugs = resolve(&intent, &known, 511);
+        let points = resolve(&intent, &known, 511);
         let limit = device.class_limit();
-        let (intent, plugs) = numbered.translate(&intent, plugs, limit, BTreeSet::new).unwrap();
-        let mut programs = Programs::new(device.model.clone());
-        let built = Units::default().build(device, &intent, &plugs, "tor", &mut programs);
+        let (intent, points) = numbered.translate(&intent, points, limit, BTreeSet::new).unwrap();
+        let mut programs = RowCache::new(device.model.clone());
+        let built = Units::default().build(device, &intent, &points, "tor", &mut programs);
         built.unwrap().desired
     }
 

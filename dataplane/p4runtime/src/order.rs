@@ -22,7 +22,6 @@ pub struct Group {
     /// Packets that were led to these rows before they were abandoned may still be on their way through the device: it
     /// is given a moment first. P4Runtime has no barrier for packets.
     pub drain: bool,
-    /// What is written.
     pub requests: Vec<Ops>,
 }
 
@@ -67,7 +66,7 @@ fn in_use(ops: &Ops, machine: &DeviceMachine) -> BTreeSet<u32> {
 /// Whether packets of every class meet a row of content: one that holds for all classes, or one of a table that has no
 /// classes and names ports. No flip takes packets away from such a row.
 fn holds_for_all(key: &RowKey) -> bool {
-    key.layer() == Layer::Content && key.class().is_none()
+    key.layer() == Layer::Policy && key.class().is_none()
 }
 
 /// What a sender may have as its source, the roles it has, and the groups that rows forward to are there before a row leads
@@ -103,7 +102,7 @@ mod tests {
                 priority,
                 fields: vec![(1, Match::Exact(class.into()))],
             },
-            layer: Layer::Content,
+            layer: Layer::Policy,
             class: Some(class),
         }))
     }
@@ -154,7 +153,7 @@ mod tests {
                 priority,
                 fields,
             },
-            layer: Layer::Content,
+            layer: Layer::Policy,
             class: None,
         }))
     }

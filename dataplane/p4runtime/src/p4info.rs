@@ -15,26 +15,26 @@ pub const MAX_DEPTH: usize = 50;
 
 /// A place in a text, both from 1; the column counts characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct TextPosition {
     /// Line.
     pub line: usize,
     /// Column.
     pub column: usize,
 }
 
-impl Place {
+impl TextPosition {
     /// Of a byte offset.
-    fn of(text: &str, offset: usize) -> Self {
+    fn new(text: &str, offset: usize) -> Self {
         let before = text.get(..offset).unwrap_or(text);
         let start = before.rfind('\n').map_or(0, |at| at + 1);
-        Place {
+        TextPosition {
             line: before.matches('\n').count() + 1,
             column: before.get(start..).unwrap_or("").chars().count() + 1,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TextPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}", self.line, self.column)
     }
@@ -47,7 +47,7 @@ pub enum P4InfoError {
     #[error("{place}: {why}")]
     Text {
         /// Where.
-        place: Place,
+        place: TextPosition,
         /// What is wrong there.
         why: String,
     },
@@ -55,7 +55,7 @@ pub enum P4InfoError {
     #[error("{place}: messages are nested more than {MAX_DEPTH} deep")]
     Deep {
         /// Where it becomes too deep.
-        place: Place,
+        place: TextPosition,
     },
     /// Neither text nor a P4Info in binary.
     #[error("neither protobuf text (invalid byte at offset {offset}) nor a binary P4Info: {why}")]
@@ -102,7 +102,7 @@ fn as_text(bytes: &[u8]) -> Result<&str, usize> {
 fn parse_text(text: &str) -> Result<P4Info, P4InfoError> {
     if let Some(offset) = too_deep(text) {
         return Err(P4InfoError::Deep {
-            place: Place::of(text, offset),
+            place: TextPosition::new(text, offset),
         });
     }
     let definition = DEFINITION
@@ -112,7 +112,7 @@ fn parse_text(text: &str) -> Result<P4Info, P4InfoError> {
         // Without a label it is the end that is wrong.
         let label = error.labels().and_then(|mut labels| labels.next());
         P4InfoError::Text {
-            place: Place::of(text, label.map_or(text.len(), |l| l.offset())),
+            place: TextPosition::new(text, label.map_or(text.len(), |l| l.offset())),
             why: error.to_string(),
         }
     })?;

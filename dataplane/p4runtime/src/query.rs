@@ -7,14 +7,14 @@ use portcullis_backend::{Hit, Numbers, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row;
-use portcullis_compiler::{ClassId, CompileError, Intent, Programs};
+use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_policy::{Decider, Direction, Frame, Packet};
 use portcullis_proto::p4::v1::CounterData;
 
+use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
 use crate::device::{Device, DeviceTable};
 use crate::entry::{Match, Place, Row, RowKey};
 use crate::own::{ROLES, is_guard};
-use crate::plugs::{At, Plug, Plugs};
 use crate::units::Attributions;
 
 /// Endpoints named with a hit.
@@ -25,22 +25,22 @@ pub(crate) fn deciding(
     device: &Device,
     intent: &Intent,
     trace: &Trace,
-    plugs: &Plugs,
-    programs: &mut Programs,
+    points: &AttachmentPoints,
+    programs: &mut RowCache,
 ) -> Result<Vec<Row>, CompileError> {
-    let Some(plug) = plugs.of(&trace.endpoint).next() else {
+    let Some(point) = points.of(&trace.endpoint).next() else {
         return Ok(Vec::new());
     };
     let class = match trace.direction {
-        Direction::Egress => plug.egress,
-        Direction::Ingress => plug.ingress,
+        Direction::Egress => point.egress,
+        Direction::Ingress => point.ingress,
     };
     // Nothing is denied to a class without rows.
     let Some(class) = intent.classes.get(&class) else {
         return Ok(Vec::new());
     };
     let program = programs.get(class)?;
-    let port = |name: &str| plug_port(plugs, trace, name);
+    let port = |name: &str| plug_port(points, trace, name);
     let mut rows = Vec::new();
     if let (Some(remote), Some(table)) = (
         remote_row(&program, trace.packet.remote),
@@ -61,7 +61,7 @@ pub(crate) fn deciding(
         let (own, port_name, lift) = if with_class {
             (own, None, 0)
         } else {
-            let name = plug_name(plug.at);
+            let name = plug_name(point.at);
             let lift = own.map_or(0, |_| portcullis_compiler::lower::port_lift(programs.model()));
             (None, Some(name), lift)
         };
@@ -79,8 +79,8 @@ fn plug_name(at: At) -> String {
     }
 }
 
-fn plug_port(plugs: &Plugs, trace: &Trace, name: &str) -> Option<u32> {
-    plugs
+fn plug_port(points: &AttachmentPoints, trace: &Trace, name: &str) -> Option<u32> {
+    points
         .of(&trace.endpoint)
         .find(|p| plug_name(p.at) == name)
         .map(|p| p.at.0)
@@ -94,7 +94,7 @@ pub(crate) fn hits(
     device: &Device,
     seen: Vec<(Row, CounterData)>,
     known: &Attributions,
-    plugs: &Plugs,
+    points: &AttachmentPoints,
     numbers: &Numbers,
 ) -> Vec<Hit> {
     let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
@@ -117,11 +117,11 @@ pub(crate) fn hits(
                 hit.action.clone(),
             );
             add(sums.entry(decided).or_default());
-        } else if let Some(denied) = denied(device, &key, &does, plugs) {
+        } else if let Some(denied) = denied(device, &key, &does, points) {
             add(guards.entry(denied).or_default());
         }
     }
-    let members = members(plugs);
+    let members = members(points);
     let rules = sums.into_iter().map(
         |((direction, class, rule, decider, action), (packets, bytes))| Hit {
             direction,
@@ -153,7 +153,7 @@ fn denied(
     device: &Device,
     key: &RowKey,
     does: &crate::entry::Does,
-    plugs: &Plugs,
+    points: &AttachmentPoints,
 ) -> Option<(&'static str, String)> {
     let table = device.table(key.table())?;
     let what = match table.name.as_str() {
@@ -165,8 +165,8 @@ fn denied(
     if table.action(id)?.name.rsplit('.').next() != Some("deny") {
         return None;
     }
-    let plug = plugs.plugs.get(&place(table, key)?)?;
-    Some((what, named(plug)))
+    let point = points.points.get(&place(table, key)?)?;
+    Some((what, named(point)))
 }
 
 /// The port and VLAN that a row is about.
@@ -192,7 +192,7 @@ fn place(table: &DeviceTable, key: &RowKey) -> Option<At> {
 pub(crate) fn lost_tags<'a>(
     device: &Device,
     installed: impl Iterator<Item = &'a RowKey>,
-    after: &Plugs,
+    after: &AttachmentPoints,
 ) -> Vec<String> {
     let Some((number, table)) = device.table_named("attach").filter(|_| device.is_own()) else {
         return Vec::new();
@@ -206,10 +206,12 @@ pub(crate) fn lost_tags<'a>(
             });
     let takes_all: BTreeSet<u32> = takes_all.collect();
     let lost = |port: u32| {
-        let plugs = after.plugs.range((port, None)..=(port, Some(u16::MAX)));
-        let plugs: Vec<&Plug> = plugs.map(|(_, plug)| plug).collect();
-        let first = plugs.first().filter(|plug| plug.at.1.is_some())?;
-        let vlans = plugs.iter().filter_map(|plug| plug.at.1.filter(|vid| *vid != 0));
+        let points = after.points.range((port, None)..=(port, Some(u16::MAX)));
+        let points: Vec<&AttachmentPoint> = points.map(|(_, point)| point).collect();
+        let first = points.first().filter(|point| point.at.1.is_some())?;
+        let vlans = points
+            .iter()
+            .filter_map(|point| point.at.1.filter(|vid| *vid != 0));
         let vlans: Vec<String> = vlans.map(|vid| vid.to_string()).collect();
         let but = if vlans.is_empty() {
             String::new()
@@ -229,19 +231,19 @@ pub(crate) fn lost_tags<'a>(
 }
 
 /// What a sender is called: its endpoint, or its port without one.
-fn named(plug: &Plug) -> String {
-    match &plug.endpoint {
+fn named(point: &AttachmentPoint) -> String {
+    match &point.endpoint {
         Some(name) => name.to_string(),
-        None => format!("({})", plug_name(plug.at)),
+        None => format!("({})", plug_name(point.at)),
     }
 }
 
 /// The endpoints of each class on this device; ports without an endpoint by their number.
-fn members(plugs: &Plugs) -> BTreeMap<ClassId, Vec<String>> {
+fn members(points: &AttachmentPoints) -> BTreeMap<ClassId, Vec<String>> {
     let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
-    for plug in plugs.plugs.values().filter(|p| !p.uplink) {
-        let name = named(plug);
-        for class in [plug.egress, plug.ingress] {
+    for point in points.points.values().filter(|p| !p.uplink) {
+        let name = named(point);
+        for class in [point.egress, point.ingress] {
             let list = members.entry(class).or_default();
             if list.len() < NAMED && list.last() != Some(&name) {
                 list.push(name.clone());

@@ -4,7 +4,7 @@
 //! connected ─Arbitrate─▶ arbitration ─┬─ backup: waits; writes nothing
 //!                                     └─ primary ─GetConfig─▶ config ─┬─ as wanted ───────────────▶ Read ⇄ Write
 //!                                                                     ├─ none, or an older of ours ─SetConfig─┘
-//!                                                                     └─ foreign: refused, told, asked again
+//!                                                                     └─ foreign: refused, reported, asked again
 //!                                  without a policy nothing is set: the device keeps what it runs
 //! ```
 //!

@@ -10,15 +10,15 @@ use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::compilation::{Compilation, Refusal, Step};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::{
-    Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, Programs, StageModel,
+    Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
     Unsupported,
 };
 use portcullis_policy::{Decider, Direction, Name};
 
+use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints, meant};
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
 use crate::own;
-use crate::plugs::{At, Plug, Plugs, meant};
 
 /// A unit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,7 @@ pub enum UnitId {
     /// One class.
     Class(ClassId),
     /// One port or VLAN of it.
-    Plug(At),
+    AttachmentPoint(At),
     /// The multicast groups.
     Groups,
 }
@@ -134,22 +134,23 @@ pub struct Units {
     /// Whether the server keeps the ends that rows carry.
     keeps_ends: bool,
     classes: HashMap<ClassId, Made>,
-    plugs: HashMap<At, (Plug, Unit<RowKey, Does>)>,
+    points: HashMap<At, (AttachmentPoint, Unit<RowKey, Does>)>,
 }
 
 /// What of an intent is about this target: its endpoints, their attachments here, the classes they use. Ports of servers
 /// without an endpoint have rows of their own; uplinks have none. Where rows name ports (`by_port`), a VLAN of one has none.
-fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
-    let unmanaged = plugs.plugs.values().any(|p| p.endpoint.is_none() && !p.uplink);
-    let named = plugs.plugs.values().filter(|p| !by_port || !is_tagged(p.at.1));
-    let named: HashMap<&Name, &Plug> = named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
+fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool) -> Intent {
+    let unmanaged = points.points.values().any(|p| p.endpoint.is_none() && !p.uplink);
+    let named = points.points.values().filter(|p| !by_port || !is_tagged(p.at.1));
+    let named: HashMap<&Name, &AttachmentPoint> =
+        named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
     let mut endpoints: OrdMap<Name, Arc<EndpointIntent>> = OrdMap::new();
     for (name, endpoint) in &intent.endpoints {
-        if let Some(plug) = named.get(name) {
+        if let Some(point) = named.get(name) {
             let mut endpoint = EndpointIntent::clone(endpoint);
             // Unlocks may have ended since the intent was made.
-            (endpoint.egress, endpoint.ingress) = (plug.egress, plug.ingress);
-            endpoint.falls.clone_from(&plug.falls);
+            (endpoint.egress, endpoint.ingress) = (point.egress, point.ingress);
+            endpoint.transitions.clone_from(&point.transitions);
             endpoint.attachments = meant(&endpoint, target)
                 .filter(|a| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid())))
                 .cloned()
@@ -159,8 +160,8 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
     }
     // Rows of the classes that unlocks fall to are there before they end: then there is room for them, and an end is a
     // change of the rows that lead to a class. Where rows name ports, a class that no port has yet has no rows.
-    let used: BTreeSet<ClassId> = plugs
-        .plugs
+    let used: BTreeSet<ClassId> = points
+        .points
         .values()
         .flat_map(|p| p.classes().take(if by_port { 2 } else { usize::MAX }))
         .collect();
@@ -186,17 +187,17 @@ fn here(intent: &Intent, plugs: &Plugs, target: &str, by_port: bool) -> Intent {
 /// Compiles what is about this target, and fits it into its tables.
 pub fn compile(
     intent: &Intent,
-    plugs: &Plugs,
+    points: &AttachmentPoints,
     target: &str,
-    programs: &mut Programs,
+    programs: &mut RowCache,
 ) -> Result<Compilation, BuildError> {
-    let here = here(intent, plugs, target, !by_class(programs.model()));
+    let here = here(intent, points, target, !by_class(programs.model()));
     // An endpoint that is attached to another target, too, may be left to that one.
     let elsewhere = |endpoint: &EndpointIntent| {
         let all = intent.endpoints.get(&endpoint.name);
         all.is_some_and(|e| e.attachments.iter().any(|a| a.target.as_deref() != Some(target)))
     };
-    let compilation = Compilation::of(&here, programs, Attribution::Rule, elsewhere)?;
+    let compilation = Compilation::new(&here, programs, Attribution::Rule, elsewhere)?;
     match compilation.refusals.first() {
         Some(refusal) => Err(BuildError::Full {
             refusal: Box::new(refusal.clone()),
@@ -225,11 +226,11 @@ impl Units {
         &mut self,
         device: &Device,
         intent: &Intent,
-        plugs: &Plugs,
+        points: &AttachmentPoints,
         target: &str,
-        programs: &mut Programs,
+        programs: &mut RowCache,
     ) -> Result<Built, BuildError> {
-        let compilation = compile(intent, plugs, target, programs)?;
+        let compilation = compile(intent, points, target, programs)?;
         let ports: BTreeMap<String, u32> = named_ports(intent, target);
         let port = |name: &str| ports.get(name).copied();
         let mut built = Built {
@@ -243,41 +244,45 @@ impl Units {
         } else {
             shared(device, &compilation, &port, &|_| true, &mut built)?;
         }
-        self.plugs
-            .retain(|at, (plug, _)| plugs.plugs.get(at) == Some(plug));
+        self.points
+            .retain(|at, (point, _)| points.points.get(at) == Some(point));
         if device.is_own() {
-            for plug in plugs.plugs.values() {
+            for point in points.points.values() {
                 built
                     .desired
-                    .insert(UnitId::Plug(plug.at), self.plug(device, plug)?);
+                    .insert(UnitId::AttachmentPoint(point.at), self.point(device, point)?);
             }
             built
                 .desired
-                .insert(UnitId::Groups, Arc::new(own::groups(device, plugs)?));
+                .insert(UnitId::Groups, Arc::new(own::groups(device, points)?));
             if !self.keeps_ends {
-                built.unsupported.extend(not_ended(plugs, target));
+                built.unsupported.extend(not_ended(points, target));
             }
         } else {
-            built.unsupported.extend(not_ended(plugs, target));
-            built.unsupported.extend(not_guarded(plugs, target));
-            built.unsupported.extend(not_held_back(plugs, target));
+            built.unsupported.extend(not_ended(points, target));
+            built.unsupported.extend(not_guarded(points, target));
+            built.unsupported.extend(not_held_back(points, target));
             if !by_class(&device.model) {
-                built.unsupported.extend(not_by_vlan(plugs, target));
+                built.unsupported.extend(not_by_vlan(points, target));
             }
         }
         Ok(built)
     }
 
-    fn plug(&mut self, device: &Device, plug: &Plug) -> Result<Unit<RowKey, Does>, Inexpressible> {
-        if let Some((_, unit)) = self.plugs.get(&plug.at) {
+    fn point(
+        &mut self,
+        device: &Device,
+        point: &AttachmentPoint,
+    ) -> Result<Unit<RowKey, Does>, Inexpressible> {
+        if let Some((_, unit)) = self.points.get(&point.at) {
             return Ok(Arc::clone(unit));
         }
-        let mut rows = own::plug_rows(device, plug)?;
+        let mut rows = own::plug_rows(device, point)?;
         if self.keeps_ends {
-            rows.iter_mut().for_each(|row| carry_ends(device, plug, row));
+            rows.iter_mut().for_each(|row| carry_ends(device, point, row));
         }
         let unit = Arc::new(rows);
-        self.plugs.insert(plug.at, (plug.clone(), Arc::clone(&unit)));
+        self.points.insert(point.at, (point.clone(), Arc::clone(&unit)));
         Ok(unit)
     }
 
@@ -417,8 +422,8 @@ fn is_tagged(vlan: Option<u16>) -> bool {
 }
 
 /// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
-fn not_by_vlan(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
-    let on_vlans = plugs.plugs.values().filter(|p| is_tagged(p.at.1));
+fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let on_vlans = points.points.values().filter(|p| is_tagged(p.at.1));
     on_vlans
         .filter_map(|p| {
             let name = p.endpoint.as_ref()?;
@@ -438,7 +443,7 @@ fn not_by_vlan(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
 }
 
 /// Lets a row that leads a port to a class carry what the class becomes as unlocks end.
-fn carry_ends(device: &Device, plug: &Plug, (key, does): &mut Row) {
+fn carry_ends(device: &Device, point: &AttachmentPoint, (key, does): &mut Row) {
     let stage = device.table(key.table()).map(|table| table.stage);
     let direction = match stage {
         Some(Role::Attach) => Direction::Egress,
@@ -449,13 +454,13 @@ fn carry_ends(device: &Device, plug: &Plug, (key, does): &mut Row) {
         Direction::Egress => egress,
         Direction::Ingress => ingress,
     };
-    let mut class = of(plug.egress, plug.ingress);
+    let mut class = of(point.egress, point.ingress);
     let mut ends = Vec::new();
-    for fall in &plug.falls {
-        let next = of(fall.egress, fall.ingress);
+    for transition in &point.transitions {
+        let next = of(transition.egress, transition.ingress);
         if next != class {
             ends.push(End {
-                at: fall.at,
+                at: transition.at,
                 value: next.0,
             });
             class = next;
@@ -467,9 +472,12 @@ fn carry_ends(device: &Device, plug: &Plug, (key, does): &mut Row) {
 }
 
 /// Endpoints whose unlocks nobody ends while the agent is away.
-fn not_ended(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
-    let unlocked = plugs.plugs.values().filter(|plug| !plug.falls.is_empty());
-    let names: BTreeSet<&Name> = unlocked.filter_map(|plug| plug.endpoint.as_ref()).collect();
+fn not_ended(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let unlocked = points
+        .points
+        .values()
+        .filter(|point| !point.transitions.is_empty());
+    let names: BTreeSet<&Name> = unlocked.filter_map(|point| point.endpoint.as_ref()).collect();
     names
         .into_iter()
         .map(|name| Unsupported {
@@ -485,8 +493,8 @@ fn not_ended(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
 }
 
 /// What a program that is not ours does not do for endpoints: hold them to their sources.
-fn not_guarded(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
-    let guarded = plugs.plugs.values().filter(|p| p.guarded());
+fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let guarded = points.points.values().filter(|p| p.guarded());
     guarded
         .filter_map(|p| {
             let name = p.endpoint.as_ref()?;
@@ -504,8 +512,8 @@ fn not_guarded(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
 
 /// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,
 /// DHCP servers and bridges send.
-fn not_held_back(plugs: &Plugs, target: &str) -> Vec<Unsupported> {
-    let servers: Vec<&Plug> = plugs.plugs.values().filter(|p| !p.uplink).collect();
+fn not_held_back(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let servers: Vec<&AttachmentPoint> = points.points.values().filter(|p| !p.uplink).collect();
     let untagged: BTreeSet<u32> = servers
         .iter()
         .filter(|p| p.endpoint.is_some() && p.at.1 == Some(0))

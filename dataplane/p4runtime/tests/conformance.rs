@@ -229,7 +229,7 @@ async fn a_device_s_own_tables_are_used_by_mapping() {
     });
     let mapping = portcullis_p4runtime::Mapping::from_toml(include_str!("fixtures/foreign.toml")).unwrap();
     let mut rig = Rig::with(server, |config| {
-        config.program = portcullis_p4runtime::Program::Device(Some(mapping));
+        config.program = portcullis_p4runtime::PipelineSource::Device(Some(mapping));
         config.servers.clear();
     })
     .await;

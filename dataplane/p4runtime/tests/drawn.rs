@@ -7,7 +7,7 @@ use portcullis_compiler::compilation::{Compilation, Compiled};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::row::policy_row;
 use portcullis_compiler::{
-    Attribution, Compiler, FrameMatch, PolicyRow, PortMatch, Programs, RemoteMatch, StageModel, TableModel,
+    Attribution, Compiler, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RowCache, StageModel, TableModel,
 };
 use portcullis_p4runtime::{Mapping, MappingError, P4Info, from_p4info, parse};
 use portcullis_policy::{Direction, Document};
@@ -104,9 +104,9 @@ fn summary(model: &StageModel) -> String {
 fn compile(model: &StageModel) -> Compilation {
     let document = Document::from_yaml(DOCUMENT).unwrap();
     let intent = Compiler::default().resolve(&document, 1).unwrap();
-    Compilation::of(
+    Compilation::new(
         &intent,
-        &mut Programs::new(model.clone()),
+        &mut RowCache::new(model.clone()),
         Attribution::Rule,
         |_| false,
     )

@@ -99,16 +99,16 @@ async fn a_row_carries_what_its_class_becomes() {
     let mut rig = started(true).await;
     let (first, last) = (in_seconds(1000), in_seconds(2000));
     let intent = enforced(&mut rig, &unlocked(&[(25, first), (465, last)])).await;
-    let falls = &intent.endpoints["web"].falls;
+    let transitions = &intent.endpoints["web"].transitions;
     let of = |id: ClassId| id.0;
     let wanted = [
         End {
             at: first,
-            value: of(falls[0].egress),
+            value: of(transitions[0].egress),
         },
         End {
             at: last,
-            value: of(falls[1].egress),
+            value: of(transitions[1].egress),
         },
     ];
     assert_eq!(attach(&rig, |e| ends::read(&e.metadata)), Some(wanted.to_vec()));

@@ -1,20 +1,20 @@
-//! Whatever a device answers: a reading of it or a reason, never a panic, and no write that nobody asked for.
+//! Whatever a device answers: a reading of it or a reason, never a panic, and no write without an intent.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, LazyLock};
 
 use portcullis_backend::delta::{Key, Op};
 use portcullis_backend::machine::{Desired, Observed};
-use portcullis_compiler::{Compiler, Programs};
+use portcullis_compiler::{Compiler, RowCache};
+use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::Row;
 use portcullis_p4runtime::failure;
 use portcullis_p4runtime::find::found;
-use portcullis_p4runtime::plugs::{KnownPorts, resolve};
 use portcullis_p4runtime::session::{Effect, Event, NotPushed, Push, Running, Session, WINDOW, WriteFailure};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, ReplicaPorts, Seen, Writer};
-use portcullis_p4runtime::{Mapping, OwnProgram, PortMatching, Program, Tag, UPDATES, parse};
+use portcullis_p4runtime::{Mapping, OwnProgram, PipelineSource, PortMatching, Tag, UPDATES, parse};
 use portcullis_policy::Document;
 use portcullis_proto::google::rpc;
 use portcullis_proto::p4::v1;
@@ -60,10 +60,10 @@ fn known(device: Device) -> Known {
         uplinks: [9].into(),
         servers: [2].into(),
     };
-    let plugs = resolve(&intent, &ports, 511);
-    let mut programs = Programs::new(device.model.clone());
+    let points = resolve(&intent, &ports, 511);
+    let mut programs = RowCache::new(device.model.clone());
     let built = Units::default()
-        .build(&device, &intent, &plugs, "tor", &mut programs)
+        .build(&device, &intent, &points, "tor", &mut programs)
         .unwrap();
     let rows: Vec<Row> = built.desired.values().flat_map(|u| u.iter().cloned()).collect();
     assert!(rows.len() > 5, "{} rows", rows.len());
@@ -277,9 +277,9 @@ fn read_pipeline(bytes: &[u8]) -> Result<(), TestCaseError> {
     let cookie = config.cookie.as_ref().map_or(0, |c| c.cookie);
     let mapping = Mapping::from_toml(include_str!("fixtures/foreign.toml")).unwrap();
     let programs = [
-        Program::Own(PortMatching::Range),
-        Program::Device(None),
-        Program::Device(Some(mapping)),
+        PipelineSource::Own(PortMatching::Range),
+        PipelineSource::Device(None),
+        PipelineSource::Device(Some(mapping)),
     ];
     for program in programs {
         match found(config.clone(), &program, "tor") {
@@ -295,7 +295,7 @@ fn read_pipeline(bytes: &[u8]) -> Result<(), TestCaseError> {
                 };
                 let document = Document::from_yaml(DOCUMENT).unwrap();
                 let intent = Compiler::default().resolve(&document, 1).unwrap();
-                let plugs = resolve(
+                let points = resolve(
                     &intent,
                     &KnownPorts {
                         target: "tor".to_string(),
@@ -303,8 +303,8 @@ fn read_pipeline(bytes: &[u8]) -> Result<(), TestCaseError> {
                     },
                     511,
                 );
-                let mut programs = Programs::new(device.model.clone());
-                if let Err(error) = Units::default().build(&device, &intent, &plugs, "tor", &mut programs) {
+                let mut programs = RowCache::new(device.model.clone());
+                if let Err(error) = Units::default().build(&device, &intent, &points, "tor", &mut programs) {
                     is_told_well(&error.to_string().replace('\n', " "))?;
                 }
             }

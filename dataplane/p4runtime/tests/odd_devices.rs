@@ -7,7 +7,7 @@ use crate::rig;
 use std::time::Duration;
 
 use portcullis_backend::SessionState;
-use portcullis_p4runtime::{Mapping, P4Info, PortMatching, Program, parse};
+use portcullis_p4runtime::{Mapping, P4Info, PipelineSource, PortMatching, parse};
 use portcullis_proto::p4::config::v1::match_field::{Match, MatchType};
 use portcullis_proto::p4::config::v1::{MatchField, Table};
 use portcullis_proto::p4::v1;
@@ -49,7 +49,7 @@ async fn device(info: P4Info, mapping: Option<Mapping>) -> Rig {
         ..Default::default()
     });
     let mut rig = Rig::with(server, |config| {
-        config.program = Program::Device(mapping);
+        config.program = PipelineSource::Device(mapping);
         config.servers.clear();
     })
     .await;
@@ -308,7 +308,7 @@ async fn a_program_that_only_has_our_name_is_replaced_before_anything_is_written
         ..Default::default()
     });
     let mut rig = Rig::with(server, |config| {
-        config.program = Program::Own(PortMatching::Range);
+        config.program = PipelineSource::Own(PortMatching::Range);
     })
     .await;
     rig.apply(&document("25", "")).await;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use portcullis_backend::SessionState;
-use portcullis_p4runtime::{PortMatching, Program};
+use portcullis_p4runtime::{PipelineSource, PortMatching};
 use rig::{PATIENCE, Rig, document};
 
 /// The device runs our program with another cookie, as an agent of another version left it.
@@ -88,7 +88,7 @@ async fn a_device_that_cannot_keep_these_rows_is_filled_anew() {
     rig.server.faults().reconcile.store(true, Ordering::Relaxed);
     rig.apply(&document("25, \"6660-6669\"", "")).await;
     // The other variant of our program has no port ranges: rows with one cannot stay.
-    rig.config.program = Program::Own(PortMatching::Ternary);
+    rig.config.program = PipelineSource::Own(PortMatching::Ternary);
     rig.restart_agent();
     rig.generation -= 1;
     rig.apply(&document("25, \"6660-6669\"", "")).await;

@@ -1,4 +1,4 @@
-//! The canonical form of a policy: what policies that cannot be told apart by any packet have in common.
+//! The canonical form of a policy: policies that no packet can tell apart have the same one.
 
 use crate::effective::{Entry, Policy};
 use crate::matcher::{FlagMatch, Matcher};
@@ -29,9 +29,9 @@ use crate::types::{Action, Protocol};
 pub fn canonical(policy: &Policy) -> Policy {
     let items: Vec<Item<'_>> = (0u32..)
         .zip(&policy.entries)
-        .map(|(at, entry)| Item::of(at, entry, policy.five_tuple))
+        .map(|(at, entry)| Item::new(at, entry, policy.five_tuple))
         .collect();
-    let mut kept = Kept::of(policy, &items).run();
+    let mut kept = Reduction::new(policy, &items).run();
     kept.sort_unstable_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| a.item.at.cmp(&b.item.at)));
     kept.dedup_by(|later, first| later.rank() == first.rank());
     Policy {
@@ -67,7 +67,7 @@ struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn of(at: u32, entry: &'a Entry, five_tuple: bool) -> Self {
+    fn new(at: u32, entry: &'a Entry, five_tuple: bool) -> Self {
         let m = &entry.matcher;
         let protocol = match m.protocol {
             Protocol::Any => ANY,
@@ -196,7 +196,7 @@ impl Placed<'_, '_> {
 }
 
 /// Finds out which entries stay, and their levels.
-struct Kept<'i, 'a> {
+struct Reduction<'i, 'a> {
     five_tuple: bool,
     items: &'i [Item<'a>],
     /// Entries of each action, allow and deny.
@@ -205,12 +205,12 @@ struct Kept<'i, 'a> {
     levels: Vec<Option<u32>>,
 }
 
-impl<'i, 'a> Kept<'i, 'a> {
-    fn of(policy: &Policy, items: &'i [Item<'a>]) -> Self {
+impl<'i, 'a> Reduction<'i, 'a> {
+    fn new(policy: &Policy, items: &'i [Item<'a>]) -> Self {
         let dimension = Dimension::best(items);
         let near =
-            [true, false].map(|allow| Near::of(items.iter().filter(|i| i.is_allow() == allow), dimension));
-        Kept {
+            [true, false].map(|allow| Near::new(items.iter().filter(|i| i.is_allow() == allow), dimension));
+        Reduction {
             five_tuple: policy.five_tuple,
             items,
             near,
@@ -323,12 +323,11 @@ struct Block {
     high: u64,
     /// Lowest place as written.
     first: u32,
-    /// Stretch and place.
     members: Vec<(u64, u64, u32)>,
 }
 
 impl Near {
-    fn of<'i, 'a: 'i>(items: impl Iterator<Item = &'i Item<'a>>, dimension: Dimension) -> Self {
+    fn new<'i, 'a: 'i>(items: impl Iterator<Item = &'i Item<'a>>, dimension: Dimension) -> Self {
         let member = |i: &Item<'_>| {
             let (low, high) = i.span(dimension);
             (low, high, i.at)

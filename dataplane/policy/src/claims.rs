@@ -30,13 +30,13 @@ impl<T> Default for Prefixes<T> {
 impl<T> Prefixes<T> {
     fn insert(&mut self, prefix: IpNet, value: T) {
         self.lengths
-            .insert((Family::of(prefix.addr()), prefix.prefix_len()));
+            .insert((Family::from_address(prefix.addr()), prefix.prefix_len()));
         self.by_prefix.entry(prefix).or_default().push(value);
     }
 
     /// Those that have an address in common with a prefix: the ones that it lies in, then itself and those in it.
     fn meeting(&self, prefix: IpNet) -> impl Iterator<Item = (&IpNet, &Vec<T>)> {
-        let family = Family::of(prefix.addr());
+        let family = Family::from_address(prefix.addr());
         let shorter = self.lengths.range((family, 0)..(family, prefix.prefix_len()));
         let around = shorter.filter_map(move |(_, length)| {
             let outer = IpNet::new(prefix.addr(), *length).ok()?.trunc();
@@ -174,14 +174,14 @@ impl<'a> Network<'a> {
 
 /// What is reserved, each with its path.
 #[derive(Default)]
-struct Kept {
+struct ReservedClaims {
     macs: HashMap<MacAddr, usize>,
     addresses: Prefixes<(String, bool)>,
 }
 
-impl Kept {
-    fn of(reserved: &Reserved) -> Self {
-        let mut kept = Kept::default();
+impl ReservedClaims {
+    fn from_reserved(reserved: &Reserved) -> Self {
+        let mut kept = ReservedClaims::default();
         for (index, mac) in reserved.macs.iter().enumerate() {
             kept.macs.entry(*mac).or_insert(index);
         }
@@ -270,7 +270,7 @@ impl Check {
 
     /// MACs and addresses of every endpoint.
     pub(crate) fn declared(&mut self, document: &Document) {
-        let kept = Kept::of(&document.reserved);
+        let kept = ReservedClaims::from_reserved(&document.reserved);
         let mut networks: HashMap<&Name, Network<'_>> = HashMap::new();
         for (name, endpoint) in &document.endpoints {
             let network = networks.entry(&endpoint.network).or_default();
@@ -286,7 +286,7 @@ impl Check {
 
     /// What [`declared`](Self::declared) checks, for one endpoint against all.
     pub(crate) fn declared_of(&mut self, name: &Name, endpoint: &Endpoint, document: &Document) {
-        let kept = Kept::of(&document.reserved);
+        let kept = ReservedClaims::from_reserved(&document.reserved);
         let own: Vec<Claim<'_>> = Claim::all(name, endpoint).collect();
         let mut clashes: Vec<Option<String>> = vec![None; own.len()];
         let others = document
@@ -314,7 +314,7 @@ impl Check {
 
     /// What is reserved against the endpoints there are: told where it is reserved.
     pub(crate) fn reserved_of_none(&mut self, document: &Document) {
-        let kept = Kept::of(&document.reserved);
+        let kept = ReservedClaims::from_reserved(&document.reserved);
         let claims = document
             .endpoints
             .iter()

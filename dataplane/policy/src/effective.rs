@@ -156,7 +156,7 @@ fn entry(tier: Tier, prefix: &str, rule: &Rule) -> Option<Entry> {
         origin: format!("{prefix}/{}", rule.name).into(),
         reason,
         action: rule.action,
-        matcher: Arc::new(Matcher::of(rule)?),
+        matcher: Arc::new(Matcher::from_rule(rule)?),
     })
 }
 
@@ -180,7 +180,7 @@ pub(crate) struct Half {
 }
 
 impl Half {
-    fn of(tier: Tier, prefix: &str, rules: &[Rule], direction: Direction) -> Self {
+    fn new(tier: Tier, prefix: &str, rules: &[Rule], direction: Direction) -> Self {
         let matching = rules.iter().filter(|r| r.direction == direction);
         Self::with(matching.filter_map(|r| entry(tier, prefix, r)).collect())
     }
@@ -203,8 +203,8 @@ impl Half {
 struct List([Half; 2]);
 
 impl List {
-    fn of(tier: Tier, prefix: &str, rules: &[Rule]) -> Self {
-        List(Direction::BOTH.map(|d| Half::of(tier, prefix, rules, d)))
+    fn new(tier: Tier, prefix: &str, rules: &[Rule]) -> Self {
+        List(Direction::BOTH.map(|d| Half::new(tier, prefix, rules, d)))
     }
 
     /// What grants of one kind do.
@@ -233,7 +233,7 @@ impl List {
     }
 
     fn profile(name: &Name, profile: &Profile) -> Self {
-        Self::of(Tier::Endpoint, &format!("profiles/{name}"), &profile.rules)
+        Self::new(Tier::Endpoint, &format!("profiles/{name}"), &profile.rules)
     }
 
     fn half(&self, direction: Direction) -> &Half {
@@ -256,14 +256,14 @@ pub struct Lists {
 
 impl Lists {
     /// Of a document.
-    pub fn of(document: &Document) -> Self {
+    pub fn from_document(document: &Document) -> Self {
         let profile =
             |(name, profile): (&Name, &Arc<Profile>)| (name.clone(), Arc::new(List::profile(name, profile)));
         Lists {
-            mandatory: Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory)),
-            baseline: Arc::new(List::of(Tier::Baseline, "baseline", &document.baseline)),
+            mandatory: Arc::new(List::new(Tier::Mandatory, "mandatory", &document.mandatory)),
+            baseline: Arc::new(List::new(Tier::Baseline, "baseline", &document.baseline)),
             profiles: document.profiles.iter().map(profile).collect(),
-            essentials: Essentials::of(document),
+            essentials: Essentials::from_document(document),
         }
     }
 
@@ -275,13 +275,13 @@ impl Lists {
     /// Of a document, when these are the ones of `before`: only the lists that differ are made again.
     pub fn follow(&mut self, before: &Document, document: &Document) {
         if before.reserved.dhcp != document.reserved.dhcp {
-            self.essentials = Essentials::of(document);
+            self.essentials = Essentials::from_document(document);
         }
         if before.mandatory != document.mandatory {
-            self.mandatory = Arc::new(List::of(Tier::Mandatory, "mandatory", &document.mandatory));
+            self.mandatory = Arc::new(List::new(Tier::Mandatory, "mandatory", &document.mandatory));
         }
         if before.baseline != document.baseline {
-            self.baseline = Arc::new(List::of(Tier::Baseline, "baseline", &document.baseline));
+            self.baseline = Arc::new(List::new(Tier::Baseline, "baseline", &document.baseline));
         }
         for difference in before.profiles.diff(&document.profiles) {
             match difference {
@@ -307,7 +307,7 @@ impl Lists {
         endpoint: &Endpoint,
         direction: Direction,
     ) -> Policy {
-        let own = Own::of(name, endpoint, granted(document, name));
+        let own = Own::new(name, endpoint, granted(document, name));
         let default = |d| own.default(document, endpoint, d);
         resolve(
             &self.in_order(&own, endpoint),
@@ -330,7 +330,7 @@ impl Lists {
         endpoint: &Endpoint,
         grants: &[Grant],
     ) -> [Policy; 2] {
-        let own = Own::of(name, endpoint, grants);
+        let own = Own::new(name, endpoint, grants);
         let lists = self.in_order(&own, endpoint);
         let default = |d| own.default(document, endpoint, d);
         Direction::BOTH.map(|d| resolve(&lists, &self.essentials, d, default))
@@ -378,10 +378,10 @@ struct Own {
 }
 
 impl Own {
-    fn of(name: &str, endpoint: &Endpoint, grants: &[Grant]) -> Self {
+    fn new(name: &str, endpoint: &Endpoint, grants: &[Grant]) -> Self {
         let rules = match endpoint.rules.as_slice() {
             [] => List::default(),
-            rules => List::of(Tier::Endpoint, &format!("endpoints/{name}"), rules),
+            rules => List::new(Tier::Endpoint, &format!("endpoints/{name}"), rules),
         };
         Own {
             quarantine: List::grants(GrantKind::Quarantine, grants),
@@ -455,7 +455,7 @@ pub fn effective(document: &Document, name: &str, endpoint: &Endpoint, direction
         endpoints: OrdMap::new(),
         ..document.clone()
     };
-    Lists::of(&alone).effective(document, name, endpoint, direction)
+    Lists::from_document(&alone).effective(document, name, endpoint, direction)
 }
 
 /// The effective policy of a port without an endpoint.
@@ -465,5 +465,5 @@ pub fn unmanaged(document: &Document, direction: Direction) -> Policy {
         endpoints: OrdMap::new(),
         ..document.clone()
     };
-    Lists::of(&alone).unmanaged(document, direction)
+    Lists::from_document(&alone).unmanaged(document, direction)
 }

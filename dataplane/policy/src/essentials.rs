@@ -43,7 +43,7 @@ impl Default for Essentials {
 
 impl Essentials {
     /// Those of a document, whose DHCP servers an endpoint may write to directly.
-    pub(crate) fn of(document: &Document) -> Self {
+    pub(crate) fn from_document(document: &Document) -> Self {
         let servers: Vec<IpNet> = document.reserved.dhcp.iter().map(|prefix| prefix.0).collect();
         match servers.as_slice() {
             [] => USUAL.clone(),
@@ -180,7 +180,7 @@ fn made(direction: Direction, servers: &[IpNet]) -> Vec<Entry> {
 }
 
 fn one(port: u16) -> Ranges {
-    Ranges::of(&[PortRange {
+    Ranges::from_ports(&[PortRange {
         low: port,
         high: port,
     }])
@@ -191,7 +191,7 @@ fn to(servers: &[IpNet], address: IpAddr) -> Vec<IpNet> {
     let own = servers
         .iter()
         .copied()
-        .filter(|s| Family::of(s.addr()) == Family::of(address));
+        .filter(|s| Family::from_address(s.addr()) == Family::from_address(address));
     let mut all: Vec<IpNet> = own.chain([IpNet::from(address)]).collect();
     all = IpNet::aggregate(&all);
     all.sort_unstable();

@@ -1,8 +1,8 @@
 //! Link-local IPv6 addresses that a guarded endpoint may use without declaring them.
 //!
 //! A host forms its link-local address from its MAC (EUI-64, RFC 4291), or chooses a stable one that shows nothing of it
-//! (RFC 7217). The guard lets it use the first because it can be computed, and the second because it cannot be told in
-//! advance, with its own MAC and except for what is somebody else's: see [`exceptions`].
+//! (RFC 7217). The guard lets it use the first because it can be computed, and the second because it cannot be known in
+//! advance, with its own MAC and except for addresses of others: see [`exceptions`].
 
 use std::net::Ipv6Addr;
 
@@ -28,7 +28,7 @@ pub struct MaskedV6 {
 
 impl MaskedV6 {
     /// The addresses of a prefix; none for IPv4.
-    pub fn of(prefix: &IpNet) -> Option<Self> {
+    pub fn from_prefix(prefix: &IpNet) -> Option<Self> {
         match prefix {
             IpNet::V4(_) => None,
             IpNet::V6(p) => Some(MaskedV6 {
@@ -71,7 +71,7 @@ const FROM_A_MAC: MaskedV6 = MaskedV6 {
 /// another host, known or not: one in 65,536 of the chosen addresses looks like that, and then has to be declared), and
 /// these, which are reserved or declared.
 fn exceptions<'a>(taken: impl IntoIterator<Item = &'a IpNet>) -> Vec<MaskedV6> {
-    let taken = taken.into_iter().filter_map(MaskedV6::of);
+    let taken = taken.into_iter().filter_map(MaskedV6::from_prefix);
     let mut all: Vec<MaskedV6> = taken.filter(|t| t.meets(LINK_LOCAL)).collect();
     all.extend([BY_HAND, FROM_A_MAC]);
     all.sort_unstable();
@@ -94,7 +94,7 @@ impl Document {
 pub fn takes_link_local(reserved: &Reserved, endpoint: Option<&Endpoint>) -> bool {
     let declared = endpoint.into_iter().flat_map(|e| &e.addresses);
     let mut all = reserved.addresses.iter().chain(declared);
-    all.any(|prefix| MaskedV6::of(&prefix.0).is_some_and(|some| some.meets(LINK_LOCAL)))
+    all.any(|prefix| MaskedV6::from_prefix(&prefix.0).is_some_and(|some| some.meets(LINK_LOCAL)))
 }
 
 #[cfg(test)]

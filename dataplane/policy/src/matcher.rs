@@ -16,7 +16,6 @@ pub struct Ranges(Few);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Few {
     One([(u16, u16); 1]),
-    /// Two or more.
     Many(Box<[(u16, u16)]>),
 }
 
@@ -48,7 +47,7 @@ impl Ranges {
     }
 
     /// The union of ranges; every number when there are none, as in a rule.
-    pub fn of(ports: &[PortRange]) -> Self {
+    pub fn from_ports(ports: &[PortRange]) -> Self {
         if let [PortRange { low, high }] = ports {
             return Self::one(*low, *high);
         }
@@ -141,7 +140,7 @@ impl Ranges {
             .chain(other.iter())
             .map(|(low, high)| PortRange { low, high })
             .collect();
-        Self::of(&ranges)
+        Self::from_ports(&ranges)
     }
 }
 
@@ -270,7 +269,7 @@ fn canonical_prefixes(prefixes: &[IpNet], families: Families) -> Vec<IpNet> {
     let kept: Vec<IpNet> = prefixes
         .iter()
         .copied()
-        .filter(|p| families.contains(Family::of(p.addr())))
+        .filter(|p| families.contains(Family::from_address(p.addr())))
         .collect();
     let mut merged = IpNet::aggregate(&kept);
     merged.sort_unstable();
@@ -278,7 +277,7 @@ fn canonical_prefixes(prefixes: &[IpNet], families: Families) -> Vec<IpNet> {
     let whole = |f: Family| {
         merged
             .iter()
-            .any(|p| p.prefix_len() == 0 && Family::of(p.addr()) == f)
+            .any(|p| p.prefix_len() == 0 && Family::from_address(p.addr()) == f)
     };
     if Family::BOTH.iter().all(|f| !families.contains(*f) || whole(*f)) {
         Vec::new()
@@ -313,7 +312,7 @@ fn covers_prefixes(a: &[IpNet], b: &[IpNet]) -> bool {
 
 /// Whether some address of a version is within both.
 fn prefixes_meet(a: &[IpNet], b: &[IpNet], family: Family) -> bool {
-    let of = |prefixes: &[IpNet]| prefixes.iter().any(|p| Family::of(p.addr()) == family);
+    let of = |prefixes: &[IpNet]| prefixes.iter().any(|p| Family::from_address(p.addr()) == family);
     match (a.is_empty(), b.is_empty()) {
         (true, true) => true,
         (true, false) => of(b),
@@ -324,12 +323,12 @@ fn prefixes_meet(a: &[IpNet], b: &[IpNet], family: Family) -> bool {
 }
 
 fn nested(x: &IpNet, y: &IpNet, family: Family) -> bool {
-    Family::of(x.addr()) == family && (x.contains(y) || y.contains(x))
+    Family::from_address(x.addr()) == family && (x.contains(y) || y.contains(x))
 }
 
 /// One walk through both: whichever ends first meets nothing that comes later.
 fn sorted_prefixes_meet(a: &[IpNet], b: &[IpNet], family: Family) -> bool {
-    let of = |p: &&IpNet| Family::of(p.addr()) == family;
+    let of = |p: &&IpNet| Family::from_address(p.addr()) == family;
     let (mut a, mut b) = (a.iter().filter(of).peekable(), b.iter().filter(of).peekable());
     while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
         if nested(x, y, family) {
@@ -366,14 +365,14 @@ impl Matcher {
     }
 
     /// The match of a rule; `None` when it can match nothing.
-    pub fn of(rule: &Rule) -> Option<Self> {
+    pub fn from_rule(rule: &Rule) -> Option<Self> {
         let remote: Vec<IpNet> = rule.remote.iter().map(|p| p.0).collect();
         let local: Vec<IpNet> = rule.local.iter().map(|p| p.0).collect();
         let base = Matcher {
             families: rule.ip.map_or(Families::BOTH, Families::only),
             protocol: rule.protocol,
-            dst_ports: Ranges::of(&rule.ports),
-            src_ports: Ranges::of(&rule.source_ports),
+            dst_ports: Ranges::from_ports(&rule.ports),
+            src_ports: Ranges::from_ports(&rule.source_ports),
             remote,
             local,
             icmp: rule.icmp,
@@ -494,7 +493,7 @@ impl Matcher {
 
     /// Whether it matches packets of this version, protocol and these addresses, ports aside.
     pub fn matches_addresses(&self, protocol: u8, local: IpAddr, remote: IpAddr) -> bool {
-        self.families.contains(Family::of(remote))
+        self.families.contains(Family::from_address(remote))
             && (self.protocol == Protocol::Any || self.protocol == Protocol::Number(protocol))
             && within(&self.remote, remote)
             && within(&self.local, local)
@@ -508,7 +507,7 @@ mod tests {
     #[test]
     fn ranges_merge_what_touches() {
         let r = |low, high| PortRange { low, high };
-        let set = Ranges::of(&[r(10, 20), r(21, 30), r(5, 12), r(65535, 65535), r(0, 0)]);
+        let set = Ranges::from_ports(&[r(10, 20), r(21, 30), r(5, 12), r(65535, 65535), r(0, 0)]);
         assert_eq!(set.iter().collect::<Vec<_>>(), [(0, 0), (5, 30), (65535, 65535)]);
         for (n, is_in) in [
             (0, true),
@@ -520,7 +519,7 @@ mod tests {
         ] {
             assert_eq!(set.contains(n), is_in, "{n}");
         }
-        assert!(Ranges::of(&[r(0, 100), r(101, 65535)]).is_all());
+        assert!(Ranges::from_ports(&[r(0, 100), r(101, 65535)]).is_all());
     }
 
     #[test]
@@ -529,7 +528,7 @@ mod tests {
             {"name": "a", "action": "deny", "direction": "egress", "remote": ["192.0.2.0/25", "192.0.2.128/25"]}
         ))
         .unwrap();
-        let matcher = Matcher::of(&rule).unwrap();
+        let matcher = Matcher::from_rule(&rule).unwrap();
         assert_eq!(matcher.families, Families::only(Family::V4));
         assert_eq!(matcher.remote, ["192.0.2.0/24".parse().unwrap()]);
         let v6 = Matcher {

@@ -129,7 +129,7 @@ fn answers(m: &Matcher) -> Vec<Matcher> {
             }
             let mut replies = swapped(m);
             if m.src_ports.is_all() {
-                replies.dst_ports = Ranges::of(&[PortRange {
+                replies.dst_ports = Ranges::from_ports(&[PortRange {
                     low: LOWEST,
                     high: u16::MAX,
                 }]);

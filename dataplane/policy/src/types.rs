@@ -107,7 +107,7 @@ impl Family {
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// The version of an address.
-    pub fn of(address: IpAddr) -> Self {
+    pub fn from_address(address: IpAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 

@@ -125,7 +125,7 @@ impl Check {
                 format!("is longer than {MAX_REASON} bytes"),
             );
         }
-        if Matcher::of(rule).is_none() {
+        if Matcher::from_rule(rule).is_none() {
             self.fail(
                 at(),
                 "can never match: its protocol, ip, remote and local leave no IP version; \
@@ -243,8 +243,8 @@ impl Check {
 
     /// An attachment belongs to one endpoint, and so do a MAC and an address of a network.
     fn claims(&mut self, document: &Document) {
-        type Plug<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Vlan)>);
-        let mut attachments: BTreeMap<Plug<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
+        type AttachmentKey<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Vlan)>);
+        let mut attachments: BTreeMap<AttachmentKey<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
         for (name, endpoint) in &document.endpoints {
             for (index, attachment) in endpoint.attachments.iter().enumerate() {
                 let path = format!("endpoints.{name}.attachments[{index}]");

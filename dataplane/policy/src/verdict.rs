@@ -229,7 +229,7 @@ impl Policy {
 
     fn judge_ip(&self, ip: &IpPacket, protocol: u8, view: View) -> (Action, Decider) {
         let candidates = self.candidates(ip, protocol);
-        let is_icmp = self.shows_icmp(protocol, Family::of(ip.remote));
+        let is_icmp = self.shows_icmp(protocol, Family::from_address(ip.remote));
         if let Fragment::Later { offset } = ip.fragment {
             if self.shows_ports(protocol) {
                 return self.judge_later_ports(&candidates, protocol, offset, view);

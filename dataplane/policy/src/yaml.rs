@@ -1,4 +1,4 @@
-//! YAML as it was written. YAML reads `025` as 25.0, `0x19` as 25 and `1e3` as 1000.0; whoever wrote that is shown what
+//! YAML as it was written. YAML reads `025` as 25.0, `0x19` as 25 and `1e3` as 1000.0; the error shows what
 //! was written, and no value becomes another one in silence.
 
 use std::fmt;

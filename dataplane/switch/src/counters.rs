@@ -1,15 +1,15 @@
 //! Per-worker counters, so that workers share no cache line.
 //!
-//! A worker is the only one that writes to its counters, with plain loads and stores; whoever asks adds them up.
+//! A worker is the only one that writes to its counters, with plain loads and stores; readers add them up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_fastpath::{Drop, PORTS, Tally};
+use portcullis_fastpath::{DropReason, PORTS, Tally};
 
 /// Counters of rows that a switch has room for.
 pub const SLOTS: usize = (1 << 20) + (1 << 17);
-const REASONS: usize = Drop::ALL.len();
+const REASONS: usize = DropReason::ALL.len();
 
 /// Packets and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +27,6 @@ struct Pair {
     bytes: AtomicU64,
 }
 
-/// Of one port.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct PortCells {
@@ -59,7 +58,7 @@ pub struct PortCount {
     pub too_long: u64,
     /// Frames that came in here, and that the worker of their flow had no room for.
     pub crowded: u64,
-    /// Frames that came in here and went nowhere, by [`Drop::ALL`]; for a flood, copies.
+    /// Frames that came in here and went nowhere, by [`DropReason::ALL`]; for a flood, copies.
     pub drops: [u64; REASONS],
 }
 
@@ -137,7 +136,7 @@ impl Tally for Book<'_> {
         }
     }
 
-    fn dropped(&mut self, in_port: u16, why: Drop) {
+    fn dropped(&mut self, in_port: u16, why: DropReason) {
         let cells = self.0.ports.get(usize::from(in_port));
         if let Some(cell) = cells.and_then(|c| c.drops.get(why as usize)) {
             more(cell, 1);

@@ -13,7 +13,7 @@ use portcullis_fastpath::Snapshot;
 /// What one worker has taken up. A cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Seat {
+struct WorkerSlot {
     generation: AtomicU64,
     gone: std::sync::atomic::AtomicBool,
 }
@@ -23,7 +23,7 @@ struct Seat {
 pub struct Hub {
     newest: ArcSwap<Snapshot>,
     generation: AtomicU64,
-    seats: Box<[Seat]>,
+    slots: Box<[WorkerSlot]>,
     retired: Mutex<Vec<Arc<Snapshot>>>,
 }
 
@@ -31,7 +31,7 @@ pub struct Hub {
 #[derive(Debug)]
 pub struct View {
     hub: Arc<Hub>,
-    seat: usize,
+    slot: usize,
     held: Arc<Snapshot>,
 }
 
@@ -41,7 +41,7 @@ impl Hub {
         Arc::new(Hub {
             generation: AtomicU64::new(first.generation()),
             newest: ArcSwap::new(first),
-            seats: (0..workers).map(|_| Seat::default()).collect(),
+            slots: (0..workers).map(|_| WorkerSlot::default()).collect(),
             retired: Mutex::default(),
         })
     }
@@ -58,16 +58,16 @@ impl Hub {
 
     /// Whether every worker has taken up this generation or a later one.
     pub fn adopted(&self, generation: u64) -> bool {
-        self.seats
+        self.slots
             .iter()
             .all(|s| s.gone.load(Ordering::Acquire) || s.generation.load(Ordering::Acquire) >= generation)
     }
 
-    /// The view of worker number `seat`.
-    pub fn view(self: &Arc<Self>, seat: usize) -> View {
+    /// The view of worker number `slot`.
+    pub fn view(self: &Arc<Self>, slot: usize) -> View {
         let view = View {
             hub: Arc::clone(self),
-            seat,
+            slot,
             held: self.newest.load_full(),
         };
         view.told();
@@ -87,8 +87,8 @@ impl View {
     }
 
     fn told(&self) {
-        if let Some(seat) = self.hub.seats.get(self.seat) {
-            seat.generation.store(self.held.generation(), Ordering::Release);
+        if let Some(slot) = self.hub.slots.get(self.slot) {
+            slot.generation.store(self.held.generation(), Ordering::Release);
         }
     }
 }
@@ -96,8 +96,8 @@ impl View {
 impl std::ops::Drop for View {
     fn drop(&mut self) {
         // A worker that has ended forwards nothing: nobody waits for it.
-        if let Some(seat) = self.hub.seats.get(self.seat) {
-            seat.gone.store(true, Ordering::Release);
+        if let Some(slot) = self.hub.slots.get(self.slot) {
+            slot.gone.store(true, Ordering::Release);
         }
     }
 }

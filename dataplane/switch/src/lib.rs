@@ -18,7 +18,7 @@ pub mod report;
 pub mod serve;
 pub mod server;
 
-pub mod spread;
+pub mod distributor;
 pub mod store;
 pub mod switch;
 pub mod top;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use portcullis_fastpath::Drop;
+use portcullis_fastpath::DropReason;
 
 use crate::counters::PortCount;
 use crate::engine::Engine;
@@ -114,7 +114,7 @@ pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -
         "Frames, or copies of them, that went nowhere, by the port they came in at.",
     );
     for port in ports {
-        for (reason, value) in Drop::ALL.iter().zip(port.count.drops) {
+        for (reason, value) in DropReason::ALL.iter().zip(port.count.drops) {
             let labels = [
                 ("port", port.number.to_string()),
                 ("reason", reason.name().to_string()),

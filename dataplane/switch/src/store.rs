@@ -23,11 +23,11 @@ mod read;
 pub use ends::Moment;
 
 /// What makes an entry the same as another: table, priority, conditions.
-type Place = (Table, i32, Conds);
+type EntryKey = (Table, i32, Conds);
 
 /// An entry that is kept.
 #[derive(Debug, Clone)]
-struct Kept {
+struct StoredEntry {
     entry: v1::TableEntry,
     id: RowId,
     slot: u32,
@@ -40,17 +40,17 @@ struct Kept {
 pub struct Store {
     program: Program,
     tables: Tables,
-    entries: HashMap<Place, Kept>,
+    entries: HashMap<EntryKey, StoredEntry>,
     /// How many there are of each table.
     counts: [usize; Table::ALL.len()],
     groups: BTreeMap<u32, v1::MulticastGroupEntry>,
     slots: Slots,
     /// Entries that the request deleted which is being carried out.
-    leaving: Vec<Kept>,
+    leaving: Vec<StoredEntry>,
     /// The time of what is being done.
     now: Moment,
     /// Where entries with ends may be: all that have some, and some that have none any more.
-    timed: HashSet<Place>,
+    timed: HashSet<EntryKey>,
 }
 
 /// Which counters are in use. One that was freed is given away again only when no worker counts in it any more.
@@ -65,10 +65,10 @@ struct Slots {
 
 /// How to take back an update.
 enum Undo {
-    Insert(Place),
-    Modify(Place, Box<v1::TableEntry>, Option<Count>),
+    Insert(EntryKey),
+    Modify(EntryKey, Box<v1::TableEntry>, Option<Count>),
     /// The entry is the last that is leaving.
-    Delete(Place),
+    Delete(EntryKey),
     Group(u32, Option<v1::MulticastGroupEntry>),
 }
 
@@ -126,7 +126,7 @@ impl Store {
 
     /// Removes everything: a new program begins with empty tables.
     pub fn clear(&mut self, program: Program) {
-        let places: Vec<Place> = self.entries.keys().cloned().collect();
+        let places: Vec<EntryKey> = self.entries.keys().cloned().collect();
         for place in places {
             self.forget(&place);
         }
@@ -260,14 +260,14 @@ impl Store {
         self.counts.get(table.index()).copied().unwrap_or(0)
     }
 
-    fn keep(&mut self, place: Place, kept: Kept) {
+    fn keep(&mut self, place: EntryKey, kept: StoredEntry) {
         if let Some(count) = self.counts.get_mut(place.0.index()) {
             *count += 1;
         }
         self.entries.insert(place, kept);
     }
 
-    fn take(&mut self, place: &Place) -> Option<Kept> {
+    fn take(&mut self, place: &EntryKey) -> Option<StoredEntry> {
         let kept = self.entries.remove(place)?;
         if let Some(count) = self.counts.get_mut(place.0.index()) {
             *count -= 1;
@@ -324,7 +324,7 @@ impl Store {
         }
     }
 
-    fn add(&mut self, place: Place, entry: &v1::TableEntry, sums: &Sums) -> Result<Undo, Refusal> {
+    fn add(&mut self, place: EntryKey, entry: &v1::TableEntry, sums: &Sums) -> Result<Undo, Refusal> {
         let shape = table(&self.program, entry.table_id)?;
         let count = self.count_of(shape.table);
         let full = |why: &str| {
@@ -350,7 +350,7 @@ impl Store {
                 let entry = stored(entry);
                 self.time(&place, &entry);
                 let written = self.now;
-                let kept = Kept {
+                let kept = StoredEntry {
                     entry,
                     id,
                     slot,
@@ -367,7 +367,7 @@ impl Store {
     }
 
     /// An entry without an action keeps the one that it has.
-    fn change(&mut self, place: Place, entry: &v1::TableEntry, sums: &Sums) -> Result<Undo, Refusal> {
+    fn change(&mut self, place: EntryKey, entry: &v1::TableEntry, sums: &Sums) -> Result<Undo, Refusal> {
         let shape = table(&self.program, entry.table_id)?;
         let name = &shape.name;
         let Some(kept) = self.entries.get_mut(&place) else {
@@ -391,7 +391,7 @@ impl Store {
         Ok(Undo::Modify(place, Box::new(old), base))
     }
 
-    fn forget(&mut self, place: &Place) {
+    fn forget(&mut self, place: &EntryKey) {
         if let Some(kept) = self.take(place) {
             self.tables.remove(kept.id);
             self.slots.give(kept.slot);
@@ -521,7 +521,7 @@ fn stored(entry: &v1::TableEntry) -> v1::TableEntry {
     entry
 }
 
-fn place(shape: &TableShape, entry: &v1::TableEntry) -> Result<Place, Refusal> {
+fn place(shape: &TableShape, entry: &v1::TableEntry) -> Result<EntryKey, Refusal> {
     priority(shape, entry)?;
     Ok((shape.table, entry.priority, conds(shape, entry)?))
 }

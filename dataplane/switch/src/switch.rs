@@ -10,10 +10,10 @@ use portcullis_fastpath::Tables;
 
 use crate::config::{Config, Spread};
 use crate::counters::{Counters, Sums};
+use crate::distributor::{self, FlowDistributor, Queue, Source};
 use crate::engine::Engine;
 use crate::hub::Hub;
 use crate::ports::PortSpec;
-use crate::spread::{self, Dealer, Queue, Source};
 use crate::worker::{Out, OutPort, Worker};
 
 /// Why there is no switch.
@@ -400,12 +400,12 @@ fn deal(eal: &Eal, opened: Opened, shares: &mut [Share], spread: bool) -> Result
                 if seat == turn {
                     senders.push(None);
                 } else {
-                    let (sender, receiver) = eal.ring(spread::ROOM)?;
+                    let (sender, receiver) = eal.ring(distributor::ROOM)?;
                     senders.push(Some(sender));
                     share.rx.push((number, Source::Ring(receiver)));
                 }
             }
-            Source::Dealt(Box::new(Dealer::new(queue, senders.into_iter())))
+            Source::Dealt(Box::new(FlowDistributor::new(queue, senders.into_iter())))
         } else {
             Source::Queue(queue)
         };

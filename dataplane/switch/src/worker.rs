@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portcullis_dpdk::{Burst, Mbuf, Mempool, Sender, TxQueue};
-use portcullis_fastpath::{Look, PORTS, Ports, Snapshot, Went};
+use portcullis_fastpath::{Forwarding, PORTS, Ports, Prefetch, Snapshot};
 
 use crate::counters::{Book, Counters};
+use crate::distributor::Source;
 use crate::hub::View;
-use crate::spread::Source;
 
 /// Frames that are taken at once.
 pub const BURST: usize = 32;
@@ -160,7 +160,7 @@ impl pulp::NullaryFnOnce for Forward<'_> {
         for frame in self.burst.iter() {
             frame.prefetch();
         }
-        let mut looks = [Look::NOTHING; BURST];
+        let mut looks = [Prefetch::NOTHING; BURST];
         for (frame, look) in self.burst.iter().zip(&mut looks) {
             if frame.is_contiguous() {
                 *look = self.snapshot.look(behind, frame.data());
@@ -170,9 +170,9 @@ impl pulp::NullaryFnOnce for Forward<'_> {
             let length = frame.len();
             bytes += length as u64;
             match look.go(self.port, length, &mut book) {
-                Went::To(port) => self.sending.push(port, frame, length, self.counters),
-                Went::Nowhere => self.sending.drop(frame),
-                Went::Unknown => Whole {
+                Forwarding::To(port) => self.sending.push(port, frame, length, self.counters),
+                Forwarding::Nowhere => self.sending.drop(frame),
+                Forwarding::Unknown => Whole {
                     snapshot: self.snapshot,
                     port: self.port,
                     list: self.list,

@@ -2,8 +2,8 @@
 //! the one document or the other, and none is lost but where a ring was full.
 //!
 //! A file is played again and again into port 1. What is allowed leaves by a ring, comes back from it, and is counted by
-//! rows that no change touches: a frame that is denied by both documents is not to be among them. As the file has so many
-//! denied frames in each round, their counts say of every frame that it met what it should.
+//! rows that no change touches: a frame that is denied by both documents is not to be among them. As the number of
+//! denied frames in each round is known, their counts say of every frame that it met what it should.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use crate::rig;
@@ -11,7 +11,7 @@ use crate::rig;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portcullis_fastpath::Drop;
+use portcullis_fastpath::DropReason;
 use portcullis_proto::p4::v1;
 use portcullis_switch::config::{self, Config, Overrides};
 use portcullis_switch::counters::PortCount;
@@ -92,10 +92,9 @@ fn settings(folder: &Path) -> Config {
 
 /// What the switch is told of a document.
 struct Document {
-    /// Rows of classes.
     rows: Vec<Entry>,
     /// Where classes are, and the MAC.
-    plugs: Vec<Entry>,
+    points: Vec<Entry>,
     /// Who hears what is for all.
     group: v1::Entity,
 }
@@ -117,7 +116,7 @@ fn documents() -> [Document; 2] {
         let [own, other] = if which == 0 { RINGS } else { [RINGS[1], RINGS[0]] };
         Document {
             rows,
-            plugs: vec![
+            points: vec![
                 attach(SOURCE.into(), send),
                 station(STATION.into(), own.into()),
                 deliver(own.into(), hear),
@@ -146,7 +145,7 @@ fn judges() -> (Vec<Entry>, Entry) {
 
 impl Document {
     fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.rows.iter().chain(&self.plugs)
+        self.rows.iter().chain(&self.points)
     }
 
     /// Everything of another one goes, and all of this comes, in one request.
@@ -159,7 +158,7 @@ impl Document {
 
     /// Make before break, as the agent does it: new classes, then where they are, then the old ones go.
     fn after(&self, other: &Document) -> Vec<Vec<v1::Update>> {
-        let mut flip: Vec<v1::Update> = self.plugs.iter().map(Entry::modify).collect();
+        let mut flip: Vec<v1::Update> = self.points.iter().map(Entry::modify).collect();
         flip.push(update(Type::Modify, self.group.clone()));
         vec![
             self.rows.iter().map(Entry::insert).collect(),
@@ -185,9 +184,9 @@ async fn begin(switch: &Switch, document: &Document) {
     updates.extend(RINGS.map(|ring| attach(ring.into(), JUDGES).insert()));
     write(switch, &updates).await;
     // The source last: nothing of it has been let in before.
-    let mut plugs: Vec<v1::Update> = document.plugs.iter().map(Entry::insert).collect();
-    plugs.push(update(Type::Insert, document.group.clone()));
-    write(switch, &plugs).await;
+    let mut points: Vec<v1::Update> = document.points.iter().map(Entry::insert).collect();
+    points.push(update(Type::Insert, document.group.clone()));
+    write(switch, &points).await;
 }
 
 /// What a row's counter says.
@@ -255,25 +254,25 @@ fn no_frame_meets_parts_of_two_documents_on_its_way_through_devices() {
     assert_eq!(switch.stop(), []);
     let source = count(&switch, SOURCE);
     let drops = source.drops.map(u64::from);
-    let of = |why: Drop| drops[why as usize];
+    let of = |why: DropReason| drops[why as usize];
     // Until there were tables, frames came from nobody.
-    let judged = source.received.packets - of(Drop::UnknownSender);
-    let denied = of(Drop::EgressPolicy) + of(Drop::IngressPolicy);
+    let judged = source.received.packets - of(DropReason::UnknownSender);
+    let denied = of(DropReason::EgressPolicy) + of(DropReason::IngressPolicy);
     let sinks = RINGS.map(|ring| count(&switch, ring));
     let sent: u64 = sinks.iter().map(|s| s.sent.packets).sum();
     let unsent: u64 = sinks.iter().map(|s| s.unsent).sum();
     println!(
         "{judged} frames: {} denied at the sender, {} at the receiver, {sent} sent, {unsent} found a ring full",
-        of(Drop::EgressPolicy),
-        of(Drop::IngressPolicy)
+        of(DropReason::EgressPolicy),
+        of(DropReason::IngressPolicy)
     );
-    let others: u64 = drops.iter().sum::<u64>() - denied - of(Drop::UnknownSender);
+    let others: u64 = drops.iter().sum::<u64>() - denied - of(DropReason::UnknownSender);
     assert_eq!(others, 0, "dropped for another reason: {drops:?}");
     let expected =
-        denied_among(&frames, source.received.packets) - denied_among(&frames, of(Drop::UnknownSender));
+        denied_among(&frames, source.received.packets) - denied_among(&frames, of(DropReason::UnknownSender));
     assert_eq!(denied, expected, "frames met a wrong verdict");
     assert_eq!(sent + unsent, judged - expected, "frames are missing");
-    assert!(of(Drop::EgressPolicy) > 0 && of(Drop::IngressPolicy) > 0);
+    assert!(of(DropReason::EgressPolicy) > 0 && of(DropReason::IngressPolicy) > 0);
     assert!(sinks.iter().all(|s| s.sent.packets > 0));
     runtime.block_on(async {
         let (denied, all) = judges();

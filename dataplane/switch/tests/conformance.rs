@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use portcullis_backend::{TargetHandle, launch};
-use portcullis_fastpath::{Drop, Snapshot, Tables, Tally};
-use portcullis_p4runtime::{Config, P4Backend, Program};
+use portcullis_fastpath::{DropReason, Snapshot, Tables, Tally};
+use portcullis_p4runtime::{Config, P4Backend, PipelineSource};
 use portcullis_policy::Action;
 use portcullis_proto::p4::config::v1::P4Info;
 use portcullis_proto::p4::v1;
@@ -60,12 +60,12 @@ struct Embedded {
 
 /// Why a frame went nowhere.
 #[derive(Default)]
-struct Drops(Vec<Drop>);
+struct Drops(Vec<DropReason>);
 
 impl Tally for Drops {
     fn hit(&mut self, _: u32, _: u32) {}
 
-    fn dropped(&mut self, _: u16, why: Drop) {
+    fn dropped(&mut self, _: u16, why: DropReason) {
         self.0.push(why);
     }
 }
@@ -74,15 +74,15 @@ impl Tally for Drops {
 fn meets(snapshot: &Snapshot, probe: &Probe) -> Option<Action> {
     let (mut drops, mut list) = (Drops::default(), Vec::new());
     snapshot.process(&probe.frame(), probe.number().into(), &mut list, &mut drops);
-    if drops.0.contains(&Drop::UnknownSender) {
+    if drops.0.contains(&DropReason::UnknownSender) {
         return None;
     }
     let at_the_sender = [
-        Drop::Runt,
-        Drop::GuardMac,
-        Drop::GuardAddress,
-        Drop::GuardNeighbour,
-        Drop::EgressPolicy,
+        DropReason::Runt,
+        DropReason::GuardMac,
+        DropReason::GuardAddress,
+        DropReason::GuardNeighbour,
+        DropReason::EgressPolicy,
     ];
     let denied = drops.0.iter().any(|why| at_the_sender.contains(why));
     Some(if denied { Action::Deny } else { Action::Allow })
@@ -117,7 +117,7 @@ impl Device for Embedded {
 
     fn launch(address: &str) -> (TargetHandle, JoinHandle<()>) {
         let mut config = Config::new("tor", address, DEVICE);
-        config.program = Program::Embedded;
+        config.program = PipelineSource::Embedded;
         config.uplinks = [9].into();
         config.servers = [1, 2, 5].into();
         config.resync_interval = RESYNC;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use portcullis_backend::{Hit, SessionState, TargetHandle, launch};
 use portcullis_compiler::Compiler;
-use portcullis_fastpath::{Drop, Snapshot};
-use portcullis_p4runtime::{Config, P4Backend, Program};
+use portcullis_fastpath::{DropReason, Snapshot};
+use portcullis_p4runtime::{Config, P4Backend, PipelineSource};
 use portcullis_policy::Document;
 use rig::{Met, PATIENCE, Rig, met, tcp};
 
@@ -39,7 +39,7 @@ struct World {
 async fn world() -> World {
     let rig = Rig::start(0).await;
     let mut config = Config::new("tor", rig.address.trim_start_matches("http://"), rig::DEVICE);
-    config.program = Program::Embedded;
+    config.program = PipelineSource::Embedded;
     config.uplinks = UPLINKS.into();
     config.servers = [1, 5].into();
     let (target, _task) = launch("tor", P4Backend::new(config).unwrap());
@@ -141,7 +141,7 @@ async fn a_port_without_a_vlan_is_untagged_both_ways() {
         let met = world.met(&http(plain, uplink, tags), 1);
         assert_eq!(
             (met.ports, met.drops),
-            (NOWHERE.to_vec(), vec![Drop::UnknownSender]),
+            (NOWHERE.to_vec(), vec![DropReason::UnknownSender]),
             "{tags:?}"
         );
         // Nor from a server without an endpoint.
@@ -155,7 +155,7 @@ async fn a_port_without_a_vlan_is_untagged_both_ways() {
         let met = world.met(&http(uplink, plain, tags), 9);
         assert_eq!(
             (met.ports, met.drops),
-            (NOWHERE.to_vec(), vec![Drop::UnknownReceiver]),
+            (NOWHERE.to_vec(), vec![DropReason::UnknownReceiver]),
             "{tags:?}"
         );
     }
@@ -246,7 +246,7 @@ async fn what_takes_a_role_is_dropped_and_counted_without_it() {
     let all = 0x3333_0000_0001;
     let passes = |packet: &[u8], port: u16, own: u64, tags: &[u16]| {
         let met = world.met(&frame(own, all, tags, packet.to_vec()), port);
-        let denied = met.drops.contains(&Drop::NoRole);
+        let denied = met.drops.contains(&DropReason::NoRole);
         assert_ne!(denied, !met.ports.is_empty(), "port {port}: {met:?}");
         assert_eq!(denied, met.ports.is_empty());
         // The row that denied it counts it.
@@ -299,7 +299,7 @@ async fn what_takes_a_role_is_dropped_and_counted_without_it() {
             let met = world.met(&frame(mac(port.into()), group, &[], rig::arp()), port);
             assert_eq!(
                 (met.ports, met.drops),
-                (NOWHERE.to_vec(), vec![Drop::ReservedGroup]),
+                (NOWHERE.to_vec(), vec![DropReason::ReservedGroup]),
                 "{group:x} at port {port}"
             );
             assert_eq!(met.hits.len(), 1, "counted by the row of its port");

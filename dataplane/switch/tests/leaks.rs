@@ -7,7 +7,7 @@ use crate::rig;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portcullis_fastpath::Drop;
+use portcullis_fastpath::DropReason;
 use portcullis_proto::p4::v1::update::Type;
 use portcullis_switch::config::{self, Config, Overrides};
 use portcullis_switch::engine::SetProgram;
@@ -178,10 +178,10 @@ fn every_buffer_comes_back() {
     }
     let drops = count(SOURCE).drops;
     for why in [
-        Drop::Runt,
-        Drop::EgressPolicy,
-        Drop::IngressPolicy,
-        Drop::ReservedGroup,
+        DropReason::Runt,
+        DropReason::EgressPolicy,
+        DropReason::IngressPolicy,
+        DropReason::ReservedGroup,
     ] {
         assert!(drops[why as usize] > 0, "none was dropped for {}", why.name());
     }

@@ -36,10 +36,9 @@ impl Dice {
 
 /// What the switch is told of a document.
 struct Document {
-    /// Rows of classes.
     rows: Vec<Entry>,
     /// Where classes are, and MACs.
-    plugs: Vec<Entry>,
+    points: Vec<Entry>,
     /// Who hears what is for all.
     group: v1::Entity,
 }
@@ -69,15 +68,15 @@ fn documents(own_classes: bool) -> [Document; 2] {
             };
             rows.push(policy(table, class, ports, 9, false));
         }
-        let mut plugs = vec![attach(1, send), station(0xb, 2 + which)];
+        let mut points = vec![attach(1, send), station(0xb, 2 + which)];
         for port in 2..6 {
             let hears = (port % 2 == 0) == first;
-            plugs.push(deliver(port, if hears { hear } else { deaf }));
+            points.push(deliver(port, if hears { hear } else { deaf }));
         }
         let ports: &[u128] = if first { &[2, 4] } else { &[3, 5] };
         Document {
             rows,
-            plugs,
+            points,
             group: group(1, ports),
         }
     })
@@ -85,10 +84,9 @@ fn documents(own_classes: bool) -> [Document; 2] {
 
 impl Document {
     fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.rows.iter().chain(&self.plugs)
+        self.rows.iter().chain(&self.points)
     }
 
-    /// From nothing.
     fn insert(&self) -> Vec<v1::Update> {
         let mut updates: Vec<v1::Update> = self.all().map(Entry::insert).collect();
         updates.push(update(Type::Insert, self.group.clone()));
@@ -105,7 +103,7 @@ impl Document {
 
     /// Make before break, as the agent does it: new classes, then where they are, then the old ones go.
     fn after(&self, other: &Document) -> Vec<Vec<v1::Update>> {
-        let mut flip: Vec<v1::Update> = self.plugs.iter().map(Entry::modify).collect();
+        let mut flip: Vec<v1::Update> = self.points.iter().map(Entry::modify).collect();
         flip.push(update(Type::Modify, self.group.clone()));
         vec![
             self.rows.iter().map(Entry::insert).collect(),

@@ -1,7 +1,7 @@
-//! A switch in memory, with keys of its own, for whoever drives a bare [`Machine`].
+//! A switch in memory, with keys of its own, for tests that drive a bare [`Machine`].
 //!
-//! It states the rules of a running datapath as checks on every single write: content is complete before wiring leads to it,
-//! wiring never leads to content that is gone, foreign rows stay, and nothing is written twice.
+//! It states the rules of a running datapath as checks on every single write: content is complete before dispatch leads to it,
+//! dispatch never leads to content that is gone, foreign rows stay, and nothing is written twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use portcullis_backend::machine::{Batch, Desired, Machine, Observed};
 
 use crate::conformance::Fault;
 
-/// A row of the model switch: wiring of a port leads to a class, content belongs to one.
+/// A row of the model switch: dispatch of a port leads to a class, content belongs to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FakeKey {
     /// Leads a port to a class.
@@ -24,8 +24,8 @@ pub enum FakeKey {
 impl Key for FakeKey {
     fn layer(&self) -> Layer {
         match self {
-            FakeKey::Port(_) => Layer::Wiring,
-            FakeKey::Class(..) => Layer::Content,
+            FakeKey::Port(_) => Layer::Dispatch,
+            FakeKey::Class(..) => Layer::Policy,
         }
     }
 
@@ -45,7 +45,7 @@ impl Key for FakeKey {
     }
 }
 
-/// The body of a model row: for wiring the class, for content the class's size (how many rows make it whole).
+/// The body of a model row: for dispatch the class, for content the class's size (how many rows make it whole).
 pub type FakeBody = u32;
 
 /// The model switch.

@@ -96,7 +96,6 @@ enum Verdict {
 enum Stop {
     /// Later there may be one.
     Temporary(String),
-    /// No resolver answers.
     NotMade(String),
     /// The record is wrong.
     Permanent(String),

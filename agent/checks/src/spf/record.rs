@@ -16,7 +16,6 @@ pub(super) struct Record {
 pub(super) struct Directive {
     pub(super) means: Means,
     pub(super) mechanism: Mechanism,
-    /// As written.
     pub(super) text: String,
 }
 

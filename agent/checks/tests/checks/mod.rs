@@ -42,7 +42,6 @@ impl World {
         self.checker.ask(&question).await
     }
 
-    /// Asks, and expects.
     pub(crate) async fn expect(&self, question: Question, result: Outcome, detail: &str) {
         let answer = self.ask(question).await;
         assert!(

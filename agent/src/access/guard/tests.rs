@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tonic_types::StatusExt;
 use tower::ServiceExt;
 
-use super::super::witness;
+use super::super::denial_log;
 use super::*;
 
 const PLAN: &str = "/portcullis.v1.PolicyService/Plan";
@@ -21,8 +21,8 @@ fn configured(more: &str) -> (Access, mpsc::Receiver<Denial>) {
         hex("of ops"),
     );
     let config = config::parse(Path::new("agent.toml"), &text).unwrap();
-    let (witness, denials) = witness(8);
-    (Access::new(config.access.as_ref(), witness).unwrap(), denials)
+    let (denial_log, denials) = denial_log(8);
+    (Access::new(config.access.as_ref(), denial_log).unwrap(), denials)
 }
 
 fn request(path: &str, peer: &Peer, tokens: &[&str]) -> Request<Body> {
@@ -253,8 +253,8 @@ async fn what_a_service_refuses_is_witnessed_too() {
 
 #[tokio::test]
 async fn without_a_configuration_who_comes_in_operates() {
-    let (witness, _denials) = witness(1);
-    let access = Access::new(None, witness).unwrap();
+    let (denial_log, _denials) = denial_log(1);
+    let access = Access::new(None, denial_log).unwrap();
     let peer = nowhere(&access);
     let caller = call(&access, request(PLAN, &peer, &[])).await.unwrap().unwrap();
     assert_eq!(

@@ -35,23 +35,13 @@ const MOST: usize = 100;
 pub enum KeysError {
     /// A file cannot be read.
     #[error("cannot read {} of [access.oidc]", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { file: PathBuf, source: std::io::Error },
     /// The authorities of the server.
     #[error("{} of access.oidc.ca cannot be used: it must be PEM and hold certificates", .0.display())]
     Authorities(PathBuf),
     /// The server cannot be asked.
     #[error("cannot ask {url} of access.oidc.jwks: {problem}")]
-    Asked {
-        /// The address.
-        url: String,
-        /// Why.
-        problem: String,
-    },
+    Asked { url: String, problem: String },
     /// What was read holds no keys.
     #[error(
         "access.oidc.jwks cannot be used: it must be a JSON Web Key Set with a key for one of access.oidc.algorithms"
@@ -90,7 +80,6 @@ impl Key {
         kind && signs && common.key_algorithm.is_none_or(|word| word == said)
     }
 
-    /// The key itself.
     pub fn decoding(&self) -> Option<DecodingKey> {
         DecodingKey::from_jwk(&self.jwk).ok()
     }
@@ -109,7 +98,6 @@ struct Tried {
     failed: bool,
 }
 
-/// The keys.
 #[derive(Debug)]
 pub(super) struct Keys {
     pub settings: OidcKeys,

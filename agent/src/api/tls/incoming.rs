@@ -1,4 +1,4 @@
-//! Connections with TLS. Each handshake is a task of its own with an end, so that a slow one keeps nobody waiting; when
+//! Connections with TLS. Each handshake is a task of its own with an end, so that a slow one delays no other; when
 //! there are too many at a time, the one that has taken longest goes.
 
 use std::collections::VecDeque;
@@ -102,7 +102,7 @@ async fn handshake(
     let place = address.map_or_else(|| "unknown".to_string(), |a| a.to_string());
     tracing::debug!(peer = place, error = %failed, "a TLS handshake failed");
     if let Some(why) = of_certificate(&failed) {
-        access.witness().denied(Denial::new(place, None, "TLS", why));
+        access.denial_log().denied(Denial::new(place, None, "TLS", why));
     }
 }
 

@@ -1,4 +1,4 @@
-//! TLS of the API: certificates that are read again when their files change, and handshakes that keep nobody waiting.
+//! TLS of the API: certificates that are read again when their files change, and handshakes that delay no other.
 
 mod incoming;
 mod renewal;
@@ -30,31 +30,22 @@ use crate::config::{ClientAuth, Tls};
 pub enum TlsError {
     /// A file cannot be read.
     #[error("cannot read {} of [api.tls]", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    File { file: PathBuf, source: io::Error },
     /// A file does not hold what it should.
     #[error("{} of [api.tls] cannot be used: it must be PEM and hold a {what}", file.display())]
     Pem {
-        /// The file.
         file: PathBuf,
         /// What it should hold.
         what: &'static str,
-        /// Why.
         source: pem::Error,
     },
     /// A file holds none of what it should.
     #[error("{} of [api.tls] cannot be used: there is no {what} in it", file.display())]
     Empty {
-        /// The file.
         file: PathBuf,
         /// What it should hold.
         what: &'static str,
     },
-    /// Certificate and key.
     #[error("cert and key of [api.tls] cannot be used: they must belong together")]
     Identity(#[source] rustls::Error),
     /// A list of revoked certificates.
@@ -63,7 +54,6 @@ pub enum TlsError {
     /// The authority of clients.
     #[error("client_ca of [api.tls] cannot be used")]
     Authority(#[source] rustls::Error),
-    /// The same.
     #[error("client_ca and client_crls of [api.tls] cannot be used")]
     Verifier(#[from] VerifierBuilderError),
 }

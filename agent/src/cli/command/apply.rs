@@ -9,7 +9,6 @@ use super::super::error::Failure;
 use super::super::term::Term;
 use super::super::view::change::ApplyView;
 
-/// Runs it.
 pub async fn run(args: &Apply, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = v1::ApplyDocumentRequest {
         document: super::read(&args.file.file)?,

@@ -16,7 +16,6 @@ use crate::store::{ARCHIVED, Archive, Names};
 /// Entries asked for at a time: as many as the agent gives.
 const PAGE: u32 = 1000;
 
-/// Runs it.
 pub async fn run(command: &AuditCommand, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     match command {
         AuditCommand::List(args) => list(args, client, term).await,

@@ -10,7 +10,6 @@ use super::super::term::Term;
 use super::super::view::bypass::{BypassChangeView, BypassView, BypassesView};
 use super::super::view::unlock::ClosingView;
 
-/// Runs it.
 pub async fn run(args: &Bypass, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let endpoint = args.endpoint.clone();
     let mut bypasses = client.bypasses();

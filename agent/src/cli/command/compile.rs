@@ -9,7 +9,7 @@ use portcullis_compiler::compilation::{Compilation, TableUse};
 use portcullis_compiler::model::{Role, TableModel};
 use portcullis_compiler::proof::prove;
 use portcullis_compiler::{
-    Attribution, Class, ClassId, CompileError, Compiler, EndpointIntent, Fingerprint, Intent, Programs,
+    Attribution, Class, ClassId, CompileError, Compiler, EndpointIntent, Fingerprint, Intent, RowCache,
     StageModel,
 };
 use portcullis_p4runtime::mapping::Mapping;
@@ -25,7 +25,6 @@ use super::super::view::compiled::{
 };
 use super::super::{Exit, Output};
 
-/// Runs it.
 pub fn run(args: &Compile, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let model = model(args)?;
     let input = input(args)?;
@@ -93,10 +92,8 @@ fn p4info(path: &str, mapping: Option<&Path>) -> Result<StageModel, Failure> {
     from_p4info(&info, &name, mapping.as_ref()).map_err(|e| failed(path, Box::new(e)))
 }
 
-/// What is compiled.
 #[derive(Debug)]
 pub enum Input {
-    /// A policy document.
     Document(Box<Document>),
     /// A filter set: one policy.
     Filters(Box<Policy>),
@@ -139,7 +136,7 @@ impl Input {
                 let policy = canonical(policy);
                 let class = Class {
                     id: ClassId(1),
-                    fingerprint: Fingerprint::of(&policy),
+                    fingerprint: Fingerprint::from_policy(&policy),
                     policy,
                 };
                 Ok(Arc::new(Intent {
@@ -177,8 +174,8 @@ fn elsewhere(endpoint: &EndpointIntent) -> bool {
 pub fn compile(input: &Input, model: &StageModel, attribution: Attribution) -> Result<CompiledView, Failure> {
     let begun = Instant::now();
     let intent = input.intent()?;
-    let mut programs = Programs::new(model.clone());
-    let compiled = Compilation::of(&intent, &mut programs, attribution, elsewhere);
+    let mut programs = RowCache::new(model.clone());
+    let compiled = Compilation::new(&intent, &mut programs, attribution, elsewhere);
     let compile_us = micros(begun.elapsed());
     let findings = input.findings().into_iter().map(Into::into).collect();
     let empty = StatsView {

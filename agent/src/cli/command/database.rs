@@ -17,7 +17,6 @@ fn file(place: &DatabasePlace) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Runs it.
 pub fn run(command: &DatabaseCommand, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let (file, report) = match command {
         DatabaseCommand::Backup(args) => (args.file.clone(), store::backup(&file(&args.place)?, &args.file)?),

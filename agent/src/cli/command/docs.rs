@@ -20,7 +20,6 @@ pub fn completions(shell: Shell, mut root: Command, term: &mut Term<'_>) -> Resu
     Ok(Exit::Done)
 }
 
-/// Prints a page.
 pub fn print(page: DocsPage, root: Command, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let text = match page {
         DocsPage::Cli => markdown(root),

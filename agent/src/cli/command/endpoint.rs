@@ -10,7 +10,6 @@ use super::super::error::Failure;
 use super::super::term::Term;
 use super::super::view::change::CommittedView;
 
-/// Runs it.
 pub async fn run(command: &EndpointCommand, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     match command {
         EndpointCommand::Provision(args) => {

@@ -17,7 +17,6 @@ const ECHO: u32 = 8;
 /// ICMPv6 echo request (RFC 4443).
 const ECHO_V6: u32 = 128;
 
-/// Runs it.
 pub async fn run(args: &Explain, globals: &Globals, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = request(args)?;
     let client = Client::connect(globals).await?;
@@ -80,8 +79,8 @@ fn family(args: &Explain) -> Result<Option<Family>, Misuse> {
         _ => None,
     };
     let told = [
-        args.remote.map(Family::of),
-        args.local.map(Family::of),
+        args.remote.map(Family::from_address),
+        args.local.map(Family::from_address),
         by_protocol,
         args.ip,
     ];

@@ -14,7 +14,6 @@ use super::super::{Exit, Globals};
 /// Resources asked for at a time: as many as the agent gives.
 const PAGE: u32 = 1000;
 
-/// Runs it.
 pub async fn run(args: &Get, globals: &Globals, term: &mut Term<'_>) -> Result<Exit, Failure> {
     if args.label.is_some() && args.what != What::Endpoints {
         return Err(Misuse::Label.into());

@@ -9,7 +9,6 @@ use super::super::error::Failure;
 use super::super::term::Term;
 use super::super::view::targets::HitsView;
 
-/// Runs it.
 pub async fn run(args: &Hits, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = v1::ListHitsRequest {
         endpoint: args.endpoint.clone().unwrap_or_default(),

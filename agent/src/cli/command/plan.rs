@@ -9,7 +9,6 @@ use super::super::error::Failure;
 use super::super::term::Term;
 use super::super::view::change::PlanView;
 
-/// Runs it.
 pub async fn run(args: &Plan, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = v1::PlanRequest {
         document: super::read(&args.file.file)?,

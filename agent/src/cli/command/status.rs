@@ -6,7 +6,6 @@ use super::super::client::Client;
 use super::super::error::Failure;
 use super::super::term::Term;
 
-/// Runs it.
 pub async fn run(args: &Status, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let view = match args.wait.wait {
         Some(seconds) => super::wait_realized(client, args.generation.unwrap_or(0), seconds).await?,

@@ -18,7 +18,6 @@ const PAGE: usize = 1000;
 /// Between two looks at a request that is waited for.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Runs it.
 pub async fn run(command: &UnlockCommand, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let mut unlocks = client.unlocks();
     let decided = |id: &str, reason: &str, quarantine| v1::DecideUnlockRequest {

@@ -14,7 +14,6 @@ use super::super::view::targets::EventView;
 
 /// First pause before asking again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest one.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until it is interrupted or nobody reads any more.

@@ -7,24 +7,16 @@ use super::unlock::time;
 use crate::cli::table::Grid;
 use crate::cli::term::View;
 
-/// An entry.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EntryView {
-    /// Its number.
     pub number: u64,
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
-    /// Who.
     pub actor: String,
-    /// In which role.
     pub role: String,
-    /// What.
     pub action: String,
-    /// About what.
     pub subject: String,
-    /// More about it.
     pub detail: serde_json::Value,
-    /// The policy's generation.
     pub generation: u64,
     /// Over the entry and the hash before it.
     pub hash: String,
@@ -54,7 +46,6 @@ impl From<v1::AuditEntry> for EntryView {
     }
 }
 
-/// Entries.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AuditView {
     /// In the order in which they were asked for.
@@ -110,9 +101,7 @@ fn is_zero(number: &u64) -> bool {
 /// Whether the log is what was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VerdictView {
-    /// Whether it is.
     pub intact: bool,
-    /// Entries that are.
     pub entries: u64,
     /// The first that is not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,9 +122,7 @@ pub struct VerdictView {
 /// Whether an archive is what was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ArchiveView {
-    /// The file.
     pub file: std::path::PathBuf,
-    /// Its first entry.
     pub first: u64,
     /// Its last entry, or the last one before the first that is wrong.
     pub last: u64,

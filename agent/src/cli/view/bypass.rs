@@ -9,14 +9,10 @@ use super::unlock::ClosingView;
 use crate::cli::table::{Grid, facts};
 use crate::cli::term::View;
 
-/// A bypass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BypassView {
-    /// The endpoint.
     pub endpoint: String,
-    /// Why.
     pub reason: String,
-    /// Who started it.
     pub by: String,
     /// When, in seconds since the Unix epoch.
     pub started_at: i64,
@@ -58,10 +54,8 @@ impl BypassView {
     }
 }
 
-/// Every bypass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BypassesView {
-    /// By endpoint.
     pub bypasses: Vec<BypassView>,
 }
 
@@ -77,12 +71,10 @@ impl View for BypassesView {
 /// A bypass that was started or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BypassChangeView {
-    /// The bypass.
     #[serde(flatten)]
     pub bypass: BypassView,
     /// Whether it holds now.
     pub active: bool,
-    /// The generation.
     pub generation: u64,
     /// Whether every target holds it; absent when nobody waited.
     #[serde(skip_serializing_if = "Option::is_none")]

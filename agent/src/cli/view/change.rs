@@ -109,11 +109,8 @@ impl FindingView {
 /// Resources that a document changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ChangesView {
-    /// Resources created.
     pub created: Vec<String>,
-    /// Resources changed.
     pub changed: Vec<String>,
-    /// Resources deleted.
     pub deleted: Vec<String>,
     /// What is worth a word.
     pub findings: Vec<FindingView>,
@@ -166,7 +163,6 @@ pub struct ApplyView {
     pub generation: u64,
     /// Nothing was changed, because only a check was asked for.
     pub dry_run: bool,
-    /// What changed.
     #[serde(flatten)]
     pub changes: ChangesView,
     /// Whether every target holds the generation; absent when nobody waited.
@@ -175,7 +171,6 @@ pub struct ApplyView {
 }
 
 impl ApplyView {
-    /// Of an answer.
     pub fn new(answer: v1::ApplyDocumentResponse, dry_run: bool, realized: Option<bool>) -> Self {
         let changes = ChangesView::new(answer.created, answer.changed, answer.deleted, answer.findings);
         ApplyView {
@@ -221,7 +216,6 @@ impl View for ApplyView {
 pub struct CommittedView {
     /// `endpoints/web1`.
     pub resource: String,
-    /// The generation now.
     pub generation: u64,
     /// The resource's etag; absent when it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,7 +226,6 @@ pub struct CommittedView {
 }
 
 impl CommittedView {
-    /// Of an answer.
     pub fn new(resource: String, answer: v1::Committed, realized: Option<bool>) -> Self {
         let etag = Some(answer.etag).filter(|e| !e.is_empty());
         CommittedView {
@@ -263,17 +256,11 @@ impl View for CommittedView {
 /// What would change in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TablePlanView {
-    /// The table.
     pub table: String,
-    /// Rows now.
     pub now: u64,
-    /// Rows added.
     pub add: u64,
-    /// Rows changed.
     pub change: u64,
-    /// Rows deleted.
     pub delete: u64,
-    /// Rows afterwards.
     pub after: u64,
     /// Rows it can hold; null when only memory bounds it.
     pub size: Option<u64>,
@@ -301,7 +288,6 @@ impl From<v1::TablePlan> for TablePlanView {
 /// What would change on one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetPlanView {
-    /// The target.
     pub target: String,
     /// Why there is no plan for it.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -309,7 +295,6 @@ pub struct TargetPlanView {
     /// Traffic that stops by what the target itself changes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Per table.
     pub tables: Vec<TablePlanView>,
     /// The rows, when they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -319,9 +304,7 @@ pub struct TargetPlanView {
 /// Classes before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ClassesView {
-    /// Now.
     pub now: u32,
-    /// Afterwards.
     pub after: u32,
 }
 
@@ -331,9 +314,7 @@ pub struct PlanView {
     /// What would change in the policy.
     #[serde(flatten)]
     pub changes: ChangesView,
-    /// Distinct policies.
     pub classes: ClassesView,
-    /// Per target.
     pub targets: Vec<TargetPlanView>,
     /// Bypasses that stay: their endpoints follow the document when they end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -345,17 +326,12 @@ pub struct PlanView {
 /// An active unlock that would be closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClosedView {
-    /// Its id.
     pub id: String,
-    /// Its endpoint.
     pub endpoint: String,
-    /// Its program.
     pub program: String,
-    /// Its tenant.
     pub tenant: String,
     /// The state that it would be in.
     pub state: String,
-    /// Why.
     pub reason: String,
 }
 

@@ -22,23 +22,14 @@ use crate::cli::term::View;
 pub enum MatchView {
     /// `field & mask == value`.
     Masked {
-        /// The value.
         value: Value,
         /// The mask; all ones for one value.
         mask: Value,
     },
     /// `low <= field <= high`.
-    Range {
-        /// First.
-        low: Value,
-        /// Last.
-        high: Value,
-    },
+    Range { low: Value, high: Value },
     /// The port that an attachment turns out to be.
-    Attachment {
-        /// The attachment.
-        attachment: String,
-    },
+    Attachment { attachment: String },
 }
 
 /// One field of a row's match.
@@ -125,7 +116,6 @@ impl Serialize for KeysView {
 }
 
 impl KeysView {
-    /// In one line.
     pub fn text(&self) -> String {
         if self.0.is_empty() {
             return "any".to_string();
@@ -135,10 +125,8 @@ impl KeysView {
     }
 }
 
-/// One row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RowView {
-    /// Its table.
     pub table: String,
     /// Its priority, the higher wins; the prefix length in a table of longest prefixes, 0 in an exact one.
     pub priority: u32,
@@ -184,14 +172,12 @@ impl RowView {
     }
 }
 
-/// One class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClassStatsView {
     /// Its number in this compilation; an agent numbers by its own history.
     pub class: u32,
     /// `egress` or `ingress`.
     pub direction: String,
-    /// Endpoints in it.
     pub endpoints: u64,
     /// Whether ports without an endpoint are in it.
     pub unmanaged: bool,
@@ -201,16 +187,12 @@ pub struct ClassStatsView {
     pub default: String,
     /// What hits on its rows tell: `rule`, or `class` when rows of equal verdict were merged.
     pub attribution: String,
-    /// Its rows.
     pub rows: u64,
 }
 
-/// One table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableStatsView {
-    /// The table.
     pub table: String,
-    /// Its rows.
     pub rows: u64,
     /// Those of them that hold for every class.
     pub fixed: u64,
@@ -233,7 +215,6 @@ pub struct TableStatsView {
 /// Figures of a compilation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatsView {
-    /// The stage model.
     pub target: String,
     /// Rules of the document, or filters of the set.
     pub rules: u64,
@@ -241,7 +222,6 @@ pub struct StatsView {
     pub rows: u64,
     /// Rows that expanding each entry of every class into prefixes on its own would take.
     pub naive: u64,
-    /// Rows per rule.
     pub expansion: Option<f64>,
     /// Endpoints in the document.
     pub endpoints: u64,
@@ -261,7 +241,6 @@ pub struct StatsView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProofView {
-    /// On every packet.
     Equal,
     /// Not on this one.
     Counterexample(CounterexampleView),
@@ -270,9 +249,7 @@ pub enum ProofView {
 /// A packet on which rows and policy differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CounterexampleView {
-    /// The class.
     pub class: u32,
-    /// The packet.
     pub packet: String,
     /// What the policy says.
     pub wanted: String,
@@ -281,7 +258,6 @@ pub struct CounterexampleView {
 }
 
 impl CounterexampleView {
-    /// Of a class.
     pub fn new(class: u32, example: &Counterexample) -> Self {
         CounterexampleView {
             class,
@@ -295,18 +271,15 @@ impl CounterexampleView {
 /// A class that the target cannot enforce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnsupportedView {
-    /// The class.
     pub class: u32,
     /// The rule or policy.
     pub rule: String,
-    /// The table.
     pub table: String,
     /// Why, and what would help.
     pub why: String,
 }
 
 impl UnsupportedView {
-    /// Of a class.
     pub fn new(class: ClassId, unsupported: &Unsupported) -> Self {
         UnsupportedView {
             class: class.0,
@@ -317,14 +290,11 @@ impl UnsupportedView {
     }
 }
 
-/// A compilation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CompiledView {
     /// By table in pipeline order, then rows of every class, then by class and falling priority.
     pub rows: Vec<RowView>,
-    /// Figures.
     pub stats: StatsView,
-    /// The proof.
     pub proof: ProofView,
     /// Classes that the target cannot enforce; they have no rows.
     pub unsupported: Vec<UnsupportedView>,

@@ -11,9 +11,7 @@ use crate::store::Report;
 /// A database that was examined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReportView {
-    /// The file.
     pub file: String,
-    /// The newest generation.
     pub generation: u64,
     /// Resources of the policy.
     pub resources: u64,
@@ -31,7 +29,6 @@ pub struct ReportView {
 }
 
 impl ReportView {
-    /// Of a file.
     pub fn new(file: &Path, report: Report) -> Self {
         ReportView {
             file: file.display().to_string(),
@@ -67,10 +64,8 @@ impl View for ReportView {
     }
 }
 
-/// What was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AcceptedView {
-    /// What was done.
     pub done: String,
 }
 

@@ -11,7 +11,6 @@ use crate::cli::term::View;
 /// A row as the target itself reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EnforcingRowView {
-    /// Its table.
     pub table: String,
     /// The row in the target's own terms.
     pub row: String,
@@ -26,7 +25,6 @@ pub struct EnforcingRowView {
 /// What one target does about the packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetExplanationView {
-    /// The target.
     pub target: String,
     /// Why it was not asked.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -44,13 +42,11 @@ pub struct ExplainView {
     pub tier: String,
     /// The rule that decided.
     pub rule: String,
-    /// Its author's reason.
     pub reason: String,
     /// The packet, in words.
     pub packet: String,
     /// The endpoint's class; 0 when nothing is denied to it.
     pub class: u32,
-    /// What enforces it.
     pub targets: Vec<TargetExplanationView>,
     /// The endpoint's bypass, while there is one.
     #[serde(skip_serializing_if = "Option::is_none")]

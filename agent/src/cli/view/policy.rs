@@ -31,44 +31,33 @@ pub(super) fn direction(number: i32) -> Option<&'static str> {
 /// An ICMP type and perhaps a code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IcmpView {
-    /// The type.
     #[serde(rename = "type")]
     pub kind: u32,
-    /// The code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<u32>,
 }
 
-/// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleView {
-    /// Its name.
     pub name: String,
     /// `allow` or `deny`.
     pub action: Option<&'static str>,
     /// `egress` or `ingress`.
     pub direction: Option<&'static str>,
-    /// The protocol.
     pub protocol: String,
-    /// Destination ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    /// Source ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_ports: Vec<String>,
-    /// The other side.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remote: Vec<String>,
-    /// The endpoint's side.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<String>,
-    /// ICMP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp: Option<IcmpView>,
     /// 4 or 6.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<u32>,
-    /// Why it exists.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -181,9 +170,7 @@ impl std::fmt::Display for DefaultsView {
 /// What no endpoint may declare.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ReservedView {
-    /// MACs.
     pub macs: Vec<String>,
-    /// Addresses and prefixes.
     pub addresses: Vec<String>,
     /// Addresses of DHCP servers.
     pub dhcp: Vec<String>,
@@ -199,7 +186,6 @@ impl From<v1::Reserved> for ReservedView {
     }
 }
 
-/// The baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BaselineView {
     /// Verdicts where no rule matches.
@@ -208,9 +194,7 @@ pub struct BaselineView {
     pub unmanaged: &'static str,
     /// What no endpoint may declare.
     pub reserved: ReservedView,
-    /// Rules above everything.
     pub mandatory: Vec<RuleView>,
-    /// Rules below everything.
     pub rules: Vec<RuleView>,
     /// Changes with every change.
     pub etag: String,
@@ -255,10 +239,8 @@ impl View for BaselineView {
     }
 }
 
-/// A profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProfileView {
-    /// Its name.
     pub name: String,
     /// Defaults it sets.
     pub default: DefaultsView,
@@ -292,10 +274,8 @@ impl View for ProfileView {
     }
 }
 
-/// Profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProfilesView {
-    /// By name.
     pub profiles: Vec<ProfileView>,
 }
 
@@ -323,9 +303,7 @@ impl View for ProfilesView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VlanView {
-    /// Of every VLAN.
     Any,
-    /// Of one VLAN.
     #[serde(untagged)]
     Id(u32),
 }
@@ -336,7 +314,6 @@ pub struct AttachmentView {
     /// Name of an interface.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub interface: String,
-    /// Its iface-id.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub iface_id: String,
     /// Number of a port of a switch.
@@ -348,7 +325,6 @@ pub struct AttachmentView {
     /// Name of a target.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
-    /// MACs behind it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<String>,
 }
@@ -373,14 +349,11 @@ impl std::fmt::Display for AttachmentView {
     }
 }
 
-/// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EndpointView {
-    /// Its name.
     pub name: String,
     /// Where it plugs in.
     pub attachments: Vec<AttachmentView>,
-    /// Its MACs.
     pub macs: Vec<String>,
     /// Its addresses and prefixes.
     pub addresses: Vec<String>,
@@ -392,9 +365,7 @@ pub struct EndpointView {
     pub roles: Vec<&'static str>,
     /// Its profiles in their order.
     pub profiles: Vec<String>,
-    /// Its own rules.
     pub rules: Vec<RuleView>,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whether it may send only with its MACs and addresses.
     pub source_guard: bool,
@@ -504,10 +475,8 @@ impl View for EndpointView {
     }
 }
 
-/// Endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EndpointsView {
-    /// By name.
     pub endpoints: Vec<EndpointView>,
 }
 
@@ -545,9 +514,7 @@ impl View for EndpointsView {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct DocumentView {
-    /// The document.
     pub value: serde_json::Value,
-    /// The YAML.
     #[serde(skip)]
     pub yaml: String,
 }

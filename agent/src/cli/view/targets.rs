@@ -14,11 +14,9 @@ use crate::cli::term::View;
 /// Rows of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableUseView {
-    /// The table.
     pub table: String,
     /// Its number on the target.
     pub number: u32,
-    /// Rows in it.
     pub rows: u64,
     /// Rows it can hold; null when only memory bounds it.
     pub size: Option<u64>,
@@ -29,7 +27,6 @@ pub struct TableUseView {
 /// An endpoint that is not realized.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PendingView {
-    /// The endpoint.
     pub endpoint: String,
     /// What it waits for.
     pub why: String,
@@ -38,11 +35,8 @@ pub struct PendingView {
 /// Something a target cannot do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnsupportedView {
-    /// The rule.
     pub rule: String,
-    /// The table.
     pub table: String,
-    /// The reason.
     pub why: String,
 }
 
@@ -53,7 +47,6 @@ pub struct ExposureView {
     pub cause: String,
     /// When it is open, and what passes then.
     pub what: String,
-    /// What closes it.
     pub remedy: String,
     /// Whether it may be open now.
     pub open: bool,
@@ -62,20 +55,14 @@ pub struct ExposureView {
 /// Rows written since the session began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WritesView {
-    /// Added.
     pub added: u64,
-    /// Changed.
     pub changed: u64,
-    /// Deleted.
     pub deleted: u64,
 }
 
-/// One target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetView {
-    /// Its name.
     pub name: String,
-    /// Its kind.
     pub kind: String,
     /// Versions and capabilities by name.
     pub versions: BTreeMap<String, String>,
@@ -97,7 +84,6 @@ pub struct TargetView {
     pub foreign_rows: u64,
     /// What it cannot do.
     pub unsupported: Vec<UnsupportedView>,
-    /// Rows written.
     pub writes: WritesView,
     /// Rows found missing, altered or left over and put right.
     pub drift_repaired: u64,
@@ -212,14 +198,12 @@ impl TargetView {
     }
 }
 
-/// Every target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusView {
     /// The generation that was asked about: the newest unless another was named.
     pub generation: u64,
     /// Whether every target is InSync and holds it; false when there is no target.
     pub realized: bool,
-    /// By name.
     pub targets: Vec<TargetView>,
     /// How the agent's database stands, where the agent says it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -502,11 +486,9 @@ impl View for StatusView {
 /// How often one rule decided for one class on one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HitView {
-    /// The target.
     pub target: String,
     /// `egress` or `ingress`.
     pub direction: Option<&'static str>,
-    /// The rule.
     pub rule: String,
     /// `allow` or `deny`.
     pub action: String,
@@ -516,13 +498,11 @@ pub struct HitView {
     pub endpoints: Vec<String>,
     /// How many share it.
     pub endpoint_count: u32,
-    /// Packets.
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
 }
 
-/// Hits per rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HitsView {
     /// In the agent's order.
@@ -605,30 +585,24 @@ impl View for HitsView {
 pub struct ResourceChangeView {
     /// `created`, `changed` or `deleted`.
     pub change: String,
-    /// The resource.
     pub resource: String,
 }
 
-/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum EventView {
     /// A generation was committed.
     Committed {
-        /// The generation.
         generation: u64,
         /// When, in UTC (RFC 3339).
         at: String,
-        /// Who.
         by: String,
-        /// What it changed.
         changes: Vec<ResourceChangeView>,
     },
     /// A target changed its state or its generation.
     Target {
         /// The generation it was told with.
         generation: u64,
-        /// The target.
         target: Box<TargetView>,
     },
 }

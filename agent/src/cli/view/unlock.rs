@@ -60,46 +60,31 @@ fn result(number: i32) -> &'static str {
 pub struct CheckView {
     /// As the program calls it.
     pub name: String,
-    /// Its kind.
     pub kind: String,
     /// passed, failed or undetermined.
     pub result: &'static str,
-    /// What was found.
     pub detail: String,
-    /// When.
     pub at: i64,
 }
 
 /// A state that an unlock came into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TransitionView {
-    /// The state.
     pub state: &'static str,
-    /// When.
     pub at: i64,
-    /// Who.
     pub by: String,
-    /// Why.
     pub reason: String,
 }
 
-/// An unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnlockView {
-    /// Its id.
     pub id: String,
-    /// The program.
     pub program: String,
-    /// The endpoint.
     pub endpoint: String,
-    /// The tenant.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tenant: String,
-    /// Where it stands.
     pub state: &'static str,
-    /// Why.
     pub reason: String,
-    /// Who requested it.
     pub requested_by: String,
     /// When, in seconds since the Unix epoch; so are all moments.
     pub requested_at: i64,
@@ -109,7 +94,6 @@ pub struct UnlockView {
     /// When its lease ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
-    /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<i64>,
     /// What was submitted, without secrets.
@@ -125,9 +109,7 @@ pub struct UnlockView {
     /// Until when its openings are denied above everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined_until: Option<i64>,
-    /// What it opens.
     pub opens: Vec<RuleView>,
-    /// Oldest first.
     pub history: Vec<TransitionView>,
     /// How often it was renewed.
     pub renewals: u32,
@@ -305,7 +287,6 @@ impl View for UnlockLine {
     }
 }
 
-/// Unlocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnlocksView {
     /// The newest request first.
@@ -335,9 +316,7 @@ impl View for UnlocksView {
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EvidenceView {
-    /// Its name.
     pub name: String,
-    /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
     /// What a person is asked.
@@ -350,25 +329,19 @@ pub struct EvidenceView {
     pub constraint: String,
 }
 
-/// A program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProgramView {
-    /// Its name.
     pub name: String,
-    /// Its title.
     pub title: String,
-    /// What it opens.
     pub opens: Vec<RuleView>,
     /// What it asks for.
     pub evidence: Vec<EvidenceView>,
-    /// What is checked.
     pub checks: Vec<String>,
     /// Programs that must be active.
     pub needs: Vec<String>,
     /// What must be true.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub require: String,
-    /// Who approves.
     pub approval: String,
     /// Its lease when the request says nothing, in seconds.
     pub lease_default_seconds: u64,
@@ -458,10 +431,8 @@ impl ProgramView {
     }
 }
 
-/// Programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProgramsView {
-    /// By name.
     pub programs: Vec<ProgramView>,
     /// One, with all that it asks for.
     #[serde(skip)]
@@ -503,7 +474,6 @@ impl View for ProgramsView {
 /// A program that would open it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WayView {
-    /// The program.
     pub program: ProgramView,
     /// What stands against a request now.
     pub obstacles: Vec<String>,
@@ -515,15 +485,11 @@ pub struct WayView {
 /// Why a port is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WhyView {
-    /// Whether it is.
     pub blocked: bool,
     /// The rule that decides.
     pub rule: String,
-    /// Its author's reason.
     pub reason: String,
-    /// Its tier.
     pub tier: String,
-    /// In words.
     pub explanation: String,
     /// What would open it.
     pub ways: Vec<WayView>,

@@ -130,7 +130,7 @@ fn the_journal_of_another_database_is_left_until_there_is_something_to_write() {
     assert_eq!(numbers(&small(&path, 0).1), [1]);
     other.append(1, &closing(5)).unwrap();
     assert!(small(&path, 0).1.is_empty());
-    assert_eq!(Header::of(&path).unwrap().database, [8; 16]);
+    assert_eq!(Header::from_file(&path).unwrap().database, [8; 16]);
 }
 
 #[test]
@@ -142,14 +142,14 @@ fn a_header_is_whole_in_one_of_its_copies() {
         journal.stored(0, commits);
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        assert_eq!(Header::of(&path).unwrap().commits, commits);
+        assert_eq!(Header::from_file(&path).unwrap().commits, commits);
         // The copy that is written next is torn.
         let next = (journal.header.counter + 1) % 2 * COPY;
         file.write_all_at(&[0xff; 40], next).unwrap();
-        assert_eq!(Header::of(&path).unwrap().commits, commits);
+        assert_eq!(Header::from_file(&path).unwrap().commits, commits);
         std::fs::write(&path, whole).unwrap();
     }
     forget_commits(&path).unwrap();
-    assert_eq!(Header::of(&path).unwrap().commits, 0);
+    assert_eq!(Header::from_file(&path).unwrap().commits, 0);
     assert!(forget_commits(&folder.path().join("none")).is_ok());
 }

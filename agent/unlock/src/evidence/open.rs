@@ -59,7 +59,7 @@ fn rule(index: usize, opening: &Opening, reason: &str, evidence: &Evidence) -> R
         match remote(opening, evidence.get(from)) {
             Ok(prefix) => {
                 rule.remote = vec![prefix];
-                if Matcher::of(&rule).is_none() {
+                if Matcher::from_rule(&rule).is_none() {
                     let problem = format!("is of an IP version that has no {}", opening.protocol);
                     errors.push(of(from, problem));
                 }
@@ -97,7 +97,10 @@ fn remote(opening: &Opening, value: Option<&Value>) -> Result<StrictPrefix, Stri
         Some(Value::Prefix(prefix)) => *prefix,
         _ => return Err("is missing: it chooses whom this opens to".to_string()),
     };
-    if let Some(family) = opening.ip.filter(|family| *family != Family::of(net.addr())) {
+    if let Some(family) = opening
+        .ip
+        .filter(|family| *family != Family::from_address(net.addr()))
+    {
         return Err(format!("must be {family}"));
     }
     if !opening.remote.is_empty() && !opening.remote.iter().any(|allowed| allowed.0.contains(&net)) {

@@ -19,7 +19,6 @@ const COMPILE: u64 = 1_000;
 struct Shape {
     /// Of a list or a map: how many it has.
     items: u64,
-    /// All of it.
     bytes: u64,
     /// One item of it.
     item: Option<Box<Shape>>,
@@ -99,7 +98,7 @@ impl Sizes {
         }
     }
 
-    pub(super) fn of(facts: &Facts) -> Self {
+    pub(super) fn from_facts(facts: &Facts) -> Self {
         let endpoint = &facts.endpoint;
         let longest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0) as u64;
         let label = longest(&mut endpoint.labels.iter().flat_map(|(k, v)| [k.len(), v.len()]));

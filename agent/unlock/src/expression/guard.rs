@@ -234,7 +234,7 @@ mod tests {
         let work = move || {
             let program = serde_json::json!({"opens": [], "lease": {"default": "1h"}});
             let program = serde_json::from_value(program).unwrap();
-            let scope = Scope::of(&program, []);
+            let scope = Scope::new(&program, []);
             let mut compiled = 0;
             for (open, middle, close) in [
                 ("(", "true", ")"),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_policy::{EvidenceType, Program};
 
-/// A type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Not known before it is evaluated.
@@ -105,7 +104,7 @@ pub struct Scope {
 
 impl Scope {
     /// What the program's expressions may name, in a document with these programs.
-    pub fn of<'a>(program: &Program, programs: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(program: &Program, programs: impl IntoIterator<Item = &'a str>) -> Self {
         let kind = |kind: &EvidenceType| match kind {
             EvidenceType::Integer { .. } => Kind::Int,
             EvidenceType::Boolean { .. } => Kind::Bool,

@@ -41,7 +41,7 @@ pub use kind::Scope;
 use cost::{MAX_COST, Sizes};
 use facts::Named;
 use kind::Kind;
-use names::{Place, Reader, Wrong};
+use names::{Anchor, Reader, Wrong};
 
 /// The variables that there are.
 const VARIABLES: [&str; 7] = [
@@ -141,7 +141,7 @@ impl Expression {
             if !matches!(value, Some(Ok(_))) {
                 return Err(place(&Wrong {
                     node: constant.id,
-                    place: Place::Function,
+                    place: Anchor::Function,
                     problem:
                         "is not as CEL writes it: duration(\"720h\"), timestamp(\"2026-11-27T00:00:00Z\")"
                             .to_string(),
@@ -154,7 +154,7 @@ impl Expression {
             .map(|(name, node)| {
                 let wrong = Wrong {
                     node: *node,
-                    place: Place::Field,
+                    place: Anchor::Field,
                     problem: format!("evidence `{name}` was not submitted: ask has(evidence.{name}) first"),
                 };
                 (name.clone(), place(&wrong))
@@ -195,7 +195,7 @@ impl Expression {
 
     /// Whether it is true of the facts.
     pub fn evaluate(&self, facts: &Facts) -> Result<bool, ExpressionError> {
-        if Sizes::of(facts).cost(&self.tree) > MAX_COST {
+        if Sizes::from_facts(facts).cost(&self.tree) > MAX_COST {
             return Err(ExpressionError::start(
                 "would take too long for this endpoint: it has very many labels, addresses or profiles",
             ));
@@ -290,12 +290,12 @@ fn offset(text: &str, source: &SourceInfo, wrong: &Wrong) -> usize {
         None => at,
     };
     match wrong.place {
-        Place::Here => at,
-        Place::Field => match text.get(at..).and_then(|rest| rest.strip_prefix('.')) {
+        Anchor::Here => at,
+        Anchor::Field => match text.get(at..).and_then(|rest| rest.strip_prefix('.')) {
             Some(rest) => text.len() - rest.trim_start_matches(space).len(),
             None => at,
         },
-        Place::Tested => {
+        Anchor::Tested => {
             let mut open = 0usize;
             let end = text.get(at..).unwrap_or_default().char_indices().find(|(_, c)| {
                 match c {
@@ -307,7 +307,7 @@ fn offset(text: &str, source: &SourceInfo, wrong: &Wrong) -> usize {
             });
             end.map_or(at, |(end, _)| name_before(at + end))
         }
-        Place::Function => name_before(at),
+        Anchor::Function => name_before(at),
     }
 }
 

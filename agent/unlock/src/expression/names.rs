@@ -13,13 +13,13 @@ use crate::evidence::Pattern;
 pub(super) struct Wrong {
     pub(super) node: u64,
     /// Where at the node.
-    pub(super) place: Place,
+    pub(super) place: Anchor,
     pub(super) problem: String,
 }
 
 /// Where the parser's offset of a node is, and where people look for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Anchor {
     /// The node's own offset.
     Here,
     /// A field's name, after the dot that the offset is of.
@@ -30,7 +30,7 @@ pub(super) enum Place {
     Function,
 }
 
-fn wrong<T>(node: u64, place: Place, problem: impl Into<String>) -> Result<T, Wrong> {
+fn wrong<T>(node: u64, place: Anchor, problem: impl Into<String>) -> Result<T, Wrong> {
     let problem = problem.into();
     Err(Wrong { node, place, problem })
 }
@@ -71,9 +71,9 @@ impl<'a> Reader<'a> {
                     Record::Request => ("`request`", "request.lease"),
                 };
                 let place = if matches!(tree.expr, Expr::Select(_)) {
-                    Place::Field
+                    Anchor::Field
                 } else {
-                    Place::Here
+                    Anchor::Here
                 };
                 wrong(
                     tree.id,
@@ -88,8 +88,12 @@ impl<'a> Reader<'a> {
     fn any(&mut self, tree: &mut Tree) -> Result<Kind, Wrong> {
         let id = tree.id;
         match &mut tree.expr {
-            Expr::Unspecified => wrong(id, Place::Here, "is no expression"),
-            Expr::Struct(_) => wrong(id, Place::Here, "makes a message: there are no types of messages"),
+            Expr::Unspecified => wrong(id, Anchor::Here, "is no expression"),
+            Expr::Struct(_) => wrong(
+                id,
+                Anchor::Here,
+                "makes a message: there are no types of messages",
+            ),
             Expr::Literal(literal) => Ok(match literal {
                 LiteralValue::Boolean(_) => Kind::Bool,
                 LiteralValue::Bytes(_) => Kind::Bytes,
@@ -109,13 +113,13 @@ impl<'a> Reader<'a> {
                         self.named.variables.insert(name.clone());
                         Ok(kind)
                     }
-                    Err(problem) => wrong(id, Place::Here, problem),
+                    Err(problem) => wrong(id, Anchor::Here, problem),
                 }
             }
             Expr::Select(select) => {
                 let operand = self.any(&mut select.operand)?;
                 let (field, test) = (select.field.clone(), select.test);
-                let place = if test { Place::Tested } else { Place::Field };
+                let place = if test { Anchor::Tested } else { Anchor::Field };
                 match operand {
                     Kind::Record(record) => {
                         let kind = self.field(record, &field, id, place, test)?;
@@ -152,7 +156,7 @@ impl<'a> Reader<'a> {
                             self.value(&mut entry.key)?;
                             kinds.push(self.value(&mut entry.value)?);
                         }
-                        EntryExpr::StructField(_) => return wrong(id, Place::Here, "is no map"),
+                        EntryExpr::StructField(_) => return wrong(id, Anchor::Here, "is no map"),
                     }
                 }
                 Ok(Kind::Map(Box::new(
@@ -162,7 +166,7 @@ impl<'a> Reader<'a> {
             Expr::Comprehension(fold) => self.fold(id, fold),
             Expr::Call(call) if call.func_name == op::INDEX && call.args.len() == 2 => {
                 let [of, index] = call.args.as_mut_slice() else {
-                    return wrong(id, Place::Here, "is no index");
+                    return wrong(id, Anchor::Here, "is no index");
                 };
                 let kind = self.any(of)?;
                 let by = self.value(index)?;
@@ -174,11 +178,11 @@ impl<'a> Reader<'a> {
                     (Kind::Record(record), Some(field)) => {
                         let node = index.id;
                         // Selected rather than indexed: what is missing is told in the same way.
-                        self.field(record, &field, node, Place::Here, false)
+                        self.field(record, &field, node, Anchor::Here, false)
                     }
                     (Kind::Record(_), None) => wrong(
                         index.id,
-                        Place::Here,
+                        Anchor::Here,
                         "a name in quotes is needed here: what an expression names is known when it is applied",
                     ),
                     (Kind::Labels, Some(field)) => {
@@ -191,7 +195,7 @@ impl<'a> Reader<'a> {
                     (Kind::Any, _) => Ok(Kind::Any),
                     (kind, _) => wrong(
                         id,
-                        Place::Here,
+                        Anchor::Here,
                         format!(
                             "a value of type {} has no index of type {}",
                             kind.word(),
@@ -220,7 +224,7 @@ impl<'a> Reader<'a> {
         record: Record,
         field: &str,
         node: u64,
-        place: Place,
+        place: Anchor,
         test: bool,
     ) -> Result<Kind, Wrong> {
         let kind = match self.scope.field(record, field) {
@@ -249,7 +253,7 @@ impl<'a> Reader<'a> {
             kind => {
                 return wrong(
                     id,
-                    Place::Function,
+                    Anchor::Function,
                     format!("a value of type {} has no items", kind.word()),
                 );
             }
@@ -259,7 +263,7 @@ impl<'a> Reader<'a> {
         if taken || fold.iter_var2.is_some() {
             return wrong(
                 id,
-                Place::Function,
+                Anchor::Function,
                 format!("`{name}` means something already: choose another name"),
             );
         }
@@ -296,7 +300,7 @@ impl<'a> Reader<'a> {
             } else {
                 format!("there is no function `{name}`")
             };
-            return wrong(id, Place::Function, problem);
+            return wrong(id, Anchor::Function, problem);
         }
         let mut kinds = Vec::new();
         if let Some(target) = &mut call.target {
@@ -314,11 +318,11 @@ impl<'a> Reader<'a> {
             let kinds: Vec<String> = kinds.iter().map(Kind::word).collect();
             let (place, what) = if is_operator {
                 (
-                    Place::Here,
+                    Anchor::Here,
                     name.replace('_', "").replace("?:", "? :").replace('@', ""),
                 )
             } else {
-                (Place::Function, name)
+                (Anchor::Function, name)
             };
             return wrong(
                 id,
@@ -332,12 +336,12 @@ impl<'a> Reader<'a> {
             let Expr::Literal(LiteralValue::String(text)) = &pattern.expr else {
                 return wrong(
                     pattern.id,
-                    Place::Here,
+                    Anchor::Here,
                     "a pattern in quotes is needed here: it is compiled when it is applied",
                 );
             };
             if let Err(problem) = Pattern::anywhere(text.inner()) {
-                return wrong(pattern.id, Place::Here, format!("the pattern {problem}"));
+                return wrong(pattern.id, Anchor::Here, format!("the pattern {problem}"));
             }
         }
         Ok(kind)

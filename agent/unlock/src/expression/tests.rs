@@ -29,7 +29,7 @@ programs:
 fn program() -> (Program, Scope) {
     let document = Document::from_yaml(DOCUMENT).unwrap();
     let program = Program::clone(&document.programs["smtp-out"]);
-    let scope = Scope::of(&program, document.programs.keys().map(|name| name.as_str()));
+    let scope = Scope::new(&program, document.programs.keys().map(|name| name.as_str()));
     (program, scope)
 }
 

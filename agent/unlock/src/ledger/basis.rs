@@ -81,7 +81,7 @@ fn digest(value: &impl Serialize) -> String {
 
 impl Basis {
     /// The inputs of an unlock as a document has them; none without its program or its endpoint.
-    pub fn of(document: &Document, unlock: &Unlock) -> Option<Self> {
+    pub fn new(document: &Document, unlock: &Unlock) -> Option<Self> {
         let program: &Program = document.programs.get(&unlock.program)?;
         let endpoint: &Endpoint = document.endpoints.get(&unlock.endpoint)?;
         let labels = matches!(program.approval, Approval::ManualIf(_))

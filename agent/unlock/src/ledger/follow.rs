@@ -150,7 +150,7 @@ impl Ledger {
         program: &Program,
         now: &Moment,
     ) -> Option<Change> {
-        let basis = Basis::of(document, &unlock);
+        let basis = Basis::new(document, &unlock);
         if unlock.state == State::Requested || (unlock.basis.is_some() && unlock.basis == basis) {
             return None;
         }
@@ -174,7 +174,6 @@ impl Ledger {
         Some(self.changed(unlock, "unlock.check", AGENT))
     }
 
-    /// A grant.
     fn open_followed(
         &mut self,
         document: &Document,
@@ -182,7 +181,7 @@ impl Ledger {
         program: &Program,
         now: &Moment,
     ) -> Option<Change> {
-        let is = Basis::of(document, &unlock)?;
+        let is = Basis::new(document, &unlock)?;
         let known = Known {
             document,
             ledger: self,

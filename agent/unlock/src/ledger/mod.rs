@@ -447,7 +447,6 @@ impl Ledger {
     }
 }
 
-/// Counts one less.
 fn less<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
     match counts.get(&key).copied().unwrap_or(0).saturating_sub(1) {
         0 => counts.remove(&key),

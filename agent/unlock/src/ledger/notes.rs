@@ -1,4 +1,4 @@
-//! What an unlock does not open, and what it opens before it is checked again, in words for whoever looks at it.
+//! What an unlock does not open, and what it opens before it is checked again, in words for people who read it.
 
 use std::collections::BTreeSet;
 

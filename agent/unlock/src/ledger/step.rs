@@ -86,7 +86,7 @@ impl Ledger {
         let Some(unlock) = self.live.get(id).filter(|u| !u.state.has_ended()).cloned() else {
             return Vec::new();
         };
-        let Some(is) = Basis::of(document, &unlock) else {
+        let Some(is) = Basis::new(document, &unlock) else {
             return Vec::new();
         };
         if !basis.same_checks(&is) || !basis.same_place(&is) {
@@ -142,7 +142,7 @@ impl Ledger {
         unlock.recheck = None;
         match judgement {
             Judgement::Holds { manual: true } => {
-                unlock.basis = Basis::of(document, &unlock);
+                unlock.basis = Basis::new(document, &unlock);
                 unlock.enter(
                     State::AwaitingApproval,
                     "the checks passed; an operator decides",
@@ -236,7 +236,7 @@ impl Ledger {
         manual: bool,
         now: &Moment,
     ) -> Vec<Change> {
-        let is = Basis::of(document, &unlock);
+        let is = Basis::new(document, &unlock);
         let changed = unlock.basis.is_some() && unlock.basis != is;
         match crate::evidence::rules(program, unlock.program.as_str(), &unlock.evidence) {
             Ok(opens) => {
@@ -274,7 +274,7 @@ impl Ledger {
         unlock.granted_at = Some(now.seconds());
         unlock.attempts = 0;
         unlock.by_time = by_time(document, program);
-        unlock.basis = Basis::of(document, &unlock);
+        unlock.basis = Basis::new(document, &unlock);
         cover(&mut unlock, document, program);
         lease(&mut unlock, program, now);
         let every = program.lease.recheck_every;

@@ -287,7 +287,7 @@ impl Unlock {
         });
         // An empty list would be every address; a rule of one IP version may have no address left.
         narrowed
-            .filter(|rule| !rule.local.is_empty() && Matcher::of(rule).is_some())
+            .filter(|rule| !rule.local.is_empty() && Matcher::from_rule(rule).is_some())
             .collect()
     }
 

@@ -24,8 +24,8 @@ enum Row {
 impl Key for Row {
     fn layer(&self) -> Layer {
         match self {
-            Row::Port(_) => Layer::Wiring,
-            Row::Class(..) => Layer::Content,
+            Row::Port(_) => Layer::Dispatch,
+            Row::Class(..) => Layer::Policy,
         }
     }
 

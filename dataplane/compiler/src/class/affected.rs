@@ -27,7 +27,7 @@ pub(super) struct Difference<'a> {
 
 impl<'a> Difference<'a> {
     /// Between the document that a compiler resolved last and another one; `everybody`: the rules for everybody differ.
-    pub(super) fn of(
+    pub(super) fn new(
         compiler: &Compiler,
         before: &'a Document,
         document: &'a Document,

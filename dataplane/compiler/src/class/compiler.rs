@@ -6,7 +6,7 @@ use imbl::{OrdMap, OrdSet};
 use portcullis_policy::{Document, Endpoint, Grant, Lists, Name};
 
 use super::ids::{Ids, OutOfClasses};
-use super::round::Round;
+use super::resolve::Round;
 use super::{Class, ClassId, Fingerprint, Intent};
 
 /// Resolves documents into intents and keeps class ids stable. A clone is cheap and independent: resolve with a clone
@@ -37,12 +37,12 @@ pub(super) enum Source {
     Profiles(Combo),
     Endpoint(Name),
     /// An endpoint after its unlocks up to the one with this index have ended.
-    Fall(Name, u32),
+    ScheduledTransition(Name, u32),
 }
 
 impl Source {
     /// Where the policy of an endpoint of a document comes from.
-    pub(super) fn of(name: &Name, endpoint: &Endpoint, document: &Document) -> Self {
+    pub(super) fn new(name: &Name, endpoint: &Endpoint, document: &Document) -> Self {
         if endpoint.rules.is_empty() && !document.grants.contains_key(name) {
             Source::Profiles(endpoint.profiles.as_slice().into())
         } else {
@@ -70,7 +70,6 @@ pub(super) fn falls_of(document: &Document, name: &Name) -> Vec<(u64, Vec<Grant>
 pub(super) struct Bound {
     /// Endpoints that have it.
     pub endpoints: u32,
-    /// Egress and ingress.
     pub classes: [ClassId; 2],
 }
 

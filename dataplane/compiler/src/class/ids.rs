@@ -17,7 +17,6 @@ pub struct OutOfClasses {
     pub unconfirmed: usize,
 }
 
-/// The numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Ids {
     /// The first that was never used.

@@ -4,7 +4,7 @@ mod affected;
 mod compiler;
 mod fingerprint;
 mod ids;
-mod round;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +18,7 @@ use portcullis_policy::{
     Policy, Reserved, StrictPrefix,
 };
 
-use crate::program::Unsupported;
+use crate::class_rows::Unsupported;
 
 pub use compiler::Compiler;
 pub use fingerprint::Fingerprint;
@@ -85,12 +85,12 @@ pub struct EndpointIntent {
     /// Class of what it is sent.
     pub ingress: ClassId,
     /// What its classes become by themselves as its unlocks end, if nobody changes anything: rising in time.
-    pub falls: Vec<Fall>,
+    pub transitions: Vec<ScheduledTransition>,
 }
 
 /// What an endpoint's classes are from a moment on, when unlocks have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fall {
+pub struct ScheduledTransition {
     /// The moment, in seconds since the Unix epoch.
     pub at: u64,
     /// Class of what it sends.
@@ -180,7 +180,7 @@ impl Intent {
         let mut endpoints = self.endpoints.clone();
         let mut changed = false;
         for (name, endpoint) in &self.endpoints {
-            let Some(last) = endpoint.falls.last() else {
+            let Some(last) = endpoint.transitions.last() else {
                 continue;
             };
             let same = newer.endpoints.get(name).is_some_and(|other| {
@@ -191,7 +191,7 @@ impl Intent {
             if !same {
                 let mut endpoint = EndpointIntent::clone(endpoint);
                 (endpoint.egress, endpoint.ingress) = (last.egress, last.ingress);
-                endpoint.falls.clear();
+                endpoint.transitions.clear();
                 endpoints.insert(name.clone(), Arc::new(endpoint));
                 changed = true;
             }

@@ -28,8 +28,8 @@ fn fingerprint(intent: &Intent, id: ClassId) -> Option<Fingerprint> {
 /// An intent without ids.
 fn essence(intent: &Intent) -> Vec<(String, Vec<Option<Fingerprint>>)> {
     let of = |e: &Arc<EndpointIntent>| {
-        let falls = e.falls.iter().flat_map(|f| [f.egress, f.ingress]);
-        let all = [e.egress, e.ingress].into_iter().chain(falls);
+        let transitions = e.transitions.iter().flat_map(|f| [f.egress, f.ingress]);
+        let all = [e.egress, e.ingress].into_iter().chain(transitions);
         all.map(|id| fingerprint(intent, id)).collect()
     };
     let endpoints = intent.endpoints.iter().map(|(name, e)| (name.to_string(), of(e)));
@@ -100,7 +100,7 @@ endpoints:
 /// Each of these differs from the first in one thing that some packet shows.
 #[test]
 fn whatever_a_packet_could_tell_makes_another_class() {
-    let port = |low, high| Ranges::of(&[PortRange { low, high }]);
+    let port = |low, high| Ranges::from_ports(&[PortRange { low, high }]);
     let net = |text: &str| vec![text.parse().unwrap()];
     let kind = |kind, code| Some(IcmpMatch { kind, code });
     let tcp = Matcher {
@@ -513,9 +513,9 @@ fn users(intent: &Intent) -> Users {
     for (name, e) in &intent.endpoints {
         users.insert((name.to_string(), true), e.egress);
         users.insert((name.to_string(), false), e.ingress);
-        for (number, fall) in e.falls.iter().enumerate() {
-            users.insert((format!("{name} {number}"), true), fall.egress);
-            users.insert((format!("{name} {number}"), false), fall.ingress);
+        for (number, transition) in e.transitions.iter().enumerate() {
+            users.insert((format!("{name} {number}"), true), transition.egress);
+            users.insert((format!("{name} {number}"), false), transition.ingress);
         }
     }
     users.insert((String::new(), true), intent.unmanaged.0);
@@ -579,7 +579,7 @@ fn policies(document: &Document) -> Vec<Policy> {
         }
     }
     for name in document.endpoints.keys() {
-        for (_, document) in falls(document, name) {
+        for (_, document) in transitions(document, name) {
             let endpoint = &document.endpoints[name];
             all.extend(Direction::BOTH.map(|d| canonical(&effective(&document, name.as_str(), endpoint, d))));
         }
@@ -588,7 +588,7 @@ fn policies(document: &Document) -> Vec<Policy> {
 }
 
 /// The moments at which unlocks of an endpoint end, and the document without those that have.
-fn falls(document: &Document, name: &Name) -> Vec<(u64, Document)> {
+fn transitions(document: &Document, name: &Name) -> Vec<(u64, Document)> {
     let grants = document.grants.get(name).map_or(Vec::new(), |g| g.to_vec());
     let ends: BTreeSet<u64> = grants.iter().filter(|g| !g.closes()).map(|g| g.ends).collect();
     let without = |end: u64| {
@@ -637,13 +637,13 @@ proptest! {
             prop_assert_eq!(fingerprints(&intent), fingerprints(&anew));
 
             for (name, endpoint) in &intent.endpoints {
-                let expected = falls(&document, name);
-                prop_assert_eq!(endpoint.falls.len(), expected.len());
-                for (fall, (at, document)) in endpoint.falls.iter().zip(expected) {
-                    prop_assert_eq!(fall.at, at);
-                    for (direction, id) in [(Direction::Egress, fall.egress), (Direction::Ingress, fall.ingress)] {
+                let expected = transitions(&document, name);
+                prop_assert_eq!(endpoint.transitions.len(), expected.len());
+                for (transition, (at, document)) in endpoint.transitions.iter().zip(expected) {
+                    prop_assert_eq!(transition.at, at);
+                    for (direction, id) in [(Direction::Egress, transition.egress), (Direction::Ingress, transition.ingress)] {
                         let policy = effective(&document, name.as_str(), &document.endpoints[name], direction);
-                        let wanted = policy.may_deny().then(|| Fingerprint::of(&canonical(&policy)));
+                        let wanted = policy.may_deny().then(|| Fingerprint::from_policy(&canonical(&policy)));
                         prop_assert_eq!(fingerprint(&intent, id), wanted);
                     }
                 }
@@ -652,7 +652,7 @@ proptest! {
             let members = policies(&document);
             for (id, class) in &intent.classes {
                 prop_assert_eq!(*id, class.id);
-                prop_assert_eq!(Fingerprint::of(&class.policy), class.fingerprint);
+                prop_assert_eq!(Fingerprint::from_policy(&class.policy), class.fingerprint);
                 prop_assert!(members.contains(&class.policy), "a member's own names: {:?}", class.policy);
                 match bound_to(&before, &intent, class) {
                     Some(bound) => prop_assert_eq!(*id, bound),

@@ -7,7 +7,7 @@ use portcullis_policy::{Entry, Family, Policy};
 
 use super::ortc::ortc;
 use super::plane::Space;
-use crate::program::PortMatch;
+use crate::class_rows::PortMatch;
 
 /// Fewest rows with masks.
 pub(crate) fn port_cells<C: Copy + Ord>(
@@ -112,7 +112,9 @@ pub(crate) fn naive(policy: &Policy) -> u64 {
                 if list.is_empty() {
                     1
                 } else {
-                    list.iter().filter(|p| Family::of(p.addr()) == family).count() as u64
+                    list.iter()
+                        .filter(|p| Family::from_address(p.addr()) == family)
+                        .count() as u64
                 }
             };
             count(&m.remote) * count(&m.local)

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_policy::Ranges;
 
-use super::able::Kind;
+use super::capabilities::MatchSupport;
 use super::cells::{port_cells, range_cells};
-use crate::program::{CodeRow, CodeStage, PortMatch};
+use crate::class_rows::{CodeRow, CodeStage, PortMatch};
 
 /// The bit that only later fragments have.
 const LATER: u64 = 1;
@@ -28,7 +28,7 @@ pub(crate) struct Coding {
 
 impl Coding {
     /// Codes for these port sets; `None` when they take more bits than there are.
-    pub fn of(sets: &BTreeSet<Vec<(u16, u16)>>, kind: Kind, bits: u16) -> Option<Self> {
+    pub fn new(sets: &BTreeSet<Vec<(u16, u16)>>, kind: MatchSupport, bits: u16) -> Option<Self> {
         let layers = layers(sets);
         let mut words = BTreeMap::new();
         let mut shift = 1u32;
@@ -66,7 +66,7 @@ impl Coding {
 }
 
 /// Rows that one set takes in a stage of its own.
-pub(super) fn stage_rows(set: &[(u16, u16)], kind: Kind) -> usize {
+pub(super) fn stage_rows(set: &[(u16, u16)], kind: MatchSupport) -> usize {
     rows(&BTreeMap::from([(set.to_vec(), 1)]), kind).len()
 }
 
@@ -125,7 +125,7 @@ fn constant_weight(width: u32) -> impl Iterator<Item = u64> {
 }
 
 /// The rows that give every port the words of the sets that contain it.
-fn rows(words: &BTreeMap<Vec<(u16, u16)>, u64>, kind: Kind) -> Vec<CodeRow> {
+fn rows(words: &BTreeMap<Vec<(u16, u16)>, u64>, kind: MatchSupport) -> Vec<CodeRow> {
     let mut changes: BTreeMap<u32, u64> = BTreeMap::from([(0, 0)]);
     for (set, word) in words {
         for (low, high) in set {
@@ -143,7 +143,7 @@ fn rows(words: &BTreeMap<Vec<(u16, u16)>, u64>, kind: Kind) -> Vec<CodeRow> {
     }
     line.dedup_by_key(|(_, code)| *code);
     let cells = match kind {
-        Kind::Range => range_cells(&line, u16::MAX, Some(0)),
+        MatchSupport::Range => range_cells(&line, u16::MAX, Some(0)),
         _ => port_cells(&line, 16, Some(0)),
     };
     let row = |(port, rank, code): (PortMatch, u16, u64)| CodeRow {
@@ -183,11 +183,11 @@ mod tests {
                             high: low + (random(if round % 2 == 0 { 3 } else { 80 })) as u16,
                         });
                     }
-                    Ranges::of(&ports).iter().collect()
+                    Ranges::from_ports(&ports).iter().collect()
                 })
                 .collect();
-            for kind in [Kind::Masked, Kind::Range] {
-                let Some(coding) = Coding::of(&sets, kind, 64) else {
+            for kind in [MatchSupport::Masked, MatchSupport::Range] {
+                let Some(coding) = Coding::new(&sets, kind, 64) else {
                     continue;
                 };
                 for set in &sets {
@@ -198,7 +198,7 @@ mod tests {
                             high: *high,
                         })
                         .collect();
-                    let ranges = Ranges::of(&ranges);
+                    let ranges = Ranges::from_ports(&ranges);
                     let with = coding.find(&ranges, false).expect("known");
                     let without = coding.find(&ranges, true).expect("known");
                     for port in (0..=400).chain([65535]) {

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use portcullis_policy::{Action, Decider};
 
-use super::able::{Able, Kind};
+use super::capabilities::{Capabilities, MatchSupport};
 use super::cells::{exact_cells, port_cells, range_cells};
 use super::plane::{Grid, Line, Plane, Source, Space};
 use super::{Attribution, Declined};
+use crate::class_rows::PortMatch;
 use crate::model::StageModel;
-use crate::program::PortMatch;
 
 /// Rows that matching whole values may take for one line.
 const EXACT_ROWS: u32 = 4096;
 
 /// A plane of the cache, and the entries of this policy that its colours stand for.
 #[derive(Debug, Clone)]
-pub(super) struct Drawn {
+pub(super) struct EncodedPlane {
     pub(super) plane: Arc<Plane>,
     /// Its number in the cache.
     pub(super) id: usize,
@@ -29,7 +29,7 @@ pub(super) struct Drawn {
     pub(super) merged: bool,
 }
 
-impl Drawn {
+impl EncodedPlane {
     /// The decider that a colour of the plane stands for.
     pub(super) fn decider(&self, colour: Decider) -> Decider {
         match colour {
@@ -75,7 +75,7 @@ impl Drawn {
 }
 
 /// Equal in what they decide and, unless that is merged, by which entry.
-impl PartialEq for Drawn {
+impl PartialEq for EncodedPlane {
     fn eq(&self, other: &Self) -> bool {
         if self.later != other.later {
             return false;
@@ -105,17 +105,16 @@ pub(super) struct Cell {
 }
 
 /// The verdict of most blocks, the words of all others, and a colour of the other verdict.
-pub(super) type Worded = (Action, Vec<(u16, u64)>, Decider);
+pub(super) type WordTable = (Action, Vec<(u16, u64)>, Decider);
 
 /// A plane in rows.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// The grid.
     pub(super) grid: Vec<Cell>,
     /// Openings, where they are told apart.
     pub(super) opening: Vec<Cell>,
     /// The grid in words of 64 ports, where that takes fewer rows: blocks, and the verdict of all others.
-    pub(super) words: Option<Worded>,
+    pub(super) words: Option<WordTable>,
 }
 
 /// Planes drawn and encoded so far: what many classes have in common, they have once.
@@ -161,9 +160,9 @@ impl Cache {
 
     pub(super) fn encode(
         &mut self,
-        drawn: &Drawn,
+        drawn: &EncodedPlane,
         space: Space,
-        able: &Able,
+        capabilities: &Capabilities,
         inherited: Option<Decider>,
     ) -> Result<Arc<Encoded>, Declined> {
         let inherited = inherited.and_then(|d| drawn.colour(d));
@@ -172,12 +171,12 @@ impl Cache {
             return Ok(Arc::clone(encoded));
         }
         let plane = &drawn.plane;
-        let grid = grid(plane, &plane.grid, false, space, able, inherited)?;
+        let grid = grid(plane, &plane.grid, false, space, capabilities, inherited)?;
         let opening = match &plane.opening {
-            Some(opening) => self::grid(plane, opening, true, space, able, None)?,
+            Some(opening) => self::grid(plane, opening, true, space, capabilities, None)?,
             None => Vec::new(),
         };
-        let words = able.words.and_then(|_| words(plane, space, grid.len()));
+        let words = capabilities.words.and_then(|_| words(plane, space, grid.len()));
         let encoded = Arc::new(Encoded { grid, opening, words });
         if drawn.members.len() <= SHARED {
             self.encoded.insert(key, Arc::clone(&encoded));
@@ -192,12 +191,12 @@ fn grid(
     grid: &Grid,
     opening: bool,
     space: Space,
-    able: &Able,
+    capabilities: &Capabilities,
     inherited: Option<Decider>,
 ) -> Result<Vec<Cell>, Declined> {
     let (src_kind, dst_kind) = match space {
-        Space::Icmp => (able.icmp, able.icmp),
-        _ => (able.src, able.dst),
+        Space::Icmp => (capabilities.icmp, capabilities.icmp),
+        _ => (capabilities.src, capabilities.dst),
     };
     let mut lines: Vec<&Arc<Line>> = Vec::new();
     let mut strips: Vec<(u16, usize)> = Vec::with_capacity(grid.len());
@@ -229,7 +228,7 @@ fn grid(
 }
 
 /// A line of destination ports as words of 64, where that takes fewer than `rows`. A bit tells the verdict only.
-fn words(plane: &Plane, space: Space, rows: usize) -> Option<Worded> {
+fn words(plane: &Plane, space: Space, rows: usize) -> Option<WordTable> {
     let [(_, line)] = plane.grid.as_slice() else {
         return None;
     };
@@ -276,7 +275,7 @@ fn blocks(plane: &Plane, line: &Line) -> (Action, Vec<(u16, u64)>) {
 fn cells<C: Copy + Ord>(
     partition: &[(u16, C)],
     space: Space,
-    kind: Kind,
+    kind: MatchSupport,
     inherited: Option<C>,
 ) -> Result<Vec<(PortMatch, u16, C)>, Declined> {
     if let ([(_, colour)], _) | ([(_, colour), ..], Space::Point) = (partition, space) {
@@ -284,13 +283,13 @@ fn cells<C: Copy + Ord>(
         return Ok(row.into_iter().collect());
     }
     Ok(match kind {
-        Kind::Missing => return Err(Declined::Inexact),
-        Kind::Exact => exact_cells(partition, space, inherited, EXACT_ROWS).ok_or_else(|| {
+        MatchSupport::Missing => return Err(Declined::Inexact),
+        MatchSupport::Exact => exact_cells(partition, space, inherited, EXACT_ROWS).ok_or_else(|| {
             Declined::TooLarge(format!(
                 "its port ranges take more than {EXACT_ROWS} whole values"
             ))
         })?,
-        Kind::Masked => port_cells(partition, space.width(), inherited),
-        Kind::Range => range_cells(partition, space.last(), inherited),
+        MatchSupport::Masked => port_cells(partition, space.width(), inherited),
+        MatchSupport::Range => range_cells(partition, space.last(), inherited),
     })
 }

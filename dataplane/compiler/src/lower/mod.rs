@@ -16,22 +16,22 @@ use std::sync::Arc;
 use portcullis_policy::{Action, Decider, Direction, Family, Policy, Protocol, RARP};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Field, KeyModel, MatchKind, Role, StageModel};
-use crate::program::{
-    Codes, FrameMatch, PolicyRow, PortMatch, Program, RemoteRow, RowKey, Unsupported, WordRow,
+use crate::class_rows::{
+    ClassRows, Codes, FrameMatch, PolicyRow, PortMatch, RemoteRow, RowKey, Unsupported, WordRow,
 };
+use crate::model::{Field, KeyModel, MatchKind, Role, StageModel};
 
-mod able;
-mod atoms;
+mod capabilities;
 mod cells;
 mod codes;
 mod encode;
 pub mod ortc;
 mod plane;
 mod planes;
+mod regions;
 mod rules;
 
-pub(crate) use able::Able;
+pub(crate) use capabilities::Capabilities;
 use codes::Coding;
 pub(crate) use encode::Cache;
 
@@ -184,10 +184,10 @@ impl PortSets {
     }
 
     /// Adds those of a policy that save more rows than their codes take.
-    pub fn add(&mut self, policy: &Policy, able: &Able) {
+    pub fn add(&mut self, policy: &Policy, capabilities: &Capabilities) {
         let mut saved: [BTreeMap<Vec<(u16, u16)>, usize>; 2] = Default::default();
         for entry in &policy.entries {
-            let rows = rules::direct_rows(policy, able, entry);
+            let rows = rules::direct_rows(policy, capabilities, entry);
             let products = Family::BOTH
                 .iter()
                 .filter(|f| entry.matcher.families.contains(**f))
@@ -204,7 +204,10 @@ impl PortSets {
             }
         }
         let [src, dst] = saved;
-        for (sets, saved, kind) in [(&mut self.src, src, able.src), (&mut self.dst, dst, able.dst)] {
+        for (sets, saved, kind) in [
+            (&mut self.src, src, capabilities.src),
+            (&mut self.dst, dst, capabilities.dst),
+        ] {
             let pays = saved
                 .into_iter()
                 .filter(|(set, rows)| codes::stage_rows(set, kind) < *rows);
@@ -215,11 +218,13 @@ impl PortSets {
 
 impl SharedCodes {
     /// Codes for these sets; `None` where the model has no code stages or not enough bits.
-    pub fn of(sets: &PortSets, model: &StageModel) -> Option<Self> {
-        let able = Direction::BOTH.iter().find_map(|d| Able::of(model, *d))?;
-        let (src_bits, dst_bits) = able.codes?;
-        let src = Coding::of(&sets.src, able.src, src_bits)?;
-        let dst = Coding::of(&sets.dst, able.dst, dst_bits)?;
+    pub fn new(sets: &PortSets, model: &StageModel) -> Option<Self> {
+        let capabilities = Direction::BOTH
+            .iter()
+            .find_map(|d| Capabilities::new(model, *d))?;
+        let (src_bits, dst_bits) = capabilities.codes?;
+        let src = Coding::new(&sets.src, capabilities.src, src_bits)?;
+        let dst = Coding::new(&sets.dst, capabilities.dst, dst_bits)?;
         let codes = Arc::new(Codes {
             src: src.stage.clone(),
             dst: dst.stage.clone(),
@@ -239,7 +244,7 @@ impl SharedCodes {
 }
 
 /// Encodes one policy, each hit attributed to its rule, without port codes. The rows are not proved yet.
-pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported> {
+pub fn lower(policy: &Policy, model: &StageModel) -> Result<ClassRows, Unsupported> {
     Encoder::new(model, None).lower(policy, Attribution::Rule, &mut Cache::default())
 }
 
@@ -247,19 +252,19 @@ pub fn lower(policy: &Policy, model: &StageModel) -> Result<Program, Unsupported
 #[derive(Debug, Clone)]
 pub(crate) struct Encoder<'a> {
     model: &'a StageModel,
-    able: BTreeMap<Direction, Able>,
+    capabilities: BTreeMap<Direction, Capabilities>,
     codes: Option<&'a SharedCodes>,
 }
 
 impl<'a> Encoder<'a> {
     /// For a model, with the codes its code stages hold, if any.
     pub fn new(model: &'a StageModel, codes: Option<&'a SharedCodes>) -> Self {
-        let able = Direction::BOTH
+        let capabilities = Direction::BOTH
             .iter()
-            .filter_map(|d| Some((*d, Able::of(model, *d)?)));
+            .filter_map(|d| Some((*d, Capabilities::new(model, *d)?)));
         Encoder {
             model,
-            able: able.collect(),
+            capabilities: capabilities.collect(),
             codes,
         }
     }
@@ -270,31 +275,34 @@ impl<'a> Encoder<'a> {
         policy: &Policy,
         attribution: Attribution,
         cache: &mut Cache,
-    ) -> Result<Program, Unsupported> {
-        let mut program = Program {
+    ) -> Result<ClassRows, Unsupported> {
+        let mut program = ClassRows {
             naive: cells::naive(policy),
             merged: attribution == Attribution::Class,
-            ..Program::default()
+            ..ClassRows::default()
         };
         if !policy.may_deny() {
             return Ok(program);
         }
-        let able = self.able.get(&policy.direction).ok_or_else(|| Unsupported {
-            target: self.model.name.clone(),
-            rule: format!("the {} policy", policy.direction),
-            table: format!("{}_policy", policy.direction),
-            why: format!(
-                "no table of this target sees {} traffic with its class: enforce it on another target",
-                policy.direction
-            ),
-        })?;
-        if let Some(unsupported) = able.lacks(policy, self.model) {
+        let capabilities = self
+            .capabilities
+            .get(&policy.direction)
+            .ok_or_else(|| Unsupported {
+                target: self.model.name.clone(),
+                rule: format!("the {} policy", policy.direction),
+                table: format!("{}_policy", policy.direction),
+                why: format!(
+                    "no table of this target sees {} traffic with its class: enforce it on another target",
+                    policy.direction
+                ),
+            })?;
+        if let Some(unsupported) = capabilities.lacks(policy, self.model) {
             return Err(unsupported);
         }
-        let mut flat = planes::Planes::new(policy, self.model, able, attribution, cache);
+        let mut flat = planes::Planes::new(policy, self.model, capabilities, attribution, cache);
         let mut coded = false;
         for family in Family::BOTH {
-            let part = self.part(policy, able, family, &mut flat)?;
+            let part = self.part(policy, capabilities, family, &mut flat)?;
             coded |= part.coded;
             program.remote.extend(part.remote);
             program.policy.extend(part.policy);
@@ -339,7 +347,7 @@ impl<'a> Encoder<'a> {
     fn part(
         &self,
         policy: &Policy,
-        able: &Able,
+        capabilities: &Capabilities,
         family: Family,
         flat: &mut planes::Planes<'_>,
     ) -> Result<Part, Unsupported> {
@@ -354,9 +362,9 @@ impl<'a> Encoder<'a> {
         {
             return flattened.map_err(|_| self.declined(policy, ""));
         }
-        let by_rule = rules::part(policy, self.model, able, family, self.codes);
+        let by_rule = rules::part(policy, self.model, capabilities, family, self.codes);
         match (flattened, by_rule) {
-            (Ok(planes), Ok(rules)) if self.prefer(able, &rules, &planes) => Ok(rules),
+            (Ok(planes), Ok(rules)) if self.prefer(capabilities, &rules, &planes) => Ok(rules),
             (Ok(planes), _) => Ok(planes),
             (Err(_), Ok(rules)) => Ok(rules),
             (Err(Declined::TooLarge(why)), Err(_)) => Err(self.declined(policy, &why)),
@@ -364,8 +372,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn prefer(&self, able: &Able, rules: &Part, planes: &Part) -> bool {
-        let weight = if able.few_masks { 4 } else { 1 };
+    fn prefer(&self, capabilities: &Capabilities, rules: &Part, planes: &Part) -> bool {
+        let weight = if capabilities.few_masks { 4 } else { 1 };
         rules.rows() * weight < planes.rows()
     }
 

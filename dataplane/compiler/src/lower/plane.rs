@@ -71,7 +71,7 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    pub(crate) fn of(protocol: Option<u8>, five_tuple: bool) -> Self {
+    pub(crate) fn new(protocol: Option<u8>, five_tuple: bool) -> Self {
         match protocol {
             _ if five_tuple => Space::Ports,
             Some(p) if Protocol::has_ports(p) => Space::Ports,
@@ -117,7 +117,6 @@ impl Space {
     }
 }
 
-/// Inclusive intervals, ascending.
 #[derive(Clone, Copy)]
 enum Intervals<'a> {
     One((u16, u16)),
@@ -152,7 +151,7 @@ struct Shape<'a> {
 impl Plane {
     /// The plane that these entries draw, the first first.
     pub(crate) fn draw(source: &Source, view: View) -> Self {
-        let space = Space::of(source.protocol, source.five_tuple);
+        let space = Space::new(source.protocol, source.five_tuple);
         let entries = (0u32..).zip(&source.entries);
         let mut shapes: Vec<Shape<'_>> = entries.map(|(index, (_, m))| space.shape(index, m)).collect();
         let grid = grid_of(&shapes, space.last());

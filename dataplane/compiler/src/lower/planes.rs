@@ -12,13 +12,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portcullis_policy::{Action, Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN};
 
-use super::able::Able;
-use super::atoms::{Atom, atoms, distinct, remote_ids};
-use super::encode::{Cache, Cell, Drawn, Encoded};
+use super::capabilities::Capabilities;
+use super::encode::{Cache, Cell, Encoded, EncodedPlane};
 use super::plane::{Source, Space};
+use super::regions::{AddressRegion, areas, distinct, remote_ids};
 use super::{Attribution, BASE, Declined, Part, ceiling};
+use crate::class_rows::{FrameMatch, PolicyRow, RemoteMatch, RemoteRow, RowKey, WordRow};
 use crate::model::StageModel;
-use crate::program::{FrameMatch, PolicyRow, RemoteMatch, RemoteRow, RowKey, WordRow};
 
 /// Prefix lengths 0 to 16.
 const LENGTHS: u32 = 17;
@@ -32,7 +32,6 @@ const PLANES: usize = 40_000;
 enum Remotes {
     /// By the `remote` stage.
     Ids,
-    /// As keys.
     Keys,
 }
 
@@ -50,9 +49,15 @@ impl Levels {
     /// Where priorities end at 65,535 and class ids are keys, local prefixes have this many ranks.
     const SMALL_LOCAL: u32 = 16;
 
-    fn of(remotes: &[Atom], locals: &[Atom], how: Remotes, able: &Able, top: u32) -> Result<Self, Declined> {
-        let lengths = |atoms: &[Atom]| -> BTreeSet<u8> {
-            atoms
+    fn new(
+        remotes: &[AddressRegion],
+        locals: &[AddressRegion],
+        how: Remotes,
+        capabilities: &Capabilities,
+        top: u32,
+    ) -> Result<Self, Declined> {
+        let lengths = |areas: &[AddressRegion]| -> BTreeSet<u8> {
+            areas
                 .iter()
                 .filter_map(|a| a.prefix)
                 .map(|p| p.prefix_len())
@@ -64,7 +69,7 @@ impl Levels {
             BTreeSet::new()
         };
         let local_lengths = lengths(locals);
-        if !able.small {
+        if !capabilities.small {
             let all = |lengths: BTreeSet<u8>| lengths.into_iter().map(|l| (l, u32::from(l) + 1)).collect();
             return Ok(Levels {
                 remote: 130,
@@ -75,7 +80,7 @@ impl Levels {
         }
         let (remote, local) = match how {
             // Room for what may come, so that nothing is renumbered then.
-            Remotes::Ids if able.ids.is_some() => {
+            Remotes::Ids if capabilities.ids.is_some() => {
                 (2, (local_lengths.len() as u32 + 1).max(Self::SMALL_LOCAL))
             }
             _ => (remote_lengths.len() as u32 + 1, local_lengths.len() as u32 + 1),
@@ -117,17 +122,17 @@ impl Rank {
     }
 }
 
-/// Per remote region, per local atom: the plane.
-type Vectors = Vec<Vec<Drawn>>;
+/// Per remote region, per local area: the plane.
+type Vectors = Vec<Vec<EncodedPlane>>;
 
 /// The flattened form of one policy.
 pub(super) struct Planes<'a> {
     policy: &'a Policy,
     model: &'a StageModel,
-    able: &'a Able,
+    capabilities: &'a Capabilities,
     attribution: Attribution,
     cache: &'a mut Cache,
-    drawn: HashMap<(Option<u8>, Vec<u32>), Drawn>,
+    drawn: HashMap<(Option<u8>, Vec<u32>), EncodedPlane>,
     /// Sets of words, shared by IPv4 and IPv6.
     sets: Vec<Vec<(u16, u64)>>,
 }
@@ -136,14 +141,14 @@ impl<'a> Planes<'a> {
     pub(super) fn new(
         policy: &'a Policy,
         model: &'a StageModel,
-        able: &'a Able,
+        capabilities: &'a Capabilities,
         attribution: Attribution,
         cache: &'a mut Cache,
     ) -> Self {
         Planes {
             policy,
             model,
-            able,
+            capabilities,
             attribution,
             cache,
             drawn: HashMap::new(),
@@ -165,21 +170,21 @@ impl<'a> Planes<'a> {
                 "its prefixes cut {family} into {regions} pairs of regions, of which each protocol has its own table"
             )));
         }
-        let remotes = atoms(&entries, |e| &e.matcher.remote, family);
-        let locals = atoms(&entries, |e| &e.matcher.local, family);
+        let remotes = areas(&entries, |e| &e.matcher.remote, family);
+        let locals = areas(&entries, |e| &e.matcher.local, family);
         let mut best: Option<Part> = None;
         let mut declined = Declined::Inexact;
         let trivial = remotes.len() == 1;
         for (how, possible) in [
-            (Remotes::Ids, self.able.ids.is_some() || trivial),
-            (Remotes::Keys, self.able.remote && !trivial),
+            (Remotes::Ids, self.capabilities.ids.is_some() || trivial),
+            (Remotes::Keys, self.capabilities.remote && !trivial),
         ] {
             if !possible {
                 continue;
             }
             match self.attempt(&entries, &named, (&remotes, &locals), how, family) {
                 Ok(part) => {
-                    let weight = if self.able.few_masks { 4 } else { 1 };
+                    let weight = if self.capabilities.few_masks { 4 } else { 1 };
                     if best.as_ref().is_none_or(|b| part.rows() * weight < b.rows()) {
                         best = Some(part);
                     }
@@ -214,26 +219,26 @@ impl<'a> Planes<'a> {
         &mut self,
         entries: &[(u32, &'a Entry)],
         named: &BTreeSet<u8>,
-        (remotes, locals): (&[Atom], &[Atom]),
+        (remotes, locals): (&[AddressRegion], &[AddressRegion]),
         how: Remotes,
         family: Family,
     ) -> Result<Part, Declined> {
         let top = ceiling(self.model, self.policy.direction);
-        let levels = Levels::of(remotes, locals, how, self.able, top)?;
+        let levels = Levels::new(remotes, locals, how, self.capabilities, top)?;
         let mut part = Part::default();
         let regions = match how {
             Remotes::Ids => {
                 let (ids, sets) = remote_ids(remotes);
-                if sets.len() as u64 > u64::from(self.able.ids.unwrap_or(0)) + 1 {
+                if sets.len() as u64 > u64::from(self.capabilities.ids.unwrap_or(0)) + 1 {
                     return Err(Declined::TooLarge(format!(
                         "they need {} remote ids and there is room for {}",
                         sets.len(),
-                        self.able.ids.unwrap_or(0)
+                        self.capabilities.ids.unwrap_or(0)
                     )));
                 }
-                for (atom, id) in remotes.iter().zip(&ids) {
-                    if let Some(prefix) = atom.prefix
-                        && ids.get(atom.parent) != Some(id)
+                for (area, id) in remotes.iter().zip(&ids) {
+                    if let Some(prefix) = area.prefix
+                        && ids.get(area.parent) != Some(id)
                     {
                         part.remote.push(RemoteRow { prefix, id: *id });
                     }
@@ -252,7 +257,7 @@ impl<'a> Planes<'a> {
             }
             Remotes::Keys => remotes
                 .iter()
-                .map(|atom| Region::of(atom, &levels))
+                .map(|area| Region::new(area, &levels))
                 .collect::<Vec<_>>(),
         };
         let mut groups: Vec<(Option<u8>, Vectors)> =
@@ -283,7 +288,7 @@ impl<'a> Planes<'a> {
 
     /// Whether later fragments of this IP version come without their protocol.
     fn blind(&self, family: Family) -> bool {
-        Able::blind(self.model, family) && !self.policy.five_tuple
+        Capabilities::blind(self.model, family) && !self.policy.five_tuple
     }
 
     /// Gives all later fragments the one verdict they have, in the table of the protocol they are shown with.
@@ -314,13 +319,13 @@ impl<'a> Planes<'a> {
         }
     }
 
-    /// Per region, per local atom: the plane.
+    /// Per region, per local area: the plane.
     fn vectors(
         &mut self,
         entries: &[(u32, &Entry)],
         protocol: Option<u8>,
         regions: &[Region],
-        locals: &[Atom],
+        locals: &[AddressRegion],
     ) -> Vectors {
         let matches = |e: &Entry| match (e.matcher.protocol, protocol) {
             (Protocol::Any, _) => true,
@@ -345,7 +350,7 @@ impl<'a> Planes<'a> {
         vectors
     }
 
-    fn plane(&mut self, protocol: Option<u8>, members: Vec<u32>) -> Drawn {
+    fn plane(&mut self, protocol: Option<u8>, members: Vec<u32>) -> EncodedPlane {
         let key = (protocol, members);
         if let Some(drawn) = self.drawn.get(&key) {
             return drawn.clone();
@@ -361,7 +366,7 @@ impl<'a> Planes<'a> {
             five_tuple: self.policy.five_tuple,
         };
         let (id, plane) = self.cache.draw(source, self.attribution, self.model);
-        let mut drawn = Drawn {
+        let mut drawn = EncodedPlane {
             later: None,
             plane,
             id,
@@ -382,26 +387,26 @@ impl<'a> Planes<'a> {
         group: &Group<'_>,
         vectors: &Vectors,
         regions: &[Region],
-        locals: &[Atom],
+        locals: &[AddressRegion],
         part: &mut Part,
     ) -> Result<(), Declined> {
         for (at, (region, vector)) in regions.iter().zip(vectors).enumerate() {
             if at != 0 && vectors.get(region.parent) == Some(vector) {
                 continue;
             }
-            for (atom, plane) in locals.iter().zip(vector) {
-                let nested = atom.prefix.is_some();
-                if nested && vector.get(atom.parent) == Some(plane) {
+            for (area, plane) in locals.iter().zip(vector) {
+                let nested = area.prefix.is_some();
+                if nested && vector.get(area.parent) == Some(plane) {
                     continue;
                 }
-                let length = atom.prefix.map(|p| p.prefix_len());
+                let length = area.prefix.map(|p| p.prefix_len());
                 let block = Block {
                     group,
                     key: RowKey {
                         frame: FrameMatch::Ip(group.family),
                         protocol: group.protocol,
                         remote: region.key,
-                        local: atom.prefix,
+                        local: area.prefix,
                         ..RowKey::ANY
                     },
                     rank: Rank {
@@ -420,9 +425,11 @@ impl<'a> Planes<'a> {
         Ok(())
     }
 
-    fn block(&mut self, block: &Block<'_>, drawn: &Drawn, part: &mut Part) -> Result<(), Declined> {
-        let space = Space::of(block.group.protocol, self.policy.five_tuple);
-        let encoded = self.cache.encode(drawn, space, self.able, block.inherited)?;
+    fn block(&mut self, block: &Block<'_>, drawn: &EncodedPlane, part: &mut Part) -> Result<(), Declined> {
+        let space = Space::new(block.group.protocol, self.policy.five_tuple);
+        let encoded = self
+            .cache
+            .encode(drawn, space, self.capabilities, block.inherited)?;
         let levels = block.group.levels;
         if !self.words(block, drawn, &encoded, part) {
             part.policy
@@ -450,8 +457,8 @@ impl<'a> Planes<'a> {
     }
 
     /// Refers to words of 64 ports, where they take fewer rows and there is a set left.
-    fn words(&mut self, block: &Block<'_>, drawn: &Drawn, encoded: &Encoded, part: &mut Part) -> bool {
-        let (Some(room), Some((miss, blocks, colour))) = (self.able.words, &encoded.words) else {
+    fn words(&mut self, block: &Block<'_>, drawn: &EncodedPlane, encoded: &Encoded, part: &mut Part) -> bool {
+        let (Some(room), Some((miss, blocks, colour))) = (self.capabilities.words, &encoded.words) else {
             return false;
         };
         let known = self.sets.iter().position(|set| set == blocks);
@@ -490,13 +497,13 @@ struct Region {
 }
 
 impl Region {
-    fn of(atom: &Atom, levels: &Levels) -> Self {
+    fn new(area: &AddressRegion, levels: &Levels) -> Self {
         let rank = |p: &IpNet| levels.remote_ranks.get(&p.prefix_len()).copied();
         Region {
-            key: atom.prefix.map_or(RemoteMatch::Any, RemoteMatch::Prefix),
-            rank: atom.prefix.as_ref().and_then(rank).unwrap_or(0),
-            parent: atom.parent,
-            members: atom.members.clone(),
+            key: area.prefix.map_or(RemoteMatch::Any, RemoteMatch::Prefix),
+            rank: area.prefix.as_ref().and_then(rank).unwrap_or(0),
+            parent: area.parent,
+            members: area.members.clone(),
         }
     }
 }
@@ -520,7 +527,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    fn row(&self, cell: &Cell, drawn: &Drawn, levels: &Levels) -> PolicyRow {
+    fn row(&self, cell: &Cell, drawn: &EncodedPlane, levels: &Levels) -> PolicyRow {
         let rank = Rank {
             state: u32::from(cell.opening),
             src: u32::from(cell.src_rank),
@@ -543,8 +550,8 @@ impl Block<'_> {
 }
 
 /// The decider of everything on all planes, if they have one.
-fn constant_of(vectors: &[Vec<Drawn>]) -> Option<Decider> {
-    let constant = |drawn: &Drawn| {
+fn constant_of(vectors: &[Vec<EncodedPlane>]) -> Option<Decider> {
+    let constant = |drawn: &EncodedPlane| {
         let colour = drawn.plane.constant().filter(|_| drawn.later.is_none())?;
         Some(drawn.decider(colour))
     };

@@ -13,11 +13,11 @@ use portcullis_policy::{
     Action, Decider, Entry, Family, FlagMatch, Policy, PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN,
 };
 
-use super::able::{Able, Kind};
+use super::capabilities::{Capabilities, MatchSupport};
 use super::cells::prefixes;
 use super::{BASE, Declined, Part, SharedCodes, ceiling};
+use crate::class_rows::{FrameMatch, PolicyRow, PortMatch, RemoteMatch, RowKey};
 use crate::model::StageModel;
-use crate::program::{FrameMatch, PolicyRow, PortMatch, RemoteMatch, RowKey};
 
 /// Rows one rule may take.
 const ROWS_PER_RULE: usize = 65_536;
@@ -26,7 +26,7 @@ const ROWS_PER_RULE: usize = 65_536;
 pub(super) fn part(
     policy: &Policy,
     model: &StageModel,
-    able: &Able,
+    capabilities: &Capabilities,
     family: Family,
     codes: Option<&SharedCodes>,
 ) -> Result<Part, Declined> {
@@ -34,10 +34,10 @@ pub(super) fn part(
         .zip(&policy.entries)
         .filter(|(_, e)| e.matcher.families.contains(family))
         .collect();
-    decline(policy, model, able, family, &entries)?;
+    decline(policy, model, capabilities, family, &entries)?;
     let encode = Encode {
         policy,
-        able,
+        capabilities,
         family,
         codes,
     };
@@ -82,12 +82,12 @@ fn partial(entry: &Entry) -> bool {
 fn decline(
     policy: &Policy,
     model: &StageModel,
-    able: &Able,
+    capabilities: &Capabilities,
     family: Family,
     entries: &[(u32, &Entry)],
 ) -> Result<(), Declined> {
     let prefixed = |e: &Entry| !e.matcher.remote.is_empty();
-    if !able.remote && entries.iter().any(|(_, e)| prefixed(e)) {
+    if !capabilities.remote && entries.iter().any(|(_, e)| prefixed(e)) {
         return Err(Declined::Inexact);
     }
     if policy.five_tuple {
@@ -97,8 +97,8 @@ fn decline(
         e.matcher.flags != FlagMatch::Any
             && (e.matcher.protocol == Protocol::Any || !model.view.fragment_offset)
     };
-    let inexact = Able::blind(model, family)
-        || !able.later
+    let inexact = Capabilities::blind(model, family)
+        || !capabilities.later
         || entries.iter().any(|(_, e)| flagged(e))
         || denied_piecemeal(policy, entries);
     if inexact { Err(Declined::Inexact) } else { Ok(()) }
@@ -138,7 +138,7 @@ fn denied_piecemeal(policy: &Policy, entries: &[(u32, &Entry)]) -> bool {
 fn extent(entry: &Entry) -> (Ranges, Ranges) {
     let m = &entry.matcher;
     let one = |n: u8| {
-        Ranges::of(&[PortRange {
+        Ranges::from_ports(&[PortRange {
             low: n.into(),
             high: n.into(),
         }])
@@ -154,36 +154,36 @@ fn union(sets: &[Ranges]) -> Ranges {
         .iter()
         .flat_map(|set| set.iter().map(|(low, high)| PortRange { low, high }))
         .collect();
-    Ranges::of(&ports)
+    Ranges::from_ports(&ports)
 }
 
 /// How many rows the ports of an entry take without codes.
-pub(super) fn direct_rows(policy: &Policy, able: &Able, entry: &Entry) -> usize {
+pub(super) fn direct_rows(policy: &Policy, capabilities: &Capabilities, entry: &Entry) -> usize {
     let m = &entry.matcher;
     let of = |ports: &Ranges, kind| direct(ports, kind).map_or(usize::MAX, |rows| rows.len());
     let later = !policy.five_tuple && entry.action == Action::Allow && m.fragments && partial(entry);
-    of(&m.src_ports, able.src)
-        .saturating_mul(of(&m.dst_ports, able.dst))
+    of(&m.src_ports, capabilities.src)
+        .saturating_mul(of(&m.dst_ports, capabilities.dst))
         .saturating_add(usize::from(later))
 }
 
 /// The rows of a port set without codes.
-fn direct(ports: &Ranges, kind: Kind) -> Option<Vec<PortMatch>> {
+fn direct(ports: &Ranges, kind: MatchSupport) -> Option<Vec<PortMatch>> {
     if ports.is_all() {
         return Some(vec![PortMatch::Any]);
     }
     let count = |(low, high): (u16, u16)| usize::from(high - low) + 1;
     match kind {
-        Kind::Missing => None,
-        Kind::Range => Some(
+        MatchSupport::Missing => None,
+        MatchSupport::Range => Some(
             ports
                 .iter()
                 .map(|(low, high)| PortMatch::Range { low, high })
                 .collect(),
         ),
-        Kind::Masked => Some(ports.iter().flat_map(|(low, high)| prefixes(low, high)).collect()),
-        Kind::Exact if ports.iter().map(count).sum::<usize>() > ROWS_PER_RULE / 16 => None,
-        Kind::Exact => Some(
+        MatchSupport::Masked => Some(ports.iter().flat_map(|(low, high)| prefixes(low, high)).collect()),
+        MatchSupport::Exact if ports.iter().map(count).sum::<usize>() > ROWS_PER_RULE / 16 => None,
+        MatchSupport::Exact => Some(
             ports
                 .iter()
                 .flat_map(|(low, high)| (low..=high).map(PortMatch::exactly))
@@ -194,7 +194,7 @@ fn direct(ports: &Ranges, kind: Kind) -> Option<Vec<PortMatch>> {
 
 struct Encode<'a> {
     policy: &'a Policy,
-    able: &'a Able,
+    capabilities: &'a Capabilities,
     family: Family,
     codes: Option<&'a SharedCodes>,
 }
@@ -207,7 +207,9 @@ impl Encode<'_> {
             if list.is_empty() {
                 return vec![None];
             }
-            let here = list.iter().filter(|p| Family::of(p.addr()) == self.family);
+            let here = list
+                .iter()
+                .filter(|p| Family::from_address(p.addr()) == self.family);
             here.map(|p| Some(*p)).collect()
         };
         let ports = self.ports(entry)?;
@@ -255,7 +257,7 @@ impl Encode<'_> {
         };
         let fragments = !self.policy.five_tuple && partial(entry);
         let but_later = fragments && (entry.action == Action::Deny || !m.fragments);
-        if direct_rows(self.policy, self.able, entry) > 1
+        if direct_rows(self.policy, self.capabilities, entry) > 1
             && let Some((src, dst)) = self.coded(entry, but_later)
         {
             let key = |f: &Option<_>| RowKey {
@@ -308,26 +310,26 @@ impl Encode<'_> {
 
     fn plain(&self, entry: &Entry) -> Result<(Vec<PortMatch>, Vec<PortMatch>), Declined> {
         let m = &entry.matcher;
-        let exactly = |n: u8| match self.able.icmp {
-            Kind::Range => PortMatch::Range {
+        let exactly = |n: u8| match self.capabilities.icmp {
+            MatchSupport::Range => PortMatch::Range {
                 low: n.into(),
                 high: n.into(),
             },
-            Kind::Masked => PortMatch::Masked {
+            MatchSupport::Masked => PortMatch::Masked {
                 value: n.into(),
                 mask: 0xff,
             },
-            Kind::Exact | Kind::Missing => PortMatch::exactly(n.into()),
+            MatchSupport::Exact | MatchSupport::Missing => PortMatch::exactly(n.into()),
         };
         match m.icmp {
-            Some(_) if self.able.icmp == Kind::Missing => Err(Declined::Inexact),
+            Some(_) if self.capabilities.icmp == MatchSupport::Missing => Err(Declined::Inexact),
             Some(i) => Ok((
                 vec![exactly(i.kind)],
                 vec![i.code.map_or(PortMatch::Any, exactly)],
             )),
             None => match (
-                direct(&m.src_ports, self.able.src),
-                direct(&m.dst_ports, self.able.dst),
+                direct(&m.src_ports, self.capabilities.src),
+                direct(&m.dst_ports, self.capabilities.dst),
             ) {
                 (Some(src), Some(dst)) => Ok((src, dst)),
                 _ => Err(Declined::Inexact),
@@ -344,7 +346,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(entry: &Entry, family: Family) -> Self {
+    fn new(entry: &Entry, family: Family) -> Self {
         let m = &entry.matcher;
         let (remote, local) = (addresses(&m.remote, family), addresses(&m.local, family));
         let protocol = match m.protocol {
@@ -371,7 +373,7 @@ fn addresses(list: &[IpNet], family: Family) -> (u32, u32) {
         std::net::IpAddr::V4(a) => u32::from(a),
         std::net::IpAddr::V6(a) => (u128::from(a) >> 96) as u32,
     };
-    let here = || list.iter().filter(|p| Family::of(p.addr()) == family);
+    let here = || list.iter().filter(|p| Family::from_address(p.addr()) == family);
     let low = here().map(|p| bits(p.network())).min();
     let high = here().map(|p| bits(p.broadcast())).max();
     (low.unwrap_or(0), high.unwrap_or(u32::MAX))
@@ -379,7 +381,7 @@ fn addresses(list: &[IpNet], family: Family) -> (u32, u32) {
 
 /// For each entry one more than the highest level of those below it that it overlaps.
 fn levels(entries: &[(u32, &Entry)], family: Family) -> Vec<u32> {
-    let bounds: Vec<Bounds> = entries.iter().map(|(_, e)| Bounds::of(e, family)).collect();
+    let bounds: Vec<Bounds> = entries.iter().map(|(_, e)| Bounds::new(e, family)).collect();
     let column =
         |of: fn(&Bounds, usize) -> u32, at| -> Vec<u32> { bounds.iter().map(|b| of(b, at)).collect() };
     let low: [Vec<u32>; 5] =

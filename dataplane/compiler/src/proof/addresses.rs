@@ -6,16 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use portcullis_policy::Family;
 
-use super::case::{Answer, Case, Place, unsure};
-use crate::program::{FrameMatch, RemoteMatch, RemoteRow};
+use super::case::{AddressPair, Case, Proof, unsure};
+use crate::class_rows::{FrameMatch, RemoteMatch, RemoteRow};
 
-/// Inclusive ranges.
 pub(super) type Range = (u128, u128);
 
 /// A set of addresses of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Set {
-    /// All.
     All,
     /// These: ascending, apart from each other.
     Ranges(Vec<Range>),
@@ -66,7 +64,9 @@ fn union(prefixes: &[IpNet], family: Family) -> Set {
     if prefixes.is_empty() {
         return Set::All;
     }
-    let here = prefixes.iter().filter(|p| Family::of(p.addr()) == family);
+    let here = prefixes
+        .iter()
+        .filter(|p| Family::from_address(p.addr()) == family);
     simple(join(here.map(range).collect()), family)
 }
 
@@ -84,10 +84,10 @@ pub(super) struct Ids(Vec<(u128, Option<u32>)>);
 
 impl Ids {
     /// Of the rows of one family: the longest prefix wins.
-    pub fn of(rows: &[RemoteRow], family: Family) -> Self {
+    pub fn new(rows: &[RemoteRow], family: Family) -> Self {
         let mut sorted: Vec<(u128, u8, u128, u32)> = rows
             .iter()
-            .filter(|r| Family::of(r.prefix.addr()) == family)
+            .filter(|r| Family::from_address(r.prefix.addr()) == family)
             .map(|r| {
                 let (first, end) = range(&r.prefix);
                 (first, r.prefix.prefix_len(), end, r.id)
@@ -178,14 +178,14 @@ impl Addresses {
     }
 
     /// Those of one family. A packet when rows ask for an id that is uncertain.
-    pub fn of(case: &Case<'_>, family: Family) -> Answer<Self> {
+    pub fn new(case: &Case<'_>, family: Family) -> Proof<Self> {
         let ids = if case.by_id {
-            Ids::of(&case.program.remote, family)
+            Ids::new(&case.program.remote, family)
         } else {
             Ids(Vec::new())
         };
         if let Some(remote) = ids.unsure() {
-            return Err(unsure(case.policy, case.sight, family, remote, (1, 1)));
+            return Err(unsure(case.policy, case.parser, family, remote, (1, 1)));
         }
         let nowhere = || Set::Ranges(Vec::new());
         let mut found = Addresses {
@@ -247,13 +247,13 @@ impl Addresses {
     }
 
     /// Visits one pair of addresses for each set of entries and rows that some pair reaches.
-    pub fn visit(&self, mut place: impl FnMut(Place, &[u64]) -> Answer) -> Answer {
+    pub fn visit(&self, mut place: impl FnMut(AddressPair, &[u64]) -> Proof) -> Proof {
         let everything = vec![u64::MAX; self.remote.len().div_ceil(64)];
         let mut seen: HashSet<Vec<u64>> = HashSet::new();
         for (remote, near) in cells(&self.remote, &everything, self.family) {
             for (local, here) in cells(&self.local, &near, self.family) {
                 if !seen.contains(&here) {
-                    let at = Place {
+                    let at = AddressPair {
                         family: self.family,
                         local,
                         remote,

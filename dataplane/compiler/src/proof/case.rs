@@ -7,19 +7,19 @@ use portcullis_policy::{
 };
 
 use super::Counterexample;
+use super::parser_view::ParserView;
 use super::ports::{CodeMaps, Coding};
-use super::sight::Sight;
-use crate::program::{FrameMatch, PolicyRow, PortMatch, Program, RemoteMatch, WordRow};
+use crate::class_rows::{ClassRows, FrameMatch, PolicyRow, PortMatch, RemoteMatch, WordRow};
 
 /// Either equal or a packet that shows they are not.
-pub(super) type Answer<T = ()> = Result<T, Box<Counterexample>>;
+pub(super) type Proof<T = ()> = Result<T, Box<Counterexample>>;
 
 /// A policy, rows that shall mean the same, and what they refer to.
 pub(super) struct Case<'a> {
     pub policy: &'a Policy,
-    pub program: &'a Program,
+    pub program: &'a ClassRows,
     pub fixed: &'a [PolicyRow],
-    pub sight: &'a Sight,
+    pub parser: &'a ParserView,
     /// The rows for every class and those of this one, highest priority first.
     pub rows: Vec<&'a PolicyRow>,
     /// The code stages, where a row asks for codes.
@@ -45,13 +45,13 @@ pub(super) struct Point {
 
 impl<'a> Case<'a> {
     /// Puts the question, or answers it at once where codes are asked for that nothing gives with certainty.
-    pub fn of(
+    pub fn new(
         policy: &'a Policy,
-        program: &'a Program,
+        program: &'a ClassRows,
         fixed: &'a [PolicyRow],
-        sight: &'a Sight,
-        maps: impl FnOnce(&Arc<crate::program::Codes>) -> Arc<CodeMaps>,
-    ) -> Answer<Self> {
+        parser: &'a ParserView,
+        maps: impl FnOnce(&Arc<crate::class_rows::Codes>) -> Arc<CodeMaps>,
+    ) -> Proof<Self> {
         let mut rows: Vec<&PolicyRow> = fixed.iter().chain(&program.policy).collect();
         // Stable, and nearly sorted: rows come highest first.
         rows.sort_by_key(|row| std::cmp::Reverse(row.priority));
@@ -62,14 +62,14 @@ impl<'a> Case<'a> {
         let mut codes = None;
         if src_codes || dst_codes {
             let Some(stages) = &program.codes else {
-                return Err(unsure(policy, sight, Family::V4, 0, TCP_PORTS));
+                return Err(unsure(policy, parser, Family::V4, 0, TCP_PORTS));
             };
             let maps = maps(stages);
             if let Some(port) = maps.src.unsure().filter(|_| src_codes) {
-                return Err(unsure(policy, sight, Family::V4, 0, (port, 1)));
+                return Err(unsure(policy, parser, Family::V4, 0, (port, 1)));
             }
             if let Some(port) = maps.dst.unsure().filter(|_| dst_codes) {
-                return Err(unsure(policy, sight, Family::V4, 0, (1, port)));
+                return Err(unsure(policy, parser, Family::V4, 0, (1, port)));
             }
             codes = Some(maps);
         }
@@ -84,11 +84,11 @@ impl<'a> Case<'a> {
             .iter()
             .any(|r| r.key.remote != RemoteMatch::Any || r.key.local.is_some());
         Ok(Case {
-            marked_denied: sight.unreadable && marked_denied(&rows),
+            marked_denied: parser.unreadable && marked_denied(&rows),
             policy,
             program,
             fixed,
-            sight,
+            parser,
             rows,
             codes,
             words,
@@ -98,8 +98,8 @@ impl<'a> Case<'a> {
     }
 
     /// Compares: the reference verdict has the last word.
-    pub fn confirm(&self, packet: Packet, got: Option<Action>) -> Answer {
-        let (wanted, _) = self.policy.judge(&packet, self.sight.view);
+    pub fn confirm(&self, packet: Packet, got: Option<Action>) -> Proof {
+        let (wanted, _) = self.policy.judge(&packet, self.parser.view);
         if got == Some(wanted) {
             return Ok(());
         }
@@ -134,7 +134,6 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// A later fragment.
     pub fn later(&self, marked: bool) -> Point {
         let codes = self.codes.as_ref();
         Point {
@@ -228,19 +227,19 @@ const TCP_PORTS: (u16, u16) = (1, 1);
 /// A packet about which nothing is certain, whatever its ports.
 pub(super) fn unsure(
     policy: &Policy,
-    sight: &Sight,
+    parser: &ParserView,
     family: Family,
     remote: u128,
     (src, dst): (u16, u16),
 ) -> Box<Counterexample> {
-    let spot = Place {
+    let spot = AddressPair {
         family,
         local: 0,
         remote,
     };
     let flags = if policy.five_tuple { 0 } else { TCP_ACK };
     let packet = spot.packet(Protocol::TCP, Fragment::Whole, L4::Ports { src, dst, flags });
-    let (wanted, _) = policy.judge(&packet, sight.view);
+    let (wanted, _) = policy.judge(&packet, parser.view);
     Box::new(Counterexample {
         packet,
         wanted,
@@ -250,13 +249,13 @@ pub(super) fn unsure(
 
 /// A pair of addresses, as numbers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct AddressPair {
     pub family: Family,
     pub local: u128,
     pub remote: u128,
 }
 
-impl Place {
+impl AddressPair {
     pub fn packet(self, protocol: impl Into<Option<u8>>, fragment: Fragment, l4: L4) -> Packet {
         Packet {
             frame: Frame::Ip(IpPacket {

@@ -3,10 +3,10 @@
 use portcullis_policy::{Action, Entry, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol};
 
 use super::addresses::{Addresses, ones};
-use super::case::{Answer, Case, Place, Point};
-use super::slice::{Kind, Memo, Slice};
+use super::case::{AddressPair, Case, Point, Proof};
+use super::slice::{Memo, PacketShape, Slice};
 use super::sweep::Spot;
-use crate::program::FrameMatch;
+use crate::class_rows::FrameMatch;
 
 /// The slices of one IP version of a class, filled for one pair of addresses after the other.
 pub(super) struct Slices {
@@ -17,23 +17,23 @@ pub(super) struct Slices {
 }
 
 /// What packets of a protocol show.
-fn kind_of(case: &Case<'_>, family: Family, protocol: u8) -> Kind {
+fn kind_of(case: &Case<'_>, family: Family, protocol: u8) -> PacketShape {
     if protocol == 0 {
-        Kind::Broken
+        PacketShape::Broken
     } else if case.policy.shows_ports(protocol) {
-        Kind::Ports {
+        PacketShape::Ports {
             flags: protocol == Protocol::TCP && !case.policy.five_tuple,
         }
     } else if case.policy.shows_icmp(protocol, family) {
-        Kind::Icmp
+        PacketShape::Icmp
     } else {
-        Kind::Point
+        PacketShape::Point
     }
 }
 
 impl Slices {
     /// One for each protocol that entries or rows name, that has ports or ICMP types, or that stands for all others.
-    pub fn of(case: &Case<'_>, family: Family) -> Self {
+    pub fn new(case: &Case<'_>, family: Family) -> Self {
         // Whether it is named, and whether an entry does.
         let mut named = [(false, false); 256];
         let mut name = |protocol: u8, by_entry: bool| {
@@ -45,7 +45,7 @@ impl Slices {
             name(protocol, false);
         }
         name(Protocol::TCP, true);
-        if case.sight.hides_later(family) {
+        if case.parser.hides_later(family) {
             name(IPV6_FRAGMENT, false);
         }
         for row in &case.rows {
@@ -113,7 +113,7 @@ impl Slices {
             {
                 let reaches = match row.1.key.frame {
                     FrameMatch::Any => true,
-                    FrameMatch::Unreadable => case.sight.unreadable,
+                    FrameMatch::Unreadable => case.parser.unreadable,
                     FrameMatch::Ip(family) => family == self.family,
                     FrameMatch::Arp | FrameMatch::EtherType(_) => false,
                 };
@@ -127,7 +127,7 @@ impl Slices {
 }
 
 /// Hears of a packet, what the entries and what the rows say about it where that differs. Its error ends the proof.
-pub(super) type Report<'r> = &'r dyn Fn(Packet, Action, Option<Action>) -> Answer;
+pub(super) type Report<'r> = &'r dyn Fn(Packet, Action, Option<Action>) -> Proof;
 
 /// Compares one IP version of a class, cell by cell.
 pub(super) fn compare(
@@ -136,12 +136,12 @@ pub(super) fn compare(
     addresses: Option<&Addresses>,
     memo: &mut Memo,
     report: Report<'_>,
-) -> Answer {
-    let mut slices = Slices::of(case, family);
+) -> Proof {
+    let mut slices = Slices::new(case, family);
     match addresses {
         None => {
             let everything = 0..case.policy.entries.len() + case.rows.len();
-            let place = Place {
+            let place = AddressPair {
                 family,
                 local: 0,
                 remote: 0,
@@ -157,13 +157,13 @@ pub(super) fn compare(
 /// One pair of addresses, standing for all that reach the same entries and rows.
 struct Cell<'c, 'a> {
     case: &'c Case<'a>,
-    place: Place,
+    place: AddressPair,
     report: Report<'c>,
 }
 
 impl Cell<'_, '_> {
-    fn compare(&self, slices: &[Slice], memo: &mut Memo) -> Answer {
-        let hidden = self.case.sight.hides_later(self.place.family);
+    fn compare(&self, slices: &[Slice], memo: &mut Memo) -> Proof {
+        let hidden = self.case.parser.hides_later(self.place.family);
         let mut passes = false;
         for slice in slices {
             let own = self.slice(slice, hidden, memo)?;
@@ -176,12 +176,12 @@ impl Cell<'_, '_> {
     }
 
     /// Compares one protocol. Tells whether its later fragments pass where they do not hide it.
-    fn slice(&self, slice: &Slice, hidden: bool, memo: &mut Memo) -> Answer<bool> {
+    fn slice(&self, slice: &Slice, hidden: bool, memo: &mut Memo) -> Proof<bool> {
         let case = self.case;
         let fragments = !case.policy.five_tuple && !hidden;
         let at_offset = |offset| Fragment::Later { offset };
         let (passes, torn) = match slice.kind {
-            Kind::Broken => {
+            PacketShape::Broken => {
                 let wanted = Action::Deny;
                 self.check(
                     slice,
@@ -201,7 +201,7 @@ impl Cell<'_, '_> {
                 }
                 return Ok(false);
             }
-            Kind::Point => {
+            PacketShape::Point => {
                 let says = |entry: Option<&Entry>| entry.map_or(case.policy.default, |e| e.action);
                 let wanted = says(slice.entries(case).next());
                 self.check(
@@ -214,10 +214,10 @@ impl Cell<'_, '_> {
                 let later = says(slice.entries(case).find(|e| e.matcher.fragments));
                 (later == Action::Allow, false)
             }
-            Kind::Ports { .. } | Kind::Icmp => {
+            PacketShape::Ports { .. } | PacketShape::Icmp => {
                 let outcome = memo.prove(slice, case, |spot| self.differs(slice, spot))?;
-                if case.sight.view.short_header && !case.policy.five_tuple {
-                    let ported = slice.kind != Kind::Icmp;
+                if case.parser.view.short_header && !case.policy.five_tuple {
+                    let ported = slice.kind != PacketShape::Icmp;
                     let blank = self.marked(case.blank(ported, true));
                     self.check(slice, Action::Deny, Fragment::Whole, L4::Short, blank)?;
                 }
@@ -225,8 +225,8 @@ impl Cell<'_, '_> {
             }
         };
         if fragments {
-            let tcp = slice.kind == Kind::Ports { flags: true };
-            let offsets = case.sight.view.fragment_offset;
+            let tcp = slice.kind == PacketShape::Ports { flags: true };
+            let offsets = case.parser.view.fragment_offset;
             let allowed = passes && !(tcp && torn && !offsets);
             let wanted = if allowed { Action::Allow } else { Action::Deny };
             self.check(slice, wanted, at_offset(2), L4::Nothing, Some(case.later(false)))?;
@@ -246,7 +246,7 @@ impl Cell<'_, '_> {
     /// What rows see of a packet that cannot be judged: with the mark where the parser makes it. `None` when it is
     /// known already that such packets are denied.
     fn marked(&self, point: Point) -> Option<Point> {
-        let marked = point.marked && self.case.sight.unreadable;
+        let marked = point.marked && self.case.parser.unreadable;
         (!self.case.marked_denied).then_some(Point { marked, ..point })
     }
 
@@ -257,7 +257,7 @@ impl Cell<'_, '_> {
         fragment: Fragment,
         l4: L4,
         point: Option<Point>,
-    ) -> Answer {
+    ) -> Proof {
         let Some(point) = point else { return Ok(()) };
         let got = self.case.at(slice.rows(self.case), point);
         if got == Some(wanted) {
@@ -266,8 +266,8 @@ impl Cell<'_, '_> {
         (self.report)(self.place.packet(slice.protocol, fragment, l4), wanted, got)
     }
 
-    fn differs(&self, slice: &Slice, spot: Spot) -> Answer {
-        let l4 = if slice.kind == Kind::Icmp {
+    fn differs(&self, slice: &Slice, spot: Spot) -> Proof {
+        let l4 = if slice.kind == PacketShape::Icmp {
             L4::Icmp {
                 kind: spot.src as u8,
                 code: spot.dst as u8,
@@ -284,7 +284,7 @@ impl Cell<'_, '_> {
     }
 
     /// Later fragments of IPv6 that do not show their protocol.
-    fn hidden(&self, slices: &[Slice], passes: bool) -> Answer {
+    fn hidden(&self, slices: &[Slice], passes: bool) -> Proof {
         let wanted = if passes { Action::Allow } else { Action::Deny };
         let Some(shown) = slices.iter().find(|s| s.protocol == IPV6_FRAGMENT) else {
             return Ok(());

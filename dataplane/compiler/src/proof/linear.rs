@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use portcullis_policy::{Action, Family, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Protocol, RARP};
 
-use super::sight::Sight;
-use crate::model::StageModel;
-use crate::program::{
-    CodeRow, CodeStage, FrameMatch, PolicyRow, PortMatch, Program, RemoteMatch, RemoteRow, RowKey, WordRow,
+use super::parser_view::ParserView;
+use crate::class_rows::{
+    ClassRows, CodeRow, CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, RowKey, WordRow,
 };
+use crate::model::StageModel;
 
 /// The row of the remote stage that gives an address its id; `None` when none holds it, which is id 0.
-pub fn remote_row(program: &Program, address: IpAddr) -> Option<&RemoteRow> {
+pub fn remote_row(program: &ClassRows, address: IpAddr) -> Option<&RemoteRow> {
     let hits = program.remote.iter().filter(|r| r.prefix.contains(&address));
     hits.max_by_key(|r| r.prefix.prefix_len())
 }
@@ -23,30 +23,30 @@ pub fn remote_row(program: &Program, address: IpAddr) -> Option<&RemoteRow> {
 /// A [`Frame::Other`] is one whose EtherType no row names; a [`Frame::Opaque`] has every EtherType that the model
 /// calls opaque.
 pub fn deciding_row<'a>(
-    program: &'a Program,
+    program: &'a ClassRows,
     fixed: &'a [PolicyRow],
     packet: &Packet,
     model: &StageModel,
 ) -> Option<(&'a PolicyRow, Action)> {
-    decide(program, fixed, packet, &Sight::of(model))
+    decide(program, fixed, packet, &ParserView::from_model(model))
 }
 
 /// [`deciding_row`] for what a model's parser shows.
 pub(super) fn decide<'a>(
-    program: &'a Program,
+    program: &'a ClassRows,
     fixed: &'a [PolicyRow],
     packet: &Packet,
-    sight: &Sight,
+    parser: &ParserView,
 ) -> Option<(&'a PolicyRow, Action)> {
     let rows = fixed.iter().chain(&program.policy);
     match &packet.frame {
         Frame::Ip(ip) => {
-            let shown = Shown::of(program, fixed, ip, sight)?;
+            let shown = Shown::new(program, fixed, ip, parser)?;
             let hits = rows.filter(|row| shown.hit(&row.key));
             top(hits, &program.words, shown.dst)
         }
         other => top(
-            rows.filter(|row| hits_frame(&row.key, other, sight)),
+            rows.filter(|row| hits_frame(&row.key, other, parser)),
             &program.words,
             0,
         ),
@@ -74,14 +74,14 @@ pub(super) fn is_bare(key: &RowKey) -> bool {
         && *dst == PortMatch::Any
 }
 
-fn hits_frame(key: &RowKey, frame: &Frame, sight: &Sight) -> bool {
+fn hits_frame(key: &RowKey, frame: &Frame, parser: &ParserView) -> bool {
     is_bare(key)
         && match key.frame {
             FrameMatch::Any => true,
             FrameMatch::Arp => *frame == Frame::Arp,
             FrameMatch::EtherType(RARP) => *frame == Frame::Rarp,
-            FrameMatch::EtherType(t) => *frame == Frame::Opaque && sight.opaque.contains(&t),
-            FrameMatch::Unreadable => *frame == Frame::Opaque && sight.unreadable,
+            FrameMatch::EtherType(t) => *frame == Frame::Opaque && parser.opaque.contains(&t),
+            FrameMatch::Unreadable => *frame == Frame::Opaque && parser.unreadable,
             FrameMatch::Ip(_) => false,
         }
 }
@@ -160,11 +160,11 @@ struct Shown {
 
 impl Shown {
     /// `None` when an id or a code that rows ask for is uncertain.
-    fn of(program: &Program, fixed: &[PolicyRow], ip: &IpPacket, sight: &Sight) -> Option<Self> {
-        let family = Family::of(ip.remote);
+    fn new(program: &ClassRows, fixed: &[PolicyRow], ip: &IpPacket, parser: &ParserView) -> Option<Self> {
+        let family = Family::from_address(ip.remote);
         let later = ip.is_later();
-        let hidden = later && sight.hides_later(family);
-        let l4 = ip.shown(sight.view);
+        let hidden = later && parser.hides_later(family);
+        let l4 = ip.shown(parser.view);
         let (src, dst, flags) = match l4 {
             _ if later => (0, 0, 0),
             L4::Ports { src, dst, flags } if ip.protocol == Some(Protocol::TCP) => (src, dst, flags),
@@ -199,7 +199,7 @@ impl Shown {
             } else {
                 ip.protocol.unwrap_or(0)
             },
-            marked: sight.marks(ip),
+            marked: parser.marks(ip),
             later,
             flags,
             src,
@@ -233,7 +233,7 @@ impl Shown {
 }
 
 /// The id of an address; `None` when rows ask for it and two rows of one prefix disagree.
-fn id(program: &Program, fixed: &[PolicyRow], address: IpAddr) -> Option<u32> {
+fn id(program: &ClassRows, fixed: &[PolicyRow], address: IpAddr) -> Option<u32> {
     let asked = |r: &PolicyRow| matches!(r.key.remote, RemoteMatch::Id(_));
     let Some(row) = remote_row(program, address) else {
         return Some(0);

@@ -23,8 +23,8 @@ mod case;
 mod cells;
 mod linear;
 mod pairs;
+mod parser_view;
 mod ports;
-mod sight;
 mod slice;
 mod sweep;
 
@@ -32,14 +32,14 @@ use std::borrow::Borrow;
 
 use portcullis_policy::{Action, Family, Frame, Packet, Policy, RARP};
 
+use crate::class_rows::{ClassRows, FrameMatch, PolicyRow};
 use crate::model::StageModel;
-use crate::program::{FrameMatch, PolicyRow, Program};
 use addresses::Addresses;
-use case::{Answer, Case};
+use case::{Case, Proof};
 pub use linear::{deciding_row, remote_row};
 use linear::{is_bare, top};
+use parser_view::ParserView;
 use ports::KnownCodes;
-use sight::Sight;
 use slice::Memo;
 
 /// A packet on which rows and policy differ.
@@ -67,7 +67,7 @@ impl std::fmt::Display for Counterexample {
 /// Proves programs of one model, one after the other, and remembers what they have in common.
 #[derive(Debug)]
 pub struct Prover {
-    sight: Sight,
+    parser: ParserView,
     fixed: Vec<PolicyRow>,
     memo: Memo,
     codes: KnownCodes,
@@ -79,7 +79,6 @@ pub struct Prover {
 enum Engine {
     /// By whatever takes less time.
     Auto,
-    /// By cells.
     #[cfg(test)]
     Cells,
     /// By pairs, where that is possible.
@@ -109,22 +108,22 @@ impl Engine {
 /// a [`Prover`].
 pub fn prove(
     policy: &Policy,
-    program: &Program,
+    program: &ClassRows,
     fixed: &[PolicyRow],
     model: &StageModel,
 ) -> Result<(), Box<Counterexample>> {
-    Prover::seeing(Sight::of(model), fixed.to_vec()).prove(policy, program)
+    Prover::seeing(ParserView::from_model(model), fixed.to_vec()).prove(policy, program)
 }
 
 impl Prover {
     /// For a model and the rows that it holds for every class.
     pub fn new(model: impl Borrow<StageModel>, fixed: Vec<PolicyRow>) -> Self {
-        Self::seeing(Sight::of(model.borrow()), fixed)
+        Self::seeing(ParserView::from_model(model.borrow()), fixed)
     }
 
-    fn seeing(sight: Sight, fixed: Vec<PolicyRow>) -> Self {
+    fn seeing(parser: ParserView, fixed: Vec<PolicyRow>) -> Self {
         Prover {
-            sight,
+            parser,
             fixed,
             memo: Memo::default(),
             codes: KnownCodes::default(),
@@ -133,16 +132,16 @@ impl Prover {
     }
 
     /// Checks a program and the rows that hold for every class against a policy: on the whole packet space, exactly.
-    pub fn prove(&mut self, policy: &Policy, program: &Program) -> Result<(), Box<Counterexample>> {
+    pub fn prove(&mut self, policy: &Policy, program: &ClassRows) -> Result<(), Box<Counterexample>> {
         if !policy.may_deny() {
             return permissive(program);
         }
         let codes = &mut self.codes;
-        let case = Case::of(policy, program, &self.fixed, &self.sight, |c| codes.get(c))?;
+        let case = Case::new(policy, program, &self.fixed, &self.parser, |c| codes.get(c))?;
         not_ip(&case)?;
         let named = Addresses::are_named(&case);
         for family in Family::BOTH {
-            let addresses = named.then(|| Addresses::of(&case, family)).transpose()?;
+            let addresses = named.then(|| Addresses::new(&case, family)).transpose()?;
             match addresses.as_ref() {
                 Some(addresses) if self.engine.takes(&case, addresses) => pairs::prove(&case, addresses)?,
                 addresses => cells::compare(&case, family, addresses, &mut self.memo, &|packet, _, got| {
@@ -155,7 +154,7 @@ impl Prover {
 }
 
 /// A class that denies nothing is never sent through the policy stage; a row would be a mistake.
-fn permissive(program: &Program) -> Answer {
+fn permissive(program: &ClassRows) -> Proof {
     match program.policy.first() {
         None => Ok(()),
         Some(row) => Err(Box::new(Counterexample {
@@ -170,14 +169,14 @@ fn permissive(program: &Program) -> Answer {
 const READ: [u16; 3] = [0x0800, 0x0806, 0x86dd];
 
 /// Frames that are not IP: ARP, and each EtherType that a row or the model names.
-fn not_ip(case: &Case<'_>) -> Answer {
+fn not_ip(case: &Case<'_>) -> Proof {
     let bare = || case.rows.iter().copied().filter(|r| is_bare(&r.key));
     let check = |frame: Frame, hit: &dyn Fn(FrameMatch) -> bool| {
         let got = top(bare().filter(|r| hit(r.key.frame)), &case.words, 0);
         case.confirm(Packet { frame }, got.map(|(_, action)| action))
     };
     check(Frame::Arp, &|f| matches!(f, FrameMatch::Any | FrameMatch::Arp))?;
-    let opaque = &case.sight.opaque;
+    let opaque = &case.parser.opaque;
     let named = bare().filter_map(|r| match r.key.frame {
         FrameMatch::EtherType(t) => Some(t),
         _ => None,
@@ -193,7 +192,7 @@ fn not_ip(case: &Case<'_>) -> Answer {
         if !opaque.contains(&t) {
             check(if t == RARP { Frame::Rarp } else { Frame::Other }, &own)?;
         }
-        if case.sight.unreadable {
+        if case.parser.unreadable {
             check(Frame::Opaque, &|f| own(f) || f == FrameMatch::Unreadable)?;
         } else if opaque.contains(&t) {
             check(Frame::Opaque, &own)?;

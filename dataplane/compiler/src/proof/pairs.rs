@@ -10,20 +10,20 @@ use portcullis_policy::{Action, Fragment, L4};
 
 use super::addresses::{Addresses, Set, last, ones};
 use super::boxes::{BoxOf, DIMENSIONS, List, Piece, Runs, Sets};
-use super::case::{Answer, Case, Place};
+use super::case::{AddressPair, Case, Proof};
 use super::cells::Slices;
 use super::linear::decide;
 use super::ports::{Coding, Run, runs};
-use super::slice::{Kind, Slice, worded};
-use crate::program::FrameMatch;
+use super::slice::{PacketShape, Slice, worded};
+use crate::class_rows::FrameMatch;
 
 /// Boxes that a search for a cover of many boxes may cut one into before it leaves it to the search by pairs.
 const PIECES: usize = 1000;
 
 /// Proves one IP version of a five-tuple class.
-pub(super) fn prove(case: &Case<'_>, addresses: &Addresses) -> Answer {
-    let mut plane = Plane::of(case, addresses);
-    let mut slices = Slices::of(case, addresses.family);
+pub(super) fn prove(case: &Case<'_>, addresses: &Addresses) -> Proof {
+    let mut plane = Plane::new(case, addresses);
+    let mut slices = Slices::new(case, addresses.family);
     let everything = 0..case.policy.entries.len() + case.rows.len();
     for slice in slices.fill(case, everything) {
         if slice.protocol != 0 || !case.marked_denied {
@@ -37,7 +37,7 @@ pub(super) fn prove(case: &Case<'_>, addresses: &Addresses) -> Answer {
 struct Axis(Vec<u128>);
 
 impl Axis {
-    fn of(sets: &[Set]) -> Self {
+    fn from_sets(sets: &[Set]) -> Self {
         let mut cuts = vec![0];
         for set in sets {
             if let Set::Ranges(ranges) = set {
@@ -86,12 +86,12 @@ struct Rank {
 }
 
 impl<'c, 'a> Plane<'c, 'a> {
-    fn of(case: &'c Case<'a>, addresses: &'c Addresses) -> Self {
+    fn new(case: &'c Case<'a>, addresses: &'c Addresses) -> Self {
         Plane {
             case,
             addresses,
-            remote: Axis::of(&addresses.remote),
-            local: Axis::of(&addresses.local),
+            remote: Axis::from_sets(&addresses.remote),
+            local: Axis::from_sets(&addresses.local),
             sets: Sets::default(),
         }
     }
@@ -126,7 +126,7 @@ impl<'c, 'a> Plane<'c, 'a> {
 
     fn entries(&mut self, slice: &Slice) -> List {
         let mut list = List::default();
-        if slice.kind == Kind::Broken {
+        if slice.kind == PacketShape::Broken {
             if let Some(whole) = self.whole(0) {
                 list.push(whole, Some(Action::Deny));
             }
@@ -155,7 +155,7 @@ impl<'c, 'a> Plane<'c, 'a> {
     /// The rows, and for each those of its priority that stand before it.
     fn rows(&mut self, slice: &Slice) -> (List, Vec<Rank>) {
         let case = self.case;
-        let broken = slice.kind == Kind::Broken;
+        let broken = slice.kind == PacketShape::Broken;
         let end = if broken { 0 } else { u16::MAX };
         let (src, dst) = if broken {
             (Coding::Constant(0), Coding::Constant(0))
@@ -168,7 +168,7 @@ impl<'c, 'a> Plane<'c, 'a> {
         let mut from = Vec::new();
         for (index, row) in slice.rows.iter().zip(slice.rows(case)) {
             let k = &row.key;
-            let shown = k.frame != FrameMatch::Unreadable || (broken && case.sight.unreadable);
+            let shown = k.frame != FrameMatch::Unreadable || (broken && case.parser.unreadable);
             if !shown || k.later == Some(true) || k.flags.is_some_and(|(value, _)| value != 0) {
                 continue;
             }
@@ -202,7 +202,7 @@ impl<'c, 'a> Plane<'c, 'a> {
         (list, ranks)
     }
 
-    fn slice(&mut self, slice: &Slice) -> Answer {
+    fn slice(&mut self, slice: &Slice) -> Proof {
         let mut entries = self.entries(slice);
         let (mut rows, ranks) = self.rows(slice);
         self.ties(slice, &mut rows, &ranks)?;
@@ -239,7 +239,7 @@ impl<'c, 'a> Plane<'c, 'a> {
     }
 
     /// An entry and a row that disagree: whatever both hold must be held above one of them.
-    fn pair(&mut self, slice: &Slice, entries: (&mut List, u32), rows: (&mut List, u32)) -> Answer {
+    fn pair(&mut self, slice: &Slice, entries: (&mut List, u32), rows: (&mut List, u32)) -> Proof {
         let mut both = [entries, rows];
         let mut common = None;
         for (list, at) in &both {
@@ -269,7 +269,7 @@ impl<'c, 'a> Plane<'c, 'a> {
     }
 
     /// Rows of equal priority that disagree: whatever both hold must be held by rows of higher priority.
-    fn ties(&mut self, slice: &Slice, rows: &mut List, ranks: &[Rank]) -> Answer {
+    fn ties(&mut self, slice: &Slice, rows: &mut List, ranks: &[Rank]) -> Proof {
         for (index, rank) in (0u32..).zip(ranks) {
             if rank.first == index {
                 continue;
@@ -304,16 +304,16 @@ impl<'c, 'a> Plane<'c, 'a> {
     }
 
     /// A packet that this box holds and none of the covers does is a counter-example.
-    fn uncovered(&self, slice: &Slice, common: &BoxOf, covers: &[BoxOf]) -> Answer {
+    fn uncovered(&self, slice: &Slice, common: &BoxOf, covers: &[BoxOf]) -> Proof {
         let Some([remote, local, src, dst]) = self.sets.uncovered(self.sets.pieces(common), covers) else {
             return Ok(());
         };
-        let place = Place {
+        let place = AddressPair {
             family: self.addresses.family,
             local: self.local.address(local),
             remote: self.remote.address(remote),
         };
-        let l4 = if slice.kind == Kind::Broken {
+        let l4 = if slice.kind == PacketShape::Broken {
             L4::Nothing
         } else {
             L4::Ports {
@@ -323,7 +323,7 @@ impl<'c, 'a> Plane<'c, 'a> {
             }
         };
         let packet = place.packet(slice.protocol, Fragment::Whole, l4);
-        let got = decide(self.case.program, self.case.fixed, &packet, self.case.sight);
+        let got = decide(self.case.program, self.case.fixed, &packet, self.case.parser);
         self.case.confirm(packet, got.map(|(_, action)| action))
     }
 }

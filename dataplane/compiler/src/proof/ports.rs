@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::program::{CodeStage, Codes, PortMatch};
+use crate::class_rows::{CodeStage, Codes, PortMatch};
 
 /// Inclusive, `first <= last`.
 pub(super) type Run = (u16, u16);
@@ -11,9 +11,7 @@ pub(super) type Run = (u16, u16);
 /// What codes the ports of one dimension have.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Coding<'a> {
-    /// All the same.
     Constant(u64),
-    /// By number.
     ByPort(&'a CodeMap),
 }
 
@@ -68,7 +66,7 @@ pub(super) struct CodeMap {
 }
 
 impl CodeMap {
-    fn of(stage: &CodeStage) -> Self {
+    fn from_stage(stage: &CodeStage) -> Self {
         // Where rows begin (true) and end, with what they say.
         let mut events: Vec<(u32, bool, u32, u64)> = Vec::new();
         let mut spans = Vec::new();
@@ -186,8 +184,8 @@ impl KnownCodes {
         self.serials += 1;
         let maps = Arc::new(CodeMaps {
             serial: self.serials,
-            src: CodeMap::of(&codes.src),
-            dst: CodeMap::of(&codes.dst),
+            src: CodeMap::from_stage(&codes.src),
+            dst: CodeMap::from_stage(&codes.dst),
         });
         if self.known.len() >= KNOWN {
             self.known.remove(0);
@@ -200,7 +198,7 @@ impl KnownCodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::CodeRow;
+    use crate::class_rows::CodeRow;
     use proptest::prelude::*;
 
     /// Any match but by code, mostly of few bits.
@@ -244,7 +242,7 @@ mod tests {
         ) {
             let rows: Vec<CodeRow> =
                 rows.into_iter().map(|(priority, port, code)| CodeRow { priority, port, code }).collect();
-            let map = CodeMap::of(&CodeStage { rows: rows.clone(), later: 7, width: 2 });
+            let map = CodeMap::from_stage(&CodeStage { rows: rows.clone(), later: 7, width: 2 });
             let mut hit = Vec::new();
             map.runs(value, mask, u16::MAX, &mut hit);
             let mut unsure = None;

@@ -11,19 +11,17 @@ use portcullis_policy::{Action, Entry, FlagMatch, Protocol};
 use super::case::{Case, bit};
 use super::ports::{Coding, Run, runs};
 use super::sweep::{Flags, Outcome, Space, Sweep};
-use crate::program::{FrameMatch, PolicyRow, PortMatch};
+use crate::class_rows::{FrameMatch, PolicyRow, PortMatch};
 
 /// What packets of a protocol show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PacketShape {
     /// Ports, and flags if it is TCP.
     Ports {
         /// Whether it is TCP.
         flags: bool,
     },
-    /// Type and code.
     Icmp,
-    /// Nothing.
     Point,
     /// Protocol 0: a chain of headers without an end.
     Broken,
@@ -33,7 +31,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Slice {
     pub protocol: u8,
-    pub kind: Kind,
+    pub kind: PacketShape,
     /// Later fragments that hide their protocol pass if those of this one would.
     pub named: bool,
     pub entries: Vec<u32>,
@@ -41,7 +39,7 @@ pub(super) struct Slice {
 }
 
 impl Slice {
-    pub fn new(protocol: u8, kind: Kind, named: bool) -> Self {
+    pub fn new(protocol: u8, kind: PacketShape, named: bool) -> Self {
         Slice {
             protocol,
             kind,
@@ -64,7 +62,7 @@ impl Slice {
 
     /// The rows that whole, readable packets can match.
     fn readable<'a>(&self, case: &Case<'a>) -> impl Iterator<Item = &'a PolicyRow> {
-        let flags = self.kind == Kind::Ports { flags: true };
+        let flags = self.kind == PacketShape::Ports { flags: true };
         self.rows(case).filter(move |r| {
             r.key.later != Some(true)
                 && r.key.frame != FrameMatch::Unreadable
@@ -73,15 +71,15 @@ impl Slice {
     }
 
     fn is_icmp(&self) -> bool {
-        self.kind == Kind::Icmp
+        self.kind == PacketShape::Icmp
     }
 
     /// The space in which entries and rows are compared.
     pub fn space(&self, case: &Case<'_>) -> Space {
         Space {
             last: if self.is_icmp() { 255 } else { u16::MAX },
-            flags: self.kind == Kind::Ports { flags: true },
-            blank: Protocol::has_ports(self.protocol) && !case.sight.view.short_header,
+            flags: self.kind == PacketShape::Ports { flags: true },
+            blank: Protocol::has_ports(self.protocol) && !case.parser.view.short_header,
             default: case.policy.default,
         }
     }
@@ -118,7 +116,7 @@ impl Slice {
     /// The codes of its ports.
     pub fn codings<'c>(&self, case: &'c Case<'_>) -> (Coding<'c>, Coding<'c>) {
         match self.kind {
-            Kind::Ports { .. } => (case.src_coding(), case.dst_coding()),
+            PacketShape::Ports { .. } => (case.src_coding(), case.dst_coding()),
             _ => (Coding::Constant(0), Coding::Constant(0)),
         }
     }

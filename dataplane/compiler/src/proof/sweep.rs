@@ -12,7 +12,6 @@ use super::ports::Run;
 /// What a slice asks of TCP flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flags {
-    /// Nothing.
     Any,
     /// `flags & mask == value`.
     Masked(u16, u16),
@@ -58,7 +57,6 @@ pub(super) struct Spot {
 /// What the entries of a slice mean for later fragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Outcome {
-    /// Some packet passes.
     pub passes: bool,
     /// Some packet gets another verdict when it opens a connection.
     pub torn: bool,

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use portcullis_compiler::{PolicyRow, PortMatch, Program, RemoteMatch, StageModel};
+use portcullis_compiler::{ClassRows, PolicyRow, PortMatch, RemoteMatch, StageModel};
 use portcullis_policy::{
     Entry, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK, TCP_SYN,
 };
@@ -44,12 +44,12 @@ fn is_prefix(mask: u16) -> bool {
 /// A policy and rows, and what they can tell apart.
 pub struct Grid<'a> {
     policy: &'a Policy,
-    program: &'a Program,
+    program: &'a ClassRows,
     rows: Vec<&'a PolicyRow>,
 }
 
 impl<'a> Grid<'a> {
-    pub fn new(policy: &'a Policy, program: &'a Program, fixed: &'a [PolicyRow]) -> Self {
+    pub fn new(policy: &'a Policy, program: &'a ClassRows, fixed: &'a [PolicyRow]) -> Self {
         Grid {
             policy,
             program,
@@ -121,7 +121,10 @@ impl<'a> Grid<'a> {
             Family::V6 => Some(IpAddr::V6(Ipv6Addr::from(n))),
         };
         let mut edges = BTreeSet::from([0]);
-        for prefix in prefixes.iter().filter(|p| Family::of(p.addr()) == family) {
+        for prefix in prefixes
+            .iter()
+            .filter(|p| Family::from_address(p.addr()) == family)
+        {
             for edge in [number(prefix.network()), number(prefix.broadcast())] {
                 edges.extend([edge.wrapping_sub(1), edge, edge.wrapping_add(1)]);
             }

@@ -92,7 +92,7 @@ fn list(max: usize) -> impl Strategy<Value = Vec<serde_json::Value>> {
         // What can never match is refused by validation: keep the rest.
         rules.retain(|r| {
             let parsed: Result<portcullis_policy::Rule, _> = serde_json::from_value(r.clone());
-            parsed.is_ok_and(|r| portcullis_policy::Matcher::of(&r).is_some())
+            parsed.is_ok_and(|r| portcullis_policy::Matcher::from_rule(&r).is_some())
         });
         for (n, rule) in rules.iter_mut().enumerate() {
             rule["name"] = format!("r{n}").into();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portcullis_compiler::{
-    CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, Program, RemoteMatch,
+    ClassRows, CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, RemoteMatch,
 };
 use portcullis_policy::{Action, Family, Protocol};
 
@@ -38,7 +38,7 @@ fn other(action: Action) -> Action {
 const WAYS: usize = 18;
 
 /// Changes one row; `None` when there is nothing to change in the way that the dice chose.
-pub fn mutate(program: &Program, dice: &mut Dice) -> Option<Program> {
+pub fn mutate(program: &ClassRows, dice: &mut Dice) -> Option<ClassRows> {
     let mut new = program.clone();
     let at = dice.below(new.policy.len());
     let row = new.policy.get_mut(at)?;
@@ -161,7 +161,7 @@ fn recoded(codes: &Codes, dice: &mut Dice) -> Option<Codes> {
 }
 
 /// The same rows with their ports told by code: a bit for each way to match a port.
-pub fn by_code(program: &Program) -> Program {
+pub fn by_code(program: &ClassRows) -> ClassRows {
     let mut new = program.clone();
     let mut codes = Codes::default();
     for source in [true, false] {

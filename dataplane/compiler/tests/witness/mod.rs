@@ -17,7 +17,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portcullis_compiler::model::{ActionModel, Field, MatchKind, Role};
 use portcullis_compiler::{
-    Compiler, FrameMatch, Intent, PolicyRow, PortMatch, Program, RemoteMatch, StageModel,
+    ClassRows, Compiler, FrameMatch, Intent, PolicyRow, PortMatch, RemoteMatch, StageModel,
 };
 use portcullis_policy::{
     Action, Decider, Direction, Document, Entry, Family, Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4,
@@ -26,7 +26,7 @@ use portcullis_policy::{
 
 /// What the parser of a target shows of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownFields {
     pub ether_type: u16,
     pub unreadable: bool,
     pub protocol: u8,
@@ -43,9 +43,9 @@ pub struct Shown {
 /// An EtherType that no model and no rule knows.
 const UNKNOWN: u16 = 0x88cc;
 
-impl Shown {
+impl ShownFields {
     fn frame(ether_type: u16) -> Self {
-        Shown {
+        ShownFields {
             ether_type,
             unreadable: false,
             protocol: 0,
@@ -59,12 +59,12 @@ impl Shown {
     }
 
     /// What a packet looks like on a target; several where the same packet can come in several frames.
-    pub fn of(packet: &Packet, model: &StageModel) -> Vec<Self> {
+    pub fn new(packet: &Packet, model: &StageModel) -> Vec<Self> {
         match &packet.frame {
             Frame::Arp => vec![Self::frame(0x0806)],
             Frame::Rarp => vec![Self::frame(0x8035)],
             Frame::Other => vec![Self::frame(UNKNOWN)],
-            Frame::Opaque if model.unreadable => vec![Shown {
+            Frame::Opaque if model.unreadable => vec![ShownFields {
                 unreadable: true,
                 ..Self::frame(0x8847)
             }],
@@ -90,7 +90,7 @@ impl Shown {
             L4::Icmp { kind, code } => (kind.into(), code.into(), 0),
             L4::Begun { .. } | L4::Short | L4::Nothing => (0, 0, 0),
         };
-        Shown {
+        ShownFields {
             unreadable: model.unreadable && !hidden && (broken || rewrites || short),
             protocol: if hidden {
                 IPV6_FRAGMENT
@@ -108,7 +108,7 @@ impl Shown {
     }
 
     fn family(&self) -> Option<Family> {
-        self.remote.map(Family::of)
+        self.remote.map(Family::from_address)
     }
 }
 
@@ -117,7 +117,6 @@ impl Shown {
 pub enum Says {
     /// A verdict, and what the row that gives it names as its reason; none where a bit of a word decides.
     Verdict(Action, Option<Decider>),
-    /// No row matches.
     Nothing,
     /// Rows of equal priority disagree.
     Quarrel,
@@ -134,20 +133,19 @@ impl Says {
 
 /// The rows of one class, and those of every class.
 pub struct Rows<'a> {
-    program: &'a Program,
-    /// Highest priority first.
+    program: &'a ClassRows,
     sorted: Vec<&'a PolicyRow>,
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(program: &'a Program, fixed: &'a [PolicyRow]) -> Self {
+    pub fn new(program: &'a ClassRows, fixed: &'a [PolicyRow]) -> Self {
         let mut sorted: Vec<&PolicyRow> = fixed.iter().chain(&program.policy).collect();
         sorted.sort_by_key(|row| std::cmp::Reverse(row.priority));
         Rows { program, sorted }
     }
 
     /// What the rows say about a packet.
-    pub fn judge(&self, shown: &Shown) -> Says {
+    pub fn judge(&self, shown: &ShownFields) -> Says {
         let id = shown.remote.map_or(0, |address| remote_id(self.program, address));
         let codes = codes(self.program, shown);
         let mut best: Option<(u32, Action, Option<Decider>)> = None;
@@ -166,7 +164,7 @@ impl<'a> Rows<'a> {
         best.map_or(Says::Nothing, |(_, action, by)| Says::Verdict(action, by))
     }
 
-    fn action(&self, row: &PolicyRow, shown: &Shown) -> (Action, Option<Decider>) {
+    fn action(&self, row: &PolicyRow, shown: &ShownFields) -> (Action, Option<Decider>) {
         let Some(set) = row.words else {
             return (row.action, Some(row.by));
         };
@@ -186,14 +184,14 @@ impl<'a> Rows<'a> {
 }
 
 /// The id of the longest prefix.
-fn remote_id(program: &Program, address: IpAddr) -> u32 {
+fn remote_id(program: &ClassRows, address: IpAddr) -> u32 {
     let hits = program.remote.iter().filter(|row| row.prefix.contains(&address));
     hits.max_by_key(|row| row.prefix.prefix_len())
         .map_or(0, |row| row.id)
 }
 
 /// What the code stages give a packet, source first.
-fn codes(program: &Program, shown: &Shown) -> (u64, u64) {
+fn codes(program: &ClassRows, shown: &ShownFields) -> (u64, u64) {
     let Some(codes) = &program.codes else {
         return (0, 0);
     };
@@ -207,7 +205,7 @@ fn codes(program: &Program, shown: &Shown) -> (u64, u64) {
     (of(&codes.src, shown.src), of(&codes.dst, shown.dst))
 }
 
-fn matches(row: &PolicyRow, shown: &Shown, id: u32, codes: (u64, u64)) -> bool {
+fn matches(row: &PolicyRow, shown: &ShownFields, id: u32, codes: (u64, u64)) -> bool {
     let key = &row.key;
     (match key.frame {
         FrameMatch::Any => true,
@@ -231,7 +229,7 @@ fn matches(row: &PolicyRow, shown: &Shown, id: u32, codes: (u64, u64)) -> bool {
 }
 
 /// Whether a target of this model could take these rows at all; panics with the row that it could not.
-pub fn well_formed(program: &Program, fixed: &[PolicyRow], model: &StageModel, direction: Direction) {
+pub fn well_formed(program: &ClassRows, fixed: &[PolicyRow], model: &StageModel, direction: Direction) {
     let table = model.table(Role::Policy, direction).expect("a policy table");
     let floor = fixed.iter().map(|row| row.priority).min().unwrap_or(u32::MAX);
     let mut seen = BTreeSet::new();
@@ -262,7 +260,7 @@ pub fn well_formed(program: &Program, fixed: &[PolicyRow], model: &StageModel, d
             _ => None,
         };
         if let RemoteMatch::Prefix(prefix) = key.remote
-            && (family != Some(Family::of(prefix.addr())) || !has(Field::RemoteIpv4))
+            && (family != Some(Family::from_address(prefix.addr())) || !has(Field::RemoteIpv4))
         {
             fail("remote prefix");
         }
@@ -274,7 +272,7 @@ pub fn well_formed(program: &Program, fixed: &[PolicyRow], model: &StageModel, d
         }
         if key
             .local
-            .is_some_and(|p| family != Some(Family::of(p.addr())) || !has(Field::LocalIpv4))
+            .is_some_and(|p| family != Some(Family::from_address(p.addr())) || !has(Field::LocalIpv4))
         {
             fail("local prefix");
         }

@@ -9,7 +9,7 @@ use portcullis_compiler::row::{FieldMatch, RowAction};
 use portcullis_compiler::{ClassId, Intent};
 use portcullis_policy::{Action, Direction, Policy, Protocol};
 
-use super::Shown;
+use super::ShownFields;
 
 /// The rows of a target, by table.
 pub struct Pipeline {
@@ -24,7 +24,7 @@ pub type Told = (Action, Option<String>);
 type Fields = BTreeMap<Field, u128>;
 
 impl Pipeline {
-    pub fn of(compilation: &Compilation) -> Self {
+    pub fn from_compilation(compilation: &Compilation) -> Self {
         let mut tables: BTreeMap<String, Vec<Placed>> = BTreeMap::new();
         for placed in compilation.rows() {
             tables.entry(placed.row.table.clone()).or_default().push(placed);
@@ -37,7 +37,13 @@ impl Pipeline {
 
     /// What the tables say about a packet of a class, or of a port where there are no classes. `None` when no row
     /// matches, or two of equal priority disagree.
-    pub fn judge(&self, direction: Direction, class: ClassId, port: &str, shown: &Shown) -> Option<Told> {
+    pub fn judge(
+        &self,
+        direction: Direction,
+        class: ClassId,
+        port: &str,
+        shown: &ShownFields,
+    ) -> Option<Told> {
         let mut fields = fields(shown);
         fields.insert(Field::Class, class.0.into());
         for field in [Field::RemoteId, Field::SrcCode, Field::DstCode] {
@@ -103,7 +109,7 @@ fn hits(placed: &Placed, port: &str, fields: &Fields) -> bool {
         })
 }
 
-fn fields(shown: &Shown) -> Fields {
+fn fields(shown: &ShownFields) -> Fields {
     let mut fields = Fields::from([
         (Field::EtherType, shown.ether_type.into()),
         (Field::Unreadable, shown.unreadable.into()),
@@ -141,9 +147,7 @@ fn fields(shown: &Shown) -> Fields {
 
 /// One port of a target, and what must hold for it.
 pub struct Case {
-    /// Its policy.
     pub policy: Policy,
-    /// Its class.
     pub class: ClassId,
     /// Its attachment's name; of a port without an endpoint, one that is nobody's.
     pub port: String,

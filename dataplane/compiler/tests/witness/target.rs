@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use portcullis_compiler::compilation::{Compilation, Placed};
 use portcullis_compiler::model::{Field, Role, Weight};
 use portcullis_compiler::row::{FieldMatch, range_lines};
-use portcullis_compiler::{Attribution, EndpointIntent, Intent, Programs, StageModel};
+use portcullis_compiler::{Attribution, EndpointIntent, Intent, RowCache, StageModel};
 use portcullis_policy::{Decider, Document};
 use serde_json::{Value, json};
 
 use super::pipeline::{Pipeline, ports};
-use super::{Random, Shown, grid};
+use super::{Random, ShownFields, grid};
 
 pub const NOWHERE: fn(&EndpointIntent) -> bool = |_| false;
 
@@ -36,8 +36,8 @@ pub fn compile(
     model: StageModel,
     elsewhere: impl Fn(&EndpointIntent) -> bool,
 ) -> Compilation {
-    let mut programs = Programs::new(model);
-    Compilation::of(intent, &mut programs, Attribution::Rule, elsewhere).unwrap_or_else(|e| panic!("{e}"))
+    let mut programs = RowCache::new(model);
+    Compilation::new(intent, &mut programs, Attribution::Rule, elsewhere).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// What a row costs, from the row alone.
@@ -103,12 +103,12 @@ pub fn check_tables(compilation: &Compilation) {
 
 /// The rows mean the document, for every port that has some. Returns how many verdicts were compared.
 pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, random: &mut Random) -> usize {
-    let pipeline = Pipeline::of(compilation);
+    let pipeline = Pipeline::from_compilation(compilation);
     let mut compared = 0;
     for case in ports(intent, compilation) {
         for packet in grid(&[&case.policy], most, random) {
             let (wanted, by) = case.policy.judge(&packet, compilation.model.view);
-            for shown in Shown::of(&packet, &compilation.model) {
+            for shown in ShownFields::new(&packet, &compilation.model) {
                 let told = pipeline.judge(case.policy.direction, case.class, &case.port, &shown);
                 let Some((action, rule)) = told else {
                     assert!(

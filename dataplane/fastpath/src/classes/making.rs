@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::step::{Axis, Except, Step};
-use super::usual::Way;
+use super::short_circuit::Way;
+use super::step::{Axis, SkipRange, Step};
 use super::{ALLOW, Addresses, Class, END, GROUPS, LIST, NEXT, PROTOCOLS, Ports, SHAPES, STATES, Wanted};
-use crate::line::Bitmaps;
 use crate::paint::paint;
+use crate::port_map::Bitmaps;
 use crate::remote::Remotes;
 use crate::row::{Action, Cond, NO_SLOT, Row};
 use crate::table::{Key, Table};
@@ -26,7 +26,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(number: usize) -> Shape {
+    fn from_number(number: usize) -> Shape {
         Shape {
             family: number / GROUPS / STATES,
             state: number / GROUPS % STATES,
@@ -170,7 +170,7 @@ pub fn compile(table: Table, rows: &[&Row], remotes: Remotes, maps: &mut Bitmaps
     };
     let mut shapes = [0u16; SHAPES];
     for (number, place) in shapes.iter_mut().enumerate() {
-        let shape = Shape::of(number);
+        let shape = Shape::from_number(number);
         let met = (0..wanted.len()).filter(|i| wanted.get(*i).is_some_and(|row| shape.meets(row)));
         making.looks = 0;
         // A shape has some hundred steps at most.
@@ -237,8 +237,8 @@ fn wanted(table: Table, row: &Row, addresses: &mut Vec<Addresses>) -> Wanted {
     Wanted {
         small: bits,
         remote: (remote.0 as u16, remote.1 as u16),
-        src_port: Ports::of(row.cond(table, Key::SrcPort)),
-        dst_port: Ports::of(row.cond(table, Key::DstPort)),
+        src_port: Ports::from_cond(row.cond(table, Key::SrcPort)),
+        dst_port: Ports::from_cond(row.cond(table, Key::DstPort)),
         addresses: place,
         leaf: allow | row.slot.min(NO_SLOT),
     }
@@ -278,7 +278,7 @@ impl Making<'_> {
         let (steps, maps) = (&mut self.steps, &mut *self.maps);
         let known = self.known_steps.entry((axis, pieces));
         *known.or_insert_with_key(|(axis, pieces)| {
-            steps.push(Step::of(*axis, pieces, maps));
+            steps.push(Step::new(*axis, pieces, maps));
             steps.len() - 1
         })
     }
@@ -309,9 +309,9 @@ impl Making<'_> {
             let step = match (way.one_interval(), made(at)) {
                 (Some((first, count)), Some((Axis::DstPort, pieces))) => {
                     let leaf = other;
-                    Step::but(Except { first, count, leaf }, pieces, self.maps)
+                    Step::but(SkipRange { first, count, leaf }, pieces, self.maps)
                 }
-                _ => Step::Usual(Box::new(way.look(NEXT | at as u32, other))),
+                _ => Step::ShortCircuit(Box::new(way.look(NEXT | at as u32, other))),
             };
             self.steps.push(step);
             place = self.steps.len() - 1;

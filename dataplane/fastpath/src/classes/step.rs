@@ -1,12 +1,12 @@
 //! One lookup step: a port, the id of a prefix, or an address.
 
-use crate::brief::Brief;
 use crate::frame::Fields;
-use crate::line::{Bitmaps, Line};
+use crate::header_subset::HeaderSubset;
+use crate::port_map::{Bitmaps, PortMap};
 use crate::remote::Remotes;
 use crate::space::Space;
 
-use super::usual::Usual;
+use super::short_circuit::ShortCircuit;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,20 +41,19 @@ impl Axis {
 #[derive(Debug)]
 pub enum Step {
     /// At the destination port, but for a few source ports.
-    Destination(Except, Line),
+    Destination(SkipRange, PortMap),
     /// At the source port.
-    Source(Line),
+    Source(PortMap),
     /// At the id of the other side's prefix.
-    Remote(Line),
-    /// At an address.
-    Address(Box<Place>),
+    Remote(PortMap),
+    Address(Box<AddressLookup>),
     /// At whether everything is as usual.
-    Usual(Box<Usual>),
+    ShortCircuit(Box<ShortCircuit>),
 }
 
 /// Source ports with which the next look is another one: from the first, so many. None of them by default.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Except {
+pub struct SkipRange {
     pub first: u16,
     pub count: u16,
     pub leaf: u32,
@@ -62,7 +61,7 @@ pub struct Except {
 
 /// A look at an address.
 #[derive(Debug)]
-pub enum Place {
+pub enum AddressLookup {
     SrcV4(Space<u32, u32>),
     DstV4(Space<u32, u32>),
     SrcV6(Space<u128, u32>),
@@ -73,9 +72,7 @@ pub enum Place {
 pub trait Packet {
     /// Source and destination port.
     fn ports(&self) -> [u16; 2];
-    /// Source and destination.
     fn ipv4(&self) -> [u32; 2];
-    /// Source and destination.
     fn ipv6(&self) -> [u128; 2];
     /// The id of the other side's prefix.
     fn remote(&self, remotes: &Remotes, egress: bool) -> u16;
@@ -103,7 +100,7 @@ impl Packet for Fields {
     }
 }
 
-impl Packet for Brief {
+impl Packet for HeaderSubset {
     #[inline(always)]
     fn ports(&self) -> [u16; 2] {
         [self.src_port, self.dst_port]
@@ -125,10 +122,10 @@ impl Packet for Brief {
     }
 }
 
-impl Except {
+impl SkipRange {
     /// The leaf of a packet with one of these source ports, or what a line says.
     #[inline(always)]
-    pub fn or_line(&self, line: &Line, packet: &impl Packet) -> u32 {
+    pub fn or_line(&self, line: &PortMap, packet: &impl Packet) -> u32 {
         let [source, destination] = packet.ports();
         if source.wrapping_sub(self.first) < self.count {
             self.leaf
@@ -140,31 +137,31 @@ impl Except {
 
 impl Step {
     /// Of pieces: where each begins (the first at 0, rising), and its leaf.
-    pub fn of(axis: Axis, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
+    pub fn new(axis: Axis, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
         let mut line = || {
             let narrow: Vec<(u16, u32)> = pieces
                 .iter()
                 .map(|(start, leaf)| (*start as u16, *leaf))
                 .collect();
-            Line::of(&narrow, maps)
+            PortMap::new(&narrow, maps)
         };
-        let v4 = || Space::of(pieces.iter().map(|(start, leaf)| (*start as u32, *leaf)));
-        let v6 = || Space::of(pieces.iter().copied());
+        let v4 = || Space::from_pieces(pieces.iter().map(|(start, leaf)| (*start as u32, *leaf)));
+        let v6 = || Space::from_pieces(pieces.iter().copied());
         let address = |place| Step::Address(Box::new(place));
         match axis {
-            Axis::DstPort => Step::Destination(Except::default(), line()),
+            Axis::DstPort => Step::Destination(SkipRange::default(), line()),
             Axis::SrcPort => Step::Source(line()),
             Axis::Remote => Step::Remote(line()),
-            Axis::SrcV4 => address(Place::SrcV4(v4())),
-            Axis::DstV4 => address(Place::DstV4(v4())),
-            Axis::SrcV6 => address(Place::SrcV6(v6())),
-            Axis::DstV6 => address(Place::DstV6(v6())),
+            Axis::SrcV4 => address(AddressLookup::SrcV4(v4())),
+            Axis::DstV4 => address(AddressLookup::DstV4(v4())),
+            Axis::SrcV6 => address(AddressLookup::SrcV6(v6())),
+            Axis::DstV6 => address(AddressLookup::DstV6(v6())),
         }
     }
 
     /// A look at the destination port, but for some source ports.
-    pub fn but(except: Except, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
-        match Step::of(Axis::DstPort, pieces, maps) {
+    pub fn but(except: SkipRange, pieces: &[(u128, u32)], maps: &mut Bitmaps) -> Step {
+        match Step::new(Axis::DstPort, pieces, maps) {
             Step::Destination(_, line) => Step::Destination(except, line),
             other => other,
         }
@@ -175,7 +172,7 @@ impl Step {
     pub fn leaf(&self, packet: &impl Packet, remotes: &Remotes, egress: bool) -> u32 {
         match self {
             Step::Destination(except, line) => except.or_line(line, packet),
-            Step::Usual(usual) => usual.leaf(packet),
+            Step::ShortCircuit(usual) => usual.leaf(packet),
             Step::Source(line) => line.leaf(packet.ports()[0]),
             Step::Remote(line) => line.leaf(packet.remote(remotes, egress)),
             Step::Address(place) => place.leaf(packet),
@@ -188,30 +185,30 @@ impl Step {
             + match self {
                 // A line is in its step.
                 Step::Destination(_, line) | Step::Source(line) | Step::Remote(line) => {
-                    line.bytes() - size_of::<Line>()
+                    line.bytes() - size_of::<PortMap>()
                 }
-                Step::Usual(usual) => size_of_val(&**usual),
-                Step::Address(place) => size_of::<Place>() + place.bytes(),
+                Step::ShortCircuit(usual) => size_of_val(&**usual),
+                Step::Address(place) => size_of::<AddressLookup>() + place.bytes(),
             }
     }
 }
 
-impl Place {
+impl AddressLookup {
     #[inline(never)]
     fn leaf(&self, packet: &impl Packet) -> u32 {
         let found = match self {
-            Place::SrcV4(space) => space.find(packet.ipv4()[0]),
-            Place::DstV4(space) => space.find(packet.ipv4()[1]),
-            Place::SrcV6(space) => space.find(packet.ipv6()[0]),
-            Place::DstV6(space) => space.find(packet.ipv6()[1]),
+            AddressLookup::SrcV4(space) => space.find(packet.ipv4()[0]),
+            AddressLookup::DstV4(space) => space.find(packet.ipv4()[1]),
+            AddressLookup::SrcV6(space) => space.find(packet.ipv6()[0]),
+            AddressLookup::DstV6(space) => space.find(packet.ipv6()[1]),
         };
         found.unwrap_or(u32::MAX)
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Place::SrcV4(space) | Place::DstV4(space) => space.bytes(),
-            Place::SrcV6(space) | Place::DstV6(space) => space.bytes(),
+            AddressLookup::SrcV4(space) | AddressLookup::DstV4(space) => space.bytes(),
+            AddressLookup::SrcV6(space) | AddressLookup::DstV6(space) => space.bytes(),
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Classes, Dirty, Snapshot, Tables, compiled, plug};
+use super::{Classes, Dirty, Snapshot, Tables, compiled, point};
 use crate::classes::{self, Class};
+use crate::mac_table::SEVERAL;
 use crate::remote::Remotes;
 use crate::row::{Action, RowId};
-use crate::stations::SEVERAL;
 use crate::table::{Key, Table};
 
 impl Tables {
@@ -31,7 +31,7 @@ impl Tables {
                 Some(Action::ForwardToGroup(group)) => (Some(SEVERAL), Some(group)),
                 _ => (None, None),
             };
-            next.stations.set(*mac, port);
+            next.mac_table.set(*mac, port);
             if let Some(group) = group {
                 Arc::make_mut(&mut next.several).insert(*mac, group);
             } else if next.several.contains_key(mac) {
@@ -50,13 +50,13 @@ impl Tables {
 
     fn plugs_into(&mut self, next: &mut Snapshot, dirty: &Dirty) {
         let mut renewed: BTreeSet<u16> = BTreeSet::new();
-        for (port, vlan) in &dirty.plugs {
+        for (port, vlan) in &dirty.points {
             if self
-                .plugs
+                .points
                 .get(&(*port, *vlan))
-                .is_some_and(super::PlugRows::is_empty)
+                .is_some_and(super::AttachmentRows::is_empty)
             {
-                self.plugs.remove(&(*port, *vlan));
+                self.points.remove(&(*port, *vlan));
             }
             let Some(place) = next.ports.get_mut(usize::from(*port)) else {
                 continue;
@@ -66,18 +66,18 @@ impl Tables {
                 None => {
                     renewed.insert(*port);
                     let table = Arc::make_mut(place);
-                    table.set_any(plug(&self.rows, &self.plugs, (*port, None), &mut self.shapes));
-                    for ((_, vlan), _) in self.plugs.range((*port, Some(0))..=(*port, Some(u16::MAX))) {
+                    table.set_any(point(&self.rows, &self.points, (*port, None), &mut self.shapes));
+                    for ((_, vlan), _) in self.points.range((*port, Some(0))..=(*port, Some(u16::MAX))) {
                         let vid = vlan.unwrap_or(0);
                         table.set(
                             vid,
-                            plug(&self.rows, &self.plugs, (*port, *vlan), &mut self.shapes),
+                            point(&self.rows, &self.points, (*port, *vlan), &mut self.shapes),
                         );
                     }
                 }
                 Some(vid) => {
-                    let made = plug(&self.rows, &self.plugs, (*port, *vlan), &mut self.shapes);
-                    if renewed.contains(port) && !self.plugs.contains_key(&(*port, *vlan)) {
+                    let made = point(&self.rows, &self.points, (*port, *vlan), &mut self.shapes);
+                    if renewed.contains(port) && !self.points.contains_key(&(*port, *vlan)) {
                         continue;
                     }
                     Arc::make_mut(place).set(*vid, made);
@@ -154,7 +154,7 @@ impl Classes {
 
 impl Dirty {
     fn is_clean(&self) -> bool {
-        self.plugs.is_empty()
+        self.points.is_empty()
             && self.macs.is_empty()
             && self.classes.iter().all(BTreeSet::is_empty)
             && self.open == [false; 2]

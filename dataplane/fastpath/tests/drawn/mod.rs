@@ -200,7 +200,6 @@ fn arp(dice: &mut Dice, sender: [u8; 6]) -> Vec<u8> {
     bytes
 }
 
-/// A frame.
 pub fn frame(dice: &mut Dice) -> Vec<u8> {
     let (dst, src) = (mac(dice), mac(dice));
     let mut bytes = [dst, src].concat();

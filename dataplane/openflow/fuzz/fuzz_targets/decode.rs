@@ -1,4 +1,4 @@
-//! Any bytes: no panic, and what is understood is understood the same when told again.
+//! Any bytes: no panic, and what is decoded is decoded the same after encoding.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

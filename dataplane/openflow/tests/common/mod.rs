@@ -366,13 +366,13 @@ fn acting() -> Vec<(&'static str, FlowMod)> {
                 Match::new(),
                 apply(vec![
                     Action::Move {
-                        src: Bits::of(Field::InPort16),
+                        src: Bits::from_field(Field::InPort16),
                         dst: Bits::at(Field::Reg(4), 16),
                         n_bits: 16,
                     },
                     Action::Move {
-                        src: Bits::of(Field::EthSrc),
-                        dst: Bits::of(Field::EthDst),
+                        src: Bits::from_field(Field::EthSrc),
+                        dst: Bits::from_field(Field::EthDst),
                         n_bits: 48,
                     },
                     Action::Move {
@@ -436,27 +436,27 @@ fn learn() -> Action {
         specs: vec![
             LearnSpec::MatchValue {
                 value: 0x0800,
-                dst: Bits::of(Field::EthType),
+                dst: Bits::from_field(Field::EthType),
                 n_bits: 16,
             },
             LearnSpec::MatchValue {
                 value: 6,
-                dst: Bits::of(Field::IpProto),
+                dst: Bits::from_field(Field::IpProto),
                 n_bits: 8,
             },
             LearnSpec::MatchField {
-                src: Bits::of(Field::Ipv4Src),
-                dst: Bits::of(Field::Ipv4Dst),
+                src: Bits::from_field(Field::Ipv4Src),
+                dst: Bits::from_field(Field::Ipv4Dst),
                 n_bits: 32,
             },
             LearnSpec::MatchField {
-                src: Bits::of(Field::TcpDst),
-                dst: Bits::of(Field::TcpSrc),
+                src: Bits::from_field(Field::TcpDst),
+                dst: Bits::from_field(Field::TcpSrc),
                 n_bits: 16,
             },
             LearnSpec::MatchField {
-                src: Bits::of(Field::VlanVid),
-                dst: Bits::of(Field::VlanVid),
+                src: Bits::from_field(Field::VlanVid),
+                dst: Bits::from_field(Field::VlanVid),
                 n_bits: 12,
             },
             LearnSpec::LoadValue {
@@ -465,12 +465,12 @@ fn learn() -> Action {
                 n_bits: 1,
             },
             LearnSpec::LoadField {
-                src: Bits::of(Field::InPort16),
-                dst: Bits::of(Field::Reg(7)),
+                src: Bits::from_field(Field::InPort16),
+                dst: Bits::from_field(Field::Reg(7)),
                 n_bits: 16,
             },
             LearnSpec::OutputField {
-                src: Bits::of(Field::InPort16),
+                src: Bits::from_field(Field::InPort16),
                 n_bits: 16,
             },
         ],

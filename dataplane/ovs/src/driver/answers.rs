@@ -56,7 +56,7 @@ impl Driver {
                 state: SessionState::Disconnected,
             });
         };
-        let index = Attachments::of(intent, self.name());
+        let index = Attachments::new(intent, self.name());
         let ports = resolve(
             &switch,
             bridge,

@@ -2,7 +2,7 @@
 //!
 //! On a bridge that is not `secure` every start of ovs-vswitchd puts in a row that passes everything. `secure` drops
 //! instead. A change of the mode empties the tables of the bridge. So the agent sets it while no row of its own is there,
-//! or where it is allowed to interrupt; and when somebody changes it, the rows are read back at once, and again for a while,
+//! or where it is allowed to interrupt; and when it is changed, the rows are read back at once, and again for a while,
 //! since the database says so before the switch has done it.
 
 use std::time::Duration;
@@ -29,7 +29,6 @@ enum Step {
     Idle,
     /// The mode is to be set; whether it may be is known after the read-back. No row is written before.
     Deciding,
-    /// OVSDB was asked.
     Asked(Instant),
     /// OVSDB has it; the switch has it in effect when `cur_cfg` reaches this number.
     Waiting(i64, Instant),
@@ -176,7 +175,6 @@ impl Driver {
         }
     }
 
-    /// Time passed.
     pub(super) fn fail_mode_tick(&mut self) {
         if let Step::Asked(since) | Step::Waiting(_, since) = self.mode.step
             && since.elapsed() > PATIENCE

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_backend::{Backoff, QueryError, Seat, SessionState, TargetStatus, Windows};
+use portcullis_backend::{Backoff, QueryError, SessionState, TargetContext, TargetStatus, Windows};
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
@@ -151,21 +151,21 @@ impl Driver {
         &self.backend.config().name
     }
 
-    pub(crate) async fn run(mut self, mut seat: Seat) {
+    pub(crate) async fn run(mut self, mut context: TargetContext) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut intents_open = true;
         loop {
             tokio::select! {
                 biased;
-                changed = seat.stop.changed() => {
-                    if changed.is_err() || *seat.stop.borrow() {
+                changed = context.stop.changed() => {
+                    if changed.is_err() || *context.stop.borrow() {
                         return;
                     }
                 }
-                changed = seat.intents.changed(), if intents_open => {
+                changed = context.intents.changed(), if intents_open => {
                     intents_open = changed.is_ok();
-                    let intent = seat.intents.borrow_and_update().clone();
+                    let intent = context.intents.borrow_and_update().clone();
                     self.take_intent(intent).await;
                 }
                 bytes = read_some(&mut self.links.switch) => {
@@ -192,7 +192,7 @@ impl Driver {
                     }
                 }
                 Some(progress) = self.caches.progress.recv() => self.caches_progress(progress),
-                question = seat.queries.recv() => match question {
+                question = context.queries.recv() => match question {
                     Some(question) => self.query(question),
                     None => return,
                 },
@@ -202,7 +202,7 @@ impl Driver {
                 }
             }
             self.flush();
-            self.publish(&seat);
+            self.publish(&context);
             answers::send(&mut self.explained);
         }
     }
@@ -219,7 +219,7 @@ impl Driver {
     async fn tick(&mut self) {
         self.connect_database().await;
         self.connect_switch().await;
-        self.falls().await;
+        self.transitions().await;
         if self.links.database.is_some() {
             let now = self.now().uptime;
             match self.database.tick(now) {
@@ -348,7 +348,7 @@ impl Driver {
 
     async fn take_intent(&mut self, intent: Option<Arc<Intent>>) {
         if let Some(intent) = &intent {
-            self.attachments = Attachments::of(intent, self.name());
+            self.attachments = Attachments::new(intent, self.name());
         }
         self.intent = intent;
         self.rebuild().await;
@@ -433,7 +433,7 @@ impl Driver {
 
     /// Unlocks whose moment has come are closed now. Whoever keeps them says the same with the next intent; whichever is
     /// first, or the switch itself, the others find nothing left to do.
-    async fn falls(&mut self) {
+    async fn transitions(&mut self) {
         let wall = self.now().wall;
         let fallen = |ports: &Ports| -> BTreeSet<String> {
             let due = ports.falling().filter(|(_, at)| Duration::from_secs(*at) <= wall);
@@ -455,7 +455,7 @@ impl Driver {
         }
     }
 
-    /// Policed ports are not flooded to by NORMAL; ports that were and no longer are, are again.
+    /// ManagedPort ports are not flooded to by NORMAL; ports that were and no longer are, are again.
     async fn set_floods(&mut self) {
         let Some(bridge) = self.bridge.clone().filter(|_| self.session.is_ready()) else {
             return;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{Exposure, Seat, SessionState, TableUse, cause};
+use portcullis_backend::{Exposure, SessionState, TableUse, TargetContext, cause};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Driver {
             format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
     }
 
-    pub(super) fn publish(&mut self, seat: &Seat) {
+    pub(super) fn publish(&mut self, context: &TargetContext) {
         let machine = &self.session.machine;
         let (wanted, applied) = machine.generations();
         let intent = self.intent.as_ref().map_or(0, |i| i.generation);
@@ -176,7 +176,7 @@ impl Driver {
                 crate::flow::text(&first.0, &[])
             );
         }
-        seat.status.send_if_modified(|told| {
+        context.status.send_if_modified(|told| {
             let news = **told != *status;
             if news {
                 *told = Arc::new(status.clone());
@@ -277,7 +277,7 @@ impl Driver {
     }
 
     pub(super) fn too_many_receivers(&mut self) {
-        let receivers = flood::Receivers::of(self.ports.ports.values(), self.ports.forwarding.exit);
+        let receivers = flood::Receivers::new(self.ports.ports.values(), self.ports.forwarding.exit);
         for (vid, count) in receivers.too_many() {
             self.ports.unsupported.push(Unsupported {
                 target: self.name().to_string(),

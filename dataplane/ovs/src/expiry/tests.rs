@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_compiler::{ClassId, Fall};
+use portcullis_compiler::{ClassId, ScheduledTransition};
 use portcullis_policy::Direction;
 use proptest::prelude::*;
 
@@ -15,73 +15,73 @@ fn seconds(s: u64) -> Duration {
 }
 
 /// The class that a port has when only rows are left that have not ended.
-fn leads_to(rungs: &[Rung], at: u64) -> ClassId {
+fn leads_to(rungs: &[TimedRow], at: u64) -> ClassId {
     let left = rungs.iter().filter(|r| r.until.is_none_or(|until| until > at));
     left.max_by_key(|r| r.rank).unwrap().class
 }
 
 /// The class that an endpoint has at a moment.
-fn class_at(now: ClassId, falls: &[Fall], direction: Direction, at: u64) -> ClassId {
-    let past = falls.iter().rfind(|fall| fall.at <= at);
-    past.map_or(now, |fall| match direction {
-        Direction::Egress => fall.egress,
-        Direction::Ingress => fall.ingress,
+fn class_at(now: ClassId, transitions: &[ScheduledTransition], direction: Direction, at: u64) -> ClassId {
+    let past = transitions.iter().rfind(|transition| transition.at <= at);
+    past.map_or(now, |transition| match direction {
+        Direction::Egress => transition.egress,
+        Direction::Ingress => transition.ingress,
     })
 }
 
 prop_compose! {
     /// Falls over few classes, so that many change nothing in one direction.
-    fn any_falls(most: usize)(steps in prop::collection::vec((1u64..50, 0u32..3, 0u32..3), 0..most)) -> Vec<Fall> {
+    fn any_falls(most: usize)(steps in prop::collection::vec((1u64..50, 0u32..3, 0u32..3), 0..most)) -> Vec<ScheduledTransition> {
         let mut at = START;
         steps.into_iter().map(|(wait, egress, ingress)| {
             at += wait;
-            Fall { at, egress: ClassId(egress), ingress: ClassId(ingress) }
+            ScheduledTransition { at, egress: ClassId(egress), ingress: ClassId(ingress) }
         }).collect()
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_left_leads_where_falls_say(falls in any_falls(ENDS), now in 0u32..3) {
+    fn what_is_left_leads_where_falls_say(transitions in any_falls(ENDS), now in 0u32..3) {
         let now = ClassId(now);
         for direction in Direction::BOTH {
-            let rungs = stack(now, &falls, direction);
-            for at in START..=falls.last().map_or(START, |f| f.at + 1) {
-                prop_assert_eq!(leads_to(&rungs, at), class_at(now, &falls, direction, at));
+            let rungs = expiry_chain(now, &transitions, direction);
+            for at in START..=transitions.last().map_or(START, |f| f.at + 1) {
+                prop_assert_eq!(leads_to(&rungs, at), class_at(now, &transitions, direction, at));
             }
         }
     }
 
     #[test]
-    fn when_the_top_ends_those_below_are_unchanged(falls in any_falls(RANKS as usize), now in 0u32..3) {
+    fn when_the_top_ends_those_below_are_unchanged(transitions in any_falls(RANKS as usize), now in 0u32..3) {
         for direction in Direction::BOTH {
-            let whole = stack(ClassId(now), &falls, direction);
-            for (passed, fall) in falls.iter().enumerate() {
-                let class = class_at(ClassId(now), &falls, direction, fall.at);
-                let later = stack(class, &falls[passed + 1..], direction);
-                for rung in whole.iter().filter(|r| r.until.is_none_or(|until| until > fall.at)) {
-                    prop_assert!(later.contains(rung), "{:?} is not in {:?}", rung, later);
+            let whole = expiry_chain(ClassId(now), &transitions, direction);
+            for (passed, transition) in transitions.iter().enumerate() {
+                let class = class_at(ClassId(now), &transitions, direction, transition.at);
+                let later = expiry_chain(class, &transitions[passed + 1..], direction);
+                for timed_row in whole.iter().filter(|r| r.until.is_none_or(|until| until > transition.at)) {
+                    prop_assert!(later.contains(timed_row), "{:?} is not in {:?}", timed_row, later);
                 }
             }
         }
     }
 
     #[test]
-    fn however_many_ends_there_are_none_is_late(falls in any_falls(3 * RANKS as usize), now in 0u32..3) {
+    fn however_many_ends_there_are_none_is_late(transitions in any_falls(3 * RANKS as usize), now in 0u32..3) {
         let now = ClassId(now);
         for direction in Direction::BOTH {
-            let rungs = stack(now, &falls, direction);
+            let rungs = expiry_chain(now, &transitions, direction);
             prop_assert!(rungs.len() <= ENDS + 1);
             prop_assert!(rungs.iter().all(|r| r.rank <= RANKS));
             prop_assert!(rungs.is_sorted_by(|a, b| a.rank > b.rank && a.until.is_none_or(|x| b.until.is_none_or(|y| x < y))));
-            let last = class_at(now, &falls, direction, u64::MAX);
+            let last = class_at(now, &transitions, direction, u64::MAX);
             let written = rungs.iter().filter_map(|r| r.until).max().unwrap_or(START);
-            for at in START..=falls.last().map_or(START, |f| f.at + 1) {
+            for at in START..=transitions.last().map_or(START, |f| f.at + 1) {
                 // Up to the last end that is written exactly, and from there on what holds when everything has ended.
-                let meant = if at < written { class_at(now, &falls, direction, at) } else { last };
+                let meant = if at < written { class_at(now, &transitions, direction, at) } else { last };
                 prop_assert_eq!(leads_to(&rungs, at), meant);
             }
-            prop_assert_eq!(beyond(now, &falls, direction) > 0, written < ends(now, &falls, direction).0.last().map_or(0, |e| e.0));
+            prop_assert_eq!(beyond(now, &transitions, direction) > 0, written < ends(now, &transitions, direction).0.last().map_or(0, |e| e.0));
         }
     }
 
@@ -110,7 +110,7 @@ proptest! {
         prop_assume!(age < seconds(written.into()));
         // The row is there a moment after its time was reckoned.
         let now = wall + Duration::from_millis(delay) + age;
-        let seen = Lifetime::of(written, 0, age, [now, now]);
+        let seen = Lifetime::new(written, 0, age, [now, now]);
         let refresh = refresh_at(until, wall).map(|at| at + Duration::from_millis(delay));
         let fits = seen.fits(Some(until), now);
         let near_its_end = seconds(until) <= wall + seconds(u64::from(MAX) + 2);
@@ -124,28 +124,35 @@ proptest! {
 
 #[test]
 fn a_direction_without_a_change_has_one_row() {
-    let fall = |at, egress| Fall {
+    let transition = |at, egress| ScheduledTransition {
         at,
         egress: ClassId(egress),
         ingress: ClassId(7),
     };
-    let falls = [fall(10, 2), fall(20, 3)];
-    let rung = |rank, class, until| Rung {
+    let transitions = [transition(10, 2), transition(20, 3)];
+    let timed_row = |rank, class, until| TimedRow {
         rank,
         class: ClassId(class),
         until,
     };
     assert_eq!(
-        stack(ClassId(1), &falls, Direction::Egress),
-        [rung(2, 1, Some(10)), rung(1, 2, Some(20)), rung(0, 3, None)]
+        expiry_chain(ClassId(1), &transitions, Direction::Egress),
+        [
+            timed_row(2, 1, Some(10)),
+            timed_row(1, 2, Some(20)),
+            timed_row(0, 3, None)
+        ]
     );
-    assert_eq!(stack(ClassId(7), &falls, Direction::Ingress), [rung(0, 7, None)]);
+    assert_eq!(
+        expiry_chain(ClassId(7), &transitions, Direction::Ingress),
+        [timed_row(0, 7, None)]
+    );
 }
 
 #[test]
 fn what_lasts_otherwise_is_another_row() {
     let wall = seconds(START);
-    let lasts = |hard, idle, age| Lifetime::of(hard, idle, seconds(age), [wall, wall]);
+    let lasts = |hard, idle, age| Lifetime::new(hard, idle, seconds(age), [wall, wall]);
     assert!(lasts(0, 0, 100).fits(None, wall));
     assert!(!lasts(0, 0, 100).fits(Some(START + 100), wall), "for ever");
     assert!(!lasts(200, 0, 100).fits(None, wall), "not for ever");
@@ -168,7 +175,7 @@ fn a_slow_read_back_alters_no_row() {
     let [from, to] = [START, START + 30].map(seconds);
     for asked in 0..=30 {
         // Written 100 s before, for 500 s, and looked at somewhere on the way.
-        let seen = Lifetime::of(500, 0, seconds(100 + asked), [from, to]);
+        let seen = Lifetime::new(500, 0, seconds(100 + asked), [from, to]);
         assert!(seen.fits(Some(START + 400), to), "{asked}");
         assert!(!seen.fits(Some(START + 350), to), "{asked}");
     }
@@ -177,7 +184,7 @@ fn a_slow_read_back_alters_no_row() {
 #[test]
 fn what_is_far_off_is_somebodys_doing() {
     let wall = seconds(START);
-    let strayed = |hard, until| Lifetime::of(hard, 0, seconds(100), [wall, wall]).has_strayed(until);
+    let strayed = |hard, until| Lifetime::new(hard, 0, seconds(100), [wall, wall]).has_strayed(until);
     for off in [-60, -3, 2, 60] {
         assert!(
             strayed(200, Some(START.saturating_add_signed(100 + off))),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_compiler::{Intent, Unsupported};
 use portcullis_policy::{MacAddr, Name};
 
-use super::{Policed, Ports, Role, SwitchPort};
+use super::{ManagedPort, Ports, Role, SwitchPort};
 
 /// Who says to have a MAC, in the order in which it counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,9 +17,9 @@ enum Who {
 }
 
 impl Who {
-    fn of(port: &SwitchPort) -> Self {
+    fn from_port(port: &SwitchPort) -> Self {
         match port.policed() {
-            Some(Policed {
+            Some(ManagedPort {
                 endpoint: Some(name), ..
             }) => Who::Endpoint(name.clone()),
             Some(_) => Who::Unmanaged,
@@ -60,7 +60,7 @@ pub(super) fn settle(found: &mut Ports, intent: &Intent, target: &str) {
         let (bound, roaming) = (settled.bound.get(&port.number), settled.roaming.get(&port.number));
         let is_bound = |mac: &MacAddr| bound.is_some_and(|list| list.contains(mac));
         match &mut port.role {
-            Role::Policed(policed) => {
+            Role::ManagedPort(policed) => {
                 policed.roaming = roaming.cloned().unwrap_or_default();
                 policed.macs.retain(is_bound);
             }
@@ -95,7 +95,7 @@ impl Settled {
     /// A shared MAC is at the port that used it last: until then at none.
     fn roam(&mut self, mac: MacAddr, numbers: &[u32], found: &Ports) {
         let ports = numbers.iter().filter_map(|number| found.ports.get(number));
-        let servers = ports.filter(|port| port.up && matches!(Who::of(port), Who::Endpoint(_)));
+        let servers = ports.filter(|port| port.up && matches!(Who::from_port(port), Who::Endpoint(_)));
         for port in servers {
             self.roaming.entry(port.number).or_default().push(mac);
         }
@@ -103,7 +103,7 @@ impl Settled {
 
     fn decide(&mut self, mac: MacAddr, numbers: &[u32], found: &Ports) {
         let ports = numbers.iter().filter_map(|number| found.ports.get(number));
-        let mut ports: Vec<(Who, &SwitchPort)> = ports.map(|port| (Who::of(port), port)).collect();
+        let mut ports: Vec<(Who, &SwitchPort)> = ports.map(|port| (Who::from_port(port), port)).collect();
         // A port without a link comes last among those that may have it.
         ports.sort_by_key(|(who, port)| (rank(who), !port.up, port.number));
         let mut kept: Vec<(&Who, &SwitchPort)> = Vec::new();

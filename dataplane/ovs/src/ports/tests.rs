@@ -51,7 +51,7 @@ fn resolved_after(before: &Ports, bridge: Bridge, endpoints: &str, tune: impl Fn
     let mut config = Config::new("ovs", "unix:/nowhere/db.sock");
     config.uplinks = vec!["eth*".to_string()];
     tune(&mut config);
-    let index = Attachments::of(&intent, "ovs");
+    let index = Attachments::new(&intent, "ovs");
     resolve(
         &Switch::default(),
         &bridge,

@@ -87,7 +87,7 @@ impl Vlans {
         }
     }
 
-    pub(super) fn of(port: &Port) -> Result<Self, String> {
+    pub(super) fn from_port(port: &Port) -> Result<Self, String> {
         let only = (!port.trunks.is_empty()).then(|| port.trunks.clone());
         let native = port.tag.unwrap_or(0);
         Ok(match (&port.vlan_mode, port.tag) {

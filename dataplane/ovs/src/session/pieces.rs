@@ -18,7 +18,7 @@ use portcullis_openflow::{FlowStatsRequest, Message};
 use super::{Event, Now, Purpose, Reading, Session, SessionError};
 use crate::expiry;
 use crate::flow::FlowBody;
-use crate::observe::{Sight, finish, sort};
+use crate::observe::{ReadRows, finish, sort};
 use crate::regs;
 use crate::tables::Table;
 
@@ -33,7 +33,7 @@ pub(super) struct Observation {
     /// Whether everything is asked at once, and nothing is written meanwhile.
     whole: bool,
     pieces: VecDeque<Vec<FlowStatsRequest>>,
-    sight: Sight,
+    read_rows: ReadRows,
     counts: BTreeMap<u8, u64>,
 }
 
@@ -110,7 +110,7 @@ impl Session {
             former,
             &self.machine,
             between,
-            &mut observation.sight,
+            &mut observation.read_rows,
         );
         if observation.pieces.is_empty() {
             self.finish_observing(observation, now, events);
@@ -118,46 +118,46 @@ impl Session {
         }
         // Rows of tables that have moved wait for the end, where they are counted.
         if !self.former.moved {
-            let sight = &mut observation.sight;
+            let read_rows = &mut observation.read_rows;
             self.machine.observed_part(Observed {
-                ours: std::mem::take(&mut sight.ours),
-                foreign: std::mem::take(&mut sight.foreign),
+                ours: std::mem::take(&mut read_rows.ours),
+                foreign: std::mem::take(&mut read_rows.foreign),
             });
         }
         self.observation = Some(observation);
     }
 
     fn finish_observing(&mut self, observation: Observation, now: Now, events: &mut Vec<Event>) {
-        let mut sight = observation.sight;
-        finish(&mut sight, &self.machine, now.wall);
+        let mut read_rows = observation.read_rows;
+        finish(&mut read_rows, &self.machine, now.wall);
         self.counts = observation.counts;
         // Rows written since the read-back began have set a time of their own.
-        self.refresh_at = self.refresh_at.into_iter().chain(sight.refresh_at).min();
+        self.refresh_at = self.refresh_at.into_iter().chain(read_rows.refresh_at).min();
         if observation.whole {
-            self.former.left = std::mem::take(&mut sight.elsewhere);
+            self.former.left = std::mem::take(&mut read_rows.elsewhere);
             self.former.anywhere = false;
         }
         // Rows of tables that have moved say nothing about the tables of now: they go with the first write.
-        let ours = sight.ours.len() as u64;
+        let ours = read_rows.ours.len() as u64;
         if self.former.moved && ours + self.left_over() == 0 {
             self.former.moved = false;
         } else if self.former.moved {
             self.former
                 .left
                 .insert((self.pipeline.tag, self.pipeline.first), ours);
-            sight.ours.clear();
+            read_rows.ours.clear();
         }
-        if !sight.ended.is_empty() {
+        if !read_rows.ended.is_empty() {
             let over = |body: &FlowBody| body.until.is_some_and(|until| expiry::is_due(until, now.wall));
-            self.machine.ended(sight.ended.iter().cloned(), over);
-            events.push(Event::Ended(sight.ended));
+            self.machine.ended(read_rows.ended.iter().cloned(), over);
+            events.push(Event::Ended(read_rows.ended));
         }
-        for (key, body) in sight.strayed {
+        for (key, body) in read_rows.strayed {
             self.machine.became(key, body);
         }
         let observed = Observed {
-            ours: sight.ours,
-            foreign: sight.foreign,
+            ours: read_rows.ours,
+            foreign: read_rows.foreign,
         };
         events.push(Event::Observed(self.machine.observed(observed)));
     }

@@ -11,7 +11,7 @@ use portcullis_openflow::{
 
 use super::{Event, InFlight, Now, RefusedRow, Session, SessionError};
 use crate::expiry;
-use crate::flow::{FlowBody, FlowKey, SharedPlace, text};
+use crate::flow::{FlowBody, FlowKey, SharedIdentity, text};
 use crate::regs;
 
 /// All rows of a bundle or none, in their order.
@@ -25,7 +25,7 @@ impl Session {
     /// The messages of a write. A row whose moment has come is removed instead of written: without a timeout it would
     /// stay for ever. A removal is for every tag of this agent, and for no other.
     fn flow_mods(&self, op: &Op<FlowKey, FlowBody>, wall: Duration) -> Vec<FlowMod> {
-        let SharedPlace(place) = op.key();
+        let SharedIdentity(place) = op.key();
         let base = FlowMod {
             table_id: self.pipeline.number(place.table),
             priority: place.priority,

@@ -6,7 +6,7 @@ use portcullis_policy::Direction;
 
 use super::{Exit, Forwarding, Pipeline, Table, learn};
 use crate::flow::{Flow, Writer, then};
-use crate::ports::{Policed, Role, SwitchPort, Vlans};
+use crate::ports::{ManagedPort, Role, SwitchPort, Vlans};
 use crate::regs;
 
 /// A tag is present: bit 0x1000 of `vlan_vid` (OXM_OF_VLAN_VID).
@@ -22,7 +22,7 @@ const UNKNOWN: u16 = 1;
 
 /// Teaches NORMAL where this source is without sending anything: to its own source it does not forward.
 fn teach_normal() -> Action {
-    let mac = |field| Bits::of(field);
+    let mac = |field| Bits::from_field(field);
     Action::Clone(vec![
         Action::Move {
             src: mac(Field::EthSrc),
@@ -35,8 +35,8 @@ fn teach_normal() -> Action {
 
 fn vlan_from_tag() -> Action {
     Action::Move {
-        src: Bits::of(Field::VlanVid),
-        dst: Bits::of(regs::VLAN),
+        src: Bits::from_field(Field::VlanVid),
+        dst: Bits::from_field(regs::VLAN),
         n_bits: 12,
     }
 }
@@ -90,7 +90,7 @@ fn ways(port: &SwitchPort) -> Vec<(Match, Vec<Action>)> {
 }
 
 /// What `sender` holds for a server port.
-fn sender(vlans: &Vlans, policed: &Policed) -> u128 {
+fn sender(vlans: &Vlans, policed: &ManagedPort) -> u128 {
     let bit = |holds: bool, bit: u128| if holds { bit } else { 0 };
     regs::POLICED
         | bit(policed.router, regs::ROUTER)
@@ -119,17 +119,17 @@ pub fn rows(
                 let then = then(actions, pipeline.number(Table::Forward));
                 rows.push(writer.flow(Table::Attach, KNOWN, matching, then));
             }
-            Role::Policed(policed) => {
+            Role::ManagedPort(policed) => {
                 let sender = sender(&switch_port.vlans, policed);
-                for rung in policed.stack(Direction::Egress) {
+                for timed_row in policed.expiry_chain(Direction::Egress) {
                     let mut actions = vec![Action::set(regs::SENDER, sender)];
-                    if rung.class != ClassId::OPEN {
-                        actions.push(Action::set(regs::CLASS, u128::from(rung.class.0)));
+                    if timed_row.class != ClassId::OPEN {
+                        actions.push(Action::set(regs::CLASS, u128::from(timed_row.class.0)));
                     }
                     actions.extend(note.clone());
                     let then = then(actions, pipeline.number(Table::Guard));
-                    let row = writer.flow(Table::Attach, KNOWN + rung.rank, matching.clone(), then);
-                    rows.push(writer.until(row, rung.until));
+                    let row = writer.flow(Table::Attach, KNOWN + timed_row.rank, matching.clone(), then);
+                    rows.push(writer.until(row, timed_row.until));
                 }
             }
         }

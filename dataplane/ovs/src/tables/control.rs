@@ -23,13 +23,12 @@ const CONTROL: u16 = 60;
 
 const IPV4: u128 = 0x0800;
 const IPV6: u128 = 0x86dd;
-/// IGMP's protocol number.
 const IGMP: u128 = 2;
 /// All hosts (RFC 1112).
 const ALL_HOSTS: u128 = 0xe000_0001;
 
 /// What is dropped, as hits name it, and the bit of the sender that lets it pass; none where nothing does.
-struct Drop {
+struct ControlDrop {
     name: &'static str,
     unless: Option<u128>,
     matching: Match,
@@ -49,7 +48,7 @@ fn udp(ether_type: u128, field: Field, port: u16) -> Match {
         .exact(field, u128::from(port))
 }
 
-fn drops() -> Vec<Drop> {
+fn drops() -> Vec<ControlDrop> {
     let v4 = |kind| icmp(IPV4, Protocol::ICMP, Field::Icmpv4Type, kind);
     let v6 = |kind| icmp(IPV6, Protocol::ICMPV6, Field::Icmpv6Type, kind);
     let igmp_query = Match::new()
@@ -91,7 +90,7 @@ fn drops() -> Vec<Drop> {
             .exact(Field::EthType, u128::from(kind));
         list.push(("vlan-tag", Some(regs::TAGS), hidden));
     }
-    let named = |(name, unless, matching)| Drop {
+    let named = |(name, unless, matching)| ControlDrop {
         name,
         unless,
         matching,
@@ -99,7 +98,7 @@ fn drops() -> Vec<Drop> {
     list.into_iter().map(named).collect()
 }
 
-fn matching(drop: Drop) -> Match {
+fn matching(drop: ControlDrop) -> Match {
     match drop.unless {
         Some(bit) => drop.matching.masked(regs::SENDER, 0u128, bit),
         None => drop.matching,

@@ -5,7 +5,7 @@ use portcullis_openflow::{Action, Field, Instruction, Match, port};
 
 use super::attach::TAGGED;
 use super::{Exit, Pipeline, Table, flood};
-use crate::expiry::Rung;
+use crate::expiry::TimedRow;
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
@@ -59,19 +59,19 @@ fn foreign(number: u8) -> Vec<Instruction> {
 }
 
 /// One row of a policed port's stack.
-pub fn row(port: u32, rung: Rung, pipeline: &Pipeline, writer: &Writer) -> Flow {
+pub fn row(port: u32, timed_row: TimedRow, pipeline: &Pipeline, writer: &Writer) -> Flow {
     let matching = Match::new().exact(regs::OUT, regs::out(port));
     let actions = vec![
-        Action::set(regs::CLASS, u128::from(rung.class.0)),
+        Action::set(regs::CLASS, u128::from(timed_row.class.0)),
         Action::set(regs::REMOTE, 0u128),
     ];
     let row = writer.flow(
         Table::Deliver,
-        KNOWN + rung.rank,
+        KNOWN + timed_row.rank,
         matching,
         then(actions, pipeline.number(Table::IngressRemote)),
     );
-    writer.until(row, rung.until)
+    writer.until(row, timed_row.until)
 }
 
 /// The row of an uplink.

@@ -45,11 +45,11 @@ pub struct Receivers {
 
 impl Receivers {
     /// Sorts ports into sets. Uplinks are among them where frames go to them by these rows.
-    pub fn of<'a>(ports: impl Iterator<Item = &'a SwitchPort>, exit: Exit) -> Self {
+    pub fn new<'a>(ports: impl Iterator<Item = &'a SwitchPort>, exit: Exit) -> Self {
         let mut sets: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
         for port in ports {
             let kinds: &[u16] = match (&port.role, exit) {
-                (Role::Policed(_), _) => &[0],
+                (Role::ManagedPort(_), _) => &[0],
                 (Role::Free, Exit::Uplinks) => &[0, UPLINKS],
                 (Role::Free, _) => &[],
             };

@@ -9,7 +9,7 @@ use portcullis_policy::{LINK_LOCAL, MacAddr, MaskedV6, Protocol};
 
 use super::{Pipeline, Table, learn};
 use crate::flow::{Flow, Writer, then};
-use crate::ports::{Policed, SwitchPort};
+use crate::ports::{ManagedPort, SwitchPort};
 
 /// Sources that are allowed.
 const ALLOWED: u16 = 30;
@@ -30,7 +30,6 @@ const ND_HIDDEN: u16 = 45;
 const DENIED: u16 = 20;
 /// Frames that are neither.
 const OTHER: u16 = 10;
-/// A foreign MAC.
 const FOREIGN_MAC: u16 = 5;
 
 const IPV4: u128 = 0x0800;
@@ -63,7 +62,7 @@ fn masked(matching: Match, field: Field, value: u128, mask: u128) -> Match {
 }
 
 /// The rows of one server port: every packet of it comes here.
-pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
+pub fn rows(port: &SwitchPort, policed: &ManagedPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let from_port = Match::new().exact(Field::InPort, u128::from(port.number));
     let mut rows = Vec::new();
     if !policed.guarded() {
@@ -89,7 +88,7 @@ pub fn rows(port: &SwitchPort, policed: &Policed, pipeline: &Pipeline, writer: &
 }
 
 /// Where a packet goes that may be sent; first its source is learned where that may be.
-fn after(policed: &Policed, pipeline: &Pipeline) -> Vec<Instruction> {
+fn after(policed: &ManagedPort, pipeline: &Pipeline) -> Vec<Instruction> {
     let learn = if policed.teaches() {
         vec![learn::ask(pipeline)]
     } else {
@@ -101,7 +100,7 @@ fn after(policed: &Policed, pipeline: &Pipeline) -> Vec<Instruction> {
 fn of_mac(
     mac: Option<MacAddr>,
     from: Match,
-    policed: &Policed,
+    policed: &ManagedPort,
     pipeline: &Pipeline,
     writer: &Writer,
     rows: &mut Vec<Flow>,
@@ -175,7 +174,7 @@ fn of_mac(
         );
         advertisements(mac, &from, &sources, &after(policed, pipeline), writer, rows);
         if let (Some(mac), Some(exceptions)) = (mac, &policed.link_local) {
-            let own: Vec<MaskedV6> = sources.iter().filter_map(MaskedV6::of).collect();
+            let own: Vec<MaskedV6> = sources.iter().filter_map(MaskedV6::from_prefix).collect();
             let next = after(policed, pipeline);
             Chosen {
                 mac,
@@ -285,7 +284,6 @@ fn advertisements(
 struct Chosen<'a> {
     mac: MacAddr,
     from: &'a Match,
-    /// Its other addresses.
     own: &'a [MaskedV6],
     /// What is somebody else's.
     exceptions: &'a [MaskedV6],

@@ -9,7 +9,7 @@ use portcullis_policy::MacAddr;
 
 use super::{Forwarding, Pipeline, Table, l2};
 use crate::flow::{Flow, Writer};
-use crate::ports::{Policed, SwitchPort};
+use crate::ports::{ManagedPort, SwitchPort};
 use crate::regs;
 
 /// Seconds after the last frame from a MAC at which it is forgotten, as with `mac-aging-time`.
@@ -38,18 +38,18 @@ fn learn(priority: u16, cookie: u64, limit: u32, pipeline: &Pipeline) -> Action 
         limit,
         specs: vec![
             LearnSpec::MatchField {
-                src: Bits::of(regs::VLAN),
-                dst: Bits::of(regs::VLAN),
+                src: Bits::from_field(regs::VLAN),
+                dst: Bits::from_field(regs::VLAN),
                 n_bits: 32,
             },
             LearnSpec::MatchField {
-                src: Bits::of(Field::EthSrc),
-                dst: Bits::of(Field::EthDst),
+                src: Bits::from_field(Field::EthSrc),
+                dst: Bits::from_field(Field::EthDst),
                 n_bits: 48,
             },
             LearnSpec::LoadField {
-                src: Bits::of(Field::InPort16),
-                dst: Bits::of(regs::OUT),
+                src: Bits::from_field(Field::InPort16),
+                dst: Bits::from_field(regs::OUT),
                 n_bits: 16,
             },
         ],
@@ -87,8 +87,8 @@ pub(crate) fn ask_of_uplink(pipeline: &Pipeline) -> Action {
 pub(crate) fn ask(pipeline: &Pipeline) -> Action {
     Action::Clone(vec![
         Action::Move {
-            src: Bits::of(Field::EthSrc),
-            dst: Bits::of(Field::EthDst),
+            src: Bits::from_field(Field::EthSrc),
+            dst: Bits::from_field(Field::EthDst),
             n_bits: 48,
         },
         Action::resubmit(pipeline.number(Table::L2)),
@@ -99,7 +99,7 @@ pub(crate) fn ask(pipeline: &Pipeline) -> Action {
 /// The rows of one server port.
 pub fn rows(
     port: &SwitchPort,
-    policed: &Policed,
+    policed: &ManagedPort,
     forwarding: Forwarding,
     pipeline: &Pipeline,
     writer: &Writer,

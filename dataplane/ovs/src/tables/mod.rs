@@ -59,9 +59,9 @@ pub enum Table {
 pub const COUNT: u8 = 12;
 
 /// One line on each table: name, key, what it does.
-type Row = (Table, &'static str, &'static str, &'static str);
+type TableInfo = (Table, &'static str, &'static str, &'static str);
 
-const TABLES: [Row; COUNT as usize] = [
+const TABLES: [TableInfo; COUNT as usize] = [
     (
         Table::Attach,
         "attach",
@@ -154,9 +154,9 @@ impl Table {
     pub fn layer(self) -> Layer {
         match self {
             Table::EgressRemote | Table::EgressPolicy | Table::IngressRemote | Table::IngressPolicy => {
-                Layer::Content
+                Layer::Policy
             }
-            _ => Layer::Wiring,
+            _ => Layer::Dispatch,
         }
     }
 
@@ -309,14 +309,14 @@ pub fn describe() -> String {
         // A bar would end the cell.
         let (key, does) = (key.replace('|', "\\|"), does.replace('|', "\\|"));
         let layer = match table.layer() {
-            Layer::Content => "content",
-            Layer::Wiring => "wiring",
+            Layer::Policy => "policy",
+            Layer::Dispatch => "dispatch",
         };
         let _infallible = writeln!(text, "| +{} | `{name}` | {key} | {does} | {layer} |", table as u8);
     }
     text.push_str(
-        "\nContent rows belong to a class and are written before wiring leads to it; wiring is flipped in one atomic \
-         bundle.\n\n| register | holds |\n|---|---|\n",
+        "\nPolicy rows belong to a class and are written before dispatch rows lead to it; dispatch rows are flipped in one \
+         atomic bundle.\n\n| register | holds |\n|---|---|\n",
     );
     let registers: [(Field, &str); 6] = [
         (

@@ -87,8 +87,8 @@ fn out(port: &SwitchPort, priority: u16, matching: Match, mut actions: Vec<Actio
 
 pub(crate) fn push_tag() -> Vec<Action> {
     let note = Action::Move {
-        src: Bits::of(regs::VLAN),
-        dst: Bits::of(Field::VlanVid),
+        src: Bits::from_field(regs::VLAN),
+        dst: Bits::from_field(Field::VlanVid),
         n_bits: 12,
     };
     vec![Action::PushVlan(ETHERTYPE_VLAN), note]

@@ -129,7 +129,7 @@ fn port(m: Match, field: Field, port: PortMatch) -> Result<Match, String> {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_compiler::{Programs, RowKey, StageModel};
+    use portcullis_compiler::{RowCache, RowKey, StageModel};
 
     use super::*;
     use crate::config::FinalAction;
@@ -142,7 +142,7 @@ mod tests {
     };
 
     fn try_row(change: impl Fn(&mut PolicyRow)) -> Result<Flow, Unmatchable> {
-        let mut compiled = Programs::new(StageModel::ovs()).fixed()[0];
+        let mut compiled = RowCache::new(StageModel::ovs()).fixed()[0];
         compiled.key = RowKey {
             frame: FrameMatch::Ip(Family::V4),
             protocol: Some(Protocol::TCP),

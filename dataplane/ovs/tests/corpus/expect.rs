@@ -145,7 +145,7 @@ impl World {
 
     pub fn expected(&self, frame: &Frame) -> Expected {
         let from = frame.route.from;
-        let vlan = VlanWay::of(frame, self.forwarding);
+        let vlan = VlanWay::new(frame, self.forwarding);
         let content = self.seen(frame);
         let mut why = Vec::new();
         // Its caches take a frame with a second tag for one without, where the first is removed on the way out.
@@ -229,7 +229,6 @@ impl World {
 enum VlanWay {
     /// The target does not look at it here.
     Any,
-    /// No tag.
     None,
     /// A priority tag, and no tag behind it.
     Priority,
@@ -242,7 +241,7 @@ enum VlanWay {
 }
 
 impl VlanWay {
-    fn of(frame: &Frame, forwarding: Forwarding) -> Self {
+    fn new(frame: &Frame, forwarding: Forwarding) -> Self {
         if forwarding == Forwarding::Groups {
             return VlanWay::Any;
         }

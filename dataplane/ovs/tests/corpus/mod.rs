@@ -32,17 +32,16 @@ pub const HOSTS: [(&str, u8); 6] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host(pub usize);
 
-/// Policed, guarded by MAC and addresses.
+/// ManagedPort, guarded by MAC and addresses.
 pub const WEB: Host = Host(0);
 /// The same, with other rules.
 pub const MAIL: Host = Host(1);
-/// Policed, `source_guard: false`.
+/// ManagedPort, `source_guard: false`.
 pub const FREE: Host = Host(2);
-/// Policed, guarded by its MAC alone.
+/// ManagedPort, guarded by its MAC alone.
 pub const BARE: Host = Host(3);
 /// A port without an endpoint.
 pub const STRAY: Host = Host(4);
-/// The uplink.
 pub const INTERNET: Host = Host(5);
 
 impl Host {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::{Footprint, SessionState};
-use portcullis_compiler::{ClassId, Compiler, Intent, Programs, StageModel};
+use portcullis_compiler::{ClassId, Compiler, Intent, RowCache, StageModel};
 use portcullis_openflow::{
     Action, BundleControl, BundleKind, Command, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments,
     Hello, Instruction, Match, Message, MultipartRequest, ReplyBody, SwitchConfig, Version, decode, encode,
@@ -41,12 +41,12 @@ pub fn opening(direction: Direction, port: u16) -> Rule {
 /// Rows of one part of an answer.
 const PART: usize = 200;
 
-type Place = (u8, u16, Match);
+type FlowIdentity = (u8, u16, Match);
 
 /// The switch. It has a clock of its own, which is everybody's.
 pub struct Switch {
     wall: Duration,
-    rows: BTreeMap<Place, (FlowMod, Duration)>,
+    rows: BTreeMap<FlowIdentity, (FlowMod, Duration)>,
     bundle: Vec<FlowMod>,
     /// It does not get around to removing rows.
     pub lazy: bool,
@@ -72,7 +72,6 @@ impl Switch {
         self.wall
     }
 
-    /// Time passes.
     pub fn advance(&mut self, time: Duration) {
         self.wall += time;
         if !self.lazy {
@@ -110,7 +109,7 @@ impl Switch {
         self.rows.values_mut().for_each(|(row, _)| row.hard_timeout = 0);
     }
 
-    /// Somebody gives every wiring row this timeout.
+    /// Somebody gives every dispatch row this timeout.
     pub fn make_timed(&mut self, seconds: u16) {
         for ((table, ..), (row, since)) in &mut self.rows {
             if [Table::Attach as u8, Table::Deliver as u8].contains(table) {
@@ -223,7 +222,6 @@ impl Switch {
             .collect()
     }
 
-    /// Every row.
     pub fn flows(&self) -> Vec<FlowStats> {
         self.read(&FlowStatsRequest::default())
     }
@@ -340,12 +338,12 @@ impl Switch {
 pub struct Agent {
     session: Session,
     units: Units,
-    programs: Programs,
+    programs: RowCache,
     compiler: Compiler,
     intent: Arc<Intent>,
     generation: u64,
-    /// Moment of the first fall among the ports.
-    fall: Option<u64>,
+    /// Moment of the first transition among the ports.
+    transition: Option<u64>,
     pub drift: usize,
     pub ended: usize,
     /// What it said of unlocks that it cannot do.
@@ -368,11 +366,11 @@ impl Agent {
         Agent {
             session,
             units: Units::new(pipeline),
-            programs: Programs::new(StageModel::ovs()),
+            programs: RowCache::new(StageModel::ovs()),
             compiler,
             intent,
             generation: 1,
-            fall: None,
+            transition: None,
             drift: 0,
             ended: 0,
             unsupported: Vec::new(),
@@ -415,7 +413,7 @@ impl Agent {
             ..Bridge::default()
         };
         let config = Config::new("ovs", "unix:/nowhere/db.sock");
-        let index = Attachments::of(&self.intent, "ovs");
+        let index = Attachments::new(&self.intent, "ovs");
         let switch = portcullis_ovsdb::Switch::default();
         let ports = resolve(
             &switch,
@@ -428,7 +426,7 @@ impl Agent {
         );
         let told = ports.unsupported.iter().map(|u| u.rule.clone());
         self.unsupported = told.filter(|rule| rule.contains("unlocks")).collect();
-        self.fall = ports.falling().map(|(_, at)| at).min();
+        self.transition = ports.falling().map(|(_, at)| at).min();
         let desired = self
             .units
             .build(&self.intent, &ports, &mut self.programs)
@@ -457,7 +455,7 @@ impl Agent {
     /// As the driver's ticks.
     pub fn tick(&mut self, switch: &mut Switch) {
         if self
-            .fall
+            .transition
             .is_some_and(|at| Duration::from_secs(at) <= switch.wall())
         {
             self.build(switch.wall());

@@ -67,7 +67,6 @@ impl Rig {
         (rig, hosts)
     }
 
-    /// The agent dies.
     pub fn stop_agent(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();

@@ -11,9 +11,9 @@ use portcullis_proto::p4::v1::CounterData;
 use tokio::sync::oneshot;
 
 use super::{Done, Driver, port_max};
+use crate::attachment_points::resolve;
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::numbered::held;
-use crate::plugs::resolve;
 use crate::query;
 use crate::units::{Attributions, BuildError, UnitId, Units};
 use crate::wire::text;
@@ -38,13 +38,13 @@ impl Driver {
         let moment = self.moment();
         let not_ready = || self.not_ready();
         let device = self.session.device().cloned().ok_or_else(not_ready)?;
-        let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
         let keeps_ends = self.units.keeps_ends();
         let held = || held(&device, self.session.machine.may_hold());
-        let (intent, plugs) = self
+        let (intent, points) = self
             .numbered
-            .preview(intent, plugs, device.class_limit(), held)
+            .preview(intent, points, device.class_limit(), held)
             .map_err(|lack| {
                 refusal(
                     BuildError::Numbers {
@@ -57,7 +57,7 @@ impl Driver {
         let built = self
             .backend
             .with_programs(|programs| {
-                Units::new(keeps_ends).build(&device, &intent, &plugs, &target, programs)
+                Units::new(keeps_ends).build(&device, &intent, &points, &target, programs)
             })
             .ok_or_else(not_ready)?
             .map_err(|error| refusal(error, &target))?;
@@ -98,13 +98,13 @@ impl Driver {
         Ok(Plan {
             tables: tables.into_values().collect(),
             rows,
-            warnings: query::lost_tags(&device, machine.installed().keys(), &plugs),
+            warnings: query::lost_tags(&device, machine.installed().keys(), &points),
         })
     }
 
     fn not_here(&self, endpoint: &Name) -> QueryError {
         let name = endpoint.to_string();
-        let pending = self.plugs.pending.iter().find(|p| p.endpoint == name);
+        let pending = self.points.pending.iter().find(|p| p.endpoint == name);
         let why = pending.map_or_else(|| "it has no attachment here".to_string(), |p| p.why.clone());
         QueryError::NotHere {
             endpoint: name,
@@ -121,13 +121,13 @@ impl Driver {
         ) else {
             return drop(answer.send(Err(self.not_ready())));
         };
-        if self.plugs.of(&trace.endpoint).next().is_none() {
+        if self.points.of(&trace.endpoint).next().is_none() {
             return drop(answer.send(Err(self.not_here(&trace.endpoint))));
         }
-        let mut rows: Vec<Row> = self.wiring(trace);
+        let mut rows: Vec<Row> = self.dispatch(trace);
         let decided = self
             .backend
-            .with_programs(|programs| query::deciding(&device, &intent, trace, &self.plugs, programs));
+            .with_programs(|programs| query::deciding(&device, &intent, trace, &self.points, programs));
         match decided {
             Some(Ok(more)) => rows.extend(more),
             Some(Err(error)) => return drop(answer.send(Err(error.into()))),
@@ -160,7 +160,7 @@ impl Driver {
     }
 
     /// The rows that lead the endpoint's packets to its class.
-    fn wiring(&self, trace: &Trace) -> Vec<Row> {
+    fn dispatch(&self, trace: &Trace) -> Vec<Row> {
         let Some(device) = self.session.device() else {
             return Vec::new();
         };
@@ -170,9 +170,9 @@ impl Driver {
         };
         let table = device.stage(role, trace.direction).map(|(number, _)| number);
         let units = self.session.machine.units();
-        let plugs = self.plugs.of(&trace.endpoint);
-        plugs
-            .filter_map(|plug| units.get(&UnitId::Plug(plug.at)))
+        let points = self.points.of(&trace.endpoint);
+        points
+            .filter_map(|point| units.get(&UnitId::AttachmentPoint(point.at)))
             .flat_map(|unit| unit.iter())
             .filter(|(key, _)| Some(key.table()) == table)
             .cloned()
@@ -184,11 +184,11 @@ impl Driver {
             return drop(answer.send(Err(self.not_ready())));
         };
         let known: Attributions = self.built.as_ref().map(|b| b.hits.clone()).unwrap_or_default();
-        let (plugs, numbers) = (self.plugs.clone(), self.numbered.numbers().clone());
+        let (points, numbers) = (self.points.clone(), self.numbered.numbers().clone());
         let (target, state) = (self.name().to_string(), self.session.state());
         self.job(async move {
             let hits = match client.counted(&device, None).await {
-                Ok(seen) => Ok(query::hits(&device, seen, &known, &plugs, &numbers)),
+                Ok(seen) => Ok(query::hits(&device, seen, &known, &points, &numbers)),
                 Err(error) => {
                     tracing::warn!(target, why = super::explain(&error), "counters cannot be read");
                     Err(QueryError::NotReady { target, state })

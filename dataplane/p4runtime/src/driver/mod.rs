@@ -1,7 +1,7 @@
 //! The driver: one connection in one event loop. Decisions are in `session` and `units`.
 //!
 //! ```text
-//! seat (intents, questions, stop) ─┐
+//! context (intents, questions, stop) ─┐
 //! stream (arbitration) ────────────┼─▶ driver ─▶ session ─effects─▶ jobs (calls) ─answers─▶ driver
 //! ticks ───────────────────────────┘
 //! ```
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::machine::Observed;
-use portcullis_backend::{Backoff, EnforcingRow, QueryError, Seat, TargetStatus, Windows, cause};
+use portcullis_backend::{Backoff, EnforcingRow, QueryError, TargetContext, TargetStatus, Windows, cause};
 use portcullis_compiler::Intent;
 use portcullis_policy::Direction;
 use portcullis_proto::p4::v1;
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::attachment_points::{AttachmentPoints, resolve};
 use crate::backend::P4Backend;
 use crate::client::{self, Client, ClientError, Stream};
 use crate::device::{Device, DeviceTable};
@@ -25,7 +26,6 @@ use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::failure::shown;
 use crate::find::Found;
 use crate::numbered::{Numbered, Recovered, held};
-use crate::plugs::{Plugs, resolve};
 use crate::program::OwnProgram;
 use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
 use crate::units::{BuildError, Built, Units};
@@ -80,7 +80,7 @@ pub(crate) struct Driver {
     units: Units,
     numbered: Numbered,
     /// Who is where, and the intent that says it, under the device's own class numbers.
-    plugs: Plugs,
+    points: AttachmentPoints,
     local: Option<Intent>,
     intent: Option<Arc<Intent>>,
     built: Option<Built>,
@@ -126,7 +126,7 @@ impl Driver {
             jobs: JoinSet::new(),
             units: Units::default(),
             numbered: Numbered::default(),
-            plugs: Plugs::default(),
+            points: AttachmentPoints::default(),
             local: None,
             intent: None,
             built: None,
@@ -157,21 +157,21 @@ impl Driver {
         &self.backend.config().name
     }
 
-    pub(crate) async fn run(mut self, mut seat: Seat) {
+    pub(crate) async fn run(mut self, mut context: TargetContext) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut intents_open = true;
         loop {
             tokio::select! {
                 biased;
-                changed = seat.stop.changed() => {
-                    if changed.is_err() || *seat.stop.borrow() {
+                changed = context.stop.changed() => {
+                    if changed.is_err() || *context.stop.borrow() {
                         return;
                     }
                 }
-                changed = seat.intents.changed(), if intents_open => {
+                changed = context.intents.changed(), if intents_open => {
                     intents_open = changed.is_ok();
-                    self.intent = seat.intents.borrow_and_update().clone();
+                    self.intent = context.intents.borrow_and_update().clone();
                     self.anchor = (wall(), Instant::now());
                     self.rebuild();
                 }
@@ -181,14 +181,14 @@ impl Driver {
                     // A job that panicked or was aborted: what it was about is read back after the next connection.
                     Err(error) => self.lost(&format!("a call ended abnormally: {error}")),
                 },
-                question = seat.queries.recv() => match question {
+                question = context.queries.recv() => match question {
                     Some(question) => self.query(question),
                     None => return,
                 },
                 _ = ticks.tick() => self.tick(),
             }
             self.effects();
-            self.publish(&seat);
+            self.publish(&context);
             for (answer, rows) in self.explained.drain(..) {
                 // The caller that asked may be gone.
                 drop(answer.send(rows));
@@ -198,7 +198,7 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.falls();
+        self.transitions();
         if self.client.is_none() && !self.connecting && now >= self.connect_at {
             self.connecting = true;
             let config = Arc::clone(self.backend.config());
@@ -357,7 +357,7 @@ impl Driver {
     /// Rows that have ended by themselves since they were written are no drift.
     fn ended(&mut self, seen: &[Row]) {
         // Nothing that has ended is wanted any more.
-        self.falls();
+        self.transitions();
         let installed = self.session.machine.installed();
         let ended = |(key, does): &&Row| installed.get(key).is_some_and(|had| had.ends_as(does));
         let ended: Vec<Row> = seen.iter().filter(ended).cloned().collect();
@@ -467,22 +467,25 @@ impl Driver {
     fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
         let device = self.session.device().cloned()?;
         let moment = self.moment();
-        let plugs = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
         if self.session.machine.is_known() {
             self.numbered.rows_are_known();
         }
         let held = || held(&device, self.session.machine.may_hold());
-        let (local, plugs) = match self.numbered.translate(intent, plugs, device.class_limit(), held) {
+        let (local, points) = match self
+            .numbered
+            .translate(intent, points, device.class_limit(), held)
+        {
             Ok(translated) => translated,
             Err(lack) => return Some(Err(BuildError::Numbers { lack, target })),
         };
         let built = self.backend.with_programs(|programs| {
-            let built = self.units.build(&device, &local, &plugs, &target, programs);
+            let built = self.units.build(&device, &local, &points, &target, programs);
             programs.keep(&[intent]);
             built
         })?;
-        self.plugs = plugs;
+        self.points = points;
         self.local = Some(local);
         let built = match built {
             Ok(built) => built,
@@ -524,9 +527,9 @@ impl Driver {
 
     /// Closes what unlocks opened whose moment has come. The engine says the same with its next intent; the driver does not
     /// wait for it.
-    fn falls(&mut self) {
+    fn transitions(&mut self) {
         let moment = self.moment();
-        let due = self.plugs.due(moment);
+        let due = self.points.due(moment);
         if due.is_empty() {
             return;
         }

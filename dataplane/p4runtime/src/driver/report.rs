@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Seat, SessionState, TableUse, cause};
+use portcullis_backend::{SessionState, TableUse, TargetContext, cause};
 use portcullis_compiler::Unsupported;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::config::Program;
+use crate::config::PipelineSource;
 use crate::entry::GROUPS;
 use crate::session::{Event, Mastership, RESOURCE_EXHAUSTED, Refused};
 use crate::wire::text;
@@ -64,7 +64,7 @@ impl Driver {
                 Event::PipelineRefused(why) => {
                     tracing::warn!(target = self.name(), why, "the device cannot be used");
                     self.status.detail = why;
-                    if self.backend.config().program == Program::Embedded {
+                    if self.backend.config().program == PipelineSource::Embedded {
                         self.status.detail += "; a portcullis-switch of another release goes on with its rows until it is restarted";
                     }
                 }
@@ -172,17 +172,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn publish(&mut self, seat: &Seat) {
+    pub(super) fn publish(&mut self, context: &TargetContext) {
         let state = self.session.state();
         let (wanted, applied) = self.session.machine.generations();
         let intent = self.intent.as_ref().map_or(0, |i| i.generation);
         self.status.tables = self.tables();
         self.status.foreign_rows = self.session.machine.foreign() as u64;
-        self.status.pending = self.plugs.pending.clone();
+        self.status.pending = self.points.pending.clone();
         self.status.unsupported = self.unsupported();
         let settled = state == SessionState::InSync;
         if settled {
-            self.status.realized = self.plugs.realized;
+            self.status.realized = self.points.realized;
             if let Some(last) = self.last.as_ref().filter(|last| last.generation == applied) {
                 self.held = Some(Arc::clone(last));
             }
@@ -215,7 +215,7 @@ impl Driver {
             status.detail =
                 format!("a foreign row stands where ours belongs and is left alone: {row}; remove it");
         }
-        seat.status.send_if_modified(|told| {
+        context.status.send_if_modified(|told| {
             let news = **told != *status;
             if news {
                 *told = Arc::new(status.clone());
@@ -228,7 +228,7 @@ impl Driver {
         let built = self.built.iter().flat_map(|b| b.unsupported.iter().cloned());
         // How a foreign program forwards is its own affair.
         let own = self.session.device().is_some_and(|device| device.is_own());
-        let list = self.plugs.unsupported.iter().filter(|_| own).cloned();
+        let list = self.points.unsupported.iter().filter(|_| own).cloned();
         list.chain(built).chain(self.problem.clone()).collect()
     }
 

@@ -30,7 +30,7 @@ use portcullis_proto::p4::config::v1::{P4Info, Table};
 
 use crate::mapping::{Mapping, PRIORITY_MAX, TableMapping};
 pub use table::{Bound, BoundAction};
-use table::{Drawn, Part, Pipeline, alias, described, is_called};
+use table::{MappedTable, Part, Pipeline, alias, described, is_called};
 
 /// The highest priority of an ACL table that no mapping describes: switches with TCAM take 16 bits.
 const ACL_PRIORITY_MAX: u32 = u16::MAX as u32;
@@ -253,8 +253,8 @@ fn summary(info: &P4Info, tables: &[TableModel], left_out: &[Vec<String>]) -> St
 }
 
 /// Draws the tables a mapping names.
-fn by_mapping(pipeline: &Pipeline<'_>, mapped: &[TableMapping]) -> Result<Vec<Drawn>, MappingError> {
-    let mut drawn: Vec<(usize, Drawn)> = Vec::new();
+fn by_mapping(pipeline: &Pipeline<'_>, mapped: &[TableMapping]) -> Result<Vec<MappedTable>, MappingError> {
+    let mut drawn: Vec<(usize, MappedTable)> = Vec::new();
     for mapping in mapped {
         let field = |field: &str, why: String| MappingError::Field {
             field: format!("table.{}.{field}", shown(&mapping.table)),
@@ -316,7 +316,7 @@ fn unusable(table: &Table, role: Role, reasons: Vec<String>) -> MappingError {
 }
 
 /// Draws the tables that have the names of stages, or the one ACL table there is.
-fn by_name(pipeline: &Pipeline<'_>) -> Result<Vec<Drawn>, MappingError> {
+fn by_name(pipeline: &Pipeline<'_>) -> Result<Vec<MappedTable>, MappingError> {
     let tables = pipeline.info.tables.iter();
     let named: Vec<(&Table, (Role, Option<Direction>))> = tables
         .filter_map(|t| Some((t, names::role(alias(t.preamble.as_ref()))?)))
@@ -345,9 +345,9 @@ fn plain(role: Role, direction: Option<Direction>) -> Part<'static> {
 }
 
 /// The one table that can play `policy` for what endpoints send, without a class.
-fn acl(pipeline: &Pipeline<'_>) -> Result<Drawn, MappingError> {
+fn acl(pipeline: &Pipeline<'_>) -> Result<MappedTable, MappingError> {
     let part = plain(Role::Policy, Some(Direction::Egress));
-    let mut usable: Vec<Drawn> = Vec::new();
+    let mut usable: Vec<MappedTable> = Vec::new();
     let mut found: Vec<(bool, Found)> = Vec::new();
     for table in &pipeline.info.tables {
         let (drawable, reasons) = match pipeline.draw(table, &part) {

@@ -6,13 +6,11 @@ use portcullis_policy::{Direction, Family};
 /// What the name of a match field says, before it is known whose side of the packet is the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// This field.
     Is(Field),
     /// An address of the packet.
     Address {
         /// Where it comes from, or goes to.
         source: bool,
-        /// Its IP version.
         family: Family,
     },
     /// A MAC of the frame.

@@ -36,7 +36,7 @@ pub(super) struct Part<'a> {
 }
 
 /// A table that could be drawn.
-pub(super) struct Drawn {
+pub(super) struct MappedTable {
     pub model: TableModel,
     /// Match fields with a meaning that rows will not use, and why.
     pub left_out: Vec<String>,
@@ -418,7 +418,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// A table as a stage; every reason if it cannot be.
-    pub fn draw(&self, table: &Table, part: &Part<'_>) -> Result<Drawn, Vec<String>> {
+    pub fn draw(&self, table: &Table, part: &Part<'_>) -> Result<MappedTable, Vec<String>> {
         let mut keys = Keys::default();
         match part.fields {
             _ if part.role == Role::Other => {}
@@ -456,7 +456,7 @@ impl<'a> Pipeline<'a> {
             counters: self.counts(table),
             expires: expires(table),
         };
-        Ok(Drawn {
+        Ok(MappedTable {
             model,
             left_out: keys.left_out,
             bound: Bound {

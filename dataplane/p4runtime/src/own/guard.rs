@@ -7,9 +7,9 @@ use ipnet::IpNet;
 use portcullis_policy::{LINK_LOCAL, MacAddr, Protocol};
 
 use super::Draft;
+use crate::attachment_points::AttachmentPoint;
 use crate::device::{Device, Inexpressible};
 use crate::entry::Row;
-use crate::plugs::Plug;
 
 /// Priorities: what is malformed, what is allowed, link-local addresses that are somebody else's, those that a host
 /// chooses, what is left.
@@ -33,25 +33,29 @@ const ADVERTISEMENT: u128 = 136;
 
 struct Guard<'a> {
     device: &'a Device,
-    plug: &'a Plug,
+    point: &'a AttachmentPoint,
     rows: &'a mut Vec<Row>,
 }
 
-/// The rows of one guarded plug.
-pub(super) fn rows(device: &Device, plug: &Plug, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
-    let mut guard = Guard { device, plug, rows };
+/// The rows of one guarded point.
+pub(super) fn rows(
+    device: &Device,
+    point: &AttachmentPoint,
+    rows: &mut Vec<Row>,
+) -> Result<(), Inexpressible> {
+    let mut guard = Guard { device, point, rows };
     guard.macs()?;
-    if !plug.addresses.is_empty() {
-        let macs: Vec<Option<MacAddr>> = if plug.guard_macs.is_empty() {
+    if !point.addresses.is_empty() {
+        let macs: Vec<Option<MacAddr>> = if point.guard_macs.is_empty() {
             vec![None]
         } else {
-            plug.guard_macs.iter().copied().map(Some).collect()
+            point.guard_macs.iter().copied().map(Some).collect()
         };
         for mac in macs {
             guard.addresses(mac)?;
         }
         guard.deny("guard_address")?;
-        if plug.addresses.iter().any(|p| p.0.addr().is_ipv6()) {
+        if point.addresses.iter().any(|p| p.0.addr().is_ipv6()) {
             guard.deny("guard_nd")?;
         }
     }
@@ -72,7 +76,7 @@ fn bits(net: &IpNet) -> (u128, u128) {
 
 impl<'a> Guard<'a> {
     fn draft(&self, table: &str) -> Result<Draft<'a>, Inexpressible> {
-        Ok(Draft::of(self.device, table)?.at(self.plug.at))
+        Ok(Draft::new(self.device, table)?.at(self.point.at))
     }
 
     fn of_mac(&self, table: &str, mac: Option<MacAddr>) -> Result<Draft<'a>, Inexpressible> {
@@ -84,7 +88,7 @@ impl<'a> Guard<'a> {
     }
 
     fn put(&mut self, draft: Draft<'_>, priority: i32, action: &str) -> Result<(), Inexpressible> {
-        let lift = if self.plug.at.1.is_some() { OF_VLAN } else { 0 };
+        let lift = if self.point.at.1.is_some() { OF_VLAN } else { 0 };
         self.rows.push(draft.row(priority + lift, action, &[])?);
         Ok(())
     }
@@ -97,16 +101,16 @@ impl<'a> Guard<'a> {
     fn macs(&mut self) -> Result<(), Inexpressible> {
         let malformed = self.draft("guard")?.whole("arp_malformed", 1);
         self.put(malformed, MALFORMED, "deny")?;
-        let then = if self.plug.addresses.is_empty() {
+        let then = if self.point.addresses.is_empty() {
             "allow"
         } else {
             "check_addresses"
         };
-        if self.plug.guard_macs.is_empty() {
+        if self.point.guard_macs.is_empty() {
             let any = self.draft("guard")?;
             return self.put(any, ALLOWED, then);
         }
-        for mac in self.plug.guard_macs.clone() {
+        for mac in self.point.guard_macs.clone() {
             let own = self.of_mac("guard", Some(mac))?;
             self.put(own, ALLOWED, then)?;
         }
@@ -115,7 +119,7 @@ impl<'a> Guard<'a> {
 
     /// What a sender of this MAC may have as its source.
     fn addresses(&mut self, mac: Option<MacAddr>) -> Result<(), Inexpressible> {
-        let mut sources: Vec<IpNet> = self.plug.addresses.iter().map(|p| p.0).collect();
+        let mut sources: Vec<IpNet> = self.point.addresses.iter().map(|p| p.0).collect();
         let has_v6 = sources.iter().any(|n| matches!(n, IpNet::V6(_)));
         if has_v6 {
             // What a host forms by itself from its MAC (RFC 4291), for neighbour discovery and DHCPv6.
@@ -160,7 +164,7 @@ impl<'a> Guard<'a> {
     /// RFC 4861: advertisements speak of own addresses, and every link-layer address is an own one. RFC 4862: duplicate
     /// address detection is about an own address and carries none.
     fn neighbours(&mut self, mac: Option<MacAddr>, sources: &[IpNet]) -> Result<(), Inexpressible> {
-        let own_macs: Vec<MacAddr> = self.plug.guard_macs.clone();
+        let own_macs: Vec<MacAddr> = self.point.guard_macs.clone();
         let targets: Vec<(u128, u128)> = sources
             .iter()
             .filter(|n| matches!(n, IpNet::V6(_)))
@@ -196,10 +200,10 @@ impl<'a> Guard<'a> {
     /// Link-local addresses that a host with this MAC chooses by itself (RFC 7217), as a source and as the target of what it
     /// says in neighbour discovery.
     fn chosen(&mut self, mac: Option<MacAddr>) -> Result<(), Inexpressible> {
-        let Some((exceptions, _)) = self.plug.link_local.clone().zip(mac) else {
+        let Some((exceptions, _)) = self.point.link_local.clone().zip(mac) else {
             return Ok(());
         };
-        let own_macs = self.plug.guard_macs.clone();
+        let own_macs = self.point.guard_macs.clone();
         for foreign in exceptions.iter() {
             let source = self.of_mac("guard_address", mac)?.whole("kind", IPV6);
             self.put(

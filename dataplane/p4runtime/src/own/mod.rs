@@ -1,4 +1,4 @@
-//! The wiring of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
+//! The dispatch of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
 //! is. The tables' keys and actions are found by their names, which the program keeps.
 
 mod guard;
@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use portcullis_compiler::ClassId;
 use portcullis_policy::{EndpointRole, MacAddr};
 
+use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, Match, Row};
-use crate::plugs::{At, Plug, Plugs};
 use crate::program::fingerprint;
 use crate::value::ones;
 use crate::wire::group_key;
@@ -34,7 +34,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn of(device: &'a Device, table: &str) -> Result<Self, Inexpressible> {
+    fn new(device: &'a Device, table: &str) -> Result<Self, Inexpressible> {
         let (number, table) = device.table_named(table).ok_or_else(|| Inexpressible {
             table: table.to_string(),
             what: "place in the program".to_string(),
@@ -125,26 +125,26 @@ fn class(class: ClassId) -> u128 {
     u128::from(class.0)
 }
 
-/// The rows of one plug, in all tables.
-pub fn plug_rows(device: &Device, plug: &Plug) -> Result<Vec<Row>, Inexpressible> {
+/// The rows of one point, in all tables.
+pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, Inexpressible> {
     let mut rows = Vec::new();
-    let sends = if plug.guarded() {
+    let sends = if point.guarded() {
         "set_guarded_class"
     } else {
         "set_class"
     };
-    let attach = Draft::of(device, "attach")?.at(plug.at);
-    rows.push(attach.row(rank(plug.at), sends, &[class(plug.egress)])?);
-    roles(device, plug, &mut rows)?;
-    if plug.guarded() {
-        guard::rows(device, plug, &mut rows)?;
+    let attach = Draft::new(device, "attach")?.at(point.at);
+    rows.push(attach.row(rank(point.at), sends, &[class(point.egress)])?);
+    roles(device, point, &mut rows)?;
+    if point.guarded() {
+        guard::rows(device, point, &mut rows)?;
     }
-    for mac in &plug.macs {
-        let l2 = Draft::of(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
-        rows.push(l2.row(0, "forward", &[plug.at.0.into()])?);
+    for mac in &point.macs {
+        let l2 = Draft::new(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
+        rows.push(l2.row(0, "forward", &[point.at.0.into()])?);
     }
-    let deliver = Draft::of(device, "deliver")?.at(plug.at);
-    rows.push(deliver.row(rank(plug.at), "set_class", &[class(plug.ingress)])?);
+    let deliver = Draft::new(device, "deliver")?.at(point.at);
+    rows.push(deliver.row(rank(point.at), "set_class", &[class(point.ingress)])?);
     Ok(rows)
 }
 
@@ -158,15 +158,15 @@ fn number(role: EndpointRole) -> u128 {
 
 /// The roles of a sender: an uplink has every role, and a server those of its endpoint. The rest is denied by a row, so that
 /// it is counted.
-fn roles(device: &Device, plug: &Plug, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
+fn roles(device: &Device, point: &AttachmentPoint, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
     // Rows of a VLAN lie above those of the whole port.
-    let lift = rank(plug.at) * 2;
-    let draft = || Ok::<_, Inexpressible>(Draft::of(device, ROLES)?.at(plug.at));
-    if plug.uplink {
+    let lift = rank(point.at) * 2;
+    let draft = || Ok::<_, Inexpressible>(Draft::new(device, ROLES)?.at(point.at));
+    if point.uplink {
         rows.push(draft()?.row(lift, "allow", &[])?);
         return Ok(());
     }
-    for role in &plug.roles {
+    for role in &point.roles {
         let has = draft()?.whole("role", number(*role));
         rows.push(has.row(lift + 1, "allow", &[])?);
     }
@@ -175,20 +175,20 @@ fn roles(device: &Device, plug: &Plug, rows: &mut Vec<Row>) -> Result<(), Inexpr
 }
 
 /// The groups, and the MACs that are at several ports: frames for one go to all of them.
-pub fn groups(device: &Device, plugs: &Plugs) -> Result<Vec<Row>, Inexpressible> {
-    let everybody = plugs.ports().into_iter().collect();
-    let uplinks = plugs.plugs.values().filter(|p| p.uplink).map(|p| p.at.0);
+pub fn groups(device: &Device, points: &AttachmentPoints) -> Result<Vec<Row>, Inexpressible> {
+    let everybody = points.ports().into_iter().collect();
+    let uplinks = points.points.values().filter(|p| p.uplink).map(|p| p.at.0);
     let mut rows = vec![
         (group_key(EVERYBODY), Does::Copies(everybody)),
         (group_key(UNKNOWN), Does::Copies(uplinks.collect())),
     ];
-    let ids = group_ids(&plugs.several)?;
+    let ids = group_ids(&points.several)?;
     for (ports, id) in &ids {
         rows.push((group_key(*id), Does::Copies(ports.iter().copied().collect())));
     }
-    for (mac, ports) in &plugs.several {
+    for (mac, ports) in &points.several {
         let Some(id) = ids.get(ports) else { continue };
-        let l2 = Draft::of(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
+        let l2 = Draft::new(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
         rows.push(l2.row(0, "forward_to_group", &[(*id).into()])?);
     }
     Ok(rows)

@@ -15,7 +15,7 @@ use corpus::{BARE, FREE, HOSTS, Host, INTERNET, STRAY};
 use portcullis_backend::{SessionState, TargetHandle, launch};
 use portcullis_compiler::{Class, Compiler, Intent};
 pub use portcullis_p4runtime::PortMatching;
-use portcullis_p4runtime::{Config, P4Backend, Program};
+use portcullis_p4runtime::{Config, P4Backend, PipelineSource};
 use portcullis_policy::{Document, Grant, GrantKind, View};
 use portcullis_testbed::device::{Device, need_bmv2};
 use portcullis_testbed::probe::TcpOutcome;
@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Differences printed in full per document; all are counted.
 const PRINTED: usize = 40;
 
-/// Which device.
 #[derive(Clone, Copy)]
 pub enum Which {
     Bmv2,
@@ -66,7 +65,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn start(which: Which, program: Program) -> (Rig, Vec<NetnsHost>) {
+    fn start(which: Which, program: PipelineSource) -> (Rig, Vec<NetnsHost>) {
         let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
         let hosts: Vec<NetnsHost> = HOSTS
             .iter()
@@ -224,7 +223,7 @@ pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching)
     let case: Case = cases().into_iter().find(|c| c.name == case).unwrap();
     let frames = corpus::with_services();
     assert!(frames.len() >= 2000, "{} frames", frames.len());
-    let (mut rig, hosts) = Rig::start(which, Program::Own(matching));
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(matching));
     silence(&hosts);
     let yaml = on_the_switch(&case);
     rig.apply(&yaml);
@@ -283,7 +282,7 @@ pub fn a_story_with_restarts(which: Which) {
     if !which.is_here("a_story_with_restarts") {
         return;
     }
-    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
     let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
     let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
     rig.apply(&document("25"));
@@ -322,7 +321,7 @@ pub fn fragments_cross(which: Which) {
     if !which.is_here("fragments_cross") {
         return;
     }
-    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
     let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
     let _serving = (internet.udp_echo(7000).unwrap(), internet.udp_echo(9999).unwrap());
     rig.apply(&document("25"));
@@ -348,7 +347,7 @@ pub fn a_dead_agent_keeps_nothing_open(which: Which) {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap()
     };
-    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
     let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
     let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
     let ends = wall().as_secs() + 6;
@@ -395,7 +394,7 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
     if !which.is_here("a_thousand_changes_under_traffic") {
         return;
     }
-    let (mut rig, hosts) = Rig::start(which, Program::Own(PortMatching::Range));
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
     let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
     rig.apply(&document("25"));
     let to = (internet, std::net::IpAddr::from([192, 0, 2, 9]));

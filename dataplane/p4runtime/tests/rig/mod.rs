@@ -257,7 +257,6 @@ impl Rig {
         intent
     }
 
-    /// The newest intent.
     pub fn intent_now(&self) -> Arc<Intent> {
         Arc::clone(self.intent.as_ref().unwrap())
     }

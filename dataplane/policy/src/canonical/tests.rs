@@ -56,7 +56,7 @@ fn written(default: Action, lines: &[&str]) -> Policy {
             "remote": list("to"), "local": list("from"),
         }))
         .unwrap();
-        entry(line, rule.action, Matcher::of(&rule).unwrap())
+        entry(line, rule.action, Matcher::from_rule(&rule).unwrap())
     });
     policy(default, entries.collect())
 }
@@ -199,7 +199,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
                 "source_ports": if ports { src } else { vec![] }, "remote": remote, "local": local, "icmp": icmp,
             }))
             .unwrap();
-            let mut matcher = Matcher::of(&rule)?;
+            let mut matcher = Matcher::from_rule(&rule)?;
             if replies {
                 matcher.flags = FlagMatch::NotOpening;
             }

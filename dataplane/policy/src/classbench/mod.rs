@@ -94,7 +94,7 @@ impl<'a> Line<'a> {
                 format!("the range is backwards: expected {high} : {low}"),
             );
         }
-        Ok(Ranges::of(&[PortRange { low, high }]))
+        Ok(Ranges::from_ports(&[PortRange { low, high }]))
     }
 
     fn protocol(&mut self) -> Result<Protocol, LineError> {

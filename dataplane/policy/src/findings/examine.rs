@@ -62,16 +62,14 @@ struct Bounds {
     protocol: u16,
     /// Destination ports; all where the protocol shows none.
     dst: (u16, u16),
-    /// Source ports, likewise.
     src: (u16, u16),
     /// Remote IPv4 addresses; all when IPv6 is meant too.
     remote: (u32, u32),
-    /// Local addresses, likewise.
     local: (u32, u32),
 }
 
 impl Bounds {
-    fn of(policy: &Policy, matcher: &Matcher) -> Self {
+    fn new(policy: &Policy, matcher: &Matcher) -> Self {
         let shows_ports = match matcher.protocol {
             Protocol::Number(n) => policy.shows_ports(n),
             Protocol::Any => policy.five_tuple,
@@ -160,7 +158,7 @@ impl<'a> Examined<'a> {
             bounds: policy
                 .entries
                 .iter()
-                .map(|e| Bounds::of(policy, &e.matcher))
+                .map(|e| Bounds::new(policy, &e.matcher))
                 .collect(),
             cut: policy.entries.iter().map(|_| OnceCell::new()).collect(),
         }

@@ -51,7 +51,7 @@ struct Record {
 }
 
 impl Record {
-    fn of(entry: &Entry) -> Self {
+    fn from_entry(entry: &Entry) -> Self {
         let catch_all = is_catch_all(&entry.matcher);
         Record {
             tier: entry.tier,
@@ -181,7 +181,7 @@ impl Ledger {
             let record = self
                 .records
                 .entry(rule.into())
-                .or_insert_with(|| Record::of(entry));
+                .or_insert_with(|| Record::from_entry(entry));
             if entry.tier == Tier::Replies {
                 reply_standing(record, policy, &standing);
             } else {

@@ -121,7 +121,7 @@ fn without_bypasses(document: &Document) -> Document {
 /// Looks at every policy of a document, and at what the defaults make of each.
 fn survey(document: &Document, found: &mut BTreeSet<Finding>) -> Ledger {
     let mut ledger = Ledger::new();
-    let lists = &Lists::of(document);
+    let lists = &Lists::from_document(document);
     let bare = Endpoint::default();
     let policies = both(document, lists, "", &bare);
     for policy in &policies {

@@ -21,7 +21,6 @@ pub(crate) struct Set(Few);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Few {
     One([(u128, u128); 1]),
-    /// Two or more.
     Many(Arc<[(u128, u128)]>),
 }
 
@@ -59,7 +58,6 @@ impl Set {
         Set(Few::One([(low, high)]))
     }
 
-    /// At least one.
     fn intervals(&self) -> &[(u128, u128)] {
         match &self.0 {
             Few::One(one) => one,
@@ -68,7 +66,7 @@ impl Set {
     }
 
     /// Of intervals in any order that may overlap; `None` when there are none.
-    fn of(mut intervals: Vec<(u128, u128)>) -> Option<Self> {
+    fn from_intervals(mut intervals: Vec<(u128, u128)>) -> Option<Self> {
         intervals.sort_unstable();
         let mut merged: Vec<(u128, u128)> = Vec::with_capacity(intervals.len());
         for (low, high) in intervals {
@@ -102,8 +100,10 @@ impl Set {
                 Family::V6 => ALL_128.clone(),
             });
         }
-        let own = prefixes.iter().filter(|p| Family::of(p.addr()) == family);
-        Self::of(
+        let own = prefixes
+            .iter()
+            .filter(|p| Family::from_address(p.addr()) == family);
+        Self::from_intervals(
             own.map(|p| (number(p.network()), number(p.broadcast())))
                 .collect(),
         )
@@ -224,7 +224,7 @@ fn plane_of(policy: &Policy, protocol: u8, family: Family) -> Plane {
 /// The protocols of a plane. Protocol 0 is never a packet's (see [`Policy::judge`]).
 fn protocols(policy: &Policy, family: Family, plane: Plane) -> Option<Set> {
     let own = (1..=u8::MAX).filter(|n| plane_of(policy, *n, family) == plane);
-    Set::of(own.map(|n| (n.into(), n.into())).collect())
+    Set::from_intervals(own.map(|n| (n.into(), n.into())).collect())
 }
 
 const KINDS: [Plane; 4] = [Plane::Tcp, Plane::Ports, Plane::Icmp, Plane::Bare];
@@ -359,7 +359,7 @@ mod tests {
     proptest! {
         #[test]
         fn sets_are_sets(a in sets(), b in sets()) {
-            let (a, b) = (Set::of(a).unwrap(), Set::of(b).unwrap());
+            let (a, b) = (Set::from_intervals(a).unwrap(), Set::from_intervals(b).unwrap());
             let (both, less) = (a.intersect(&b), a.without(&b));
             let mut common = false;
             let mut lacking = false;
@@ -373,7 +373,7 @@ mod tests {
             prop_assert_eq!(a.overlaps(&b), common);
             prop_assert_eq!(a.covers(&b), !lacking);
             for set in [both, less].into_iter().flatten() {
-                prop_assert_eq!(Set::of(set.intervals().to_vec()).unwrap(), set);
+                prop_assert_eq!(Set::from_intervals(set.intervals().to_vec()).unwrap(), set);
             }
         }
     }

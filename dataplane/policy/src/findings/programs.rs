@@ -115,5 +115,5 @@ fn takes(opening: &Opening, family: Family, everybody: &str) -> bool {
         remote: vec![StrictPrefix(prefix)],
         ..opening.rule(name, Action::Allow, "")
     };
-    opening.ip.is_none_or(|only| only == family) && within && Matcher::of(&rule).is_some()
+    opening.ip.is_none_or(|only| only == family) && within && Matcher::from_rule(&rule).is_some()
 }

@@ -83,7 +83,7 @@ fn grid(policy: &Policy) -> Vec<Packet> {
         for remote in remotes {
             let (local, remote): (IpAddr, IpAddr) = (local.parse().unwrap(), remote.parse().unwrap());
             for protocol in [1, 2, 6, 17, 47, 58, 99] {
-                for l4 in payloads(policy, protocol, Family::of(remote)) {
+                for l4 in payloads(policy, protocol, Family::from_address(remote)) {
                     packets.push(Packet {
                         frame: Frame::Ip(IpPacket {
                             local,
@@ -182,7 +182,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             let mut entries: Vec<Entry> = rules
                 .into_iter()
                 .filter_map(|(rule, tier, not_opening)| {
-                    let mut matcher = Matcher::of(&rule)?;
+                    let mut matcher = Matcher::from_rule(&rule)?;
                     if not_opening {
                         matcher.flags = FlagMatch::NotOpening;
                     }
@@ -287,7 +287,7 @@ proptest! {
 
 fn rules(most: usize) -> impl Strategy<Value = Vec<Rule>> {
     proptest::collection::vec(rule(), 0..=most).prop_map(|rules| {
-        let kept = rules.into_iter().filter(|r| Matcher::of(r).is_some());
+        let kept = rules.into_iter().filter(|r| Matcher::from_rule(r).is_some());
         let named = kept.enumerate().map(|(index, rule)| Rule {
             name: format!("r{index}").parse().unwrap(),
             ..rule
@@ -339,7 +339,7 @@ fn document() -> impl Strategy<Value = Document> {
 }
 
 fn policies(document: &Document) -> Vec<Policy> {
-    let lists = &Lists::of(document);
+    let lists = &Lists::from_document(document);
     let mut all = both(document, lists, "", &Endpoint::default()).to_vec();
     all.extend(
         document

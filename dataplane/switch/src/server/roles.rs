@@ -7,7 +7,7 @@ pub type StreamId = u64;
 
 /// What a stream said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seat {
+struct Arbitration {
     role: String,
     /// `None`: it never becomes primary.
     election_id: Option<u128>,
@@ -16,7 +16,7 @@ struct Seat {
 /// Every stream, and who was the last primary of each role.
 #[derive(Debug, Clone, Default)]
 pub struct Roles {
-    seats: BTreeMap<StreamId, Seat>,
+    arbitrations: BTreeMap<StreamId, Arbitration>,
     /// The highest election id that a primary of the role has had.
     highest: BTreeMap<String, u128>,
 }
@@ -55,32 +55,40 @@ impl Roles {
     ) -> Result<Vec<Told>, Rejected> {
         let election_id = election_id.filter(|id| *id != 0);
         let others = self
-            .seats
+            .arbitrations
             .iter()
-            .filter(|(s, seat)| **s != stream && seat.role == role);
-        let mut ids = others.map(|(_, seat)| seat.election_id);
+            .filter(|(s, arbitration)| **s != stream && arbitration.role == role);
+        let mut ids = others.map(|(_, arbitration)| arbitration.election_id);
         if election_id.is_some() && ids.any(|id| id == election_id) {
             return Err(Rejected::Taken);
         }
         let before = self.primary(role);
-        if self.seats.get(&stream).is_some_and(|seat| seat.role != role) {
+        if self
+            .arbitrations
+            .get(&stream)
+            .is_some_and(|arbitration| arbitration.role != role)
+        {
             return Err(Rejected::OtherRole);
         }
-        let seat = Seat {
+        let arbitration = Arbitration {
             role: role.to_string(),
             election_id,
         };
-        self.seats.insert(stream, seat);
+        self.arbitrations.insert(stream, arbitration);
         Ok(self.changed(role, before, Some(stream)))
     }
 
     /// A stream has ended.
     pub fn leave(&mut self, stream: StreamId) -> Vec<Told> {
-        let Some(role) = self.seats.get(&stream).map(|seat| seat.role.clone()) else {
+        let Some(role) = self
+            .arbitrations
+            .get(&stream)
+            .map(|arbitration| arbitration.role.clone())
+        else {
             return Vec::new();
         };
         let before = self.primary(&role);
-        self.seats.remove(&stream);
+        self.arbitrations.remove(&stream);
         self.changed(&role, before, None)
     }
 
@@ -88,15 +96,18 @@ impl Roles {
     fn changed(&mut self, role: &str, before: Option<StreamId>, asked: Option<StreamId>) -> Vec<Told> {
         let primary = self.primary(role);
         let id = primary
-            .and_then(|p| self.seats.get(&p))
-            .and_then(|seat| seat.election_id);
+            .and_then(|p| self.arbitrations.get(&p))
+            .and_then(|arbitration| arbitration.election_id);
         let known = self.highest.get(role).copied();
         if let Some(id) = id {
             let highest = self.highest.entry(role.to_string()).or_default();
             *highest = (*highest).max(id);
         }
         let election_id = self.highest.get(role).copied();
-        let of_role = self.seats.iter().filter(|(_, seat)| seat.role == role);
+        let of_role = self
+            .arbitrations
+            .iter()
+            .filter(|(_, arbitration)| arbitration.role == role);
         of_role
             .filter(|(stream, _)| primary != before || election_id != known || Some(**stream) == asked)
             .map(|(stream, _)| Told {
@@ -111,9 +122,12 @@ impl Roles {
 
     /// Who is primary: the highest election id of the role, if it is not below that of the last primary.
     fn primary(&self, role: &str) -> Option<StreamId> {
-        let of_role = self.seats.iter().filter(|(_, seat)| seat.role == role);
+        let of_role = self
+            .arbitrations
+            .iter()
+            .filter(|(_, arbitration)| arbitration.role == role);
         let best = of_role
-            .filter_map(|(s, seat)| Some((seat.election_id?, *s)))
+            .filter_map(|(s, arbitration)| Some((arbitration.election_id?, *s)))
             .max()?;
         let highest = self.highest.get(role).copied().unwrap_or(0);
         (best.0 >= highest).then_some(best.1)
@@ -121,7 +135,7 @@ impl Roles {
 
     /// Whether a stream has said who it is.
     pub fn knows(&self, stream: StreamId) -> bool {
-        self.seats.contains_key(&stream)
+        self.arbitrations.contains_key(&stream)
     }
 
     /// Whether a stream is the primary of a role.
@@ -131,8 +145,8 @@ impl Roles {
 
     /// Whether a request with this role and election id comes from the primary.
     pub fn may_write(&self, role: &str, election_id: u128) -> bool {
-        let primary = self.primary(role).and_then(|p| self.seats.get(&p));
-        election_id != 0 && primary.is_some_and(|seat| seat.election_id == Some(election_id))
+        let primary = self.primary(role).and_then(|p| self.arbitrations.get(&p));
+        election_id != 0 && primary.is_some_and(|arbitration| arbitration.election_id == Some(election_id))
     }
 }
 

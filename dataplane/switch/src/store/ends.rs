@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis_p4runtime::ends;
 use portcullis_proto::p4::v1;
 
-use super::{Place, Store};
+use super::{EntryKey, Store};
 use crate::counters::Sums;
 use crate::entry::Refusal;
 
@@ -34,7 +34,7 @@ impl Store {
     }
 
     /// Notes where an entry with ends is.
-    pub(super) fn time(&mut self, place: &Place, entry: &v1::TableEntry) {
+    pub(super) fn time(&mut self, place: &EntryKey, entry: &v1::TableEntry) {
         if ends::has(&entry.metadata) {
             self.timed.insert(place.clone());
         }

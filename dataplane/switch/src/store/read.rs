@@ -7,7 +7,7 @@ use v1::entity::Entity;
 use v1::packet_replication_engine_entry::Type as PreType;
 use v1::update::Type;
 
-use super::{Kept, Place, Store};
+use super::{EntryKey, Store, StoredEntry};
 use crate::counters::Sums;
 use crate::entry::{Refusal, conds, refuse, table};
 
@@ -118,7 +118,7 @@ impl Store {
 
     /// The updates that make all this out of nothing.
     pub fn remake(&self, sums: &Sums) -> Vec<v1::Update> {
-        let mut kept: Vec<&Kept> = self.entries.values().collect();
+        let mut kept: Vec<&StoredEntry> = self.entries.values().collect();
         kept.sort_by_key(|kept| kept.id);
         let entries = kept.into_iter().map(|kept| self.told(kept, true, sums));
         let groups = self.groups.values().map(|g| {
@@ -135,7 +135,7 @@ impl Store {
         updates.collect()
     }
 
-    fn told(&self, kept: &Kept, with_counts: bool, sums: &Sums) -> v1::Entity {
+    fn told(&self, kept: &StoredEntry, with_counts: bool, sums: &Sums) -> v1::Entity {
         let mut entry = kept.entry.clone();
         if with_counts && kept.slot != NO_SLOT {
             entry.counter_data = Some(self.count(kept.slot, sums));
@@ -148,7 +148,7 @@ impl Store {
         deprecated,
         reason = "controllers of P4Runtime before 1.4 send `controller_metadata`"
     )]
-    fn like(&self, asked: &v1::TableEntry) -> Result<Vec<&Kept>, Refusal> {
+    fn like(&self, asked: &v1::TableEntry) -> Result<Vec<&StoredEntry>, Refusal> {
         let narrowed = !asked.r#match.is_empty()
             || asked.priority != 0
             || asked.action.is_some()
@@ -171,7 +171,7 @@ impl Store {
                 format!("table `{}` has no action profile", shape.name),
             );
         }
-        let meets = |kept: &Kept| {
+        let meets = |kept: &StoredEntry| {
             let entry = &kept.entry;
             (action.is_none() || action == action_id(entry))
                 && (asked.controller_metadata == 0 || asked.controller_metadata == entry.controller_metadata)
@@ -183,7 +183,7 @@ impl Store {
         if let Some(conds) = &conds
             && (asked.priority != 0 || !shape.prioritized)
         {
-            let place: Place = (shape.table, asked.priority, conds.clone());
+            let place: EntryKey = (shape.table, asked.priority, conds.clone());
             let found = self.entries.get(&place).filter(|kept| meets(kept));
             return Ok(found.into_iter().collect());
         }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use portcullis_fastpath::{Drop, NO_SLOT, Snapshot, Tables, Tally};
+use portcullis_fastpath::{DropReason, NO_SLOT, Snapshot, Tables, Tally};
 pub use portcullis_p4runtime::OwnProgram;
 use portcullis_p4runtime::PortMatching;
 use portcullis_proto::p4::config::v1::{P4Info, Table};
@@ -64,7 +64,7 @@ pub fn bytes(value: u128) -> Vec<u8> {
 pub struct Entry(pub v1::TableEntry, &'static Table);
 
 impl Entry {
-    pub fn of(name: &str) -> Entry {
+    pub fn from_name(name: &str) -> Entry {
         let entry = v1::TableEntry {
             table_id: table_id(name),
             ..Default::default()
@@ -141,7 +141,6 @@ impl Entry {
         update(Type::Delete, self.entity())
     }
 
-    /// Its direct counter.
     pub fn counter(&self, data: Option<(i64, i64)>) -> v1::Entity {
         wrap(Entity::DirectCounterEntry(v1::DirectCounterEntry {
             table_entry: Some(self.0.clone()),
@@ -164,15 +163,13 @@ pub fn update(kind: Type, entity: v1::Entity) -> v1::Update {
     }
 }
 
-/// A port's sender.
 pub fn attach(port: u128, class: u128) -> Entry {
-    let entry = Entry::of("attach").exact("port", port).priority(1);
+    let entry = Entry::from_name("attach").exact("port", port).priority(1);
     entry.action("sender.set_class", Some(class))
 }
 
-/// A port's receiver.
 pub fn deliver(port: u128, class: u128) -> Entry {
-    let entry = Entry::of("deliver").exact("port", port).priority(1);
+    let entry = Entry::from_name("deliver").exact("port", port).priority(1);
     entry.action("receiver.set_class", Some(class))
 }
 
@@ -184,7 +181,7 @@ pub fn policy(table: &str, class: u128, ports: (u128, u128), priority: i32, allo
         "receiver"
     };
     let verdict = if allow { "allow" } else { "deny" };
-    let entry = Entry::of(table)
+    let entry = Entry::from_name(table)
         .ternary("class", class, 0xffff)
         .priority(priority);
     let entry = if ports == (0, 65535) {
@@ -197,7 +194,7 @@ pub fn policy(table: &str, class: u128, ports: (u128, u128), priority: i32, allo
 
 /// Where a MAC is.
 pub fn station(mac: u128, port: u128) -> Entry {
-    let entry = Entry::of("l2").exact("dst_mac", mac);
+    let entry = Entry::from_name("l2").exact("dst_mac", mac);
     entry.action("forward", Some(port))
 }
 
@@ -257,7 +254,7 @@ pub fn arp() -> Vec<u8> {
 pub struct Met {
     pub ports: Vec<u16>,
     pub hits: Vec<u32>,
-    pub drops: Vec<Drop>,
+    pub drops: Vec<DropReason>,
 }
 
 impl Tally for Met {
@@ -267,7 +264,7 @@ impl Tally for Met {
         }
     }
 
-    fn dropped(&mut self, _: u16, why: Drop) {
+    fn dropped(&mut self, _: u16, why: DropReason) {
         self.drops.push(why);
     }
 }
@@ -482,7 +479,6 @@ impl Controller {
         }
     }
 
-    /// Reads, sorted.
     pub async fn read(&mut self, entities: Vec<v1::Entity>) -> Vec<v1::Entity> {
         let (parts, end) = self.parts(entities).await;
         end.unwrap();

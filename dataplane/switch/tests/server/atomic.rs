@@ -397,7 +397,10 @@ async fn counters_are_set() {
             Code::InvalidArgument,
         ),
         (
-            update(Type::Modify, Entry::of("egress_policy").counter(Some((1, 1)))),
+            update(
+                Type::Modify,
+                Entry::from_name("egress_policy").counter(Some((1, 1))),
+            ),
             Code::InvalidArgument,
         ),
     ] {

@@ -244,7 +244,7 @@ async fn packets_and_digests_are_answered_with_an_error() {
     // The stream lives on, and so does the primary.
     primary
         .write(vec![
-            Entry::of("l2")
+            Entry::from_name("l2")
                 .exact("dst_mac", 2)
                 .action("forward", Some(1))
                 .insert(),

@@ -110,7 +110,7 @@ async fn a_commit_begins_with_empty_tables() {
     assert_eq!(primary.read(everything()).await, []);
     let mut view = rig.view();
     let drops = met(view.newest(), &tcp(5, 80), 1).drops;
-    assert_eq!(drops, [portcullis_fastpath::Drop::UnknownSender]);
+    assert_eq!(drops, [portcullis_fastpath::DropReason::UnknownSender]);
     // Ports match as masks now.
     let (code, why) = primary.refused(updates[1].clone()).await;
     assert_eq!(code, Code::InvalidArgument);
@@ -131,7 +131,7 @@ async fn a_saved_program_waits_for_its_commit() {
     primary.set(SetAction::VerifyAndSave, ternary()).await.unwrap();
     // What is written and read is of the new tables; frames meet the old ones.
     assert_eq!(primary.read(everything()).await, []);
-    let row = crate::rig::Entry::of("egress_policy")
+    let row = crate::rig::Entry::from_name("egress_policy")
         .ternary("class", 1, 0xffff)
         .ternary("dst_port", 0x50, 0xfff0)
         .priority(7)
@@ -158,7 +158,7 @@ async fn a_saved_program_waits_for_its_commit() {
     assert_eq!(met(snapshot, &tcp(5, 0x51), 1).hits.len(), 1);
     assert_eq!(
         met(snapshot, &tcp(5, 0x61), 1).drops,
-        [portcullis_fastpath::Drop::EgressPolicy]
+        [portcullis_fastpath::DropReason::EgressPolicy]
     );
     let told = primary.set(SetAction::Commit, None).await.unwrap_err();
     assert_eq!(told.code(), Code::NotFound, "it was committed");
@@ -203,7 +203,7 @@ async fn to_reconcile_keeps_entries_where_they_fit() {
     let mut view = rig.view();
     assert_eq!(
         met(view.newest(), &tcp(5, 80), 3).drops,
-        [portcullis_fastpath::Drop::NoReceiver]
+        [portcullis_fastpath::DropReason::NoReceiver]
     );
 }
 

@@ -12,7 +12,7 @@ use crate::rig::{
 /// One table or all, and nothing else.
 fn all_of(name: Option<&str>) -> v1::Entity {
     match name {
-        Some(name) => Entry::of(name).entity(),
+        Some(name) => Entry::from_name(name).entity(),
         None => wrap(Entity::TableEntry(v1::TableEntry::default())),
     }
 }
@@ -25,7 +25,7 @@ async fn entries_are_found_by_what_is_asked_for() {
         policy("egress_policy", 1, (1, 5), 10, true),
         mark(policy("egress_policy", 1, (1, 5), 20, false), b"a"),
         mark(policy("egress_policy", 2, (1, 5), 10, false), b"a"),
-        Entry::of("egress_policy")
+        Entry::from_name("egress_policy")
             .priority(1)
             .action("sender.allow", None),
         attach(3, 9),
@@ -44,7 +44,7 @@ async fn entries_are_found_by_what_is_asked_for() {
             .edit(|e| (e.action, e.metadata) = (None, Vec::new()))
     };
     #[allow(deprecated, reason = "controllers of before 1.4 ask for it")]
-    let cookie = Entry::of("egress_policy").edit(|e| e.controller_metadata = 4);
+    let cookie = Entry::from_name("egress_policy").edit(|e| e.controller_metadata = 4);
     for (asked, want) in [
         (all_of(None), of(&[0, 1, 2, 3, 4, 5, 6])),
         (all_of(Some("egress_policy")), of(&[0, 1, 2, 3])),
@@ -57,15 +57,18 @@ async fn entries_are_found_by_what_is_asked_for() {
         (ask(bare(1).priority(30)), of(&[])),
         // A match at any priority, and a priority of any match.
         (ask(bare(0).priority(0)), of(&[0, 1])),
-        (ask(Entry::of("egress_policy").priority(10)), of(&[0, 2])),
-        (ask(Entry::of("egress_policy").priority(1)), of(&[3])),
+        (ask(Entry::from_name("egress_policy").priority(10)), of(&[0, 2])),
+        (ask(Entry::from_name("egress_policy").priority(1)), of(&[3])),
         // By action, and by what the controller wrote to it.
         (
-            ask(Entry::of("egress_policy").action("sender.allow", None)),
+            ask(Entry::from_name("egress_policy").action("sender.allow", None)),
             of(&[0, 3]),
         ),
-        (ask(mark(Entry::of("egress_policy"), b"a")), of(&[1, 2])),
-        (ask(mark(Entry::of("egress_policy"), b"a").priority(20)), of(&[1])),
+        (ask(mark(Entry::from_name("egress_policy"), b"a")), of(&[1, 2])),
+        (
+            ask(mark(Entry::from_name("egress_policy"), b"a").priority(20)),
+            of(&[1]),
+        ),
         (ask(bare(0).action("sender.deny", None)), of(&[])),
         (ask(cookie), of(&[])),
     ] {
@@ -105,7 +108,7 @@ async fn what_cannot_be_asked_is_told_in_its_place() {
         // There are none of these, which is an answer.
         wrap(Entity::RegisterEntry(v1::RegisterEntry::default())),
         wrap(Entity::ActionProfileGroup(v1::ActionProfileGroup::default())),
-        Entry::of("attach").exact("port", 512).priority(1).entity(),
+        Entry::from_name("attach").exact("port", 512).priority(1).entity(),
         of_all(|e| e.is_default_action = true),
         policy("egress_policy", 1, (0, 9), 1, true).counter(None),
         all_of(Some("attach")),
@@ -136,7 +139,7 @@ async fn every_table_tells_its_default_action() {
     let (_rig, mut primary) = Rig::running().await;
     for table in &info().tables {
         let name = &table.preamble.as_ref().unwrap().alias;
-        let asked = Entry::of(name).edit(|e| e.is_default_action = true);
+        let asked = Entry::from_name(name).edit(|e| e.is_default_action = true);
         let found = primary.read(vec![asked.entity()]).await;
         let [
             v1::Entity {
@@ -166,8 +169,8 @@ async fn hits_are_counted_by_row() {
         policy("egress_policy", 1, (80, 90), 5, true),
         policy("ingress_policy", 2, (0, 65535), 5, true),
     ];
-    let plugs = [attach(1, 1), deliver(2, 2), station(0xb, 2)];
-    let inserts = rows.iter().chain(&plugs).map(Entry::insert);
+    let points = [attach(1, 1), deliver(2, 2), station(0xb, 2)];
+    let inserts = rows.iter().chain(&points).map(Entry::insert);
     primary.write(inserts.collect()).await.unwrap();
     let (mut view, mut list) = (rig.view(), Vec::new());
     let mut send = |dst_port: u16, times: usize| {
@@ -192,14 +195,14 @@ async fn hits_are_counted_by_row() {
         };
         entry.clone().edit(|e| e.counter_data = count.map(data)).entity()
     };
-    let asked = Entry::of("egress_policy").edit(|e| e.counter_data = Some(v1::CounterData::default()));
+    let asked = Entry::from_name("egress_policy").edit(|e| e.counter_data = Some(v1::CounterData::default()));
     let want = sorted(vec![with(&rows[0], Some(3)), with(&rows[1], Some(4))]);
     assert_eq!(primary.read(vec![asked.entity()]).await, want);
     let want = sorted(vec![with(&rows[0], None), with(&rows[1], None)]);
     assert_eq!(primary.read(vec![all_of(Some("egress_policy"))]).await, want);
     // A table without counters has none to tell.
-    let asked = Entry::of("attach").edit(|e| e.counter_data = Some(v1::CounterData::default()));
-    assert_eq!(primary.read(vec![asked.entity()]).await, [plugs[0].entity()]);
+    let asked = Entry::from_name("attach").edit(|e| e.counter_data = Some(v1::CounterData::default()));
+    assert_eq!(primary.read(vec![asked.entity()]).await, [points[0].entity()]);
     // All counters of a table, and of all tables.
     let of = |name: &str| primary_counters(name);
     assert_eq!(primary.read(vec![of("egress_policy")]).await.len(), 2);
@@ -211,7 +214,7 @@ fn primary_counters(name: &str) -> v1::Entity {
     if name.is_empty() {
         return wrap(Entity::DirectCounterEntry(v1::DirectCounterEntry::default()));
     }
-    Entry::of(name).counter(None)
+    Entry::from_name(name).counter(None)
 }
 
 #[tokio::test]
@@ -233,7 +236,7 @@ async fn much_is_told_in_parts() {
     want.push(group(1, &[1]));
     assert_eq!(sorted(parts.concat()), sorted(want));
     // The longest values come back as they were.
-    let wide = Entry::of("egress_policy")
+    let wide = Entry::from_name("egress_policy")
         .ternary("src_ipv6", u128::MAX, u128::MAX)
         .ternary("tcp_flags", 0xfff, 0xfff)
         .range("src_port", 1, 65535)

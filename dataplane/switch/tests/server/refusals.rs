@@ -39,13 +39,13 @@ fn range(low: &[u8], high: &[u8]) -> FieldMatchType {
 
 /// An attach row at a port that is written like this.
 fn at(port: FieldMatchType) -> Entry {
-    let entry = Entry::of("attach").with("port", port).priority(1);
+    let entry = Entry::from_name("attach").with("port", port).priority(1);
     entry.action("sender.set_class", Some(1))
 }
 
 /// An egress row with a condition.
 fn out(field: &str, kind: FieldMatchType) -> Entry {
-    let entry = Entry::of("egress_policy").with(field, kind).priority(1);
+    let entry = Entry::from_name("egress_policy").with(field, kind).priority(1);
     entry.action("sender.deny", None)
 }
 
@@ -150,14 +150,14 @@ async fn values_are_checked_by_table_and_field() {
         ),
         // Fields that are missing, twice, or unknown.
         (
-            Entry::of("attach")
+            Entry::from_name("attach")
                 .optional("vlan", 1)
                 .priority(1)
                 .action("sender.set_class", Some(1)),
             &["attach", "`port`", "left out"],
         ),
         (
-            Entry::of("l2").action("forward", Some(1)),
+            Entry::from_name("l2").action("forward", Some(1)),
             &["l2", "`dst_mac`", "left out"],
         ),
         (attach(1, 1).exact("port", 1), &["attach", "`port`", "twice"]),
@@ -283,7 +283,7 @@ async fn entries_are_checked() {
 async fn default_actions_are_constant() {
     let (_rig, mut primary) = Rig::running().await;
     let default = |kind, change: fn(&mut v1::TableEntry)| {
-        let entry = Entry::of("egress_policy").action("sender.allow", None);
+        let entry = Entry::from_name("egress_policy").action("sender.allow", None);
         update(
             kind,
             entry.edit(|e| e.is_default_action = true).edit(change).entity(),

@@ -13,7 +13,6 @@ enum Event {
     Set(usize),
     /// A fault of [`Fault::ALL`], at a batch or to a row.
     Fault(usize, usize),
-    /// Some turns.
     Turns(usize),
     Release,
     RestartAgent,

@@ -6,17 +6,17 @@ use std::ops::Deref;
 use portcullis_proto::p4::v1;
 
 /// What makes two entries the same row: table, priority, and the match as it is encoded.
-pub type Place = (u32, i32, Vec<u8>);
+pub type EntryKey = (u32, i32, Vec<u8>);
 
 /// Entries by place; read as a map, changed so that every table's are counted.
 #[derive(Debug, Default, Clone)]
 pub struct Entries {
-    map: BTreeMap<Place, v1::TableEntry>,
+    map: BTreeMap<EntryKey, v1::TableEntry>,
     counts: HashMap<u32, usize>,
 }
 
 impl Deref for Entries {
-    type Target = BTreeMap<Place, v1::TableEntry>;
+    type Target = BTreeMap<EntryKey, v1::TableEntry>;
 
     fn deref(&self) -> &Self::Target {
         &self.map
@@ -30,7 +30,7 @@ impl Entries {
     }
 
     /// Puts an entry there; what was there before.
-    pub fn insert(&mut self, place: Place, entry: v1::TableEntry) -> Option<v1::TableEntry> {
+    pub fn insert(&mut self, place: EntryKey, entry: v1::TableEntry) -> Option<v1::TableEntry> {
         let table = place.0;
         let before = self.map.insert(place, entry);
         if before.is_none() {
@@ -40,7 +40,7 @@ impl Entries {
     }
 
     /// Takes an entry away.
-    pub fn remove(&mut self, place: &Place) -> Option<v1::TableEntry> {
+    pub fn remove(&mut self, place: &EntryKey) -> Option<v1::TableEntry> {
         let before = self.map.remove(place);
         if before.is_some()
             && let Some(count) = self.counts.get_mut(&place.0)
@@ -51,7 +51,7 @@ impl Entries {
     }
 
     /// Keeps the entries that are wanted.
-    pub fn retain(&mut self, mut wanted: impl FnMut(&Place, &v1::TableEntry) -> bool) {
+    pub fn retain(&mut self, mut wanted: impl FnMut(&EntryKey, &v1::TableEntry) -> bool) {
         self.map.retain(|place, entry| wanted(place, entry));
         self.counts.clear();
         for (table, ..) in self.map.keys() {

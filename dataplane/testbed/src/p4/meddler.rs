@@ -25,7 +25,6 @@ type Written = Box<dyn Fn() + Send>;
 /// What a controller meets on its way to a service.
 pub struct Meddler {
     address: SocketAddr,
-    /// Where connections go.
     to: Arc<Mutex<Option<SocketAddr>>>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
     listening: JoinHandle<()>,
@@ -122,7 +121,7 @@ impl Meddler {
 
     async fn hold(&self) {
         let mut released = self.released.subscribe();
-        let _held = Held::of(&self.held);
+        let _held = Held::from_count(&self.held);
         // The sender is this meddler's.
         let _open = released.changed().await;
     }
@@ -139,7 +138,7 @@ impl Drop for Meddler {
 struct Held<'a>(&'a AtomicUsize);
 
 impl<'a> Held<'a> {
-    fn of(count: &'a AtomicUsize) -> Self {
+    fn from_count(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
         Held(count)
     }

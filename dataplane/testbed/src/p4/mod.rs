@@ -23,7 +23,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Code, Status};
 
-pub use entries::{Entries, Place};
+pub use entries::{Entries, EntryKey};
 pub use eval::{Fields, Met};
 pub use meddler::{Meddled, Meddler};
 pub use state::{Refusal, State};

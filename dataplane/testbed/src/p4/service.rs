@@ -105,7 +105,7 @@ impl Service {
                             .map_err(|(code, why)| Status::new(code, why))
                     })
                     .transpose()?;
-                let wanted = |(place, e): &(&super::Place, &v1::TableEntry)| {
+                let wanted = |(place, e): &(&super::EntryKey, &v1::TableEntry)| {
                     (entry.table_id == 0 || entry.table_id == e.table_id)
                         && exactly.as_ref().is_none_or(|wanted| wanted == *place)
                 };

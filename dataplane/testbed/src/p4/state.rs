@@ -8,7 +8,7 @@ use tonic::Code;
 use v1::field_match::FieldMatchType;
 use v1::update::Type;
 
-use super::entries::{Entries, Place};
+use super::entries::{Entries, EntryKey};
 
 /// The server's state.
 #[derive(Debug, Default, Clone)]
@@ -195,7 +195,7 @@ impl State {
     }
 
     /// P4Runtime 1.6.0, section 9.1.1: what a match may look like.
-    pub fn check_match(&self, entry: &v1::TableEntry) -> Result<Place, Refusal> {
+    pub fn check_match(&self, entry: &v1::TableEntry) -> Result<EntryKey, Refusal> {
         let Some(table) = self.table(entry.table_id) else {
             return refuse(Code::NotFound, format!("no table {:#x}", entry.table_id));
         };

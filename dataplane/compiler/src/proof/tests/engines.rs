@@ -101,7 +101,7 @@ fn flip(action: Action) -> Action {
 }
 
 /// Changes a row in one of the ways in which an encoder errs.
-fn spoil(program: &mut Program, how: u8, at: usize, port: PortMatch, delta: u32) {
+fn spoil(program: &mut ClassRows, how: u8, at: usize, port: PortMatch, delta: u32) {
     let at = at % program.policy.len();
     match how % 8 {
         0 => {}
@@ -125,7 +125,7 @@ fn by(
     engine: Engine,
     model: &StageModel,
     policy: &Policy,
-    program: &Program,
+    program: &ClassRows,
 ) -> Result<(), Box<Counterexample>> {
     let mut prover = Prover::new(model, fixed());
     prover.engine = engine;
@@ -134,12 +134,12 @@ fn by(
 
 /// Both engines on one program; whether they found it equal on the model that sees everything. The other one takes
 /// zeros for headers that are too short and has no mark.
-fn both(policy: &Policy, program: &Program) -> Result<bool, TestCaseError> {
+fn both(policy: &Policy, program: &ClassRows) -> Result<bool, TestCaseError> {
     agree("ovs", policy, program)?;
     agree("p4-range", policy, program)
 }
 
-fn agree(name: &str, policy: &Policy, program: &Program) -> Result<bool, TestCaseError> {
+fn agree(name: &str, policy: &Policy, program: &ClassRows) -> Result<bool, TestCaseError> {
     let model = StageModel::named(name).unwrap();
     let [cells, pairs] = [Engine::Cells, Engine::Pairs].map(|e| by(e, &model, policy, program));
     for example in [&cells, &pairs].into_iter().filter_map(|r| r.as_ref().err()) {
@@ -170,11 +170,11 @@ proptest! {
         spoiled in prop::collection::vec((any::<u8>(), any::<usize>(), port_match(), 0u32..12), 0..3),
     ) {
         prop_assume!(policy.may_deny());
-        let mut program = Program {
+        let mut program = ClassRows {
             policy: plain_rows(&policy),
             remote: remote.into_iter().map(|(prefix, id)| RemoteRow { prefix, id }).collect(),
             codes: Some(Arc::new(codes)),
-            ..Program::default()
+            ..ClassRows::default()
         };
         prop_assert!(both(&policy, &program)?, "plain rows mean the policy");
         for (how, at, port, delta) in spoiled {
@@ -187,7 +187,7 @@ proptest! {
     #[test]
     fn the_engines_see_through_other_shapes(policy in five_tuples(), cuts in prop::collection::vec((any::<usize>(), number()), 0..8)) {
         prop_assume!(policy.may_deny());
-        let mut program = Program { policy: plain_rows(&policy), ..Program::default() };
+        let mut program = ClassRows { policy: plain_rows(&policy), ..ClassRows::default() };
         for (at, cut) in cuts {
             let at = at % program.policy.len();
             let row = program.policy[at];

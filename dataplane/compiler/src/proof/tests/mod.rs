@@ -14,7 +14,7 @@ use portcullis_policy::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::program::{CodeRow, CodeStage, Codes, PortMatch, RemoteMatch, RemoteRow, RowKey, WordRow};
+use crate::class_rows::{CodeRow, CodeStage, Codes, PortMatch, RemoteMatch, RemoteRow, RowKey, WordRow};
 
 const PREFIXES: [&str; 11] = [
     "0.0.0.0/0",
@@ -49,7 +49,7 @@ fn ranges() -> impl Strategy<Value = Ranges> {
         low: a.min(b),
         high: a.max(b),
     });
-    prop::collection::vec(range, 0..3).prop_map(|list| Ranges::of(&list))
+    prop::collection::vec(range, 0..3).prop_map(|list| Ranges::from_ports(&list))
 }
 
 /// A matcher such as no document makes: every dimension on its own.
@@ -118,13 +118,13 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// Those of the built-in models, and two that no built-in model has.
-static SIGHTS: LazyLock<Vec<Sight>> = LazyLock::new(|| {
-    let mut list: Vec<Sight> = StageModel::names()
+static SIGHTS: LazyLock<Vec<ParserView>> = LazyLock::new(|| {
+    let mut list: Vec<ParserView> = StageModel::names()
         .iter()
-        .map(|name| Sight::of(&StageModel::named(name).unwrap()))
+        .map(|name| ParserView::from_model(&StageModel::named(name).unwrap()))
         .collect();
     for (fragment_offset, later_v6_protocol) in [(true, false), (false, true)] {
-        list.push(Sight {
+        list.push(ParserView {
             view: View {
                 fragment_offset,
                 later_v6_protocol,
@@ -145,22 +145,22 @@ proptest! {
     #[test]
     fn entries_say_what_the_reference_says(policy in policy()) {
         prop_assume!(policy.may_deny());
-        let program = Program::default();
-        for sight in SIGHTS.iter() {
-            let case = Case::of(&policy, &program, &[], sight, |_| unreachable!()).unwrap();
+        let program = ClassRows::default();
+        for parser in SIGHTS.iter() {
+            let case = Case::new(&policy, &program, &[], parser, |_| unreachable!()).unwrap();
             for family in Family::BOTH {
-                let addresses = Addresses::of(&case, family).unwrap();
+                let addresses = Addresses::new(&case, family).unwrap();
                 let (reports, wrong) = (Cell::new(0u32), std::cell::RefCell::new(None));
                 let report = |packet: Packet, wanted: Action, got: Option<Action>| {
                     reports.set(reports.get() + 1);
-                    let (judged, by) = policy.judge(&packet, sight.view);
+                    let (judged, by) = policy.judge(&packet, parser.view);
                     if got.is_some() || judged != wanted {
                         *wrong.borrow_mut() = Some(format!("{wanted}, not {judged} by {by:?}: {packet:?}"));
                     }
                     Ok(())
                 };
                 cells::compare(&case, family, Some(&addresses), &mut Memo::default(), &report).unwrap();
-                prop_assert_eq!(wrong.into_inner(), None, "{:?} {:#?}", sight, policy);
+                prop_assert_eq!(wrong.into_inner(), None, "{:?} {:#?}", parser, policy);
                 prop_assert!(reports.get() > 5);
             }
         }
@@ -250,7 +250,7 @@ fn key() -> impl Strategy<Value = RowKey> {
 }
 
 /// Rows of all shapes, with words, ids and codes.
-fn program() -> impl Strategy<Value = Program> {
+fn program() -> impl Strategy<Value = ClassRows> {
     let row = (key(), 1u32..6, action(), prop::option::weighted(0.2, 0u16..2)).prop_map(
         |(key, priority, action, words)| PolicyRow {
             priority,
@@ -273,12 +273,12 @@ fn program() -> impl Strategy<Value = Program> {
         prop::collection::vec(word, 0..4),
         prop::option::weighted(0.8, codes()),
     )
-        .prop_map(|(policy, remote, words, codes)| Program {
+        .prop_map(|(policy, remote, words, codes)| ClassRows {
             policy,
             remote,
             words,
             codes: codes.map(Arc::new),
-            ..Program::default()
+            ..ClassRows::default()
         })
 }
 
@@ -289,35 +289,35 @@ proptest! {
     #[test]
     fn rows_say_what_each_row_says(program in program(), policy in policy()) {
         prop_assume!(policy.may_deny());
-        for sight in SIGHTS.iter() {
+        for parser in SIGHTS.iter() {
             let mut known = KnownCodes::default();
-            let case = match Case::of(&policy, &program, &[], sight, |c| known.get(c)) {
+            let case = match Case::new(&policy, &program, &[], parser, |c| known.get(c)) {
                 Ok(case) => case,
                 Err(example) => {
-                    let says = linear::decide(&program, &[], &example.packet, sight);
+                    let says = linear::decide(&program, &[], &example.packet, parser);
                     prop_assert_eq!(says.map(|(_, action)| action), None);
                     continue;
                 }
             };
             for family in Family::BOTH {
-                let addresses = match Addresses::of(&case, family) {
+                let addresses = match Addresses::new(&case, family) {
                     Ok(addresses) => addresses,
                     Err(example) => {
-                        let says = linear::decide(&program, &[], &example.packet, sight);
+                        let says = linear::decide(&program, &[], &example.packet, parser);
                         prop_assert_eq!(says.map(|(_, action)| action), None);
                         continue;
                     }
                 };
                 let wrong = std::cell::RefCell::new(None);
                 let report = |packet: Packet, _: Action, got: Option<Action>| {
-                    let says = linear::decide(&program, &[], &packet, sight).map(|(_, action)| action);
+                    let says = linear::decide(&program, &[], &packet, parser).map(|(_, action)| action);
                     if says != got {
                         *wrong.borrow_mut() = Some(format!("{got:?}, not {says:?}: {packet:?}"));
                     }
                     Ok(())
                 };
                 cells::compare(&case, family, Some(&addresses), &mut Memo::default(), &report).unwrap();
-                prop_assert_eq!(wrong.into_inner(), None, "{:?} {:#?} {:#?}", sight, policy, program);
+                prop_assert_eq!(wrong.into_inner(), None, "{:?} {:#?} {:#?}", parser, policy, program);
             }
         }
     }
@@ -346,11 +346,11 @@ proptest! {
         let rows: Vec<RemoteRow> = rows.into_iter().map(|(prefix, id)| RemoteRow { prefix, id }).collect();
         let asks = PolicyRow { key: RowKey { remote: RemoteMatch::Id(1), ..RowKey::ANY }, ..fixed()[0] };
         let deny = Policy::constant(Direction::Egress, Action::Deny);
-        let sight = Sight::of(&StageModel::named("p4-range").unwrap());
-        let program = Program { remote: rows.clone(), policy: vec![asks], ..Program::default() };
-        let case = Case::of(&deny, &program, &[], &sight, |_| unreachable!()).unwrap();
+        let parser = ParserView::from_model(&StageModel::named("p4-range").unwrap());
+        let program = ClassRows { remote: rows.clone(), policy: vec![asks], ..ClassRows::default() };
+        let case = Case::new(&deny, &program, &[], &parser, |_| unreachable!()).unwrap();
         for family in Family::BOTH {
-            let Ok(found) = Addresses::of(&case, family) else {
+            let Ok(found) = Addresses::new(&case, family) else {
                 let twice = |a: &RemoteRow| rows.iter().any(|b| a.prefix == b.prefix && a.id != b.id);
                 prop_assert!(rows.iter().any(twice));
                 continue;
@@ -360,7 +360,7 @@ proptest! {
                 "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
             {
                 let address: std::net::IpAddr = text.parse().unwrap();
-                if Family::of(address) != family {
+                if Family::from_address(address) != family {
                     continue;
                 }
                 let number = match address {
@@ -386,7 +386,7 @@ fn the_memo_keeps_its_bound_and_its_word() {
             Action::Deny,
             Matcher {
                 protocol: Protocol::Number(Protocol::TCP),
-                dst_ports: Ranges::of(&[PortRange { low: n, high: n }]),
+                dst_ports: Ranges::from_ports(&[PortRange { low: n, high: n }]),
                 ..Matcher::everything()
             },
         )],
@@ -406,9 +406,9 @@ fn the_memo_keeps_its_bound_and_its_word() {
             dst: PortMatch::exactly(n),
             ..RowKey::ANY
         };
-        Program {
+        ClassRows {
             policy: vec![row(5, tcp, Action::Deny), row(1, RowKey::ANY, Action::Allow)],
-            ..Program::default()
+            ..ClassRows::default()
         }
     };
     for n in 0..3000 {
@@ -438,11 +438,11 @@ proptest! {
             ..Policy::constant(Direction::Egress, default)
         };
         prop_assume!(policy.may_deny());
-        for sight in SIGHTS.iter() {
-            let Ok(case) = Case::of(&policy, &program, &[], sight, |c| KnownCodes::default().get(c)) else { continue };
+        for parser in SIGHTS.iter() {
+            let Ok(case) = Case::new(&policy, &program, &[], parser, |c| KnownCodes::default().get(c)) else { continue };
             // No row names 0x88cc; rows name 0x8847.
             let mut wrong = Vec::new();
-            let marked = sight.unreadable;
+            let marked = parser.unreadable;
             for (ether_type, frame) in [
                 (0x0806, Frame::Arp),
                 (0x8035, Frame::Rarp),
@@ -451,7 +451,7 @@ proptest! {
                 (0x8847, Frame::Other),
                 (0x8847, Frame::Opaque),
             ] {
-                let opaque = sight.opaque.contains(&ether_type);
+                let opaque = parser.opaque.contains(&ether_type);
                 let exists = match frame {
                     Frame::Opaque => marked || opaque,
                     _ => !opaque,
@@ -469,17 +469,17 @@ proptest! {
                     frame_hit && RowKey { frame: FrameMatch::Any, later, ..k } == RowKey::ANY
                 };
                 let got = top(program.policy.iter().filter(hits), &program.words, 0).map(|(_, action)| action);
-                let (wanted, _) = policy.judge(&Packet { frame: frame.clone() }, sight.view);
+                let (wanted, _) = policy.judge(&Packet { frame: frame.clone() }, parser.view);
                 if exists && got != Some(wanted) {
                     wrong.push((Packet { frame }, wanted, got));
                 }
             }
             match not_ip(&case) {
-                Ok(()) => prop_assert_eq!(wrong, vec![], "{:?} {:#?}", sight, program),
+                Ok(()) => prop_assert_eq!(wrong, vec![], "{:?} {:#?}", parser, program),
                 Err(example) => {
                     // Of the types that a model calls opaque, any may be the one that shows it.
                     let known = wrong.contains(&(example.packet.clone(), example.wanted, example.got));
-                    prop_assert!(known || sight.opaque.len() > 1, "{} {:?}", example, wrong);
+                    prop_assert!(known || parser.opaque.len() > 1, "{} {:?}", example, wrong);
                 }
             }
         }
@@ -490,7 +490,7 @@ proptest! {
 fn a_class_that_denies_nothing_has_no_rows() {
     let open = Policy::constant(Direction::Egress, Action::Allow);
     let model = StageModel::named("ovs").unwrap();
-    let mut program = Program::default();
+    let mut program = ClassRows::default();
     assert_eq!(prove(&open, &program, &fixed(), &model), Ok(()));
     for row in fixed() {
         program.policy = vec![row];

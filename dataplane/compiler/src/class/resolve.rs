@@ -11,7 +11,7 @@ use portcullis_policy::{
 use super::affected::{Affected, Difference, same_for_everybody};
 use super::compiler::{Bound, Compiler, Source, falls_of};
 use super::ids::OutOfClasses;
-use super::{Changes, Class, ClassId, EndpointIntent, Fall, Fingerprint, Intent};
+use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent, ScheduledTransition};
 
 /// What a source asks for in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,6 @@ impl Movers {
     }
 }
 
-/// One resolution.
 pub(super) struct Round<'a> {
     compiler: &'a mut Compiler,
     /// The document that was resolved last.
@@ -92,12 +91,12 @@ impl<'a> Round<'a> {
         let first = last.is_none();
         let (before, intent) = last.unwrap_or_default();
         if first {
-            compiler.lists = Lists::of(document);
+            compiler.lists = Lists::from_document(document);
         } else {
             compiler.lists.follow(&before, document);
         }
         let everybody = first || !same_for_everybody(&before, document);
-        let difference = Difference::of(compiler, &before, document, everybody);
+        let difference = Difference::new(compiler, &before, document, everybody);
         let mut round = Round {
             compiler,
             was: &before,
@@ -181,7 +180,7 @@ impl<'a> Round<'a> {
     }
 
     fn want(&mut self, name: &Name, endpoint: &Endpoint, before: Option<&Arc<EndpointIntent>>) {
-        let source = Source::of(name, endpoint, self.document);
+        let source = Source::new(name, endpoint, self.document);
         let resolved = self.resolved.get(&source).map(|resolved| resolved.wants);
         let steady = || Some(self.steady(&source)?.map(Want::Class));
         let wants = resolved.or_else(steady).unwrap_or_else(|| {
@@ -189,11 +188,11 @@ impl<'a> Round<'a> {
             self.resolve(&source, &policies)
         });
         self.tally(wants, Direction::BOTH.map(|d| before.map(|e| e.class(d))));
-        let was = before.map_or(&[][..], |e| e.falls.as_slice());
+        let was = before.map_or(&[][..], |e| e.transitions.as_slice());
         for (number, (_, grants)) in (0..).zip(falls_of(self.document, name)) {
             let lists = &self.compiler.lists;
             let policies = lists.both_under(self.document, name.as_str(), endpoint, &grants);
-            let wants = self.resolve(&Source::Fall(name.clone(), number), &policies);
+            let wants = self.resolve(&Source::ScheduledTransition(name.clone(), number), &policies);
             let was = was.get(number as usize);
             self.tally(wants, [was.map(|f| f.egress), was.map(|f| f.ingress)]);
         }
@@ -323,13 +322,15 @@ impl<'a> Round<'a> {
     fn apply(&mut self, one: &Affected<'_>, made: &[ClassId], next: &mut Intent) {
         let before = next.endpoints.get(one.name);
         let was = before.map_or([ClassId::OPEN; 2], |e| [e.egress, e.ingress]);
-        let had = before.map_or_else(Vec::new, |e| e.falls.clone());
-        let (is, falls) = if one.rules {
-            (self.regroup(one, was, made), self.fall(one, &had, made))
+        let had = before.map_or_else(Vec::new, |e| e.transitions.clone());
+        let (is, transitions) = if one.rules {
+            (self.regroup(one, was, made), self.transition(one, &had, made))
         } else {
             (was, had)
         };
-        let after = one.new.map(|endpoint| intent_of(one.name, endpoint, is, falls));
+        let after = one
+            .new
+            .map(|endpoint| intent_of(one.name, endpoint, is, transitions));
         if before.map(AsRef::as_ref) == after.as_ref() {
             return;
         }
@@ -341,31 +342,36 @@ impl<'a> Round<'a> {
     }
 
     /// Takes what an endpoint falls back to out of its classes and into others; returns those.
-    fn fall(&mut self, one: &Affected<'_>, had: &[Fall], made: &[ClassId]) -> Vec<Fall> {
-        for (number, fall) in (0..).zip(had) {
-            let was = [fall.egress, fall.ingress];
-            self.forget(&Source::Fall(one.name.clone(), number), was);
+    fn transition(
+        &mut self,
+        one: &Affected<'_>,
+        had: &[ScheduledTransition],
+        made: &[ClassId],
+    ) -> Vec<ScheduledTransition> {
+        for (number, transition) in (0..).zip(had) {
+            let was = [transition.egress, transition.ingress];
+            self.forget(&Source::ScheduledTransition(one.name.clone(), number), was);
             self.count(was, [ClassId::OPEN; 2]);
         }
         let ends = match one.new {
             Some(_) => falls_of(self.document, one.name),
             None => Vec::new(),
         };
-        let mut falls = Vec::with_capacity(ends.len());
+        let mut transitions = Vec::with_capacity(ends.len());
         for (number, (at, _)) in (0..).zip(ends) {
-            let source = Source::Fall(one.name.clone(), number);
+            let source = Source::ScheduledTransition(one.name.clone(), number);
             let is @ [egress, ingress] = self.classes(&source, made);
             self.rebind(&source, [ClassId::OPEN; 2], is);
             self.count([ClassId::OPEN; 2], is);
-            falls.push(Fall { at, egress, ingress });
+            transitions.push(ScheduledTransition { at, egress, ingress });
         }
-        falls
+        transitions
     }
 
     /// Takes an endpoint out of its classes and into others; returns those.
     fn regroup(&mut self, one: &Affected<'_>, was: [ClassId; 2], made: &[ClassId]) -> [ClassId; 2] {
-        let old = one.old.map(|e| Source::of(one.name, e, self.was));
-        let new = one.new.map(|e| Source::of(one.name, e, self.document));
+        let old = one.old.map(|e| Source::new(one.name, e, self.was));
+        let new = one.new.map(|e| Source::new(one.name, e, self.document));
         let is = new
             .as_ref()
             .map_or([ClassId::OPEN; 2], |source| self.classes(source, made));
@@ -425,7 +431,7 @@ impl<'a> Round<'a> {
     /// Forgets combinations that nobody has any more.
     fn drop_combos(&mut self, difference: &Difference<'_>) {
         let changed = difference.endpoints.iter().filter(|one| one.rules);
-        for source in changed.filter_map(|one| Some(Source::of(one.name, one.old?, self.was))) {
+        for source in changed.filter_map(|one| Some(Source::new(one.name, one.old?, self.was))) {
             if let Source::Profiles(combo) = &source
                 && let Some(bound) = self.compiler.combos.get(combo).copied()
                 && bound.endpoints == 0
@@ -591,7 +597,7 @@ impl<'a> Round<'a> {
                 lists.both(document, "", &endpoint)
             }
             Source::Endpoint(name) => lists.both(document, name.as_str(), document.endpoints.get(name)?),
-            Source::Fall(name, number) => {
+            Source::ScheduledTransition(name, number) => {
                 let (_, grants) = falls_of(document, name).into_iter().nth(*number as usize)?;
                 lists.both_under(document, name.as_str(), document.endpoints.get(name)?, &grants)
             }
@@ -611,7 +617,7 @@ fn intent_of(
     name: &Name,
     endpoint: &Endpoint,
     [egress, ingress]: [ClassId; 2],
-    falls: Vec<Fall>,
+    transitions: Vec<ScheduledTransition>,
 ) -> EndpointIntent {
     EndpointIntent {
         name: name.clone(),
@@ -625,7 +631,7 @@ fn intent_of(
         link_local: endpoint.link_local,
         egress,
         ingress,
-        falls,
+        transitions,
     }
 }
 

@@ -246,7 +246,7 @@ pub struct RemoteRow {
 
 /// The rows of one class on one stage model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Program {
+pub struct ClassRows {
     /// Rows of the remote stage.
     pub remote: Vec<RemoteRow>,
     /// Rows of the policy stage, highest priority first.
@@ -261,7 +261,7 @@ pub struct Program {
     pub naive: u64,
 }
 
-impl Program {
+impl ClassRows {
     /// How many rows it has of its own: those of the code stages are shared.
     pub fn rows(&self) -> usize {
         self.remote.len() + self.policy.len() + self.words.len()

@@ -6,7 +6,7 @@ use crate::model::StageModel;
 
 /// What a model's parser shows.
 #[derive(Debug, Clone)]
-pub(super) struct Sight {
+pub(super) struct ParserView {
     /// What the reference verdict is about.
     pub view: View,
     /// Whether there is a mark on what cannot be judged.
@@ -15,9 +15,9 @@ pub(super) struct Sight {
     pub opaque: Vec<u16>,
 }
 
-impl Sight {
-    pub fn of(model: &StageModel) -> Self {
-        Sight {
+impl ParserView {
+    pub fn from_model(model: &StageModel) -> Self {
+        ParserView {
             view: model.view,
             unreadable: model.unreadable,
             opaque: model.opaque_ethertypes.clone(),
@@ -32,10 +32,10 @@ impl Sight {
     /// Whether a packet bears the mark. A parser marks headers that are too short, and TCP fragments at offset 1, only
     /// where it tells them apart.
     pub fn marks(&self, ip: &IpPacket) -> bool {
-        if !self.unreadable || (ip.is_later() && self.hides_later(Family::of(ip.remote))) {
+        if !self.unreadable || (ip.is_later() && self.hides_later(Family::from_address(ip.remote))) {
             return false;
         }
-        let family = Family::of(ip.remote);
+        let family = Family::from_address(ip.remote);
         let titled = |protocol| {
             Protocol::has_ports(protocol)
                 || matches!(

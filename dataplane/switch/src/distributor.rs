@@ -35,22 +35,21 @@ pub enum Source {
     /// All of a queue.
     Queue(Queue),
     /// A queue whose frames it deals out, and its own part of them.
-    Dealt(Box<Dealer>),
+    Dealt(Box<FlowDistributor>),
     /// Its part of another worker's queue.
     Ring(RingReceiver),
 }
 
 /// Deals out what comes from a queue.
-pub struct Dealer {
+pub struct FlowDistributor {
     queue: Queue,
     hands: Vec<Hand>,
     /// What comes in at once.
     taken: Burst<BURST>,
 }
 
-/// One worker's part.
 struct Hand {
-    /// None: it is the dealer's own.
+    /// None: it is the distributor's own.
     ring: Option<RingSender>,
     burst: Burst<BURST>,
 }
@@ -62,19 +61,19 @@ impl Source {
         match self {
             Source::Queue(queue) => queue.receive(burst),
             Source::Ring(ring) => ring.receive(burst),
-            Source::Dealt(dealer) => dealer.receive(port, burst, counters),
+            Source::Dealt(distributor) => distributor.receive(port, burst, counters),
         }
     }
 }
 
-impl Dealer {
-    /// Deals to workers in their order; the one without a ring is the dealer.
-    pub fn new(queue: Queue, rings: impl Iterator<Item = Option<RingSender>>) -> Dealer {
+impl FlowDistributor {
+    /// Deals to workers in their order; the one without a ring is the distributor.
+    pub fn new(queue: Queue, rings: impl Iterator<Item = Option<RingSender>>) -> FlowDistributor {
         let hands = rings.map(|ring| Hand {
             ring,
             burst: Burst::new(),
         });
-        Dealer {
+        FlowDistributor {
             queue,
             hands: hands.collect(),
             taken: Burst::new(),
@@ -83,7 +82,7 @@ impl Dealer {
 
     #[inline(never)]
     fn receive(&mut self, port: u16, own: &mut Burst<BURST>, counters: &Counters) -> usize {
-        let Dealer { queue, hands, taken } = self;
+        let FlowDistributor { queue, hands, taken } = self;
         if queue.receive(taken) == 0 {
             return 0;
         }

@@ -13,7 +13,7 @@ const ADDRESSES: usize = 8;
 
 /// What is unusual, each interval by its first value and how many there are; of 0 values when there are fewer.
 #[derive(Debug, Default)]
-pub struct Usual {
+pub struct ShortCircuit {
     ports: ([u16; PORTS], [u16; PORTS]),
     addresses: ([u32; ADDRESSES], [u32; ADDRESSES]),
     /// Whether addresses are those of the destination.
@@ -35,8 +35,7 @@ macro_rules! is_in {
     }};
 }
 
-impl Usual {
-    /// What comes next.
+impl ShortCircuit {
     #[inline(always)]
     pub fn leaf(&self, packet: &impl Packet) -> u32 {
         let [source, _] = packet.ports();
@@ -121,12 +120,12 @@ impl Way {
     }
 
     /// The look that stands for all of them.
-    pub fn look(&self, usual: u32, other: u32) -> Usual {
-        let mut look = Usual {
+    pub fn look(&self, usual: u32, other: u32) -> ShortCircuit {
+        let mut look = ShortCircuit {
             is_destination: self.of == Some(Axis::DstV4),
             usual,
             other,
-            ..Usual::default()
+            ..ShortCircuit::default()
         };
         fill(&mut look.ports, &self.ports);
         fill(&mut look.addresses, &self.addresses);

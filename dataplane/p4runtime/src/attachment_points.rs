@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Fall, Intent, Unsupported};
+use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
 use portcullis_policy::{Attachment, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
@@ -27,7 +27,7 @@ const UNTAGGED: Option<u16> = Some(0);
 
 /// What is behind a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plug {
+pub struct AttachmentPoint {
     /// Where.
     pub at: At,
     /// The endpoint; none for an uplink or an unmanaged port.
@@ -53,17 +53,17 @@ pub struct Plug {
     /// Class of what it is sent.
     pub ingress: ClassId,
     /// What these become as unlocks end, if nobody changes anything: rising in time.
-    pub falls: Vec<Fall>,
+    pub transitions: Vec<ScheduledTransition>,
 }
 
-impl Plug {
+impl AttachmentPoint {
     /// Whether its packets pass the guard.
     pub fn guarded(&self) -> bool {
         self.guard && !(self.guard_macs.is_empty() && self.addresses.is_empty())
     }
 
     fn open(at: At) -> Self {
-        Plug {
+        AttachmentPoint {
             at,
             endpoint: None,
             uplink: false,
@@ -76,22 +76,25 @@ impl Plug {
             roles: BTreeSet::new(),
             egress: ClassId::OPEN,
             ingress: ClassId::OPEN,
-            falls: Vec::new(),
+            transitions: Vec::new(),
         }
     }
 
     /// Every class that it has now or will have.
     pub fn classes(&self) -> impl Iterator<Item = ClassId> {
-        let later = self.falls.iter().flat_map(|fall| [fall.egress, fall.ingress]);
+        let later = self
+            .transitions
+            .iter()
+            .flat_map(|transition| [transition.egress, transition.ingress]);
         [self.egress, self.ingress].into_iter().chain(later)
     }
 }
 
 /// Everything that is behind the ports of a switch under an intent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plugs {
+pub struct AttachmentPoints {
     /// By port and VLAN.
-    pub plugs: BTreeMap<At, Plug>,
+    pub points: BTreeMap<At, AttachmentPoint>,
     /// MACs that are at several ports.
     pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
     /// Endpoints that wait for something.
@@ -102,22 +105,22 @@ pub struct Plugs {
     pub realized: u64,
 }
 
-impl Plugs {
+impl AttachmentPoints {
     /// Where an endpoint is.
-    pub fn of<'a>(&'a self, endpoint: &'a Name) -> impl Iterator<Item = &'a Plug> {
-        self.plugs
+    pub fn of<'a>(&'a self, endpoint: &'a Name) -> impl Iterator<Item = &'a AttachmentPoint> {
+        self.points
             .values()
             .filter(move |p| p.endpoint.as_ref() == Some(endpoint))
     }
 
     /// What is behind the ports at a moment since the Unix epoch: unlocks that have ended by then open nothing.
     pub fn at(mut self, wall: Duration) -> Self {
-        for plug in self.plugs.values_mut() {
-            let passed = plug
-                .falls
-                .partition_point(|fall| Duration::from_secs(fall.at) <= wall);
-            if let Some(fall) = plug.falls.drain(..passed).next_back() {
-                (plug.egress, plug.ingress) = (fall.egress, fall.ingress);
+        for point in self.points.values_mut() {
+            let passed = point
+                .transitions
+                .partition_point(|transition| Duration::from_secs(transition.at) <= wall);
+            if let Some(transition) = point.transitions.drain(..passed).next_back() {
+                (point.egress, point.ingress) = (transition.egress, transition.ingress);
             }
         }
         self
@@ -125,17 +128,22 @@ impl Plugs {
 
     /// The endpoints whose classes become others by themselves no later than a moment since the Unix epoch.
     pub fn due(&self, wall: Duration) -> BTreeSet<Name> {
-        let first = |plug: &Plug| plug.falls.first().map(|fall| Duration::from_secs(fall.at));
+        let first = |point: &AttachmentPoint| {
+            point
+                .transitions
+                .first()
+                .map(|transition| Duration::from_secs(transition.at))
+        };
         let due = self
-            .plugs
+            .points
             .values()
             .filter(|p| first(p).is_some_and(|at| at <= wall));
-        due.filter_map(|plug| plug.endpoint.clone()).collect()
+        due.filter_map(|point| point.endpoint.clone()).collect()
     }
 
     /// Every port, once.
     pub fn ports(&self) -> BTreeSet<u32> {
-        self.plugs.keys().map(|(port, _)| *port).collect()
+        self.points.keys().map(|(port, _)| *port).collect()
     }
 }
 
@@ -148,14 +156,14 @@ pub fn meant<'a>(endpoint: &'a EndpointIntent, target: &'a str) -> impl Iterator
 }
 
 /// Finds out who is where. `port_max`: the highest port number that the switch can have.
-pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
-    let mut found = Plugs::default();
+pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> AttachmentPoints {
+    let mut found = AttachmentPoints::default();
     for port in &known.uplinks {
-        let plug = Plug {
+        let point = AttachmentPoint {
             uplink: true,
-            ..Plug::open((*port, None))
+            ..AttachmentPoint::open((*port, None))
         };
-        found.plugs.insert(plug.at, plug);
+        found.points.insert(point.at, point);
     }
     for endpoint in intent.endpoints.values() {
         let attachments: Vec<&Attachment> = meant(endpoint, &known.target).collect();
@@ -164,8 +172,8 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
             match place(attachment, known, port_max) {
                 Ok(at) => {
                     realized = true;
-                    let plug = plug(endpoint, attachment, at, intent);
-                    found.plugs.insert(at, plug);
+                    let point = point(endpoint, attachment, at, intent);
+                    found.points.insert(at, point);
                 }
                 Err(why) => found.pending.push(Pending {
                     endpoint: endpoint.name.to_string(),
@@ -177,20 +185,20 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Plugs {
     }
     let taken = found.ports();
     for port in known.servers.iter().filter(|port| !taken.contains(port)) {
-        let plug = Plug {
+        let point = AttachmentPoint {
             egress: intent.unmanaged.0,
             ingress: intent.unmanaged.1,
-            ..Plug::open((*port, UNTAGGED))
+            ..AttachmentPoint::open((*port, UNTAGGED))
         };
-        found.plugs.insert(plug.at, plug);
+        found.points.insert(point.at, point);
     }
     without_macs(&mut found, &known.target);
     claim(&mut found, &known.target);
-    let v6 = |plug: &Plug| plug.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
+    let v6 = |point: &AttachmentPoint| point.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
     // Where none may choose, some that could otherwise are among them.
-    let chooses = |plug: &Plug| plug.link_local.is_some() || intent.link_local.is_none();
-    let mut plugs = found.plugs.values();
-    if plugs.any(|plug| plug.guarded() && !plug.guard_macs.is_empty() && v6(plug) && chooses(plug)) {
+    let chooses = |point: &AttachmentPoint| point.link_local.is_some() || intent.link_local.is_none();
+    let mut points = found.points.values();
+    if points.any(|point| point.guarded() && !point.guard_macs.is_empty() && v6(point) && chooses(point)) {
         found.unsupported.push(intent.link_local_limits(&known.target));
     }
     found.pending.sort_unstable();
@@ -212,10 +220,10 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
     Ok((port, attachment.vlan.vid()))
 }
 
-fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Intent) -> Plug {
+fn point(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Intent) -> AttachmentPoint {
     let own = &attachment.macs;
     let guard_macs = if own.is_empty() { &endpoint.macs } else { own };
-    Plug {
+    AttachmentPoint {
         at,
         endpoint: Some(endpoint.name.clone()),
         uplink: false,
@@ -228,7 +236,7 @@ fn plug(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Int
         roles: endpoint.roles.clone(),
         egress: endpoint.egress,
         ingress: endpoint.ingress,
-        falls: endpoint.falls.clone(),
+        transitions: endpoint.transitions.clone(),
     }
 }
 
@@ -242,20 +250,20 @@ fn not_delivered(target: &str, whose: &str, why: String) -> Unsupported {
 }
 
 /// Servers of which no MAC is known: what is sent to one MAC does not reach them.
-fn without_macs(found: &mut Plugs, target: &str) {
+fn without_macs(found: &mut AttachmentPoints, target: &str) {
     let mut unmanaged: Vec<String> = Vec::new();
-    for plug in found.plugs.values().filter(|p| !p.uplink && p.macs.is_empty()) {
-        match &plug.endpoint {
+    for point in found.points.values().filter(|p| !p.uplink && p.macs.is_empty()) {
+        match &point.endpoint {
             Some(name) => found.unsupported.push(not_delivered(
                 target,
                 name.as_str(),
                 format!(
                     "it declares no MACs, and this switch learns none: frames for one MAC do not reach port {}; declare its \
                      macs",
-                    plug.at.0
+                    point.at.0
                 ),
             )),
-            None => unmanaged.push(plug.at.0.to_string()),
+            None => unmanaged.push(point.at.0.to_string()),
         }
     }
     if !unmanaged.is_empty() {
@@ -270,11 +278,11 @@ fn without_macs(found: &mut Plugs, target: &str) {
 
 /// Where MACs are. Frames for one that is at several ports (`shared`, or an endpoint with several attachments) go to all of
 /// them. Endpoints of two networks may have the same MAC; where they are on the same VLAN, too, the first gets its frames.
-fn claim(found: &mut Plugs, target: &str) {
+fn claim(found: &mut AttachmentPoints, target: &str) {
     let mut places: HashMap<MacAddr, Vec<At>> = HashMap::new();
-    for plug in found.plugs.values() {
-        for mac in &plug.macs {
-            places.entry(*mac).or_default().push(plug.at);
+    for point in found.points.values() {
+        for mac in &point.macs {
+            places.entry(*mac).or_default().push(point.at);
         }
     }
     let several: BTreeMap<MacAddr, Vec<At>> = places.into_iter().filter(|(_, at)| at.len() > 1).collect();
@@ -284,8 +292,8 @@ fn claim(found: &mut Plugs, target: &str) {
         // One port has it, on several VLANs.
         let only = kept.first().filter(|_| ports.len() == 1);
         for at in places.iter().filter(|at| Some(*at) != only) {
-            if let Some(plug) = found.plugs.get_mut(at) {
-                plug.macs.retain(|has| *has != mac);
+            if let Some(point) = found.points.get_mut(at) {
+                point.macs.retain(|has| *has != mac);
             }
         }
         if only.is_none() {
@@ -295,17 +303,20 @@ fn claim(found: &mut Plugs, target: &str) {
 }
 
 /// The places of a MAC where frames for it may go without reaching another network.
-fn apart(found: &mut Plugs, mac: MacAddr, places: &[At], target: &str) -> Vec<At> {
+fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At], target: &str) -> Vec<At> {
     let overlaps = |a: &At, b: &At| a.1.is_none() || b.1.is_none() || a.1 == b.1;
     let mut kept: Vec<At> = Vec::new();
     for at in places {
-        let Some(plug) = found.plugs.get(at) else { continue };
+        let Some(point) = found.points.get(at) else {
+            continue;
+        };
         let other = kept
             .iter()
             .filter(|first| overlaps(first, at))
-            .filter_map(|first| found.plugs.get(first))
-            .find(|first| first.network != plug.network);
-        let named = |plug: &Plug| plug.endpoint.as_ref().map_or(String::new(), ToString::to_string);
+            .filter_map(|first| found.points.get(first))
+            .find(|first| first.network != point.network);
+        let named =
+            |point: &AttachmentPoint| point.endpoint.as_ref().map_or(String::new(), ToString::to_string);
         match other {
             None => kept.push(*at),
             Some(first) => {
@@ -315,7 +326,7 @@ fn apart(found: &mut Plugs, mac: MacAddr, places: &[At], target: &str) -> Vec<At
                     named(first),
                     first.at.0
                 );
-                let unsupported = not_delivered(target, &named(plug), why);
+                let unsupported = not_delivered(target, &named(point), why);
                 found.unsupported.push(unsupported);
             }
         }
@@ -353,7 +364,7 @@ endpoints:
             servers: [1, 5].into(),
         };
         let found = resolve(&intent, &known, 511);
-        let at: Vec<At> = found.plugs.keys().copied().collect();
+        let at: Vec<At> = found.points.keys().copied().collect();
         assert_eq!(
             at,
             [
@@ -380,19 +391,19 @@ endpoints:
                 "up: port 9 is an uplink in the agent's configuration",
             ]
         );
-        let plug = |port, vlan| &found.plugs[&(port, vlan)];
-        assert!(plug(1, UNTAGGED).guarded() && plug(1, UNTAGGED).roles.is_empty());
-        assert!(!plug(4, Some(7)).guarded() && plug(4, Some(7)).macs.len() == 1);
-        assert_eq!(plug(6, None).roles, [EndpointRole::Router].into());
+        let point = |port, vlan| &found.points[&(port, vlan)];
+        assert!(point(1, UNTAGGED).guarded() && point(1, UNTAGGED).roles.is_empty());
+        assert!(!point(4, Some(7)).guarded() && point(4, Some(7)).macs.len() == 1);
+        assert_eq!(point(6, None).roles, [EndpointRole::Router].into());
         // Its one MAC may be at either port.
         let two: MacAddr = "02:00:00:00:00:02".parse().unwrap();
         assert_eq!(found.several, [(two, [2, 3].into())].into());
-        assert!(plug(2, UNTAGGED).guarded() && plug(2, UNTAGGED).macs.is_empty());
-        assert_eq!(plug(5, UNTAGGED).egress, intent.unmanaged.0);
-        assert!(plug(9, None).uplink && plug(9, None).egress == ClassId::OPEN);
+        assert!(point(2, UNTAGGED).guarded() && point(2, UNTAGGED).macs.is_empty());
+        assert_eq!(point(5, UNTAGGED).egress, intent.unmanaged.0);
+        assert!(point(9, None).uplink && point(9, None).egress == ClassId::OPEN);
     }
 
-    fn found(endpoints: &str) -> Plugs {
+    fn found(endpoints: &str) -> AttachmentPoints {
         let document = format!("version: portcullis/v1\nendpoints:\n{endpoints}");
         let document = Document::from_yaml(&document).unwrap();
         let intent = Compiler::default().resolve(&document, 1).unwrap();
@@ -404,7 +415,7 @@ endpoints:
         resolve(&intent, &known, 511)
     }
 
-    fn reasons(found: &Plugs) -> Vec<String> {
+    fn reasons(found: &AttachmentPoints) -> Vec<String> {
         let list = found.unsupported.iter();
         list.map(|u| format!("{}: {}", u.rule, u.why)).collect()
     }
@@ -436,8 +447,8 @@ endpoints:
         );
         let many: Vec<String> = (1..=70).map(|n| format!("'fe80::a:0:0:{n:x}'")).collect();
         assert!(of(&server(1, &many.join(", "))).contains("more than 64 link-local addresses"));
-        let plugs = found(&server(1, &many.join(", ")));
-        assert!(plugs.plugs.values().all(|plug| plug.link_local.is_none()));
+        let points = found(&server(1, &many.join(", ")));
+        assert!(points.points.values().all(|point| point.link_local.is_none()));
     }
 
     #[test]
@@ -462,7 +473,7 @@ endpoints:
              b: {{attachments: [{{port: 2, target: tor}}], macs: [\"{mac}\"], shared: [\"{mac}\"], labels: {{tenant: t}}}}\n"
         ));
         assert_eq!(found.several, [(mac.parse().unwrap(), [1, 2].into())].into());
-        assert!(found.plugs.values().all(|p| p.macs.is_empty()));
+        assert!(found.points.values().all(|p| p.macs.is_empty()));
         assert_eq!(reasons(&found).len(), 1, "the ports without an endpoint");
     }
 
@@ -490,9 +501,9 @@ endpoints:
             .concat(),
         );
         assert!(one_port.several.is_empty());
-        assert_eq!(one_port.plugs[&(1, Some(5))].macs.len(), 1);
+        assert_eq!(one_port.points[&(1, Some(5))].macs.len(), 1);
         assert!(
-            one_port.plugs[&(1, Some(6))].macs.is_empty(),
+            one_port.points[&(1, Some(6))].macs.is_empty(),
             "one row leads to the port"
         );
         let mixed = found(
@@ -502,7 +513,7 @@ endpoints:
             ]
             .concat(),
         );
-        assert!(mixed.several.is_empty() && mixed.plugs[&(2, None)].macs.is_empty());
+        assert!(mixed.several.is_empty() && mixed.points[&(2, None)].macs.is_empty());
         let told = reasons(&mixed).concat();
         assert!(
             told.contains("deliver/b: a of another network has its MAC 02:00:00:00:00:01"),

@@ -52,7 +52,6 @@ fn in_words(request: &v1::WhyBlockedRequest, direction: Direction, protocol: u8)
     format!("{protocol}{port} {way} {}", request.endpoint)
 }
 
-/// The answer.
 pub(super) fn blocked(
     api: &Api,
     request: &v1::WhyBlockedRequest,

@@ -2,19 +2,17 @@
 
 use portcullis_policy::{Direction, Entry, Family, FlagMatch, Policy, Protocol};
 
+use crate::class_rows::Unsupported;
 use crate::model::{ActionModel, Field, MatchKind, Role, StageModel};
-use crate::program::Unsupported;
 
 /// How a table matches a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum MatchSupport {
     /// Not at all.
     Missing,
     /// The whole value, or (with `optional`) anything.
     Exact,
-    /// Value and mask.
     Masked,
-    /// Inclusive range.
     Range,
 }
 
@@ -23,10 +21,10 @@ const SMALL: u32 = u16::MAX as u32;
 
 /// What a direction's tables can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Able {
-    pub src: Kind,
-    pub dst: Kind,
-    pub icmp: Kind,
+pub(crate) struct Capabilities {
+    pub src: MatchSupport,
+    pub dst: MatchSupport,
+    pub icmp: MatchSupport,
     pub flags: bool,
     pub later: bool,
     /// The `remote` stage, and remote ids it has room for.
@@ -45,24 +43,24 @@ pub(crate) struct Able {
     pub few_masks: bool,
 }
 
-fn kind(model: &StageModel, direction: Direction, field: Field) -> Kind {
+fn kind(model: &StageModel, direction: Direction, field: Field) -> MatchSupport {
     let key = model.table(Role::Policy, direction).and_then(|t| t.key(field));
     match key.map(|k| k.kind) {
-        None => Kind::Missing,
-        Some(MatchKind::Exact | MatchKind::Optional) => Kind::Exact,
-        Some(MatchKind::Ternary | MatchKind::Lpm) => Kind::Masked,
-        Some(MatchKind::Range) => Kind::Range,
+        None => MatchSupport::Missing,
+        Some(MatchKind::Exact | MatchKind::Optional) => MatchSupport::Exact,
+        Some(MatchKind::Ternary | MatchKind::Lpm) => MatchSupport::Masked,
+        Some(MatchKind::Range) => MatchSupport::Range,
     }
 }
 
 /// What both can do.
-fn both(a: Kind, b: Kind) -> Kind {
+fn both(a: MatchSupport, b: MatchSupport) -> MatchSupport {
     if a == b {
         a
-    } else if a == Kind::Missing || b == Kind::Missing {
-        Kind::Missing
+    } else if a == MatchSupport::Missing || b == MatchSupport::Missing {
+        MatchSupport::Missing
     } else {
-        Kind::Exact
+        MatchSupport::Exact
     }
 }
 
@@ -73,11 +71,11 @@ fn room(width: u16) -> u32 {
         .unwrap_or(u32::MAX)
 }
 
-impl Able {
+impl Capabilities {
     /// Of a direction; `None` when no table enforces it.
-    pub fn of(model: &StageModel, direction: Direction) -> Option<Self> {
+    pub fn new(model: &StageModel, direction: Direction) -> Option<Self> {
         let policy = model.table(Role::Policy, direction)?;
-        let masked = |field| kind(model, direction, field) == Kind::Masked;
+        let masked = |field| kind(model, direction, field) == MatchSupport::Masked;
         let has = |field| policy.key(field).is_some();
         let width = |field| policy.key(field).map_or(0, |k| k.width);
         let ids = model.table(Role::Remote, direction).is_some() && has(Field::RemoteId);
@@ -89,7 +87,7 @@ impl Able {
             .filter(|_| policy.actions.contains(&ActionModel::Words))
             .and_then(|t| t.key(Field::WordSet))
             .map(|k| u16::try_from(room(k.width)).unwrap_or(u16::MAX));
-        Some(Able {
+        Some(Capabilities {
             src: kind(model, direction, Field::SrcPort),
             dst: kind(model, direction, Field::DstPort),
             icmp: both(
@@ -109,7 +107,7 @@ impl Able {
     }
 }
 
-impl Able {
+impl Capabilities {
     /// What of a policy the tables cannot match at all: the first rule, and why.
     pub fn lacks(&self, policy: &Policy, model: &StageModel) -> Option<Unsupported> {
         let table = model
@@ -125,13 +123,13 @@ impl Able {
             let m = &e.matcher;
             let ported = policy.five_tuple || m.protocol != Protocol::Any;
             Some(match m {
-                _ if self.src == Kind::Missing && ported && !m.src_ports.is_all() => {
+                _ if self.src == MatchSupport::Missing && ported && !m.src_ports.is_all() => {
                     refuse(e, "source ports", Field::SrcPort)
                 }
-                _ if self.dst == Kind::Missing && ported && !m.dst_ports.is_all() => {
+                _ if self.dst == MatchSupport::Missing && ported && !m.dst_ports.is_all() => {
                     refuse(e, "destination ports", Field::DstPort)
                 }
-                _ if self.icmp == Kind::Missing && m.icmp.is_some() => {
+                _ if self.icmp == MatchSupport::Missing && m.icmp.is_some() => {
                     refuse(e, "ICMP types and codes", Field::IcmpType)
                 }
                 _ if !self.flags && m.flags == FlagMatch::NotOpening => refuse(

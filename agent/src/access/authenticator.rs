@@ -44,8 +44,8 @@ impl Users {
 
 /// Everybody that the configuration knows. The first entry that fits says what somebody is.
 #[derive(Debug)]
-pub struct People {
-    users: Vec<(Users, config::Holder)>,
+pub struct Authenticator {
+    users: Vec<(Users, config::Principal)>,
     others: Option<Role>,
     own_uid: u32,
     certificates: Vec<config::NamedCertificate>,
@@ -53,7 +53,7 @@ pub struct People {
     label: Arc<str>,
 }
 
-impl People {
+impl Authenticator {
     /// As configured, on a machine with these accounts; `own_uid` is the agent's.
     pub fn new(access: &config::Access, accounts: &Accounts, own_uid: u32) -> Result<Self, AccessError> {
         let mut users = Vec::with_capacity(access.users.len());
@@ -69,9 +69,9 @@ impl People {
                     Users::Group(accounts.group(name).ok_or_else(missing)?)
                 }
             };
-            users.push((who, user.holder.clone()));
+            users.push((who, user.principal.clone()));
         }
-        Ok(People {
+        Ok(Authenticator {
             users,
             others: access.others,
             own_uid,
@@ -81,8 +81,8 @@ impl People {
         })
     }
 
-    fn caller(&self, name: String, holder: &config::Holder, star: &str) -> Caller {
-        match &holder.tenant {
+    fn caller(&self, name: String, principal: &config::Principal, star: &str) -> Caller {
+        match &principal.tenant {
             Some(tenant) => {
                 let tenant = if tenant == config::ANY_TENANT {
                     star
@@ -91,15 +91,15 @@ impl People {
                 };
                 Caller::of_tenant(name, tenant, Arc::clone(&self.label))
             }
-            None => Caller::new(name, holder.role),
+            None => Caller::new(name, principal.role),
         }
     }
 
     /// A user on the Unix socket.
     pub fn by_uid(&self, uid: u32, gid: u32) -> Option<Caller> {
         let name = format!("uid {uid}");
-        if let Some((_, holder)) = self.users.iter().find(|(users, _)| users.has(uid, gid)) {
-            return Some(self.caller(name, holder, ""));
+        if let Some((_, principal)) = self.users.iter().find(|(users, _)| users.has(uid, gid)) {
+            return Some(self.caller(name, principal, ""));
         }
         if uid == 0 || uid == self.own_uid {
             return Some(Caller::new(name, Role::Operator));
@@ -113,7 +113,7 @@ impl People {
             let (name, star) = names
                 .iter()
                 .find_map(|name| known.san.matches(name).map(|star| (name, star)))?;
-            Some(self.caller(format!("cert {name}"), &known.holder, &star))
+            Some(self.caller(format!("cert {name}"), &known.principal, &star))
         })
     }
 
@@ -126,7 +126,7 @@ impl People {
                 found = Some(known);
             }
         }
-        found.map(|known| self.caller(format!("token {}", known.name), &known.holder, ""))
+        found.map(|known| self.caller(format!("token {}", known.name), &known.principal, ""))
     }
 }
 
@@ -136,10 +136,10 @@ mod tests {
 
     use super::*;
 
-    fn people(text: &str) -> Result<People, AccessError> {
+    fn people(text: &str) -> Result<Authenticator, AccessError> {
         let config = config::parse(Path::new("agent.toml"), text).unwrap();
         let accounts = Accounts::new("ann:x:1000:100::/:\nbob:x:1001:100::/:\n", "netops:x:500:bob\n");
-        People::new(&config.access.unwrap(), &accounts, 77)
+        Authenticator::new(&config.access.unwrap(), &accounts, 77)
     }
 
     fn told(caller: Option<Caller>) -> String {

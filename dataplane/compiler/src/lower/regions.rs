@@ -7,34 +7,37 @@ use portcullis_policy::{Entry, Family};
 
 /// A region of addresses: everything under `prefix` that no longer prefix takes, and who holds there.
 #[derive(Debug)]
-pub(super) struct Atom {
+pub(super) struct AddressRegion {
     /// The prefix; `None` for everywhere else.
     pub prefix: Option<IpNet>,
-    /// Index of the atom around it.
+    /// Index of the area around it.
     pub parent: usize,
     /// Entries that hold there.
     pub members: BTreeSet<u32>,
 }
 
 /// Splits an address dimension into atoms; the first is "everywhere else".
-pub(super) fn atoms(
+pub(super) fn areas(
     entries: &[(u32, &Entry)],
     prefixes: impl Fn(&Entry) -> &[IpNet],
     family: Family,
-) -> Vec<Atom> {
+) -> Vec<AddressRegion> {
     let mut holders: HashMap<IpNet, Vec<u32>> = HashMap::new();
     let mut everywhere = BTreeSet::new();
     for (index, entry) in entries {
         if prefixes(entry).is_empty() {
             everywhere.insert(*index);
         }
-        for prefix in prefixes(entry).iter().filter(|p| Family::of(p.addr()) == family) {
+        for prefix in prefixes(entry)
+            .iter()
+            .filter(|p| Family::from_address(p.addr()) == family)
+        {
             holders.entry(*prefix).or_default().push(*index);
         }
     }
     let mut all: Vec<IpNet> = holders.keys().copied().collect();
     all.sort_unstable_by_key(|p| (p.prefix_len(), p.addr()));
-    let mut list = vec![Atom {
+    let mut list = vec![AddressRegion {
         prefix: None,
         parent: 0,
         members: everywhere,
@@ -47,7 +50,7 @@ pub(super) fn atoms(
         let mut members = list.get(parent).map(|a| a.members.clone()).unwrap_or_default();
         members.extend(holders.get(&prefix).into_iter().flatten());
         at.insert(prefix, list.len());
-        list.push(Atom {
+        list.push(AddressRegion {
             prefix: Some(prefix),
             parent,
             members,
@@ -56,7 +59,7 @@ pub(super) fn atoms(
     list
 }
 
-/// Distinct prefixes of one IP version: what `atoms` would split, counted cheaply.
+/// Distinct prefixes of one IP version: what `areas` would split, counted cheaply.
 pub(super) fn distinct(
     entries: &[(u32, &Entry)],
     prefixes: impl Fn(&Entry) -> &[IpNet],
@@ -66,20 +69,20 @@ pub(super) fn distinct(
         .iter()
         .flat_map(|(_, e)| prefixes(e))
         .copied()
-        .filter(|p| Family::of(p.addr()) == family)
+        .filter(|p| Family::from_address(p.addr()) == family)
         .collect();
     all.len()
 }
 
-/// Ids of remote atoms: equal memberships share one, "everywhere else" is 0. Returns the set of each id too.
-pub(super) fn remote_ids(atoms: &[Atom]) -> (Vec<u32>, Vec<BTreeSet<u32>>) {
+/// Ids of remote areas: equal memberships share one, "everywhere else" is 0. Returns the set of each id too.
+pub(super) fn remote_ids(areas: &[AddressRegion]) -> (Vec<u32>, Vec<BTreeSet<u32>>) {
     let mut sets: Vec<BTreeSet<u32>> = Vec::new();
     let mut known: HashMap<&BTreeSet<u32>, u32> = HashMap::new();
-    let ids = atoms
+    let ids = areas
         .iter()
-        .map(|atom| {
-            *known.entry(&atom.members).or_insert_with(|| {
-                sets.push(atom.members.clone());
+        .map(|area| {
+            *known.entry(&area.members).or_insert_with(|| {
+                sets.push(area.members.clone());
                 u32::try_from(sets.len() - 1).unwrap_or(u32::MAX)
             })
         })

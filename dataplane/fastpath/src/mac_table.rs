@@ -15,9 +15,8 @@ struct Part {
     used: usize,
 }
 
-/// MAC → port.
 #[derive(Debug, Clone)]
-pub struct Stations {
+pub struct MacTable {
     parts: Box<[Arc<Part>; PARTS]>,
 }
 
@@ -29,17 +28,17 @@ fn hash(mac: u64) -> (usize, usize) {
     ((mixed >> 56) as usize, (mixed >> 32) as usize & 0xff_ffff)
 }
 
-impl Default for Stations {
+impl Default for MacTable {
     fn default() -> Self {
-        let empty = Arc::new(Part::of(8));
-        Stations {
+        let empty = Arc::new(Part::from_places(8));
+        MacTable {
             parts: Box::new(std::array::from_fn(|_| Arc::clone(&empty))),
         }
     }
 }
 
 impl Part {
-    fn of(places: usize) -> Part {
+    fn from_places(places: usize) -> Part {
         Part {
             places: vec![EMPTY; places].into_boxed_slice(),
             used: 0,
@@ -68,7 +67,7 @@ impl Part {
     }
 
     fn refilled(&self, without: Option<u64>, size: usize) -> Part {
-        let mut part = Part::of(size);
+        let mut part = Part::from_places(size);
         let kept = self.places.iter().filter(|p| **p != EMPTY);
         for place in kept.filter(|p| Some(**p >> 16) != without) {
             part.put(place >> 16, *place as u16);
@@ -77,7 +76,7 @@ impl Part {
     }
 }
 
-impl Stations {
+impl MacTable {
     /// The port of a MAC.
     #[inline(always)]
     pub fn find(&self, mac: u64) -> Option<u16> {
@@ -125,7 +124,7 @@ mod tests {
 
     #[test]
     fn it_is_a_map() {
-        let mut stations = Stations::default();
+        let mut mac_table = MacTable::default();
         let mut map = HashMap::new();
         let mut seed = 1u64;
         for round in 0..60_000u64 {
@@ -134,19 +133,19 @@ mod tests {
                 .wrapping_add(1_442_695_040_888_963_407);
             let mac = (seed >> 33) % 9000;
             let port = (round % 5 != 0).then_some((seed >> 20) as u16 % 512);
-            stations.set(mac, port);
+            mac_table.set(mac, port);
             match port {
                 Some(port) => map.insert(mac, port),
                 None => map.remove(&mac),
             };
         }
         assert_eq!(
-            stations.find(0xffff_ffff_ffff),
+            mac_table.find(0xffff_ffff_ffff),
             None,
             "an empty place is no station"
         );
         for mac in 0..9000 {
-            assert_eq!(stations.find(mac), map.get(&mac).copied(), "{mac}");
+            assert_eq!(mac_table.find(mac), map.get(&mac).copied(), "{mac}");
         }
     }
 }

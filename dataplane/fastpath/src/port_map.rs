@@ -28,7 +28,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    fn of(starts: &[u16]) -> Bitmap {
+    fn from_starts(starts: &[u16]) -> Bitmap {
         let mut words = vec![0u64; 1024];
         for start in starts {
             if let Some(word) = words.get_mut(usize::from(start >> 6)) {
@@ -93,7 +93,6 @@ impl<T> Known<T> {
     }
 }
 
-/// Bitmaps in use.
 #[derive(Debug, Default)]
 pub struct Bitmaps {
     places: Known<Bitmap>,
@@ -102,13 +101,13 @@ pub struct Bitmaps {
 
 /// The leaf of nearly all ports, and a bit for each port that has another.
 #[derive(Debug)]
-pub struct Usual {
+pub struct ExceptionBits {
     odd: Arc<Bits>,
     leaf: u32,
 }
 
-impl Usual {
-    fn of(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> Option<Usual> {
+impl ExceptionBits {
+    fn new(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> Option<ExceptionBits> {
         let (leaf, others) = split(pieces)?;
         let edges: Vec<u16> = others
             .into_iter()
@@ -123,7 +122,7 @@ impl Usual {
             }
             bits
         });
-        Some(Usual { odd, leaf })
+        Some(ExceptionBits { odd, leaf })
     }
 
     #[inline(always)]
@@ -154,7 +153,7 @@ fn split(pieces: &[(u16, u32)]) -> Option<(u32, Vec<Piece>)> {
 
 /// Some pieces among ports that all have the same leaf.
 #[derive(Debug)]
-pub struct Rare {
+pub struct SparseMap {
     firsts: [u16; RARE],
     /// How many ports each has; 0 where there are fewer pieces.
     counts: [u16; RARE],
@@ -162,13 +161,13 @@ pub struct Rare {
     usual: u32,
 }
 
-impl Rare {
-    fn of(pieces: &[(u16, u32)]) -> Option<Rare> {
+impl SparseMap {
+    fn from_pieces(pieces: &[(u16, u32)]) -> Option<SparseMap> {
         let (usual, others) = split(pieces)?;
         if others.len() > RARE {
             return None;
         }
-        let mut rare = Rare {
+        let mut rare = SparseMap {
             firsts: [0; RARE],
             counts: [0; RARE],
             leaves: [0; RARE],
@@ -211,37 +210,37 @@ impl Rare {
     clippy::large_enum_variant,
     reason = "behind a pointer it would be one more load on the way of every packet"
 )]
-pub enum Line {
+pub enum PortMap {
     /// The last port of each piece but the last one, then 65535, which no port is above.
     Bare([u16; BARE], [u32; BARE + 1]),
     /// The same for more places, leaves from the last to the first; whether there are more than the first half.
     Few([u16; FEW], [u32; FEW + 1], bool),
     /// Some pieces, and all other ports.
-    Rare(Rare),
+    Rare(SparseMap),
     /// The same as few for any number of places, and which ports need no look at them.
-    Many(Option<Usual>, Arc<Bitmap>, Box<[u32]>),
+    Many(Option<ExceptionBits>, Arc<Bitmap>, Box<[u32]>),
 }
 
-impl Line {
+impl PortMap {
     /// A line of pieces: where each begins (the first at 0, rising), and its leaf.
-    pub fn of(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> Line {
+    pub fn new(pieces: &[(u16, u32)], maps: &mut Bitmaps) -> PortMap {
         if pieces.len() <= BARE + 1 {
             let (lasts, leaves) = filled(pieces);
-            return Line::Bare(lasts, leaves);
+            return PortMap::Bare(lasts, leaves);
         }
-        if let Some(rare) = Rare::of(pieces) {
-            return Line::Rare(rare);
+        if let Some(rare) = SparseMap::from_pieces(pieces) {
+            return PortMap::Rare(rare);
         }
         if pieces.len() <= FEW + 1 {
             let (lasts, mut leaves) = filled(pieces);
             leaves.reverse();
-            return Line::Few(lasts, leaves, pieces.len() > HALF + 1);
+            return PortMap::Few(lasts, leaves, pieces.len() > HALF + 1);
         }
         let starts: Vec<u16> = pieces.iter().skip(1).map(|(start, _)| *start).collect();
         let leaves = pieces.iter().map(|(_, leaf)| *leaf).collect();
-        Line::Many(
-            Usual::of(pieces, maps),
-            maps.places.of(&starts, Bitmap::of),
+        PortMap::Many(
+            ExceptionBits::new(pieces, maps),
+            maps.places.of(&starts, Bitmap::from_starts),
             leaves,
         )
     }
@@ -249,10 +248,10 @@ impl Line {
     /// The leaf of a port.
     #[inline(always)]
     pub fn leaf(&self, port: u16) -> u32 {
-        if let Line::Rare(rare) = self {
+        if let PortMap::Rare(rare) = self {
             return rare.leaf(port);
         }
-        let leaf = if let Line::Few(lasts, leaves, both) = self {
+        let leaf = if let PortMap::Few(lasts, leaves, both) = self {
             let (first, second) = lasts.split_at(HALF);
             let mut piece = below(port, first);
             if *both {
@@ -261,10 +260,10 @@ impl Line {
             // 64 less the piece. A plain index would be taken apart into a sum of terms: what compilers make of this is
             // vector compares, a bit mask and a popcount.
             leaves.get(usize::from(piece ^ 127).wrapping_sub(127 - FEW))
-        } else if let Line::Bare([a, b, c, d], leaves) = self {
+        } else if let PortMap::Bare([a, b, c, d], leaves) = self {
             let piece = u8::from(port > *a) + u8::from(port > *b) + u8::from(port > *c) + u8::from(port > *d);
             leaves.get(usize::from(piece))
-        } else if let Line::Many(usual, map, leaves) = self {
+        } else if let PortMap::Many(usual, map, leaves) = self {
             match usual {
                 Some(usual) if usual.has(port) => Some(&usual.leaf),
                 _ => leaves.get(map.piece(port)),
@@ -281,10 +280,10 @@ impl Line {
     /// Bytes that it takes, without a shared bitmap.
     pub fn bytes(&self) -> usize {
         let leaves = match self {
-            Line::Bare(..) | Line::Few(..) | Line::Rare(_) => 0,
-            Line::Many(.., leaves) => leaves.len() * size_of::<u32>(),
+            PortMap::Bare(..) | PortMap::Few(..) | PortMap::Rare(_) => 0,
+            PortMap::Many(.., leaves) => leaves.len() * size_of::<u32>(),
         };
-        size_of::<Line>() + leaves
+        size_of::<PortMap>() + leaves
     }
 }
 

@@ -10,7 +10,6 @@ use crate::{metrics, text};
 /// Longest method and reason that are kept, in bytes: both come from outside.
 pub(super) const LONGEST: usize = 256;
 
-/// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// Who: its name, or where it called from when it is nobody.
@@ -48,8 +47,7 @@ impl Denial {
 }
 
 /// Is told of refusals, while the caller waits: it must be quick and never wait itself.
-pub trait Witness: std::fmt::Debug + Send + Sync {
-    /// Somebody was refused.
+pub trait DenialLog: std::fmt::Debug + Send + Sync {
     fn denied(&self, denial: Denial);
 }
 
@@ -60,7 +58,7 @@ struct Passing {
     missed: AtomicU64,
 }
 
-impl Witness for Passing {
+impl DenialLog for Passing {
     fn denied(&self, mut denial: Denial) {
         let missed = self.missed.swap(0, Ordering::Relaxed);
         denial.missed = missed;
@@ -71,8 +69,8 @@ impl Witness for Passing {
     }
 }
 
-/// A witness, and where its refusals arrive; at most `room` wait there.
-pub fn witness(room: usize) -> (std::sync::Arc<dyn Witness>, mpsc::Receiver<Denial>) {
+/// A denial_log, and where its refusals arrive; at most `room` wait there.
+pub fn denial_log(room: usize) -> (std::sync::Arc<dyn DenialLog>, mpsc::Receiver<Denial>) {
     let (to, from) = mpsc::channel(room.max(1));
     let missed = AtomicU64::new(0);
     (std::sync::Arc::new(Passing { to, missed }), from)
@@ -88,12 +86,12 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_and_not_kept() {
-        let (witness, mut from) = witness(2);
-        (0..10).for_each(|n| witness.denied(denial(n)));
+        let (denial_log, mut from) = denial_log(2);
+        (0..10).for_each(|n| denial_log.denied(denial(n)));
         assert_eq!(from.try_recv().unwrap(), denial(0));
         assert_eq!(from.try_recv().unwrap(), denial(1));
         assert!(from.try_recv().is_err());
-        witness.denied(denial(10));
+        denial_log.denied(denial(10));
         assert_eq!(
             from.try_recv().unwrap(),
             Denial {
@@ -101,10 +99,10 @@ mod tests {
                 ..denial(10)
             }
         );
-        witness.denied(denial(11));
+        denial_log.denied(denial(11));
         assert_eq!(from.try_recv().unwrap(), denial(11));
         drop(from);
-        witness.denied(denial(12));
+        denial_log.denied(denial(12));
     }
 
     #[test]

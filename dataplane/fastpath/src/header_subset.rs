@@ -1,10 +1,9 @@
 //! The little that is looked at of what most frames are: TCP or UDP over IPv4, perhaps behind one VLAN tag, in one piece and
 //! well formed, and nothing that takes a role ([`crate::Role`]). All others are parsed whole.
 
-/// Such a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the whole frame's fields")]
-pub struct Brief {
+pub struct HeaderSubset {
     pub dst_mac: u64,
     pub src_mac: u64,
     pub vlan: u16,
@@ -12,7 +11,6 @@ pub struct Brief {
     pub dst_ipv4: u32,
     pub src_port: u16,
     pub dst_port: u16,
-    /// TCP, else UDP.
     pub is_tcp: bool,
 }
 
@@ -25,10 +23,10 @@ const UDP: u16 = 8;
 /// What is looked at of every such frame: an Ethernet header, a tag, an IPv4 header and ports. Shorter ones are parsed whole.
 const HEAD: usize = 18 + IP + 4;
 
-impl Brief {
+impl HeaderSubset {
     /// A frame's, when it is such a one.
     #[inline(always)]
-    pub fn of(frame: &[u8]) -> Option<Brief> {
+    pub fn from_frame(frame: &[u8]) -> Option<HeaderSubset> {
         let head = frame.first_chunk::<HEAD>()?;
         let (tag, rest) = (word::<12, _, _>(head), word::<16, _, _>(head));
         let (vlan, before) = if tag == IPV4 {
@@ -60,10 +58,10 @@ impl Brief {
         };
         let src_port = u16::from_be_bytes(word::<20, _, _>(packet));
         let dst_port = u16::from_be_bytes(word::<22, _, _>(packet));
-        if !Brief::needs_no_role(is_tcp, src_port, dst_port) {
+        if !HeaderSubset::needs_no_role(is_tcp, src_port, dst_port) {
             return None;
         }
-        Some(Brief {
+        Some(HeaderSubset {
             dst_mac: u64::from_be_bytes(word::<0, _, _>(head)) >> 16,
             src_mac: u64::from_be_bytes(word::<6, _, _>(head)) >> 16,
             vlan,
@@ -117,17 +115,17 @@ mod tests {
 
     /// Whether a frame has the short form; then it says what the whole one says.
     fn agrees(frame: &[u8]) -> bool {
-        let Some(brief) = Brief::of(frame) else {
+        let Some(headers) = HeaderSubset::from_frame(frame) else {
             return false;
         };
         let whole = Fields::parse(frame).unwrap();
-        let protocol = if brief.is_tcp { 6 } else { 17 };
+        let protocol = if headers.is_tcp { 6 } else { 17 };
         assert_eq!(
             (whole.ether_type, whole.protocol, whole.unreadable, whole.later),
             (0x0800, protocol, false, false),
             "{frame:02x?}"
         );
-        let same = Brief {
+        let same = HeaderSubset {
             dst_mac: whole.dst_mac,
             src_mac: whole.src_mac,
             vlan: whole.vlan,
@@ -135,9 +133,9 @@ mod tests {
             dst_ipv4: whole.dst_ipv4,
             src_port: whole.src_port,
             dst_port: whole.dst_port,
-            is_tcp: brief.is_tcp,
+            is_tcp: headers.is_tcp,
         };
-        assert_eq!(brief, same, "{frame:02x?}");
+        assert_eq!(headers, same, "{frame:02x?}");
         true
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use portcullis_policy::{Direction, Entry};
 
 use crate::class::{Class, ClassId, Fingerprint, Intent};
-use crate::lower::{Able, Attribution, Cache, Encoder, PortSets, SharedCodes, fixed_rows};
+use crate::class_rows::{ClassRows, PolicyRow, Unsupported};
+use crate::lower::{Attribution, Cache, Capabilities, Encoder, PortSets, SharedCodes, fixed_rows};
 use crate::model::{Role, StageModel};
-use crate::program::{PolicyRow, Program, Unsupported};
 use crate::proof::{Counterexample, Prover};
 
 /// Why an intent has no rows on a target. Nothing was changed.
@@ -34,11 +34,11 @@ pub enum CompileError {
 
 /// Rows of classes on one stage model: compiled once, proved before they are handed out.
 #[derive(Debug)]
-pub struct Programs {
+pub struct RowCache {
     model: StageModel,
     fixed: Vec<PolicyRow>,
     codes: Option<SharedCodes>,
-    known: HashMap<(Fingerprint, Attribution), Arc<Program>>,
+    known: HashMap<(Fingerprint, Attribution), Arc<ClassRows>>,
     /// What was proved since it was asked for last, for others to adopt.
     fresh: Vec<Proved>,
     /// Classes that use them.
@@ -48,9 +48,9 @@ pub struct Programs {
     prover: Prover,
 }
 
-/// The rows of a class as they were proved, to be adopted by other [`Programs`] of the same model.
+/// The rows of a class as they were proved, to be adopted by other [`RowCache`] of the same model.
 #[derive(Debug, Clone)]
-pub struct Proved((Fingerprint, Attribution), Arc<Program>);
+pub struct Proved((Fingerprint, Attribution), Arc<ClassRows>);
 
 /// What port codes save a class, and the port sets it needs codes for.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ struct Gain {
 }
 
 impl Gain {
-    fn of(class: &Class, model: &StageModel, cache: &mut Cache) -> Option<Self> {
+    fn new(class: &Class, model: &StageModel, cache: &mut Cache) -> Option<Self> {
         let policy = &class.policy;
         let prefixed = |e: &&Entry| !e.matcher.remote.is_empty() || !e.matcher.local.is_empty();
         // Only rules with prefixes are written rule by rule; tables of ports are smaller flattened.
@@ -68,8 +68,8 @@ impl Gain {
             return None;
         }
         let mut sets = PortSets::default();
-        sets.add(policy, &Able::of(model, policy.direction)?);
-        let codes = SharedCodes::of(&sets, model).filter(|_| !sets.is_empty())?;
+        sets.add(policy, &Capabilities::new(model, policy.direction)?);
+        let codes = SharedCodes::new(&sets, model).filter(|_| !sets.is_empty())?;
         let with = Encoder::new(model, Some(&codes))
             .lower(policy, Attribution::Rule, cache)
             .ok()?;
@@ -86,11 +86,11 @@ impl Gain {
     }
 }
 
-impl Programs {
+impl RowCache {
     /// Of a model.
     pub fn new(model: StageModel) -> Self {
         let fixed = fixed_rows(&model);
-        Programs {
+        RowCache {
             prover: Prover::new(&model, fixed.clone()),
             fixed,
             model,
@@ -114,12 +114,16 @@ impl Programs {
     }
 
     /// The proved rows of a class, each hit attributed to its rule.
-    pub fn get(&mut self, class: &Class) -> Result<Arc<Program>, CompileError> {
+    pub fn get(&mut self, class: &Class) -> Result<Arc<ClassRows>, CompileError> {
         self.get_as(class, Attribution::Rule)
     }
 
     /// The proved rows of a class.
-    pub fn get_as(&mut self, class: &Class, attribution: Attribution) -> Result<Arc<Program>, CompileError> {
+    pub fn get_as(
+        &mut self,
+        class: &Class,
+        attribution: Attribution,
+    ) -> Result<Arc<ClassRows>, CompileError> {
         let key = (class.fingerprint, attribution);
         if let Some(program) = self.known.get(&key) {
             return Ok(Arc::clone(program));
@@ -148,7 +152,7 @@ impl Programs {
         }
     }
 
-    fn proved(&mut self, class: &Class, program: Program) -> Result<Program, CompileError> {
+    fn proved(&mut self, class: &Class, program: ClassRows) -> Result<ClassRows, CompileError> {
         match self.prover.prove(&class.policy, &program) {
             Ok(()) => Ok(program),
             Err(example) => Err(CompileError::Unproved {
@@ -204,7 +208,7 @@ impl Programs {
         for (rows, fingerprint, more) in gaining {
             let before = sets.clone();
             if sets.join(&more) {
-                match SharedCodes::of(&sets, &self.model) {
+                match SharedCodes::new(&sets, &self.model) {
                     Some(codes) => shared = Some(codes),
                     None => {
                         // No bits left for its ports.
@@ -233,12 +237,12 @@ impl Programs {
     fn gain(&mut self, class: &Class) -> Option<&Gain> {
         let known = self.gains.entry(class.fingerprint);
         known
-            .or_insert_with(|| Gain::of(class, &self.model, &mut self.cache))
+            .or_insert_with(|| Gain::new(class, &self.model, &mut self.cache))
             .as_ref()
     }
 
     /// The code stages in use.
-    pub fn codes(&self) -> Option<&Arc<crate::program::Codes>> {
+    pub fn codes(&self) -> Option<&Arc<crate::class_rows::Codes>> {
         self.codes.as_ref().map(SharedCodes::codes)
     }
 
