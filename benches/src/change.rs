@@ -189,7 +189,7 @@ fn alone(switch: &Switch, rows: u32, options: Options) -> Result<Section> {
     Ok(section)
 }
 
-/// Rows of a class come before their dispatch, in even changes, and go behind it, in odd ones; now in two bundles, then
+/// Rows of a class come before their dispatch rows, in even changes, and go behind it, in odd ones; now in two bundles, then
 /// in one.
 fn shaped(n: u64, content: u32, dispatch: u32) -> Vec<Vec<FlowMod>> {
     let comes = n.is_multiple_of(2);

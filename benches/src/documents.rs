@@ -146,7 +146,7 @@ pub struct Fleet {
     pub endpoints: u32,
     /// Profiles, each different; endpoint `n` has profile `n` modulo this.
     pub profiles: u32,
-    /// Endpoint `n` points in at `dummyN+1`, when `n` is below this.
+    /// Endpoint `n` plugs in at `dummyN+1`, when `n` is below this.
     pub attached: u32,
     /// Scattered TCP ports that each profile opens.
     pub ports: u32,

@@ -69,7 +69,7 @@ impl DenialLog for Passing {
     }
 }
 
-/// A denial_log, and where its refusals arrive; at most `room` wait there.
+/// A denial log, and where its refusals arrive; at most `room` wait there.
 pub fn denial_log(room: usize) -> (std::sync::Arc<dyn DenialLog>, mpsc::Receiver<Denial>) {
     let (to, from) = mpsc::channel(room.max(1));
     let missed = AtomicU64::new(0);

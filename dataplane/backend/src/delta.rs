@@ -24,7 +24,7 @@ use std::fmt;
 /// What sort of row a key names, as far as the order of writing goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// Rows of a class: no packet meets them before dispatch leads to the class.
+    /// Rows of a class: no packet meets them before dispatch rows lead to the class.
     Policy,
     /// Rows that lead packets to classes: attach, guard, deliver and what forwards.
     Dispatch,
@@ -38,7 +38,7 @@ pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
     /// The table it is in, as a number, so that rows are counted per table.
     fn table(&self) -> u8;
 
-    /// The class that a row of content belongs to; `None` when it holds for every class, and for dispatch.
+    /// The class that a policy row belongs to; `None` when it holds for every class, and for dispatch rows.
     fn class(&self) -> Option<u32>;
 
     /// Its priority: of overlapping rows of one table, the one with the larger number decides.
@@ -83,7 +83,7 @@ pub enum Step {
     /// Rows that a class in use loses. With the rows it got in place, each packet meets the old verdict or the new one;
     /// who is wired to the class next meets the new one only.
     Settle,
-    /// Wiring, all of it at once.
+    /// Dispatch rows, all of them at once.
     Flip,
     /// Content that nothing leads to any more.
     Collect,

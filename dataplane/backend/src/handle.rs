@@ -1,4 +1,4 @@
-//! The handle the agent holds and the context the backend sits on.
+//! The handle the agent holds and the context that the backend works with.
 
 use std::sync::Arc;
 

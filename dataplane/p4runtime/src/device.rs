@@ -102,7 +102,7 @@ impl DeviceTable {
             .find(|a| a.name == name || a.name.rsplit('.').next() == Some(name))
     }
 
-    /// Its layer: stages that rows of classes are in hold content, all others dispatch.
+    /// Its layer: stages that rows of classes are in hold policy rows, all others dispatch rows.
     pub fn layer(&self) -> Layer {
         match self.stage {
             Role::Policy | Role::Remote | Role::Words | Role::SrcCode | Role::DstCode => Layer::Policy,

@@ -64,7 +64,7 @@ pub struct RowKey(pub Arc<Keyed>);
 pub struct Keyed {
     /// Where.
     pub place: Place,
-    /// Content of a class, or dispatch.
+    /// That of a class's rows, or of rows that lead to classes.
     pub layer: Layer,
     /// The class a row of content belongs to.
     pub class: Option<u32>,

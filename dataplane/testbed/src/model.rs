@@ -1,7 +1,7 @@
 //! A switch in memory, with keys of its own, for tests that drive a bare [`Machine`].
 //!
-//! It states the rules of a running datapath as checks on every single write: content is complete before dispatch leads to it,
-//! dispatch never leads to content that is gone, foreign rows stay, and nothing is written twice.
+//! It states the rules of a running datapath as checks on every single write: a class is complete before dispatch rows lead to it,
+//! these never lead to a class that is gone, foreign rows stay, and nothing is written twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use portcullis_backend::machine::{Batch, Desired, Machine, Observed};
 
 use crate::conformance::Fault;
 
-/// A row of the model switch: dispatch of a port leads to a class, content belongs to one.
+/// A row of the model switch: a dispatch row of a port leads to a class, a policy row belongs to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FakeKey {
     /// Leads a port to a class.
@@ -45,7 +45,7 @@ impl Key for FakeKey {
     }
 }
 
-/// The body of a model row: for dispatch the class, for content the class's size (how many rows make it whole).
+/// The body of a model row: for a dispatch row the class, for a policy row the class's size (how many rows make it whole).
 pub type FakeBody = u32;
 
 /// The model switch.

@@ -1,4 +1,4 @@
-//! The dispatch of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
+//! Dispatch rows of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
 //! is. The tables' keys and actions are found by their names, which the program keeps.
 
 mod guard;
