@@ -102,7 +102,7 @@ pub enum TargetError {
     },
     /// The program that this binary carries.
     #[error("target {target}")]
-    PipelineSource { target: String, source: ProgramError },
+    Program { target: String, source: ProgramError },
 }
 
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
@@ -158,7 +158,7 @@ fn prepare(target: &AnyTarget) -> Result<Prepared<'_>, TargetError> {
 }
 
 fn prepare_p4(target: &config::P4Target) -> Result<Prepared<'_>, TargetError> {
-    let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::PipelineSource {
+    let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::Program {
         target: target.name.clone(),
         source,
     })?;

@@ -107,7 +107,7 @@ pub enum Failure {
     Classes(#[from] portcullis_compiler::OutOfClasses),
     /// The P4 program that this binary carries is unusable.
     #[error(transparent)]
-    ClassRows(#[from] portcullis_p4runtime::ProgramError),
+    Program(#[from] portcullis_p4runtime::ProgramError),
     /// A P4 program's description, or the mapping for it, is wrong.
     #[error("{} cannot be used as a stage model", path.display())]
     P4Info {

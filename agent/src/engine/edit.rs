@@ -132,7 +132,7 @@ pub(super) fn apply(before: &Document, edit: Edit, limits: &Limits) -> Result<Ed
         Edit::Endpoint(name, endpoint) => apply_endpoint(before, name, endpoint)?,
         Edit::Document(document) => apply_document(before, document)?,
     };
-    within(&edited, limits)?;
+    within(before, &edited, limits)?;
     Ok(edited)
 }
 

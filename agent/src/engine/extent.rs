@@ -1,21 +1,39 @@
 //! How large a policy may become: the limits of resources, and of what a change puts into one of them.
 
-use portcullis_policy::{Endpoint, Rule};
+use portcullis_policy::{Document, Endpoint, Rule};
 
 use super::ChangeError;
 use super::edit::Edited;
 use crate::config::Limits;
 use crate::store::Kind;
 
-/// Refuses an edit whose result, in what it changed, is larger than the limits allow. What was there before stays.
-pub(super) fn within(edited: &Edited, limits: &Limits) -> Result<(), ChangeError> {
+/// Refuses an edit whose result, in what it changed, is larger than the limits allow. What was there before stays, also where a
+/// limit was set below it: an edit that adds none is not refused for how many there are.
+pub(super) fn within(before: &Document, edited: &Edited, limits: &Limits) -> Result<(), ChangeError> {
     let document = &edited.document;
-    for (what, count, limit) in [
-        ("profiles", document.profiles.len(), limits.profiles),
-        ("endpoints", document.endpoints.len(), limits.endpoints),
-        ("programs", document.programs.len(), limits.programs),
+    for (what, had, count, limit) in [
+        (
+            "profiles",
+            before.profiles.len(),
+            document.profiles.len(),
+            limits.profiles,
+        ),
+        (
+            "endpoints",
+            before.endpoints.len(),
+            document.endpoints.len(),
+            limits.endpoints,
+        ),
+        (
+            "programs",
+            before.programs.len(),
+            document.programs.len(),
+            limits.programs,
+        ),
     ] {
-        most(|| what.to_string(), what, count, limit)?;
+        if count > had {
+            most(|| what.to_string(), what, count, limit)?;
+        }
     }
     let list = |what: &str, rules: &[Rule]| {
         most(
@@ -81,4 +99,41 @@ fn matches(endpoint: &Endpoint) -> usize {
         .rules
         .iter()
         .fold(0, |sum, rule| sum.saturating_add(of(rule)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::edit::{Edit, apply};
+    use super::*;
+
+    #[test]
+    fn a_limit_below_what_is_there_refuses_no_removal_and_no_other_edit() {
+        let yaml = "version: portcullis/v1\nendpoints:\n  a: {attachments: [{interface: a}]}\n  b: {attachments: [{interface: b}]}\n";
+        let before = Document::from_yaml(yaml).unwrap();
+        let limits = Limits {
+            endpoints: 1,
+            ..Limits::default()
+        };
+        let edit =
+            |name: &str, endpoint| apply(&before, Edit::Endpoint(name.parse().unwrap(), endpoint), &limits);
+        let endpoint = || Endpoint::clone(&before.endpoints["b"]);
+        assert_eq!(edit("a", None).unwrap().changes.len(), 1);
+        let mut altered = endpoint();
+        altered.labels.insert("rack".parse().unwrap(), "7".to_string());
+        assert_eq!(edit("b", Some(altered)).unwrap().changes.len(), 1);
+        let mut third = endpoint();
+        third.attachments.clear();
+        let refused = edit("c", Some(third)).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                ChangeError::TooMany {
+                    count: 3,
+                    limit: 1,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+    }
 }

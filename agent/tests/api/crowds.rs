@@ -136,16 +136,7 @@ async fn each_role_has_its_largest_request() {
 #[tokio::test]
 async fn a_caller_that_fills_the_queue_of_changes_holds_up_no_other() {
     let (rig, channel) = rig("queued_changes = 4\n").await;
-    let fake = std::sync::Arc::clone(&rig.fake);
-    let (held, release) = std::sync::mpsc::channel::<()>();
-    let holder = std::thread::spawn(move || {
-        let _programs = fake.programs.lock().unwrap();
-        // Until the test lets go.
-        let _ = release.recv();
-    });
-    while rig.fake.programs.try_lock().is_ok() {
-        std::thread::yield_now();
-    }
+    let held = Held::new(&rig.fake);
     let call = |who: &str, number: u8| {
         let mut api = EndpointServiceClient::new(with(&channel, who));
         let request = v1::ProvisionRequest {
@@ -172,8 +163,7 @@ async fn a_caller_that_fills_the_queue_of_changes_holds_up_no_other() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!other.is_finished());
-    drop(held);
-    holder.join().unwrap();
+    held.let_go();
     let own = other.await.unwrap().unwrap();
     let mut generations = Vec::new();
     for call in flood {

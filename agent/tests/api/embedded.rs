@@ -21,19 +21,6 @@ endpoints:
     source_guard: false
 ";
 
-/// The switch's program, which is built with the workspace.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().unwrap().parent().unwrap();
-    let program = folder.join("portcullis-switch");
-    assert!(
-        program.is_file(),
-        "{} is not there: cargo build -p portcullis-switch",
-        program.display()
-    );
-    program
-}
-
 /// Processes of the switch with this socket. They are ended when the test is, however it ends.
 struct Switches(PathBuf);
 
@@ -71,7 +58,7 @@ impl Drop for Switches {
 }
 
 fn configure(folder: &Path, more: &str) -> PathBuf {
-    let (at, switch) = (folder.display(), program());
+    let (at, switch) = (folder.display(), switch_program());
     let text = format!(
         "[store]\npath = \"{at}/p.db\"\n[api]\nsocket = \"{at}/agent.sock\"\n[[target]]\nname = \"sw\"\nkind = \"embedded\"\n\
          address = \"unix:{at}/switch.sock\"\nswitch = \"{}\"\nports = [\"1=ring\", \"9=ring\"]\nuplinks = [9]\n{more}\n",
@@ -156,7 +143,10 @@ fn a_switch_without_a_program_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let config = configure(folder.path(), "");
     let text = std::fs::read_to_string(&config).unwrap();
-    let elsewhere = text.replace(&program().display().to_string(), "/nowhere/portcullis-switch");
+    let elsewhere = text.replace(
+        &switch_program().display().to_string(),
+        "/nowhere/portcullis-switch",
+    );
     std::fs::write(&config, elsewhere).unwrap();
     let mut agent = Process::start(&config, &[]);
     assert_eq!(agent.child.wait().unwrap().code(), Some(1));

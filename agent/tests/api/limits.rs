@@ -151,16 +151,7 @@ async fn limits_are_told_with_numbers() {
 #[tokio::test]
 async fn a_change_that_takes_long_holds_no_reader_up_and_the_queue_is_bounded() {
     let mut rig = Rig::with_document().await;
-    let fake = std::sync::Arc::clone(&rig.fake);
-    let (held, release) = std::sync::mpsc::channel::<()>();
-    let holder = std::thread::spawn(move || {
-        let _programs = fake.programs.lock().unwrap();
-        // Until the test lets go.
-        let _ = release.recv();
-    });
-    while rig.fake.programs.try_lock().is_ok() {
-        std::thread::yield_now();
-    }
+    let held = Held::new(&rig.fake);
     let call = |i: u8| {
         let mut client = rig.client.clone();
         tokio::spawn(async move { client.provision(endpoint(&format!("e{i}"), i)).await })
@@ -177,8 +168,7 @@ async fn a_change_that_takes_long_holds_no_reader_up_and_the_queue_is_bounded() 
     while calls.iter().filter(|call| call.is_finished()).count() < 1 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    drop(held);
-    holder.join().unwrap();
+    held.let_go();
     let mut refused = Vec::new();
     for call in calls {
         refused.extend(call.await.unwrap().err());

@@ -427,3 +427,43 @@ pub fn fields(status: &Status) -> Vec<String> {
     let request = details.bad_request().expect("a BadRequest");
     request.field_violations.iter().map(|v| v.field.clone()).collect()
 }
+
+/// The switch's program, which is built with the workspace.
+pub fn switch_program() -> std::path::PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap();
+    let program = folder.join("portcullis-switch");
+    assert!(
+        program.is_file(),
+        "{} is not there: cargo build -p portcullis-switch",
+        program.display()
+    );
+    program
+}
+
+/// Checks of a fake target that wait until this is let go.
+pub struct Held {
+    release: std::sync::mpsc::Sender<()>,
+    holder: std::thread::JoinHandle<()>,
+}
+
+impl Held {
+    pub fn new(fake: &Arc<Fake>) -> Self {
+        let (release, released) = std::sync::mpsc::channel();
+        let theirs = Arc::clone(fake);
+        let holder = std::thread::spawn(move || {
+            let _programs = theirs.programs.lock().unwrap();
+            // Until the test lets go.
+            let _ = released.recv();
+        });
+        while fake.programs.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        Held { release, holder }
+    }
+
+    pub fn let_go(self) {
+        drop(self.release);
+        self.holder.join().unwrap();
+    }
+}

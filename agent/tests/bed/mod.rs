@@ -41,7 +41,7 @@ impl Bed {
         let hosts = names.iter().map(host).collect();
         let ports: Vec<_> = names.iter().map(|(name, n)| (u32::from(*n), *name)).collect();
         let device = (kind == Kind::Embedded).then(|| {
-            let program = switch_program();
+            let program = crate::support::switch_program();
             Device::embedded(&sandbox, &program, &ports).unwrap()
         });
         let bed = Bed {
@@ -190,17 +190,4 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The switch's program, which is built with the workspace.
-fn switch_program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.parent().unwrap().parent().unwrap();
-    let program = folder.join("portcullis-switch");
-    assert!(
-        program.is_file(),
-        "{} is not there: cargo build -p portcullis-switch",
-        program.display()
-    );
-    program
 }
