@@ -6,10 +6,11 @@ use crate::support;
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::proof::{Prover, deciding_row};
 use portcullis_compiler::{ClassRows, PolicyRow, StageModel};
-use portcullis_policy::{Action, Direction, Packet, Policy};
+use portcullis_policy::{Action, Direction, Document, Packet, Policy};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::json;
 use support::grid::Grid;
 use support::mutate::{Dice, by_code, mutate};
 use support::{document, document_of, packet, policy};
@@ -54,6 +55,36 @@ proptest! {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Priorities of 16 bits have no room for a table of port lengths per pair of prefix lengths: those in use do.
+#[test]
+fn more_prefix_lengths_than_sixteen_bits_of_priority_hold() {
+    let rule = |n: u8| {
+        json!({
+            "name": format!("r{n}"),
+            "action": if n.is_multiple_of(2) { "allow" } else { "deny" },
+            "direction": "egress",
+            "protocol": "tcp",
+            "ports": [format!("{}-{}", 1000 - u16::from(n), 1000 + 10 * u16::from(n))],
+            "remote": [format!("10.0.0.0/{}", 24 - n)],
+            "local": if n.is_multiple_of(5) { json!(["192.0.2.0/24", "192.0.2.8/30"]) } else { json!(["192.0.2.0/26"]) },
+        })
+    };
+    let document = json!({
+        "version": "portcullis/v1",
+        "endpoints": {"e": {"rules": (0..14).map(rule).collect::<Vec<_>>()}},
+    });
+    let document = Document::from_yaml(&document.to_string()).unwrap();
+    let policy = policy(&document, Direction::Egress);
+    for name in StageModel::names() {
+        let model = StageModel::named(name).unwrap();
+        let program = rows(&policy, &model).unwrap();
+        let mut prover = Prover::new(&model, fixed_rows(&model));
+        if let Err(example) = prover.prove(&policy, &program) {
+            panic!("{name}: {example}");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Encoding of a flattened class: nested complete tables, in which the longest prefix decides.
 //!
 //! Per IP version the protocols that rules name get tables of their own above the row for all other protocols; per
-//! remote region, local prefix and flag state a nested table of source and destination ports. Nothing is ever
-//! renumbered when a rule comes or goes:
+//! remote region, local prefix and flag state a nested table of source and destination ports:
 //!
 //! `priority = base + protocol-specific | remote | local | flag state | source length | destination length`
+//!
+//! No row is renumbered when a rule comes or goes, except where the target's priorities have no room for every
+//! prefix length.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -43,11 +45,15 @@ struct Levels {
     /// Rank of each length in use; where there is room for all, its length and one.
     remote_ranks: BTreeMap<u8, u32>,
     local_ranks: BTreeMap<u8, u32>,
+    /// The priorities do not fit below the ceiling: [`compact`] numbers those in use.
+    wide: bool,
 }
 
 impl Levels {
     /// Where priorities end at 65,535 and class ids are keys, local prefixes have this many ranks.
     const SMALL_LOCAL: u32 = 16;
+    /// Every prefix length, and none, in both IP versions.
+    const ALL: u32 = 130;
 
     fn new(
         remotes: &[AddressRegion],
@@ -55,7 +61,7 @@ impl Levels {
         how: Remotes,
         capabilities: &Capabilities,
         top: u32,
-    ) -> Result<Self, Declined> {
+    ) -> Self {
         let lengths = |areas: &[AddressRegion]| -> BTreeSet<u8> {
             areas
                 .iter()
@@ -69,39 +75,50 @@ impl Levels {
             BTreeSet::new()
         };
         let local_lengths = lengths(locals);
-        if !capabilities.small {
-            let all = |lengths: BTreeSet<u8>| lengths.into_iter().map(|l| (l, u32::from(l) + 1)).collect();
-            return Ok(Levels {
-                remote: 130,
-                local: 130,
-                remote_ranks: all(remote_lengths),
-                local_ranks: all(local_lengths),
-            });
-        }
-        let (remote, local) = match how {
-            // Room for what may come, so that nothing is renumbered then.
-            Remotes::Ids if capabilities.ids.is_some() => {
-                (2, (local_lengths.len() as u32 + 1).max(Self::SMALL_LOCAL))
+        if capabilities.small {
+            let (remote, local) = match how {
+                // Room for what may come, so that nothing is renumbered then.
+                Remotes::Ids if capabilities.ids.is_some() => {
+                    (2, (local_lengths.len() as u32 + 1).max(Self::SMALL_LOCAL))
+                }
+                _ => (remote_lengths.len() as u32 + 1, local_lengths.len() as u32 + 1),
+            };
+            if BASE + 2 * remote * local * STATES * LENGTHS * LENGTHS <= top {
+                let ranks = |lengths: BTreeSet<u8>| lengths.into_iter().zip(1u32..).collect();
+                return Levels {
+                    remote,
+                    local,
+                    remote_ranks: ranks(remote_lengths),
+                    local_ranks: ranks(local_lengths),
+                    wide: false,
+                };
             }
-            _ => (remote_lengths.len() as u32 + 1, local_lengths.len() as u32 + 1),
-        };
-        let ranks = |lengths: BTreeSet<u8>| lengths.into_iter().zip(1u32..).collect();
-        let levels = Levels {
-            remote,
-            local,
-            remote_ranks: ranks(remote_lengths),
-            local_ranks: ranks(local_lengths),
-        };
-        let needed = BASE + 2 * remote * local * STATES * LENGTHS * LENGTHS;
-        if needed > top {
-            return Err(Declined::TooLarge(format!(
-                "they use {} distinct remote and {} distinct local prefix lengths, which take {needed} priorities of {top}",
-                levels.remote_ranks.len(),
-                levels.local_ranks.len()
-            )));
         }
-        Ok(levels)
+        let all = |lengths: BTreeSet<u8>| lengths.into_iter().map(|l| (l, u32::from(l) + 1)).collect();
+        Levels {
+            remote: Self::ALL,
+            local: Self::ALL,
+            remote_ranks: all(remote_lengths),
+            local_ranks: all(local_lengths),
+            wide: capabilities.small,
+        }
     }
+}
+
+/// Numbers the priorities in use without gaps, in the same order. A rule that comes or goes may renumber others.
+fn compact(rows: &mut [PolicyRow], top: u32) -> Result<(), Declined> {
+    let used: BTreeSet<u32> = rows.iter().map(|r| r.priority).collect();
+    let needed = BASE + used.len() as u32;
+    if needed > top {
+        return Err(Declined::TooLarge(format!(
+            "its prefix and port lengths take {needed} priorities of {top}"
+        )));
+    }
+    let numbers: HashMap<u32, u32> = used.into_iter().zip(BASE..).collect();
+    for row in rows {
+        row.priority = numbers.get(&row.priority).copied().unwrap_or(row.priority);
+    }
+    Ok(())
 }
 
 /// Where a row stands among the nested tables of its class.
@@ -224,7 +241,7 @@ impl<'a> Planes<'a> {
         family: Family,
     ) -> Result<Part, Declined> {
         let top = ceiling(self.model, self.policy.direction);
-        let levels = Levels::new(remotes, locals, how, self.capabilities, top)?;
+        let levels = Levels::new(remotes, locals, how, self.capabilities, top);
         let mut part = Part::default();
         let regions = match how {
             Remotes::Ids => {
@@ -282,6 +299,9 @@ impl<'a> Planes<'a> {
                 levels: &levels,
             };
             self.group(&group, vectors, &regions, locals, &mut part)?;
+        }
+        if levels.wide {
+            compact(&mut part.policy, top)?;
         }
         Ok(part)
     }
