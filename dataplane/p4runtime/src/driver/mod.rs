@@ -18,21 +18,22 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::attachment_points::{AttachmentPoints, resolve};
+use crate::attachment_points::AttachmentPoints;
 use crate::backend::P4Backend;
 use crate::client::{self, Client, ClientError, Stream};
 use crate::device::{Device, DeviceTable};
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::failure::shown;
 use crate::find::Found;
-use crate::numbered::{Numbered, Recovered, held};
+use crate::numbered::Numbered;
 use crate::program::OwnProgram;
 use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
-use crate::units::{BuildError, Built, Units};
+use crate::units::{Built, Units};
 use crate::value::ones;
 use crate::wire::{self, ReplicaPorts, Writer};
 
 mod answers;
+mod desired;
 mod report;
 
 /// How long a packet may be on its way through a device's tables. Hardware takes microseconds; a software switch that the
@@ -409,7 +410,7 @@ impl Driver {
                         .extend(groups.map(|(k, d)| (k.clone(), d.clone())));
                 }
                 self.ended(&read.observed.ours);
-                self.recover_numbers(&read.observed.ours);
+                self.first_seen(&read.observed.ours);
                 Ok(read.observed)
             }
             Err(error) => Err(explain(&error)),
@@ -419,101 +420,6 @@ impl Driver {
         self.events(events);
         if read {
             self.read_at = Some(self.started.elapsed());
-        }
-    }
-
-    /// Rows of an earlier run, or of another agent with our tag, may have other class numbers: theirs are taken over.
-    fn recover_numbers(&mut self, seen: &[Row]) {
-        let machine = &self.session.machine;
-        let Some(device) = self.session.device().filter(|_| !machine.is_known()) else {
-            return;
-        };
-        let recovered = self.numbered.recover(device, machine.units(), seen);
-        if recovered == Recovered::InPlace {
-            tracing::warn!(
-                target = self.name(),
-                "no room for old and new rows side by side: rows are changed in place, and packets may meet a mix meanwhile"
-            );
-        }
-        if recovered != Recovered::Unchanged {
-            tracing::info!(
-                target = self.name(),
-                "class numbers were taken over from the device's rows"
-            );
-            self.rebuild();
-        }
-    }
-
-    /// Sets what the device shall hold, from the intent and who is where.
-    fn rebuild(&mut self) {
-        let Some(intent) = self.intent.clone() else { return };
-        match self.set(&intent) {
-            None => {}
-            Some(Ok(())) => self.problem = None,
-            Some(Err(error)) => {
-                tracing::error!(target = self.name(), %error, "an intent has no rows here");
-                if matches!(error, BuildError::Numbers { .. }) {
-                    // Numbers become free as rows go.
-                    self.again();
-                }
-                self.narrow();
-                self.status.detail = error.to_string();
-                self.problem = error.unsupported(self.name());
-            }
-        }
-    }
-
-    /// Sets what the device shall hold to the rows of an intent. Nothing while the device is not known.
-    fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
-        let device = self.session.device().cloned()?;
-        let moment = self.moment();
-        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
-        let target = self.name().to_string();
-        if self.session.machine.is_known() {
-            self.numbered.rows_are_known();
-        }
-        let held = || held(&device, self.session.machine.may_hold());
-        let (local, points) = match self
-            .numbered
-            .translate(intent, points, device.class_limit(), held)
-        {
-            Ok(translated) => translated,
-            Err(lack) => return Some(Err(BuildError::Numbers { lack, target })),
-        };
-        let built = self.backend.with_programs(|programs| {
-            let built = self.units.build(&device, &local, &points, &target, programs);
-            programs.keep(&[intent]);
-            built
-        })?;
-        self.points = points;
-        self.local = Some(local);
-        let built = match built {
-            Ok(built) => built,
-            Err(error) => return Some(Err(error)),
-        };
-        for step in &built.steps {
-            tracing::warn!(target = self.name(), %step, "a table is nearly full");
-        }
-        self.session.set_desired(intent.generation, built.desired.clone());
-        self.built = Some(built);
-        self.last = Some(Arc::clone(intent));
-        Some(Ok(()))
-    }
-
-    /// The device cannot hold the newest intent: what that closes is closed with rows that are there, and the rest stays.
-    fn narrow(&mut self) {
-        let (Some(newest), Some(held)) = (self.intent.clone(), self.held.clone()) else {
-            return;
-        };
-        let Some(narrowed) = held.narrowed(&newest) else {
-            return;
-        };
-        tracing::error!(
-            target = self.name(),
-            "what the newest policy closes is closed by ending every unlock of its endpoints"
-        );
-        if let Some(Err(error)) = self.set(&Arc::new(narrowed)) {
-            tracing::error!(target = self.name(), %error, "the old rows stay");
         }
     }
 

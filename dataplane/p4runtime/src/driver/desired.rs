@@ -1,0 +1,145 @@
+//! What the device shall hold: built from the newest intent, under the class numbers that its rows have already.
+
+use std::sync::Arc;
+
+use portcullis_backend::machine::Desired;
+use portcullis_compiler::Intent;
+
+use super::{Driver, port_max};
+use crate::attachment_points::{AttachmentPoints, resolve};
+use crate::device::Device;
+use crate::entry::{Does, Row, RowKey};
+use crate::numbered::{Recovered, held};
+use crate::units::{BuildError, Built, UnitId};
+
+impl Driver {
+    /// Rows were read of which the session knew nothing. Before the first intent there is nothing to compare them with:
+    /// [`set`](Self::set) does it then.
+    pub(super) fn first_seen(&mut self, seen: &[Row]) {
+        let machine = &self.session.machine;
+        let Some(device) = self.session.device().filter(|_| !machine.is_known()).cloned() else {
+            return;
+        };
+        if self.last.is_some() && self.recover_numbers(&device, &machine.units().clone(), seen) {
+            self.rebuild();
+        }
+    }
+
+    /// Rows of an earlier run, or of another agent with our tag, may have other class numbers: theirs are taken over. Whether
+    /// any number changed. `desired` is under the numbers of now.
+    fn recover_numbers(
+        &mut self,
+        device: &Device,
+        desired: &Desired<UnitId, RowKey, Does>,
+        seen: &[Row],
+    ) -> bool {
+        let recovered = self.numbered.recover(device, desired, seen);
+        if recovered == Recovered::InPlace {
+            tracing::warn!(
+                target = self.name(),
+                "no room for old and new rows side by side: rows are changed in place, and packets may meet a mix meanwhile"
+            );
+        }
+        if recovered == Recovered::Unchanged {
+            return false;
+        }
+        tracing::info!(
+            target = self.name(),
+            "class numbers were taken over from the device's rows"
+        );
+        true
+    }
+
+    /// Sets what the device shall hold, from the intent and who is where.
+    pub(super) fn rebuild(&mut self) {
+        let Some(intent) = self.intent.clone() else { return };
+        match self.set(&intent) {
+            None => {}
+            Some(Ok(())) => self.problem = None,
+            Some(Err(error)) => {
+                tracing::error!(target = self.name(), %error, "an intent has no rows here");
+                if matches!(error, BuildError::Numbers { .. }) {
+                    // Numbers become free as rows go.
+                    self.again();
+                }
+                self.narrow();
+                self.status.detail = error.to_string();
+                self.problem = error.unsupported(self.name());
+            }
+        }
+    }
+
+    /// Sets what the device shall hold to the rows of an intent. Nothing while the device is not known.
+    fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
+        let device = self.session.device().cloned()?;
+        let moment = self.moment();
+        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        if self.session.machine.is_known() {
+            self.numbered.rows_are_known();
+        }
+        let mut built = match self.build(&device, intent, points.clone())? {
+            Ok(built) => built,
+            Err(error) => return Some(Err(error)),
+        };
+        if self.last.is_none() && self.session.machine.is_known() {
+            let installed = self.session.machine.installed().iter();
+            let seen: Vec<Row> = installed.map(|(k, d)| (k.clone(), d.clone())).collect();
+            if self.recover_numbers(&device, &built.desired, &seen) {
+                built = match self.build(&device, intent, points)? {
+                    Ok(built) => built,
+                    Err(error) => return Some(Err(error)),
+                };
+            }
+        }
+        for step in &built.steps {
+            tracing::warn!(target = self.name(), %step, "a table is nearly full");
+        }
+        self.session.set_desired(intent.generation, built.desired.clone());
+        self.built = Some(built);
+        self.last = Some(Arc::clone(intent));
+        Some(Ok(()))
+    }
+
+    /// The rows of an intent under the device's class numbers. Nothing while the device's tables are not known.
+    fn build(
+        &mut self,
+        device: &Arc<Device>,
+        intent: &Arc<Intent>,
+        points: AttachmentPoints,
+    ) -> Option<Result<Built, BuildError>> {
+        let target = self.name().to_string();
+        let held = || held(device, self.session.machine.may_hold());
+        let (local, points) = match self
+            .numbered
+            .translate(intent, points, device.class_limit(), held)
+        {
+            Ok(translated) => translated,
+            Err(lack) => return Some(Err(BuildError::Numbers { lack, target })),
+        };
+        let built = self.backend.with_programs(|programs| {
+            let built = self.units.build(device, &local, &points, &target, programs);
+            programs.keep(&[intent]);
+            built
+        })?;
+        self.points = points;
+        self.local = Some(local);
+        Some(built)
+    }
+
+    /// The device cannot hold the newest intent: what that closes is closed with rows that are there, and the rest stays.
+    pub(super) fn narrow(&mut self) {
+        let (Some(newest), Some(held)) = (self.intent.clone(), self.held.clone()) else {
+            return;
+        };
+        let Some(narrowed) = held.narrowed(&newest) else {
+            return;
+        };
+        tracing::error!(
+            target = self.name(),
+            "what the newest policy closes is closed by ending every unlock of its endpoints"
+        );
+        if let Some(Err(error)) = self.set(&Arc::new(narrowed)) {
+            tracing::error!(target = self.name(), %error, "the old rows stay");
+        }
+    }
+}
