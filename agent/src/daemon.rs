@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::{Footprints, TargetHandle};
+use portcullis_policy::text::with_causes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -75,21 +76,6 @@ pub enum AgentError {
     CutOff(String),
 }
 
-/// An error with everything behind it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // Some errors of libraries repeat what is behind them.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
-}
-
 /// Runs the agent until a signal or a failure ends it. What goes wrong is logged as it happens.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::take().map_err(AgentError::Signals)?;
@@ -118,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 }
 
 fn log(error: &AgentError) {
-    tracing::error!("{}", chain(error));
+    tracing::error!("{}", with_causes(error));
 }
 
 #[derive(Debug)]

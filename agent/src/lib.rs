@@ -1,4 +1,4 @@
-//! The Portcullis agent: API, store, engine, targets, lifecycle; and the client side of its command.
+//! The Portcullis agent: API, store, engine, targets, lifecycle, and the command line of the program.
 //!
 //! One way through for a change: [`api`] converts a request, [`engine`] makes it the desired state (validate,
 //! resolve, check on every target, commit to the [`store`], publish), [`targets`] realize it.
@@ -9,8 +9,8 @@
 
 pub mod access;
 pub mod api;
-pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod embedded;
@@ -21,5 +21,4 @@ pub mod metrics;
 pub mod reading;
 pub mod store;
 pub mod targets;
-pub mod text;
 pub mod unlocks;

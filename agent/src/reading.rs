@@ -1,8 +1,9 @@
 //! Reads `[access]` again while the agent runs. What cannot be used changes nothing; what needs a start is named.
 
+use portcullis_policy::text::with_causes;
+
 use crate::access::Access;
 use crate::config::{self, AnyTarget, Config, Targets};
-use crate::daemon::chain;
 use crate::metrics;
 
 /// The configuration in use, and what follows its `[access]`.
@@ -49,7 +50,7 @@ impl Reading {
 
     /// Settings that need a start.
     fn read(&self) -> Result<Vec<String>, String> {
-        let fresh = config::load(&self.running.file).map_err(|error| chain(&error))?;
+        let fresh = config::load(&self.running.file).map_err(|error| with_causes(&error))?;
         let restart = differing(&self.running, &fresh);
         match (fresh.access, &self.running.access) {
             (Some(mut access), running) => {
@@ -57,7 +58,9 @@ impl Reading {
                 if let Some(label) = running.as_ref().map(|access| &access.tenant_label) {
                     access.tenant_label.clone_from(label);
                 }
-                self.access.replace(&access).map_err(|error| chain(&error))?;
+                self.access
+                    .replace(&access)
+                    .map_err(|error| with_causes(&error))?;
             }
             (None, None) => {}
             (None, Some(_)) => {

@@ -8,10 +8,5 @@
 
 mod api;
 mod arrows;
-mod cli_args;
-mod cli_client;
-mod cli_compile;
-mod cli_errors;
-mod cli_support;
-mod cli_views;
+mod command;
 mod docs;

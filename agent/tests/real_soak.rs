@@ -34,9 +34,9 @@ fn length(test: &str) -> Option<u64> {
 }
 
 /// Runs a world under traffic; what was wrong.
-fn soaked(kind: Kind, seed: u64, happens: impl FnOnce(&mut Driver<'_>)) -> Report {
+fn soaked(kind: Kind, seconds: u64, seed: u64, happens: impl FnOnce(&mut Driver<'_>)) -> Report {
     println!("PORTCULLIS_SOAK_SEED={seed}");
-    let mut world = World::new(kind);
+    let mut world = World::new(kind, seconds);
     let traffic = Traffic::new(&world.hosts);
     let mut driver = Driver::new(&mut world, &traffic, seed);
     traffic.during(|| happens(&mut driver));
@@ -55,7 +55,7 @@ fn soaked(kind: Kind, seed: u64, happens: impl FnOnce(&mut Driver<'_>)) -> Repor
 
 fn no_verdict_is_wrong(kind: Kind, seconds: u64) {
     let seed = setting("PORTCULLIS_SOAK_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
-    let report = soaked(kind, seed, |driver| driver.run(seconds * SECOND));
+    let report = soaked(kind, seconds, seed, |driver| driver.run(seconds * SECOND));
     let sum = report.sum();
     assert_eq!(sum.wrong(), 0, "wrong verdicts: see the table");
     assert!(sum.events >= EVENTS.len() as u64);
@@ -87,7 +87,7 @@ fn rows_that_are_wrong_are_caught() {
     if length("rows_that_are_wrong_are_caught").is_none() {
         return;
     }
-    let report = soaked(Kind::Ovs, 1, |driver| {
+    let report = soaked(Kind::Ovs, SHORT, 1, |driver| {
         driver.happens(Event::Baseline);
         let sandbox = &driver.world.bed.sandbox;
         let bridge = sandbox.bridge().to_string();
@@ -108,7 +108,7 @@ fn rows_of_the_embedded_switch_that_are_wrong_are_caught() {
     if length("rows_of_the_embedded_switch_that_are_wrong_are_caught").is_none() {
         return;
     }
-    let report = soaked(Kind::Embedded, 1, |driver| {
+    let report = soaked(Kind::Embedded, SHORT, 1, |driver| {
         driver.happens(Event::Baseline);
         // Rows of a document that denies the other ports, of which the judge does not hear.
         let mut other = driver.policy.clone();

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use portcullis_policy::text;
 use tokio::sync::mpsc;
 
 use super::Role;
-use crate::{metrics, text};
+use crate::metrics;
 
 /// Longest method and reason that are kept, in bytes: both come from outside.
 pub(super) const LONGEST: usize = 256;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use governor::clock::DefaultClock;
+use portcullis_policy::text;
 use tokio::net::unix::UCred;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::api::ApiError;
 use crate::config;
-use crate::{metrics, text};
+use crate::metrics;
 
 /// Lets in who may call what, and refuses the rest.
 #[derive(Debug, Clone)]
@@ -214,7 +215,7 @@ impl Access {
             let (had, read) = (oidc.has_keys(), oidc.read().await);
             let problem = match &read {
                 Ok(_) => String::new(),
-                Err(error) => crate::daemon::chain(error),
+                Err(error) => portcullis_policy::text::with_causes(error),
             };
             metrics::keys_read(read.is_ok());
             if !problem.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portcullis_policy::text;
 use portcullis_policy::{FieldError, Name};
 use portcullis_unlock::ledger::Refusal as LedgerRefusal;
 use tonic::{Code, Status};
@@ -10,7 +11,6 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::access::{Denied, Refusal};
 use crate::engine::{ChangeError, UnlockError};
 use crate::store::{Key, StoreError};
-use crate::text;
 
 /// Longest message of a status, in bytes: it repeats what the caller sent, and it is a header.
 const LONGEST: usize = 4096;
@@ -344,7 +344,7 @@ impl From<ApiError> for Status {
             ApiError::Stopping => (Code::Unavailable, info("STOPPING", [])),
         };
         if matches!(code, Code::Internal | Code::Unknown) {
-            tracing::error!("{}", crate::daemon::chain(&error));
+            tracing::error!("{}", portcullis_policy::text::with_causes(&error));
         }
         Status::with_error_details(code, text::cut(&error.to_string(), LONGEST), details)
     }

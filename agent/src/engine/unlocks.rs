@@ -258,7 +258,7 @@ impl Worker {
                 0 => {
                     // Only notes: they are not worth the agent.
                     tracing::error!(
-                        error = crate::daemon::chain(&error),
+                        error = portcullis_policy::text::with_causes(&error),
                         "the audit log could not be written"
                     );
                     return;
@@ -274,7 +274,7 @@ impl Worker {
                 }
                 _ => {
                     tracing::warn!(
-                        error = crate::daemon::chain(&error),
+                        error = portcullis_policy::text::with_causes(&error),
                         "changes of unlocks are made one by one"
                     );
                     if !notes.is_empty() {

@@ -96,7 +96,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::debug!(
-                    error = crate::daemon::chain(&error),
+                    error = portcullis_policy::text::with_causes(&error),
                     waiting = pending.len(),
                     "what holds already cannot be stored yet"
                 );
@@ -122,7 +122,10 @@ impl Worker {
         if let Err(StoreError::Unknown { .. }) = &result {
             result = self.resolved(result);
         }
-        let problem = result.as_ref().err().map(|error| crate::daemon::chain(error));
+        let problem = result
+            .as_ref()
+            .err()
+            .map(|error| portcullis_policy::text::with_causes(error));
         // Once, and not at every try: the log may be on the same disk.
         match &problem {
             Some(problem) if !failed_before => {
@@ -161,7 +164,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::error!(
-                    error = crate::daemon::chain(&error),
+                    error = portcullis_policy::text::with_causes(&error),
                     "the audit log is not archived"
                 );
                 self.archive_again = Some(Instant::now() + ARCHIVE_AGAIN);
@@ -172,11 +175,14 @@ impl Worker {
     fn resolved(&mut self, mut result: Result<(), StoreError>) -> Result<(), StoreError> {
         while let Err(error @ StoreError::Unknown { .. }) = &result {
             self.health
-                .set(|health| health.problem = crate::daemon::chain(error));
+                .set(|health| health.problem = portcullis_policy::text::with_causes(error));
             if self.stopping.load(Ordering::Acquire) {
                 return result;
             }
-            tracing::error!(error = crate::daemon::chain(error), "asking again");
+            tracing::error!(
+                error = portcullis_policy::text::with_causes(error),
+                "asking again"
+            );
             std::thread::sleep(AGAIN);
             match self.store.resolve() {
                 Ok(true) => result = Ok(()),

@@ -6,11 +6,12 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use portcullis_audit::ARCHIVED;
+use portcullis_audit::{Entry, Head, hex};
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use super::archived::ARCHIVED;
-use super::audit::{self, COLUMNS, Entry, Head, hex};
+use super::audit::{self, COLUMNS};
 use super::{Store, StoreError, journal, schema, signed, sqlite};
 use crate::config::Audit;
 
@@ -127,7 +128,7 @@ impl Store {
             transaction.execute_batch("DROP TRIGGER IF EXISTS audit_keeps_all")?;
             transaction.execute("DELETE FROM audit WHERE number <= ?1", [signed(last)])?;
             transaction.execute_batch(schema::KEEPS_ALL)?;
-            let audit = audit.append(&transaction, &[entry])?;
+            let audit = audit::append(audit, &transaction, &[entry])?;
             transaction.execute(
                 "INSERT OR REPLACE INTO texts (name, value) VALUES (?1, ?2)",
                 [BASE, &head.to_string()],

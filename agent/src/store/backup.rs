@@ -9,7 +9,9 @@ use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{State, Subject, Unlock};
 use rusqlite::{Connection, OpenFlags};
 
-use super::audit::{Entry, Head};
+use portcullis_audit::Entry;
+
+use super::audit;
 use super::journal::{self, Closing};
 use super::{History, Missing, SideWrites, Store, StoreError, bypasses, heads, schema, sqlite, unlocks};
 
@@ -198,10 +200,10 @@ fn amend(
 ) -> Result<(), StoreError> {
     let mut write = || -> rusqlite::Result<()> {
         let transaction = copy.transaction()?;
-        let mut head = Head::read(&transaction)?;
+        let mut head = audit::read_head(&transaction)?;
         for (closing, side) in asides {
             unlocks::write(&transaction, side)?;
-            head = head.append(&transaction, &side.audit)?;
+            head = audit::append(head, &transaction, &side.audit)?;
             unlocks::count_closing(&transaction, *closing)?;
         }
         if let Some(generation) = generation {

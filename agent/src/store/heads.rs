@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use portcullis_audit::{Head, hex};
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use super::audit::{Head, hex};
 use super::{Entry, SideWrites, Store, StoreError, schema, signed, sqlite};
 
 const MAGIC: &str = "portcullis audit head 1";

@@ -20,7 +20,7 @@ use portcullis_unlock::ledger::{Strikes, Unlock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::audit::Entry;
+use portcullis_audit::Entry;
 
 /// Size of the file: about a thousand closings that the database does not have yet.
 pub const SIZE: u64 = 4 << 20;

@@ -4,7 +4,6 @@
 //! [`Store::commit`] returns (WAL, `synchronous=FULL`).
 
 mod archive;
-mod archived;
 mod audit;
 mod backup;
 mod bypasses;
@@ -23,12 +22,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use portcullis_audit::{Entry, Head, LONGEST_DETAIL, LONGEST_WORD, hex};
 use portcullis_compiler::{ClassId, Fingerprint};
 use rusqlite::{Connection, params};
 
 pub use archive::Room;
-pub use archived::{ARCHIVED, Archive, Fault, Names};
-pub use audit::{Entry, Head, LONGEST_DETAIL, LONGEST_WORD, Listed, Verdict, Wanted, hex};
+pub use audit::{Listed, Verdict, Wanted};
 pub use backup::{Leases, Report, accept, backup, examine, restore};
 pub use error::StoreError;
 pub use footprints::FootprintRecords;
@@ -259,7 +258,7 @@ impl Store {
         let mut loaded = load::load(&connection, file)?;
         let failed = || sqlite("read the history");
         let kept = history::HistoryBounds::read(&connection).map_err(failed())?;
-        let audit = Head::read(&connection).map_err(failed())?;
+        let audit = audit::read_head(&connection).map_err(failed())?;
         let commits = unlocks::commits(&connection).map_err(failed())?;
         let closings = unlocks::closings(&connection).map_err(failed())?;
         // Without a name of its own a database has no journal: it could not be named when it was written last.
@@ -438,7 +437,7 @@ impl Store {
     fn look(&mut self) -> Result<(), StoreError> {
         let unknown = |source| StoreError::Unknown { source };
         self.kept = history::HistoryBounds::read(self.connection()?).map_err(unknown)?;
-        self.audit = Head::read(self.connection()?).map_err(unknown)?;
+        self.audit = audit::read_head(self.connection()?).map_err(unknown)?;
         self.base = archive::base(self.connection()?).map_err(unknown)?;
         Ok(())
     }
@@ -470,7 +469,7 @@ impl Store {
                 kept = kept.append(&transaction, generation)?;
             }
             unlocks::write(&transaction, &pending.side)?;
-            audit = audit.append(&transaction, &pending.side.audit)?;
+            audit = audit::append(audit, &transaction, &pending.side.audit)?;
             unlocks::count_closing(&transaction, pending.closing)?;
         }
         if let Some((generation, writes)) = commit.generation {
@@ -483,7 +482,7 @@ impl Store {
         }
         if let Some(side) = commit.side {
             unlocks::write(&transaction, side)?;
-            audit = audit.append(&transaction, &side.audit)?;
+            audit = audit::append(audit, &transaction, &side.audit)?;
         }
         unlocks::count_commit(&transaction, self.commits + 1)?;
         transaction.commit()?;

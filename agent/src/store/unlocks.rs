@@ -38,7 +38,7 @@ pub struct SideWrites {
     pub strikes: Vec<(StrikeKey, Option<Strikes>)>,
     pub keys: Vec<(IdempotencyKey, IdempotencyRecord)>,
     pub seen: Option<Moment>,
-    pub audit: Vec<super::audit::Entry>,
+    pub audit: Vec<portcullis_audit::Entry>,
     /// Bypasses of endpoints that began; those that are over when absent.
     pub bypasses: Vec<(Name, Option<std::sync::Arc<Bypass>>)>,
 }

@@ -409,8 +409,8 @@ async fn history_tells_whose_token_it_was() {
 
 #[tokio::test]
 async fn the_command_shows_a_token() {
-    use portcullis::cli::Globals;
-    use portcullis::cli::client::Client;
+    use portcullis_cli::Globals;
+    use portcullis_cli::client::Client;
     let (rig, _channel) = rig().await;
     let file = rig.folder.path().join("token");
     let globals = Globals {
@@ -470,7 +470,7 @@ async fn accounts_that_are_none_are_told() {
     let error = start(folder.path(), more, &std::sync::Arc::new(Fake::default()))
         .await
         .unwrap_err();
-    let text = portcullis::daemon::chain(&error);
+    let text = portcullis_policy::text::with_causes(&error);
     assert!(text.contains("there is no user `no-such-user`"), "{text}");
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use portcullis::daemon::chain;
+use portcullis_policy::text::with_causes;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
@@ -146,7 +146,7 @@ impl Secure {
             .unwrap()
             .tls_config(tls)
             .unwrap();
-        endpoint.connect().await.map_err(|e| chain(&e))
+        endpoint.connect().await.map_err(|e| with_causes(&e))
     }
 
     /// The generation that such a client is told.

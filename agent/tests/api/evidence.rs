@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use portcullis::cli::Exit;
+use portcullis_cli::Exit;
 use portcullis_proto::v1;
 use tonic::Code;
 
 use crate::api::unlocks::{PATIENCE, Unlocks, game};
-use crate::cli_support::run;
+use crate::command::run;
 
 /// Every entry, oldest first, by the pages of a list.
 pub async fn entries(u: &mut Unlocks) -> Vec<v1::AuditEntry> {
@@ -172,12 +172,12 @@ async fn one_entry_that_is_huge_or_damaged_hides_no_other() {
     drop(file);
     let socket = u.rig.folder.path().join("agent.sock");
     let export = run(&socket, &["audit", "export"]).await;
-    assert_eq!(export.exit, Exit::Done, "{}", export.err);
+    assert_eq!(export.exit, Exit::Done.code(), "{}", export.err);
     assert_eq!(export.out.lines().count(), wanted.len());
     let list = run(&socket, &["audit", "list", "--limit", "100000"]).await;
-    assert_eq!(list.exit, Exit::Done, "{}", list.err);
+    assert_eq!(list.exit, Exit::Done.code(), "{}", list.err);
     for text in [&export.out, &list.out] {
-        assert!(!text.contains(|c: char| portcullis::text::steers(c) && c != '\n'));
+        assert!(!text.contains(|c: char| portcullis_policy::text::steers(c) && c != '\n'));
     }
 }
 
@@ -209,10 +209,10 @@ async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
             let mut words: Vec<&str> = command.split(' ').collect();
             words.extend(["-o", form]);
             let ran = run(&socket, &words).await;
-            assert_eq!(ran.exit, Exit::Done, "{words:?}: {ran:?}");
+            assert_eq!(ran.exit, Exit::Done.code(), "{words:?}: {ran:?}");
             for text in [&ran.out, &ran.err] {
                 assert!(
-                    !text.contains(|c: char| portcullis::text::steers(c) && c != '\n'),
+                    !text.contains(|c: char| portcullis_policy::text::steers(c) && c != '\n'),
                     "{words:?}: {text:?}"
                 );
                 assert!(
@@ -232,10 +232,10 @@ async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
     }
     // Errors, too: what the agent says repeats what it was sent.
     let ran = run(&socket, &["get", "endpoints", "\u{1b}[2J\u{202e}x"]).await;
-    assert_eq!(ran.exit, Exit::Failed);
+    assert_eq!(ran.exit, Exit::Failed.code());
     assert!(
         !ran.err
-            .contains(|c: char| portcullis::text::steers(c) && c != '\n'),
+            .contains(|c: char| portcullis_policy::text::steers(c) && c != '\n'),
         "{ran:?}"
     );
 }
@@ -296,10 +296,9 @@ async fn newest_entries_cut_off_while_the_agent_is_stopped_are_noticed() {
     }
     let database = u.rig.folder.path().join("p.db");
     let ran =
-        crate::cli_support::run_offline(&["database", "accept", "--database", database.to_str().unwrap()])
-            .await;
+        crate::command::run_offline(&["database", "accept", "--database", database.to_str().unwrap()]).await;
     assert!(
-        ran.exit == Exit::Done && ran.out.contains("taken as it is"),
+        ran.exit == Exit::Done.code() && ran.out.contains("taken as it is"),
         "{ran:?}"
     );
     u.begin().await;
@@ -321,17 +320,17 @@ async fn a_log_that_was_written_anew_is_not_the_one_that_was_kept() {
     u.api.request_unlock(game("mail1")).await.unwrap();
     let socket = u.rig.folder.path().join("agent.sock");
     let good = run(&socket, &["audit", "verify", "--expect", &kept]).await;
-    assert_eq!(good.exit, Exit::Done, "{good:?}");
+    assert_eq!(good.exit, Exit::Done.code(), "{good:?}");
     let other = format!("{}:{}", whole.entries, "0".repeat(64));
     let bad = run(&socket, &["audit", "verify", "--expect", &other]).await;
     assert!(
-        bad.exit == Exit::Failed && bad.out.contains("not the one that was expected"),
+        bad.exit == Exit::Failed.code() && bad.out.contains("not the one that was expected"),
         "{bad:?}"
     );
     let later = format!("{}:{}", whole.entries + 100, "0".repeat(64));
     assert_eq!(
         run(&socket, &["audit", "verify", "--expect", &later]).await.exit,
-        Exit::Failed
+        Exit::Failed.code()
     );
     let wrong = v1::VerifyAuditRequest {
         expected: "7:xyz".to_string(),

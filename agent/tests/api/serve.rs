@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::daemon::chain;
+use portcullis_policy::text::with_causes;
 use portcullis_proto::v1;
 use rcgen::ExtendedKeyUsagePurpose;
 use tonic::transport::Endpoint;
@@ -22,7 +22,7 @@ async fn refusal(folder: &Path, more: &str) -> String {
     let error = start(folder, more, &Arc::new(Fake::default()))
         .await
         .expect_err("was not refused");
-    chain(&error)
+    with_causes(&error)
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use portcullis::cli::Exit;
+use portcullis_cli::Exit;
 use portcullis_proto::v1;
 use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use tonic::Code;
@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 
 use crate::api::support::*;
 use crate::api::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
-use crate::cli_support::run;
+use crate::command::run;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_is_made_once() {
@@ -273,7 +273,7 @@ async fn the_command_asks_decides_and_reads_the_log() {
         "unlock request --program smtp --endpoint mail1 --no-input --set volume_per_day=0",
     ))
     .await;
-    assert_eq!(refused.exit, Exit::Failed);
+    assert_eq!(refused.exit, Exit::Failed.code());
     for field in [
         "evidence.purpose",
         "evidence.hostname",
@@ -284,7 +284,7 @@ async fn the_command_asks_decides_and_reads_the_log() {
     }
     let unknown = ask(words("unlock request --program irc --endpoint mail1 --no-input")).await;
     assert!(
-        unknown.exit == Exit::Failed && unknown.err.contains("irc"),
+        unknown.exit == Exit::Failed.code() && unknown.err.contains("irc"),
         "{unknown:?}"
     );
 
@@ -301,7 +301,7 @@ async fn the_command_asks_decides_and_reads_the_log() {
     request.extend(words("--set volume_per_day=2000 --lease 24h"));
     request.extend(["--set-file".to_string(), format!("contact={}", secret.display())]);
     let asked = ask(request).await;
-    assert_eq!(asked.exit, Exit::Done, "{asked:?}");
+    assert_eq!(asked.exit, Exit::Done.code(), "{asked:?}");
     assert_eq!(fact(&asked.out, "state"), "awaiting approval");
     assert!(!asked.out.contains("hunter2"), "a secret is shown: {asked:?}");
     let id = fact(&asked.out, "id");
@@ -312,7 +312,7 @@ async fn the_command_asks_decides_and_reads_the_log() {
     );
     let rejected = ask(words(&format!("unlock reject {id}"))).await;
     assert!(
-        rejected.exit == Exit::Failed && rejected.err.contains("reason"),
+        rejected.exit == Exit::Failed.code() && rejected.err.contains("reason"),
         "{rejected:?}"
     );
     let approved = ask(words(&format!("unlock approve {id} --reason known"))).await;
@@ -320,7 +320,7 @@ async fn the_command_asks_decides_and_reads_the_log() {
     u.until_passes("mail1", 25, true).await;
     let renewed = ask(words(&format!("unlock renew {id} --lease 9000h"))).await;
     assert!(
-        renewed.exit == Exit::Failed && renewed.err.contains("lease_seconds"),
+        renewed.exit == Exit::Failed.code() && renewed.err.contains("lease_seconds"),
         "{renewed:?}"
     );
     let renewed = ask(words(&format!("unlock renew {id} --lease 48h -o json"))).await;
@@ -351,12 +351,12 @@ async fn the_command_asks_decides_and_reads_the_log() {
     }
     let verdict = ask(words("audit verify")).await;
     assert!(
-        verdict.exit == Exit::Done && verdict.out.starts_with("intact: "),
+        verdict.exit == Exit::Done.code() && verdict.out.starts_with("intact: "),
         "{verdict:?}"
     );
     let file = u.rig.folder.path().join("audit.jsonl");
     let export = ask(words(&format!("audit export -f {}", file.display()))).await;
-    assert_eq!(export.exit, Exit::Done, "{export:?}");
+    assert_eq!(export.exit, Exit::Done.code(), "{export:?}");
     let text = std::fs::read_to_string(&file).unwrap();
     let numbers = text
         .lines()

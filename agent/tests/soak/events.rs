@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tonic::Status;
+
 use super::judge::{History, MILLI, Micros};
 use super::policy::{BASELINE, ENTERING, Policy, SERVERS};
 use super::traffic::Traffic;
@@ -280,8 +282,8 @@ impl<'a> Driver<'a> {
         next
     }
 
-    /// Sends a change; whether it was accepted.
-    fn send(&mut self, next: Policy, server: Option<usize>) -> bool {
+    /// Sends a change, and keeps it if it was accepted.
+    fn send(&mut self, next: Policy, server: Option<usize>) -> Result<(), Status> {
         self.history.proposed(self.now(), next.clone());
         let answer = match server {
             None => self.world.apply(&next),
@@ -290,11 +292,11 @@ impl<'a> Driver<'a> {
         if answer.is_ok() {
             self.policy = next;
         }
-        answer.is_ok()
+        answer
     }
 
     fn change(&mut self, next: Policy, server: Option<usize>) {
-        assert!(self.send(next, server), "a change was refused");
+        self.send(next, server).expect("a change was refused");
         self.realized();
     }
 
@@ -307,7 +309,7 @@ impl<'a> Driver<'a> {
             } else {
                 self.other_baseline()
             };
-            assert!(self.send(next, None), "a change was refused");
+            self.send(next, None).expect("a change was refused");
             self.draw.pause(30);
         }
         self.realized();
@@ -350,7 +352,7 @@ impl<'a> Driver<'a> {
         self.draw.pause(300);
         if changes {
             let next = self.other_rules(server);
-            assert!(self.send(next, Some(server)), "a change was refused");
+            self.send(next, Some(server)).expect("a change was refused");
         }
         self.world.bed.plug(server);
         let plugged = self.now();
@@ -402,7 +404,8 @@ impl<'a> Driver<'a> {
         let open = self.open(3_600);
         self.world.disk.fill();
         let next = self.other_baseline();
-        self.send(next, None);
+        // It may fit into what is left.
+        let _ = self.send(next, None);
         self.close(open);
         self.realized();
         if self.draw.coin() {

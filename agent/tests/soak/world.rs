@@ -31,11 +31,13 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(kind: Kind) -> Self {
+    /// For a run of this many seconds: the database grows by about 20 KiB in each.
+    pub fn new(kind: Kind, seconds: u64) -> Self {
         let names = NAMES.iter().enumerate();
         let names: Vec<_> = names.map(|(host, name)| (*name, number(host))).collect();
         let (bed, hosts) = Bed::new(kind, &names);
-        let (disk, folder) = Small::new(24);
+        let mib = 24 + u32::try_from(seconds / 20).expect("a run of days");
+        let (disk, folder) = Small::new(mib);
         let mut world = World {
             runtime: Runtime::new().unwrap(),
             agent: None,

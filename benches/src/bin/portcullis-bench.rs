@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use portcullis_benches::report::Report;
 use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, hostile, p4, restart, unlocks};
+use portcullis_policy::text::with_causes;
 
 /// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes, for which it needs root; and on
 /// P4Runtime devices.
@@ -355,7 +356,7 @@ fn main() -> ExitCode {
     match measure(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portcullis-bench: {}", chain(&error));
+            eprintln!("portcullis-bench: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }
@@ -443,10 +444,4 @@ fn beside() -> Result<PathBuf, BenchError> {
         source,
     })?;
     Ok(me.with_file_name("portcullis"))
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -24,6 +24,7 @@ mod program;
 mod protocols;
 mod replies;
 mod shadow;
+pub mod text;
 mod types;
 mod validate;
 mod verdict;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use portcullis_policy::text::with_causes;
 use portcullis_switch::config::{self, DEFAULT_GRPC, Overrides, Spread};
 use portcullis_switch::{serve, top};
 
@@ -100,23 +101,8 @@ struct Top {
     looks: Option<u32>,
 }
 
-/// An error with everything behind it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = inner.source();
-    }
-    text
-}
-
 fn failed(code: u8, error: &dyn Error) -> ExitCode {
-    eprintln!("portcullis-switch: {}", chain(error));
+    eprintln!("portcullis-switch: {}", with_causes(error));
     ExitCode::from(code)
 }
 

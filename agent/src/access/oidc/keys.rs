@@ -219,7 +219,7 @@ async fn ask(url: &Url, ca: &Path) -> Result<Vec<u8>, KeysError> {
     let asked = tokio::time::timeout(TAKES, answer(url, tls(ca)?)).await;
     let problem = match asked {
         Ok(Ok(text)) => return Ok(text),
-        Ok(Err(error)) => crate::daemon::chain(&*error),
+        Ok(Err(error)) => portcullis_policy::text::with_causes(&*error),
         Err(_) => format!("no answer within {} s", TAKES.as_secs()),
     };
     Err(KeysError::Asked {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Validation, decode, decode_header};
+use portcullis_policy::text;
 use serde_json::{Map, Value};
 
 use self::keys::{Key, Keys};
 use super::guard::Identified;
 use super::{Caller, Role};
 use crate::config::{self, Algorithm};
-use crate::text;
 
 pub use keys::KeysError;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use portcullis_policy::text::with_causes;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
@@ -13,7 +14,6 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use super::{Loaded, TlsError, load};
 use crate::access::Access;
 use crate::config::Tls;
-use crate::daemon::chain;
 use crate::metrics;
 
 /// How often files are looked at.
@@ -139,7 +139,7 @@ impl Certificates {
                 true
             }
             Err(error) => {
-                let problem = chain(&error);
+                let problem = with_causes(&error);
                 // Once for each thing that is wrong, not at every look.
                 if asked || seen.problem.as_ref() != Some(&problem) {
                     tracing::error!(%problem, "the files of [api.tls] are of no use; what was read before stays in use");

@@ -6,10 +6,11 @@ use portcullis_backend::{EnforcingRow, Hit, Query, QueryError, SessionState, Tra
 use portcullis_compiler::Intent;
 use portcullis_openflow::FlowStats;
 use portcullis_policy::Name;
+use portcullis_policy::text::with_causes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Driver, explain};
+use super::Driver;
 use crate::flow::FlowKey;
 use crate::ports::{Attachments, SwitchPort, resolve};
 use crate::query;
@@ -119,7 +120,7 @@ impl Driver {
         self.question += 1;
         self.asked.insert(self.question, (Instant::now(), asked));
         if let Err(error) = self.session.read(self.question, requests) {
-            self.switch_lost(&explain(&error));
+            self.switch_lost(&with_causes(&error));
         }
     }
 

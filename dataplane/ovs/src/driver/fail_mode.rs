@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use portcullis_backend::{Exposure, cause};
 use portcullis_ovsdb::{Bridge, Switch, Uuid};
+use portcullis_policy::text::with_causes;
 use tokio::time::Instant;
 
-use super::{Driver, explain};
+use super::Driver;
 use crate::config::FailMode;
 
 /// The mode in which a bridge without our rows drops.
@@ -115,7 +116,7 @@ impl Driver {
         self.session.let_write(true);
         let now = self.now();
         if let Err(error) = self.session.advance(now) {
-            self.switch_lost(&explain(&error));
+            self.switch_lost(&with_causes(&error));
         }
     }
 
@@ -170,7 +171,7 @@ impl Driver {
             self.session.read_back();
             let now = self.now();
             if let Err(error) = self.session.advance(now) {
-                self.switch_lost(&explain(&error));
+                self.switch_lost(&with_causes(&error));
             }
         }
     }

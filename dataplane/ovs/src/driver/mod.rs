@@ -8,6 +8,7 @@ use portcullis_backend::{Backoff, QueryError, SessionState, TargetContext, Targe
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
+use portcullis_policy::text::with_causes;
 use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
@@ -171,7 +172,7 @@ impl Driver {
                 bytes = read_some(&mut self.links.switch) => {
                     let now = now(self.started);
                     let got = match bytes {
-                        Ok(bytes) => self.session.received(bytes, now).map_err(|e| explain(&e)),
+                        Ok(bytes) => self.session.received(bytes, now).map_err(|e| with_causes(&e)),
                         Err(error) => Err(error.to_string()),
                     };
                     match got {
@@ -182,7 +183,7 @@ impl Driver {
                 bytes = read_some(&mut self.links.database) => {
                     let now = self.started.elapsed();
                     let got = match bytes {
-                        Ok(bytes) => self.database.received(bytes, now).map_err(|e| explain(&e)),
+                        Ok(bytes) => self.database.received(bytes, now).map_err(|e| with_causes(&e)),
                         Err(error) => Err(error.to_string()),
                     };
                     match got {
@@ -225,7 +226,7 @@ impl Driver {
             match self.database.tick(now) {
                 Ok(events) if events.is_empty() => {}
                 Ok(_) => self.database_changed().await,
-                Err(error) => self.database_lost(&explain(&error)),
+                Err(error) => self.database_lost(&with_causes(&error)),
             }
         }
         if self.links.switch.is_some() {
@@ -245,7 +246,7 @@ impl Driver {
             self.fail_mode_tick();
             let now = self.now();
             if let Err(error) = self.session.tick(now) {
-                self.switch_lost(&explain(&error));
+                self.switch_lost(&with_causes(&error));
             }
         }
         let target = self.name().to_string();
@@ -314,7 +315,7 @@ impl Driver {
                 self.fail_mode_before_connecting();
                 let now = self.now();
                 if let Err(error) = self.session.connected(now) {
-                    self.switch_lost(&explain(&error));
+                    self.switch_lost(&with_causes(&error));
                 }
             }
             Err(error) => {
@@ -424,7 +425,7 @@ impl Driver {
             Ok(desired) => {
                 self.session.machine.set_desired(intent.generation, desired);
                 if let Err(error) = self.session.advance(now) {
-                    self.switch_lost(&explain(&error));
+                    self.switch_lost(&with_causes(&error));
                 }
             }
             Err(error) => self.uncompiled(&error),
@@ -491,7 +492,7 @@ impl Driver {
                 self.floods.made = Some(wanted);
             }
             Err(error) => {
-                let why = explain(&error);
+                let why = with_causes(&error);
                 tracing::warn!(target = self.name(), why, "cannot set the flood setting of ports");
                 self.floods.problem = Some(why);
                 self.changed += 1;
@@ -586,11 +587,5 @@ fn now(started: Instant) -> Now {
     }
 }
 
-/// An error with its causes, in one line.
-fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 // The session's errors are shown with their causes; keep that possible.
-const _: fn(&SessionError) -> String = |e| explain(e);
+const _: fn(&SessionError) -> String = |e| with_causes(e);

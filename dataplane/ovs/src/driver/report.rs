@@ -8,9 +8,10 @@ use portcullis_backend::machine::Desired;
 use portcullis_backend::{Exposure, SessionState, TableUse, TargetContext, cause};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
+use portcullis_policy::text::with_causes;
 use tokio::time::Instant;
 
-use super::{Driver, explain};
+use super::Driver;
 use crate::caches::Progress;
 use crate::flow::{FlowBody, FlowKey};
 use crate::session::OvsMachine;
@@ -29,7 +30,7 @@ impl Driver {
         match progress {
             Progress::Nudge => {
                 if let Err(error) = self.session.nudge() {
-                    self.switch_lost(&explain(&error));
+                    self.switch_lost(&with_causes(&error));
                 }
             }
             Progress::Daemon { version, purges } => {

@@ -190,7 +190,11 @@ impl Driver {
             let hits = match client.counted(&device, None).await {
                 Ok(seen) => Ok(query::hits(&device, seen, &known, &points, &numbers)),
                 Err(error) => {
-                    tracing::warn!(target, why = super::explain(&error), "counters cannot be read");
+                    tracing::warn!(
+                        target,
+                        why = portcullis_policy::text::with_causes(&error),
+                        "counters cannot be read"
+                    );
                     Err(QueryError::NotReady { target, state })
                 }
             };

@@ -13,6 +13,7 @@ use portcullis_backend::machine::Observed;
 use portcullis_backend::{Backoff, EnforcingRow, QueryError, TargetContext, TargetStatus, Windows, cause};
 use portcullis_compiler::Intent;
 use portcullis_policy::Direction;
+use portcullis_policy::text::with_causes;
 use portcullis_proto::p4::v1;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -301,13 +302,13 @@ impl Driver {
                     tracing::warn!(
                         target = self.name(),
                         ?how,
-                        why = explain(error),
+                        why = with_causes(error),
                         "the device refused our program"
                     );
                 }
                 let events = self
                     .session
-                    .config_set(result.map_err(|e| e.not_pushed(explain(&e))));
+                    .config_set(result.map_err(|e| e.not_pushed(with_causes(&e))));
                 if let Some(own) = self.own.as_ref().filter(|_| self.session.is_ready()) {
                     self.cookie = own.cookie();
                 }
@@ -341,7 +342,7 @@ impl Driver {
                 self.session.connected();
             }
             Err(error) => {
-                self.status.detail = explain(&error);
+                self.status.detail = with_causes(&error);
                 self.connect_at = Instant::now() + self.backoff.next_wait();
             }
         }
@@ -369,7 +370,7 @@ impl Driver {
 
     fn found(&mut self, result: Result<Result<Found, String>, ClientError>) {
         let events = match result {
-            Err(error) => self.session.unusable(explain(&error)),
+            Err(error) => self.session.unusable(with_causes(&error)),
             Ok(Err(why)) => self.session.unusable(why),
             Ok(Ok(found)) => {
                 self.cookie = found.cookie;
@@ -413,7 +414,7 @@ impl Driver {
                 self.first_seen(&read.observed.ours);
                 Ok(read.observed)
             }
-            Err(error) => Err(explain(&error)),
+            Err(error) => Err(with_causes(&error)),
         };
         let read = result.is_ok();
         let events = self.session.observed(result);
@@ -567,10 +568,4 @@ pub(crate) fn port_max(device: &Device) -> u128 {
         .iter()
         .filter_map(|role| device.stage(*role, Direction::Egress).and_then(|(_, t)| width(t)));
     ones(widths.min().filter(|w| *w > 0).unwrap_or(32))
-}
-
-/// An error with its causes, in one line.
-fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

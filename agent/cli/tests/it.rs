@@ -1,0 +1,14 @@
+//! The tests of this crate in one binary, which is linked once. Each module says what it tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod args;
+mod client;
+mod compile;
+mod errors;
+mod support;
+mod views;
