@@ -70,9 +70,18 @@ need_dpdk() {
     need_dpdk_drivers bus-vdev bus-pci mempool-ring net-af-packet net-failsafe net-null net-pcap net-ring net-tap net-vhost
 }
 
-# Builds the programs with optimization. Every script builds with the same features, so that none rebuilds what another built.
+# What the demo and the benches build, with the same features, so that neither rebuilds what it has.
+programs=(-p portcullis -p portcullis-checks -p portcullis-switch -p portcullis-testbed --features portcullis-checks/testing
+    --bins --example zone_server)
+
+# Builds the programs for showing what they do. What takes time for each packet, row or proof is optimized, the rest is not.
+build_programs() {
+    printf 'Building. The first time takes about 5 minutes on 2 cores; later, what has changed.\n'
+    cargo build "${programs[@]}"
+}
+
+# Builds the programs for measuring how fast they are.
 build_release() { # PACKAGE...: more packages
-    local packages=(portcullis portcullis-checks portcullis-switch portcullis-testbed "$@")
     printf 'Building with optimization. The first time takes about 15 minutes on 2 cores; later, what has changed.\n'
-    cargo build --release "${packages[@]/#/-p}" --features portcullis-checks/testing --bins --example zone_server
+    cargo build --release "${programs[@]}" "${@/#/-p}"
 }

@@ -488,13 +488,24 @@ fn follow(engine: &Engine, targets: &Targets, measured: bool) -> Vec<JoinHandle<
     followers
 }
 
+fn policy_size(engine: &Engine) -> metrics::PolicySize {
+    let base = engine.read(|state| state.base());
+    metrics::PolicySize {
+        generation: base.generation,
+        profiles: base.document.profiles.len(),
+        endpoints: base.document.endpoints.len(),
+        classes: base.intent.classes.len(),
+        bypasses: base.ledger.bypasses().len(),
+    }
+}
+
 async fn report(engine: Engine, targets: Targets, measured: bool) {
     let mut observer = metrics::Observer::default();
     let mut changes = targets.changes();
     let mut line = String::new();
     loop {
         if measured {
-            observer.observe(&engine, targets.handles());
+            observer.observe(&policy_size(&engine), targets.handles());
         }
         let now = status_line(&engine, targets.handles());
         if now != line {

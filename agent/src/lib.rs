@@ -15,6 +15,7 @@ pub mod config;
 pub mod daemon;
 pub mod embedded;
 pub mod engine;
+pub mod grpc_status;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

@@ -9,8 +9,6 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{BuildError, ExporterFuture, PrometheusBuilder};
 use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
 
-use crate::engine::Engine;
-
 /// Bounds of histograms, in seconds.
 const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -468,15 +466,26 @@ fn begun(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
+/// How large the policy in force is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicySize {
+    pub generation: u64,
+    pub profiles: usize,
+    pub endpoints: usize,
+    /// Distinct policies of one direction.
+    pub classes: usize,
+    /// Endpoints that are bypassed.
+    pub bypasses: usize,
+}
+
 impl Observer {
     /// Records how things stand now.
-    pub fn observe(&mut self, engine: &Engine, targets: &[TargetHandle]) {
-        let base = engine.read(|state| state.base());
-        gauge!(GENERATION).set(float(base.generation));
-        gauge!(RESOURCES, "kind" => "profiles").set(float(base.document.profiles.len() as u64));
-        gauge!(RESOURCES, "kind" => "endpoints").set(float(base.document.endpoints.len() as u64));
-        gauge!(CLASSES).set(float(base.intent.classes.len() as u64));
-        let bypassed = self.bypasses.look(Instant::now(), base.ledger.bypasses().len());
+    pub fn observe(&mut self, policy: &PolicySize, targets: &[TargetHandle]) {
+        gauge!(GENERATION).set(float(policy.generation));
+        gauge!(RESOURCES, "kind" => "profiles").set(float(policy.profiles as u64));
+        gauge!(RESOURCES, "kind" => "endpoints").set(float(policy.endpoints as u64));
+        gauge!(CLASSES).set(float(policy.classes as u64));
+        let bypassed = self.bypasses.look(Instant::now(), policy.bypasses);
         counter!(OPEN, "cause" => "bypass").absolute(begun(bypassed));
         for target in targets {
             let status = target.status();

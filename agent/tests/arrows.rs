@@ -65,6 +65,26 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ),
 ];
 
+/// The modules of the agent, the lowest first: each uses only those before it.
+const LAYERS: [&str; 16] = [
+    "clock",
+    "grpc_status",
+    "config",
+    "logging",
+    "store",
+    "metrics",
+    "embedded",
+    "access",
+    "lifecycle",
+    "engine",
+    "unlocks",
+    "targets",
+    "api",
+    "reading",
+    "daemon",
+    "command",
+];
+
 /// Files that decide without I/O: whole crates, or parts of them; and the files of a part that do the I/O.
 const PURE: [(&str, &[&str]); 16] = [
     ("agent/audit/src", &[]),
@@ -73,7 +93,7 @@ const PURE: [(&str, &[&str]); 16] = [
     ("agent/src/access/caller.rs", &[]),
     ("agent/src/access/authenticator.rs", &[]),
     ("agent/src/access/rights.rs", &[]),
-    ("agent/src/access/role.rs", &[]),
+    ("agent/src/config/role.rs", &[]),
     ("dataplane/policy/src", &[]),
     ("dataplane/compiler/src", &[]),
     ("dataplane/fastpath/src", &[]),
@@ -198,6 +218,64 @@ fn crates_import_along_the_arrows_only() {
         let wrong: Vec<&String> = imports.difference(&allowed).collect();
         assert!(wrong.is_empty(), "{name} imports {wrong:?}");
     }
+}
+
+/// The modules of a crate that a file names from the crate's root.
+fn from_root(text: &str) -> BTreeSet<String> {
+    let code = code(text);
+    let word = |text: &str| -> String {
+        text.chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect()
+    };
+    let mut named = BTreeSet::new();
+    for after in code.split("crate::").skip(1) {
+        let Some(group) = after.strip_prefix('{') else {
+            named.insert(word(after));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (at, c) in group.char_indices() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                _ if begins => {
+                    named.insert(word(&group[at..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn modules_of_the_agent_use_lower_ones_only() {
+    let folder = root().join("agent/src");
+    let mut found = BTreeSet::new();
+    for file in sources(&folder) {
+        let inner = file.strip_prefix(&folder).unwrap().with_extension("");
+        let module = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let at = LAYERS.iter().position(|layer| *layer == module);
+        let at = at.unwrap_or_else(|| panic!("{module} has no layer"));
+        found.insert(module.to_string());
+        let upper: Vec<String> = from_root(&read(&file))
+            .into_iter()
+            .filter(|name| LAYERS[at + 1..].contains(&name.as_str()))
+            .collect();
+        assert!(upper.is_empty(), "{} uses {upper:?}", file.display());
+    }
+    let layers: BTreeSet<String> = LAYERS.iter().map(ToString::to_string).collect();
+    assert_eq!(found, layers, "a layer without a module");
+    let groups = from_root("use crate::{a::{x, y}, b, c::z}; crate::d::f(\"crate::e\");");
+    assert_eq!(groups.into_iter().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
 }
 
 /// The code of a file without comments, literals, white space, and items that are compiled for tests only.

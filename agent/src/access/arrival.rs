@@ -13,9 +13,8 @@ use tonic::body::Body;
 use tonic::codegen::Bytes;
 use tonic::codegen::http::HeaderMap;
 
-use super::Refusal;
+use super::refusal::{Refusal, Unaccepted};
 use super::right::{Ends, Right};
-use crate::api::ApiError;
 
 /// What a message on the wire has besides its bytes.
 const FRAME: usize = 5;
@@ -113,20 +112,20 @@ impl HttpBody for Arriving {
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(Err(refusal)) = this.right.as_ref().map(|right| right.check()) {
-                    return Poll::Ready(Some(Err(ApiError::from(refusal).into())));
+                    return Poll::Ready(Some(Err(refusal.into())));
                 }
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match (this.left.checked_sub(bytes), this.most) {
                     (Some(left), _) => this.left = left,
                     (None, Some((limit, setting))) => {
-                        return Poll::Ready(Some(Err(ApiError::TooLarge { limit, setting }.into())));
+                        return Poll::Ready(Some(Err(Unaccepted::TooLarge { limit, setting }.into())));
                     }
                     (None, None) => {}
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Pending if this.end.as_mut().poll(context).is_ready() => {
-                Poll::Ready(Some(Err(ApiError::TooSlow { limit: this.within }.into())))
+                Poll::Ready(Some(Err(Unaccepted::TooSlow { limit: this.within }.into())))
             }
             other => other,
         }

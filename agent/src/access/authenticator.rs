@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::accounts::{Accounts, Group};
-use super::san::San;
 use super::{Caller, Role};
+use crate::config::San;
 use crate::config::{self, Account};
 
 /// Why nobody can be told from anybody.

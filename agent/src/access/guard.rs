@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use governor::clock::DefaultClock;
@@ -27,9 +27,8 @@ use super::right::{Ends, Right};
 use super::rights::{Needs, WAITS, needs};
 use super::{
     AccessError, Accounts, Allowances, Authenticator, Caller, Connection, ConnectionSlot, Denial, DenialLog,
-    Door, Grant, Peer, Role, Shown, Shows,
+    Door, Grant, Peer, Refusal, Role, Shown, Shows,
 };
-use crate::api::ApiError;
 use crate::config;
 use crate::metrics;
 
@@ -79,23 +78,6 @@ pub struct Report {
 pub(super) struct Identified {
     pub caller: Caller,
     pub until: Option<SystemTime>,
-}
-
-/// Why a call is not passed on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It comes from nobody.
-    #[error("{0}")]
-    Nobody(&'static str),
-    /// Its caller's role may not.
-    #[error("{} is a {}, which may not call {method}", .caller.name, .caller.role)]
-    Role { caller: Caller, method: String },
-    /// There is no such method.
-    #[error("the agent does not know this method: is it older than the caller?")]
-    NoMethod(Caller),
-    /// Its caller asks too often.
-    #[error("{} asks too often: [access.rate] of the agent's configuration", .0.name)]
-    TooOften(Caller, Duration),
 }
 
 /// Everybody that is known on this machine now.
@@ -430,7 +412,7 @@ impl Access {
             }
         };
         let often = matches!(refusal, Refusal::TooOften(..));
-        let status = Status::from(ApiError::Access(refusal));
+        let status = Status::from(refusal);
         match often {
             true => metrics::denied(status.code()),
             false => self.tell(caller, role, path.trim_start_matches('/'), &status),

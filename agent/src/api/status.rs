@@ -6,19 +6,15 @@ use portcullis_policy::text;
 use portcullis_policy::{FieldError, Name};
 use portcullis_unlock::ledger::Refusal as LedgerRefusal;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation};
 
-use crate::access::{Denied, Refusal};
+use crate::access::Denied;
 use crate::engine::{ChangeError, UnlockError};
+use crate::grpc_status::{info, with_details};
 use crate::store::{Key, StoreError};
 
-/// Longest message of a status, in bytes: it repeats what the caller sent, and it is a header.
-const LONGEST: usize = 4096;
 /// Longest description of one wrong field.
 const LONGEST_PROBLEM: usize = 1024;
-
-/// `domain` of every ErrorInfo.
-pub(crate) const DOMAIN: &str = "portcullis";
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -78,22 +74,6 @@ pub enum ApiError {
         /// How many; a tenant does not learn it, since others' changes count, too.
         missed: Option<u64>,
     },
-    /// The caller may not call, or not now.
-    #[error(transparent)]
-    Access(#[from] Refusal),
-    /// A request is larger than its caller may send.
-    #[error("the request is larger than the {limit} bytes that its caller may send: limits.{setting}")]
-    TooLarge {
-        /// How many it may.
-        limit: usize,
-        setting: &'static str,
-    },
-    /// A request did not arrive in time.
-    #[error("the request was not there within {} s: limits.request_arrival", .limit.as_secs())]
-    TooSlow {
-        /// How long it may take.
-        limit: Duration,
-    },
     /// It is out of the caller's reach.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -137,11 +117,6 @@ fn bad_request(fields: &[FieldError]) -> ErrorDetails {
         FieldViolation::new(text::cut(&path(f), 256), text::cut(&f.problem, LONGEST_PROBLEM))
     };
     ErrorDetails::with_bad_request(fields.iter().map(violation).collect::<Vec<_>>())
-}
-
-fn info<const N: usize>(reason: &str, metadata: [(&str, &str); N]) -> ErrorDetails {
-    let metadata = metadata.map(|(key, value)| (key.to_string(), value.to_string()));
-    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
 fn of_change(error: &ChangeError) -> (Code, ErrorDetails) {
@@ -285,24 +260,6 @@ fn of_unlock(error: &UnlockError) -> (Code, ErrorDetails) {
     }
 }
 
-fn of_access(refusal: &Refusal) -> (Code, ErrorDetails) {
-    match refusal {
-        Refusal::Nobody(_) => (Code::Unauthenticated, info("NO_CREDENTIAL", [])),
-        Refusal::Role { caller, method } => {
-            let metadata = [("method", method.as_str()), ("role", caller.role.as_str())];
-            (Code::PermissionDenied, info("ROLE", metadata))
-        }
-        Refusal::NoMethod(caller) => (
-            Code::Unimplemented,
-            info("NO_METHOD", [("role", caller.role.as_str())]),
-        ),
-        Refusal::TooOften(_, wait) => (
-            Code::ResourceExhausted,
-            ErrorDetails::with_retry_info(Some(*wait)),
-        ),
-    }
-}
-
 fn field(path: &str, error: &UnlockError) -> ErrorDetails {
     bad_request(&[FieldError {
         path: path.to_string(),
@@ -329,9 +286,6 @@ impl From<ApiError> for Status {
                 details.add_quota_failure_violation("limits.tenant_requests", error.to_string());
                 (Code::ResourceExhausted, details)
             }
-            ApiError::Access(refusal) => of_access(refusal),
-            ApiError::TooLarge { .. } => (Code::OutOfRange, info("TOO_LARGE", [])),
-            ApiError::TooSlow { .. } => (Code::DeadlineExceeded, info("TOO_SLOW", [])),
             ApiError::History(error) => of_store(error),
             ApiError::Yaml(_) => (Code::Internal, info("ENCODE", [])),
             ApiError::Denied(denied) => (
@@ -343,9 +297,6 @@ impl From<ApiError> for Status {
             ApiError::Lost => (Code::Internal, info("LOST", [])),
             ApiError::Stopping => (Code::Unavailable, info("STOPPING", [])),
         };
-        if matches!(code, Code::Internal | Code::Unknown) {
-            tracing::error!("{}", portcullis_policy::text::with_causes(&error));
-        }
-        Status::with_error_details(code, text::cut(&error.to_string(), LONGEST), details)
+        with_details(code, &error, details)
     }
 }

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::resolve::{Result, refuse};
 use super::{Oidc, raw};
-use crate::access::{Pattern, Role};
+use super::{Pattern, Role};
 
 /// A tenant that is whatever the `*` of a certificate's name stands for.
 pub const ANY_TENANT: &str = "*";

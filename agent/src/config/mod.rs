@@ -7,6 +7,8 @@ mod oidc;
 mod p4;
 mod raw;
 mod resolve;
+mod role;
+mod san;
 mod value;
 
 use std::net::SocketAddr;
@@ -18,6 +20,8 @@ pub use access::{
 };
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 pub use oidc::{Algorithm, KeySource, Keys as OidcKeys, Oidc};
+pub use role::Role;
+pub use san::{Pattern, San, is_plain};
 
 /// Where the configuration is unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/agent.toml";

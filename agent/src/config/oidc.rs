@@ -7,10 +7,10 @@ use std::time::Duration;
 use toml::Spanned;
 use url::Url;
 
+use super::Role;
 use super::raw;
 use super::resolve::{Result, refuse};
 use super::value::Span;
-use crate::access::Role;
 
 /// Where authorities of web servers are on most systems.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

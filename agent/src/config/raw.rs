@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::Role;
 use super::value::{Final, Mode, Span};
 use super::{Algorithm, ClientAuth, FailMode, LogFormat, Problem};
-use crate::access::Role;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,8 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::Role;
 use super::*;
-use crate::access::Role;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     parse(Path::new("agent.toml"), text)

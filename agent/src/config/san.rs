@@ -1,13 +1,15 @@
-//! Subject alternative names of certificates, and patterns for them.
+//! Subject alternative names of certificates (RFC 5280, section 4.2.1.6), and patterns for them.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
-
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Longest name that is looked at, in bytes.
 const LONGEST: usize = 512;
+
+/// Whether a name may be looked at: printable ASCII, so that it disturbs no log, and not too long.
+pub fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= LONGEST && text.bytes().all(|b| b.is_ascii_graphic())
+}
 
 /// One subject alternative name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,43 +34,6 @@ impl fmt::Display for San {
     }
 }
 
-/// What of a certificate counts here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// Its names, those of other sorts left out.
-    pub names: Vec<San>,
-    /// Until when it holds.
-    pub until: SystemTime,
-}
-
-impl Shown {
-    /// Reads a certificate; `None` when it cannot be.
-    pub fn read(der: &[u8]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let until = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-        let extension = certificate.subject_alternative_name().ok()?;
-        let names = extension
-            .map(|e| e.value.general_names.as_slice())
-            .unwrap_or_default();
-        Some(Shown {
-            names: names.iter().filter_map(name).collect(),
-            until: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until))?,
-        })
-    }
-}
-
-/// A name of the sorts that count; the others, and what could disturb a log, are none.
-fn name(general: &GeneralName<'_>) -> Option<San> {
-    let (sort, text): (fn(String) -> San, &str) = match general {
-        GeneralName::URI(text) => (San::Uri, text),
-        GeneralName::DNSName(text) => (San::Dns, text),
-        GeneralName::RFC822Name(text) => (San::Email, text),
-        _ => return None,
-    };
-    let plain = !text.is_empty() && text.len() <= LONGEST && text.bytes().all(|b| b.is_ascii_graphic());
-    plain.then(|| sort(text.to_string()))
-}
-
 /// What a certificate's name must be. Hosts are compared without regard to case, the rest as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
@@ -81,7 +46,7 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.len() > LONGEST || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        if !is_plain(text) {
             return Err(format!(
                 "`{text}` is no name of a certificate: write a URI, a host or an e-mail address"
             ));
@@ -191,11 +156,5 @@ mod tests {
         ] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn garbage_is_no_certificate() {
-        assert_eq!(Shown::read(b"garbage"), None);
-        assert_eq!(Shown::read(&[]), None);
     }
 }
