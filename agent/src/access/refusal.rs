@@ -1,4 +1,4 @@
-//! Why the guard passes a call on to nobody, and the gRPC status for it.
+//! Refusals of the guard, and the gRPC status of each.
 
 use std::time::Duration;
 
