@@ -134,7 +134,7 @@ async fn run_agent(agent: Agent) -> u8 {
         Err(error) => return failed(2, &error.to_string()),
     };
     if agent.check {
-        println!("{}: in order", agent.config.display());
+        println!("{}: configuration is valid", agent.config.display());
         return 0;
     }
     if let Err(error) = logging::install(&config.log) {
