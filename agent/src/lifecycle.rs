@@ -145,28 +145,28 @@ pub mod manager {
 
     use sd_notify::NotifyState;
 
-    fn tell(states: &[NotifyState<'_>]) {
+    fn notify(states: &[NotifyState<'_>]) {
         if let Err(error) = sd_notify::notify(states) {
             tracing::warn!(%error, "the service manager cannot be told");
         }
     }
 
     pub fn ready(status: &str) {
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     pub fn stopping(status: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+        notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
     /// A line for people.
     pub fn status(status: &str) {
-        tell(&[NotifyState::Status(status)]);
+        notify(&[NotifyState::Status(status)]);
     }
 
     /// The agent is alive.
     pub fn alive() {
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
     }
 
     /// How often the manager wants to hear that, when it does.

@@ -322,8 +322,8 @@ pub struct Compile {
     #[arg(long, value_name = "FILE")]
     pub mapping: Option<PathBuf>,
     /// Attribution of hits: per rule, or per class and verdict with fewer rows.
-    #[arg(long, value_enum, default_value_t = HitsTell::Rule)]
-    pub attribution: HitsTell,
+    #[arg(long, value_enum, default_value_t = HitAttribution::Rule)]
+    pub attribution: HitAttribution,
     /// Add statistics: classes, rows per table, time.
     #[arg(long)]
     pub stats: bool,
@@ -334,18 +334,18 @@ pub struct Compile {
 
 /// What hits on rows tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HitsTell {
+pub enum HitAttribution {
     /// The rule that decided.
     Rule,
     /// The class and the verdict.
     Class,
 }
 
-impl From<HitsTell> for Attribution {
-    fn from(tell: HitsTell) -> Self {
-        match tell {
-            HitsTell::Rule => Attribution::Rule,
-            HitsTell::Class => Attribution::Class,
+impl From<HitAttribution> for Attribution {
+    fn from(attribution: HitAttribution) -> Self {
+        match attribution {
+            HitAttribution::Rule => Attribution::Rule,
+            HitAttribution::Class => Attribution::Class,
         }
     }
 }

@@ -142,7 +142,7 @@ mod tests {
         Authenticator::new(&config.access.unwrap(), &accounts, 77)
     }
 
-    fn told(caller: Option<Caller>) -> String {
+    fn shown(caller: Option<Caller>) -> String {
         caller.map_or_else(
             || "nobody".to_string(),
             |c| format!("{} {} {}", c.name, c.role, c.tenant.unwrap_or_default()),
@@ -152,11 +152,11 @@ mod tests {
     #[test]
     fn root_and_the_agent_operate_and_others_are_nobody() {
         let people = people("[access]\n").unwrap();
-        assert_eq!(told(people.by_uid(0, 0)), "uid 0 operator ");
-        assert_eq!(told(people.by_uid(77, 1)), "uid 77 operator ");
-        assert_eq!(told(people.by_uid(1000, 0)), "nobody");
-        assert_eq!(told(people.by_names(&[San::Dns("a".to_string())])), "nobody");
-        assert_eq!(told(people.by_token(b"")), "nobody");
+        assert_eq!(shown(people.by_uid(0, 0)), "uid 0 operator ");
+        assert_eq!(shown(people.by_uid(77, 1)), "uid 77 operator ");
+        assert_eq!(shown(people.by_uid(1000, 0)), "nobody");
+        assert_eq!(shown(people.by_names(&[San::Dns("a".to_string())])), "nobody");
+        assert_eq!(shown(people.by_token(b"")), "nobody");
     }
 
     #[test]
@@ -169,11 +169,11 @@ mod tests {
              [[access.user]]\nuid = 1001\nrole = \"operator\"\n",
         )
         .unwrap();
-        assert_eq!(told(people.by_uid(1000, 500)), "uid 1000 tenant acme");
-        assert_eq!(told(people.by_uid(1001, 100)), "uid 1001 provisioner ");
-        assert_eq!(told(people.by_uid(5, 500)), "uid 5 provisioner ");
-        assert_eq!(told(people.by_uid(0, 0)), "uid 0 viewer ");
-        assert_eq!(told(people.by_uid(5, 5)), "uid 5 viewer ");
+        assert_eq!(shown(people.by_uid(1000, 500)), "uid 1000 tenant acme");
+        assert_eq!(shown(people.by_uid(1001, 100)), "uid 1001 provisioner ");
+        assert_eq!(shown(people.by_uid(5, 500)), "uid 5 provisioner ");
+        assert_eq!(shown(people.by_uid(0, 0)), "uid 0 viewer ");
+        assert_eq!(shown(people.by_uid(5, 5)), "uid 5 viewer ");
     }
 
     #[test]
@@ -199,18 +199,18 @@ mod tests {
         let uri = San::Uri("spiffe://host/orchestrator".to_string());
         let both = [dns("acme.customers.example"), uri];
         assert_eq!(
-            told(people.by_names(&both)),
+            shown(people.by_names(&both)),
             "cert spiffe://host/orchestrator provisioner "
         );
         assert_eq!(
-            told(people.by_names(&both[..1])),
+            shown(people.by_names(&both[..1])),
             "cert acme.customers.example tenant acme"
         );
         assert_eq!(
-            told(people.by_names(&[dns("other.example"), dns("a.partners.example")])),
+            shown(people.by_names(&[dns("other.example"), dns("a.partners.example")])),
             "cert a.partners.example tenant partners"
         );
-        assert_eq!(told(people.by_names(&[])), "nobody");
+        assert_eq!(shown(people.by_names(&[])), "nobody");
     }
 
     #[test]
@@ -229,10 +229,10 @@ mod tests {
             token("acme", "other", "role = \"tenant\"\ntenant = \"acme\"")
         ))
         .unwrap();
-        assert_eq!(told(people.by_token(b"secret")), "token ticket-system operator ");
-        assert_eq!(told(people.by_token(b"other")), "token acme tenant acme");
+        assert_eq!(shown(people.by_token(b"secret")), "token ticket-system operator ");
+        assert_eq!(shown(people.by_token(b"other")), "token acme tenant acme");
         for none in ["", "Secret", "secret ", hex("secret").as_str()] {
-            assert_eq!(told(people.by_token(none.as_bytes())), "nobody", "{none}");
+            assert_eq!(shown(people.by_token(none.as_bytes())), "nobody", "{none}");
         }
     }
 }

@@ -415,12 +415,12 @@ impl Access {
         let status = Status::from(refusal);
         match often {
             true => metrics::denied(status.code()),
-            false => self.tell(caller, role, path.trim_start_matches('/'), &status),
+            false => self.report_denial(caller, role, path.trim_start_matches('/'), &status),
         }
         status
     }
 
-    fn tell(&self, caller: String, role: Option<Role>, method: &str, status: &Status) {
+    fn report_denial(&self, caller: String, role: Option<Role>, method: &str, status: &Status) {
         metrics::denied(status.code());
         self.0
             .denial_log
@@ -561,7 +561,7 @@ where
             if let Some(status) = response.extensions().get::<Status>()
                 && status.code() == Code::PermissionDenied
             {
-                access.tell(
+                access.report_denial(
                     caller.name,
                     Some(caller.role),
                     path.trim_start_matches('/'),

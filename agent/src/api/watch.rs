@@ -21,9 +21,9 @@ const BUFFER: usize = 16;
 type Events = mpsc::Sender<Result<v1::Event, Status>>;
 
 /// What of a target's status is worth an event.
-type Told = (SessionState, String, u64, u64, usize, usize);
+type TargetNews = (SessionState, String, u64, u64, usize, usize);
 
-fn worth_telling(status: &TargetStatus) -> Told {
+fn worth_an_event(status: &TargetStatus) -> TargetNews {
     let (pending, unsupported) = (status.pending.len(), status.unsupported.len());
     (
         status.state,
@@ -39,7 +39,7 @@ struct Watcher {
     api: Api,
     events: Events,
     cursor: u64,
-    told: Vec<Option<Told>>,
+    shown: Vec<Option<TargetNews>>,
     _place: WatchSlot,
 }
 
@@ -59,12 +59,12 @@ pub(super) async fn watch(
     let place = api.watcher(caller)?;
     let cursor = start(api, request).await?;
     let (events, stream) = mpsc::channel(BUFFER);
-    let told = vec![None; api.targets().handles().len()];
+    let shown = vec![None; api.targets().handles().len()];
     let watcher = Watcher {
         api: api.clone(),
         events: events.clone(),
         cursor,
-        told,
+        shown,
         _place: place,
     };
     tokio::spawn(async move {
@@ -78,7 +78,7 @@ pub(super) async fn watch(
 
 /// The generation behind which to begin.
 async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
-    let (newest, told) = api.engine().read(|state| (state.generation(), state.told()));
+    let (newest, published) = api.engine().read(|state| (state.generation(), state.published()));
     let after = request.after_generation;
     if request.from_now {
         if after != 0 {
@@ -87,7 +87,7 @@ async fn start(api: &Api, request: &v1::WatchRequest) -> Result<u64, ApiError> {
                 "contradicts after_generation: set one of them",
             ));
         }
-        return Ok(told);
+        return Ok(published);
     }
     if after > newest {
         return Err(ApiError::OutOfRange {
@@ -120,7 +120,7 @@ impl Watcher {
             generations.borrow_and_update();
             targets.borrow_and_update();
             tokio::select! {
-                result = self.tell() => if let Err(end) = result { return end },
+                result = self.send_changes() => if let Err(end) = result { return end },
                 () = stopping.cancelled() => return End::Error(ApiError::Stopping),
             }
             tokio::select! {
@@ -135,20 +135,20 @@ impl Watcher {
 
     /// Sends what is new: generations first, then the targets that hold none later than those. A closing reaches targets while
     /// another change is being stored; its generation and these targets' states are sent together with that change.
-    async fn tell(&mut self) -> Result<(), End> {
+    async fn send_changes(&mut self) -> Result<(), End> {
         let targets = self.api.targets().clone();
         let statuses: Vec<_> = targets.handles().iter().map(|target| target.status()).collect();
-        self.tell_generations().await?;
+        self.send_generations().await?;
         for (index, (target, status)) in targets.handles().iter().zip(statuses).enumerate() {
             if status.applied.max(status.wanted) > self.cursor {
                 continue;
             }
-            let news = worth_telling(&status);
-            let Some(told) = self.told.get_mut(index) else {
+            let news = worth_an_event(&status);
+            let Some(shown) = self.shown.get_mut(index) else {
                 continue;
             };
-            if told.as_ref() != Some(&news) {
-                *told = Some(news);
+            if shown.as_ref() != Some(&news) {
+                *shown = Some(news);
                 let event = v1::event::Event::Target(target_out(target, &status));
                 self.send(v1::Event {
                     generation: self.cursor,
@@ -160,7 +160,7 @@ impl Watcher {
         Ok(())
     }
 
-    async fn tell_generations(&mut self) -> Result<(), End> {
+    async fn send_generations(&mut self) -> Result<(), End> {
         loop {
             let next = self.api.engine().generations_after(self.cursor).await;
             let next = next.map_err(|error| End::Error(error.into()))?;

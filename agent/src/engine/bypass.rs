@@ -110,7 +110,7 @@ pub(super) fn keys_of(changes: &[BypassChange]) -> impl Iterator<Item = (Change,
 }
 
 /// Writes it to the log.
-pub(super) fn tell(changes: &[BypassChange], by: &Who, now: &Moment) {
+pub(super) fn log(changes: &[BypassChange], by: &Who, now: &Moment) {
     for change in changes {
         let (endpoint, reason) = (&change.bypass.endpoint, &change.bypass.reason);
         let by = who(change, by, now).name;

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::bypass;
 use super::core::{Changed, Shared, relaxes};
 use super::queue::Requests;
-use super::unlocks::{Draft, UnlockError, UnlockOutcome, UnlockRequest, Who, aside_of, refused, tell_all};
+use super::unlocks::{Draft, UnlockError, UnlockOutcome, UnlockRequest, Who, announce, aside_of, refused};
 use super::{ChangeError, Clock, Engine};
 use crate::metrics;
 use crate::store::{Closing, Journal, Missing, SideWrites};
@@ -98,7 +98,7 @@ pub(super) type Asked = (UnlockRequest, oneshot::Sender<Reply>);
 pub(super) struct Closer {
     pub core: Shared,
     pub clock: Clock,
-    pub told: broadcast::Sender<Arc<Unlock>>,
+    pub unlock_events: broadcast::Sender<Arc<Unlock>>,
     pub journal: Sender<Note>,
     pub requests: Requests,
     pub health: Health,
@@ -157,8 +157,8 @@ impl Closer {
         let waiting = core.waiting() as u64;
         self.health.set(|health| health.waiting = waiting);
         drop(core);
-        tell_all(&changes, &self.told);
-        bypass::tell(&bypasses, &request.by, &now);
+        announce(&changes, &self.unlock_events);
+        bypass::log(&bypasses, &request.by, &now);
         let ends = |change: &UnlockChange| change.unlock.state.has_ended();
         // A check that fails, and closes nothing yet, is made again after a restart.
         let written = (closed.tightened || changes.iter().any(ends)).then(|| {
@@ -236,23 +236,23 @@ fn closing_of(
 
 /// Begins to write the journal, on a thread of its own that ends with the last who tells it something.
 pub(super) fn write_down(journal: Option<Journal>, health: Health) -> Sender<Note> {
-    let (tell, told) = channel();
+    let (notes, received) = channel();
     let began = std::thread::Builder::new()
         .name("closings".to_string())
-        .spawn(move || keep(journal, &told, &health));
+        .spawn(move || keep(journal, &received, &health));
     if let Err(error) = began {
         tracing::error!(%error, "closings are not durable while the database cannot be written");
     }
-    tell
+    notes
 }
 
-fn keep(mut journal: Option<Journal>, told: &Receiver<Note>, health: &Health) {
+fn keep(mut journal: Option<Journal>, notes: &Receiver<Note>, health: &Health) {
     const NONE: &str = "the database had no room for its name when the agent was started: there is no journal of closings until the agent is \
          started again";
     if journal.is_none() && !health.read().unusable {
         health.set(|health| health.journal = NONE.to_string());
     }
-    while let Ok(note) = told.recv() {
+    while let Ok(note) = notes.recv() {
         match note {
             Note::Stored(number, commits) => {
                 if let Some(journal) = &mut journal {

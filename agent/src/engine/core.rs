@@ -313,7 +313,7 @@ impl Core {
             state.generation = intent.generation;
             state.compiler = compiler;
             state.ledger = ledger;
-            tell(state, news, resources);
+            publish(state, news, resources);
         });
         // A burst keeps at most one intent waiting per target: the newest.
         self.targets
@@ -357,7 +357,7 @@ impl Core {
             news.push(nothing);
         }
         news.extend(commit.recent);
-        self.state.send_modify(|state| tell(state, news, false));
+        self.state.send_modify(|state| publish(state, news, false));
     }
 
     /// A change was stored: it holds, together with what was closed meanwhile. Returns what ended because of both, and the
@@ -418,7 +418,7 @@ impl Core {
                 Ok(made) => made,
                 // Stored, but not enforced: a start of the agent tries again, with the ids that are free then.
                 Err(error) => {
-                    self.state.send_modify(|state| tell(state, news, changed));
+                    self.state.send_modify(|state| publish(state, news, changed));
                     return Err(error.into());
                 }
             };
@@ -435,7 +435,7 @@ impl Core {
         } else {
             self.state.send_modify(|state| {
                 state.ledger = ledger;
-                tell(state, news, changed);
+                publish(state, news, changed);
             });
         }
         let side = &pending.side;
@@ -447,7 +447,7 @@ impl Core {
 }
 
 /// Lets watchers see generations, behind all before them. The first may have changed resources.
-fn tell(state: &mut State, generations: Vec<Generation>, resources: bool) {
+fn publish(state: &mut State, generations: Vec<Generation>, resources: bool) {
     if let Some(first) = generations.first().filter(|_| resources) {
         first
             .changes
@@ -455,7 +455,7 @@ fn tell(state: &mut State, generations: Vec<Generation>, resources: bool) {
             .for_each(|change| revise(state, change, first));
     }
     for generation in generations {
-        state.told = generation.number;
+        state.published = generation.number;
         state.recent.push(Arc::new(generation));
     }
 }

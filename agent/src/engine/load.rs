@@ -244,7 +244,7 @@ pub(super) fn state(
         compiler: compiler.clone(),
         revisions,
         recent: Recent::from_generations(backlog.iter().filter_map(|pending| pending.generation.as_ref())),
-        told: generation,
+        published: generation,
         ledger,
         unstored: unstored(&backlog),
     };

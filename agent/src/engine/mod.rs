@@ -52,7 +52,7 @@ const RECENT_CHANGES: usize = 20_000;
 /// Generations that a watcher reads from the store at a time.
 pub const HISTORY_PAGE: usize = 256;
 /// Changes of unlocks that a watcher may be behind.
-const TOLD: usize = 4096;
+const UNLOCK_EVENTS: usize = 4096;
 
 /// The desired state as readers see it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub struct State {
     revisions: Revisions,
     recent: Recent,
     /// Newest generation that watchers see: while a change is stored, closings hold that come behind it.
-    told: u64,
+    published: u64,
     ledger: Ledger,
     /// Unlocks that are not stored as they are: closings that hold already.
     unstored: OrdMap<Name, Arc<Unlock>>,
@@ -151,8 +151,8 @@ impl State {
     }
 
     /// Number of the newest generation that watchers see.
-    pub fn told(&self) -> u64 {
-        self.told
+    pub fn published(&self) -> u64 {
+        self.published
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -201,7 +201,7 @@ impl State {
 
     /// Generations after a number, when memory still has all of them.
     fn recent_after(&self, generation: u64, limit: usize) -> Option<Vec<Arc<Generation>>> {
-        if generation >= self.told {
+        if generation >= self.published {
             return Some(Vec::new());
         }
         let first = self.recent.generations.front()?.number;
@@ -243,7 +243,7 @@ pub struct Engine {
     state: watch::Receiver<State>,
     requests: Requests,
     history: PathBuf,
-    told: broadcast::Sender<Arc<Unlock>>,
+    unlock_events: broadcast::Sender<Arc<Unlock>>,
     clock: Clock,
     audited: Arc<Mutex<Head>>,
     closings: mpsc::UnboundedSender<closing::Asked>,
@@ -297,8 +297,8 @@ impl Engine {
         let journal = closing::write_down(store.take_journal(), health.clone());
         let (publish, state) = watch::channel(state);
         let (requests, works) = queue::queue(limits.queued_changes);
-        let (told, _) = broadcast::channel(TOLD);
-        let (tell_stored, stored) = watch::channel(store.closings().0);
+        let (unlock_events, _) = broadcast::channel(UNLOCK_EVENTS);
+        let (stored_sender, stored) = watch::channel(store.closings().0);
         let audited = Arc::new(Mutex::new(store.audited()));
         let stopping = Arc::new(AtomicBool::new(false));
         let core = Shared::new(Core::new(publish, targets.clone(), compiler, backlog, closings));
@@ -306,7 +306,7 @@ impl Engine {
         let closer = closing::Closer {
             core: core.clone(),
             clock,
-            told: told.clone(),
+            unlock_events: unlock_events.clone(),
             journal: journal.clone(),
             requests: requests.clone(),
             health: health.clone(),
@@ -314,7 +314,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || closer.run(asked));
         let worker = worker::Worker {
             audited: Arc::clone(&audited),
-            told: told.clone(),
+            unlock_events: unlock_events.clone(),
             clock,
             store,
             core,
@@ -322,7 +322,7 @@ impl Engine {
             targets: targets.clone(),
             limits,
             journal,
-            stored: tell_stored,
+            stored: stored_sender,
             health: health.clone(),
             stopping: Arc::clone(&stopping),
             room: room.clone(),
@@ -333,7 +333,7 @@ impl Engine {
             state,
             requests,
             history,
-            told,
+            unlock_events,
             clock,
             audited,
             closings: close,
@@ -343,12 +343,12 @@ impl Engine {
             stopping,
             room,
         };
-        engine.tell_missing(missing);
+        engine.report_missing(missing);
         Ok((engine, task))
     }
 
     /// Reports that the end of the audit log is not where the agent left it, and notes it in the log once.
-    fn tell_missing(&self, missing: Option<Missing>) {
+    fn report_missing(&self, missing: Option<Missing>) {
         let Some(Missing { number, problem, new }) = missing else {
             return;
         };
@@ -421,7 +421,7 @@ impl Engine {
 
     /// Every unlock as it changes, from now on.
     pub fn watch_unlocks(&self) -> broadcast::Receiver<Arc<Unlock>> {
-        self.told.subscribe()
+        self.unlock_events.subscribe()
     }
 
     /// What the clocks say now.

@@ -246,8 +246,8 @@ impl Worker {
             let error = match self.settle(batch) {
                 Ok(None) => continue,
                 Ok(Some(generation)) => {
-                    tell_all(&changes, &self.told);
-                    bypass::tell(&bypasses, &Who::agent(), &now);
+                    announce(&changes, &self.unlock_events);
+                    bypass::log(&bypasses, &Who::agent(), &now);
                     return answered(waiting, answers, generation);
                 }
                 Err(error) => error,
@@ -422,7 +422,7 @@ pub(super) fn keys_of(changes: &[UnlockChange]) -> Vec<(Change, Key)> {
 }
 
 /// Tells the log and whoever watches.
-pub(super) fn tell_all(changes: &[UnlockChange], told: &broadcast::Sender<Arc<Unlock>>) {
+pub(super) fn announce(changes: &[UnlockChange], unlock_events: &broadcast::Sender<Arc<Unlock>>) {
     for change in changes {
         let unlock = &change.unlock;
         tracing::info!(
@@ -436,7 +436,7 @@ pub(super) fn tell_all(changes: &[UnlockChange], told: &broadcast::Sender<Arc<Un
             change.action
         );
         // Nobody may be watching.
-        drop(told.send(Arc::clone(unlock)));
+        drop(unlock_events.send(Arc::clone(unlock)));
     }
 }
 

@@ -20,7 +20,7 @@ use super::closing::{Health, Note};
 use super::core::{Desired, Prepared, Shared};
 use super::edit::{self, Edited};
 use super::queue::{ChangeRequest, Work, Works};
-use super::unlocks::{entries_of, note_unlocks, tell_all};
+use super::unlocks::{announce, entries_of, note_unlocks};
 use super::{Baseline, ChangeError, Clock, Edit, MakeEdit, Outcome, State, Who};
 use crate::access::Role;
 use crate::config::Limits;
@@ -36,7 +36,7 @@ const ARCHIVE_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Worker {
     pub audited: Arc<Mutex<Head>>,
-    pub told: broadcast::Sender<Arc<Unlock>>,
+    pub unlock_events: broadcast::Sender<Arc<Unlock>>,
     pub clock: Clock,
     pub store: Store,
     pub core: Shared,
@@ -102,10 +102,10 @@ impl Worker {
                 );
             }
         }
-        self.tell_waiting();
+        self.report_waiting();
     }
 
-    fn tell_waiting(&self) {
+    fn report_waiting(&self) {
         let waiting = {
             let core = self.core.lock();
             let waiting = core.waiting() as u64;
@@ -258,11 +258,11 @@ impl Worker {
             let Some(generation) = self.commit(prepared)? else {
                 continue;
             };
-            tell_all(&ended, &self.told);
-            bypass::tell(&over, &Who::agent(), &now);
+            announce(&ended, &self.unlock_events);
+            bypass::log(&over, &Who::agent(), &now);
             let document = self.core.lock().read(|state| Arc::clone(state.document()));
             let outcome = self.outcome(generation, changes, document, subject);
-            tell(&outcome, &by.name);
+            log_outcome(&outcome, &by.name);
             metrics::change_made(started.elapsed());
             return Ok(outcome);
         }
@@ -327,15 +327,15 @@ impl Worker {
                 })
             }
         };
-        self.tell_waiting();
+        self.report_waiting();
         let (generation, ended) = finished?;
-        tell_all(&ended, &self.told);
+        announce(&ended, &self.unlock_events);
         Ok(Some(generation))
     }
 }
 
 /// One line for every generation.
-fn tell(outcome: &Outcome, by: &str) {
+fn log_outcome(outcome: &Outcome, by: &str) {
     let count = |wanted: Change| {
         outcome
             .changes

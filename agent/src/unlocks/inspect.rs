@@ -82,7 +82,7 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
                 checking.remove(&id);
             }
             // Somebody asked for something: its checks are due.
-            told = changes.recv() => if matches!(told, Err(broadcast::error::RecvError::Closed)) {
+            change = changes.recv() => if matches!(change, Err(broadcast::error::RecvError::Closed)) {
                 return;
             },
         }

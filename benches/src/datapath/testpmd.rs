@@ -73,7 +73,7 @@ impl Testpmd {
         let Some(out) = process.child.stdout.take() else {
             return Err(BenchError::Untrue(format!("{PROGRAM} has no output")));
         };
-        let (tell, rates) = channel();
+        let (report, rates) = channel();
         let ports = files.len() * 2;
         std::thread::spawn(move || {
             let lines = BufReader::new(out)
@@ -85,7 +85,7 @@ impl Testpmd {
                 shown.push(rate);
                 if shown.len() == ports {
                     let all: f64 = shown.drain(..).sum();
-                    if tell.send(all).is_err() {
+                    if report.send(all).is_err() {
                         break;
                     }
                 }

@@ -29,8 +29,8 @@ pub struct Options {
 const WARM_UP: usize = 20;
 
 /// Measures; each section is told when it is there.
-pub fn run(options: Options, mut tell: impl FnMut(Section)) -> Result<()> {
-    tell(cycles::section(options.rounds));
+pub fn run(options: Options, mut report: impl FnMut(Section)) -> Result<()> {
+    report(cycles::section(options.rounds));
     let few = 1000.min(options.endpoints);
     let mut section = Section::new(
         "fastpath: memory, beyond classes that endpoints share",
@@ -61,9 +61,9 @@ pub fn run(options: Options, mut tell: impl FnMut(Section)) -> Result<()> {
             made = Some(fleet);
         }
     }
-    tell(section);
+    report(section);
     if let Some(made) = made {
-        tell(changes(made, options)?);
+        report(changes(made, options)?);
     }
     Ok(())
 }

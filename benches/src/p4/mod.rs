@@ -48,7 +48,7 @@ impl Elections {
 }
 
 /// Measures all of it; each section is told when it is there.
-pub async fn run(options: Options, program: &Path, mut tell: impl FnMut(Section)) -> Result<()> {
+pub async fn run(options: Options, program: &Path, mut report: impl FnMut(Section)) -> Result<()> {
     let rows = compiled(options.endpoints)?;
     let python = Python::prepare();
     let server = P4Server::start()
@@ -64,10 +64,10 @@ pub async fn run(options: Options, program: &Path, mut tell: impl FnMut(Section)
     )
     .await?;
     through_the_backend(&server, &rows, options.rounds, &mut section).await?;
-    tell(section);
+    report(section);
     drop(server);
-    tell(on_bmv2(&rows, python.as_ref(), options).await?);
-    tell(changes(options.changes, program).await?);
+    report(on_bmv2(&rows, python.as_ref(), options).await?);
+    report(changes(options.changes, program).await?);
     Ok(())
 }
 

@@ -45,15 +45,15 @@ impl Ours {
                     .await
                     .map_err(BenchError::call("StreamChannel"))?
                     .ok_or_else(|| untrue("the server closed the stream"))?;
-                if let Some(Update::Arbitration(told)) = message.update
-                    && told.status.is_none_or(|s| s.code == 0)
+                if let Some(Update::Arbitration(update)) = message.update
+                    && update.status.is_none_or(|s| s.code == 0)
                 {
                     return Ok::<(), BenchError>(());
                 }
             }
         };
         match tokio::time::timeout(PATIENCE, primary).await {
-            Ok(told) => told?,
+            Ok(update) => update?,
             Err(_) => {
                 return Err(BenchError::Late {
                     what: "the primary".to_string(),

@@ -22,7 +22,7 @@ pub struct Python {
 
 /// What the client tells.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct Measured {
     seconds: f64,
     rows: usize,
     protobuf: String,
@@ -55,8 +55,8 @@ impl Python {
         let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
         said(&python, &[&install[..], &PACKAGES].concat())?;
         let freeze = said(&python, &["-m", "pip", "freeze", "--disable-pip-version-check"])?;
-        let told = |line: &&str| PACKAGES.iter().any(|p| line.starts_with(&format!("{p}==")));
-        let versions = freeze.lines().filter(told).collect::<Vec<_>>();
+        let named = |line: &&str| PACKAGES.iter().any(|p| line.starts_with(&format!("{p}==")));
+        let versions = freeze.lines().filter(named).collect::<Vec<_>>();
         let versions = versions.join(", ").replace("==", " ");
         let files = [
             ("write.py", SCRIPT.as_bytes()),
@@ -105,13 +105,13 @@ impl Python {
                 stderr: String::from_utf8_lossy(&output.stderr).trim().to_string(),
             });
         }
-        let told: Told = serde_json::from_slice(&output.stdout)?;
-        if told.rows != rows || told.protobuf != "upb" {
+        let measured: Measured = serde_json::from_slice(&output.stdout)?;
+        if measured.rows != rows || measured.protobuf != "upb" {
             return Err(BenchError::Untrue(format!(
                 "the Python client wrote {} of {rows} rows, its protobuf is {} and not the fast one (upb)",
-                told.rows, told.protobuf
+                measured.rows, measured.protobuf
             )));
         }
-        Ok(Duration::from_secs_f64(told.seconds))
+        Ok(Duration::from_secs_f64(measured.seconds))
     }
 }

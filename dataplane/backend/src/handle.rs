@@ -220,12 +220,12 @@ impl std::fmt::Debug for dyn DynBackend {
 /// Starts a backend's task.
 pub fn launch<B: Backend>(name: &str, backend: Arc<B>) -> (TargetHandle, JoinHandle<()>) {
     let (intents, intents_seen) = watch::channel(None);
-    let (status_told, status) = watch::channel(Arc::new(TargetStatus::default()));
+    let (publish_status, status) = watch::channel(Arc::new(TargetStatus::default()));
     let (queries, queries_asked) = mpsc::channel(QUEUE);
     let (stop, stop_seen) = watch::channel(false);
     let context = TargetContext {
         intents: intents_seen,
-        status: status_told,
+        status: publish_status,
         queries: queries_asked,
         stop: stop_seen,
     };

@@ -345,12 +345,12 @@ impl Prefetch<'_> {
                 return Forwarding::To(port);
             }
         }
-        self.told(f, [sent, received], in_port, bytes, tally)
+        self.counted(f, [sent, received], in_port, bytes, tally)
     }
 
     /// Why a frame goes nowhere, step by step; or that the lines do not know.
     #[inline(never)]
-    fn told(
+    fn counted(
         &self,
         f: &HeaderSubset,
         leaves: [Leaf; 2],
@@ -399,7 +399,7 @@ impl Prefetch<'_> {
         if !received.is_allowed() {
             return hits.dropped(in_port, DropReason::IngressPolicy, tally);
         }
-        hits.told(tally);
+        hits.count(tally);
         Forwarding::To(port)
     }
 }
@@ -422,14 +422,14 @@ struct Hits {
 }
 
 impl Hits {
-    fn told(&self, tally: &mut impl Tally) {
+    fn count(&self, tally: &mut impl Tally) {
         for slot in self.slots {
             tally.hit(slot, self.bytes);
         }
     }
 
     fn dropped(&self, in_port: u16, why: DropReason, tally: &mut impl Tally) -> Forwarding {
-        self.told(tally);
+        self.count(tally);
         tally.dropped(in_port, why);
         Forwarding::Nowhere
     }

@@ -86,8 +86,8 @@ pub(crate) struct Caches {
 impl Caches {
     pub(crate) fn start(place: Where) -> Self {
         let (ask, requests) = mpsc::unbounded_channel();
-        let (tell, progress) = mpsc::unbounded_channel();
-        tokio::spawn(follow(place, requests, tell));
+        let (report, progress) = mpsc::unbounded_channel();
+        tokio::spawn(follow(place, requests, report));
         Caches {
             ask,
             progress,
@@ -332,23 +332,23 @@ async fn follow(
     let mut control: Option<Control> = None;
     while let Some(mut request) = requests.recv().await {
         let mut pause = FIRST_RETRY;
-        let told = loop {
+        let sent = loop {
             while let Ok(newer) = requests.try_recv() {
                 request = newer;
             }
             match settle(&place, &mut control, &progress).await {
                 Ok(()) => break progress.send(Progress::Done(request)),
                 Err(error) => {
-                    let told = progress.send(Progress::Unknown(error.to_string()));
-                    if told.is_err() {
-                        break told;
+                    let sent = progress.send(Progress::Unknown(error.to_string()));
+                    if sent.is_err() {
+                        break sent;
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LAST_RETRY);
                 }
             }
         };
-        if told.is_err() {
+        if sent.is_err() {
             return;
         }
     }

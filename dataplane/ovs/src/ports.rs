@@ -502,15 +502,15 @@ impl Round<'_> {
             .attachments
             .get(at)
             .map_or(&[][..], |a: &Attachment| &a.macs);
-        let told: Option<MacAddr> = interface.attached_mac().and_then(|m| m.parse().ok());
+        let attached: Option<MacAddr> = interface.attached_mac().and_then(|m| m.parse().ok());
         let plugged = self.plugged.get(&endpoint.name);
         let alone = plugged.is_none_or(|of| of.values().map(Vec::len).sum::<usize>() <= 1);
         let guard_macs = match (own.is_empty(), endpoint.macs.is_empty()) {
             (false, _) => own.to_vec(),
             (true, false) => endpoint.macs.clone(),
-            (true, true) => told.into_iter().collect(),
+            (true, true) => attached.into_iter().collect(),
         };
-        let macs = match (own.is_empty(), alone, told) {
+        let macs = match (own.is_empty(), alone, attached) {
             (false, _, _) | (true, true, _) => guard_macs.clone(),
             (true, false, Some(mac)) if guard_macs.contains(&mac) => vec![mac],
             // Which of its MACs is here is not said: the switch finds out.

@@ -233,14 +233,14 @@ fn listen(text: &str) -> Result<Listen, ConfigError> {
 mod tests {
     use super::*;
 
-    fn told(toml: &str) -> Result<Config, String> {
+    fn read(toml: &str) -> Result<Config, String> {
         let raw = toml::from_str(toml).map_err(|e| e.to_string())?;
         resolve(raw, Overrides::default()).map_err(|e| e.to_string())
     }
 
     #[test]
     fn a_file_is_resolved_and_the_command_line_wins() {
-        let config = told("ports = ['1=null', '2=ring']\ncores = [0, 1]\n").unwrap();
+        let config = read("ports = ['1=null', '2=ring']\ncores = [0, 1]\n").unwrap();
         assert_eq!(
             (config.ports.len(), config.cores.len(), config.device_id),
             (2, 2, 1)
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn the_file_that_is_shipped_says_what_holds_without_it() {
-        let shipped = told(include_str!("../config/switch.toml")).unwrap();
-        let bare = told("ports = ['1=af_packet:eth1', '2=tap:vm0']").unwrap();
+        let shipped = read(include_str!("../config/switch.toml")).unwrap();
+        let bare = read("ports = ['1=af_packet:eth1', '2=tap:vm0']").unwrap();
         assert_eq!(shipped, bare);
     }
 
@@ -279,7 +279,7 @@ mod tests {
             ("ports = ['1=null']\nmemory_mb = 8", "memory_mb"),
             ("ports = ['1=null']\nmtu = 100", "mtu: 576"),
         ] {
-            let error = told(toml).unwrap_err();
+            let error = read(toml).unwrap_err();
             assert!(error.contains(words), "{toml}: {error}");
         }
     }

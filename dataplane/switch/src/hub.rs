@@ -70,7 +70,7 @@ impl Hub {
             slot,
             held: self.newest.load_full(),
         };
-        view.told();
+        view.notify();
         view
     }
 }
@@ -81,12 +81,12 @@ impl View {
     pub fn newest(&mut self) -> &Snapshot {
         if self.hub.generation.load(Ordering::Acquire) != self.held.generation() {
             self.held = self.hub.newest.load_full();
-            self.told();
+            self.notify();
         }
         &self.held
     }
 
-    fn told(&self) {
+    fn notify(&self) {
         if let Some(slot) = self.hub.slots.get(self.slot) {
             slot.generation.store(self.held.generation(), Ordering::Release);
         }

@@ -322,17 +322,17 @@ mod tests {
 
     #[test]
     fn other_programs_are_refused_by_what_differs() {
-        let told = |change: fn(&mut P4Info)| {
+        let refused = |change: fn(&mut P4Info)| {
             let mut info = own();
             change(&mut info);
             Program::accept(&info).unwrap_err().to_string()
         };
-        assert!(told(|i| i.pkg_info.as_mut().unwrap().name = "l3".into()).contains("\"l3\""));
-        assert!(told(|i| i.tables[0].match_fields[0].bitwidth = 16).contains("`attach`"));
-        assert!(told(|i| drop(i.tables.remove(7))).contains("lacks the table `l2`"));
-        assert!(told(|i| i.actions[0].params.push(Default::default())).contains("actions differ"));
-        assert!(told(|i| i.tables[5].size = 1 << 40).contains("supports at most"));
-        assert!(told(|i| i.meters.push(Default::default())).contains("more than"));
+        assert!(refused(|i| i.pkg_info.as_mut().unwrap().name = "l3".into()).contains("\"l3\""));
+        assert!(refused(|i| i.tables[0].match_fields[0].bitwidth = 16).contains("`attach`"));
+        assert!(refused(|i| drop(i.tables.remove(7))).contains("lacks the table `l2`"));
+        assert!(refused(|i| i.actions[0].params.push(Default::default())).contains("actions differ"));
+        assert!(refused(|i| i.tables[5].size = 1 << 40).contains("supports at most"));
+        assert!(refused(|i| i.meters.push(Default::default())).contains("more than"));
         let mut larger = own();
         larger.tables[0].size = 70_000;
         assert_eq!(Program::accept(&larger).unwrap().tables[0].size, 70_000);

@@ -78,15 +78,15 @@ fn family(args: &Explain) -> Result<Option<Family>, Misuse> {
         Protocol::ICMPV6 => Some(Family::V6),
         _ => None,
     };
-    let told = [
+    let named = [
         args.remote.map(Family::from_address),
         args.local.map(Family::from_address),
         by_protocol,
         args.ip,
     ];
-    let mut told = told.into_iter().flatten();
-    let first = told.next();
-    match (first, told.find(|f| Some(*f) != first)) {
+    let mut named = named.into_iter().flatten();
+    let first = named.next();
+    match (first, named.find(|f| Some(*f) != first)) {
         (Some(a), Some(b)) => Err(Misuse::Families(a, b)),
         (first, _) => Ok(first),
     }

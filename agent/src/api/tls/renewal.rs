@@ -67,7 +67,7 @@ impl Certificates {
     pub fn open(files: &Tls) -> Result<Self, TlsError> {
         let stamps = stamps(files);
         let loaded = load(files)?;
-        tell_ends(&loaded);
+        report_ends(&loaded);
         Ok(Certificates {
             files: files.clone(),
             current: ArcSwap::from_pointee(loaded.config),
@@ -130,7 +130,7 @@ impl Certificates {
         match load(&self.files) {
             Ok(loaded) => {
                 seen.problem = None;
-                tell_ends(&loaded);
+                report_ends(&loaded);
                 // Connections that are made from here on are judged by this.
                 self.current.store(Arc::new(loaded.config));
                 *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = loaded.trust;
@@ -153,7 +153,7 @@ impl Certificates {
 }
 
 /// Tells when the agent's certificate and the lists of revoked ones end, and warns when they have.
-fn tell_ends(loaded: &Loaded) {
+fn report_ends(loaded: &Loaded) {
     if let Some(until) = loaded.lists_until {
         metrics::lists_until(until);
         if until < SystemTime::now() {

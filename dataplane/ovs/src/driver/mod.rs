@@ -52,7 +52,7 @@ pub(crate) struct Driver {
     status: TargetStatus,
     /// How often something that lists are made of has changed, and what they were made of last.
     changed: u64,
-    told: u64,
+    reported: u64,
     asked: HashMap<u64, (Instant, Asked)>,
     question: u64,
     explained: answers::Explained,
@@ -125,7 +125,7 @@ impl Driver {
                 ..TargetStatus::default()
             },
             changed: 0,
-            told: 0,
+            reported: 0,
             asked: HashMap::new(),
             caches: Caches::start(Where {
                 folder: config.run_dir(),

@@ -138,8 +138,8 @@ impl Driver {
             self.changed += 1;
         }
         self.status.open_millis = self.windows.millis(uptime);
-        if self.told != self.changed {
-            self.told = self.changed;
+        if self.reported != self.changed {
+            self.reported = self.changed;
             self.status.pending = self.ports.pending.clone();
             self.status.unsupported = self.unsupported();
             self.status.exposures = self.exposures();
@@ -177,10 +177,10 @@ impl Driver {
                 crate::flow::text(&first.0, &[])
             );
         }
-        context.status.send_if_modified(|told| {
-            let news = **told != *status;
+        context.status.send_if_modified(|published| {
+            let news = **published != *status;
             if news {
-                *told = Arc::new(status.clone());
+                *published = Arc::new(status.clone());
             }
             news
         });

@@ -14,7 +14,7 @@ use v1::set_forwarding_pipeline_config_request::Action;
 use v1::stream_message_request::Update;
 use v1::write_request::Atomicity;
 
-use super::roles::{Rejected, StreamId, Told};
+use super::roles::{Notice, Rejected, StreamId};
 use super::{Service, WAITING, number};
 use crate::engine::SetProgram;
 use crate::entry::Refusal;
@@ -56,16 +56,13 @@ fn failed(what: &str, count: usize, refused: &[(usize, Refusal)]) -> Status {
             return Status::with_details(Code::Unknown, message, details.into());
         }
     }
-    let told = refused
+    let texts = refused
         .iter()
         .skip(why)
         .take(20)
         .map(|(at, r)| format!("number {at}: {:?}", r.code));
-    let told: Vec<String> = told.collect();
-    Status::unknown(format!(
-        "{message} (too many to tell each: {}, ...)",
-        told.join(", ")
-    ))
+    let texts: Vec<String> = texts.collect();
+    Status::unknown(format!("{message} (too many to list: {}, ...)", texts.join(", ")))
 }
 
 /// Details of a status; texts with all errors, or with this one only.
@@ -216,18 +213,18 @@ impl P4Runtime for Calls {
         request: Request<Streaming<v1::StreamMessageRequest>>,
     ) -> Result<Response<Self::StreamChannelStream>, Status> {
         let mut messages = request.into_inner();
-        let (tell, answers) = mpsc::channel(WAITING);
+        let (sender, answers) = mpsc::channel(WAITING);
         let service = Arc::clone(&self.0);
         let stream = service.enter();
-        service.streams().tell.insert(stream, tell);
+        service.streams().senders.insert(stream, sender);
         tokio::spawn(async move {
             // It ends with the controller's side, with its connection, or with what it should not have said.
             while let Ok(Some(message)) = messages.message().await {
                 if let Err(status) = service.heard(stream, message).await {
-                    let last = service.streams().tell.get(&stream).cloned();
-                    if let Some(tell) = last {
+                    let last = service.streams().senders.get(&stream).cloned();
+                    if let Some(sender) = last {
                         // It may have gone already.
-                        let _gone = tell.send(Err(status)).await;
+                        let _gone = sender.send(Err(status)).await;
                     }
                     break;
                 }
@@ -274,9 +271,9 @@ impl Service {
                 let message = v1::StreamMessageResponse {
                     update: Some(v1::stream_message_response::Update::Error(error)),
                 };
-                if let Some(tell) = self.streams().tell.get(&stream) {
+                if let Some(sender) = self.streams().senders.get(&stream) {
                     // A controller that does not read is told no more.
-                    let _full = tell.try_send(Ok(message));
+                    let _full = sender.try_send(Ok(message));
                 }
                 Ok(())
             }
@@ -287,14 +284,14 @@ impl Service {
     async fn arbitrate(&self, stream: StreamId, update: v1::MasterArbitrationUpdate) -> Result<(), Status> {
         let role = update.role.map(|r| r.name).unwrap_or_default();
         let id = update.election_id.as_ref().map(number);
-        let primary: Vec<Told> = {
+        let primary: Vec<Notice> = {
             let mut streams = self.streams();
             self.of_device(update.device_id)
                 .map_err(|status| match streams.roles.knows(stream) {
                     true => Status::failed_precondition("a stream keeps the device that it began with"),
                     false => status,
                 })?;
-            let told = streams
+            let notices = streams
                 .roles
                 .arbitrate(stream, &role, id)
                 .map_err(|why| match why {
@@ -306,8 +303,9 @@ impl Service {
                         Status::failed_precondition("a stream keeps the role that it began with")
                     }
                 })?;
-            let (primary, others): (Vec<Told>, Vec<Told>) = told.into_iter().partition(|t| t.is_primary);
-            self.tell(&mut streams, &others);
+            let (primary, others): (Vec<Notice>, Vec<Notice>) =
+                notices.into_iter().partition(|t| t.is_primary);
+            self.notify(&mut streams, &others);
             primary
         };
         if primary.is_empty() {
@@ -316,11 +314,11 @@ impl Service {
         // Section 5.3: what the primary before has begun is finished first.
         self.engine.settled().await;
         let mut streams = self.streams();
-        let still: Vec<Told> = primary
+        let still: Vec<Notice> = primary
             .into_iter()
-            .filter(|told| streams.roles.is_primary(told.stream, &told.role))
+            .filter(|notice| streams.roles.is_primary(notice.stream, &notice.role))
             .collect();
-        self.tell(&mut streams, &still);
+        self.notify(&mut streams, &still);
         Ok(())
     }
 }

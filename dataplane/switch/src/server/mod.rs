@@ -15,19 +15,19 @@ use v1::p4_runtime_server::P4RuntimeServer;
 
 use crate::engine::Engine;
 use crate::entry::{Refusal, refuse};
-use roles::{Roles, StreamId, Told};
+use roles::{Notice, Roles, StreamId};
 
 /// Messages that wait for a controller that does not read; one that lets more wait is disconnected.
 const WAITING: usize = 256;
 /// A request with all rows of a large switch is some tens of megabytes.
 const LARGEST: usize = 256 << 20;
 
-type Tell = mpsc::Sender<Result<v1::StreamMessageResponse, Status>>;
+type Sender = mpsc::Sender<Result<v1::StreamMessageResponse, Status>>;
 
 #[derive(Debug, Default)]
 struct Streams {
     roles: Roles,
-    tell: BTreeMap<StreamId, Tell>,
+    senders: BTreeMap<StreamId, Sender>,
 }
 
 /// The service.
@@ -89,8 +89,8 @@ impl Service {
     }
 
     /// Tells streams what became of them.
-    fn tell(&self, streams: &mut Streams, told: &[Told]) {
-        for one in told {
+    fn notify(&self, streams: &mut Streams, notices: &[Notice]) {
+        for one in notices {
             let update = v1::MasterArbitrationUpdate {
                 device_id: self.device_id,
                 role: (!one.role.is_empty()).then(|| v1::Role {
@@ -106,25 +106,25 @@ impl Service {
             let message = v1::StreamMessageResponse {
                 update: Some(v1::stream_message_response::Update::Arbitration(update)),
             };
-            let told = streams.tell.get(&one.stream);
-            if told.is_some_and(|tell| tell.try_send(Ok(message)).is_err()) {
+            let sender = streams.senders.get(&one.stream);
+            if sender.is_some_and(|sender| sender.try_send(Ok(message)).is_err()) {
                 // It does not read, or is gone: its stream ends, and its seat is taken when that is seen.
-                streams.tell.remove(&one.stream);
+                streams.senders.remove(&one.stream);
             }
         }
     }
 
     fn leave(&self, stream: StreamId) {
         let mut streams = self.streams();
-        streams.tell.remove(&stream);
-        let told = streams.roles.leave(stream);
-        self.tell(&mut streams, &told);
+        streams.senders.remove(&stream);
+        let notices = streams.roles.leave(stream);
+        self.notify(&mut streams, &notices);
     }
 }
 
 /// Section 5.3: OK for the primary, ALREADY_EXISTS for a backup, NOT_FOUND when there is no primary.
-fn standing(told: &Told) -> rpc::Status {
-    let (code, message) = match (told.is_primary, told.has_primary) {
+fn standing(notice: &Notice) -> rpc::Status {
+    let (code, message) = match (notice.is_primary, notice.has_primary) {
         (true, _) => (Code::Ok, "primary"),
         (false, true) => (Code::AlreadyExists, "backup"),
         (false, false) => (Code::NotFound, "no primary"),

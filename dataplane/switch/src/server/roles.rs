@@ -32,7 +32,7 @@ pub enum Rejected {
 
 /// What one stream is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct Notice {
     /// The stream.
     pub stream: StreamId,
     /// Its role.
@@ -52,7 +52,7 @@ impl Roles {
         stream: StreamId,
         role: &str,
         election_id: Option<u128>,
-    ) -> Result<Vec<Told>, Rejected> {
+    ) -> Result<Vec<Notice>, Rejected> {
         let election_id = election_id.filter(|id| *id != 0);
         let others = self
             .arbitrations
@@ -79,7 +79,7 @@ impl Roles {
     }
 
     /// A stream has ended.
-    pub fn leave(&mut self, stream: StreamId) -> Vec<Told> {
+    pub fn leave(&mut self, stream: StreamId) -> Vec<Notice> {
         let Some(role) = self
             .arbitrations
             .get(&stream)
@@ -93,7 +93,7 @@ impl Roles {
     }
 
     /// All of a role are told when its primary or the primary's election id changes; else only who asked.
-    fn changed(&mut self, role: &str, before: Option<StreamId>, asked: Option<StreamId>) -> Vec<Told> {
+    fn changed(&mut self, role: &str, before: Option<StreamId>, asked: Option<StreamId>) -> Vec<Notice> {
         let primary = self.primary(role);
         let id = primary
             .and_then(|p| self.arbitrations.get(&p))
@@ -110,7 +110,7 @@ impl Roles {
             .filter(|(_, arbitration)| arbitration.role == role);
         of_role
             .filter(|(stream, _)| primary != before || election_id != known || Some(**stream) == asked)
-            .map(|(stream, _)| Told {
+            .map(|(stream, _)| Notice {
                 stream: *stream,
                 role: role.to_string(),
                 election_id,
@@ -154,8 +154,8 @@ impl Roles {
 mod tests {
     use super::*;
 
-    fn primary(told: &[Told]) -> Option<StreamId> {
-        told.iter().find(|t| t.is_primary).map(|t| t.stream)
+    fn primary(notices: &[Notice]) -> Option<StreamId> {
+        notices.iter().find(|t| t.is_primary).map(|t| t.stream)
     }
 
     #[test]
@@ -163,19 +163,23 @@ mod tests {
         let mut roles = Roles::default();
         assert_eq!(primary(&roles.arbitrate(1, "", Some(5)).unwrap()), Some(1));
         assert_eq!(roles.arbitrate(2, "", Some(5)), Err(Rejected::Taken));
-        let told = roles.arbitrate(2, "", Some(4)).unwrap();
-        assert_eq!((told.len(), primary(&told)), (1, None), "only the backup is told");
-        let told = roles.arbitrate(2, "", Some(7)).unwrap();
-        assert_eq!((told.len(), primary(&told)), (2, Some(2)));
+        let notices = roles.arbitrate(2, "", Some(4)).unwrap();
+        assert_eq!(
+            (notices.len(), primary(&notices)),
+            (1, None),
+            "only the backup is notified"
+        );
+        let notices = roles.arbitrate(2, "", Some(7)).unwrap();
+        assert_eq!((notices.len(), primary(&notices)), (2, Some(2)));
         assert!(roles.may_write("", 7) && !roles.may_write("", 5) && !roles.may_write("", 0));
         // Another role has a primary of its own.
         assert_eq!(primary(&roles.arbitrate(3, "qos", Some(1)).unwrap()), Some(3));
         assert!(roles.may_write("qos", 1) && !roles.may_write("", 1));
         assert_eq!(roles.arbitrate(3, "", Some(9)), Err(Rejected::OtherRole));
         // One with a lower id than the last primary's does not take over (section 5.3).
-        let told = roles.leave(2);
-        assert_eq!((told.len(), primary(&told)), (1, None));
-        assert!(!told[0].has_primary && told[0].election_id == Some(7));
+        let notices = roles.leave(2);
+        assert_eq!((notices.len(), primary(&notices)), (1, None));
+        assert!(!notices[0].has_primary && notices[0].election_id == Some(7));
         assert!(!roles.may_write("", 5));
         assert_eq!(primary(&roles.arbitrate(1, "", Some(7)).unwrap()), Some(1));
         assert!(

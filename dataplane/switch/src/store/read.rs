@@ -57,7 +57,7 @@ impl Store {
                 let with_counts = asked.counter_data.is_some();
                 Ok(found
                     .into_iter()
-                    .map(|kept| self.told(kept, with_counts, sums))
+                    .map(|kept| self.entity(kept, with_counts, sums))
                     .collect())
             }
             Some(Entity::DirectCounterEntry(asked)) => {
@@ -73,7 +73,7 @@ impl Store {
                 if found.is_empty() && !entry.r#match.is_empty() {
                     return refuse(Code::NotFound, "there is no entry with this match and priority");
                 }
-                let told = found.into_iter().filter(|kept| kept.slot != NO_SLOT).map(|kept| {
+                let entities = found.into_iter().filter(|kept| kept.slot != NO_SLOT).map(|kept| {
                     let mut entry = kept.entry.clone();
                     entry.action = None;
                     Entity::DirectCounterEntry(v1::DirectCounterEntry {
@@ -81,7 +81,7 @@ impl Store {
                         data: Some(self.count(kept.slot, sums)),
                     })
                 });
-                Ok(told.map(wrap).collect())
+                Ok(entities.map(wrap).collect())
             }
             Some(Entity::PacketReplicationEngineEntry(asked)) => {
                 let wanted = match &asked.r#type {
@@ -94,12 +94,12 @@ impl Store {
                     .groups
                     .values()
                     .filter(|g| wanted == 0 || g.multicast_group_id == wanted);
-                let told = groups.map(|g| {
+                let entities = groups.map(|g| {
                     Entity::PacketReplicationEngineEntry(v1::PacketReplicationEngineEntry {
                         r#type: Some(PreType::MulticastGroupEntry(g.clone())),
                     })
                 });
-                Ok(told.map(wrap).collect())
+                Ok(entities.map(wrap).collect())
             }
             // Whoever asks for everything is told that there is nothing of these.
             Some(Entity::ActionProfileMember(asked)) => none(asked.action_profile_id),
@@ -120,7 +120,7 @@ impl Store {
     pub fn remake(&self, sums: &Sums) -> Vec<v1::Update> {
         let mut kept: Vec<&StoredEntry> = self.entries.values().collect();
         kept.sort_by_key(|kept| kept.id);
-        let entries = kept.into_iter().map(|kept| self.told(kept, true, sums));
+        let entries = kept.into_iter().map(|kept| self.entity(kept, true, sums));
         let groups = self.groups.values().map(|g| {
             wrap(Entity::PacketReplicationEngineEntry(
                 v1::PacketReplicationEngineEntry {
@@ -135,7 +135,7 @@ impl Store {
         updates.collect()
     }
 
-    fn told(&self, kept: &StoredEntry, with_counts: bool, sums: &Sums) -> v1::Entity {
+    fn entity(&self, kept: &StoredEntry, with_counts: bool, sums: &Sums) -> v1::Entity {
         let mut entry = kept.entry.clone();
         if with_counts && kept.slot != NO_SLOT {
             entry.counter_data = Some(self.count(kept.slot, sums));

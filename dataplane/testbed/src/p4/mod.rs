@@ -37,7 +37,7 @@ struct Controller {
     /// Empty for the role that may do everything.
     role: String,
     election_id: u128,
-    tell: mpsc::Sender<Result<v1::StreamMessageResponse, Status>>,
+    sender: mpsc::Sender<Result<v1::StreamMessageResponse, Status>>,
 }
 
 /// What is shared by all calls.
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     /// Tells every controller of a role who its primary is (P4Runtime 1.6.0, section 5.3).
-    fn tell(&self, role: &str) {
+    fn notify(&self, role: &str) {
         let primary = self.primary(role);
         for controller in lock(&self.controllers).iter().filter(|c| c.role == role) {
             let code = if controller.election_id == primary {
@@ -116,7 +116,7 @@ impl Shared {
                 update: Some(v1::stream_message_response::Update::Arbitration(update)),
             };
             // One that does not listen any more is about to be forgotten.
-            let _gone = controller.tell.try_send(Ok(message));
+            let _gone = controller.sender.try_send(Ok(message));
         }
     }
 }

@@ -251,12 +251,12 @@ impl P4Runtime for Service {
     ) -> Result<Response<Self::StreamChannelStream>, Status> {
         self.faults().await;
         let mut requests = request.into_inner();
-        let (tell, answers) = mpsc::channel(16);
+        let (sender, answers) = mpsc::channel(16);
         let shared = Arc::clone(&self.shared);
         let number = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
         // Once it is registered, the way to a controller is the registry's alone: to forget it is to break the stream.
-        let weak = tell.downgrade();
-        let mut first = Some(tell);
+        let weak = sender.downgrade();
+        let mut first = Some(sender);
         tokio::spawn(async move {
             let mut last: Option<String> = None;
             while let Ok(Some(message)) = requests.message().await {
@@ -266,7 +266,7 @@ impl P4Runtime for Service {
                 let role = update.role.unwrap_or_default().name;
                 let id = update.election_id.unwrap_or_default();
                 let election_id = u128::from(id.high) << 64 | u128::from(id.low);
-                let Some(tell) = first.take().or_else(|| weak.upgrade()) else {
+                let Some(sender) = first.take().or_else(|| weak.upgrade()) else {
                     break;
                 };
                 {
@@ -278,22 +278,22 @@ impl P4Runtime for Service {
                     {
                         // P4Runtime 1.6.0, section 5.3: an election id that is in use in this role.
                         let taken = Status::invalid_argument("the election id is in use");
-                        let _gone = tell.try_send(Err(taken));
+                        let _gone = sender.try_send(Err(taken));
                         return;
                     }
                     controllers.push(Controller {
                         number,
                         role: role.clone(),
                         election_id,
-                        tell,
+                        sender,
                     });
                 }
-                shared.tell(&role);
+                shared.notify(&role);
                 last = Some(role);
             }
             lock(&shared.controllers).retain(|c| c.number != number);
             if let Some(role) = last {
-                shared.tell(&role);
+                shared.notify(&role);
             }
         });
         Ok(Response::new(ReceiverStream::new(answers)))

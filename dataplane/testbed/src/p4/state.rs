@@ -186,11 +186,11 @@ impl State {
     }
 
     fn is_full(&self, table: u32) -> bool {
-        let told = self
+        let stated = self
             .table(table)
             .and_then(|t| usize::try_from(t.size).ok())
             .filter(|s| *s > 0);
-        let size = self.sizes.get(&table).copied().or(told);
+        let size = self.sizes.get(&table).copied().or(stated);
         size.is_some_and(|size| self.entries.in_table(table) >= size)
     }
 
