@@ -1,7 +1,7 @@
 //! Resolves the ports of the bridge: attachments of endpoints, uplinks, and ports without an endpoint.
 //!
 //! An interface that an endpoint's attachment names is a server port. Without one it is an uplink if `uplinks` of the
-//! target names it, or if its type is one that no server has (`FREE_KINDS`: the bridge itself and other internal
+//! target names it, or if its type is one that no server has (`UPLINK_KINDS`: the bridge itself and other internal
 //! interfaces, patches, tunnels). Every other interface is a server port without an endpoint: unmanaged.
 
 mod bypass;
@@ -88,12 +88,12 @@ impl ManagedPort {
     }
 }
 
-/// What a port is.
+/// Whether a port is a server's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// Not a server: an uplink, the bridge itself, a patch, a tunnel.
-    Free,
-    /// ManagedPort.
+    /// An uplink, or what is treated as one: the bridge itself, a patch, a tunnel. No policy holds here.
+    Uplink,
+    /// A server's port: frames from and to it are judged.
     ManagedPort(ManagedPort),
 }
 
@@ -113,16 +113,16 @@ pub struct SwitchPort {
     pub up: bool,
     /// The MAC of the host's own interface, where it is one.
     pub own: Option<MacAddr>,
-    /// What it is.
+    /// Whether it is a server's.
     pub role: Role,
 }
 
 impl SwitchPort {
-    /// Whoever is behind it, when it is policed.
+    /// The server's port, if it is one.
     pub fn policed(&self) -> Option<&ManagedPort> {
         match &self.role {
             Role::ManagedPort(policed) => Some(policed),
-            Role::Free => None,
+            Role::Uplink => None,
         }
     }
 
@@ -130,7 +130,7 @@ impl SwitchPort {
     pub fn macs(&self) -> &[MacAddr] {
         match &self.role {
             Role::ManagedPort(policed) => &policed.macs,
-            Role::Free => self.own.as_slice(),
+            Role::Uplink => self.own.as_slice(),
         }
     }
 }
@@ -203,7 +203,7 @@ impl Attachments {
 }
 
 /// Interface types that are no servers by themselves.
-const FREE_KINDS: [&str; 14] = [
+const UPLINK_KINDS: [&str; 14] = [
     "internal",
     "patch",
     "vxlan",
@@ -340,14 +340,14 @@ impl Round<'_> {
 
     /// How frames leave that go to uplinks: by NORMAL only where a bond is among them.
     fn forwarding(&mut self, bridge: &Bridge) -> Forwarding {
-        let is_free = |name: &String| {
+        let is_uplink = |name: &String| {
             let ports = self.found.ports.values();
             let mut named = ports.filter(|port| port.name == *name);
-            named.any(|port| port.role == Role::Free)
+            named.any(|port| port.role == Role::Uplink)
         };
         let bonds = bridge.ports.values().filter(|port| port.bond());
         let bond = bonds
-            .filter(|port| port.interfaces.keys().any(is_free))
+            .filter(|port| port.interfaces.keys().any(is_uplink))
             .map(|port| port.name.clone())
             .next();
         let exit = match (self.config.final_action, &bond) {
@@ -398,21 +398,22 @@ impl Round<'_> {
             );
             Vlans::Trunk { native: 0, native_tagged: false, only: Some(Vec::new()) }
         });
-        let free = self.config.is_uplink(&interface.name) || FREE_KINDS.contains(&interface.kind.as_str());
+        let uplink =
+            self.config.is_uplink(&interface.name) || UPLINK_KINDS.contains(&interface.kind.as_str());
         let any = attached
             .as_ref()
             .and_then(|(at, endpoint)| endpoint.attachments.get(*at))
             .is_some_and(|attachment| attachment.vlan == Vlan::Any);
         let role = match attached {
             Some((at, endpoint)) => Role::ManagedPort(self.endpoint(&endpoint, at, interface)),
-            None if free => Role::Free,
+            None if uplink => Role::Uplink,
             None => Role::ManagedPort(self.unmanaged(interface)),
         };
         let vlans = match &role {
             Role::ManagedPort(policed) if !any => self.server_vlans(port, policed, vlans),
             _ => vlans,
         };
-        if port.bond() && role != Role::Free {
+        if port.bond() && role != Role::Uplink {
             self.unsupported(
                 format!("bond {}", port.name),
                 "output",
@@ -432,7 +433,7 @@ impl Round<'_> {
         // Only an internal interface is the host's own.
         let own = match (
             &interface.mac_in_use,
-            interface.kind == "internal" && role == Role::Free,
+            interface.kind == "internal" && role == Role::Uplink,
         ) {
             (_, false) => None,
             (Some(mac), true) => mac.parse().ok(),

@@ -215,7 +215,7 @@ fn port_rows(port: &SwitchPort, forwarding: Forwarding, pipeline: &Pipeline, wri
             rows.extend(stack.map(|timed_row| deliver::row(port.number, timed_row, pipeline, writer)));
             rows.extend(output::rows(port, pipeline, writer));
         }
-        Role::Free => {
+        Role::Uplink => {
             rows.extend(learn::uplink(port, pipeline, writer));
             rows.push(deliver::uplink(port.number, forwarding.exit, pipeline, writer));
             if forwarding.exit == Exit::Uplinks {

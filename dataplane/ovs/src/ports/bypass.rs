@@ -23,7 +23,7 @@ pub(super) fn found(bridge: &Bridge, ports: &Ports, target: &str) -> Vec<Unsuppo
     };
     let servers = |names: &dyn Fn(&SwitchPort) -> bool| -> bool {
         let mut ports = ports.ports.values();
-        ports.any(|port| port.role != Role::Free && names(port))
+        ports.any(|port| port.role != Role::Uplink && names(port))
     };
     let of = |port: &str| -> Vec<String> {
         let port = bridge.ports.get(port);

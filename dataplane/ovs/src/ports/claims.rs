@@ -64,7 +64,7 @@ pub(super) fn settle(found: &mut Ports, intent: &Intent, target: &str) {
                 policed.roaming = roaming.cloned().unwrap_or_default();
                 policed.macs.retain(is_bound);
             }
-            Role::Free => port.own = port.own.filter(is_bound),
+            Role::Uplink => port.own = port.own.filter(is_bound),
         }
     }
     for ((first, other), macs) in settled.clashes {

@@ -165,14 +165,14 @@ fn what_no_server_has_is_an_uplink_and_its_own_mac_is_the_hosts() {
         "  inside: {attachments: [{interface: inside}], macs: [\"02:00:00:00:00:03\"]}\n  \
          twin: {macs: [\"02:00:00:00:00:10\"], attachments: [{interface: nowhere}]}\n",
     );
-    for (name, free) in [
+    for (name, uplink) in [
         ("br0", true),
         ("inside", false),
         ("patch0", true),
         ("stray", false),
         ("eth0", true),
     ] {
-        assert_eq!(at(&ports, name).role == Role::Free, free, "{name}");
+        assert_eq!(at(&ports, name).role == Role::Uplink, uplink, "{name}");
     }
     assert_eq!(macs(&ports, "br0"), ["02:00:00:00:00:10"]);
     assert_eq!(macs(&ports, "inside"), ["02:00:00:00:00:03"]);

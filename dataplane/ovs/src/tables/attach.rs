@@ -110,7 +110,7 @@ pub fn rows(
     for (way, note) in ways(switch_port) {
         let matching = way.exact(Field::InPort, number);
         match &switch_port.role {
-            Role::Free => {
+            Role::Uplink => {
                 let mut actions = note;
                 actions.push(learn::ask_of_uplink(pipeline));
                 if forwarding.exit == Exit::Normal {

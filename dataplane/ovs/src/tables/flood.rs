@@ -50,8 +50,8 @@ impl Receivers {
         for port in ports {
             let kinds: &[u16] = match (&port.role, exit) {
                 (Role::ManagedPort(_), _) => &[0],
-                (Role::Free, Exit::Uplinks) => &[0, UPLINKS],
-                (Role::Free, _) => &[],
+                (Role::Uplink, Exit::Uplinks) => &[0, UPLINKS],
+                (Role::Uplink, _) => &[],
             };
             let vids = port.vlans.members().unwrap_or_else(|| vec![EVERY]);
             for set in kinds
