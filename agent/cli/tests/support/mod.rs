@@ -1,6 +1,5 @@
 //! What the tests of the command share: its command line, a terminal that is read back, an agent that is configured
 //! what to answer.
-#![allow(dead_code)]
 
 pub mod agent;
 pub mod messages;

@@ -1,5 +1,6 @@
-//! What the device shall hold: built from the newest intent, under the class numbers that its rows have already.
+//! The desired rows of a device: built from the newest intent, under the class numbers of the rows that it holds already.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portcullis_backend::machine::Desired;
@@ -50,7 +51,7 @@ impl Driver {
         true
     }
 
-    /// Sets what the device shall hold, from the intent and who is where.
+    /// Builds the desired rows again from the newest intent and the ports of now.
     pub(super) fn rebuild(&mut self) {
         let Some(intent) = self.intent.clone() else { return };
         match self.set(&intent) {
@@ -69,7 +70,7 @@ impl Driver {
         }
     }
 
-    /// Sets what the device shall hold to the rows of an intent. Nothing while the device is not known.
+    /// Makes the rows of an intent the desired ones. `None` while the device is not known.
     fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
         let device = self.session.device().cloned()?;
         let moment = self.moment();
@@ -77,15 +78,17 @@ impl Driver {
         if self.session.machine.is_known() {
             self.numbered.rows_are_known();
         }
-        let mut built = match self.build(&device, intent, points.clone())? {
+        // Rows that were read before the first intent may have the numbers of its classes: none counts as taken yet.
+        let first = self.last.is_none() && self.session.machine.is_known();
+        let mut built = match self.build(&device, intent, points.clone(), first)? {
             Ok(built) => built,
             Err(error) => return Some(Err(error)),
         };
-        if self.last.is_none() && self.session.machine.is_known() {
+        if first {
             let installed = self.session.machine.installed().iter();
             let seen: Vec<Row> = installed.map(|(k, d)| (k.clone(), d.clone())).collect();
             if self.recover_numbers(&device, &built.desired, &seen) {
-                built = match self.build(&device, intent, points)? {
+                built = match self.build(&device, intent, points, false)? {
                     Ok(built) => built,
                     Err(error) => return Some(Err(error)),
                 };
@@ -100,15 +103,20 @@ impl Driver {
         Some(Ok(()))
     }
 
-    /// The rows of an intent under the device's class numbers. Nothing while the device's tables are not known.
+    /// The rows of an intent under the device's class numbers. `guessed`: numbers of rows that are there may be given, since
+    /// they are taken over next. `None` while the device's tables are not known.
     fn build(
         &mut self,
         device: &Arc<Device>,
         intent: &Arc<Intent>,
         points: AttachmentPoints,
+        guessed: bool,
     ) -> Option<Result<Built, BuildError>> {
         let target = self.name().to_string();
-        let held = || held(device, self.session.machine.may_hold());
+        let held = || match guessed {
+            true => BTreeSet::new(),
+            false => held(device, self.session.machine.may_hold()),
+        };
         let (local, points) = match self
             .numbered
             .translate(intent, points, device.class_limit(), held)
