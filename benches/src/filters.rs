@@ -3,7 +3,7 @@
 
 use portcullis_compiler::{Class, ClassId, Fingerprint, Intent};
 use portcullis_policy::classbench::{self, Kind};
-use portcullis_policy::{Action, canonical};
+use portcullis_policy::{Action, PerDirection, canonical};
 
 /// Filters of a generated set.
 pub const FILTERS: usize = 10_000;
@@ -54,7 +54,10 @@ impl FilterSet {
         Ok(Intent {
             generation: 1,
             classes: [(class.id, std::sync::Arc::new(class))].into_iter().collect(),
-            unmanaged: (ClassId(1), ClassId::OPEN),
+            unmanaged: PerDirection {
+                egress: ClassId(1),
+                ingress: ClassId::OPEN,
+            },
             ..Intent::default()
         })
     }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Attachment, Defaults, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch,
-    LinkLocal, Name, ParseError, Profile, Protocol, Reserved, Rule, Unmanaged, Vlan, default_network,
+    Action, Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, LinkLocal, Name,
+    ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Vlan, default_network,
 };
 use portcullis_proto::v1;
 use portcullis_unlock::ledger::Bypass;
@@ -283,7 +283,7 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
     let rules = fields.rules("baseline.rules", message.rules);
     let reserved = fields.reserved("baseline.reserved", &message.reserved.unwrap_or_default());
     let whole = || {
-        let defaults = Defaults {
+        let defaults = PerDirection {
             egress: egress?,
             ingress: ingress?,
         };
@@ -309,12 +309,13 @@ pub(super) fn profile(message: Option<v1::Profile>) -> Result<(Name, Profile, St
     let ingress = fields.maybe_action("profile.defaults.ingress", set.ingress);
     let rules = fields.rules("profile.rules", message.rules);
     let whole = || {
-        let mut profile = Profile {
+        let profile = Profile {
+            default: PerDirection {
+                egress: egress?,
+                ingress: ingress?,
+            },
             rules: rules?,
-            ..Profile::default()
         };
-        profile.default.egress = egress?;
-        profile.default.ingress = ingress?;
         Some((name?, profile))
     };
     let whole = whole();

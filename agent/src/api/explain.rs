@@ -419,7 +419,7 @@ pub(super) async fn explain(
             .intent
             .endpoints
             .get(name)
-            .map_or(0, |e| e.class(question.direction).0),
+            .map_or(0, |e| e.classes[question.direction].0),
         targets,
         bypass: base
             .ledger

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_backend::Hit;
 use portcullis_compiler::{ClassId, EndpointIntent, Intent};
-use portcullis_policy::{Decider, Direction, Name, Policy, canonical, effective};
+use portcullis_policy::{Decider, Direction, Name, PerDirection, Policy, canonical, effective};
 
 use super::status::ApiError;
 use crate::engine::Base;
@@ -18,8 +18,8 @@ pub(super) struct Asker {
     name: Name,
     endpoint: Arc<EndpointIntent>,
     intent: Arc<Intent>,
-    /// Its own policies in the order of its classes': egress and ingress.
-    own: [Policy; 2],
+    /// Its own policies in the order of its classes'.
+    own: PerDirection<Policy>,
 }
 
 impl Asker {
@@ -31,7 +31,9 @@ impl Asker {
                 name: name.to_string(),
             }));
         };
-        let own = Direction::BOTH.map(|d| canonical(&effective(&base.document, name.as_str(), endpoint, d)));
+        let own = PerDirection::from_fn(|direction| {
+            canonical(&effective(&base.document, name.as_str(), endpoint, direction))
+        });
         Ok(Asker {
             name,
             endpoint: Arc::clone(intent),
@@ -43,7 +45,7 @@ impl Asker {
     /// Whether a hit is about it.
     pub(super) fn concerns(&self, hit: &Hit) -> bool {
         match hit.class {
-            Some(class) => class != 0 && self.endpoint.class(hit.direction).0 == class,
+            Some(class) => class != 0 && self.endpoint.classes[hit.direction].0 == class,
             None => hit.endpoints.iter().any(|e| e == self.name.as_str()),
         }
     }
@@ -59,8 +61,7 @@ impl Asker {
         let class = self.intent.classes.get(&ClassId(hit.class?))?;
         // A target that is behind or ahead may speak of another policy.
         let same = class.policy.origin(decider) == hit.rule;
-        let own = self.own.iter().find(|p| p.direction == hit.direction);
-        own.filter(|_| same).map(|policy| policy.origin(decider))
+        same.then(|| self.own[hit.direction].origin(decider))
     }
 }
 
@@ -108,8 +109,8 @@ endpoints:
         )
         .unwrap();
         let intent = Compiler::default().resolve(&document, 1).unwrap();
-        let class = intent.endpoints["a"].egress;
-        assert_eq!(class, intent.endpoints["b"].egress);
+        let class = intent.endpoints["a"].classes.egress;
+        assert_eq!(class, intent.endpoints["b"].classes.egress);
         let base = Base::new(Arc::new(document), Arc::clone(&intent));
         let policy = &intent.classes[&class].policy;
         let hits = |decider: Decider| Hit {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use portcullis_policy::{
-    Defaults, Document, DocumentError, Endpoint, Name, Profile, Reserved, Rule, Unmanaged,
+    Action, Defaults, Document, DocumentError, Endpoint, Name, PerDirection, Profile, Reserved, Rule,
+    Unmanaged,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +17,12 @@ use crate::config::Limits;
 use crate::store::{Change, Key, Kind};
 
 /// The rules for everybody, as one resource.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     /// Verdicts where no rule matches.
-    pub defaults: Defaults,
+    #[serde(with = "Defaults")]
+    pub defaults: PerDirection<Action>,
     /// What holds for ports without an endpoint.
     pub unmanaged: Unmanaged,
     /// What no endpoint may declare.

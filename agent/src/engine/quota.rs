@@ -52,11 +52,9 @@ fn own(tenant: &str, document: &Document, intent: &Intent) -> BTreeSet<ClassId> 
         let Some((last, before)) = is.transitions.split_last() else {
             continue;
         };
-        let ids = before
-            .iter()
-            .flat_map(|transition| [transition.egress, transition.ingress]);
-        let ids = ids.chain([is.egress, is.ingress]);
-        own.extend(ids.filter(|id| ![last.egress, last.ingress].contains(id)));
+        let ids = before.iter().flat_map(|transition| transition.classes);
+        let without = |id: &ClassId| last.classes.iter().any(|last| last == id);
+        own.extend(ids.chain(is.classes).filter(|id| !without(id)));
     }
     own
 }

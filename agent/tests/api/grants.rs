@@ -443,7 +443,7 @@ async fn a_prefix_that_no_check_reaches_stays_closed() {
     );
     until_local(&u, "192.0.2.20", true).await;
     let intent = u.rig.fake.newest();
-    let class = &intent.classes[&intent.endpoints["mail1"].egress];
+    let class = &intent.classes[&intent.endpoints["mail1"].classes.egress];
     let opened = class
         .policy
         .entries

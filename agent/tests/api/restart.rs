@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use portcullis::store::Store;
 use portcullis_compiler::{ClassId, Intent};
+use portcullis_policy::PerDirection;
 use portcullis_proto::v1;
 
 use crate::api::support::*;
 
 /// Generation, fingerprints of the classes, classes of the endpoints.
-type Essence = (u64, BTreeMap<ClassId, String>, Vec<(String, ClassId, ClassId)>);
+type Essence = (
+    u64,
+    BTreeMap<ClassId, String>,
+    Vec<(String, PerDirection<ClassId>)>,
+);
 
 fn essence(intent: &Intent) -> Essence {
     let classes = intent
@@ -20,7 +25,7 @@ fn essence(intent: &Intent) -> Essence {
     let endpoints = intent
         .endpoints
         .values()
-        .map(|e| (e.name.to_string(), e.egress, e.ingress))
+        .map(|e| (e.name.to_string(), e.classes))
         .collect();
     (intent.generation, classes, endpoints)
 }
@@ -115,7 +120,7 @@ async fn own(rig: &Rig, generation: u64) -> ClassId {
     for _ in 0..500 {
         let newest = rig.fake.intents.lock().unwrap().last().cloned();
         if let Some(intent) = newest.filter(|intent| intent.generation == generation) {
-            return intent.endpoints["own"].egress;
+            return intent.endpoints["own"].classes.egress;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }

@@ -126,12 +126,12 @@ impl Fake {
                 let hits = intent
                     .endpoints
                     .values()
-                    .filter(|e| e.ingress.0 != 0)
+                    .filter(|e| e.classes.ingress.0 != 0)
                     .map(|e| Hit {
                         direction: portcullis_policy::Direction::Ingress,
                         rule: "default/ingress".to_string(),
                         decider: None,
-                        class: Some(e.ingress.0),
+                        class: Some(e.classes.ingress.0),
                         endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
                         action: "deny".to_string(),
                         packets: 5,

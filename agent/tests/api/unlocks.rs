@@ -248,7 +248,7 @@ pub fn passes(intent: &Intent, endpoint: &str, port: u16) -> bool {
 
 /// The same, from one of its addresses.
 pub fn passes_from(intent: &Intent, endpoint: &str, port: u16, local: &str) -> bool {
-    let class = intent.endpoints[endpoint].egress;
+    let class = intent.endpoints[endpoint].classes.egress;
     let packet = Packet {
         frame: Frame::Ip(IpPacket {
             local: local.parse().unwrap(),
@@ -358,7 +358,10 @@ async fn from_missing_evidence_to_open_ports_and_back() {
         endpoint.transitions[0].at,
         u64::try_from(unlock.expires_at).unwrap()
     );
-    assert_eq!(endpoint.transitions[0].egress, intent.endpoints["web1"].egress);
+    assert_eq!(
+        endpoint.transitions[0].classes.egress,
+        intent.endpoints["web1"].classes.egress
+    );
 
     // A restart continues where it was.
     u.restart().await;

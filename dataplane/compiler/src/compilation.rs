@@ -128,15 +128,12 @@ impl Compilation {
             if !self.by_port(direction) {
                 continue;
             }
-            let others = match direction {
-                Direction::Egress => intent.unmanaged.0,
-                Direction::Ingress => intent.unmanaged.1,
-            };
+            let others = intent.unmanaged[direction];
             if let Some(compiled) = self.classes.get_mut(&others) {
                 compiled.ports.others = true;
             }
             for endpoint in intent.endpoints.values() {
-                let class = endpoint.class(direction);
+                let class = endpoint.classes[direction];
                 if class == others {
                     continue;
                 }
@@ -237,14 +234,14 @@ impl Compilation {
         if self.table_use(table).excess() == 0 {
             return;
         }
-        let mut stays: BTreeSet<ClassId> = BTreeSet::from([intent.unmanaged.0, intent.unmanaged.1]);
+        let mut stays: BTreeSet<ClassId> = intent.unmanaged.into_iter().collect();
         for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
-            stays.extend([endpoint.egress, endpoint.ingress]);
+            stays.extend(endpoint.classes);
             stays.extend(
                 endpoint
                     .transitions
                     .iter()
-                    .flat_map(|transition| [transition.egress, transition.ingress]),
+                    .flat_map(|transition| transition.classes),
             );
         }
         let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));

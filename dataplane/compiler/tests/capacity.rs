@@ -45,7 +45,8 @@ fn whatever_the_sizes_nothing_is_too_full_unless_refused() {
                 table.size = Some(size);
             }
             let lucky = random.below(5);
-            let elsewhere = |e: &EndpointIntent| e.name.as_str().len() as u64 + u64::from(e.egress.0) > lucky;
+            let elsewhere =
+                |e: &EndpointIntent| e.name.as_str().len() as u64 + u64::from(e.classes.egress.0) > lucky;
             let compilation = compile(&intent, model, elsewhere);
             check_tables(&compilation);
             for step in &compilation.steps {
@@ -103,6 +104,7 @@ fn first_step_merges_where_that_saves_most() {
             .find(|(n, _)| n.as_str() == "large")
             .unwrap()
             .1
+            .classes
             .egress;
         // One row short: the larger class is merged, and it alone.
         let compilation = compile(&intent, policy_size(name, needed - 1), NOWHERE);
@@ -164,6 +166,7 @@ fn second_step_leaves_classes_to_another_target() {
                 .find(|(n, _)| n.as_str() == who)
                 .unwrap()
                 .1
+                .classes
                 .egress
         };
         // Nobody is attached elsewhere: refused.
@@ -248,7 +251,7 @@ fn ports_of_a_class_that_moved_are_open_here() {
     let packet = witness::ip("192.0.2.1", "198.51.100.1", 6, l4);
     let shown = ShownFields::new(&packet, &compilation.model)[0];
     let pipeline = Pipeline::from_compilation(&compilation);
-    let class = intent.endpoints.iter().next().unwrap().1.egress;
+    let class = intent.endpoints.iter().next().unwrap().1.classes.egress;
     let told = pipeline.judge(Direction::Egress, class, "interface m1", &shown);
     assert!(
         !matches!(told, Some((Action::Deny, _))),
@@ -320,7 +323,7 @@ fn ports_are_open_by_direction() {
     model.tables.push(second);
     model.check().unwrap();
     let endpoint = intent.endpoints.iter().next().unwrap().1;
-    assert_eq!(endpoint.egress, portcullis_compiler::ClassId::OPEN);
+    assert_eq!(endpoint.classes.egress, portcullis_compiler::ClassId::OPEN);
     let compilation = compile(&intent, model, NOWHERE);
     check_tables(&compilation);
     assert!(check_verdicts(&intent, &compilation, 400, &mut Random(21)) > 500);

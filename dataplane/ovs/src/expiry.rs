@@ -51,10 +51,7 @@ fn ends(
     let mut class = now;
     let mut ends = Vec::new();
     for transition in transitions {
-        let next = match direction {
-            Direction::Egress => transition.egress,
-            Direction::Ingress => transition.ingress,
-        };
+        let next = transition.classes[direction];
         if next != class {
             ends.push((transition.at, class));
             class = next;

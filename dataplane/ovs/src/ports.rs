@@ -18,7 +18,9 @@ use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
 use portcullis_openflow::port::widen;
 use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
-use portcullis_policy::{Attachment, Direction, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix, Vlan};
+use portcullis_policy::{
+    Attachment, Direction, EndpointRole, MacAddr, MaskedV6, Name, PerDirection, StrictPrefix, Vlan,
+};
 
 use crate::config::{Config, FinalAction};
 use crate::expiry::{self, TimedRow};
@@ -49,10 +51,8 @@ pub struct ManagedPort {
     pub guard: bool,
     /// Link-local addresses that it may not choose by itself; absent when it may choose none.
     pub link_local: Option<Arc<[MaskedV6]>>,
-    /// Class of what it sends.
-    pub egress: ClassId,
-    /// Class of what it is sent.
-    pub ingress: ClassId,
+    /// Its classes.
+    pub classes: PerDirection<ClassId>,
     /// What these become as unlocks end, if nobody changes anything: rising in time, each later than the moment for which
     /// this was found.
     pub transitions: Vec<ScheduledTransition>,
@@ -61,15 +61,7 @@ pub struct ManagedPort {
 impl ManagedPort {
     /// The rows that lead to its class in a direction.
     pub fn expiry_chain(&self, direction: Direction) -> Vec<TimedRow> {
-        expiry::expiry_chain(self.class(direction), &self.transitions, direction)
-    }
-
-    /// Its class in a direction.
-    pub fn class(&self, direction: Direction) -> ClassId {
-        match direction {
-            Direction::Egress => self.egress,
-            Direction::Ingress => self.ingress,
-        }
+        expiry::expiry_chain(self.classes[direction], &self.transitions, direction)
     }
 
     /// Whether its packets pass the guard.
@@ -472,15 +464,14 @@ impl Round<'_> {
     }
 
     /// Its classes now, and what they become.
-    fn classes(&mut self, endpoint: &EndpointIntent) -> ([ClassId; 2], Vec<ScheduledTransition>) {
+    fn classes(&mut self, endpoint: &EndpointIntent) -> (PerDirection<ClassId>, Vec<ScheduledTransition>) {
         let moment = |transition: &ScheduledTransition| Duration::from_secs(transition.at) <= self.wall;
         let passed = endpoint.transitions.partition_point(moment);
         let (past, transitions) = endpoint.transitions.split_at(passed);
-        let now = match past.last() {
-            Some(transition) => [transition.egress, transition.ingress],
-            None => [endpoint.egress, endpoint.ingress],
-        };
-        for (direction, class) in Direction::BOTH.into_iter().zip(now) {
+        let now = past
+            .last()
+            .map_or(endpoint.classes, |transition| transition.classes);
+        for (direction, class) in now.each() {
             let beyond = expiry::beyond(class, transitions, direction);
             if beyond > 0 {
                 self.unsupported(
@@ -498,7 +489,7 @@ impl Round<'_> {
     }
 
     fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> ManagedPort {
-        let ([egress, ingress], transitions) = self.classes(endpoint);
+        let (classes, transitions) = self.classes(endpoint);
         let own = endpoint
             .attachments
             .get(at)
@@ -528,8 +519,7 @@ impl Round<'_> {
             addresses: endpoint.addresses.clone(),
             guard: endpoint.source_guard,
             link_local: endpoint.link_local_exceptions(self.intent),
-            egress,
-            ingress,
+            classes,
             transitions,
         }
     }
@@ -550,8 +540,7 @@ impl Round<'_> {
             addresses: Vec::new(),
             guard: false,
             link_local: None,
-            egress: self.intent.unmanaged.0,
-            ingress: self.intent.unmanaged.1,
+            classes: self.intent.unmanaged,
             transitions: Vec::new(),
         }
     }

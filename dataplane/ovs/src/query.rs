@@ -47,7 +47,7 @@ pub(crate) fn trace(
         .map(|(key, _)| key.clone())
         .collect();
     keys = tops(keys, machine);
-    let Some(class) = port.policed().map(|p| p.class(trace.direction)) else {
+    let Some(class) = port.policed().map(|p| p.classes[trace.direction]) else {
         return Ok(keys);
     };
     let Some(class) = intent.classes.get(&class) else {
@@ -278,7 +278,7 @@ fn members(ports: &Ports) -> BTreeMap<ClassId, Vec<String>> {
             .endpoint
             .as_ref()
             .map_or_else(|| format!("({})", port.name), ToString::to_string);
-        for class in [policed.egress, policed.ingress] {
+        for class in policed.classes {
             let list = members.entry(class).or_default();
             if list.len() < NAMED && list.last() != Some(&name) {
                 list.push(name.clone());

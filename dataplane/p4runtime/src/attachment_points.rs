@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_backend::Pending;
 use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
-use portcullis_policy::{Attachment, EndpointRole, MacAddr, MaskedV6, Name, StrictPrefix};
+use portcullis_policy::{Attachment, EndpointRole, MacAddr, MaskedV6, Name, PerDirection, StrictPrefix};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,10 +48,8 @@ pub struct AttachmentPoint {
     pub link_local: Option<Arc<[MaskedV6]>>,
     /// What it may send beside what any server sends.
     pub roles: BTreeSet<EndpointRole>,
-    /// Class of what it sends.
-    pub egress: ClassId,
-    /// Class of what it is sent.
-    pub ingress: ClassId,
+    /// Its classes.
+    pub classes: PerDirection<ClassId>,
     /// What these become as unlocks end, if nobody changes anything: rising in time.
     pub transitions: Vec<ScheduledTransition>,
 }
@@ -74,19 +72,15 @@ impl AttachmentPoint {
             guard: false,
             link_local: None,
             roles: BTreeSet::new(),
-            egress: ClassId::OPEN,
-            ingress: ClassId::OPEN,
+            classes: PerDirection::from_fn(|_| ClassId::OPEN),
             transitions: Vec::new(),
         }
     }
 
     /// Every class that it has now or will have.
-    pub fn classes(&self) -> impl Iterator<Item = ClassId> {
-        let later = self
-            .transitions
-            .iter()
-            .flat_map(|transition| [transition.egress, transition.ingress]);
-        [self.egress, self.ingress].into_iter().chain(later)
+    pub fn all_classes(&self) -> impl Iterator<Item = ClassId> {
+        let later = self.transitions.iter().flat_map(|transition| transition.classes);
+        self.classes.into_iter().chain(later)
     }
 }
 
@@ -120,7 +114,7 @@ impl AttachmentPoints {
                 .transitions
                 .partition_point(|transition| Duration::from_secs(transition.at) <= wall);
             if let Some(transition) = point.transitions.drain(..passed).next_back() {
-                (point.egress, point.ingress) = (transition.egress, transition.ingress);
+                point.classes = transition.classes;
             }
         }
         self
@@ -186,8 +180,7 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
     let taken = found.ports();
     for port in known.servers.iter().filter(|port| !taken.contains(port)) {
         let point = AttachmentPoint {
-            egress: intent.unmanaged.0,
-            ingress: intent.unmanaged.1,
+            classes: intent.unmanaged,
             ..AttachmentPoint::open((*port, UNTAGGED))
         };
         found.points.insert(point.at, point);
@@ -234,8 +227,7 @@ fn point(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &In
         guard: endpoint.source_guard,
         link_local: endpoint.link_local_exceptions(intent),
         roles: endpoint.roles.clone(),
-        egress: endpoint.egress,
-        ingress: endpoint.ingress,
+        classes: endpoint.classes,
         transitions: endpoint.transitions.clone(),
     }
 }
@@ -399,8 +391,8 @@ endpoints:
         let two: MacAddr = "02:00:00:00:00:02".parse().unwrap();
         assert_eq!(found.several, [(two, [2, 3].into())].into());
         assert!(point(2, UNTAGGED).guarded() && point(2, UNTAGGED).macs.is_empty());
-        assert_eq!(point(5, UNTAGGED).egress, intent.unmanaged.0);
-        assert!(point(9, None).uplink && point(9, None).egress == ClassId::OPEN);
+        assert_eq!(point(5, UNTAGGED).classes, intent.unmanaged);
+        assert!(point(9, None).uplink && point(9, None).classes.egress == ClassId::OPEN);
     }
 
     fn found(endpoints: &str) -> AttachmentPoints {

@@ -55,16 +55,18 @@ impl Numbered {
         limit: u32,
         held: impl Fn() -> BTreeSet<u32>,
     ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
-        let mut wanted: BTreeSet<ClassId> =
-            points.points.values().flat_map(|point| point.classes()).collect();
+        let mut wanted: BTreeSet<ClassId> = points
+            .points
+            .values()
+            .flat_map(|point| point.all_classes())
+            .collect();
         wanted.remove(&ClassId::OPEN);
         let held = || held().union(&self.seen).copied().collect();
         self.numbers.give(&wanted, limit, held)?;
         for point in points.points.values_mut() {
-            (point.egress, point.ingress) = (self.here(point.egress), self.here(point.ingress));
+            point.classes = point.classes.map(|id| self.here(id));
             for transition in &mut point.transitions {
-                (transition.egress, transition.ingress) =
-                    (self.here(transition.egress), self.here(transition.ingress));
+                transition.classes = transition.classes.map(|id| self.here(id));
             }
         }
         let mut classes = OrdMap::new();
@@ -74,7 +76,7 @@ impl Numbered {
             classes.insert(id, self.renamed_class(class, id, &mut renamed));
         }
         self.renamed = renamed;
-        let unmanaged = (self.here(intent.unmanaged.0), self.here(intent.unmanaged.1));
+        let unmanaged = intent.unmanaged.map(|id| self.here(id));
         let intent = Intent {
             classes,
             unmanaged,

@@ -31,12 +31,8 @@ pub(crate) fn deciding(
     let Some(point) = points.of(&trace.endpoint).next() else {
         return Ok(Vec::new());
     };
-    let class = match trace.direction {
-        Direction::Egress => point.egress,
-        Direction::Ingress => point.ingress,
-    };
     // Nothing is denied to a class without rows.
-    let Some(class) = intent.classes.get(&class) else {
+    let Some(class) = intent.classes.get(&point.classes[trace.direction]) else {
         return Ok(Vec::new());
     };
     let program = programs.get(class)?;
@@ -243,7 +239,7 @@ fn members(points: &AttachmentPoints) -> BTreeMap<ClassId, Vec<String>> {
     let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
     for point in points.points.values().filter(|p| !p.uplink) {
         let name = named(point);
-        for class in [point.egress, point.ingress] {
+        for class in point.classes {
             let list = members.entry(class).or_default();
             if list.len() < NAMED && list.last() != Some(&name) {
                 list.push(name.clone());

@@ -149,7 +149,7 @@ fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool)
         if let Some(point) = named.get(name) {
             let mut endpoint = EndpointIntent::clone(endpoint);
             // Unlocks may have ended since the intent was made.
-            (endpoint.egress, endpoint.ingress) = (point.egress, point.ingress);
+            endpoint.classes = point.classes;
             endpoint.transitions.clone_from(&point.transitions);
             endpoint.attachments = meant(&endpoint, target)
                 .filter(|a| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid())))
@@ -163,7 +163,7 @@ fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool)
     let used: BTreeSet<ClassId> = points
         .points
         .values()
-        .flat_map(|p| p.classes().take(if by_port { 2 } else { usize::MAX }))
+        .flat_map(|p| p.all_classes().take(if by_port { 2 } else { usize::MAX }))
         .collect();
     let mut classes = OrdMap::new();
     for (id, class) in intent.classes.iter().filter(|(id, _)| used.contains(id)) {
@@ -450,14 +450,10 @@ fn carry_ends(device: &Device, point: &AttachmentPoint, (key, does): &mut Row) {
         Some(Role::Deliver) => Direction::Ingress,
         _ => return,
     };
-    let of = |egress: ClassId, ingress: ClassId| match direction {
-        Direction::Egress => egress,
-        Direction::Ingress => ingress,
-    };
-    let mut class = of(point.egress, point.ingress);
+    let mut class = point.classes[direction];
     let mut ends = Vec::new();
     for transition in &point.transitions {
-        let next = of(transition.egress, transition.ingress);
+        let next = transition.classes[direction];
         if next != class {
             ends.push(End {
                 at: transition.at,

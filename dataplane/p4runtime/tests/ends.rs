@@ -104,11 +104,11 @@ async fn a_row_carries_what_its_class_becomes() {
     let wanted = [
         End {
             at: first,
-            value: of(transitions[0].egress),
+            value: of(transitions[0].classes.egress),
         },
         End {
             at: last,
-            value: of(transitions[1].egress),
+            value: of(transitions[1].classes.egress),
         },
     ];
     assert_eq!(attach(&rig, |e| ends::read(&e.metadata)), Some(wanted.to_vec()));

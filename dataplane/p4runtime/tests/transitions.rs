@@ -155,7 +155,7 @@ async fn there_is_room_for_what_leases_fall_to_before_they_are_granted() {
     rig.target.set_intent(Arc::clone(&intent));
     rig.until("in sync", |s| s.state == SessionState::InSync && s.applied == 1)
         .await;
-    let transition = intent.endpoints["web"].transitions[0].egress;
+    let transition = intent.endpoints["web"].transitions[0].classes.egress;
     let rows = rig.server.state();
     let class = |bytes: &[u8]| bytes.iter().fold(0u32, |n, b| (n << 8) | u32::from(*b));
     let of_fall = rows.entries.values().filter(|entry| {

@@ -6,66 +6,54 @@ use std::sync::{Arc, LazyLock};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::direction::{Direction, PerDirection};
 use crate::endpoint::{Endpoint, Reserved};
 use crate::program::{Grant, Program};
-use crate::types::{Action, Direction, Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix};
+use crate::types::{Action, Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix};
 use crate::validate::{DocumentError, FieldError};
 use crate::yaml;
 
 /// The only document version there is.
 pub const VERSION: &str = "portcullis/v1";
 
-/// The verdict of each direction where no rule matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How `defaults` are written, for `#[serde(with = "Defaults")]`: a direction that is left out is allowed.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    remote = "PerDirection<Action>",
+    expecting = "struct Defaults"
+)]
 pub struct Defaults {
-    /// What endpoints send.
     #[serde(default = "allow")]
-    pub egress: Action,
-    /// What endpoints are sent.
+    egress: Action,
     #[serde(default = "allow")]
-    pub ingress: Action,
+    ingress: Action,
 }
 
 fn allow() -> Action {
     Action::Allow
 }
 
-impl Default for Defaults {
-    fn default() -> Self {
-        Defaults {
-            egress: Action::Allow,
-            ingress: Action::Allow,
-        }
-    }
+fn allow_both() -> PerDirection<Action> {
+    PerDirection::from_fn(|_| Action::Allow)
 }
 
-impl Defaults {
-    /// The default of one direction.
-    pub fn of(&self, direction: Direction) -> Action {
-        match direction {
-            Direction::Egress => self.egress,
-            Direction::Ingress => self.ingress,
-        }
-    }
-}
-
-/// A default that a profile may set for a direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProfileDefaults {
-    /// Egress, when the profile sets it.
+/// How a profile's `default` is written: it may leave out a direction.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    remote = "PerDirection<Option<Action>>",
+    expecting = "struct ProfileDefaults"
+)]
+struct ProfileDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<Action>,
-    /// Ingress, when the profile sets it.
+    egress: Option<Action>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<Action>,
+    ingress: Option<Action>,
 }
 
-impl ProfileDefaults {
-    fn is_empty(&self) -> bool {
-        self.egress.is_none() && self.ingress.is_none()
-    }
+fn sets_none(defaults: &PerDirection<Option<Action>>) -> bool {
+    defaults.iter().all(Option::is_none)
 }
 
 /// What holds for a port that is plugged in without an endpoint.
@@ -122,8 +110,8 @@ pub struct Rule {
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Defaults it sets: `deny` wins over the document's default and over other profiles.
-    #[serde(default, skip_serializing_if = "ProfileDefaults::is_empty")]
-    pub default: ProfileDefaults,
+    #[serde(default, with = "ProfileDefaults", skip_serializing_if = "sets_none")]
+    pub default: PerDirection<Option<Action>>,
     /// First match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
@@ -136,8 +124,8 @@ pub struct Document {
     /// [`VERSION`].
     pub version: String,
     /// Verdicts where no rule matches.
-    #[serde(default)]
-    pub defaults: Defaults,
+    #[serde(default = "allow_both", with = "Defaults")]
+    pub defaults: PerDirection<Action>,
     /// What holds for ports without an endpoint.
     #[serde(default)]
     pub unmanaged: Unmanaged,
@@ -177,7 +165,7 @@ impl Default for Document {
     fn default() -> Self {
         Document {
             version: VERSION.to_string(),
-            defaults: Defaults::default(),
+            defaults: allow_both(),
             unmanaged: Unmanaged::default(),
             reserved: Arc::default(),
             mandatory: Arc::default(),

@@ -5,12 +5,13 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
+use crate::direction::{Direction, PerDirection};
 use crate::document::{Document, Profile, Rule, Unmanaged};
 use crate::endpoint::Endpoint;
 use crate::essentials::Essentials;
 use crate::matcher::Matcher;
 use crate::program::{Grant, GrantKind};
-use crate::types::{Action, Direction, Family, Name, Protocol};
+use crate::types::{Action, Family, Name, Protocol};
 use crate::{replies, shadow};
 
 /// Where an entry stands; highest first.
@@ -200,11 +201,11 @@ impl Half {
 
 /// A rule list as entries of both directions.
 #[derive(Debug, Clone, Default)]
-struct List([Half; 2]);
+struct List(PerDirection<Half>);
 
 impl List {
     fn new(tier: Tier, prefix: &str, rules: &[Rule]) -> Self {
-        List(Direction::BOTH.map(|d| Half::new(tier, prefix, rules, d)))
+        List(PerDirection::from_fn(|d| Half::new(tier, prefix, rules, d)))
     }
 
     /// What grants of one kind do.
@@ -218,7 +219,7 @@ impl List {
         if !grants.iter().any(|grant| wanted(&grant)) {
             return List::default();
         }
-        List(Direction::BOTH.map(|direction| {
+        List(PerDirection::from_fn(|direction| {
             let of_one = |grant: &Grant| {
                 let prefix = match kind {
                     GrantKind::Bypass => "bypass".to_string(),
@@ -234,14 +235,6 @@ impl List {
 
     fn profile(name: &Name, profile: &Profile) -> Self {
         Self::new(Tier::Endpoint, &format!("profiles/{name}"), &profile.rules)
-    }
-
-    fn half(&self, direction: Direction) -> &Half {
-        let [egress, ingress] = &self.0;
-        match direction {
-            Direction::Egress => egress,
-            Direction::Ingress => ingress,
-        }
     }
 }
 
@@ -318,7 +311,7 @@ impl Lists {
     }
 
     /// [`effective`](Self::effective) of egress and of ingress.
-    pub fn both(&self, document: &Document, name: &str, endpoint: &Endpoint) -> [Policy; 2] {
+    pub fn both(&self, document: &Document, name: &str, endpoint: &Endpoint) -> PerDirection<Policy> {
         self.both_under(document, name, endpoint, granted(document, name))
     }
 
@@ -329,11 +322,11 @@ impl Lists {
         name: &str,
         endpoint: &Endpoint,
         grants: &[Grant],
-    ) -> [Policy; 2] {
+    ) -> PerDirection<Policy> {
         let own = Own::new(name, endpoint, grants);
         let lists = self.in_order(&own, endpoint);
         let default = |d| own.default(document, endpoint, d);
-        Direction::BOTH.map(|d| resolve(&lists, &self.essentials, d, default))
+        PerDirection::from_fn(|d| resolve(&lists, &self.essentials, d, default))
     }
 
     /// The lists of an endpoint in the order of their tiers. A bypass lets every packet pass that comes to it.
@@ -409,18 +402,13 @@ fn granted<'a>(document: &'a Document, name: &str) -> &'a [Grant] {
 
 fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direction) -> Action {
     let by_profile = endpoint.into_iter().flat_map(|e| &e.profiles).any(|name| {
-        document.profiles.get(name).is_some_and(|p| {
-            let set = match direction {
-                Direction::Egress => p.default.egress,
-                Direction::Ingress => p.default.ingress,
-            };
-            set == Some(Action::Deny)
-        })
+        let profile = document.profiles.get(name);
+        profile.is_some_and(|p| p.default[direction] == Some(Action::Deny))
     });
     if by_profile {
         Action::Deny
     } else {
-        document.defaults.of(direction)
+        document.defaults[direction]
     }
 }
 
@@ -432,10 +420,10 @@ fn resolve(
     default: impl Fn(Direction) -> Action,
 ) -> Policy {
     let (own_default, other_default) = (default(direction), default(direction.opposite()));
-    let own = lists.iter().flat_map(|l| &l.half(direction).entries);
+    let own = lists.iter().flat_map(|l| &l.0[direction].entries);
     let mut entries = essentials.insert(direction, own.collect(), own_default);
     if own_default == Action::Deny {
-        let other: Vec<&Half> = lists.iter().map(|l| l.half(direction.opposite())).collect();
+        let other: Vec<&Half> = lists.iter().map(|l| &l.0[direction.opposite()]).collect();
         replies::push(&other, other_default, &mut entries);
     }
     Policy {

@@ -11,10 +11,11 @@ use std::sync::{Arc, LazyLock};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::direction::{Direction, PerDirection};
 use crate::document::Document;
 use crate::effective::{Entry, Tier, allow};
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Action, Direction, Family, IcmpMatch, PortRange, Protocol};
+use crate::types::{Action, Family, IcmpMatch, PortRange, Protocol};
 
 /// Where a DHCPv6 client sends to (RFC 8415, section 7.1).
 const DHCPV6_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -30,7 +31,7 @@ const IGMP: u8 = 2;
 
 /// The essentials of every endpoint of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Essentials([Arc<[Entry]>; 2]);
+pub(crate) struct Essentials(PerDirection<Arc<[Entry]>>);
 
 /// Those of a document that names no DHCP server.
 static USUAL: LazyLock<Essentials> = LazyLock::new(|| Essentials::with_servers(&[]));
@@ -52,16 +53,12 @@ impl Essentials {
     }
 
     fn with_servers(servers: &[IpNet]) -> Self {
-        Essentials(Direction::BOTH.map(|d| made(d, servers).into()))
+        Essentials(PerDirection::from_fn(|d| made(d, servers).into()))
     }
 
     /// Those of a direction.
     pub(crate) fn of_direction(&self, direction: Direction) -> &[Entry] {
-        let [egress, ingress] = &self.0;
-        match direction {
-            Direction::Egress => egress,
-            Direction::Ingress => ingress,
-        }
+        &self.0[direction]
     }
 
     /// The rules of a direction, in order, with the essentials among them: each in front of the first deny for any

@@ -13,6 +13,7 @@
 mod canonical;
 mod claims;
 pub mod classbench;
+mod direction;
 mod document;
 mod effective;
 mod endpoint;
@@ -31,6 +32,7 @@ mod verdict;
 mod yaml;
 
 pub use canonical::canonical;
+pub use direction::{Direction, PerDirection};
 pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};
 pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, unmanaged};
 pub use endpoint::{
@@ -43,8 +45,6 @@ pub use program::{
     Approval, Check, CheckKind, Disclose, DmarcPolicy, EvidenceField, EvidenceType, Grant, GrantKind, Lease,
     Limits, MAX_EVIDENCE, OpenScope, Opening, Program, Span,
 };
-pub use types::{
-    Action, Direction, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix,
-};
+pub use types::{Action, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix};
 pub use validate::{DocumentError, FieldError};
 pub use verdict::{Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, RARP, TCP_ACK, TCP_SYN, View};

@@ -1,9 +1,10 @@
 //! Exact test whether entries decide any packet, below the entries above them.
 
+use crate::direction::Direction;
 use crate::effective::{Entry, Policy};
 use crate::findings::product::{Planes, Product, cut, family_of};
 use crate::matcher::Families;
-use crate::types::{Action, Direction, Family};
+use crate::types::{Action, Family};
 
 /// Pairs of products that are compared at most, for one policy: a few milliseconds. Where that does not suffice, an entry is
 /// taken to decide something.

@@ -50,49 +50,6 @@ impl FromStr for Action {
     }
 }
 
-/// Seen from the endpoint: `egress` is what it sends, `ingress` what it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// From the endpoint.
-    Egress,
-    /// To the endpoint.
-    Ingress,
-}
-
-impl Direction {
-    /// Both directions, egress first: the order in which a packet meets them.
-    pub const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
-    /// The other direction.
-    pub fn opposite(self) -> Self {
-        match self {
-            Direction::Egress => Direction::Ingress,
-            Direction::Ingress => Direction::Egress,
-        }
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Direction::Egress => "egress",
-            Direction::Ingress => "ingress",
-        })
-    }
-}
-
-impl FromStr for Direction {
-    type Err = ParseError;
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        match s {
-            "egress" => Ok(Direction::Egress),
-            "ingress" => Ok(Direction::Ingress),
-            _ => refuse(format!("`{s}` is not a direction: write egress or ingress")),
-        }
-    }
-}
-
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::direction::Direction;
 use crate::effective::{Decider, Entry, Policy};
 use crate::matcher::FlagMatch;
-use crate::types::{Action, Direction, Family, Protocol};
+use crate::types::{Action, Family, Protocol};
 
 /// The EtherType of RARP (RFC 903).
 pub const RARP: u16 = 0x8035;

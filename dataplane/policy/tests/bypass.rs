@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_policy::{
     Action, Decider, Direction, Document, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name, Packet,
-    Policy, Protocol, Tier, View, effective, findings,
+    PerDirection, Policy, Protocol, Tier, View, effective, findings,
 };
 use proptest::prelude::*;
 
@@ -32,11 +32,11 @@ endpoints:
 "#;
 
 /// The policies of the one endpoint of a document under grants.
-fn policies(text: &str, grants: Vec<Grant>) -> [Policy; 2] {
+fn policies(text: &str, grants: Vec<Grant>) -> PerDirection<Policy> {
     let mut document = Document::from_yaml(text).unwrap();
     document.grants.insert("e".parse().unwrap(), Arc::new(grants));
     let endpoint = document.endpoints.values().next().unwrap();
-    Direction::BOTH.map(|direction| effective(&document, "e", endpoint, direction))
+    PerDirection::from_fn(|direction| effective(&document, "e", endpoint, direction))
 }
 
 fn bypass() -> Grant {
@@ -158,7 +158,7 @@ proptest! {
 
 #[test]
 fn the_bypass_is_named_with_its_reason() {
-    let [egress, ingress] = policies(
+    let PerDirection { egress, ingress } = policies(
         CLOSED,
         vec![
             quarantine(Direction::Egress, ", protocol: tcp, ports: [25]"),

@@ -14,7 +14,7 @@ use portcullis_compiler::{
 };
 use portcullis_p4runtime::mapping::Mapping;
 use portcullis_p4runtime::model::from_p4info;
-use portcullis_policy::{Document, Finding, Policy, canonical, classbench, findings};
+use portcullis_policy::{Document, Finding, PerDirection, Policy, canonical, classbench, findings};
 
 use crate::args::{Compile, CompileFormat};
 use crate::error::{Failure, Misuse};
@@ -142,7 +142,10 @@ impl Input {
                 Ok(Arc::new(Intent {
                     generation: 1,
                     classes: [(class.id, Arc::new(class))].into_iter().collect(),
-                    unmanaged: (ClassId(1), ClassId::OPEN),
+                    unmanaged: PerDirection {
+                        egress: ClassId(1),
+                        ingress: ClassId::OPEN,
+                    },
                     ..Intent::default()
                 }))
             }
@@ -275,14 +278,15 @@ fn proof(compilation: &Compilation) -> ProofView {
 fn classes(intent: &Intent, compilation: &Compilation) -> Vec<ClassStatsView> {
     let mut members: BTreeMap<ClassId, u64> = BTreeMap::new();
     for endpoint in intent.endpoints.values() {
-        *members.entry(endpoint.egress).or_default() += 1;
-        *members.entry(endpoint.ingress).or_default() += 1;
+        for class in endpoint.classes {
+            *members.entry(class).or_default() += 1;
+        }
     }
     let view = |(id, c): (&ClassId, &portcullis_compiler::compilation::Compiled)| ClassStatsView {
         class: id.0,
         direction: c.class.policy.direction.to_string(),
         endpoints: members.get(id).copied().unwrap_or(0),
-        unmanaged: intent.unmanaged.0 == *id || intent.unmanaged.1 == *id,
+        unmanaged: intent.unmanaged.iter().any(|class| class == id),
         entries: c.class.policy.entries.len() as u64,
         default: c.class.policy.default.to_string(),
         attribution: if c.program.merged { "class" } else { "rule" }.to_string(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use portcullis_policy::{Document, Endpoint, Grant, Lists, Name};
+use portcullis_policy::{Document, Endpoint, Grant, Lists, Name, PerDirection};
 
 use super::ids::{Ids, OutOfClasses};
 use super::resolve::Round;
@@ -70,7 +70,7 @@ pub(super) fn falls_of(document: &Document, name: &Name) -> Vec<(u64, Vec<Grant>
 pub(super) struct Bound {
     /// Endpoints that have it.
     pub endpoints: u32,
-    pub classes: [ClassId; 2],
+    pub classes: PerDirection<ClassId>,
 }
 
 /// What is known of a class in use.

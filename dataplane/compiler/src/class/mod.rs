@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use portcullis_policy::{
-    Attachment, Declared, Direction, EndpointRole, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name,
+    Attachment, Declared, EndpointRole, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name, PerDirection,
     Policy, Reserved, StrictPrefix,
 };
 
@@ -80,10 +80,8 @@ pub struct EndpointIntent {
     pub source_guard: bool,
     /// Which link-local addresses the source guard lets it use.
     pub link_local: LinkLocal,
-    /// Class of what it sends.
-    pub egress: ClassId,
-    /// Class of what it is sent.
-    pub ingress: ClassId,
+    /// Its classes.
+    pub classes: PerDirection<ClassId>,
     /// What its classes become by themselves as its unlocks end, if nobody changes anything: rising in time.
     pub transitions: Vec<ScheduledTransition>,
 }
@@ -93,21 +91,11 @@ pub struct EndpointIntent {
 pub struct ScheduledTransition {
     /// The moment, in seconds since the Unix epoch.
     pub at: u64,
-    /// Class of what it sends.
-    pub egress: ClassId,
-    /// Class of what it is sent.
-    pub ingress: ClassId,
+    /// The endpoint's classes from then on.
+    pub classes: PerDirection<ClassId>,
 }
 
 impl EndpointIntent {
-    /// Its class in a direction.
-    pub fn class(&self, direction: Direction) -> ClassId {
-        match direction {
-            Direction::Egress => self.egress,
-            Direction::Ingress => self.ingress,
-        }
-    }
-
     /// Whether it may send what this role sends.
     pub fn has_role(&self, role: EndpointRole) -> bool {
         self.roles.contains(&role)
@@ -141,8 +129,8 @@ pub struct Intent {
     pub classes: OrdMap<ClassId, Arc<Class>>,
     /// Every endpoint.
     pub endpoints: OrdMap<Name, Arc<EndpointIntent>>,
-    /// Classes of ports without an endpoint, egress and ingress.
-    pub unmanaged: (ClassId, ClassId),
+    /// Classes of ports without an endpoint.
+    pub unmanaged: PerDirection<ClassId>,
     /// MACs and addresses that are no endpoint's, and addresses of DHCP servers. Not part of `changed`: compare it with
     /// that of the intent before.
     pub reserved: Arc<Reserved>,
@@ -176,21 +164,23 @@ impl Intent {
     /// the newer. An endpoint whose policy is another there is what it is when every unlock has ended, if it has unlocks:
     /// that may close more than the newer intent does, and opens nothing. `None` when that changes nothing.
     pub fn narrowed(&self, newer: &Intent) -> Option<Intent> {
-        let policy = |intent: &Intent, id| intent.classes.get(&id).map(|class| class.fingerprint);
+        let policies = |intent: &Intent, of: &EndpointIntent| {
+            let fingerprint = |id| intent.classes.get(&id).map(|class| class.fingerprint);
+            of.classes.map(fingerprint)
+        };
         let mut endpoints = self.endpoints.clone();
         let mut changed = false;
         for (name, endpoint) in &self.endpoints {
             let Some(last) = endpoint.transitions.last() else {
                 continue;
             };
-            let same = newer.endpoints.get(name).is_some_and(|other| {
-                Direction::BOTH.iter().all(|direction| {
-                    policy(self, endpoint.class(*direction)) == policy(newer, other.class(*direction))
-                })
-            });
+            let same = newer
+                .endpoints
+                .get(name)
+                .is_some_and(|other| policies(self, endpoint) == policies(newer, other));
             if !same {
                 let mut endpoint = EndpointIntent::clone(endpoint);
-                (endpoint.egress, endpoint.ingress) = (last.egress, last.ingress);
+                endpoint.classes = last.classes;
                 endpoint.transitions.clear();
                 endpoints.insert(name.clone(), Arc::new(endpoint));
                 changed = true;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Lists, Matcher, Name, Policy, Reserved, canonical,
+    Action, Document, Endpoint, Lists, Matcher, Name, PerDirection, Policy, Reserved, canonical,
     takes_link_local,
 };
 
@@ -12,6 +12,12 @@ use super::affected::{Affected, Difference, same_for_everybody};
 use super::compiler::{Bound, Compiler, Source, falls_of};
 use super::ids::OutOfClasses;
 use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent, ScheduledTransition};
+
+/// No class in either direction: where an endpoint comes from that is new, and goes to that is removed.
+const OPEN: PerDirection<ClassId> = PerDirection {
+    egress: ClassId::OPEN,
+    ingress: ClassId::OPEN,
+};
 
 /// What a source asks for in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +30,9 @@ enum Want {
 
 /// A source whose policies were resolved in this round.
 struct Resolved {
-    wants: [Want; 2],
+    wants: PerDirection<Want>,
     /// Policies of those that want a class there is: its rules may have other names now.
-    policies: [Option<Policy>; 2],
+    policies: PerDirection<Option<Policy>>,
 }
 
 /// A policy that no class has.
@@ -146,11 +152,10 @@ impl<'a> Round<'a> {
             ..before.clone()
         };
         if let Some(wants) = unmanaged {
-            let was = [before.unmanaged.0, before.unmanaged.1];
-            let is @ [egress, ingress] = wants.map(|want| class_of(want, &made));
-            self.rebind(&Source::Unmanaged, was, is);
-            self.count(was, is);
-            next.unmanaged = (egress, ingress);
+            let was = before.unmanaged;
+            next.unmanaged = wants.map(|want| class_of(want, &made));
+            self.rebind(&Source::Unmanaged, was, next.unmanaged);
+            self.count(was, next.unmanaged);
         }
         self.bind_combos(&made);
         for one in &difference.endpoints {
@@ -171,11 +176,11 @@ impl<'a> Round<'a> {
     }
 
     /// What ports without an endpoint want.
-    fn want_unmanaged(&mut self, before: &Intent, first: bool) -> [Want; 2] {
-        let policies = Direction::BOTH.map(|d| self.compiler.lists.unmanaged(self.document, d));
+    fn want_unmanaged(&mut self, before: &Intent, first: bool) -> PerDirection<Want> {
+        let lists = &self.compiler.lists;
+        let policies = PerDirection::from_fn(|d| lists.unmanaged(self.document, d));
         let wants = self.resolve(&Source::Unmanaged, &policies);
-        let was = [before.unmanaged.0, before.unmanaged.1];
-        self.tally(wants, was.map(|id| (!first).then_some(id)));
+        self.tally(wants, (!first).then_some(before.unmanaged));
         wants
     }
 
@@ -187,19 +192,18 @@ impl<'a> Round<'a> {
             let policies = self.compiler.lists.both(self.document, name.as_str(), endpoint);
             self.resolve(&source, &policies)
         });
-        self.tally(wants, Direction::BOTH.map(|d| before.map(|e| e.class(d))));
+        self.tally(wants, before.map(|e| e.classes));
         let was = before.map_or(&[][..], |e| e.transitions.as_slice());
         for (number, (_, grants)) in (0..).zip(falls_of(self.document, name)) {
             let lists = &self.compiler.lists;
             let policies = lists.both_under(self.document, name.as_str(), endpoint, &grants);
             let wants = self.resolve(&Source::ScheduledTransition(name.clone(), number), &policies);
-            let was = was.get(number as usize);
-            self.tally(wants, [was.map(|f| f.egress), was.map(|f| f.ingress)]);
+            self.tally(wants, was.get(number as usize).map(|f| f.classes));
         }
     }
 
     /// The classes of profiles that did not change.
-    fn steady(&self, source: &Source) -> Option<[ClassId; 2]> {
+    fn steady(&self, source: &Source) -> Option<PerDirection<ClassId>> {
         let Source::Profiles(combo) = source else {
             return None;
         };
@@ -208,10 +212,10 @@ impl<'a> Round<'a> {
         Some(bound.classes)
     }
 
-    fn resolve(&mut self, source: &Source, policies: &[Policy; 2]) -> [Want; 2] {
-        let [egress, ingress] = policies.each_ref().map(|policy| self.intern(source, policy));
-        let wants = [egress.0, ingress.0];
-        let policies = [egress.1, ingress.1];
+    fn resolve(&mut self, source: &Source, policies: &PerDirection<Policy>) -> PerDirection<Want> {
+        let interned = policies.as_ref().map(|policy| self.intern(source, policy));
+        let wants = interned.as_ref().map(|(want, _)| *want);
+        let policies = interned.map(|(_, policy)| policy);
         self.resolved.insert(source.clone(), Resolved { wants, policies });
         wants
     }
@@ -239,15 +243,15 @@ impl<'a> Round<'a> {
         (Want::New(index), None)
     }
 
-    fn tally(&mut self, wants: [Want; 2], before: [Option<ClassId>; 2]) {
-        for (want, from) in wants.into_iter().zip(before) {
+    fn tally(&mut self, wants: PerDirection<Want>, before: Option<PerDirection<ClassId>>) {
+        for (direction, want) in wants.each() {
             match want {
                 Want::Class(id) => {
                     self.asked.insert(id);
                 }
                 Want::New(index) => {
                     if let Some(new) = self.new.get_mut(index) {
-                        new.movers = new.movers.and(from);
+                        new.movers = new.movers.and(before.map(|classes| classes[direction]));
                     }
                 }
             }
@@ -321,7 +325,7 @@ impl<'a> Round<'a> {
     /// Takes one endpoint from what it was to what it is.
     fn apply(&mut self, one: &Affected<'_>, made: &[ClassId], next: &mut Intent) {
         let before = next.endpoints.get(one.name);
-        let was = before.map_or([ClassId::OPEN; 2], |e| [e.egress, e.ingress]);
+        let was = before.map_or(OPEN, |e| e.classes);
         let had = before.map_or_else(Vec::new, |e| e.transitions.clone());
         let (is, transitions) = if one.rules {
             (self.regroup(one, was, made), self.transition(one, &had, made))
@@ -349,9 +353,9 @@ impl<'a> Round<'a> {
         made: &[ClassId],
     ) -> Vec<ScheduledTransition> {
         for (number, transition) in (0..).zip(had) {
-            let was = [transition.egress, transition.ingress];
+            let was = transition.classes;
             self.forget(&Source::ScheduledTransition(one.name.clone(), number), was);
-            self.count(was, [ClassId::OPEN; 2]);
+            self.count(was, OPEN);
         }
         let ends = match one.new {
             Some(_) => falls_of(self.document, one.name),
@@ -360,33 +364,36 @@ impl<'a> Round<'a> {
         let mut transitions = Vec::with_capacity(ends.len());
         for (number, (at, _)) in (0..).zip(ends) {
             let source = Source::ScheduledTransition(one.name.clone(), number);
-            let is @ [egress, ingress] = self.classes(&source, made);
-            self.rebind(&source, [ClassId::OPEN; 2], is);
-            self.count([ClassId::OPEN; 2], is);
-            transitions.push(ScheduledTransition { at, egress, ingress });
+            let classes = self.classes(&source, made);
+            self.rebind(&source, OPEN, classes);
+            self.count(OPEN, classes);
+            transitions.push(ScheduledTransition { at, classes });
         }
         transitions
     }
 
     /// Takes an endpoint out of its classes and into others; returns those.
-    fn regroup(&mut self, one: &Affected<'_>, was: [ClassId; 2], made: &[ClassId]) -> [ClassId; 2] {
+    fn regroup(
+        &mut self,
+        one: &Affected<'_>,
+        was: PerDirection<ClassId>,
+        made: &[ClassId],
+    ) -> PerDirection<ClassId> {
         let old = one.old.map(|e| Source::new(one.name, e, self.was));
         let new = one.new.map(|e| Source::new(one.name, e, self.document));
-        let is = new
-            .as_ref()
-            .map_or([ClassId::OPEN; 2], |source| self.classes(source, made));
+        let is = new.as_ref().map_or(OPEN, |source| self.classes(source, made));
         self.count(was, is);
         if let Some(source @ Source::Endpoint(_)) = &old {
             self.forget(source, was);
         }
         if let Some(source @ Source::Endpoint(_)) = &new {
-            self.rebind(source, [ClassId::OPEN; 2], is);
+            self.rebind(source, OPEN, is);
         }
         self.bind(one, old.as_ref(), new.as_ref());
         is
     }
 
-    fn classes(&self, source: &Source, made: &[ClassId]) -> [ClassId; 2] {
+    fn classes(&self, source: &Source, made: &[ClassId]) -> PerDirection<ClassId> {
         match (self.resolved.get(source), source) {
             (Some(resolved), _) => resolved.wants.map(|want| class_of(want, made)),
             (None, Source::Profiles(combo)) => {
@@ -394,7 +401,7 @@ impl<'a> Round<'a> {
                 bound.copied().unwrap_or_default().classes
             }
             // Endpoints with rules of their own whose rules changed were resolved.
-            (None, _) => [ClassId::OPEN; 2],
+            (None, _) => OPEN,
         }
     }
 
@@ -443,8 +450,8 @@ impl<'a> Round<'a> {
     }
 
     /// Counts an endpoint out of some classes and into others.
-    fn count(&mut self, was: [ClassId; 2], is: [ClassId; 2]) {
-        for (was, is) in was.into_iter().zip(is).filter(|(was, is)| was != is) {
+    fn count(&mut self, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
+        for (was, is) in was.zip(is).into_iter().filter(|(was, is)| was != is) {
             if let Some(class) = self.compiler.uses.get_mut(&was) {
                 class.endpoints = class.endpoints.saturating_sub(1);
                 self.touched.insert(was);
@@ -457,7 +464,7 @@ impl<'a> Round<'a> {
     }
 
     /// Lets a source be a member of classes no more.
-    fn forget(&mut self, source: &Source, classes: [ClassId; 2]) {
+    fn forget(&mut self, source: &Source, classes: PerDirection<ClassId>) {
         for id in classes {
             if let Some(class) = self.compiler.uses.get_mut(&id) {
                 class.members.remove(source);
@@ -467,7 +474,7 @@ impl<'a> Round<'a> {
     }
 
     /// Makes a source a member of other classes.
-    fn rebind(&mut self, source: &Source, was: [ClassId; 2], is: [ClassId; 2]) {
+    fn rebind(&mut self, source: &Source, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
         self.forget(source, was);
         for id in is.into_iter().filter(|id| *id != ClassId::OPEN) {
             self.compiler
@@ -572,8 +579,8 @@ impl<'a> Round<'a> {
     /// The policy by which a source is in a class, under the source's own names.
     fn policy_of(&mut self, source: &Source, id: ClassId) -> Option<(Policy, Fingerprint)> {
         let resolved = self.resolved.get_mut(source).and_then(|resolved| {
-            let mut wanted = resolved.wants.iter().zip(&mut resolved.policies);
-            wanted.find(|(want, _)| **want == Want::Class(id))?.1.take()
+            let (direction, _) = resolved.wants.each().find(|(_, want)| *want == Want::Class(id))?;
+            resolved.policies[direction].take()
         });
         let candidates = match resolved {
             Some(policy) => vec![policy],
@@ -585,10 +592,10 @@ impl<'a> Round<'a> {
         })
     }
 
-    fn effective(&self, source: &Source) -> Option<[Policy; 2]> {
+    fn effective(&self, source: &Source) -> Option<PerDirection<Policy>> {
         let (lists, document) = (&self.compiler.lists, self.document);
         Some(match source {
-            Source::Unmanaged => Direction::BOTH.map(|d| lists.unmanaged(document, d)),
+            Source::Unmanaged => PerDirection::from_fn(|d| lists.unmanaged(document, d)),
             Source::Profiles(combo) => {
                 let endpoint = Endpoint {
                     profiles: combo.to_vec(),
@@ -616,7 +623,7 @@ fn class_of(want: Want, made: &[ClassId]) -> ClassId {
 fn intent_of(
     name: &Name,
     endpoint: &Endpoint,
-    [egress, ingress]: [ClassId; 2],
+    classes: PerDirection<ClassId>,
     transitions: Vec<ScheduledTransition>,
 ) -> EndpointIntent {
     EndpointIntent {
@@ -629,8 +636,7 @@ fn intent_of(
         roles: endpoint.roles.clone(),
         source_guard: endpoint.source_guard,
         link_local: endpoint.link_local,
-        egress,
-        ingress,
+        classes,
         transitions,
     }
 }

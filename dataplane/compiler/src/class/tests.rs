@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use portcullis_policy::{
     Action, Direction, Document, Endpoint, Entry, Families, Family, FlagMatch, Grant, GrantKind, IcmpMatch,
-    Matcher, Name, Policy, PortRange, Profile, Protocol, Ranges, Tier, canonical, effective, unmanaged,
+    Matcher, Name, PerDirection, Policy, PortRange, Profile, Protocol, Ranges, Tier, canonical, effective,
+    unmanaged,
 };
 use proptest::prelude::*;
 
@@ -28,13 +29,13 @@ fn fingerprint(intent: &Intent, id: ClassId) -> Option<Fingerprint> {
 /// An intent without ids.
 fn essence(intent: &Intent) -> Vec<(String, Vec<Option<Fingerprint>>)> {
     let of = |e: &Arc<EndpointIntent>| {
-        let transitions = e.transitions.iter().flat_map(|f| [f.egress, f.ingress]);
-        let all = [e.egress, e.ingress].into_iter().chain(transitions);
+        let transitions = e.transitions.iter().flat_map(|f| f.classes);
+        let all = e.classes.into_iter().chain(transitions);
         all.map(|id| fingerprint(intent, id)).collect()
     };
     let endpoints = intent.endpoints.iter().map(|(name, e)| (name.to_string(), of(e)));
-    let (egress, ingress) = intent.unmanaged;
-    let unmanaged = vec![fingerprint(intent, egress), fingerprint(intent, ingress)];
+    let unmanaged = intent.unmanaged.map(|id| fingerprint(intent, id));
+    let unmanaged = unmanaged.into_iter().collect();
     endpoints
         .chain([("(unmanaged)".to_string(), unmanaged)])
         .collect()
@@ -89,7 +90,7 @@ endpoints:
               {name: g, action: deny, direction: egress, protocol: udp, ports: [53]}]}
 ";
     let intent = Compiler::default().resolve(&yaml(text), 1).unwrap();
-    let ids: BTreeSet<ClassId> = intent.endpoints.values().map(|e| e.egress).collect();
+    let ids: BTreeSet<ClassId> = intent.endpoints.values().map(|e| e.classes.egress).collect();
     assert_eq!((ids.len(), intent.classes.len()), (1, 1));
     // The names are those of whose policy came first.
     let class = intent.classes.values().next().unwrap();
@@ -257,7 +258,10 @@ fn succession(before: &str, after: &str) -> (ClassId, ClassId) {
     let kept = anew.classes.keys().filter(|id| first.classes.contains_key(*id));
     kept.for_each(|id| assert_eq!(fingerprints(&anew, *id), fingerprints(&first, *id)));
     let second = compiler.resolve_in_place(&yaml(after), 2, &|_, _| true).unwrap();
-    let pair = (first.endpoints["a"].egress, second.endpoints["a"].egress);
+    let pair = (
+        first.endpoints["a"].classes.egress,
+        second.endpoints["a"].classes.egress,
+    );
     let gone = pair.0 != ClassId::OPEN && !second.classes.contains_key(&pair.0);
     assert_eq!(compiler.released().contains_key(&pair.0), gone);
     pair
@@ -364,7 +368,7 @@ fn ids_are_used_again_only_when_they_are_confirmed_gone() {
         compiler.confirm_gone([ClassId(1), ClassId(2)]);
         let intent = compiler.resolve(&with(&[2, 3, 4]), 4).unwrap();
         assert_eq!(ids(&intent), [1, 2, 3]);
-        assert_eq!(intent.endpoints["e4"].egress, ClassId(1));
+        assert_eq!(intent.endpoints["e4"].classes.egress, ClassId(1));
         // What goes is not free in the same moment.
         assert!(compiler.resolve(&with(&[2, 3, 5]), 5).is_err());
     }
@@ -386,7 +390,7 @@ fn a_restart_keeps_ids_and_forgets_nothing() {
     assert_eq!(fewer.endpoints["a"], before.endpoints["a"]);
     assert_eq!(
         other.released().iter().collect::<Vec<_>>(),
-        [(&before.endpoints["b"].egress, &4)]
+        [(&before.endpoints["b"].classes.egress, &4)]
     );
     assert_eq!(other.next_id(), 3);
 }
@@ -506,20 +510,24 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 /// Who uses which class in which direction; ports without an endpoint have no name.
-type Users = BTreeMap<(String, bool), ClassId>;
+type Users = BTreeMap<(String, Direction), ClassId>;
 
 fn users(intent: &Intent) -> Users {
     let mut users = Users::new();
+    let mut add = |name: String, classes: PerDirection<ClassId>| {
+        users.extend(
+            classes
+                .each()
+                .map(|(direction, id)| ((name.clone(), direction), id)),
+        );
+    };
     for (name, e) in &intent.endpoints {
-        users.insert((name.to_string(), true), e.egress);
-        users.insert((name.to_string(), false), e.ingress);
+        add(name.to_string(), e.classes);
         for (number, transition) in e.transitions.iter().enumerate() {
-            users.insert((format!("{name} {number}"), true), transition.egress);
-            users.insert((format!("{name} {number}"), false), transition.ingress);
+            add(format!("{name} {number}"), transition.classes);
         }
     }
-    users.insert((String::new(), true), intent.unmanaged.0);
-    users.insert((String::new(), false), intent.unmanaged.1);
+    add(String::new(), intent.unmanaged);
     users
 }
 
@@ -581,7 +589,8 @@ fn policies(document: &Document) -> Vec<Policy> {
     for name in document.endpoints.keys() {
         for (_, document) in transitions(document, name) {
             let endpoint = &document.endpoints[name];
-            all.extend(Direction::BOTH.map(|d| canonical(&effective(&document, name.as_str(), endpoint, d))));
+            let own = |d| canonical(&effective(&document, name.as_str(), endpoint, d));
+            all.extend(PerDirection::from_fn(own));
         }
     }
     all
@@ -641,7 +650,7 @@ proptest! {
                 prop_assert_eq!(endpoint.transitions.len(), expected.len());
                 for (transition, (at, document)) in endpoint.transitions.iter().zip(expected) {
                     prop_assert_eq!(transition.at, at);
-                    for (direction, id) in [(Direction::Egress, transition.egress), (Direction::Ingress, transition.ingress)] {
+                    for (direction, id) in transition.classes.each() {
                         let policy = effective(&document, name.as_str(), &document.endpoints[name], direction);
                         let wanted = policy.may_deny().then(|| Fingerprint::from_policy(&canonical(&policy)));
                         prop_assert_eq!(fingerprint(&intent, id), wanted);

@@ -163,12 +163,9 @@ pub fn ports(intent: &Intent, compilation: &Compilation) -> Vec<Case> {
             continue;
         };
         let by_class = table.key(Field::Class).is_some();
-        let unmanaged = match direction {
-            Direction::Egress => intent.unmanaged.0,
-            Direction::Ingress => intent.unmanaged.1,
-        };
+        let unmanaged = intent.unmanaged[direction];
         let endpoints = intent.endpoints.iter().flat_map(|(_, e)| {
-            let class = e.class(direction);
+            let class = e.classes[direction];
             e.attachments.iter().map(move |a| (class, a.to_string()))
         });
         for (class, port) in endpoints.chain([(unmanaged, "interface nobody".to_string())]) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis_compiler::{ClassId, ScheduledTransition};
-use portcullis_policy::Direction;
+use portcullis_policy::{Direction, PerDirection};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,10 +23,7 @@ fn leads_to(rungs: &[TimedRow], at: u64) -> ClassId {
 /// The class that an endpoint has at a moment.
 fn class_at(now: ClassId, transitions: &[ScheduledTransition], direction: Direction, at: u64) -> ClassId {
     let past = transitions.iter().rfind(|transition| transition.at <= at);
-    past.map_or(now, |transition| match direction {
-        Direction::Egress => transition.egress,
-        Direction::Ingress => transition.ingress,
-    })
+    past.map_or(now, |transition| transition.classes[direction])
 }
 
 prop_compose! {
@@ -35,7 +32,7 @@ prop_compose! {
         let mut at = START;
         steps.into_iter().map(|(wait, egress, ingress)| {
             at += wait;
-            ScheduledTransition { at, egress: ClassId(egress), ingress: ClassId(ingress) }
+            ScheduledTransition { at, classes: PerDirection { egress, ingress }.map(ClassId) }
         }).collect()
     }
 }
@@ -126,8 +123,7 @@ proptest! {
 fn a_direction_without_a_change_has_one_row() {
     let transition = |at, egress| ScheduledTransition {
         at,
-        egress: ClassId(egress),
-        ingress: ClassId(7),
+        classes: PerDirection { egress, ingress: 7 }.map(ClassId),
     };
     let transitions = [transition(10, 2), transition(20, 3)];
     let timed_row = |rank, class, until| TimedRow {

@@ -134,7 +134,7 @@ pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, I
         "set_class"
     };
     let attach = Draft::new(device, "attach")?.at(point.at);
-    rows.push(attach.row(rank(point.at), sends, &[class(point.egress)])?);
+    rows.push(attach.row(rank(point.at), sends, &[class(point.classes.egress)])?);
     roles(device, point, &mut rows)?;
     if point.guarded() {
         guard::rows(device, point, &mut rows)?;
@@ -144,7 +144,7 @@ pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, I
         rows.push(l2.row(0, "forward", &[point.at.0.into()])?);
     }
     let deliver = Draft::new(device, "deliver")?.at(point.at);
-    rows.push(deliver.row(rank(point.at), "set_class", &[class(point.ingress)])?);
+    rows.push(deliver.row(rank(point.at), "set_class", &[class(point.classes.ingress)])?);
     Ok(rows)
 }
 

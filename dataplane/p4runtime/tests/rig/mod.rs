@@ -264,7 +264,7 @@ impl Rig {
     /// The class of an endpoint in the newest intent.
     pub fn class(&self, endpoint: &str, direction: Direction) -> Option<ClassId> {
         let endpoints = &self.intent.as_ref()?.endpoints;
-        Some(endpoints.get(endpoint)?.class(direction))
+        Some(endpoints.get(endpoint)?.classes[direction])
     }
 
     pub async fn apply(&mut self, yaml: &str) -> Arc<Intent> {

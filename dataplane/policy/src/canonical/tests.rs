@@ -4,10 +4,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::canonical;
+use crate::direction::Direction;
 use crate::document::Rule;
 use crate::effective::{Entry, Policy, Tier};
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::{Action, Direction};
+use crate::types::Action;
 use crate::verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
 
 /// What is left of a policy without names.

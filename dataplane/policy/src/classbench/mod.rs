@@ -22,9 +22,10 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::direction::Direction;
 use crate::effective::{Entry, Policy, Tier};
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Action, Direction, Family, PortRange, Protocol};
+use crate::types::{Action, Family, PortRange, Protocol};
 
 pub use generate::{Kind, generate};
 

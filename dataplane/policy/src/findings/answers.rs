@@ -4,17 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::describe::ports;
 use super::{Finding, FindingKind};
+use crate::direction::{Direction, PerDirection};
 use crate::effective::{Entry, Policy, Tier};
 use crate::endpoint::Endpoint;
 use crate::essentials::{Essentials, stops};
 use crate::matcher::Matcher;
 use crate::replies::LOWEST;
-use crate::types::{Action, Direction, Name, Protocol};
+use crate::types::{Action, Name, Protocol};
 
 /// Reports what both policies of an endpoint say about answers to each other's rules, and about essentials.
-pub(super) fn report(policies: &[Policy; 2], essentials: &Essentials, found: &mut BTreeSet<Finding>) {
-    let [egress, ingress] = policies;
-    for (policy, other) in [(egress, ingress), (ingress, egress)] {
+pub(super) fn report(
+    policies: &PerDirection<Policy>,
+    essentials: &Essentials,
+    found: &mut BTreeSet<Finding>,
+) {
+    for policy in policies {
+        let other = &policies[policy.direction.opposite()];
         stopped(policy, essentials, found);
         if policy.default != Action::Deny {
             continue;
@@ -31,13 +36,13 @@ pub(super) fn report(policies: &[Policy; 2], essentials: &Essentials, found: &mu
 
 /// Default deny one way, default allow the other, and no rule whose UDP comes back.
 pub(super) fn one_way(
-    policies: &[Policy; 2],
+    policies: &PerDirection<Policy>,
     name: &str,
     endpoint: &Endpoint,
     found: &mut BTreeSet<Finding>,
 ) {
-    let [egress, ingress] = policies;
-    for (policy, other) in [(egress, ingress), (ingress, egress)] {
+    for policy in policies {
+        let other = &policies[policy.direction.opposite()];
         if policy.default == Action::Deny && other.default == Action::Allow && !answers_udp(policy) {
             found.insert(of_default(policy, other, name, endpoint));
         }

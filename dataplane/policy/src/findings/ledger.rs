@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::describe::{does, done, is_catch_all, list, part};
 use super::examine::{Budget, Examined, Standing, rule_of};
 use super::{Finding, FindingKind};
+use crate::direction::{Direction, PerDirection};
 use crate::effective::{Decider, Entry, Policy, Tier};
 use crate::matcher::Matcher;
-use crate::types::{Action, Direction, Family, Protocol};
+use crate::types::{Action, Family, Protocol};
 use crate::{replies, shadow};
 
 /// What a rule leans on when ICMP errors, which are replies, would pass without it.
@@ -198,9 +199,9 @@ impl Ledger {
 
     /// Takes in that rules which allow something let ICMP errors come back. A rule alone in that is needed; of several, each
     /// leans on another one.
-    pub(super) fn add_errors(&mut self, policies: &[Policy; 2]) {
-        let [egress, ingress] = policies;
-        for (policy, other) in [(egress, ingress), (ingress, egress)] {
+    pub(super) fn add_errors(&mut self, policies: &PerDirection<Policy>) {
+        for policy in policies {
+            let other = &policies[policy.direction.opposite()];
             let named = Family::BOTH.map(|family| (family, allowing(other, family)));
             let mut examined = None;
             self.leans_on_errors(&named);

@@ -18,11 +18,12 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::direction::PerDirection;
 use crate::document::Document;
 use crate::effective::{Lists, Policy};
 use crate::endpoint::Endpoint;
 use crate::program::GrantKind;
-use crate::types::{Direction, Name};
+use crate::types::Name;
 use ledger::Ledger;
 
 /// What sort of thing was found.
@@ -173,6 +174,6 @@ pub fn findings_of(policy: &Policy) -> Vec<Finding> {
     found
 }
 
-fn both(document: &Document, lists: &Lists, name: &str, endpoint: &Endpoint) -> [Policy; 2] {
-    Direction::BOTH.map(|direction| lists.effective(document, name, endpoint, direction))
+fn both(document: &Document, lists: &Lists, name: &str, endpoint: &Endpoint) -> PerDirection<Policy> {
+    PerDirection::from_fn(|direction| lists.effective(document, name, endpoint, direction))
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, LazyLock};
 
 use ipnet::IpNet;
 
+use crate::direction::Direction;
 use crate::effective::Policy;
 use crate::matcher::{FlagMatch, Matcher, Ranges};
-use crate::types::{Action, Direction, Family, IcmpMatch, Protocol};
+use crate::types::{Action, Family, IcmpMatch, Protocol};
 
 /// A set of numbers, never empty: sorted, disjoint, never adjacent inclusive intervals. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]

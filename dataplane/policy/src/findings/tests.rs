@@ -9,11 +9,12 @@ use proptest::prelude::*;
 
 use super::examine::{Budget, Examined, Standing};
 use super::{FindingKind, both, findings, survey};
+use crate::direction::Direction;
 use crate::document::{Document, Profile, Rule};
 use crate::effective::{Decider, Entry, Lists, Policy, Tier};
 use crate::endpoint::Endpoint;
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::{Action, Direction, Family, IcmpMatch, Protocol};
+use crate::types::{Action, Family, IcmpMatch, Protocol};
 use crate::verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
 
 fn ports() -> Vec<(u16, u16)> {

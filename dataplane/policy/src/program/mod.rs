@@ -7,8 +7,9 @@ mod validate;
 
 use serde::{Deserialize, Serialize};
 
+use crate::direction::Direction;
 use crate::document::Rule;
-use crate::types::{Action, Direction, Family, Name, PortRange, Protocol, StrictPrefix};
+use crate::types::{Action, Family, Name, PortRange, Protocol, StrictPrefix};
 
 pub use check::{Check, CheckKind, DmarcPolicy};
 pub use evidence::{EvidenceField, EvidenceType};
