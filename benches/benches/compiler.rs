@@ -15,13 +15,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis_benches::compiled::{Standing, compiled, from_nothing};
 use portcullis_benches::documents::{Fleet, changed, endpoint_name, telling_documents, with_blocked};
 use portcullis_benches::filters;
-use portcullis_policy::{Action, Name};
+use portcullis_policy::{Name, Verdict};
 
 fn filter_sets(c: &mut Criterion) {
     let mut group = c.benchmark_group("filter sets, compiled and proved on p4-ternary");
     group.sample_size(10).measurement_time(Duration::from_secs(5));
     for set in filters::sets().unwrap() {
-        for default in [Action::Deny, Action::Allow] {
+        for default in [Verdict::Deny, Verdict::Allow] {
             let intent = set.intent(default).unwrap();
             let rows = compiled(&intent, "p4-ternary");
             let ratio = rows as f64 / set.filters() as f64;

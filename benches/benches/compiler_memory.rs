@@ -10,7 +10,7 @@
 use portcullis_benches::compiled::{Standing, compiled, from_nothing};
 use portcullis_benches::documents::{Fleet, changed, endpoint_name, telling_documents, with_blocked};
 use portcullis_benches::filters;
-use portcullis_policy::Action;
+use portcullis_policy::Verdict;
 
 #[global_allocator]
 static COUNTING: dhat::Alloc = dhat::Alloc;
@@ -33,7 +33,7 @@ fn counted<T>(name: &str, what: impl FnOnce() -> T) -> T {
 
 fn main() {
     for set in filters::sets().unwrap() {
-        let intent = set.intent(Action::Deny).unwrap();
+        let intent = set.intent(Verdict::Deny).unwrap();
         counted(&set.name, || compiled(&intent, "p4-ternary"));
     }
     for (name, document) in telling_documents().unwrap() {

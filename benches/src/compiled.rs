@@ -97,7 +97,7 @@ fn rows(
     intent: &Intent,
     id: ClassId,
     programs: &mut RowCache,
-) -> HashMap<(u32, RowKey), (portcullis_policy::Action, Option<u16>)> {
+) -> HashMap<(u32, RowKey), (portcullis_policy::Verdict, Option<u16>)> {
     let Some(class) = intent.classes.get(&id) else {
         return HashMap::new();
     };

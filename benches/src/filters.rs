@@ -3,7 +3,7 @@
 
 use portcullis_compiler::{Class, ClassId, Fingerprint, Intent};
 use portcullis_policy::classbench::{self, Kind};
-use portcullis_policy::{Action, PerDirection, canonical};
+use portcullis_policy::{PerDirection, Verdict, canonical};
 
 /// Filters of a generated set.
 pub const FILTERS: usize = 10_000;
@@ -44,7 +44,7 @@ impl FilterSet {
     }
 
     /// The one class it is, of every port.
-    pub fn intent(&self, default: Action) -> Result<Intent, classbench::LineError> {
+    pub fn intent(&self, default: Verdict) -> Result<Intent, classbench::LineError> {
         let policy = canonical(&classbench::parse(&self.text, default)?);
         let class = Class {
             id: ClassId(1),

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
 use portcullis_policy::{
-    Action, Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange,
-    Protocol, Span, StrictPrefix, Vlan,
+    Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange, Protocol,
+    Span, StrictPrefix, Verdict, Vlan,
 };
 
 /// Seconds that `--wait` waits when it is given none.
@@ -314,7 +314,7 @@ pub struct Compile {
     pub classbench: Option<PathBuf>,
     /// Verdict on packets that no filter of the set matches; filters have the other one.
     #[arg(long, value_name = "VERDICT", requires = "classbench", value_parser = verdict)]
-    pub default: Option<Action>,
+    pub default: Option<Verdict>,
     /// Stage model to compile for: a built-in one by name, `model:FILE` in TOML, or `p4info:FILE` of a P4 program.
     #[arg(long, value_name = "MODEL")]
     pub target: String,
@@ -350,10 +350,10 @@ impl From<HitAttribution> for Attribution {
     }
 }
 
-fn verdict(text: &str) -> Result<Action, String> {
+fn verdict(text: &str) -> Result<Verdict, String> {
     match text {
-        "allow" => Ok(Action::Allow),
-        "deny" => Ok(Action::Deny),
+        "allow" => Ok(Verdict::Allow),
+        "deny" => Ok(Verdict::Deny),
         _ => Err("write allow or deny".to_string()),
     }
 }

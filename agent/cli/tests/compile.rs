@@ -5,7 +5,7 @@ use portcullis_cli::command::compile::{Input, compile};
 use portcullis_cli::term::View;
 use portcullis_cli::view::compiled::{CompiledView, CounterexampleView, ProofView};
 use portcullis_compiler::{Attribution, Counterexample, StageModel};
-use portcullis_policy::{Action, Document, Frame, Packet};
+use portcullis_policy::{Document, Frame, Packet, Verdict};
 
 use crate::support;
 
@@ -102,7 +102,7 @@ fn nothing_denied_is_no_rows() {
 fn a_counterexample_is_shown() {
     let example = Counterexample {
         packet: Packet { frame: Frame::Arp },
-        wanted: Action::Allow,
+        wanted: Verdict::Allow,
         got: None,
     };
     let mut view = compiled("version: portcullis/v1\n");

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, LinkLocal, Name,
-    ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Vlan, default_network,
+    Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, LinkLocal, Name,
+    ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Verdict, Vlan, default_network,
 };
 use portcullis_proto::v1;
 use portcullis_unlock::ledger::Bypass;
@@ -108,7 +108,7 @@ impl Fields {
         }
     }
 
-    fn action(&mut self, path: &str, action: i32) -> Option<Action> {
+    fn action(&mut self, path: &str, action: i32) -> Option<Verdict> {
         let action = self.maybe_action(path, action)?;
         if action.is_none() {
             self.fail(path, "is required: ACTION_ALLOW or ACTION_DENY");
@@ -117,10 +117,10 @@ impl Fields {
     }
 
     /// `Some(None)` when it is not set.
-    fn maybe_action(&mut self, path: &str, action: i32) -> Option<Option<Action>> {
+    fn maybe_action(&mut self, path: &str, action: i32) -> Option<Option<Verdict>> {
         match v1::Action::try_from(action) {
-            Ok(v1::Action::Allow) => Some(Some(Action::Allow)),
-            Ok(v1::Action::Deny) => Some(Some(Action::Deny)),
+            Ok(v1::Action::Allow) => Some(Some(Verdict::Allow)),
+            Ok(v1::Action::Deny) => Some(Some(Verdict::Deny)),
             Ok(v1::Action::Unspecified) => Some(None),
             Err(_) => {
                 self.fail(
@@ -387,10 +387,10 @@ pub(super) fn as_message_paths(fields: Vec<FieldError>, paths: &[(&str, &str)]) 
     fields.into_iter().map(rename).collect()
 }
 
-pub(super) fn action_out(action: Action) -> v1::Action {
+pub(super) fn action_out(action: Verdict) -> v1::Action {
     match action {
-        Action::Allow => v1::Action::Allow,
-        Action::Deny => v1::Action::Deny,
+        Verdict::Allow => v1::Action::Allow,
+        Verdict::Deny => v1::Action::Deny,
     }
 }
 
@@ -464,7 +464,7 @@ pub(super) fn baseline_out(baseline: &Baseline, etag: String) -> v1::Baseline {
 }
 
 pub(super) fn profile_out(name: &Name, profile: &Arc<Profile>, etag: String) -> v1::Profile {
-    let set = |action: Option<Action>| action.map_or(v1::Action::Unspecified, action_out).into();
+    let set = |action: Option<Verdict>| action.map_or(v1::Action::Unspecified, action_out).into();
     v1::Profile {
         name: name.to_string(),
         defaults: Some(v1::Defaults {

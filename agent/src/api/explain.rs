@@ -6,8 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_backend::{TargetHandle, Trace};
 use portcullis_policy::{
-    Action, Decider, Direction, Endpoint, Entry, Family, Fragment, Frame, IcmpMatch, IpPacket, L4, Name,
-    Packet, Policy, Protocol, TCP_ACK, TCP_SYN, View, effective,
+    Decider, Direction, Endpoint, Entry, Family, Fragment, Frame, IcmpMatch, IpPacket, L4, Name, Packet,
+    Policy, Protocol, TCP_ACK, TCP_SYN, Verdict, View, effective,
 };
 use portcullis_proto::v1;
 
@@ -309,7 +309,7 @@ fn guarded(endpoint: &Endpoint, direction: Direction, local: IpAddr) -> bool {
 }
 
 struct Verdict {
-    action: Action,
+    action: Verdict,
     tier: String,
     rule: String,
     reason: String,
@@ -318,7 +318,7 @@ struct Verdict {
 fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -> Verdict {
     if guarded(endpoint, policy.direction, packet.local) {
         return Verdict {
-            action: Action::Deny,
+            action: Verdict::Deny,
             tier: "guard".to_string(),
             rule: format!("guard/{name}"),
             reason: format!(

@@ -1,6 +1,6 @@
 //! Conversion of unlocks and programs to messages.
 
-use portcullis_policy::{Action, Approval, CheckKind, Disclose, Document, EvidenceType, Name, Program};
+use portcullis_policy::{Approval, CheckKind, Disclose, Document, EvidenceType, Name, Program, Verdict};
 use portcullis_proto::v1;
 use portcullis_unlock::evidence;
 use portcullis_unlock::judge::undisclosed;
@@ -202,7 +202,7 @@ pub(super) fn program(name: &Name, program: &Program, shown: Disclose) -> v1::Pr
         let name: Name = format!("opens-{n}").parse().ok()?;
         Some(convert::rule_out(&opening.rule(
             name,
-            Action::Allow,
+            Verdict::Allow,
             &program.title,
         )))
     });

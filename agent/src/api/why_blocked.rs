@@ -1,7 +1,7 @@
 //! WhyBlocked: the rule that closes a port, and the programs that open it.
 
 use portcullis_policy::{
-    Action, Decider, Direction, Document, Frame, Grant, GrantKind, Name, Packet, Protocol, Tier, View,
+    Decider, Direction, Document, Frame, Grant, GrantKind, Name, Packet, Protocol, Tier, Verdict, View,
     effective,
 };
 use portcullis_proto::v1;
@@ -16,7 +16,7 @@ use crate::store::{Key, Kind};
 fn widest(name: &Name, program: &portcullis_policy::Program) -> Option<Grant> {
     let rules = program.opens.iter().enumerate().map(|(n, opening)| {
         let rule: Name = format!("opens-{n}").parse().ok()?;
-        Some(opening.rule(rule, Action::Allow, &program.title))
+        Some(opening.rule(rule, Verdict::Allow, &program.title))
     });
     Some(Grant {
         unlock: "u-asked".parse().ok()?,
@@ -88,7 +88,7 @@ pub(super) fn blocked(
     let what = in_words(request, direction, question.protocol);
     let rule = policy.origin(decider);
     let mut answer = v1::WhyBlockedResponse {
-        blocked: action == Action::Deny,
+        blocked: action.denies(),
         tier: entry.map_or_else(|| "default".to_string(), |e| e.tier.to_string()),
         reason: entry.map_or_else(String::new, |e| e.reason.to_string()),
         rule,
@@ -100,7 +100,7 @@ pub(super) fn blocked(
     }
     answer.ways = ways(&base, name, (caller, tenant), &now, |document| {
         let policy = effective(document, name.as_str(), endpoint, direction);
-        policy.judge(&packet, View::FULL).0 == Action::Allow
+        policy.judge(&packet, View::FULL).0.passes()
     });
     answer.explanation = explanation(&what, &answer, entry.map(|e| e.tier));
     Ok(answer)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use portcullis_policy::{
-    Action, Defaults, Document, DocumentError, Endpoint, Name, PerDirection, Profile, Reserved, Rule,
-    Unmanaged,
+    Defaults, Document, DocumentError, Endpoint, Name, PerDirection, Profile, Reserved, Rule, Unmanaged,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::store::{Change, Key, Kind};
 pub struct Baseline {
     /// Verdicts where no rule matches.
     #[serde(with = "Defaults")]
-    pub defaults: PerDirection<Action>,
+    pub defaults: PerDirection<Verdict>,
     /// What holds for ports without an endpoint.
     pub unmanaged: Unmanaged,
     /// What no endpoint may declare.

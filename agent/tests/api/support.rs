@@ -14,7 +14,7 @@ use portcullis_backend::{
     TargetStatus, launch,
 };
 use portcullis_compiler::{Class, CompileError, Counterexample, Intent, RowCache, StageModel, Unsupported};
-use portcullis_policy::{Action, Frame, Packet};
+use portcullis_policy::{Frame, Packet, Verdict};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
@@ -161,7 +161,7 @@ impl Backend for Fake {
                 let packet = Packet { frame: Frame::Other };
                 let example = Box::new(Counterexample {
                     packet,
-                    wanted: Action::Deny,
+                    wanted: Verdict::Deny,
                     got: None,
                 });
                 return Err(CompileError::Unproved {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portcullis_checks::testing::{Server, Zone};
 use portcullis_compiler::Intent;
-use portcullis_policy::{Action, Frame, IpPacket, L4, Packet, View};
+use portcullis_policy::{Frame, IpPacket, L4, Packet, Verdict, View};
 use portcullis_proto::v1;
 use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
@@ -263,7 +263,7 @@ pub fn passes_from(intent: &Intent, endpoint: &str, port: u16, local: &str) -> b
         }),
     };
     match intent.classes.get(&class) {
-        Some(class) => class.policy.judge(&packet, View::FULL).0 == Action::Allow,
+        Some(class) => class.policy.judge(&packet, View::FULL).0 == Verdict::Allow,
         None => true,
     }
 }

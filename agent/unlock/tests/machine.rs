@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use portcullis_policy::{
-    Action, Approval, Direction, Document, Endpoint, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name,
-    OpenScope, Packet, PortRange, View, effective,
+    Approval, Direction, Document, Endpoint, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name,
+    OpenScope, Packet, PortRange, Verdict, View, effective,
 };
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{
@@ -571,7 +571,7 @@ impl World {
                 .into_iter()
                 .flat_map(|one| addresses.iter().map(move |address| (one, address)))
             {
-                let passes = policy.judge(&packet(port, address), View::FULL).0 == Action::Allow;
+                let passes = policy.judge(&packet(port, address), View::FULL).0 == Verdict::Allow;
                 let of = |u: &&Unlock| u.endpoint == name && u.program.as_str() == program;
                 let granted = self
                     .stored

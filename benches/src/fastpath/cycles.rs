@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use portcullis_fastpath::{
-    Action, Cond, DropReason, Fields, HeaderSubset, NO_SLOT, Row, Snapshot, Table, Tables, Tally,
+    Action, Cond, Decision, DropReason, Fields, HeaderSubset, NO_SLOT, Row, Snapshot, Table, Tables, Tally,
 };
 
 use crate::machine::field;
@@ -185,8 +185,8 @@ impl pulp::NullaryFnOnce for Round<'_> {
         match self {
             Round::Judge(snapshot, fields) => {
                 for (brief, fields) in fields {
-                    let (allow, slot) = snapshot.judge(1, brief, fields);
-                    seen = seen.wrapping_add(u64::from(slot) << 1 | u64::from(allow));
+                    let Decision { verdict, slot } = snapshot.judge(1, brief, fields);
+                    seen = seen.wrapping_add(u64::from(slot) << 1 | u64::from(verdict.passes()));
                 }
             }
             Round::Parse(frames) => {

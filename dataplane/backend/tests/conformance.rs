@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_backend::SessionState;
 use portcullis_backend::machine::{Batch, Desired, Machine};
-use portcullis_policy::{Action, Document};
+use portcullis_policy::{Document, Verdict};
 use portcullis_testbed::conformance::scene::PORTS;
 use portcullis_testbed::conformance::{Fault, Plan, Probe, Report, Subject, Watch};
 use portcullis_testbed::model::{FakeBody, FakeKey, FakeSwitch};
@@ -90,7 +90,7 @@ impl Model {
             if says.iter().any(|(_, says)| says.is_none()) {
                 continue;
             }
-            let denied = says.iter().filter(|(_, says)| *says == Some(Action::Deny));
+            let denied = says.iter().filter(|(_, says)| *says == Some(Verdict::Deny));
             let denied: BTreeSet<u16> = denied.map(|(port, _)| *port).collect();
             let fresh = self.classes.len() as u32 + 10;
             let class = *self.classes.entry(denied.clone()).or_insert(fresh);
@@ -109,14 +109,14 @@ impl Model {
     }
 }
 
-fn meets(switch: &FakeSwitch, probe: &Probe) -> Option<Action> {
+fn meets(switch: &FakeSwitch, probe: &Probe) -> Option<Verdict> {
     let class = *switch.rows.get(&FakeKey::Port(probe.number().into()))?;
     let has = |row: u16| switch.rows.contains_key(&FakeKey::Class(class, row.into()));
     // A class without its rows denies what they would allow.
     Some(if has(0) && !has(probe.port) {
-        Action::Allow
+        Verdict::Allow
     } else {
-        Action::Deny
+        Verdict::Deny
     })
 }
 
@@ -193,7 +193,7 @@ impl Subject for Model {
         self.executed
     }
 
-    fn verdict(&self, probe: &Probe) -> Option<Action> {
+    fn verdict(&self, probe: &Probe) -> Option<Verdict> {
         meets(&self.switch, probe)
     }
 

@@ -14,7 +14,8 @@ use portcullis_backend::machine::{Desired, Machine, Observed};
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::{ClassRows, PolicyRow, RowKey, StageModel};
 use portcullis_policy::{
-    Action, Direction, Entry, Families, FlagMatch, Matcher, Packet, Policy, PortRange, Protocol, Ranges, Tier,
+    Direction, Entry, Families, FlagMatch, Matcher, Packet, Policy, PortRange, Protocol, Ranges, Tier,
+    Verdict,
 };
 use witness::{Random, Rows, Says, ShownFields, grid};
 
@@ -74,15 +75,15 @@ fn entry(random: &mut Random, prefixes: &[&str]) -> Entry {
         origin: Arc::from("rule"),
         reason: Arc::from(""),
         action: if random.below(2) == 0 {
-            Action::Allow
+            Verdict::Allow
         } else {
-            Action::Deny
+            Verdict::Deny
         },
         matcher: Arc::new(matcher(random, prefixes)),
     }
 }
 
-fn policy(entries: Vec<Entry>, default: Action) -> Policy {
+fn policy(entries: Vec<Entry>, default: Verdict) -> Policy {
     Policy {
         direction: Direction::Egress,
         entries,
@@ -93,7 +94,7 @@ fn policy(entries: Vec<Entry>, default: Action) -> Policy {
 
 /// Two policies that differ in one to three rules.
 fn pair(random: &mut Random, prefixes: &[&str]) -> (Policy, Policy) {
-    let default = *random.pick(&[Action::Allow, Action::Deny]);
+    let default = *random.pick(&[Verdict::Allow, Verdict::Deny]);
     let old: Vec<Entry> = (0..1 + random.below(8))
         .map(|_| entry(random, prefixes))
         .collect();
@@ -133,7 +134,7 @@ impl Key for EditKey {
 }
 
 /// What decides verdicts: everything but the reason.
-type Essence = (Action, Option<u16>);
+type Essence = (Verdict, Option<u16>);
 type Step = Op<EditKey, Essence>;
 type Table = BTreeMap<EditKey, Essence>;
 
@@ -209,7 +210,7 @@ struct Change<'a> {
     new: ClassRows,
     steps: Vec<Step>,
     /// What packets look like, and their verdicts before and after.
-    packets: Vec<(ShownFields, Action, Action)>,
+    packets: Vec<(ShownFields, Verdict, Verdict)>,
 }
 
 impl<'a> Change<'a> {
@@ -288,7 +289,7 @@ impl<'a> Change<'a> {
             Ok(played) => {
                 assert_eq!(played, table(&self.new));
                 let rows = Rows::new(&self.new, self.fixed);
-                let settled = |(shown, _, after): &(ShownFields, Action, Action)| {
+                let settled = |(shown, _, after): &(ShownFields, Verdict, Verdict)| {
                     rows.judge(shown).action() == Some(*after)
                 };
                 assert!(self.packets.iter().all(settled), "{}", self.model.name);
@@ -365,7 +366,7 @@ fn deny(name: usize, ports: &[u16]) -> Entry {
     };
     Entry {
         origin: format!("baseline/{name}").into(),
-        action: Action::Deny,
+        action: Verdict::Deny,
         tier: Tier::Baseline,
         reason: Arc::from(""),
         matcher: Arc::new(matcher),
@@ -382,7 +383,7 @@ fn one_port(model: &str, in_a_rule: bool) -> (f64, usize) {
             deny(n, &ports)
         })
         .collect();
-    let old = lower(&policy(rules.clone(), Action::Allow), &model).unwrap();
+    let old = lower(&policy(rules.clone(), Verdict::Allow), &model).unwrap();
     let (mut sum, mut most) = (0, 0);
     for _ in 0..200 {
         let port = random.port();
@@ -395,7 +396,7 @@ fn one_port(model: &str, in_a_rule: bool) -> (f64, usize) {
         } else {
             rules.insert(at, deny(50, &[port]));
         }
-        let new = lower(&policy(rules, Action::Allow), &model).unwrap();
+        let new = lower(&policy(rules, Verdict::Allow), &model).unwrap();
         assert_eq!(old.remote, new.remote);
         let writes = groups(&table(&old), &table(&new)).iter().map(Vec::len).sum();
         sum += writes;

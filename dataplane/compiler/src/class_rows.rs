@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_policy::{Action, Decider, Family, Protocol};
+use portcullis_policy::{Decider, Family, Protocol, Verdict};
 use serde::Serialize;
 
 /// What a row says about the frame.
@@ -186,7 +186,7 @@ pub struct PolicyRow {
     /// What it matches.
     pub key: RowKey,
     /// The verdict; with `words`, the verdict on destination ports whose block has no word.
-    pub action: Action,
+    pub action: Verdict,
     /// The destination port's bit in this set of words decides, where its block has a word.
     pub words: Option<u16>,
     /// What decided it, so that a hit can be attributed.

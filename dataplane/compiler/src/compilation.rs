@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Action, Decider, Direction, Entry, Policy, Tier};
+use portcullis_policy::{Decider, Direction, Entry, Policy, Tier, Verdict};
 
 pub use crate::capacity::{Refusal, Saving, Step, TableUse};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
@@ -412,7 +412,7 @@ impl Compilation {
         let everything = PolicyRow {
             priority: self.model.priority_max,
             key: RowKey::ANY,
-            action: Action::Allow,
+            action: Verdict::Allow,
             words: None,
             by: Decider::Default,
         };

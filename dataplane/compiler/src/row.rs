@@ -2,7 +2,7 @@
 //! what a backend of a described target writes.
 
 use ipnet::IpNet;
-use portcullis_policy::{Action, Family, Protocol};
+use portcullis_policy::{Family, Protocol, Verdict};
 
 use crate::class::ClassId;
 use crate::class_rows::{CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, WordRow};
@@ -33,13 +33,13 @@ pub enum FieldMatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowAction {
     /// A verdict.
-    Verdict(Action),
+    Verdict(Verdict),
     /// The destination port's bit in this set of words decides, `otherwise` where its block has no word.
     Words {
         /// The set.
         set: u16,
         /// The verdict without a word.
-        otherwise: Action,
+        otherwise: Verdict,
     },
     /// Sets metadata for later stages.
     Set {

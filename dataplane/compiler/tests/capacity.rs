@@ -6,7 +6,7 @@ use crate::witness;
 use portcullis_compiler::compilation::{Compilation, Step};
 use portcullis_compiler::model::{MatchKind, Role, Weight};
 use portcullis_compiler::{Attribution, EndpointIntent, RowCache, StageModel};
-use portcullis_policy::{Action, Direction};
+use portcullis_policy::{Direction, Verdict};
 use serde_json::{Value, json};
 use witness::pipeline::{Pipeline, ports};
 use witness::target::{
@@ -138,7 +138,7 @@ fn first_step_merges_where_that_saves_most() {
                     },
                 );
                 let shown = ShownFields::new(&packet, &compilation.model)[0];
-                if let Some((Action::Deny, rule)) =
+                if let Some((Verdict::Deny, rule)) =
                     pipeline.judge(Direction::Egress, case.class, &case.port, &shown)
                 {
                     assert!(rule.unwrap().starts_with("endpoints/"), "{name}");
@@ -254,7 +254,7 @@ fn ports_of_a_class_that_moved_are_open_here() {
     let class = intent.endpoints.iter().next().unwrap().1.classes.egress;
     let told = pipeline.judge(Direction::Egress, class, "interface m1", &shown);
     assert!(
-        !matches!(told, Some((Action::Deny, _))),
+        !matches!(told, Some((Verdict::Deny, _))),
         "what `mail` may do is denied by the rows of other ports: {told:?}"
     );
 }

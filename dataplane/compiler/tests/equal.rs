@@ -6,7 +6,7 @@ use crate::support;
 use portcullis_compiler::lower::{fixed_rows, lower};
 use portcullis_compiler::proof::{Prover, deciding_row};
 use portcullis_compiler::{ClassRows, PolicyRow, StageModel};
-use portcullis_policy::{Action, Direction, Document, Packet, Policy};
+use portcullis_policy::{Direction, Document, Packet, Policy, Verdict};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -24,7 +24,7 @@ fn rows(policy: &Policy, model: &StageModel) -> Option<ClassRows> {
     }
 }
 
-fn says(program: &ClassRows, fixed: &[PolicyRow], packet: &Packet, model: &StageModel) -> Option<Action> {
+fn says(program: &ClassRows, fixed: &[PolicyRow], packet: &Packet, model: &StageModel) -> Option<Verdict> {
     deciding_row(program, fixed, packet, model).map(|(_, action)| action)
 }
 

@@ -13,8 +13,8 @@ use portcullis_compiler::{
     Attribution, Class, ClassId, ClassRows, Fingerprint, PolicyRow, RowCache, StageModel,
 };
 use portcullis_policy::{
-    Action, Decider, Direction, Entry, Families, Family, FlagMatch, Frame, L4, Matcher, Packet, Policy,
-    PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN, Tier,
+    Decider, Direction, Entry, Families, Family, FlagMatch, Frame, L4, Matcher, Packet, Policy, PortRange,
+    Protocol, Ranges, TCP_ACK, TCP_SYN, Tier, Verdict,
 };
 use witness::{Rows, Says, ShownFields, ip, later, well_formed};
 
@@ -58,7 +58,7 @@ impl Rule {
             tier: Tier::Endpoint,
             origin: format!("rule/{name}").into(),
             reason: Arc::from(""),
-            action: if self.deny { Action::Deny } else { Action::Allow },
+            action: if self.deny { Verdict::Deny } else { Verdict::Allow },
             matcher: Arc::new(matcher),
         }
     }
@@ -114,7 +114,7 @@ enum Beside {
 struct Cases {
     rules: Vec<Rule>,
     most: usize,
-    defaults: Vec<Action>,
+    defaults: Vec<Verdict>,
     probes: Vec<Probe>,
     beside: Vec<(Packet, Beside)>,
 }
@@ -147,7 +147,7 @@ impl Cases {
         let mut cases = Cases {
             rules,
             most,
-            defaults: vec![Action::Allow, Action::Deny],
+            defaults: vec![Verdict::Allow, Verdict::Deny],
             probes,
             beside: Vec::new(),
         };
@@ -279,7 +279,7 @@ impl Check<'_> {
     fn every(
         &mut self,
         chosen: &mut Vec<usize>,
-        default: Action,
+        default: Verdict,
         compile: &mut impl FnMut(&StageModel, &Policy) -> ClassRows,
     ) {
         self.policy(chosen, default, compile);
@@ -295,7 +295,7 @@ impl Check<'_> {
     fn policy(
         &mut self,
         chosen: &[usize],
-        default: Action,
+        default: Verdict,
         compile: &mut impl FnMut(&StageModel, &Policy) -> ClassRows,
     ) {
         let policy = Policy {
@@ -316,7 +316,7 @@ impl Check<'_> {
                 allowed |= deciding[at];
             }
         }
-        if default == Action::Allow {
+        if default == Verdict::Allow {
             allowed |= rest;
         }
         let program = compile(self.model, &policy);
@@ -336,9 +336,9 @@ impl Check<'_> {
         let rows = Rows::new(&program, self.fixed);
         for (n, shown) in self.shown.iter().enumerate() {
             let wanted = if allowed >> n & 1 == 1 {
-                Action::Allow
+                Verdict::Allow
             } else {
-                Action::Deny
+                Verdict::Deny
             };
             let right = match rows.judge(shown) {
                 Says::Verdict(action, None) => action == wanted,
@@ -371,15 +371,15 @@ impl Check<'_> {
     }
 
     /// What a packet beside the probes must get, of a policy that denies something.
-    fn beside(&self, beside: &Beside, chosen: &[usize], default: Action, allowed: Set) -> Action {
+    fn beside(&self, beside: &Beside, chosen: &[usize], default: Verdict, allowed: Set) -> Verdict {
         let first = |hits: &dyn Fn(&Rule) -> bool| {
             let rule = chosen.iter().map(|n| &self.cases.rules[*n]).find(|r| hits(r));
-            rule.map_or(default == Action::Allow, |r| !r.deny)
+            rule.map_or(default == Verdict::Allow, |r| !r.deny)
         };
         let passes = match beside {
             Beside::Denied => false,
             Beside::Passes => true,
-            Beside::Default => default == Action::Allow,
+            Beside::Default => default == Verdict::Allow,
             Beside::Portless => first(&|r| r.protocol.is_none()),
             Beside::Blank(probe) => self.model.view.short_header && first(&|r| r.hits(probe)),
             Beside::Later {
@@ -400,16 +400,16 @@ impl Check<'_> {
                 allowed & of != 0 && !rewritable
             }
         };
-        if passes { Action::Allow } else { Action::Deny }
+        if passes { Verdict::Allow } else { Verdict::Deny }
     }
 
     /// The first-match loop is right.
     fn reference(&self, policy: &Policy, allowed: Set) {
         for (n, probe) in self.cases.probes.iter().enumerate() {
             let wanted = if allowed >> n & 1 == 1 {
-                Action::Allow
+                Verdict::Allow
             } else {
-                Action::Deny
+                Verdict::Deny
             };
             assert_eq!(
                 policy.judge(&probe.packet(), self.model.view).0,
@@ -545,14 +545,14 @@ macro_rules! every_model {
             #[test]
             fn three_rules_of_three_bits_over_allow() {
                 let mut cases = super::three_rules_of_three_bits();
-                cases.defaults = vec![Action::Allow];
+                cases.defaults = vec![Verdict::Allow];
                 assert_eq!(cases.check($model, by_rule), 378_505);
             }
 
             #[test]
             fn three_rules_of_three_bits_over_deny() {
                 let mut cases = super::three_rules_of_three_bits();
-                cases.defaults = vec![Action::Deny];
+                cases.defaults = vec![Verdict::Deny];
                 assert_eq!(cases.check($model, by_rule), 378_505);
             }
 

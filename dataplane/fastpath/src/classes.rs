@@ -13,7 +13,7 @@ mod step;
 use crate::frame::Fields;
 use crate::header_subset::HeaderSubset;
 use crate::remote::Remotes;
-use crate::row::{Cond, NO_SLOT};
+use crate::row::{Cond, Decision, NO_SLOT, Verdict};
 
 pub use making::compile;
 use step::{Packet, Step};
@@ -31,17 +31,15 @@ const NEXT: u32 = LIST | ALLOW;
 /// The end of a list: no row holds, and the table's default action denies.
 const END: u32 = u32::MAX;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    pub allow: bool,
-    pub slot: u32,
-}
-
-impl Verdict {
+impl Decision {
     #[inline(always)]
-    fn from_leaf(leaf: u32) -> Verdict {
-        Verdict {
-            allow: leaf & ALLOW != 0,
+    fn from_leaf(leaf: u32) -> Decision {
+        Decision {
+            verdict: if leaf & ALLOW != 0 {
+                Verdict::Allow
+            } else {
+                Verdict::Deny
+            },
             slot: leaf & NO_SLOT,
         }
     }
@@ -69,6 +67,12 @@ impl Leaf {
     #[inline(always)]
     pub fn slot(self) -> u32 {
         self.0 & NO_SLOT
+    }
+
+    /// What it says where it is no list.
+    #[inline(always)]
+    pub fn decision(self) -> Decision {
+        Decision::from_leaf(self.0)
     }
 
     /// One that is allowed when both are. For no more: its counter is neither's.
@@ -203,10 +207,10 @@ fn shape(f: &Fields) -> usize {
 impl Class {
     /// What happens to a packet of this class.
     #[inline(always)]
-    pub fn judge(&self, fields: &Fields, egress: bool) -> Verdict {
+    pub fn judge(&self, fields: &Fields, egress: bool) -> Decision {
         let leaf = self.leaf(shape(fields), fields, egress);
         if leaf & LIST == 0 {
-            Verdict::from_leaf(leaf)
+            Decision::from_leaf(leaf)
         } else {
             self.search(leaf & !LIST, fields, egress)
         }
@@ -252,7 +256,7 @@ impl Class {
     }
 
     #[inline(never)]
-    fn search(&self, at: u32, fields: &Fields, egress: bool) -> Verdict {
+    fn search(&self, at: u32, fields: &Fields, egress: bool) -> Decision {
         let remote = if self.needs_remote {
             self.remotes.find(fields, egress)
         } else {
@@ -273,10 +277,10 @@ impl Class {
                     .and_then(|a| self.addresses.get(a as usize))
                     .is_none_or(|a| a.hold(fields));
             if holds {
-                return Verdict::from_leaf(row.leaf);
+                return Decision::from_leaf(row.leaf);
             }
         }
-        Verdict::from_leaf(NO_SLOT)
+        Decision::UNMATCHED
     }
 
     /// Bytes that it takes, without bitmaps that it shares.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::frame::{Fields, Kind};
 use crate::header_subset::HeaderSubset;
 use crate::path::DropReason;
-use crate::row::{Action, NO_SLOT, Row};
+use crate::row::{Action, NO_SLOT, Row, Verdict};
 use crate::table::{Key, Table};
 
 /// Where the value of a row is that points do not share: at a place among a point's words.
@@ -49,7 +49,7 @@ struct AddressRow {
     protocol: Masked<u8>,
     src_port: Masked<u16>,
     dst_port: Masked<u16>,
-    allow: bool,
+    verdict: Verdict,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -61,7 +61,7 @@ struct NdRow {
     hidden: Masked<u8>,
     unspecified: Masked<u8>,
     has_mac: Masked<u8>,
-    allow: bool,
+    verdict: Verdict,
 }
 
 /// Rows, each table in falling precedence.
@@ -273,7 +273,7 @@ impl Guard {
             return checked;
         };
         checked.slots[1] = slot(macs.len() + at);
-        if !row.allow {
+        if !row.verdict.passes() {
             return checked;
         }
         let Some(f) = f.neighbour() else {
@@ -295,7 +295,7 @@ impl Guard {
             return checked;
         };
         checked.slots[2] = slot(macs.len() + addresses.len() + at);
-        if row.allow {
+        if row.verdict.passes() {
             checked.dropped = None;
         }
         checked
@@ -408,7 +408,7 @@ fn address_row(row: &Row, words: &mut Words) -> AddressRow {
         protocol: masked(table, row, Key::Protocol, 8),
         src_port: masked(table, row, Key::SrcPort, 16),
         dst_port: masked(table, row, Key::DstPort, 16),
-        allow: row.action == Action::Allow,
+        verdict: row.action.verdict(),
     }
 }
 
@@ -422,6 +422,6 @@ fn nd_row(row: &Row, words: &mut Words) -> NdRow {
         hidden: masked(table, row, Key::NdHidden, 1),
         unspecified: masked(table, row, Key::SrcUnspecified, 1),
         has_mac: masked(table, row, Key::NdHasMac, 1),
-        allow: row.action == Action::Allow,
+        verdict: row.action.verdict(),
     }
 }

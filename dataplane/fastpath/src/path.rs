@@ -6,7 +6,7 @@ use crate::guard::Guard;
 use crate::header_subset::HeaderSubset;
 use crate::ports::Port;
 use crate::roles::{Role, is_reserved};
-use crate::row::NO_SLOT;
+use crate::row::{Decision, NO_SLOT};
 use crate::tables::Snapshot;
 
 /// Why a frame, or one copy of it, goes nowhere.
@@ -225,9 +225,9 @@ impl Snapshot {
         let role = f.role();
         if role != Role::None {
             let roles = point.roles.as_deref();
-            let (may, slot) = roles.map_or((false, NO_SLOT), |roles| roles.has(role));
+            let Decision { verdict, slot } = roles.map_or(Decision::UNMATCHED, |roles| roles.check(role));
             tally.hit(slot, bytes);
-            if !may {
+            if !verdict.passes() {
                 return Err(if role == Role::Bridge {
                     DropReason::ReservedGroup
                 } else {
@@ -246,9 +246,9 @@ impl Snapshot {
         }
         // Class 0: nothing is denied.
         if class != 0 {
-            let verdict = self.egress(class).judge(f, true);
-            tally.hit(verdict.slot, bytes);
-            if !verdict.allow {
+            let Decision { verdict, slot } = self.egress(class).judge(f, true);
+            tally.hit(slot, bytes);
+            if !verdict.passes() {
                 return Err(DropReason::EgressPolicy);
             }
         }
@@ -276,9 +276,9 @@ impl Snapshot {
         let point = self.point(out_port, f.vlan).ok_or(DropReason::UnknownReceiver)?;
         let class = point.receives.ok_or(DropReason::UnknownReceiver)?;
         if class != 0 {
-            let verdict = self.ingress(class).judge(f, false);
-            tally.hit(verdict.slot, bytes);
-            if !verdict.allow {
+            let Decision { verdict, slot } = self.ingress(class).judge(f, false);
+            tally.hit(slot, bytes);
+            if !verdict.passes() {
                 return Err(DropReason::IngressPolicy);
             }
         }

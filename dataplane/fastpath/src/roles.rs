@@ -2,7 +2,7 @@
 
 use crate::frame::{Fields, Kind};
 use crate::header_subset::HeaderSubset;
-use crate::row::{Action, NO_SLOT, Row};
+use crate::row::{Decision, Row};
 use crate::table::{Key, Table};
 
 /// The role that a sender needs for a frame. The numbers are in rows of `roles`.
@@ -67,28 +67,31 @@ impl HeaderSubset {
     }
 }
 
-/// What the rows of `roles` say of one point: for each role whether it has it, and where that is counted.
+/// What the rows of `roles` decide at one point, by role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roles([(bool, u32); VALUES]);
+pub struct Roles([Decision; VALUES]);
 
 impl Roles {
     /// Compiles rows in falling precedence.
     pub(crate) fn compile(rows: &[&Row]) -> Roles {
-        let mut verdicts = [(false, NO_SLOT); VALUES];
-        for (value, verdict) in (0u128..).zip(&mut verdicts) {
+        let mut decisions = [Decision::UNMATCHED; VALUES];
+        for (value, decision) in (0u128..).zip(&mut decisions) {
             let meets = |row: &&&Row| {
                 let (wanted, mask) = row.masked(Table::Roles, Key::Role, 3).unwrap_or((0, 0));
                 value & mask == wanted
             };
             if let Some(row) = rows.iter().find(meets) {
-                *verdict = (row.action == Action::Allow, row.slot);
+                *decision = Decision {
+                    verdict: row.action.verdict(),
+                    slot: row.slot,
+                };
             }
         }
-        Roles(verdicts)
+        Roles(decisions)
     }
 
-    /// Whether the point has a role, and the counter of the row that says so.
-    pub(crate) fn has(&self, role: Role) -> (bool, u32) {
-        self.0.get(role as usize).copied().unwrap_or((false, NO_SLOT))
+    /// Whether frames for which a sender needs a role may come from the point.
+    pub(crate) fn check(&self, role: Role) -> Decision {
+        self.0.get(role as usize).copied().unwrap_or(Decision::UNMATCHED)
     }
 }

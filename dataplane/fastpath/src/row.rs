@@ -39,6 +39,43 @@ impl Cond {
     }
 }
 
+/// What a table of the policy, the guard or the roles decides about a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The frame goes on to the next table.
+    Allow,
+    /// The frame is dropped.
+    Deny,
+}
+
+impl Verdict {
+    /// Whether the frame goes on.
+    #[inline(always)]
+    pub fn passes(self) -> bool {
+        match self {
+            Verdict::Allow => true,
+            Verdict::Deny => false,
+        }
+    }
+}
+
+/// A verdict, and the counter of the row that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The row's counter, or [`NO_SLOT`].
+    pub slot: u32,
+}
+
+impl Decision {
+    /// The decision where no row matches.
+    pub(crate) const UNMATCHED: Decision = Decision {
+        verdict: Verdict::Deny,
+        slot: NO_SLOT,
+    };
+}
+
 /// What a row does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -58,6 +95,16 @@ pub enum Action {
     Forward(u16),
     /// Out of every port of this group.
     ForwardToGroup(u16),
+}
+
+impl Action {
+    /// The verdict of a row of a table that has only verdicts.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self {
+            Action::Allow => Verdict::Allow,
+            _ => Verdict::Deny,
+        }
+    }
 }
 
 /// No counter.

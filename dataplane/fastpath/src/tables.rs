@@ -12,7 +12,7 @@ use crate::port_map::Bitmaps;
 use crate::ports::{AttachmentPoint, Port};
 use crate::remote;
 use crate::roles::Roles;
-use crate::row::{Action, NO_SLOT, Row, RowId};
+use crate::row::{Action, Decision, NO_SLOT, Row, RowId};
 use crate::table::{Key, Table};
 use crate::{PORTS, remote::Remotes};
 
@@ -141,18 +141,16 @@ impl Snapshot {
         }
     }
 
-    /// What the policy of a sender's class says of a frame: whether it may go, and where that is counted; of its short
-    /// form, where that is enough. For benches, which have nothing else to time the check alone by.
+    /// What the policy of a sender's class decides about a frame, by its short form where that is enough. For benches, which have nothing else to time the check alone by.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn judge(&self, class: u16, headers: &HeaderSubset, fields: &Fields) -> (bool, u32) {
+    pub fn judge(&self, class: u16, headers: &HeaderSubset, fields: &Fields) -> Decision {
         let class = self.egress(class);
         let leaf = class.leaf_of(headers, true);
         if leaf.is_list() {
-            let verdict = class.judge(fields, true);
-            return (verdict.allow, verdict.slot);
+            return class.judge(fields, true);
         }
-        (leaf.is_allowed(), leaf.slot())
+        leaf.decision()
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
-use portcullis_policy::{Action, Decider, Direction, Frame, Packet};
+use portcullis_policy::{Decider, Direction, Frame, Packet, Verdict};
 
 use crate::flow::{FlowBody, FlowIdentity, FlowKey, SharedIdentity, Writer, text};
 use crate::ports::{Ports, SwitchPort};
@@ -164,7 +164,7 @@ pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
 
 /// A verdict, by the rule and for the class it was about. Two rules of a class can have one name here and two among
 /// other members of the class, so that what decided counts too.
-type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Action);
+type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Verdict);
 
 /// How often each rule decided.
 pub(crate) fn hits(
@@ -209,7 +209,7 @@ pub(crate) fn hits(
     for direction in Direction::BOTH {
         for row in programs.fixed() {
             let key = policy::row(None, direction, row, pipeline, &writer)?.0;
-            let rule = if row.action == Action::Allow {
+            let rule = if row.action.passes() {
                 "essential/arp"
             } else {
                 "evasion/unreadable-header"
@@ -226,7 +226,7 @@ pub(crate) fn hits(
             .filter(|(k, _)| k.0.table == Table::Guard && k.0.matching == matching);
         let rule = format!("control/{name}");
         add(
-            (Direction::Egress, None, rule, None, Action::Deny),
+            (Direction::Egress, None, rule, None, Verdict::Deny),
             drops.next().map(|(_, row)| row),
         );
     }
@@ -245,7 +245,7 @@ pub(crate) fn hits(
                     None,
                     format!("guard/{name}"),
                     None,
-                    Action::Deny,
+                    Verdict::Deny,
                 ),
                 Some(row),
             );

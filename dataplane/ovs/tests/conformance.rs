@@ -20,7 +20,7 @@ use portcullis_ovs::tables::{Pipeline, Table};
 use portcullis_ovs::units::Units;
 use portcullis_ovs::{Config, regs};
 use portcullis_ovsdb::{Bridge, Interface, Port};
-use portcullis_policy::{Action as Verdict, Document};
+use portcullis_policy::{Document, Verdict};
 use portcullis_testbed::conformance::scene::{FLAGS, REMOTE, REMOTE_MAC, SOURCE_PORT};
 use portcullis_testbed::conformance::{Fault, Plan, Probe, Report, Subject, Watch};
 

@@ -235,7 +235,7 @@ fn more_ends_than_rows_are_told_and_none_is_early_with_an_agent() {
     let mut document = base();
     let deny = |port: &u16| portcullis_policy::Rule {
         name: format!("p{port}").parse().unwrap(),
-        action: portcullis_policy::Action::Deny,
+        action: portcullis_policy::Verdict::Deny,
         ..opening(Direction::Egress, *port)
     };
     document.baseline = std::sync::Arc::new(ports.iter().map(deny).collect());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::EnforcingRow;
-use portcullis_policy::{Action, Direction, Document, Grant, GrantKind, Rule};
+use portcullis_policy::{Direction, Document, Grant, GrantKind, Rule, Verdict};
 use portcullis_testbed::probe::{TcpOutcome, tcp_echo};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
 use rig::{Rig, connects, v4};
@@ -41,7 +41,7 @@ fn opening(direction: Direction, port: u16) -> Rule {
          ports: [{port}]}}\n"
     );
     let rule = Document::from_yaml(&yaml).unwrap().baseline[0].clone();
-    assert_eq!(rule.action, Action::Allow);
+    assert_eq!(rule.action, Verdict::Allow);
     rule
 }
 

@@ -6,7 +6,7 @@ use portcullis_backend::delta::Layer;
 use portcullis_compiler::StageModel;
 use portcullis_compiler::model::{ActionModel, Field, MatchKind, Role};
 use portcullis_compiler::row::{FieldMatch, Row as LogicalRow, RowAction};
-use portcullis_policy::{Action, Direction, Family};
+use portcullis_policy::{Direction, Family, Verdict};
 use portcullis_proto::p4::config::v1::action_ref::Scope;
 use portcullis_proto::p4::config::v1::match_field::MatchType;
 use portcullis_proto::p4::config::v1::{MatchField, P4Info, Preamble, Table, match_field};
@@ -377,11 +377,11 @@ impl DeviceTable {
     fn does(&self, action: RowAction) -> Option<Does> {
         let of = |does: ActionModel| self.bound.actions.iter().find(|a| a.does == does);
         let (bound, values) = match action {
-            RowAction::Verdict(Action::Allow) => (of(ActionModel::Allow)?, Vec::new()),
-            RowAction::Verdict(Action::Deny) => (of(ActionModel::Deny)?, Vec::new()),
+            RowAction::Verdict(Verdict::Allow) => (of(ActionModel::Allow)?, Vec::new()),
+            RowAction::Verdict(Verdict::Deny) => (of(ActionModel::Deny)?, Vec::new()),
             RowAction::Words { set, otherwise } => {
                 let bound = of(ActionModel::Words)?;
-                let otherwise = u128::from(otherwise == Action::Allow);
+                let otherwise = u128::from(otherwise.passes());
                 (
                     bound,
                     vec![(bound.value?, u128::from(set)), (bound.otherwise?, otherwise)],

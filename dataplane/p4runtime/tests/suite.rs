@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_backend::{TargetHandle, launch};
 use portcullis_p4runtime::{Config, P4Backend};
-use portcullis_policy::Action;
+use portcullis_policy::Verdict;
 use portcullis_proto::p4::config::v1::P4Info;
 use portcullis_proto::p4::v1;
 use portcullis_testbed::conformance::p4::{Device, P4Subject, RESYNC};
@@ -25,7 +25,7 @@ const RACES: [Code; 2] = [Code::AlreadyExists, Code::NotFound];
 struct Server(P4Server);
 
 /// What the tables do with a packet, as the control flow of our program asks them.
-fn meets(state: &State, probe: &Probe) -> Option<Action> {
+fn meets(state: &State, probe: &Probe) -> Option<Verdict> {
     let local = u128::from(u32::from(probe.local()));
     let mut packet: Fields = [
         ("port", u128::from(probe.number())),
@@ -49,12 +49,12 @@ fn meets(state: &State, probe: &Probe) -> Option<Action> {
             .as_ref()
             .is_some_and(|(action, _)| action == "check_addresses");
         if denies(guard) || (asks && denies(state.meets("guard_address", &packet))) {
-            return Some(Action::Deny);
+            return Some(Verdict::Deny);
         }
     }
     let class = values.first().copied().unwrap_or(0);
     if class == 0 {
-        return Some(Action::Allow);
+        return Some(Verdict::Allow);
     }
     packet.insert("class", class);
     let remote = state.meets("egress_remote", &packet);
@@ -63,7 +63,7 @@ fn meets(state: &State, probe: &Probe) -> Option<Action> {
         remote.and_then(|(_, v)| v.first().copied()).unwrap_or(0),
     );
     let denied = denies(state.meets("egress_policy", &packet));
-    Some(if denied { Action::Deny } else { Action::Allow })
+    Some(if denied { Verdict::Deny } else { Verdict::Allow })
 }
 
 impl Device for Server {
@@ -114,7 +114,7 @@ impl Device for Server {
         }
     }
 
-    fn verdict(&self, probe: &Probe) -> Option<Action> {
+    fn verdict(&self, probe: &Probe) -> Option<Verdict> {
         meets(&self.0.state(), probe)
     }
 

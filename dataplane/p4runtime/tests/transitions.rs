@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::SessionState;
 use portcullis_compiler::Intent;
-use portcullis_policy::{Action, Document, Grant, GrantKind};
+use portcullis_policy::{Document, Grant, GrantKind, Verdict};
 use rig::{PATIENCE, PROBES, Rig, document};
 
 /// Now, in whole seconds since the Unix epoch.
@@ -44,12 +44,12 @@ baseline:
 }
 
 /// What `web` meets on TCP port 25 and on 465.
-fn met(rig: &Rig) -> [Option<Action>; 2] {
+fn met(rig: &Rig) -> [Option<Verdict>; 2] {
     let state = rig.server.state();
     [PROBES[0].met(&state), PROBES[2].met(&state)]
 }
 
-async fn until_met(rig: &Rig, wanted: [Action; 2]) {
+async fn until_met(rig: &Rig, wanted: [Verdict; 2]) {
     let end = Instant::now() + PATIENCE;
     while met(rig) != wanted.map(Some) {
         assert!(Instant::now() < end, "{:?}, not {wanted:?}", met(rig));
@@ -71,7 +71,7 @@ async fn enforced(rig: &mut Rig, ends: &[u64]) -> Arc<Intent> {
 
 #[tokio::test]
 async fn a_lease_ends_without_a_word_of_the_engine() {
-    use Action::{Allow, Deny};
+    use Verdict::{Allow, Deny};
     let mut rig = Rig::start().await;
     let start = now();
     let ends = [start + 3, start + 5];
@@ -102,7 +102,7 @@ async fn an_intent_from_before_the_end_opens_nothing_after_it() {
     let ends = now() + 2;
     let intent = enforced(&mut rig, &[ends]).await;
     rig.allow(&Document::from_yaml(&document("25, 465", "")).unwrap());
-    until_met(&rig, [Action::Deny, Action::Deny]).await;
+    until_met(&rig, [Verdict::Deny, Verdict::Deny]).await;
     rig.until("collected", |s| {
         s.state == SessionState::InSync && s.writes[2] > 0
     })
@@ -111,13 +111,13 @@ async fn an_intent_from_before_the_end_opens_nothing_after_it() {
     rig.restart_agent();
     rig.target.set_intent(intent);
     rig.until("in sync", |s| s.state == SessionState::InSync).await;
-    assert_eq!(met(&rig), [Some(Action::Deny); 2]);
+    assert_eq!(met(&rig), [Some(Verdict::Deny); 2]);
     assert_eq!(rig.target.status().writes, [0; 3], "a restart changes no row");
 }
 
 #[tokio::test]
 async fn a_device_without_room_for_what_is_left_closes_more_rather_than_nothing() {
-    use Action::{Allow, Deny};
+    use Verdict::{Allow, Deny};
     let mut rig = Rig::start().await;
     // A class that is edited in place needs no room.
     rig.in_place = false;

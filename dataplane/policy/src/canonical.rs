@@ -2,7 +2,7 @@
 
 use crate::effective::{Entry, Policy};
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::{Action, Protocol};
+use crate::types::{Protocol, Verdict};
 
 /// The canonical form: the same verdict on every packet, in an order that does not depend on how the rules were
 /// written. Names, reasons and tiers play no part; each entry keeps its own, so that the rule that decides can be
@@ -95,7 +95,7 @@ impl<'a> Item<'a> {
     }
 
     fn is_allow(&self) -> bool {
-        self.entry.action == Action::Allow
+        self.entry.action.passes()
     }
 
     /// Whether some packet matches both; the cheap questions first.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::direction::{Direction, PerDirection};
 use crate::endpoint::{Endpoint, Reserved};
 use crate::program::{Grant, Program};
-use crate::types::{Action, Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix};
+use crate::types::{Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix, Verdict};
 use crate::validate::{DocumentError, FieldError};
 use crate::yaml;
 
@@ -20,39 +20,39 @@ pub const VERSION: &str = "portcullis/v1";
 #[derive(Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    remote = "PerDirection<Action>",
+    remote = "PerDirection<Verdict>",
     expecting = "struct Defaults"
 )]
 pub struct Defaults {
     #[serde(default = "allow")]
-    egress: Action,
+    egress: Verdict,
     #[serde(default = "allow")]
-    ingress: Action,
+    ingress: Verdict,
 }
 
-fn allow() -> Action {
-    Action::Allow
+fn allow() -> Verdict {
+    Verdict::Allow
 }
 
-fn allow_both() -> PerDirection<Action> {
-    PerDirection::from_fn(|_| Action::Allow)
+fn allow_both() -> PerDirection<Verdict> {
+    PerDirection::from_fn(|_| Verdict::Allow)
 }
 
 /// How a profile's `default` is written: it may leave out a direction.
 #[derive(Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    remote = "PerDirection<Option<Action>>",
+    remote = "PerDirection<Option<Verdict>>",
     expecting = "struct ProfileDefaults"
 )]
 struct ProfileDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    egress: Option<Action>,
+    egress: Option<Verdict>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ingress: Option<Action>,
+    ingress: Option<Verdict>,
 }
 
-fn sets_none(defaults: &PerDirection<Option<Action>>) -> bool {
+fn sets_none(defaults: &PerDirection<Option<Verdict>>) -> bool {
     defaults.iter().all(Option::is_none)
 }
 
@@ -76,7 +76,7 @@ pub struct Rule {
     /// Unique in its list.
     pub name: Name,
     /// The verdict.
-    pub action: Action,
+    pub action: Verdict,
     /// The direction it is about.
     pub direction: Direction,
     /// The protocol; any when absent.
@@ -111,7 +111,7 @@ pub struct Rule {
 pub struct Profile {
     /// Defaults it sets: `deny` wins over the document's default and over other profiles.
     #[serde(default, with = "ProfileDefaults", skip_serializing_if = "sets_none")]
-    pub default: PerDirection<Option<Action>>,
+    pub default: PerDirection<Option<Verdict>>,
     /// First match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
@@ -125,7 +125,7 @@ pub struct Document {
     pub version: String,
     /// Verdicts where no rule matches.
     #[serde(default = "allow_both", with = "Defaults")]
-    pub defaults: PerDirection<Action>,
+    pub defaults: PerDirection<Verdict>,
     /// What holds for ports without an endpoint.
     #[serde(default)]
     pub unmanaged: Unmanaged,

@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::essentials::Essentials;
 use crate::matcher::Matcher;
 use crate::program::{Grant, GrantKind};
-use crate::types::{Action, Family, Name, Protocol};
+use crate::types::{Family, Name, Protocol, Verdict};
 use crate::{replies, shadow};
 
 /// Where an entry stands; highest first.
@@ -61,7 +61,7 @@ pub struct Entry {
     /// The reason its author gave, or empty.
     pub reason: Arc<str>,
     /// The verdict.
-    pub action: Action,
+    pub action: Verdict,
     /// What it matches; shared by every policy the rule is part of.
     pub matcher: Arc<Matcher>,
 }
@@ -91,7 +91,7 @@ pub struct Policy {
     /// The entries, highest first.
     pub entries: Vec<Entry>,
     /// The verdict where none matches.
-    pub default: Action,
+    pub default: Verdict,
     /// Packets are abstract five-tuples, as in packet classification benchmarks (ClassBench): every protocol shows
     /// ports and none shows an ICMP type. False for every policy of a document.
     pub five_tuple: bool,
@@ -99,7 +99,7 @@ pub struct Policy {
 
 impl Policy {
     /// One that lets everything pass, or nothing.
-    pub fn constant(direction: Direction, default: Action) -> Self {
+    pub fn constant(direction: Direction, default: Verdict) -> Self {
         Policy {
             direction,
             entries: Vec::new(),
@@ -111,7 +111,7 @@ impl Policy {
     /// Whether some packet could be denied: by default, or by an entry that those before it do not shadow wholly. Where
     /// nothing can be, packets are not examined.
     pub fn may_deny(&self) -> bool {
-        self.default == Action::Deny || shadow::some_deny_decides(self)
+        self.default.denies() || shadow::some_deny_decides(self)
     }
 
     /// Whether packets of this protocol show ports.
@@ -166,7 +166,7 @@ pub(crate) fn allow(tier: Tier, origin: &str, matcher: Matcher) -> Entry {
         tier,
         origin: origin.into(),
         reason: Arc::clone(&NO_REASON),
-        action: Action::Allow,
+        action: Verdict::Allow,
         matcher: Arc::new(matcher),
     }
 }
@@ -356,8 +356,8 @@ impl Lists {
                 direction,
                 |d| default_of(document, None, d),
             ),
-            Unmanaged::Allow => Policy::constant(direction, Action::Allow),
-            Unmanaged::Deny => Policy::constant(direction, Action::Deny),
+            Unmanaged::Allow => Policy::constant(direction, Verdict::Allow),
+            Unmanaged::Deny => Policy::constant(direction, Verdict::Deny),
         }
     }
 }
@@ -388,9 +388,9 @@ impl Own {
     }
 
     /// The endpoint's verdict where no rule matches. A bypass lifts it: frames that are not IP meet no rule.
-    fn default(&self, document: &Document, endpoint: &Endpoint, direction: Direction) -> Action {
+    fn default(&self, document: &Document, endpoint: &Endpoint, direction: Direction) -> Verdict {
         match self.bypass {
-            Some(_) => Action::Allow,
+            Some(_) => Verdict::Allow,
             None => default_of(document, Some(endpoint), direction),
         }
     }
@@ -400,13 +400,13 @@ fn granted<'a>(document: &'a Document, name: &str) -> &'a [Grant] {
     document.grants.get(name).map_or(&[], |grants| grants.as_slice())
 }
 
-fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direction) -> Action {
+fn default_of(document: &Document, endpoint: Option<&Endpoint>, direction: Direction) -> Verdict {
     let by_profile = endpoint.into_iter().flat_map(|e| &e.profiles).any(|name| {
         let profile = document.profiles.get(name);
-        profile.is_some_and(|p| p.default[direction] == Some(Action::Deny))
+        profile.is_some_and(|p| p.default[direction] == Some(Verdict::Deny))
     });
     if by_profile {
-        Action::Deny
+        Verdict::Deny
     } else {
         document.defaults[direction]
     }
@@ -417,12 +417,12 @@ fn resolve(
     lists: &[&List],
     essentials: &Essentials,
     direction: Direction,
-    default: impl Fn(Direction) -> Action,
+    default: impl Fn(Direction) -> Verdict,
 ) -> Policy {
     let (own_default, other_default) = (default(direction), default(direction.opposite()));
     let own = lists.iter().flat_map(|l| &l.0[direction].entries);
     let mut entries = essentials.insert(direction, own.collect(), own_default);
-    if own_default == Action::Deny {
+    if own_default.denies() {
         let other: Vec<&Half> = lists.iter().map(|l| &l.0[direction.opposite()]).collect();
         replies::push(&other, other_default, &mut entries);
     }

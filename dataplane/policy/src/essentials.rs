@@ -15,7 +15,7 @@ use crate::direction::{Direction, PerDirection};
 use crate::document::Document;
 use crate::effective::{Entry, Tier, allow};
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Action, Family, IcmpMatch, PortRange, Protocol};
+use crate::types::{Family, IcmpMatch, PortRange, Protocol, Verdict};
 
 /// Where a DHCPv6 client sends to (RFC 8415, section 7.1).
 const DHCPV6_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -63,12 +63,12 @@ impl Essentials {
 
     /// The rules of a direction, in order, with the essentials among them: each in front of the first deny for any
     /// protocol that would stop it, or under all rules where only the default would.
-    pub(crate) fn insert(&self, direction: Direction, rules: Vec<&Entry>, default: Action) -> Vec<Entry> {
+    pub(crate) fn insert(&self, direction: Direction, rules: Vec<&Entry>, default: Verdict) -> Vec<Entry> {
         let place = |essential: &'_ Entry| {
             let stopped = rules
                 .iter()
                 .position(|rule| is_broad(rule) && rule.matcher.meets(&essential.matcher, false));
-            stopped.or((default == Action::Deny).then_some(rules.len()))
+            stopped.or(default.denies().then_some(rules.len()))
         };
         let essentials = self.of_direction(direction).iter();
         let mut places: Vec<(usize, &Entry)> = essentials.filter_map(|e| Some((place(e)?, e))).collect();
@@ -89,7 +89,7 @@ impl Essentials {
 
 /// Whether it is a deny that names no essential and stops none.
 fn is_broad(rule: &Entry) -> bool {
-    rule.action == Action::Deny && rule.matcher.protocol == Protocol::Any && rule.tier != Tier::Quarantine
+    rule.action.denies() && rule.matcher.protocol == Protocol::Any && rule.tier != Tier::Quarantine
 }
 
 /// What the rules from a place on say of an essential, as far as it is not what the essential says: down to the last deny
@@ -101,7 +101,7 @@ fn named(rules: &[&Entry], essential: &Entry, policy: &mut Vec<Entry>) {
         let Some(matcher) = rule.matcher.intersect(&essential.matcher) else {
             continue;
         };
-        let denies = rule.action == Action::Deny;
+        let denies = rule.action.denies();
         policy.push(Entry {
             matcher: Arc::new(matcher),
             ..(*rule).clone()
@@ -115,7 +115,7 @@ fn named(rules: &[&Entry], essential: &Entry, policy: &mut Vec<Entry>) {
 
 /// Whether a rule is a deny that stops all or part of an essential: it names the protocol, and matches type or ports.
 pub(crate) fn stops(rule: &Entry, essential: &Entry) -> bool {
-    rule.action == Action::Deny
+    rule.action.denies()
         && rule.matcher.protocol != Protocol::Any
         && rule.matcher.meets(&essential.matcher, false)
 }

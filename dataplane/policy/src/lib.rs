@@ -45,6 +45,6 @@ pub use program::{
     Approval, Check, CheckKind, Disclose, DmarcPolicy, EvidenceField, EvidenceType, Grant, GrantKind, Lease,
     Limits, MAX_EVIDENCE, OpenScope, Opening, Program, Span,
 };
-pub use types::{Action, Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix};
+pub use types::{Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix, Verdict};
 pub use validate::{DocumentError, FieldError};
 pub use verdict::{Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, RARP, TCP_ACK, TCP_SYN, View};

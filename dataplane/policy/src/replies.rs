@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use crate::effective::{Entry, Half, NO_REASON, Tier, allow};
 use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
 use crate::shadow;
-use crate::types::{Action, Family, IcmpMatch, PortRange, Protocol};
+use crate::types::{Family, IcmpMatch, PortRange, Protocol, Verdict};
 
 /// The lowest port that replies over UDP and SCTP may go to where the rule does not name the sender's ports: those below
 /// are where services listen.
@@ -41,7 +41,7 @@ static TO_DEFAULT: LazyLock<Entry> = LazyLock::new(|| Entry {
     tier: Tier::Replies,
     origin: "replies/default".into(),
     reason: Arc::clone(&NO_REASON),
-    action: Action::Allow,
+    action: Verdict::Allow,
     matcher: Arc::new(Matcher {
         protocol: Protocol::Number(Protocol::TCP),
         flags: FlagMatch::NotOpening,
@@ -50,7 +50,7 @@ static TO_DEFAULT: LazyLock<Entry> = LazyLock::new(|| Entry {
 });
 
 /// Adds what is a reply to the rules of the other direction, in order, and to its default.
-pub(crate) fn push(other: &[&Half], default: Action, policy: &mut Vec<Entry>) {
+pub(crate) fn push(other: &[&Half], default: Verdict, policy: &mut Vec<Entry>) {
     let allowed = allows(other.iter().flat_map(|half| &half.entries));
     for error in ICMP_ERRORS.iter() {
         let Families { v4, v6 } = error.matcher.families;
@@ -58,12 +58,12 @@ pub(crate) fn push(other: &[&Half], default: Action, policy: &mut Vec<Entry>) {
             policy.push(error.clone());
         }
     }
-    if allowed.v4 || allowed.v6 || default == Action::Allow {
+    if allowed.v4 || allowed.v6 || default.passes() {
         other
             .iter()
             .for_each(|half| policy.extend_from_slice(half.mirrored()));
     }
-    if default == Action::Allow {
+    if default.passes() {
         policy.push(TO_DEFAULT.clone());
     }
 }
@@ -89,8 +89,8 @@ pub(crate) fn is_error(entry: &Entry) -> bool {
 /// The replies to what a rule matches: allowed or denied as the rule says.
 pub(crate) fn to(rule: &Entry) -> Vec<Entry> {
     let matchers = match rule.action {
-        Action::Allow => answers(&rule.matcher),
-        Action::Deny => denied(&rule.matcher),
+        Verdict::Allow => answers(&rule.matcher),
+        Verdict::Deny => denied(&rule.matcher),
     };
     let entry = |matcher| Entry {
         tier: Tier::Replies,

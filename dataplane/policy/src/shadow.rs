@@ -4,7 +4,7 @@ use crate::direction::Direction;
 use crate::effective::{Entry, Policy};
 use crate::findings::product::{Planes, Product, cut, family_of};
 use crate::matcher::Families;
-use crate::types::{Action, Family};
+use crate::types::{Family, Verdict};
 
 /// Pairs of products that are compared at most, for one policy: a few milliseconds. Where that does not suffice, an entry is
 /// taken to decide something.
@@ -15,7 +15,7 @@ const STEPS: usize = 100_000;
 pub(crate) fn some_deny_decides(policy: &Policy) -> bool {
     let mut allows = Above::new(policy);
     for entry in &policy.entries {
-        if entry.action == Action::Allow {
+        if entry.action.passes() {
             allows.add(entry);
         } else if allows.leave(entry, &Family::BOTH) {
             return true;
@@ -31,7 +31,7 @@ pub(crate) fn allowing<'a>(
 ) -> impl Iterator<Item = (&'a Entry, Families)> {
     let mut denies = Above::new(&DOCUMENT);
     rules.filter_map(move |rule| {
-        if rule.action == Action::Deny {
+        if rule.action.denies() {
             denies.add(rule);
             return None;
         }
@@ -47,7 +47,7 @@ pub(crate) fn allowing<'a>(
 static DOCUMENT: Policy = Policy {
     direction: Direction::Egress,
     entries: Vec::new(),
-    default: Action::Allow,
+    default: Verdict::Allow,
     five_tuple: false,
 };
 
@@ -120,7 +120,7 @@ mod tests {
     use crate::document::Document;
     use crate::effective::{Entry, Policy, Tier, effective};
     use crate::matcher::Matcher;
-    use crate::types::{Action, Direction};
+    use crate::types::{Direction, Verdict};
 
     fn policy(rules: &str) -> Policy {
         let text = format!("version: portcullis/v1\nendpoints: {{e: {{rules: [{rules}]}}}}");
@@ -149,8 +149,8 @@ mod tests {
             (true, true, false),
         ] {
             let policy = Policy {
-                entries: vec![entry(Action::Allow, allowed), entry(Action::Deny, denied)],
-                ..Policy::constant(Direction::Egress, Action::Allow)
+                entries: vec![entry(Verdict::Allow, allowed), entry(Verdict::Deny, denied)],
+                ..Policy::constant(Direction::Egress, Verdict::Allow)
             };
             assert_eq!(policy.may_deny(), denies, "{allowed} {denied}");
         }

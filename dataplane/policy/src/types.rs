@@ -20,31 +20,55 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, ParseError> {
     Err(ParseError(text.into()))
 }
 
-/// What happens to a packet.
+/// What a rule, a row or a whole policy decides about a packet.
+///
+/// Code asks [`passes`](Self::passes) instead of comparing with `Allow`, and matches without a wildcard where it
+/// encodes a verdict: a verdict that lets a part of the packets pass, such as a rate limit, then is a compile error
+/// wherever it has to be thought of, and nowhere taken for `Deny`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum Verdict {
     /// The packet passes.
     Allow,
     /// The packet is dropped.
     Deny,
 }
 
-impl fmt::Display for Action {
+impl Verdict {
+    /// `Allow` or `Deny`.
+    pub const fn from_passes(passes: bool) -> Self {
+        if passes { Verdict::Allow } else { Verdict::Deny }
+    }
+
+    /// Whether packets pass.
+    pub const fn passes(self) -> bool {
+        match self {
+            Verdict::Allow => true,
+            Verdict::Deny => false,
+        }
+    }
+
+    /// Whether no packet passes.
+    pub const fn denies(self) -> bool {
+        !self.passes()
+    }
+}
+
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Action::Allow => "allow",
-            Action::Deny => "deny",
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
         })
     }
 }
 
-impl FromStr for Action {
+impl FromStr for Verdict {
     type Err = ParseError;
     fn from_str(s: &str) -> Result<Self, ParseError> {
         match s {
-            "allow" => Ok(Action::Allow),
-            "deny" => Ok(Action::Deny),
+            "allow" => Ok(Verdict::Allow),
+            "deny" => Ok(Verdict::Deny),
             _ => refuse(format!("`{s}` is not an action: write allow or deny")),
         }
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use crate::direction::Direction;
 use crate::effective::{Decider, Entry, Policy};
 use crate::matcher::FlagMatch;
-use crate::types::{Action, Family, Protocol};
+use crate::types::{Family, Protocol, Verdict};
 
 /// The EtherType of RARP (RFC 903).
 pub const RARP: u16 = 0x8035;
@@ -150,9 +150,9 @@ impl View {
 
 fn first_match(
     entries: &[(u32, &Entry)],
-    default: Action,
+    default: Verdict,
     hit: impl Fn(&Entry) -> bool,
-) -> (Action, Decider) {
+) -> (Verdict, Decider) {
     entries
         .iter()
         .find(|(_, entry)| hit(entry))
@@ -177,35 +177,35 @@ fn hits_icmp(entry: &Entry, kind: u8, code: u8) -> bool {
 
 impl Policy {
     /// The verdict on a packet, and what decided it, on a target that sees as much as `view` says.
-    pub fn judge(&self, packet: &Packet, view: View) -> (Action, Decider) {
+    pub fn judge(&self, packet: &Packet, view: View) -> (Verdict, Decider) {
         if !self.may_deny() {
             // Nothing can be evaded where nothing is denied.
             return match &packet.frame {
                 Frame::Ip(ip) => self.judge_permissive(ip),
-                Frame::Arp => (Action::Allow, Decider::Arp),
-                _ => (Action::Allow, Decider::Default),
+                Frame::Arp => (Verdict::Allow, Decider::Arp),
+                _ => (Verdict::Allow, Decider::Default),
             };
         }
         match &packet.frame {
-            Frame::Arp => (Action::Allow, Decider::Arp),
-            Frame::Rarp if self.direction == Direction::Egress => (Action::Allow, Decider::Rarp),
+            Frame::Arp => (Verdict::Allow, Decider::Arp),
+            Frame::Rarp if self.direction == Direction::Egress => (Verdict::Allow, Decider::Rarp),
             Frame::Rarp => (self.default, Decider::Default),
             Frame::Other => (self.default, Decider::Default),
-            Frame::Opaque => (Action::Deny, Decider::Evasion),
+            Frame::Opaque => (Verdict::Deny, Decider::Evasion),
             Frame::Ip(ip) if ip.is_later() && ip.remote.is_ipv6() && !view.later_v6_protocol => {
                 self.judge_later_unknown(ip)
             }
             Frame::Ip(ip) => match ip.protocol {
                 // Protocol 0 is the hop-by-hop header: a chain that ends there has no end.
-                None | Some(0) => (Action::Deny, Decider::Evasion),
+                None | Some(0) => (Verdict::Deny, Decider::Evasion),
                 Some(protocol) => self.judge_ip(ip, protocol, view),
             },
         }
     }
 
-    fn judge_permissive(&self, ip: &IpPacket) -> (Action, Decider) {
+    fn judge_permissive(&self, ip: &IpPacket) -> (Verdict, Decider) {
         let Some(protocol) = ip.protocol else {
-            return (Action::Allow, Decider::Default);
+            return (Verdict::Allow, Decider::Default);
         };
         let candidates = self.candidates(ip, protocol);
         match ip.l4 {
@@ -216,7 +216,7 @@ impl Policy {
             }
             L4::Icmp { kind, code } => first_match(&candidates, self.default, |e| hits_icmp(e, kind, code)),
             L4::Nothing if !ip.is_later() => first_match(&candidates, self.default, |_| true),
-            _ => (Action::Allow, Decider::Default),
+            _ => (Verdict::Allow, Decider::Default),
         }
     }
 
@@ -228,7 +228,7 @@ impl Policy {
             .collect()
     }
 
-    fn judge_ip(&self, ip: &IpPacket, protocol: u8, view: View) -> (Action, Decider) {
+    fn judge_ip(&self, ip: &IpPacket, protocol: u8, view: View) -> (Verdict, Decider) {
         let candidates = self.candidates(ip, protocol);
         let is_icmp = self.shows_icmp(protocol, Family::from_address(ip.remote));
         if let Fragment::Later { offset } = ip.fragment {
@@ -252,12 +252,12 @@ impl Policy {
             return match ip.shown(view) {
                 // Of other protocols, five-tuples alone show ports, and they are never too short.
                 l4 if l4 == blank.0 && !view.short_header && Protocol::has_ports(protocol) => {
-                    (Action::Deny, Decider::Evasion)
+                    (Verdict::Deny, Decider::Evasion)
                 }
                 L4::Ports { src, dst, flags } => first_match(&candidates, self.default, |e| {
                     hits_ports(e, protocol, src, dst, flags)
                 }),
-                _ => (Action::Deny, Decider::Evasion),
+                _ => (Verdict::Deny, Decider::Evasion),
             };
         }
         if is_icmp {
@@ -269,7 +269,7 @@ impl Policy {
                 L4::Icmp { kind, code } => {
                     first_match(&candidates, self.default, |e| hits_icmp(e, kind, code))
                 }
-                _ => (Action::Deny, Decider::Evasion),
+                _ => (Verdict::Deny, Decider::Evasion),
             };
         }
         first_match(&candidates, self.default, |_| true)
@@ -282,9 +282,9 @@ impl Policy {
         protocol: u8,
         offset: u16,
         view: View,
-    ) -> (Action, Decider) {
+    ) -> (Verdict, Decider) {
         if protocol == Protocol::TCP && view.fragment_offset && offset == 1 {
-            return (Action::Deny, Decider::Evasion);
+            return (Verdict::Deny, Decider::Evasion);
         }
         let starts = |ranges: &dyn Fn(&Entry) -> Vec<(u16, u16)>| -> BTreeSet<u16> {
             let bounds = candidates.iter().flat_map(|(_, e)| ranges(e));
@@ -305,19 +305,16 @@ impl Policy {
                 };
                 let (opening, other) = (verdict(TCP_SYN), verdict(TCP_ACK));
                 if protocol == Protocol::TCP && !view.fragment_offset && opening != other {
-                    return (Action::Deny, Decider::Evasion);
+                    return (Verdict::Deny, Decider::Evasion);
                 }
-                passes |= other == Action::Allow || opening == Action::Allow;
+                passes |= other.passes() || opening.passes();
             }
         }
-        (
-            if passes { Action::Allow } else { Action::Deny },
-            Decider::Fragment,
-        )
+        (Verdict::from_passes(passes), Decider::Fragment)
     }
 
     /// Passes when a fragment of any protocol would: of those the entries name, or of one that none names.
-    fn judge_later_unknown(&self, ip: &IpPacket) -> (Action, Decider) {
+    fn judge_later_unknown(&self, ip: &IpPacket) -> (Verdict, Decider) {
         let named: BTreeSet<u8> = self
             .entries
             .iter()
@@ -341,23 +338,19 @@ impl Policy {
                     l4: L4::Nothing,
                     ..ip.clone()
                 };
-                self.judge_ip(&one, protocol, View::FULL).0 == Action::Allow
+                self.judge_ip(&one, protocol, View::FULL).0.passes()
             });
-        (
-            if passes { Action::Allow } else { Action::Deny },
-            Decider::Fragment,
-        )
+        (Verdict::from_passes(passes), Decider::Fragment)
     }
 
-    fn judge_later_icmp(&self, candidates: &[(u32, &Entry)]) -> (Action, Decider) {
+    fn judge_later_icmp(&self, candidates: &[(u32, &Entry)]) -> (Verdict, Decider) {
         let passes = (0..=255u8).any(|kind| {
             (0..=255u8).any(|code| {
-                first_match(candidates, self.default, |e| hits_icmp(e, kind, code)).0 == Action::Allow
+                first_match(candidates, self.default, |e| hits_icmp(e, kind, code))
+                    .0
+                    .passes()
             })
         });
-        (
-            if passes { Action::Allow } else { Action::Deny },
-            Decider::Fragment,
-        )
+        (Verdict::from_passes(passes), Decider::Fragment)
     }
 }

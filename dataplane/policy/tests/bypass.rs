@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Decider, Direction, Document, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name, Packet,
-    PerDirection, Policy, Protocol, Tier, View, effective, findings,
+    Decider, Direction, Document, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name, Packet,
+    PerDirection, Policy, Protocol, Tier, Verdict, View, effective, findings,
 };
 use proptest::prelude::*;
 
@@ -134,7 +134,7 @@ proptest! {
     fn everything_passes(packet in packet(), view in view()) {
         for policy in policies(CLOSED, vec![bypass()]) {
             prop_assert!(!policy.may_deny(), "{policy:?}");
-            prop_assert_eq!(policy.judge(&packet, view).0, Action::Allow);
+            prop_assert_eq!(policy.judge(&packet, view).0, Verdict::Allow);
         }
     }
 
@@ -192,7 +192,7 @@ fn the_bypass_is_named_with_its_reason() {
         )
     };
     let bypassed = (
-        Action::Allow,
+        Verdict::Allow,
         Tier::Bypass,
         "bypass/e".to_string(),
         "is it the policy?".to_string(),

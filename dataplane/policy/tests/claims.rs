@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use portcullis_policy::{
-    Action, Direction, Document, DocumentError, Endpoint, EndpointRole, Fragment, Frame, IpPacket, L4,
-    LinkLocal, Name, Packet, View, Vlan, effective,
+    Direction, Document, DocumentError, Endpoint, EndpointRole, Fragment, Frame, IpPacket, L4, LinkLocal,
+    Name, Packet, Verdict, View, Vlan, effective,
 };
 use proptest::prelude::*;
 
@@ -355,6 +355,6 @@ fn a_reserved_dhcp_server_is_reached_under_default_deny() {
         });
         policy.judge(&Packet { frame }, View::FULL).0
     };
-    assert_eq!(verdict([192, 0, 2, 53]), Action::Allow);
-    assert_eq!(verdict([192, 0, 2, 54]), Action::Deny);
+    assert_eq!(verdict([192, 0, 2, 53]), Verdict::Allow);
+    assert_eq!(verdict([192, 0, 2, 54]), Verdict::Deny);
 }

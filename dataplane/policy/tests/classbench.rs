@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use portcullis_policy::classbench::{Kind, generate, parse};
 use portcullis_policy::{
-    Action, Decider, Families, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, Ranges, View,
+    Decider, Families, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, Ranges, Verdict, View,
 };
 use proptest::prelude::*;
 
@@ -32,15 +32,15 @@ fn decider(policy: &Policy, local: &str, remote: &str, protocol: u8, src: u16, d
 
 #[test]
 fn a_set_is_read() {
-    let policy = parse(SET, Action::Deny).unwrap();
+    let policy = parse(SET, Verdict::Deny).unwrap();
     assert!(policy.five_tuple);
-    assert_eq!(policy.default, Action::Deny);
+    assert_eq!(policy.default, Verdict::Deny);
     let names: Vec<&str> = policy.entries.iter().map(|e| &*e.origin).collect();
     assert_eq!(names, ["filter/2", "filter/4", "filter/5", "filter/6"]);
-    let actions: Vec<Action> = policy.entries.iter().map(|e| e.action).collect();
+    let actions: Vec<Verdict> = policy.entries.iter().map(|e| e.action).collect();
     assert_eq!(
         actions,
-        [Action::Allow, Action::Deny, Action::Allow, Action::Allow]
+        [Verdict::Allow, Verdict::Deny, Verdict::Allow, Verdict::Allow]
     );
     let [first, second, third, fourth] = &policy.entries[..] else {
         panic!()
@@ -71,8 +71,11 @@ fn a_set_is_read() {
     ] {
         assert_eq!(decider(&policy, local, remote, protocol, src, dst), by);
     }
-    assert_eq!(parse(SET, Action::Allow).unwrap().entries[0].action, Action::Deny);
-    assert!(parse("", Action::Allow).unwrap().entries.is_empty());
+    assert_eq!(
+        parse(SET, Verdict::Allow).unwrap().entries[0].action,
+        Verdict::Deny
+    );
+    assert!(parse("", Verdict::Allow).unwrap().entries.is_empty());
 }
 
 #[test]
@@ -113,7 +116,7 @@ fn what_is_not_a_filter_is_refused() {
             "0x1000/0x1000",
         ),
     ] {
-        let error = parse(&format!("# set\n{line}\n"), Action::Deny).unwrap_err();
+        let error = parse(&format!("# set\n{line}\n"), Verdict::Deny).unwrap_err();
         assert_eq!((error.line, error.field), (2, field), "{line}: {error}");
         let text = error.to_string();
         assert!(
@@ -151,7 +154,7 @@ fn made_up_sets_look_like_the_published_ones() {
             60..=200,
         ),
     ] {
-        let policy = parse(&generate(kind, 1000, 1), Action::Deny).unwrap();
+        let policy = parse(&generate(kind, 1000, 1), Verdict::Deny).unwrap();
         let matchers = || policy.entries.iter().map(|e| &*e.matcher);
         let counts = [
             (distinct(matchers().map(|m| &m.local)), sources, "sources"),
@@ -192,7 +195,7 @@ fn made_up_sets_look_like_the_published_ones() {
 proptest! {
     #[test]
     fn any_text_is_read_or_refused(text in "(?s).{0,200}") {
-        let _ = parse(&text, Action::Allow);
+        let _ = parse(&text, Verdict::Allow);
     }
 
     #[test]
@@ -200,7 +203,7 @@ proptest! {
         proptest::sample::select(vec!["@", "@10.0.0.1/8", "10.0.0.0/33", "0.0.0.0/0", "0", ":", "65535", "65536",
             "0x06/0xFF", "0x/", "0xFFFFFFFFFF/0x1", "allow", "deny", "é", "\n", "#"]), 0..14)) {
         let text = words.join(" ");
-        if let Err(error) = parse(&text, Action::Allow) {
+        if let Err(error) = parse(&text, Verdict::Allow) {
             prop_assert!(error.line >= 1 && error.line <= text.lines().count());
         }
     }
@@ -211,7 +214,7 @@ proptest! {
     ) {
         let text = generate(kind, filters, seed);
         prop_assert_eq!(&text, &generate(kind, filters, seed));
-        let policy = parse(&text, Action::Deny).unwrap();
+        let policy = parse(&text, Verdict::Deny).unwrap();
         prop_assert_eq!(policy.entries.len(), filters);
         // Written back from what was read, every filter is the line it came from.
         for (entry, line) in policy.entries.iter().zip(text.lines()) {
@@ -231,7 +234,7 @@ proptest! {
 
 #[test]
 fn a_made_up_set_decides_packets() {
-    let policy = parse(&generate(Kind::Fw, 200, 3), Action::Deny).unwrap();
+    let policy = parse(&generate(Kind::Fw, 200, 3), Verdict::Deny).unwrap();
     let hit = policy.entries.iter().any(|e| {
         let address = |nets: &[ipnet::IpNet]| {
             nets.first()

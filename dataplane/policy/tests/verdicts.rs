@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use portcullis_policy::{
-    Action, Direction, Document, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK, TCP_SYN,
+    Direction, Document, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK, TCP_SYN, Verdict,
     View, effective,
 };
 
@@ -85,7 +85,7 @@ fn packet(text: &str, fragment: Fragment) -> Packet {
 
 #[track_caller]
 fn expect(policy: &Policy, passes: &[&str], denied: &[&str]) {
-    for (list, action) in [(passes, Action::Allow), (denied, Action::Deny)] {
+    for (list, action) in [(passes, Verdict::Allow), (denied, Verdict::Deny)] {
         for text in list {
             let (verdict, by) = policy.judge(&packet(text, Fragment::Whole), View::FULL);
             assert_eq!(verdict, action, "{text}, by {}\n{policy:#?}", policy.origin(by));
@@ -346,8 +346,8 @@ fn a_quarantine_stops_essentials() {
 fn announcements_leave_and_are_not_for_others() {
     let rarp = Packet { frame: Frame::Rarp };
     for (direction, action) in [
-        (Direction::Egress, Action::Allow),
-        (Direction::Ingress, Action::Deny),
+        (Direction::Egress, Verdict::Allow),
+        (Direction::Ingress, Verdict::Deny),
     ] {
         assert_eq!(policy(direction, "", &[]).judge(&rarp, View::FULL).0, action);
     }
@@ -364,7 +364,7 @@ fn later_fragments_pass_if_some_port_does_essentials_aside() {
         "icmpv6 135 from 2001:db8::9",
         "2 from 224.0.0.22",
     ] {
-        assert_eq!(says(&shut, text), Action::Deny, "{text}");
+        assert_eq!(says(&shut, text), Verdict::Deny, "{text}");
     }
     // Replies count.
     let answers = policy(
@@ -372,8 +372,8 @@ fn later_fragments_pass_if_some_port_does_essentials_aside() {
         "",
         &["allow ingress protocol: udp, ports: [53]"],
     );
-    assert_eq!(says(&answers, "udp 53 40000 from 198.51.100.9"), Action::Allow);
-    assert_eq!(says(&answers, "tcp 53 40000 from 198.51.100.9"), Action::Deny);
+    assert_eq!(says(&answers, "udp 53 40000 from 198.51.100.9"), Verdict::Allow);
+    assert_eq!(says(&answers, "tcp 53 40000 from 198.51.100.9"), Verdict::Deny);
 }
 
 #[test]
@@ -392,11 +392,11 @@ fn a_first_fragment_that_shows_its_ports_is_judged_by_them() {
         }
         packet
     };
-    assert_eq!(web.judge(&begun(80), View::FULL).0, Action::Allow);
-    assert_eq!(web.judge(&begun(81), View::FULL).0, Action::Deny);
+    assert_eq!(web.judge(&begun(80), View::FULL).0, Verdict::Allow);
+    assert_eq!(web.judge(&begun(81), View::FULL).0, Verdict::Deny);
     let blind = View {
         begun_header: false,
         ..View::FULL
     };
-    assert_eq!(web.judge(&begun(80), blind).0, Action::Deny);
+    assert_eq!(web.judge(&begun(80), blind).0, Verdict::Deny);
 }

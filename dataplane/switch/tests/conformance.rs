@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use portcullis_backend::{TargetHandle, launch};
 use portcullis_fastpath::{DropReason, Snapshot, Tables, Tally};
 use portcullis_p4runtime::{Config, P4Backend, PipelineSource};
-use portcullis_policy::Action;
+use portcullis_policy::Verdict;
 use portcullis_proto::p4::config::v1::P4Info;
 use portcullis_proto::p4::v1;
 use portcullis_switch::{Counters, Engine, Hub, Service, Sums};
@@ -71,7 +71,7 @@ impl Tally for Drops {
 }
 
 /// What becomes of the probe's frame at its sender. Whom it reaches is no matter.
-fn meets(snapshot: &Snapshot, probe: &Probe) -> Option<Action> {
+fn meets(snapshot: &Snapshot, probe: &Probe) -> Option<Verdict> {
     let (mut drops, mut list) = (Drops::default(), Vec::new());
     snapshot.process(&probe.frame(), probe.number().into(), &mut list, &mut drops);
     if drops.0.contains(&DropReason::UnknownSender) {
@@ -85,7 +85,7 @@ fn meets(snapshot: &Snapshot, probe: &Probe) -> Option<Action> {
         DropReason::EgressPolicy,
     ];
     let denied = drops.0.iter().any(|why| at_the_sender.contains(why));
-    Some(if denied { Action::Deny } else { Action::Allow })
+    Some(if denied { Verdict::Deny } else { Verdict::Allow })
 }
 
 impl Embedded {
@@ -160,7 +160,7 @@ impl Device for Embedded {
         }
     }
 
-    fn verdict(&self, probe: &Probe) -> Option<Action> {
+    fn verdict(&self, probe: &Probe) -> Option<Verdict> {
         let mut view = self.running.lock().unwrap().hub.view(usize::MAX);
         meets(view.newest(), probe)
     }

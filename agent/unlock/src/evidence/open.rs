@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Action, Family, FieldError, Matcher, Name, Opening, PortRange, Program, Rule, StrictPrefix,
+    Family, FieldError, Matcher, Name, Opening, PortRange, Program, Rule, StrictPrefix, Verdict,
 };
 
 use super::{Evidence, Value};
@@ -46,7 +46,7 @@ fn rule(index: usize, opening: &Opening, reason: &str, evidence: &Evidence) -> R
     let name: Name = format!("opens-{index}")
         .parse()
         .map_err(|error| vec![fail(format!("opens[{index}]"), format!("{error}"))])?;
-    let mut rule = opening.rule(name, Action::Allow, reason);
+    let mut rule = opening.rule(name, Verdict::Allow, reason);
     let mut errors = Vec::new();
     let of = |name: &str, problem: String| fail(format!("evidence.{name}"), problem);
     if let Some(from) = &opening.ports_from {

@@ -309,7 +309,7 @@ impl Unlock {
         let rules: Vec<Rule> = match quarantine {
             true => {
                 let denied = self.opens.iter().cloned().map(|rule| Rule {
-                    action: portcullis_policy::Action::Deny,
+                    action: portcullis_policy::Verdict::Deny,
                     reason: format!("quarantine of {}: {}", self.id, self.reason)
                         .chars()
                         .take(256)

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use portcullis_policy::{Action, Direction, FlagMatch, Matcher, Policy, Protocol, Ranges, canonical};
+use portcullis_policy::{Direction, FlagMatch, Matcher, Policy, Protocol, Ranges, Verdict, canonical};
 use sha2::{Digest, Sha256};
 
 /// Begins the encoding. Another encoding, or another canonical form, has another one.
@@ -42,8 +42,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-fn action(action: Action) -> u8 {
-    u8::from(action == Action::Deny)
+fn action(action: Verdict) -> u8 {
+    match action {
+        Verdict::Allow => 0,
+        Verdict::Deny => 1,
+    }
 }
 
 /// Lists say their length first, so that no two policies have the same bytes.

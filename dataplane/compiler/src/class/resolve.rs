@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Document, Endpoint, Lists, Matcher, Name, PerDirection, Policy, Reserved, canonical,
+    Document, Endpoint, Lists, Matcher, Name, PerDirection, Policy, Reserved, Verdict, canonical,
     takes_link_local,
 };
 
@@ -644,7 +644,7 @@ fn intent_of(
 /// Whether what two policies have with prefixes is the same. If not, no target can lead packets to their entries in the
 /// same way.
 fn same_prefixes(a: &Policy, b: &Policy) -> bool {
-    fn prefixed(policy: &Policy) -> Vec<(Action, &Matcher)> {
+    fn prefixed(policy: &Policy) -> Vec<(Verdict, &Matcher)> {
         let named = policy.entries.iter().map(|e| (e.action, &*e.matcher));
         let mut list: Vec<_> = named
             .filter(|(_, m)| !m.remote.is_empty() || !m.local.is_empty())

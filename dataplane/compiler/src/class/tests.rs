@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Entry, Families, Family, FlagMatch, Grant, GrantKind, IcmpMatch,
-    Matcher, Name, PerDirection, Policy, PortRange, Profile, Protocol, Ranges, Tier, canonical, effective,
+    Direction, Document, Endpoint, Entry, Families, Family, FlagMatch, Grant, GrantKind, IcmpMatch, Matcher,
+    Name, PerDirection, Policy, PortRange, Profile, Protocol, Ranges, Tier, Verdict, canonical, effective,
     unmanaged,
 };
 use proptest::prelude::*;
@@ -167,14 +167,14 @@ fn whatever_a_packet_could_tell_makes_another_class() {
             action,
             matcher: Arc::new(matcher.clone()),
         }],
-        ..Policy::constant(Direction::Egress, Action::Allow)
+        ..Policy::constant(Direction::Egress, Verdict::Allow)
     };
-    let denies = matchers.iter().map(|matcher| policy(Action::Deny, matcher));
+    let denies = matchers.iter().map(|matcher| policy(Verdict::Deny, matcher));
     let mut policies: Vec<Policy> = denies.collect();
-    policies.push(policy(Action::Allow, &matchers[0]));
+    policies.push(policy(Verdict::Allow, &matchers[0]));
     let first = policies[0].clone();
     policies.push(Policy {
-        default: Action::Deny,
+        default: Verdict::Deny,
         ..first.clone()
     });
     policies.push(Policy {
@@ -413,7 +413,7 @@ const RULES: [&str; 10] = [
 enum Change {
     Endpoint(u8, Vec<u8>, Vec<usize>, bool),
     Remove(u8),
-    Profile(u8, Vec<usize>, Option<Action>),
+    Profile(u8, Vec<usize>, Option<Verdict>),
     Baseline(Vec<usize>),
     Mandatory(Vec<usize>),
     Unmanaged(u8),
@@ -484,7 +484,7 @@ impl Change {
                 };
             }
             Change::Default(deny) => {
-                document.defaults.egress = if *deny { Action::Deny } else { Action::Allow };
+                document.defaults.egress = if *deny { Verdict::Deny } else { Verdict::Allow };
             }
         }
     }
@@ -499,7 +499,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => (0u8..5, bound(), own, any::<bool>()).prop_map(|(n, p, r, g)| Change::Endpoint(n, p, r, g)),
         2 => (0u8..5).prop_map(Change::Remove),
-        6 => (0u8..3, some(3), proptest::option::of(Just(Action::Deny))).prop_map(|(n, r, d)| Change::Profile(n, r, d)),
+        6 => (0u8..3, some(3), proptest::option::of(Just(Verdict::Deny))).prop_map(|(n, r, d)| Change::Profile(n, r, d)),
         2 => some(2).prop_map(Change::Baseline),
         1 => some(1).prop_map(Change::Mandatory),
         1 => (0u8..3).prop_map(Change::Unmanaged),
@@ -531,7 +531,7 @@ fn users(intent: &Intent) -> Users {
     users
 }
 
-fn prefixed(policy: &Policy) -> Vec<(Action, Matcher)> {
+fn prefixed(policy: &Policy) -> Vec<(Verdict, Matcher)> {
     let named = policy
         .entries
         .iter()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use portcullis_policy::{Action, Decider};
+use portcullis_policy::{Decider, Verdict};
 
 use super::capabilities::{Capabilities, MatchSupport};
 use super::cells::{exact_cells, port_cells, range_cells};
@@ -24,7 +24,7 @@ pub(super) struct EncodedPlane {
     pub(super) id: usize,
     pub(super) members: Rc<[u32]>,
     /// Later fragments, where they have a verdict of their own.
-    pub(super) later: Option<(Action, Decider)>,
+    pub(super) later: Option<(Verdict, Decider)>,
     /// Colours of equal verdict are one.
     pub(super) merged: bool,
 }
@@ -101,11 +101,11 @@ pub(super) struct Cell {
     pub(super) src_rank: u16,
     pub(super) dst_rank: u16,
     pub(super) colour: Decider,
-    pub(super) action: Action,
+    pub(super) action: Verdict,
 }
 
 /// The verdict of most blocks, the words of all others, and a colour of the other verdict.
-pub(super) type WordTable = (Action, Vec<(u16, u64)>, Decider);
+pub(super) type WordTable = (Verdict, Vec<(u16, u64)>, Decider);
 
 /// A plane in rows.
 #[derive(Debug)]
@@ -242,7 +242,7 @@ fn words(plane: &Plane, space: Space, rows: usize) -> Option<WordTable> {
 }
 
 /// The commonest verdict of whole blocks of 64 ports, and the words of all other blocks.
-fn blocks(plane: &Plane, line: &Line) -> (Action, Vec<(u16, u64)>) {
+fn blocks(plane: &Plane, line: &Line) -> (Verdict, Vec<(u16, u64)>) {
     let mut words = vec![0u64; 1024];
     let ends = line
         .iter()
@@ -250,7 +250,7 @@ fn blocks(plane: &Plane, line: &Line) -> (Action, Vec<(u16, u64)>) {
         .map(|(start, _)| u32::from(*start))
         .chain([1 << 16]);
     for ((start, colour), end) in line.iter().zip(ends) {
-        if plane.action(*colour) == Action::Allow {
+        if plane.action(*colour).passes() {
             let mut port = u32::from(*start);
             while port < end {
                 let next = end.min((port | 63) + 1);
@@ -263,9 +263,9 @@ fn blocks(plane: &Plane, line: &Line) -> (Action, Vec<(u16, u64)>) {
     }
     let count = |whole: u64| words.iter().filter(|w| **w == whole).count();
     let (miss, whole) = if count(u64::MAX) >= count(0) {
-        (Action::Allow, u64::MAX)
+        (Verdict::Allow, u64::MAX)
     } else {
-        (Action::Deny, 0)
+        (Verdict::Deny, 0)
     };
     let others = (0u16..).zip(words).filter(|(_, word)| *word != whole).collect();
     (miss, others)

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Action, Decider, Direction, Family, Policy, Protocol, RARP};
+use portcullis_policy::{Decider, Direction, Family, Policy, Protocol, RARP, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::class_rows::{
@@ -86,9 +86,9 @@ pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
         by,
     };
     let frame = |frame| RowKey { frame, ..RowKey::ANY };
-    let deny = |key| row(portcullis_policy::Action::Deny, Decider::Evasion, key);
+    let deny = |key| row(portcullis_policy::Verdict::Deny, Decider::Evasion, key);
     let mut rows = vec![row(
-        portcullis_policy::Action::Allow,
+        portcullis_policy::Verdict::Allow,
         Decider::Arp,
         frame(FrameMatch::Arp),
     )];
@@ -315,14 +315,14 @@ impl<'a> Encoder<'a> {
             words: None,
             by: Decider::Default,
         });
-        if policy.direction == Direction::Egress && policy.default == Action::Deny {
+        if policy.direction == Direction::Egress && policy.default.denies() {
             program.policy.push(PolicyRow {
                 priority: ANNOUNCEMENTS,
                 key: RowKey {
                     frame: FrameMatch::EtherType(RARP),
                     ..RowKey::ANY
                 },
-                action: Action::Allow,
+                action: Verdict::Allow,
                 words: None,
                 by: Decider::Rarp,
             });

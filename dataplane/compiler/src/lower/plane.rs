@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_policy::{Action, Decider, FlagMatch, Matcher, Protocol, Ranges, View};
+use portcullis_policy::{Decider, FlagMatch, Matcher, Protocol, Ranges, Verdict, View};
 
 /// A partition of a number line: `(first number, colour)`, ascending from 0.
 pub(crate) type Line = Vec<(u16, Decider)>;
@@ -18,12 +18,12 @@ pub(crate) struct Plane {
     /// TCP segments that open a connection, where they are told apart.
     pub opening: Option<Grid>,
     /// Later fragments, where they have a verdict of their own.
-    pub later: Option<(Action, Decider)>,
+    pub later: Option<(Verdict, Decider)>,
     /// Whether anything passes of what entries say about later fragments.
     passes: bool,
     /// The verdicts of the entries it was drawn from, and the default.
-    actions: Vec<Action>,
-    default: Action,
+    actions: Vec<Verdict>,
+    default: Verdict,
 }
 
 /// What a plane is drawn from. Equal sources of different classes are drawn and encoded once; the colour of entry n is
@@ -31,8 +31,8 @@ pub(crate) struct Plane {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Source {
     pub protocol: Option<u8>,
-    pub entries: Vec<(Action, Arc<Matcher>)>,
-    pub default: Action,
+    pub entries: Vec<(Verdict, Arc<Matcher>)>,
+    pub default: Verdict,
     pub five_tuple: bool,
 }
 
@@ -194,7 +194,7 @@ impl Plane {
     }
 
     /// The verdict that a colour stands for.
-    pub(crate) fn action(&self, colour: Decider) -> Action {
+    pub(crate) fn action(&self, colour: Decider) -> Verdict {
         match colour {
             Decider::Entry(index) => self.actions.get(index as usize).copied().unwrap_or(self.default),
             _ => self.default,
@@ -230,7 +230,7 @@ impl Plane {
     }
 
     /// The colour that stands for a verdict: the default, or the first entry that gives it.
-    fn verdict_colour(&self, action: Action) -> Decider {
+    fn verdict_colour(&self, action: Verdict) -> Decider {
         if action == self.default {
             return Decider::Default;
         }
@@ -249,7 +249,7 @@ impl Plane {
     fn passes_some(&self) -> bool {
         let grids = std::iter::once(&self.grid).chain(self.opening.as_ref());
         let mut colours = grids.flatten().flat_map(|(_, line)| line.iter());
-        colours.any(|(_, colour)| self.action(*colour) == Action::Allow)
+        colours.any(|(_, colour)| self.action(*colour).passes())
     }
 
     /// The colour of the one point, where the protocol has no ports.
@@ -260,13 +260,13 @@ impl Plane {
     }
 
     /// The verdict on the row that zero ports hit.
-    fn at_zero(&self) -> Option<Action> {
+    fn at_zero(&self) -> Option<Verdict> {
         let line = &self.grid.first()?.1;
         line.first().map(|(_, c)| self.action(*c))
     }
 
     /// Another verdict on later fragments, where zero ports do not give it already.
-    pub(crate) fn later_as(&self, wanted: Option<(Action, Decider)>) -> Option<(Action, Decider)> {
+    pub(crate) fn later_as(&self, wanted: Option<(Verdict, Decider)>) -> Option<(Verdict, Decider)> {
         wanted.filter(|(action, _)| self.at_zero() != Some(*action))
     }
 
@@ -282,24 +282,25 @@ impl Plane {
     }
 
     /// The verdict on later fragments, if all entries are about them.
-    fn later_verdict(&self, view: View) -> (Action, Decider) {
+    fn later_verdict(&self, view: View) -> (Verdict, Decider) {
         let rewritable = !view.fragment_offset && self.opening.as_ref().is_some_and(|o| self.differs(o));
         if rewritable {
-            (Action::Deny, Decider::Evasion)
+            (Verdict::Deny, Decider::Evasion)
         } else if self.passes {
-            (Action::Allow, Decider::Fragment)
+            (Verdict::Allow, Decider::Fragment)
         } else {
-            (Action::Deny, Decider::Fragment)
+            (Verdict::Deny, Decider::Fragment)
         }
     }
 
     /// Whether openings differ from other segments in a verdict, not only in colour.
     fn differs(&self, opening: &Grid) -> bool {
-        let by_action = |grid: &Grid| -> Vec<(u16, Vec<(u16, Action)>)> {
-            let mut rows: Vec<(u16, Vec<(u16, Action)>)> = grid
+        let by_action = |grid: &Grid| -> Vec<(u16, Vec<(u16, Verdict)>)> {
+            let mut rows: Vec<(u16, Vec<(u16, Verdict)>)> = grid
                 .iter()
                 .map(|(start, line)| {
-                    let mut l: Vec<(u16, Action)> = line.iter().map(|(s, c)| (*s, self.action(*c))).collect();
+                    let mut l: Vec<(u16, Verdict)> =
+                        line.iter().map(|(s, c)| (*s, self.action(*c))).collect();
                     l.dedup_by_key(|(_, action)| *action);
                     (*start, l)
                 })

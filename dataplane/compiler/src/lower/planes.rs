@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_policy::{Action, Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN};
+use portcullis_policy::{Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN, Verdict};
 
 use super::capabilities::Capabilities;
 use super::encode::{Cache, Cell, Encoded, EncodedPlane};
@@ -331,7 +331,7 @@ impl<'a> Planes<'a> {
             let shown = *protocol == Some(IPV6_FRAGMENT);
             for (planes, passing) in vectors.iter_mut().zip(&passing) {
                 for (plane, passes) in planes.iter_mut().zip(passing) {
-                    let action = if *passes { Action::Allow } else { Action::Deny };
+                    let action = Verdict::from_passes(*passes);
                     let wanted = shown.then_some((action, Decider::Fragment));
                     plane.later = plane.plane.later_as(wanted);
                 }

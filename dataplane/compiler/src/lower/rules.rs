@@ -10,7 +10,7 @@
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Action, Decider, Entry, Family, FlagMatch, Policy, PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN,
+    Decider, Entry, Family, FlagMatch, Policy, PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN, Verdict,
 };
 
 use super::capabilities::{Capabilities, MatchSupport};
@@ -113,13 +113,13 @@ fn denied_piecemeal(policy: &Policy, entries: &[(u32, &Entry)]) -> bool {
         let speaks = |e: &Entry| {
             e.matcher.protocol == protocol || e.matcher.protocol == Protocol::Any || protocol == Protocol::Any
         };
-        let of = |action: Action| {
+        let of = |action: Verdict| {
             entries
                 .iter()
                 .map(|(_, e)| *e)
                 .filter(move |e| speaks(e) && e.action == action)
         };
-        let mut denies = of(Action::Deny).filter(|e| partial(e)).peekable();
+        let mut denies = of(Verdict::Deny).filter(|e| partial(e)).peekable();
         if denies.peek().is_none() {
             return false;
         }
@@ -129,8 +129,8 @@ fn denied_piecemeal(policy: &Policy, entries: &[(u32, &Entry)]) -> bool {
             let (s, d) = extent(e);
             src.covers(&s) && dst.covers(&d)
         };
-        (policy.default == Action::Allow && src.is_all() && dst.is_all())
-            || of(Action::Allow).filter(|e| e.matcher.fragments).any(covered)
+        (policy.default.passes() && src.is_all() && dst.is_all())
+            || of(Verdict::Allow).filter(|e| e.matcher.fragments).any(covered)
     })
 }
 
@@ -161,7 +161,7 @@ fn union(sets: &[Ranges]) -> Ranges {
 pub(super) fn direct_rows(policy: &Policy, capabilities: &Capabilities, entry: &Entry) -> usize {
     let m = &entry.matcher;
     let of = |ports: &Ranges, kind| direct(ports, kind).map_or(usize::MAX, |rows| rows.len());
-    let later = !policy.five_tuple && entry.action == Action::Allow && m.fragments && partial(entry);
+    let later = !policy.five_tuple && entry.action.passes() && m.fragments && partial(entry);
     of(&m.src_ports, capabilities.src)
         .saturating_mul(of(&m.dst_ports, capabilities.dst))
         .saturating_add(usize::from(later))
@@ -256,7 +256,7 @@ impl Encode<'_> {
             _ => &[None],
         };
         let fragments = !self.policy.five_tuple && partial(entry);
-        let but_later = fragments && (entry.action == Action::Deny || !m.fragments);
+        let but_later = fragments && (entry.action.denies() || !m.fragments);
         if direct_rows(self.policy, self.capabilities, entry) > 1
             && let Some((src, dst)) = self.coded(entry, but_later)
         {

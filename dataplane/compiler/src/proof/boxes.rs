@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use portcullis_policy::Action;
+use portcullis_policy::Verdict;
 
 /// Remote address, local address, source port, destination port.
 pub(super) const DIMENSIONS: usize = 4;
@@ -236,7 +236,7 @@ fn intersection(a: &[(u32, u32)], b: &[(u32, u32)]) -> Runs {
 pub(super) struct List {
     pub boxes: Vec<BoxOf>,
     /// What each says; `None`: nothing is certain where it decides.
-    pub says: Vec<Option<Action>>,
+    pub says: Vec<Option<Verdict>>,
     /// Which boxes hold, and which meet, a set of a dimension: a bit for each.
     holding: [HashMap<u32, Box<[u64]>>; DIMENSIONS],
     meeting: [HashMap<u32, Box<[u64]>>; DIMENSIONS],
@@ -245,7 +245,7 @@ pub(super) struct List {
 }
 
 impl List {
-    pub fn push(&mut self, own: BoxOf, says: Option<Action>) {
+    pub fn push(&mut self, own: BoxOf, says: Option<Verdict>) {
         self.equal.entry(own).or_insert(self.boxes.len() as u32);
         self.boxes.push(own);
         self.says.push(says);

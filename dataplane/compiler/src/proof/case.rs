@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Action, Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK, TCP_SYN,
+    Family, Fragment, Frame, IpPacket, L4, Packet, Policy, Protocol, TCP_ACK, TCP_SYN, Verdict,
 };
 
 use super::Counterexample;
@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
     }
 
     /// Compares: the reference verdict has the last word.
-    pub fn confirm(&self, packet: Packet, got: Option<Action>) -> Proof {
+    pub fn confirm(&self, packet: Packet, got: Option<Verdict>) -> Proof {
         let (wanted, _) = self.policy.judge(&packet, self.parser.view);
         if got == Some(wanted) {
             return Ok(());
@@ -146,8 +146,8 @@ impl<'a> Case<'a> {
 
     /// The verdict of the highest of these rows, in their order, on a packet that shows zeros and whose addresses and
     /// protocol they match; `None` when none matches or equals disagree.
-    pub fn at(&self, rows: impl Iterator<Item = &'a PolicyRow>, point: Point) -> Option<Action> {
-        let mut best: Option<(u32, Option<Action>)> = None;
+    pub fn at(&self, rows: impl Iterator<Item = &'a PolicyRow>, point: Point) -> Option<Verdict> {
+        let mut best: Option<(u32, Option<Verdict>)> = None;
         for row in rows {
             if best.is_some_and(|(priority, _)| priority > row.priority) {
                 break;
@@ -174,7 +174,7 @@ impl<'a> Case<'a> {
         self.words.get(from..to).unwrap_or(&[])
     }
 
-    fn word_verdict(&self, row: &PolicyRow, dst: u16) -> Option<Action> {
+    fn word_verdict(&self, row: &PolicyRow, dst: u16) -> Option<Verdict> {
         let Some(set) = row.words else {
             return Some(row.action);
         };
@@ -188,12 +188,8 @@ impl<'a> Case<'a> {
 }
 
 /// What a word says about a port of its block.
-pub(super) fn bit(word: u64, port: u16) -> Action {
-    if word >> (port & 63) & 1 == 1 {
-        Action::Allow
-    } else {
-        Action::Deny
-    }
+pub(super) fn bit(word: u64, port: u16) -> Verdict {
+    Verdict::from_passes(word >> (port & 63) & 1 == 1)
 }
 
 impl Point {
@@ -210,12 +206,13 @@ impl Point {
 /// Whether one row denies whatever bears the mark and none that disagrees stands as high. Rows come highest first.
 fn marked_denied(rows: &[&PolicyRow]) -> bool {
     for row in rows {
-        let denies = row.action == Action::Deny && row.words.is_none();
+        let denies = row.action.denies() && row.words.is_none();
         if row.key.frame == FrameMatch::Unreadable && denies && super::linear::is_bare(&row.key) {
             return row.key.later.is_none()
-                && rows.iter().take_while(|r| r.priority >= row.priority).all(|r| {
-                    r.key.frame == FrameMatch::Arp || (r.action == Action::Deny && r.words.is_none())
-                });
+                && rows
+                    .iter()
+                    .take_while(|r| r.priority >= row.priority)
+                    .all(|r| r.key.frame == FrameMatch::Arp || (r.action.denies() && r.words.is_none()));
         }
     }
     false

@@ -1,6 +1,6 @@
 //! The engine for most classes: for each set of entries and rows that some pair of addresses reaches, every protocol.
 
-use portcullis_policy::{Action, Entry, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol};
+use portcullis_policy::{Entry, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol, Verdict};
 
 use super::addresses::{Addresses, ones};
 use super::case::{AddressPair, Case, Point, Proof};
@@ -127,7 +127,7 @@ impl Slices {
 }
 
 /// Hears of a packet, what the entries and what the rows say about it where that differs. Its error ends the proof.
-pub(super) type Report<'r> = &'r dyn Fn(Packet, Action, Option<Action>) -> Proof;
+pub(super) type Report<'r> = &'r dyn Fn(Packet, Verdict, Option<Verdict>) -> Proof;
 
 /// Compares one IP version of a class, cell by cell.
 pub(super) fn compare(
@@ -182,7 +182,7 @@ impl Cell<'_, '_> {
         let at_offset = |offset| Fragment::Later { offset };
         let (passes, torn) = match slice.kind {
             PacketShape::Broken => {
-                let wanted = Action::Deny;
+                let wanted = Verdict::Deny;
                 self.check(
                     slice,
                     wanted,
@@ -212,14 +212,14 @@ impl Cell<'_, '_> {
                     Some(case.blank(false, false)),
                 )?;
                 let later = says(slice.entries(case).find(|e| e.matcher.fragments));
-                (later == Action::Allow, false)
+                (later.passes(), false)
             }
             PacketShape::Ports { .. } | PacketShape::Icmp => {
                 let outcome = memo.prove(slice, case, |spot| self.differs(slice, spot))?;
                 if case.parser.view.short_header && !case.policy.five_tuple {
                     let ported = slice.kind != PacketShape::Icmp;
                     let blank = self.marked(case.blank(ported, true));
-                    self.check(slice, Action::Deny, Fragment::Whole, L4::Short, blank)?;
+                    self.check(slice, Verdict::Deny, Fragment::Whole, L4::Short, blank)?;
                 }
                 (outcome.passes, outcome.torn)
             }
@@ -228,12 +228,12 @@ impl Cell<'_, '_> {
             let tcp = slice.kind == PacketShape::Ports { flags: true };
             let offsets = case.parser.view.fragment_offset;
             let allowed = passes && !(tcp && torn && !offsets);
-            let wanted = if allowed { Action::Allow } else { Action::Deny };
+            let wanted = Verdict::from_passes(allowed);
             self.check(slice, wanted, at_offset(2), L4::Nothing, Some(case.later(false)))?;
             if tcp && offsets {
                 self.check(
                     slice,
-                    Action::Deny,
+                    Verdict::Deny,
                     at_offset(1),
                     L4::Nothing,
                     self.marked(case.later(true)),
@@ -253,7 +253,7 @@ impl Cell<'_, '_> {
     fn check(
         &self,
         slice: &Slice,
-        wanted: Action,
+        wanted: Verdict,
         fragment: Fragment,
         l4: L4,
         point: Option<Point>,
@@ -285,7 +285,7 @@ impl Cell<'_, '_> {
 
     /// Later fragments of IPv6 that do not show their protocol.
     fn hidden(&self, slices: &[Slice], passes: bool) -> Proof {
-        let wanted = if passes { Action::Allow } else { Action::Deny };
+        let wanted = Verdict::from_passes(passes);
         let Some(shown) = slices.iter().find(|s| s.protocol == IPV6_FRAGMENT) else {
             return Ok(());
         };

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_policy::{Action, Family, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Protocol, RARP};
+use portcullis_policy::{Family, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet, Protocol, RARP, Verdict};
 
 use super::parser_view::ParserView;
 use crate::class_rows::{
@@ -27,7 +27,7 @@ pub fn deciding_row<'a>(
     fixed: &'a [PolicyRow],
     packet: &Packet,
     model: &StageModel,
-) -> Option<(&'a PolicyRow, Action)> {
+) -> Option<(&'a PolicyRow, Verdict)> {
     decide(program, fixed, packet, &ParserView::from_model(model))
 }
 
@@ -37,7 +37,7 @@ pub(super) fn decide<'a>(
     fixed: &'a [PolicyRow],
     packet: &Packet,
     parser: &ParserView,
-) -> Option<(&'a PolicyRow, Action)> {
+) -> Option<(&'a PolicyRow, Verdict)> {
     let rows = fixed.iter().chain(&program.policy);
     match &packet.frame {
         Frame::Ip(ip) => {
@@ -91,8 +91,8 @@ pub(super) fn top<'a>(
     rows: impl Iterator<Item = &'a PolicyRow>,
     words: &[WordRow],
     dst: u16,
-) -> Option<(&'a PolicyRow, Action)> {
-    let mut best: Option<(&PolicyRow, Option<Action>)> = None;
+) -> Option<(&'a PolicyRow, Verdict)> {
+    let mut best: Option<(&PolicyRow, Option<Verdict>)> = None;
     for row in rows {
         let says = verdict(row, words, dst);
         best = match best {
@@ -107,7 +107,7 @@ pub(super) fn top<'a>(
 }
 
 /// What a row that matches says about a destination port; `None` when two words disagree.
-fn verdict(row: &PolicyRow, words: &[WordRow], dst: u16) -> Option<Action> {
+fn verdict(row: &PolicyRow, words: &[WordRow], dst: u16) -> Option<Verdict> {
     let Some(set) = row.words else {
         return Some(row.action);
     };
@@ -122,7 +122,7 @@ fn verdict(row: &PolicyRow, words: &[WordRow], dst: u16) -> Option<Action> {
         return None;
     }
     let allowed = word >> (dst & 63) & 1 == 1;
-    Some(if allowed { Action::Allow } else { Action::Deny })
+    Some(Verdict::from_passes(allowed))
 }
 
 /// The code of a port; `None` when rows that stand equally high disagree.

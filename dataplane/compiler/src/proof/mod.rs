@@ -30,7 +30,7 @@ mod sweep;
 
 use std::borrow::Borrow;
 
-use portcullis_policy::{Action, Family, Frame, Packet, Policy, RARP};
+use portcullis_policy::{Family, Frame, Packet, Policy, RARP, Verdict};
 
 use crate::class_rows::{ClassRows, FrameMatch, PolicyRow};
 use crate::model::StageModel;
@@ -48,9 +48,9 @@ pub struct Counterexample {
     /// The packet.
     pub packet: Packet,
     /// What the policy says.
-    pub wanted: Action,
+    pub wanted: Verdict,
     /// What the rows say; `None` when no row matches or two of equal priority disagree.
-    pub got: Option<Action>,
+    pub got: Option<Verdict>,
 }
 
 impl std::fmt::Display for Counterexample {
@@ -159,8 +159,8 @@ fn permissive(program: &ClassRows) -> Proof {
         None => Ok(()),
         Some(row) => Err(Box::new(Counterexample {
             packet: Packet { frame: Frame::Other },
-            wanted: Action::Allow,
-            got: Some(row.action).filter(|a| *a == Action::Deny),
+            wanted: Verdict::Allow,
+            got: Some(row.action).filter(|a| a.denies()),
         })),
     }
 }

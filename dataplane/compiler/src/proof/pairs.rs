@@ -6,7 +6,7 @@
 //! which on nothing can decide about packets that `x` holds. An entry and a row need no look when the row is below what
 //! covers the entry, or the entry behind what covers the row.
 
-use portcullis_policy::{Action, Fragment, L4};
+use portcullis_policy::{Fragment, L4, Verdict};
 
 use super::addresses::{Addresses, Set, last, ones};
 use super::boxes::{BoxOf, DIMENSIONS, List, Piece, Runs, Sets};
@@ -128,7 +128,7 @@ impl<'c, 'a> Plane<'c, 'a> {
         let mut list = List::default();
         if slice.kind == PacketShape::Broken {
             if let Some(whole) = self.whole(0) {
-                list.push(whole, Some(Action::Deny));
+                list.push(whole, Some(Verdict::Deny));
             }
             return list;
         }
@@ -136,7 +136,7 @@ impl<'c, 'a> Plane<'c, 'a> {
             if slice.space(self.case).blank
                 && let Some(zero) = self.whole(0)
             {
-                list.push(zero, Some(Action::Deny));
+                list.push(zero, Some(Verdict::Deny));
             }
             for (index, entry) in slice.entries.iter().zip(slice.entries(self.case)) {
                 let (src, dst): (Vec<Run>, Vec<Run>) = (

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use portcullis_policy::{Action, Entry, FlagMatch, Protocol};
+use portcullis_policy::{Entry, FlagMatch, Protocol, Verdict};
 
 use super::case::{Case, bit};
 use super::ports::{Coding, Run, runs};
@@ -87,8 +87,8 @@ impl Slice {
     /// Everything that its proof depends on, as numbers.
     fn key(&self, case: &Case<'_>, key: &mut Vec<u64>) {
         let space = self.space(case);
-        let (icmp, default) = (self.is_icmp(), space.default == Action::Allow);
-        let [icmp, flags, blank, default] = [icmp, space.flags, space.blank, default].map(u64::from);
+        let default = number(space.default);
+        let [icmp, flags, blank] = [self.is_icmp(), space.flags, space.blank].map(u64::from);
         key.clear();
         key.push((self.entries.len() as u64) << 4 | icmp << 3 | flags << 2 | blank << 1 | default);
         key.push(case.codes.as_ref().map_or(0, |c| c.serial));
@@ -122,15 +122,23 @@ impl Slice {
     }
 }
 
+/// A verdict in the lowest bit of a key.
+fn number(verdict: Verdict) -> u64 {
+    match verdict {
+        Verdict::Allow => 1,
+        Verdict::Deny => 0,
+    }
+}
+
 fn entry_key(entry: &Entry, icmp: bool, key: &mut Vec<u64>) {
     let m = &entry.matcher;
-    let allow = u64::from(entry.action == Action::Allow);
+    let action = number(entry.action);
     let whole = u64::from(!m.fragments);
     if icmp {
         let (kind, code) = m
             .icmp
             .map_or((256, 256), |i| (i.kind.into(), i.code.map_or(256, u64::from)));
-        key.push(kind << 32 | code << 16 | whole << 1 | allow);
+        key.push(kind << 32 | code << 16 | whole << 1 | action);
         return;
     }
     let not_opening = u64::from(m.flags == FlagMatch::NotOpening);
@@ -144,7 +152,7 @@ fn entry_key(entry: &Entry, icmp: bool, key: &mut Vec<u64>) {
         }
     }
     if let Some(head) = key.get_mut(at) {
-        *head = count[0] << 40 | count[1] << 8 | whole << 2 | not_opening << 1 | allow;
+        *head = count[0] << 40 | count[1] << 8 | whole << 2 | not_opening << 1 | action;
     }
 }
 
@@ -157,9 +165,9 @@ fn row_key(row: &PolicyRow, flags: bool, case: &Case<'_>, key: &mut Vec<u64>) {
     };
     let ((src, src_bits), (dst, dst_bits)) = (port(row.key.src), port(row.key.dst));
     let asked = row.key.flags.filter(|_| flags);
-    let allow = u64::from(row.action == Action::Allow);
+    let action = number(row.action);
     let marks =
-        u64::from(row.words.is_some()) << 6 | u64::from(asked.is_some()) << 5 | src << 3 | dst << 1 | allow;
+        u64::from(row.words.is_some()) << 6 | u64::from(asked.is_some()) << 5 | src << 3 | dst << 1 | action;
     key.push(u64::from(row.priority) << 8 | marks);
     key.push(src_bits << 32 | dst_bits);
     if let Some((value, mask)) = asked {
@@ -233,11 +241,11 @@ pub(super) fn worded(
     case: &Case<'_>,
     dst: Coding<'_>,
     last: u16,
-) -> Vec<(Option<Action>, Vec<Run>)> {
+) -> Vec<(Option<Verdict>, Vec<Run>)> {
     let mut ports = Vec::new();
     runs(row.key.dst, dst, last, &mut ports);
     let words = row.words.map_or(&[][..], |set| case.set(set));
-    let mut parts = [Some(Action::Allow), Some(Action::Deny), None].map(|says| (says, Vec::<Run>::new()));
+    let mut parts = [Some(Verdict::Allow), Some(Verdict::Deny), None].map(|says| (says, Vec::<Run>::new()));
     for (low, high) in ports {
         let mut at = low;
         loop {

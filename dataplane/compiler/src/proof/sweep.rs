@@ -4,7 +4,7 @@
 //! Source ports and flags give a few masks of these bits; at each stop the first bit of "reaches here" and "in the
 //! mask" is the entry, or the row, that decides.
 
-use portcullis_policy::Action;
+use portcullis_policy::Verdict;
 
 use super::case::is_opening;
 use super::ports::Run;
@@ -39,7 +39,7 @@ pub(super) struct Space {
     /// Zero ports and flags are denied, because a header that is too short looks the same.
     pub blank: bool,
     /// The verdict where no entry matches.
-    pub default: Action,
+    pub default: Verdict,
 }
 
 /// Where a sweep found rows and policy to differ.
@@ -49,9 +49,9 @@ pub(super) struct Spot {
     pub dst: u16,
     pub flags: u16,
     /// What the entries say.
-    pub wanted: Action,
+    pub wanted: Verdict,
     /// What the rows say.
-    pub got: Option<Action>,
+    pub got: Option<Verdict>,
 }
 
 /// What the entries of a slice mean for later fragments.
@@ -75,7 +75,7 @@ struct Item {
     dst: Part,
     flags: Flags,
     /// `None`: nothing is certain where this decides.
-    says: Option<Action>,
+    says: Option<Verdict>,
     /// An entry that is about later fragments too.
     fragments: bool,
     priority: u32,
@@ -124,7 +124,7 @@ impl Sweep {
     /// ports that it matches.
     pub fn entry(
         &mut self,
-        (action, fragments): (Action, bool),
+        (action, fragments): (Verdict, bool),
         flags: Flags,
         src: impl FnOnce(&mut Vec<Run>),
         dst: impl FnOnce(&mut Vec<Run>),
@@ -136,7 +136,7 @@ impl Sweep {
     /// Adds a row: none of those before it has a lower priority.
     pub fn row(
         &mut self,
-        says: Option<Action>,
+        says: Option<Verdict>,
         priority: u32,
         flags: Flags,
         src: impl FnOnce(&mut Vec<Run>),
@@ -148,7 +148,7 @@ impl Sweep {
 
     fn item(
         &mut self,
-        says: Option<Action>,
+        says: Option<Verdict>,
         priority: u32,
         flags: Flags,
         src: impl FnOnce(&mut Vec<Run>),
@@ -205,7 +205,7 @@ impl Sweep {
             } else {
                 Flags::Any
             };
-            let item = self.item(Some(Action::Deny), 0, flags, zero, zero);
+            let item = self.item(Some(Verdict::Deny), 0, flags, zero, zero);
             // Of later fragments, zeros say nothing.
             let fragments = false;
             self.entries.insert(0, Item { fragments, ..item });
@@ -350,7 +350,7 @@ impl Sweep {
                 plain = first(entry_mask, entries_here, whole + 1);
             }
             let plain = action(plain);
-            outcome.passes |= plain == Action::Allow;
+            outcome.passes |= plain.passes();
             if lane.first {
                 (opening, other) = (None, None);
             }
@@ -365,7 +365,7 @@ impl Sweep {
     }
 
     /// What the first row says, if those that stand as high agree.
-    fn decided(&self, mask: &[u64], here: &[u64]) -> Option<Action> {
+    fn decided(&self, mask: &[u64], here: &[u64]) -> Option<Verdict> {
         let winner = first(mask, here, 0)?;
         let says = self.rows.get(winner)?.says;
         let end = *self.ends.get(winner)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_compiler::{
     ClassRows, CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, RemoteMatch,
 };
-use portcullis_policy::{Action, Family, Protocol};
+use portcullis_policy::{Family, Protocol, Verdict};
 
 /// Numbers that look random and are the same every time (xorshift).
 pub struct Dice(pub u64);
@@ -26,11 +26,11 @@ impl Dice {
     }
 }
 
-fn other(action: Action) -> Action {
-    if action == Action::Allow {
-        Action::Deny
+fn other(action: Verdict) -> Verdict {
+    if action == Verdict::Allow {
+        Verdict::Deny
     } else {
-        Action::Allow
+        Verdict::Allow
     }
 }
 

@@ -20,8 +20,8 @@ use portcullis_compiler::{
     ClassRows, Compiler, FrameMatch, Intent, PolicyRow, PortMatch, RemoteMatch, StageModel,
 };
 use portcullis_policy::{
-    Action, Decider, Direction, Document, Entry, Family, Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4,
-    Packet, Policy, Protocol,
+    Decider, Direction, Document, Entry, Family, Fragment, Frame, IPV6_FRAGMENT, IpPacket, L4, Packet,
+    Policy, Protocol, Verdict,
 };
 
 /// What the parser of a target shows of one packet.
@@ -116,14 +116,14 @@ impl ShownFields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     /// A verdict, and what the row that gives it names as its reason; none where a bit of a word decides.
-    Verdict(Action, Option<Decider>),
+    Verdict(Verdict, Option<Decider>),
     Nothing,
     /// Rows of equal priority disagree.
     Quarrel,
 }
 
 impl Says {
-    pub fn action(self) -> Option<Action> {
+    pub fn action(self) -> Option<Verdict> {
         match self {
             Says::Verdict(action, _) => Some(action),
             _ => None,
@@ -148,7 +148,7 @@ impl<'a> Rows<'a> {
     pub fn judge(&self, shown: &ShownFields) -> Says {
         let id = shown.remote.map_or(0, |address| remote_id(self.program, address));
         let codes = codes(self.program, shown);
-        let mut best: Option<(u32, Action, Option<Decider>)> = None;
+        let mut best: Option<(u32, Verdict, Option<Decider>)> = None;
         for row in &self.sorted {
             match best {
                 Some((priority, ..)) if row.priority < priority => break,
@@ -164,7 +164,7 @@ impl<'a> Rows<'a> {
         best.map_or(Says::Nothing, |(_, action, by)| Says::Verdict(action, by))
     }
 
-    fn action(&self, row: &PolicyRow, shown: &ShownFields) -> (Action, Option<Decider>) {
+    fn action(&self, row: &PolicyRow, shown: &ShownFields) -> (Verdict, Option<Decider>) {
         let Some(set) = row.words else {
             return (row.action, Some(row.by));
         };
@@ -175,8 +175,8 @@ impl<'a> Rows<'a> {
             .iter()
             .filter(|w| w.set == set && w.block == block);
         let action = match words.next() {
-            Some(word) if word.word >> (shown.dst & 63) & 1 == 1 => Action::Allow,
-            Some(_) => Action::Deny,
+            Some(word) if word.word >> (shown.dst & 63) & 1 == 1 => Verdict::Allow,
+            Some(_) => Verdict::Deny,
             None => row.action,
         };
         (action, None)

@@ -7,7 +7,7 @@ use portcullis_compiler::compilation::{Compilation, Placed};
 use portcullis_compiler::model::{Field, Role, StageModel};
 use portcullis_compiler::row::{FieldMatch, RowAction};
 use portcullis_compiler::{ClassId, Intent};
-use portcullis_policy::{Action, Direction, Policy, Protocol};
+use portcullis_policy::{Direction, Policy, Protocol, Verdict};
 
 use super::ShownFields;
 
@@ -18,7 +18,7 @@ pub struct Pipeline {
 }
 
 /// A verdict and the rule that a hit names.
-pub type Told = (Action, Option<String>);
+pub type Told = (Verdict, Option<String>);
 
 /// What the stages know of a packet; an address that the packet does not have reads as zeros.
 type Fields = BTreeMap<Field, u128>;
@@ -71,7 +71,7 @@ impl Pipeline {
                             return None;
                         };
                         let allowed = bits >> (dst & 63) & 1 == 1;
-                        (if allowed { Action::Allow } else { Action::Deny }, None)
+                        (if allowed { Verdict::Allow } else { Verdict::Deny }, None)
                     }
                 })
             }
@@ -176,7 +176,7 @@ pub fn ports(intent: &Intent, compilation: &Compilation) -> Vec<Case> {
             }
             let policy = match intent.classes.get(&class) {
                 Some(class) => class.policy.clone(),
-                None => Policy::constant(direction, Action::Allow),
+                None => Policy::constant(direction, Verdict::Allow),
             };
             cases.push(Case {
                 policy,

@@ -8,7 +8,7 @@ use super::{ALLOW, Addresses, Class, END, GROUPS, LIST, NEXT, PROTOCOLS, Ports, 
 use crate::paint::paint;
 use crate::port_map::Bitmaps;
 use crate::remote::Remotes;
-use crate::row::{Action, Cond, NO_SLOT, Row};
+use crate::row::{Cond, NO_SLOT, Row, Verdict};
 use crate::table::{Key, Table};
 
 /// Entries of all lists of a line, beyond which the line is one list.
@@ -233,14 +233,17 @@ fn wanted(table: Table, row: &Row, addresses: &mut Vec<Addresses>) -> Wanted {
         (addresses.len() - 1) as u32
     });
     let remote = masked(Key::RemoteId, 16);
-    let allow = if row.action == Action::Allow { ALLOW } else { 0 };
+    let verdict = match row.action.verdict() {
+        Verdict::Allow => ALLOW,
+        Verdict::Deny => 0,
+    };
     Wanted {
         small: bits,
         remote: (remote.0 as u16, remote.1 as u16),
         src_port: Ports::from_cond(row.cond(table, Key::SrcPort)),
         dst_port: Ports::from_cond(row.cond(table, Key::DstPort)),
         addresses: place,
-        leaf: allow | row.slot.min(NO_SLOT),
+        leaf: verdict | row.slot.min(NO_SLOT),
     }
 }
 

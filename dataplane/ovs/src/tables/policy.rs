@@ -4,7 +4,7 @@ use portcullis_compiler::{
     ClassId, CompileError, FrameMatch, PolicyRow, PortMatch, RemoteMatch, Unsupported,
 };
 use portcullis_openflow::{Field, Match};
-use portcullis_policy::{Action, Direction, Family, Protocol};
+use portcullis_policy::{Direction, Family, Protocol, Verdict};
 
 use super::{Pipeline, Table, remote};
 use crate::flow::{Flow, Writer, then};
@@ -47,8 +47,8 @@ pub fn row(
     let priority = u16::try_from(row.priority)
         .map_err(|_| lacks(format!("priority {} is higher than OpenFlow has", row.priority)))?;
     Ok(match row.action {
-        Action::Deny => writer.drop(table, priority, matching),
-        Action::Allow => {
+        Verdict::Deny => writer.drop(table, priority, matching),
+        Verdict::Allow => {
             let next = pipeline.number(remote::after(direction));
             writer.flow(table, priority, matching, then(Vec::new(), next))
         }
@@ -148,7 +148,7 @@ mod tests {
             protocol: Some(Protocol::TCP),
             ..RowKey::ANY
         };
-        compiled.action = Action::Deny;
+        compiled.action = Verdict::Deny;
         change(&mut compiled);
         row(
             None,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portcullis_policy::{
-    Action, Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, LinkLocal, MacAddr, Packet, Policy,
-    Protocol, View, Vlan, effective, unmanaged,
+    Direction, Document, Endpoint, Frame as Judged, IpPacket, L4, LinkLocal, MacAddr, Packet, Policy,
+    Protocol, Verdict, View, Vlan, effective, unmanaged,
 };
 
 use super::craft::{Content, Frame, IpSays};
@@ -140,7 +140,7 @@ impl World {
             host.name(),
             policy.origin(by)
         ));
-        action == Action::Allow
+        action == Verdict::Allow
     }
 
     pub fn expected(&self, frame: &Frame) -> Expected {

@@ -10,7 +10,7 @@ use portcullis_backend::{TargetHandle, TargetStatus, Trace, launch};
 use portcullis_compiler::{Class, ClassId, Compiler, Intent};
 use portcullis_p4runtime::{Config, P4Backend};
 use portcullis_policy::{
-    Action, Direction, Document, Fragment, Frame, IpPacket, L4, Packet, View, effective,
+    Direction, Document, Fragment, Frame, IpPacket, L4, Packet, Verdict, View, effective,
 };
 use portcullis_testbed::p4::{Fields, P4Server, State};
 use tokio::task::JoinHandle;
@@ -86,7 +86,7 @@ impl Probe {
     }
 
     /// What the policy of a document says.
-    pub fn verdict(&self, document: &Document) -> Option<Action> {
+    pub fn verdict(&self, document: &Document) -> Option<Verdict> {
         let endpoint = document.endpoints.get(self.endpoint)?;
         let policy = effective(document, self.endpoint, endpoint, self.direction);
         let packet = IpPacket {
@@ -105,7 +105,7 @@ impl Probe {
     }
 
     /// What the server's tables do with it: `None` when nobody said who is behind the port.
-    pub fn met(&self, state: &State) -> Option<Action> {
+    pub fn met(&self, state: &State) -> Option<Verdict> {
         let local = u128::from(u32::from_be_bytes([192, 0, 2, number(self.endpoint)]));
         let remote = u128::from(u32::from_be_bytes(self.remote));
         let port = u128::from(number(self.endpoint));
@@ -139,12 +139,12 @@ impl Probe {
                 .as_ref()
                 .is_some_and(|(action, _)| action == "check_addresses");
             if denied(guard) || (checked && denied(state.meets("guard_address", &packet))) {
-                return Some(Action::Deny);
+                return Some(Verdict::Deny);
             }
         }
         let class = values.first().copied().unwrap_or(0);
         if class == 0 {
-            return Some(Action::Allow);
+            return Some(Verdict::Allow);
         }
         packet.insert("class", class);
         let id = state
@@ -152,9 +152,9 @@ impl Probe {
             .and_then(|(_, v)| v.first().copied());
         packet.insert("remote_id", id.unwrap_or(0));
         Some(if denied(state.meets(policy, &packet)) {
-            Action::Deny
+            Verdict::Deny
         } else {
-            Action::Allow
+            Verdict::Allow
         })
     }
 }
@@ -365,7 +365,7 @@ fn check(state: &State, allowed: &Allowed, probes: &Probes) -> Result<(), String
     let allowed = allowed.lock().unwrap();
     for probe in probes.lock().unwrap().iter() {
         let Some(met) = probe.met(state) else { continue };
-        let said: Vec<Option<Action>> = allowed.iter().map(|d| probe.verdict(d)).collect();
+        let said: Vec<Option<Verdict>> = allowed.iter().map(|d| probe.verdict(d)).collect();
         // A port of a server that is no endpoint (yet) is unmanaged: it has the policy of nobody.
         if !said.contains(&Some(met)) && !said.contains(&None) {
             return Err(format!("{probe:?} meets {met:?}, and the policies say {said:?}"));

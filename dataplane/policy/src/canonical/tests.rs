@@ -8,11 +8,11 @@ use crate::direction::Direction;
 use crate::document::Rule;
 use crate::effective::{Entry, Policy, Tier};
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::Action;
+use crate::types::Verdict;
 use crate::verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
 
 /// What is left of a policy without names.
-fn essence(policy: &Policy) -> (Action, bool, Vec<(Action, Arc<Matcher>)>) {
+fn essence(policy: &Policy) -> (Verdict, bool, Vec<(Verdict, Arc<Matcher>)>) {
     let entry = |e: &Entry| (e.action, Arc::clone(&e.matcher));
     (
         policy.default,
@@ -21,7 +21,7 @@ fn essence(policy: &Policy) -> (Action, bool, Vec<(Action, Arc<Matcher>)>) {
     )
 }
 
-fn entry(origin: &str, action: Action, matcher: Matcher) -> Entry {
+fn entry(origin: &str, action: Verdict, matcher: Matcher) -> Entry {
     Entry {
         tier: Tier::Endpoint,
         origin: origin.into(),
@@ -31,7 +31,7 @@ fn entry(origin: &str, action: Action, matcher: Matcher) -> Entry {
     }
 }
 
-fn policy(default: Action, entries: Vec<Entry>) -> Policy {
+fn policy(default: Verdict, entries: Vec<Entry>) -> Policy {
     Policy {
         entries,
         ..Policy::constant(Direction::Egress, default)
@@ -39,7 +39,7 @@ fn policy(default: Action, entries: Vec<Entry>) -> Policy {
 }
 
 /// From lines like `deny tcp 20-30 from 192.0.2.0/24`.
-fn written(default: Action, lines: &[&str]) -> Policy {
+fn written(default: Verdict, lines: &[&str]) -> Policy {
     let entries = lines.iter().map(|line| {
         let words: Vec<&str> = line.split(' ').collect();
         let list = |after: &str| -> Vec<&str> {
@@ -69,15 +69,15 @@ fn order(policy: &Policy) -> Vec<&str> {
 #[test]
 fn order_that_means_nothing_is_forgotten() {
     let one = written(
-        Action::Allow,
+        Verdict::Allow,
         &["deny tcp 25", "deny udp 25", "allow tcp 80", "deny tcp 80-90"],
     );
     let other = written(
-        Action::Allow,
+        Verdict::Allow,
         &["allow tcp 80", "deny tcp 80-90", "deny udp 25", "deny tcp 25"],
     );
     assert_eq!(order(&canonical(&one)), order(&canonical(&other)));
-    let swapped = written(Action::Allow, &["deny tcp 80-90", "allow tcp 80"]);
+    let swapped = written(Verdict::Allow, &["deny tcp 80-90", "allow tcp 80"]);
     assert_ne!(
         essence(&canonical(&swapped)).2.len(),
         2,
@@ -88,7 +88,7 @@ fn order_that_means_nothing_is_forgotten() {
 #[test]
 fn what_can_never_match_goes_and_what_decides_stays() {
     let can = |lines: &[&str]| {
-        let canonical = canonical(&written(Action::Allow, lines));
+        let canonical = canonical(&written(Verdict::Allow, lines));
         order(&canonical)
             .into_iter()
             .map(ToString::to_string)
@@ -119,16 +119,16 @@ fn what_can_never_match_goes_and_what_decides_stays() {
 
 #[test]
 fn denies_that_are_wholly_shadowed_deny_nothing() {
-    let hidden = written(Action::Allow, &["allow any", "deny tcp 26", "deny tcp 25"]);
+    let hidden = written(Verdict::Allow, &["allow any", "deny tcp 26", "deny tcp 25"]);
     assert_eq!(order(&canonical(&hidden)), ["allow any"]);
     let opaque = Packet { frame: Frame::Opaque };
     for policy in [&hidden, &canonical(&hidden)] {
         assert!(!policy.may_deny());
-        assert_eq!(policy.judge(&opaque, View::FULL).0, Action::Allow);
+        assert_eq!(policy.judge(&opaque, View::FULL).0, Verdict::Allow);
     }
-    let shown = written(Action::Allow, &["allow tcp 26", "deny tcp 26", "deny tcp 25"]);
+    let shown = written(Verdict::Allow, &["allow tcp 26", "deny tcp 26", "deny tcp 25"]);
     for policy in [&shown, &canonical(&shown)] {
-        assert_eq!(policy.judge(&opaque, View::FULL).0, Action::Deny);
+        assert_eq!(policy.judge(&opaque, View::FULL).0, Verdict::Deny);
     }
 }
 
@@ -211,7 +211,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
 }
 
 fn any_policy(most: usize) -> impl Strategy<Value = Policy> {
-    let default = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    let default = prop_oneof![Just(Verdict::Allow), Just(Verdict::Deny)];
     (default, proptest::collection::vec(any_entry(), 0..most)).prop_map(|(default, mut entries)| {
         for (n, entry) in entries.iter_mut().enumerate() {
             entry.origin = format!("r{n}").into();
@@ -334,7 +334,7 @@ proptest! {
         let mut other = policy.clone();
         match other.entries.get_mut(at) {
             Some(entry) => *entry = replace,
-            None => other.default = if other.default == Action::Allow { Action::Deny } else { Action::Allow },
+            None => other.default = if other.default == Verdict::Allow { Verdict::Deny } else { Verdict::Allow },
         }
         let differ = packets.iter().any(|p| policy.judge(p, View::FULL).0 != other.judge(p, View::FULL).0);
         if differ {
@@ -352,7 +352,7 @@ proptest! {
 }
 
 /// The definition, word by word.
-fn naive(policy: &Policy) -> Vec<(Action, Arc<Matcher>)> {
+fn naive(policy: &Policy) -> Vec<(Verdict, Arc<Matcher>)> {
     let entries = &policy.entries;
     let contend = |a: &Entry, b: &Entry| a.action != b.action && a.matcher.intersect(&b.matcher).is_some();
     let mut levels: Vec<Option<u32>> = Vec::new();
@@ -369,7 +369,7 @@ fn naive(policy: &Policy) -> Vec<(Action, Arc<Matcher>)> {
             .max();
         levels.push((!gone).then(|| level.map_or(0, |l| l + 1)));
     }
-    let mut kept: Vec<(u32, Action, u64, Arc<Matcher>)> = entries
+    let mut kept: Vec<(u32, Verdict, u64, Arc<Matcher>)> = entries
         .iter()
         .zip(&levels)
         .filter_map(|(e, level)| {

@@ -25,7 +25,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::direction::Direction;
 use crate::effective::{Entry, Policy, Tier};
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Action, Family, PortRange, Protocol};
+use crate::types::{Family, PortRange, Protocol, Verdict};
 
 pub use generate::{Kind, generate};
 
@@ -121,8 +121,8 @@ impl<'a> Line<'a> {
     }
 
     /// The flags, for their form, and what the last word says of the action.
-    fn rest(&mut self, otherwise: Action) -> Result<Action, LineError> {
-        let action = |word: &str| word.parse::<Action>().ok();
+    fn rest(&mut self, otherwise: Verdict) -> Result<Verdict, LineError> {
+        let action = |word: &str| word.parse::<Verdict>().ok();
         if let Some(text) = self.words.next_if(|word| action(word).is_none())
             && masked(text).is_none_or(|(value, mask)| value.max(mask) > 0xffff)
         {
@@ -150,7 +150,7 @@ fn masked(text: &str) -> Option<(u32, u32)> {
     Some((hex(value)?, hex(mask)?))
 }
 
-fn filter(number: usize, text: &str, otherwise: Action) -> Result<Entry, LineError> {
+fn filter(number: usize, text: &str, otherwise: Verdict) -> Result<Entry, LineError> {
     let mut line = Line {
         number,
         words: text
@@ -192,10 +192,10 @@ fn filter(number: usize, text: &str, otherwise: Action) -> Result<Entry, LineErr
 
 /// A filter set as an egress policy over five-tuples: local is the source, remote the destination, and a filter's
 /// entry is named `filter/N` after its line. The first line that is not a filter is the error.
-pub fn parse(text: &str, default: Action) -> Result<Policy, LineError> {
+pub fn parse(text: &str, default: Verdict) -> Result<Policy, LineError> {
     let otherwise = match default {
-        Action::Allow => Action::Deny,
-        Action::Deny => Action::Allow,
+        Verdict::Allow => Verdict::Deny,
+        Verdict::Deny => Verdict::Allow,
     };
     let lines = (1..).zip(text.lines().map(str::trim));
     let entries = lines

@@ -10,7 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::essentials::{Essentials, stops};
 use crate::matcher::Matcher;
 use crate::replies::LOWEST;
-use crate::types::{Action, Name, Protocol};
+use crate::types::{Name, Protocol, Verdict};
 
 /// Reports what both policies of an endpoint say about answers to each other's rules, and about essentials.
 pub(super) fn report(
@@ -21,13 +21,13 @@ pub(super) fn report(
     for policy in policies {
         let other = &policies[policy.direction.opposite()];
         stopped(policy, essentials, found);
-        if policy.default != Action::Deny {
+        if policy.default.passes() {
             continue;
         }
         let answered = answers_udp(policy);
         for (at, rule) in other.entries.iter().enumerate().filter(|(_, e)| is_rule(e)) {
             let before = other.entries.get(..at).unwrap_or(&[]);
-            if rule.action == Action::Allow && !taken(before, &rule.matcher, Action::Deny) {
+            if rule.action.passes() && !taken(before, &rule.matcher, Verdict::Deny) {
                 found.extend(of_rule(rule, policy.direction, answered));
             }
         }
@@ -43,7 +43,7 @@ pub(super) fn one_way(
 ) {
     for policy in policies {
         let other = &policies[policy.direction.opposite()];
-        if policy.default == Action::Deny && other.default == Action::Allow && !answers_udp(policy) {
+        if policy.default.denies() && other.default.passes() && !answers_udp(policy) {
             found.insert(of_default(policy, other, name, endpoint));
         }
     }
@@ -55,7 +55,7 @@ fn is_rule(entry: &Entry) -> bool {
 }
 
 /// Whether one of these entries takes all that a match is about.
-fn taken(entries: &[Entry], matcher: &Matcher, action: Action) -> bool {
+fn taken(entries: &[Entry], matcher: &Matcher, action: Verdict) -> bool {
     entries
         .iter()
         .any(|e| e.action == action && e.matcher.fragments && e.matcher.covers(matcher))
@@ -64,9 +64,7 @@ fn taken(entries: &[Entry], matcher: &Matcher, action: Action) -> bool {
 /// Whether some reply over UDP passes.
 fn answers_udp(policy: &Policy) -> bool {
     policy.entries.iter().any(|e| {
-        e.tier == Tier::Replies
-            && e.action == Action::Allow
-            && e.matcher.protocol == Protocol::Number(Protocol::UDP)
+        e.tier == Tier::Replies && e.action.passes() && e.matcher.protocol == Protocol::Number(Protocol::UDP)
     })
 }
 
@@ -198,5 +196,5 @@ fn stopped(policy: &Policy, essentials: &Essentials, found: &mut BTreeSet<Findin
 
 /// Whether an entry allows all that a deny and an essential have in common.
 fn takes(entry: &Entry, shared: &Matcher) -> bool {
-    entry.action == Action::Allow && entry.matcher.covers(shared)
+    entry.action.passes() && entry.matcher.covers(shared)
 }

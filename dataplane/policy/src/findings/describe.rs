@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Action, PortRange, Protocol};
+use crate::types::{PortRange, Protocol, Verdict};
 
 /// Most items a text lists before it says how many more there are.
 const MOST: usize = 6;
@@ -21,18 +21,18 @@ pub(super) fn list(items: impl ExactSizeIterator<Item = String>, separator: &str
 }
 
 /// `allows`, `denies`.
-pub(super) fn does(action: Action) -> &'static str {
+pub(super) fn does(action: Verdict) -> &'static str {
     match action {
-        Action::Allow => "allows",
-        Action::Deny => "denies",
+        Verdict::Allow => "allows",
+        Verdict::Deny => "denies",
     }
 }
 
 /// `allowed`, `denied`.
-pub(super) fn done(action: Action) -> &'static str {
+pub(super) fn done(action: Verdict) -> &'static str {
     match action {
-        Action::Allow => "allowed",
-        Action::Deny => "denied",
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "denied",
     }
 }
 

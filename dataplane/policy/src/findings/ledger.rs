@@ -9,7 +9,7 @@ use super::{Finding, FindingKind};
 use crate::direction::{Direction, PerDirection};
 use crate::effective::{Decider, Entry, Policy, Tier};
 use crate::matcher::Matcher;
-use crate::types::{Action, Family, Protocol};
+use crate::types::{Family, Protocol, Verdict};
 use crate::{replies, shadow};
 
 /// What a rule leans on when ICMP errors, which are replies, would pass without it.
@@ -25,7 +25,7 @@ struct Overruling {
 /// A rule, over all policies seen so far.
 struct Record {
     tier: Tier,
-    action: Action,
+    action: Verdict,
     /// It says why it is there, or is the "everything else" of its list.
     deliberate: bool,
     catch_all: bool,
@@ -94,7 +94,7 @@ impl Record {
         match self.tier {
             // It holds whatever the tiers below say tomorrow.
             Tier::Mandatory => !self.same_elsewhere,
-            _ => !(self.action == Action::Deny && self.deliberate) || self.same_specific,
+            _ => !(self.action.denies() && self.deliberate) || self.same_specific,
         }
     }
 }
@@ -429,18 +429,18 @@ fn never_matches(at: &str, record: &Record) -> Finding {
     }
 }
 
-fn opposite(action: Action) -> Action {
+fn opposite(action: Verdict) -> Verdict {
     match action {
-        Action::Allow => Action::Deny,
-        Action::Deny => Action::Allow,
+        Verdict::Allow => Verdict::Deny,
+        Verdict::Deny => Verdict::Allow,
     }
 }
 
 /// What several rules of the other action do.
-fn deny_or_allow(action: Action) -> &'static str {
+fn deny_or_allow(action: Verdict) -> &'static str {
     match action {
-        Action::Allow => "deny",
-        Action::Deny => "allow",
+        Verdict::Allow => "deny",
+        Verdict::Deny => "allow",
     }
 }
 

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::direction::Direction;
 use crate::effective::Policy;
 use crate::matcher::{FlagMatch, Matcher, Ranges};
-use crate::types::{Action, Family, IcmpMatch, Protocol};
+use crate::types::{Family, IcmpMatch, Protocol, Verdict};
 
 /// A set of numbers, never empty: sorted, disjoint, never adjacent inclusive intervals. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,7 +250,7 @@ static PROTOCOLS: LazyLock<[[Option<Set>; PLANES]; 2]> = LazyLock::new(|| {
     [false, true].map(|five_tuple| {
         let policy = Policy {
             five_tuple,
-            ..Policy::constant(Direction::Egress, Action::Allow)
+            ..Policy::constant(Direction::Egress, Verdict::Allow)
         };
         std::array::from_fn(|index| {
             let (family, plane) = plane_at(index);

@@ -8,7 +8,7 @@ use super::{Finding, FindingKind};
 use crate::document::{Document, Rule};
 use crate::matcher::Matcher;
 use crate::program::{EvidenceType, OpenScope, Opening, Program};
-use crate::types::{Action, Family, Name, StrictPrefix};
+use crate::types::{Family, Name, StrictPrefix, Verdict};
 
 /// Endpoints that a finding names, at most.
 const NAMED: usize = 3;
@@ -113,7 +113,7 @@ fn takes(opening: &Opening, family: Family, everybody: &str) -> bool {
         opening.remote.is_empty() || opening.remote.iter().any(|allowed| allowed.0.contains(&prefix));
     let rule = Rule {
         remote: vec![StrictPrefix(prefix)],
-        ..opening.rule(name, Action::Allow, "")
+        ..opening.rule(name, Verdict::Allow, "")
     };
     opening.ip.is_none_or(|only| only == family) && within && Matcher::from_rule(&rule).is_some()
 }

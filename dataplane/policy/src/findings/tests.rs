@@ -14,7 +14,7 @@ use crate::document::{Document, Profile, Rule};
 use crate::effective::{Decider, Entry, Lists, Policy, Tier};
 use crate::endpoint::Endpoint;
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::{Action, Family, IcmpMatch, Protocol};
+use crate::types::{Family, IcmpMatch, Protocol, Verdict};
 use crate::verdict::{Fragment, Frame, IpPacket, L4, Packet, TCP_ACK, TCP_SYN, View};
 
 fn ports() -> Vec<(u16, u16)> {
@@ -101,16 +101,16 @@ fn grid(policy: &Policy) -> Vec<Packet> {
     packets
 }
 
-fn verdicts(policy: &Policy) -> Vec<(Action, Decider)> {
+fn verdicts(policy: &Policy) -> Vec<(Verdict, Decider)> {
     grid(policy).iter().map(|p| policy.judge(p, View::FULL)).collect()
 }
 
-fn actions(verdicts: &[(Action, Decider)]) -> Vec<Action> {
+fn actions(verdicts: &[(Verdict, Decider)]) -> Vec<Verdict> {
     verdicts.iter().map(|(action, _)| *action).collect()
 }
 
-fn action() -> impl Strategy<Value = Action> {
-    prop_oneof![Just(Action::Allow), Just(Action::Deny)]
+fn action() -> impl Strategy<Value = Verdict> {
+    prop_oneof![Just(Verdict::Allow), Just(Verdict::Deny)]
 }
 
 fn ranges() -> impl Strategy<Value = Vec<&'static str>> {
@@ -206,7 +206,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             };
             // Where nothing is denied, a verdict does not name every decider.
             if !policy.may_deny() {
-                policy.default = Action::Deny;
+                policy.default = Verdict::Deny;
             }
             policy
         })
@@ -298,7 +298,7 @@ fn rules(most: usize) -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn profile() -> impl Strategy<Value = Arc<Profile>> {
-    let deny = || proptest::option::weighted(0.4, Just(Action::Deny));
+    let deny = || proptest::option::weighted(0.4, Just(Verdict::Deny));
     (rules(3), deny(), deny()).prop_map(|(rules, egress, ingress)| {
         let mut profile = Profile {
             rules,
@@ -390,7 +390,7 @@ fn less(document: &Document, gone: &BTreeSet<String>) -> Document {
     left
 }
 
-fn all_actions(document: &Document) -> Vec<Vec<Action>> {
+fn all_actions(document: &Document) -> Vec<Vec<Verdict>> {
     policies(document).iter().map(|p| actions(&verdicts(p))).collect()
 }
 
@@ -457,7 +457,7 @@ fn usual(endpoints: usize) -> Document {
             rules: rules.collect(),
             ..Profile::default()
         };
-        profile.default.ingress = (p % 2 == 0).then_some(Action::Deny);
+        profile.default.ingress = (p % 2 == 0).then_some(Verdict::Deny);
         document
             .profiles
             .insert(format!("p{p}").parse().unwrap(), profile.into());
@@ -517,11 +517,11 @@ fn without_budget_nothing_is_said() {
                 tier: Tier::Endpoint,
                 origin: "a".into(),
                 reason: "".into(),
-                action: Action::Deny,
+                action: Verdict::Deny,
                 matcher: matcher.into(),
             })
             .to_vec(),
-        ..Policy::constant(Direction::Egress, Action::Allow)
+        ..Policy::constant(Direction::Egress, Verdict::Allow)
     };
     for budget in [Budget { scans: 1, steps: 100 }, Budget { scans: 100, steps: 1 }] {
         let examined = Examined::new(&policy);

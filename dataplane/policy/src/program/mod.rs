@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::direction::Direction;
 use crate::document::Rule;
-use crate::types::{Action, Family, Name, PortRange, Protocol, StrictPrefix};
+use crate::types::{Family, Name, PortRange, Protocol, StrictPrefix, Verdict};
 
 pub use check::{Check, CheckKind, DmarcPolicy};
 pub use evidence::{EvidenceField, EvidenceType};
@@ -87,7 +87,7 @@ pub struct Opening {
 
 impl Opening {
     /// The rule it comes to, without what evidence narrows.
-    pub fn rule(&self, name: Name, action: Action, reason: &str) -> Rule {
+    pub fn rule(&self, name: Name, action: Verdict, reason: &str) -> Rule {
         Rule {
             name,
             action,
@@ -238,7 +238,7 @@ impl Grant {
     pub fn bypass(endpoint: &Name, reason: &str, ends: u64) -> Self {
         let rule = |direction| Rule {
             name: endpoint.clone(),
-            action: Action::Allow,
+            action: Verdict::Allow,
             direction,
             protocol: Protocol::Any,
             ports: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{EvidenceField, EvidenceType, Opening, Program};
 use crate::document::Document;
-use crate::types::{Action, Name};
+use crate::types::{Name, Verdict};
 use crate::validate::Check;
 
 /// Most fields of evidence, checks, openings, and names in a list.
@@ -198,7 +198,7 @@ impl Check {
 
     fn opening(&mut self, at: &str, opening: &Opening, fields: &BTreeMap<&str, &EvidenceField>) {
         if let Ok(name) = "opens".parse::<Name>() {
-            self.rule(&|| at.to_string(), &opening.rule(name, Action::Allow, ""));
+            self.rule(&|| at.to_string(), &opening.rule(name, Verdict::Allow, ""));
         }
         if opening.ports_from.is_some() && opening.ports.is_empty() {
             self.fail(

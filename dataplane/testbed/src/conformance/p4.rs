@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::TargetHandle;
-use portcullis_policy::{Action, Document};
+use portcullis_policy::{Document, Verdict};
 use portcullis_proto::p4::config::v1::P4Info;
 use portcullis_proto::p4::v1;
 use tokio::runtime::Runtime;
@@ -49,7 +49,7 @@ pub trait Device: Sized {
     fn write(&mut self, update: v1::Update);
 
     /// What its tables do with a packet.
-    fn verdict(&self, probe: &Probe) -> Option<Action>;
+    fn verdict(&self, probe: &Probe) -> Option<Verdict>;
 
     /// It comes back empty.
     fn restart(&mut self, runtime: &Runtime);
@@ -243,7 +243,7 @@ impl<D: Device> Subject for P4Subject<D> {
         self.device.executed()
     }
 
-    fn verdict(&self, probe: &Probe) -> Option<Action> {
+    fn verdict(&self, probe: &Probe) -> Option<Verdict> {
         self.device.verdict(probe)
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use portcullis_policy::{
-    Action, Direction, Document, Fragment, Frame, IpPacket, L4, Packet, View, effective,
+    Direction, Document, Fragment, Frame, IpPacket, L4, Packet, Verdict, View, effective,
 };
 
 use super::Subject;
@@ -125,7 +125,7 @@ impl Probe {
     }
 
     /// What a document says of it; `None` when the endpoint is not in it.
-    pub fn says(&self, document: &Document) -> Option<Action> {
+    pub fn says(&self, document: &Document) -> Option<Verdict> {
         let endpoint = document.endpoints.get(self.endpoint)?;
         let policy = effective(document, self.endpoint, endpoint, Direction::Egress);
         let frame = Frame::Ip(IpPacket {

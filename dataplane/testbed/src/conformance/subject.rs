@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis_backend::SessionState;
-use portcullis_policy::{Action, Document};
+use portcullis_policy::{Document, Verdict};
 
 use super::{Probe, Watch};
 
@@ -113,7 +113,7 @@ pub trait Subject: Sized {
     fn executed(&self) -> u64;
 
     /// What the datapath's tables do with a packet; `None` when nobody said who is behind its port.
-    fn verdict(&self, probe: &Probe) -> Option<Action>;
+    fn verdict(&self, probe: &Probe) -> Option<Verdict>;
 
     /// Lets a fault happen: at the `nth` batch from now on, or at once and to the `nth` row. `false`: it cannot have this one.
     fn fault(&mut self, fault: Fault, nth: usize) -> bool;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portcullis_policy::{Action, Document};
+use portcullis_policy::{Document, Verdict};
 
 use super::Probe;
 
@@ -19,7 +19,7 @@ enum Rule {
     Off,
 }
 
-type Verdicts = BTreeMap<Probe, Option<Action>>;
+type Verdicts = BTreeMap<Probe, Option<Verdict>>;
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -40,14 +40,14 @@ impl Watch {
     }
 
     /// The datapath was written to: `verdict` says what a probe meets now.
-    pub fn see(&self, verdict: impl Fn(&Probe) -> Option<Action>) {
+    pub fn see(&self, verdict: impl Fn(&Probe) -> Option<Verdict>) {
         let mut seen = self.seen();
         if seen.rule == Rule::Off || seen.documents.is_empty() {
             return;
         }
         seen.looks += 1;
         for probe in Probe::all() {
-            let said: Vec<Option<Action>> = seen
+            let said: Vec<Option<Verdict>> = seen
                 .documents
                 .iter()
                 .map(|document| document.get(&probe).copied().flatten())

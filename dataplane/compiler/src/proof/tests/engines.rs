@@ -82,21 +82,21 @@ fn plain_rows(policy: &Policy) -> Vec<PolicyRow> {
             }
         }
     }
-    if policy.direction == Direction::Egress && policy.default == Action::Deny {
+    if policy.direction == Direction::Egress && policy.default == Verdict::Deny {
         let announcements = RowKey {
             frame: FrameMatch::EtherType(portcullis_policy::RARP),
             ..RowKey::ANY
         };
-        rows.push(row(2, announcements, Action::Allow));
+        rows.push(row(2, announcements, Verdict::Allow));
     }
     rows.push(row(1, RowKey::ANY, policy.default));
     rows
 }
-fn flip(action: Action) -> Action {
-    if action == Action::Allow {
-        Action::Deny
+fn flip(action: Verdict) -> Verdict {
+    if action == Verdict::Allow {
+        Verdict::Deny
     } else {
-        Action::Allow
+        Verdict::Allow
     }
 }
 

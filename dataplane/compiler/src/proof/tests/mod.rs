@@ -34,8 +34,8 @@ fn prefix() -> impl Strategy<Value = IpNet> {
     prop::sample::select(PREFIXES.to_vec()).prop_map(|p| p.parse().unwrap())
 }
 
-fn action() -> impl Strategy<Value = Action> {
-    prop::sample::select(vec![Action::Allow, Action::Deny])
+fn action() -> impl Strategy<Value = Verdict> {
+    prop::sample::select(vec![Verdict::Allow, Verdict::Deny])
 }
 
 fn number() -> impl Strategy<Value = u16> {
@@ -95,7 +95,7 @@ fn matcher() -> impl Strategy<Value = Matcher> {
         )
 }
 
-fn entry(action: Action, matcher: Matcher) -> Entry {
+fn entry(action: Verdict, matcher: Matcher) -> Entry {
     Entry {
         tier: Tier::Endpoint,
         origin: "e".into(),
@@ -151,7 +151,7 @@ proptest! {
             for family in Family::BOTH {
                 let addresses = Addresses::new(&case, family).unwrap();
                 let (reports, wrong) = (Cell::new(0u32), std::cell::RefCell::new(None));
-                let report = |packet: Packet, wanted: Action, got: Option<Action>| {
+                let report = |packet: Packet, wanted: Verdict, got: Option<Verdict>| {
                     reports.set(reports.get() + 1);
                     let (judged, by) = policy.judge(&packet, parser.view);
                     if got.is_some() || judged != wanted {
@@ -309,7 +309,7 @@ proptest! {
                     }
                 };
                 let wrong = std::cell::RefCell::new(None);
-                let report = |packet: Packet, _: Action, got: Option<Action>| {
+                let report = |packet: Packet, _: Verdict, got: Option<Verdict>| {
                     let says = linear::decide(&program, &[], &packet, parser).map(|(_, action)| action);
                     if says != got {
                         *wrong.borrow_mut() = Some(format!("{got:?}, not {says:?}: {packet:?}"));
@@ -333,8 +333,8 @@ fn fixed() -> Vec<PolicyRow> {
         by: Decider::Arp,
     };
     vec![
-        row(FrameMatch::Arp, Action::Allow),
-        row(FrameMatch::Unreadable, Action::Deny),
+        row(FrameMatch::Arp, Verdict::Allow),
+        row(FrameMatch::Unreadable, Verdict::Deny),
     ]
 }
 
@@ -345,7 +345,7 @@ proptest! {
     fn ids_are_those_of_the_longest_prefix(rows in prop::collection::vec((prefix(), 0u32..3), 0..6)) {
         let rows: Vec<RemoteRow> = rows.into_iter().map(|(prefix, id)| RemoteRow { prefix, id }).collect();
         let asks = PolicyRow { key: RowKey { remote: RemoteMatch::Id(1), ..RowKey::ANY }, ..fixed()[0] };
-        let deny = Policy::constant(Direction::Egress, Action::Deny);
+        let deny = Policy::constant(Direction::Egress, Verdict::Deny);
         let parser = ParserView::from_model(&StageModel::named("p4-range").unwrap());
         let program = ClassRows { remote: rows.clone(), policy: vec![asks], ..ClassRows::default() };
         let case = Case::new(&deny, &program, &[], &parser, |_| unreachable!()).unwrap();
@@ -383,14 +383,14 @@ fn the_memo_keeps_its_bound_and_its_word() {
     let mut prover = Prover::new(StageModel::named("p4-range").unwrap(), fixed());
     let policy = |n: u16| Policy {
         entries: vec![entry(
-            Action::Deny,
+            Verdict::Deny,
             Matcher {
                 protocol: Protocol::Number(Protocol::TCP),
                 dst_ports: Ranges::from_ports(&[PortRange { low: n, high: n }]),
                 ..Matcher::everything()
             },
         )],
-        ..Policy::constant(Direction::Egress, Action::Allow)
+        ..Policy::constant(Direction::Egress, Verdict::Allow)
     };
     let rows = |n: u16| {
         let row = |priority, key, action| PolicyRow {
@@ -407,7 +407,7 @@ fn the_memo_keeps_its_bound_and_its_word() {
             ..RowKey::ANY
         };
         ClassRows {
-            policy: vec![row(5, tcp, Action::Deny), row(1, RowKey::ANY, Action::Allow)],
+            policy: vec![row(5, tcp, Verdict::Deny), row(1, RowKey::ANY, Verdict::Allow)],
             ..ClassRows::default()
         }
     };
@@ -434,7 +434,7 @@ proptest! {
     #[test]
     fn other_frames_meet_bare_rows(program in program(), default in action(), deny in any::<bool>()) {
         let policy = Policy {
-            entries: if deny { vec![entry(Action::Deny, Matcher::everything())] } else { Vec::new() },
+            entries: if deny { vec![entry(Verdict::Deny, Matcher::everything())] } else { Vec::new() },
             ..Policy::constant(Direction::Egress, default)
         };
         prop_assume!(policy.may_deny());
@@ -488,7 +488,7 @@ proptest! {
 
 #[test]
 fn a_class_that_denies_nothing_has_no_rows() {
-    let open = Policy::constant(Direction::Egress, Action::Allow);
+    let open = Policy::constant(Direction::Egress, Verdict::Allow);
     let model = StageModel::named("ovs").unwrap();
     let mut program = ClassRows::default();
     assert_eq!(prove(&open, &program, &fixed(), &model), Ok(()));
