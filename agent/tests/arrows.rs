@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("dataplane/p4runtime", &["policy", "compiler", "backend", "proto"]),
     ("dataplane/dpdk-sys", &[]),
     ("dataplane/dpdk", &["dpdk-sys"]),
-    ("dataplane/fastpath", &[]),
+    ("dataplane/fastpath", &["policy"]),
     (
         "dataplane/switch",
         &["policy", "dpdk", "fastpath", "p4runtime", "proto"],

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_backend::{TargetHandle, Trace};
+use portcullis_policy::intervals::{IntervalSet, number};
 use portcullis_policy::{
     Decider, Direction, Endpoint, Entry, Family, Fragment, Frame, IcmpMatch, IpPacket, L4, Name, Packet,
     Policy, Protocol, TCP_ACK, TCP_SYN, Verdict, View, effective,
@@ -197,10 +198,6 @@ fn l4(fields: &mut Fields, request: &v1::ExplainRequest, protocol: u8) -> Option
 
 /// An address outside these prefixes; `None` when they leave none.
 fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Option<IpAddr> {
-    let number = |address: IpAddr| match address {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    };
     let (first, last): (IpAddr, IpAddr) = match family {
         Family::V4 => (
             Ipv4Addr::new(203, 0, 113, 1).into(),
@@ -211,19 +208,14 @@ fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Opt
             Ipv6Addr::new(0x3fff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff).into(),
         ),
     };
-    let mut taken: Vec<(u128, u128)> = prefixes
-        .filter(|p| Family::from_address(p.addr()) == family && p.prefix_len() > 0)
-        .map(|p| (number(p.network()), number(p.broadcast())))
-        .collect();
-    taken.sort_unstable();
+    let taken = IntervalSet::from_prefixes(prefixes.filter(|p| p.prefix_len() > 0), family);
     let free = |from: u128, to: u128| {
-        let mut candidate = from;
-        for (low, high) in &taken {
-            if *low <= candidate && candidate <= *high {
-                candidate = high.checked_add(1)?;
-            }
-        }
-        (candidate <= to).then_some(candidate)
+        let all = IntervalSet::interval(from, to);
+        let left = match &taken {
+            Some(taken) => all.difference(taken)?,
+            None => all,
+        };
+        Some(left.bounds().0)
     };
     // From a documentation prefix upwards; below it only where nothing above is left.
     let found = free(number(first), number(last)).or_else(|| free(1 << 24, number(first)))?;

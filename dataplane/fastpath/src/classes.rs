@@ -10,10 +10,12 @@ mod making;
 mod short_circuit;
 mod step;
 
+use portcullis_policy::Verdict;
+
 use crate::frame::Fields;
 use crate::header_subset::HeaderSubset;
 use crate::remote::Remotes;
-use crate::row::{Cond, Decision, NO_SLOT, Verdict};
+use crate::row::{Cond, Decision, NO_SLOT};
 
 pub use making::compile;
 use step::{Packet, Step};

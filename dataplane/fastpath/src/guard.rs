@@ -7,10 +7,12 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use portcullis_policy::Verdict;
+
 use crate::frame::{Fields, Kind};
 use crate::header_subset::HeaderSubset;
 use crate::path::DropReason;
-use crate::row::{Action, NO_SLOT, Row, Verdict};
+use crate::row::{Action, NO_SLOT, Row};
 use crate::table::{Key, Table};
 
 /// Where the value of a row is that points do not share: at a place among a point's words.

@@ -14,7 +14,6 @@ mod guard;
 mod header_subset;
 mod mac_table;
 pub mod oracle;
-mod paint;
 mod path;
 mod port_map;
 mod ports;
@@ -32,7 +31,7 @@ pub use header_subset::HeaderSubset;
 pub use path::{DropReason, Forwarding, Ports, Prefetch, Tally};
 pub use ports::Port;
 pub use roles::Role;
-pub use row::{Action, Cond, Decision, NO_SLOT, Row, RowId, Verdict};
+pub use row::{Action, Cond, Decision, NO_SLOT, Row, RowId};
 pub use table::{Key, Table};
 pub use tables::{Snapshot, TableError, Tables};
 

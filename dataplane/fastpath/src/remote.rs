@@ -1,7 +1,8 @@
 //! Remote stage of a class: longest-prefix match of an address to a remote id.
 
+use portcullis_policy::intervals::paint;
+
 use crate::frame::Fields;
-use crate::paint::paint;
 use crate::row::{Action, Cond, Row};
 use crate::space::Space;
 use crate::table::{Key, Table};

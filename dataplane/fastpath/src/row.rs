@@ -1,5 +1,7 @@
 //! A row as a controller writes it: match keys, priority, action.
 
+use portcullis_policy::Verdict;
+
 use crate::table::{Key, Table};
 
 /// What a key of a row asks for. A key without a condition matches everything.
@@ -35,26 +37,6 @@ impl Cond {
         match self {
             Cond::Mask { value, mask } => given & mask == *value,
             Cond::Range { low, high } => (low..=high).contains(&&given),
-        }
-    }
-}
-
-/// What a table of the policy, the guard or the roles decides about a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The frame goes on to the next table.
-    Allow,
-    /// The frame is dropped.
-    Deny,
-}
-
-impl Verdict {
-    /// Whether the frame goes on.
-    #[inline(always)]
-    pub fn passes(self) -> bool {
-        match self {
-            Verdict::Allow => true,
-            Verdict::Deny => false,
         }
     }
 }

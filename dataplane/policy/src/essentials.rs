@@ -15,7 +15,7 @@ use crate::direction::{Direction, PerDirection};
 use crate::document::Document;
 use crate::effective::{Entry, Tier, allow};
 use crate::matcher::{Families, Matcher, Ranges};
-use crate::types::{Family, IcmpMatch, PortRange, Protocol, Verdict};
+use crate::types::{Family, IcmpMatch, Protocol, Verdict};
 
 /// Where a DHCPv6 client sends to (RFC 8415, section 7.1).
 const DHCPV6_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -177,10 +177,7 @@ fn made(direction: Direction, servers: &[IpNet]) -> Vec<Entry> {
 }
 
 fn one(port: u16) -> Ranges {
-    Ranges::from_ports(&[PortRange {
-        low: port,
-        high: port,
-    }])
+    Ranges::interval(port, port)
 }
 
 /// An address and those of the servers that are of its version.

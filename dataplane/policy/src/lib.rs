@@ -19,6 +19,7 @@ mod effective;
 mod endpoint;
 mod essentials;
 mod findings;
+pub mod intervals;
 mod link_local;
 mod matcher;
 mod program;
@@ -39,6 +40,7 @@ pub use endpoint::{
     Attachment, Declared, Endpoint, EndpointRole, LinkLocal, Reserved, Vlan, default_network,
 };
 pub use findings::{Finding, FindingKind, findings, findings_of};
+pub use intervals::IntervalSet;
 pub use link_local::{LINK_LOCAL, MOST_EXCEPTIONS, MaskedV6, takes_link_local};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
 pub use program::{

@@ -6,141 +6,24 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::document::Rule;
+use crate::intervals::IntervalSet;
 use crate::types::{Family, IcmpMatch, PortRange, Protocol};
 
-/// A set of 16-bit numbers: sorted, disjoint, never adjacent inclusive ranges.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ranges(Few);
-
-/// Most sets are one range, which needs no memory of its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Few {
-    One([(u16, u16); 1]),
-    Many(Box<[(u16, u16)]>),
-}
+/// A set of 16-bit numbers, such as ports.
+pub type Ranges = IntervalSet<u16>;
 
 impl Ranges {
-    /// Every number.
-    pub fn all() -> Self {
-        Self::one(0, u16::MAX)
-    }
-
-    fn one(low: u16, high: u16) -> Self {
-        Ranges(Few::One([(low, high)]))
-    }
-
-    /// Of ranges that are sorted, disjoint and not adjacent; `None` when there are none.
-    fn sorted(ranges: Vec<(u16, u16)>) -> Option<Self> {
-        match ranges.as_slice() {
-            [] => None,
-            [(low, high)] => Some(Self::one(*low, *high)),
-            _ => Some(Ranges(Few::Many(ranges.into_boxed_slice()))),
-        }
-    }
-
-    /// The ranges, ascending; at least one.
-    fn as_slice(&self) -> &[(u16, u16)] {
-        match &self.0 {
-            Few::One(one) => one,
-            Few::Many(many) => many,
-        }
-    }
-
     /// The union of ranges; every number when there are none, as in a rule.
     pub fn from_ports(ports: &[PortRange]) -> Self {
-        if let [PortRange { low, high }] = ports {
-            return Self::one(*low, *high);
+        match ports {
+            [PortRange { low, high }] => Self::interval(*low, *high),
+            ports => Self::from_intervals(ports.iter().map(|r| (r.low, r.high))).unwrap_or_else(Self::all),
         }
-        let mut sorted: Vec<(u16, u16)> = ports.iter().map(|r| (r.low, r.high)).collect();
-        sorted.sort_unstable();
-        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(sorted.len());
-        for (low, high) in sorted {
-            match merged.last_mut() {
-                Some(last) if u32::from(low) <= u32::from(last.1) + 1 => last.1 = last.1.max(high),
-                _ => merged.push((low, high)),
-            }
-        }
-        Self::sorted(merged).unwrap_or_else(Self::all)
-    }
-
-    /// The ranges, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.as_slice().iter().copied()
-    }
-
-    /// Whether it is every number.
-    pub fn is_all(&self) -> bool {
-        self.as_slice() == [(0, u16::MAX)]
-    }
-
-    /// Lowest and highest number.
-    pub fn bounds(&self) -> (u16, u16) {
-        let ranges = self.as_slice();
-        let (first, last) = (ranges.first(), ranges.last());
-        (first.map_or(0, |r| r.0), last.map_or(u16::MAX, |r| r.1))
     }
 
     /// How many numbers.
     pub fn count(&self) -> u32 {
         self.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
-    }
-
-    /// Whether it holds `n`.
-    pub fn contains(&self, n: u16) -> bool {
-        let ranges = self.as_slice();
-        let after = ranges.partition_point(|(low, _)| *low <= n);
-        after
-            .checked_sub(1)
-            .and_then(|i| ranges.get(i))
-            .is_some_and(|(_, high)| n <= *high)
-    }
-
-    /// Numbers in both; `None` when there are none.
-    pub fn intersect(&self, other: &Self) -> Option<Self> {
-        let mut both = Vec::new();
-        for (low, high) in self.iter() {
-            for (other_low, other_high) in other.iter() {
-                let (low, high) = (low.max(other_low), high.min(other_high));
-                if low <= high {
-                    both.push((low, high));
-                }
-            }
-        }
-        Self::sorted(both)
-    }
-
-    /// Whether some number is in both.
-    pub fn meets(&self, other: &Self) -> bool {
-        let (mut a, mut b) = (self.iter().peekable(), other.iter().peekable());
-        while let (Some((low, high)), Some((other_low, other_high))) = (a.peek().copied(), b.peek().copied())
-        {
-            if low <= other_high && other_low <= high {
-                return true;
-            }
-            if high < other_high {
-                a.next();
-            } else {
-                b.next();
-            }
-        }
-        false
-    }
-
-    /// Whether `self` holds all of `other`.
-    pub fn covers(&self, other: &Self) -> bool {
-        other
-            .iter()
-            .all(|(low, high)| self.iter().any(|(l, h)| l <= low && high <= h))
-    }
-
-    /// Numbers in either.
-    pub fn union(&self, other: &Self) -> Self {
-        let ranges: Vec<PortRange> = self
-            .iter()
-            .chain(other.iter())
-            .map(|(low, high)| PortRange { low, high })
-            .collect();
-        Self::from_ports(&ranges)
     }
 }
 
@@ -426,8 +309,8 @@ impl Matcher {
         Matcher {
             families: self.families.and(other.families),
             protocol,
-            dst_ports: self.dst_ports.intersect(&other.dst_ports)?,
-            src_ports: self.src_ports.intersect(&other.src_ports)?,
+            dst_ports: self.dst_ports.intersection(&other.dst_ports)?,
+            src_ports: self.src_ports.intersection(&other.src_ports)?,
             remote: intersect_prefixes(&self.remote, &other.remote)?,
             local: intersect_prefixes(&self.local, &other.local)?,
             icmp,
@@ -446,7 +329,8 @@ impl Matcher {
             _ => return false,
         };
         let shows_ports = five_tuple || matches!(protocol, Protocol::Number(n) if Protocol::has_ports(n));
-        if shows_ports && !(self.dst_ports.meets(&other.dst_ports) && self.src_ports.meets(&other.src_ports))
+        if shows_ports
+            && !(self.dst_ports.overlaps(&other.dst_ports) && self.src_ports.overlaps(&other.src_ports))
         {
             return false;
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use crate::effective::{Entry, Half, NO_REASON, Tier, allow};
 use crate::matcher::{Families, FlagMatch, Matcher, Ranges};
 use crate::shadow;
-use crate::types::{Family, IcmpMatch, PortRange, Protocol, Verdict};
+use crate::types::{Family, IcmpMatch, Protocol, Verdict};
 
 /// The lowest port that replies over UDP and SCTP may go to where the rule does not name the sender's ports: those below
 /// are where services listen.
@@ -129,10 +129,7 @@ fn answers(m: &Matcher) -> Vec<Matcher> {
             }
             let mut replies = swapped(m);
             if m.src_ports.is_all() {
-                replies.dst_ports = Ranges::from_ports(&[PortRange {
-                    low: LOWEST,
-                    high: u16::MAX,
-                }]);
+                replies.dst_ports = Ranges::interval(LOWEST, u16::MAX);
             }
             vec![replies]
         }

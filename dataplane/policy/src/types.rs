@@ -36,11 +36,13 @@ pub enum Verdict {
 
 impl Verdict {
     /// `Allow` or `Deny`.
+    #[inline]
     pub const fn from_passes(passes: bool) -> Self {
         if passes { Verdict::Allow } else { Verdict::Deny }
     }
 
     /// Whether packets pass.
+    #[inline]
     pub const fn passes(self) -> bool {
         match self {
             Verdict::Allow => true,
@@ -49,6 +51,7 @@ impl Verdict {
     }
 
     /// Whether no packet passes.
+    #[inline]
     pub const fn denies(self) -> bool {
         !self.passes()
     }

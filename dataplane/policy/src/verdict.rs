@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use crate::direction::Direction;
 use crate::effective::{Decider, Entry, Policy};
+use crate::intervals::starts;
 use crate::matcher::FlagMatch;
 use crate::types::{Family, Protocol, Verdict};
 
@@ -286,14 +287,9 @@ impl Policy {
         if protocol == Protocol::TCP && view.fragment_offset && offset == 1 {
             return (Verdict::Deny, Decider::Evasion);
         }
-        let starts = |ranges: &dyn Fn(&Entry) -> Vec<(u16, u16)>| -> BTreeSet<u16> {
-            let bounds = candidates.iter().flat_map(|(_, e)| ranges(e));
-            std::iter::once(0)
-                .chain(bounds.flat_map(|(low, high)| [Some(low), high.checked_add(1)].into_iter().flatten()))
-                .collect()
-        };
-        let sources = starts(&|e| e.matcher.src_ports.iter().collect());
-        let destinations = starts(&|e| e.matcher.dst_ports.iter().collect());
+        let entries = || candidates.iter().map(|(_, entry)| &*entry.matcher);
+        let sources = starts(entries().flat_map(|m| m.src_ports.iter()), u16::MAX);
+        let destinations = starts(entries().flat_map(|m| m.dst_ports.iter()), u16::MAX);
         let mut passes = false;
         for src in &sources {
             for dst in &destinations {

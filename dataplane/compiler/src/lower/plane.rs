@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, FlagMatch, Matcher, Protocol, Ranges, Verdict, View};
+use portcullis_policy::{Decider, FlagMatch, Matcher, Protocol, Ranges, Verdict, View, intervals};
 
 /// A partition of a number line: `(first number, colour)`, ascending from 0.
 pub(crate) type Line = Vec<(u16, Decider)>;
@@ -313,15 +313,7 @@ impl Plane {
 }
 
 fn grid_of(shapes: &[Shape<'_>], last: u16) -> Grid {
-    let mut starts: Vec<u16> = vec![0];
-    for shape in shapes {
-        for (low, high) in shape.src.iter() {
-            starts.push(low);
-            starts.extend(high.checked_add(1).filter(|n| *n <= last));
-        }
-    }
-    starts.sort_unstable();
-    starts.dedup();
+    let starts = intervals::starts(shapes.iter().flat_map(|shape| shape.src.iter()), last);
     let mut grid: Grid = Vec::with_capacity(starts.len());
     for start in starts {
         let here = shapes.iter().filter(|s| s.src.contains(start));

@@ -10,7 +10,7 @@
 
 use ipnet::IpNet;
 use portcullis_policy::{
-    Decider, Entry, Family, FlagMatch, Policy, PortRange, Protocol, Ranges, TCP_ACK, TCP_SYN, Verdict,
+    Decider, Entry, Family, FlagMatch, Policy, Protocol, Ranges, TCP_ACK, TCP_SYN, Verdict,
 };
 
 use super::capabilities::{Capabilities, MatchSupport};
@@ -137,12 +137,7 @@ fn denied_piecemeal(policy: &Policy, entries: &[(u32, &Entry)]) -> bool {
 /// Source and destination ports; type and code for ICMP.
 fn extent(entry: &Entry) -> (Ranges, Ranges) {
     let m = &entry.matcher;
-    let one = |n: u8| {
-        Ranges::from_ports(&[PortRange {
-            low: n.into(),
-            high: n.into(),
-        }])
-    };
+    let one = |n: u8| Ranges::interval(n.into(), n.into());
     match m.icmp {
         None => (m.src_ports.clone(), m.dst_ports.clone()),
         Some(i) => (one(i.kind), i.code.map_or_else(Ranges::all, one)),
@@ -150,11 +145,7 @@ fn extent(entry: &Entry) -> (Ranges, Ranges) {
 }
 
 fn union(sets: &[Ranges]) -> Ranges {
-    let ports: Vec<PortRange> = sets
-        .iter()
-        .flat_map(|set| set.iter().map(|(low, high)| PortRange { low, high }))
-        .collect();
-    Ranges::from_ports(&ports)
+    Ranges::from_intervals(sets.iter().flat_map(Ranges::iter)).unwrap_or_else(Ranges::all)
 }
 
 /// How many rows the ports of an entry take without codes.

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use portcullis_policy::Verdict;
+use portcullis_policy::intervals::paint;
+
 use super::short_circuit::Way;
 use super::step::{Axis, SkipRange, Step};
 use super::{ALLOW, Addresses, Class, END, GROUPS, LIST, NEXT, PROTOCOLS, Ports, SHAPES, STATES, Wanted};
-use crate::paint::paint;
 use crate::port_map::Bitmaps;
 use crate::remote::Remotes;
-use crate::row::{Cond, NO_SLOT, Row, Verdict};
+use crate::row::{Cond, NO_SLOT, Row};
 use crate::table::{Key, Table};
 
 /// Entries of all lists of a line, beyond which the line is one list.

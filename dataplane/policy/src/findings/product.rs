@@ -4,26 +4,18 @@
 //! ports, and a rule for any protocol meets it whatever the ports. So a match is cut into *planes* within which every
 //! packet shows the same dimensions; in each plane it is one product of five interval sets.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 
 use crate::direction::Direction;
 use crate::effective::Policy;
+use crate::intervals::IntervalSet;
 use crate::matcher::{FlagMatch, Matcher, Ranges};
 use crate::types::{Family, IcmpMatch, Protocol, Verdict};
 
-/// A set of numbers, never empty: sorted, disjoint, never adjacent inclusive intervals. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Set(Few);
-
-/// Most sets are one interval, which needs no memory of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Few {
-    One([(u128, u128); 1]),
-    Many(Arc<[(u128, u128)]>),
-}
+/// A set of numbers of one dimension.
+type Set = IntervalSet<u128>;
 
 /// Of four disjoint planes per IP version, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,155 +41,23 @@ pub(crate) struct Product([Set; 5]);
 /// A match, plane by plane; `None` where it matches nothing.
 pub(crate) type Planes = [Option<Product>; PLANES];
 
-static ALL_16: LazyLock<Set> = LazyLock::new(|| Set::interval(0, u128::from(u16::MAX)));
-static ALL_32: LazyLock<Set> = LazyLock::new(|| Set::interval(0, u128::from(u32::MAX)));
-static ALL_128: LazyLock<Set> = LazyLock::new(|| Set::interval(0, u128::MAX));
-static BOTH_FLAGS: LazyLock<Set> = LazyLock::new(|| Set::interval(0, 1));
+const ALL_16: Set = Set::interval(0, u16::MAX as u128);
+const BOTH_FLAGS: Set = Set::interval(0, 1);
 
-impl Set {
-    fn interval(low: u128, high: u128) -> Self {
-        Set(Few::One([(low, high)]))
-    }
-
-    fn intervals(&self) -> &[(u128, u128)] {
-        match &self.0 {
-            Few::One(one) => one,
-            Few::Many(many) => many,
-        }
-    }
-
-    /// Of intervals in any order that may overlap; `None` when there are none.
-    fn from_intervals(mut intervals: Vec<(u128, u128)>) -> Option<Self> {
-        intervals.sort_unstable();
-        let mut merged: Vec<(u128, u128)> = Vec::with_capacity(intervals.len());
-        for (low, high) in intervals {
-            match merged.last_mut() {
-                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
-                _ => merged.push((low, high)),
-            }
-        }
-        Self::sorted(merged)
-    }
-
-    fn sorted(intervals: Vec<(u128, u128)>) -> Option<Self> {
-        match intervals.as_slice() {
-            [] => None,
-            [(low, high)] => Some(Self::interval(*low, *high)),
-            _ => Some(Set(Few::Many(intervals.into()))),
-        }
-    }
-
-    fn ports(ranges: &Ranges) -> Option<Self> {
-        if ranges.is_all() {
-            return Some(ALL_16.clone());
-        }
-        Self::sorted(ranges.iter().map(|(l, h)| (l.into(), h.into())).collect())
-    }
-
-    fn prefixes(prefixes: &[IpNet], family: Family) -> Option<Self> {
-        if prefixes.is_empty() {
-            return Some(match family {
-                Family::V4 => ALL_32.clone(),
-                Family::V6 => ALL_128.clone(),
-            });
-        }
-        let own = prefixes
-            .iter()
-            .filter(|p| Family::from_address(p.addr()) == family);
-        Self::from_intervals(
-            own.map(|p| (number(p.network()), number(p.broadcast())))
-                .collect(),
-        )
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        let (mut a, mut b) = (
-            self.intervals().iter().peekable(),
-            other.intervals().iter().peekable(),
-        );
-        while let (Some((a_low, a_high)), Some((b_low, b_high))) = (a.peek(), b.peek()) {
-            if a_high < b_low {
-                a.next();
-            } else if b_high < a_low {
-                b.next();
-            } else {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Whether `other` has nothing that `self` lacks.
-    fn covers(&self, other: &Self) -> bool {
-        let mut own = self.intervals().iter().peekable();
-        other.intervals().iter().all(|(low, high)| {
-            while own.next_if(|(_, own_high)| own_high < low).is_some() {}
-            own.peek()
-                .is_some_and(|(own_low, own_high)| own_low <= low && high <= own_high)
-        })
-    }
-
-    fn intersect(&self, other: &Self) -> Option<Self> {
-        if other.covers(self) {
-            return Some(self.clone());
-        }
-        let mut both = Vec::new();
-        let (mut a, mut b) = (
-            self.intervals().iter().peekable(),
-            other.intervals().iter().peekable(),
-        );
-        while let (Some((a_low, a_high)), Some((b_low, b_high))) = (a.peek(), b.peek()) {
-            let (low, high) = (*a_low.max(b_low), *a_high.min(b_high));
-            if low <= high {
-                both.push((low, high));
-            }
-            if a_high < b_high {
-                a.next();
-            } else {
-                b.next();
-            }
-        }
-        Self::sorted(both)
-    }
-
-    /// What `self` has and `other` lacks.
-    fn without(&self, other: &Self) -> Option<Self> {
-        let mut left = Vec::new();
-        let mut cuts = other.intervals().iter().peekable();
-        for (low, high) in self.intervals() {
-            let mut next = Some(*low);
-            while cuts.next_if(|(_, cut_high)| cut_high < low).is_some() {}
-            while let Some((cut_low, cut_high)) = cuts.peek().filter(|(cut_low, _)| cut_low <= high) {
-                if let Some(from) = next
-                    && let Some(to) = cut_low.checked_sub(1)
-                    && from <= to
-                {
-                    left.push((from, to));
-                }
-                next = cut_high.checked_add(1);
-                if cut_high > high {
-                    break;
-                }
-                cuts.next();
-            }
-            if let Some(from) = next.filter(|n| n <= high) {
-                left.push((from, *high));
-            }
-        }
-        Self::sorted(left)
-    }
+fn ports(ranges: &Ranges) -> Option<Set> {
+    Set::from_intervals(ranges.iter().map(|(low, high)| (low.into(), high.into())))
 }
 
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => u128::from(v6),
+fn addresses(prefixes: &[IpNet], family: Family) -> Option<Set> {
+    match prefixes {
+        [] => Some(Set::of_family(family)),
+        prefixes => Set::from_prefixes(prefixes, family),
     }
 }
 
 fn icmp_set(icmp: Option<IcmpMatch>) -> Set {
     match icmp {
-        None => ALL_16.clone(),
+        None => ALL_16,
         Some(IcmpMatch { kind, code }) => {
             let base = u128::from(kind) << 8;
             match code {
@@ -225,7 +85,7 @@ fn plane_of(policy: &Policy, protocol: u8, family: Family) -> Plane {
 /// The protocols of a plane. Protocol 0 is never a packet's (see [`Policy::judge`]).
 fn protocols(policy: &Policy, family: Family, plane: Plane) -> Option<Set> {
     let own = (1..=u8::MAX).filter(|n| plane_of(policy, *n, family) == plane);
-    Set::from_intervals(own.map(|n| (n.into(), n.into())).collect())
+    Set::from_intervals(own.map(|n| (n.into(), n.into())))
 }
 
 const KINDS: [Plane; 4] = [Plane::Tcp, Plane::Ports, Plane::Icmp, Plane::Bare];
@@ -278,16 +138,16 @@ pub(crate) fn cut(policy: &Policy, matcher: &Matcher) -> Planes {
         };
         let about = match plane {
             Plane::Tcp if matcher.flags == FlagMatch::NotOpening => Set::interval(1, 1),
-            Plane::Tcp => BOTH_FLAGS.clone(),
+            Plane::Tcp => BOTH_FLAGS,
             Plane::Icmp => icmp_set(matcher.icmp),
             Plane::Ports | Plane::Bare => protocols,
         };
         let (dst, src) = match plane {
-            Plane::Tcp | Plane::Ports => (Set::ports(&matcher.dst_ports)?, Set::ports(&matcher.src_ports)?),
-            Plane::Icmp | Plane::Bare => (ALL_16.clone(), ALL_16.clone()),
+            Plane::Tcp | Plane::Ports => (ports(&matcher.dst_ports)?, ports(&matcher.src_ports)?),
+            Plane::Icmp | Plane::Bare => (ALL_16, ALL_16),
         };
-        let remote = Set::prefixes(&matcher.remote, family)?;
-        let local = Set::prefixes(&matcher.local, family)?;
+        let remote = addresses(&matcher.remote, family)?;
+        let local = addresses(&matcher.local, family)?;
         Some(Product([about, dst, src, remote, local]))
     })
 }
@@ -305,11 +165,11 @@ impl Product {
         let [a, b, c, d, e] = &self.0;
         let [f, g, h, i, j] = &other.0;
         Some(Product([
-            a.intersect(f)?,
-            b.intersect(g)?,
-            c.intersect(h)?,
-            d.intersect(i)?,
-            e.intersect(j)?,
+            a.intersection(f)?,
+            b.intersection(g)?,
+            c.intersection(h)?,
+            d.intersection(i)?,
+            e.intersection(j)?,
         ]))
     }
 
@@ -319,7 +179,7 @@ impl Product {
         let mut rest = self.clone();
         for (dimension, cut) in other.0.iter().enumerate() {
             let Some(own) = rest.0.get(dimension) else { break };
-            let (outside, inside) = (own.without(cut), own.intersect(cut));
+            let (outside, inside) = (own.difference(cut), own.intersection(cut));
             if let Some(outside) = outside {
                 let mut piece = rest.clone();
                 piece.replace(dimension, outside);
@@ -334,48 +194,6 @@ impl Product {
     fn replace(&mut self, dimension: usize, set: Set) {
         if let Some(slot) = self.0.get_mut(dimension) {
             *slot = set;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn sets() -> impl Strategy<Value = Vec<(u128, u128)>> {
-        let bound = prop_oneof![0..40u128, (u128::MAX - 3)..=u128::MAX];
-        let pair = (bound.clone(), bound).prop_map(|(a, b)| (a.min(b), a.max(b)));
-        proptest::collection::vec(pair, 1..5)
-    }
-
-    fn has(set: Option<&Set>, n: u128) -> bool {
-        set.is_some_and(|s| {
-            s.intervals()
-                .iter()
-                .any(|(low, high)| (*low..=*high).contains(&n))
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn sets_are_sets(a in sets(), b in sets()) {
-            let (a, b) = (Set::from_intervals(a).unwrap(), Set::from_intervals(b).unwrap());
-            let (both, less) = (a.intersect(&b), a.without(&b));
-            let mut common = false;
-            let mut lacking = false;
-            for n in (0..45).chain(u128::MAX - 5..=u128::MAX) {
-                let (in_a, in_b) = (has(Some(&a), n), has(Some(&b), n));
-                prop_assert_eq!(has(both.as_ref(), n), in_a && in_b);
-                prop_assert_eq!(has(less.as_ref(), n), in_a && !in_b);
-                common |= in_a && in_b;
-                lacking |= in_b && !in_a;
-            }
-            prop_assert_eq!(a.overlaps(&b), common);
-            prop_assert_eq!(a.covers(&b), !lacking);
-            for set in [both, less].into_iter().flatten() {
-                prop_assert_eq!(Set::from_intervals(set.intervals().to_vec()).unwrap(), set);
-            }
         }
     }
 }
