@@ -1,4 +1,11 @@
 //! One resolution: from the difference of two documents to the difference of their intents.
+//!
+//! First every affected source says which policies it wants, which decides what becomes a new class and what is an
+//! existing one, edited in place or not. Then `members` moves sources between classes, and `settle` brings the intent's
+//! classes in line with their members.
+
+mod members;
+mod settle;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,10 +15,10 @@ use portcullis_policy::{
     takes_link_local,
 };
 
-use super::affected::{Affected, Difference, same_for_everybody};
-use super::compiler::{Bound, Compiler, Source, falls_of};
+use super::affected::{Difference, same_for_everybody};
+use super::compiler::{Compiler, Source, falls_of};
 use super::ids::OutOfClasses;
-use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent, ScheduledTransition};
+use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent};
 
 /// No class in either direction: where an endpoint comes from that is new, and goes to that is removed.
 const OPEN: PerDirection<ClassId> = PerDirection {
@@ -302,314 +309,6 @@ impl<'a> Round<'a> {
             && (self.edits)(class, &next());
         fits.then_some(class)
     }
-
-    /// Tells every resolved combination its classes.
-    fn bind_combos(&mut self, made: &[ClassId]) {
-        let resolved = std::mem::take(&mut self.resolved);
-        for (source, resolved) in &resolved {
-            if let Source::Profiles(combo) = source {
-                let classes = resolved.wants.map(|want| class_of(want, made));
-                let before = self.compiler.combos.get(combo).copied().unwrap_or_default();
-                self.rebind(source, before.classes, classes);
-                self.compiler
-                    .combos
-                    .insert(Arc::clone(combo), Bound { classes, ..before });
-            }
-            for want in resolved.wants {
-                self.touched.insert(class_of(want, made));
-            }
-        }
-        self.resolved = resolved;
-    }
-
-    /// Takes one endpoint from what it was to what it is.
-    fn apply(&mut self, one: &Affected<'_>, made: &[ClassId], next: &mut Intent) {
-        let before = next.endpoints.get(one.name);
-        let was = before.map_or(OPEN, |e| e.classes);
-        let had = before.map_or_else(Vec::new, |e| e.transitions.clone());
-        let (is, transitions) = if one.rules {
-            (self.regroup(one, was, made), self.transition(one, &had, made))
-        } else {
-            (was, had)
-        };
-        let after = one
-            .new
-            .map(|endpoint| intent_of(one.name, endpoint, is, transitions));
-        if before.map(AsRef::as_ref) == after.as_ref() {
-            return;
-        }
-        next.changed.endpoints.push(one.name.clone());
-        match after {
-            Some(after) => next.endpoints.insert(one.name.clone(), Arc::new(after)),
-            None => next.endpoints.remove(one.name),
-        };
-    }
-
-    /// Takes what an endpoint falls back to out of its classes and into others; returns those.
-    fn transition(
-        &mut self,
-        one: &Affected<'_>,
-        had: &[ScheduledTransition],
-        made: &[ClassId],
-    ) -> Vec<ScheduledTransition> {
-        for (number, transition) in (0..).zip(had) {
-            let was = transition.classes;
-            self.forget(&Source::ScheduledTransition(one.name.clone(), number), was);
-            self.count(was, OPEN);
-        }
-        let ends = match one.new {
-            Some(_) => falls_of(self.document, one.name),
-            None => Vec::new(),
-        };
-        let mut transitions = Vec::with_capacity(ends.len());
-        for (number, (at, _)) in (0..).zip(ends) {
-            let source = Source::ScheduledTransition(one.name.clone(), number);
-            let classes = self.classes(&source, made);
-            self.rebind(&source, OPEN, classes);
-            self.count(OPEN, classes);
-            transitions.push(ScheduledTransition { at, classes });
-        }
-        transitions
-    }
-
-    /// Takes an endpoint out of its classes and into others; returns those.
-    fn regroup(
-        &mut self,
-        one: &Affected<'_>,
-        was: PerDirection<ClassId>,
-        made: &[ClassId],
-    ) -> PerDirection<ClassId> {
-        let old = one.old.map(|e| Source::new(one.name, e, self.was));
-        let new = one.new.map(|e| Source::new(one.name, e, self.document));
-        let is = new.as_ref().map_or(OPEN, |source| self.classes(source, made));
-        self.count(was, is);
-        if let Some(source @ Source::Endpoint(_)) = &old {
-            self.forget(source, was);
-        }
-        if let Some(source @ Source::Endpoint(_)) = &new {
-            self.rebind(source, OPEN, is);
-        }
-        self.bind(one, old.as_ref(), new.as_ref());
-        is
-    }
-
-    fn classes(&self, source: &Source, made: &[ClassId]) -> PerDirection<ClassId> {
-        match (self.resolved.get(source), source) {
-            (Some(resolved), _) => resolved.wants.map(|want| class_of(want, made)),
-            (None, Source::Profiles(combo)) => {
-                let bound = self.compiler.combos.get(combo);
-                bound.copied().unwrap_or_default().classes
-            }
-            // Endpoints with rules of their own whose rules changed were resolved.
-            (None, _) => OPEN,
-        }
-    }
-
-    /// Which profiles an endpoint binds, and which combinations are in use.
-    fn bind(&mut self, one: &Affected<'_>, old: Option<&Source>, new: Option<&Source>) {
-        let bound = one.old.map_or(&[][..], |e| e.profiles.as_slice());
-        let binds = one.new.map_or(&[][..], |e| e.profiles.as_slice());
-        for profile in bound.iter().filter(|p| !binds.contains(p)) {
-            if let Some(binders) = self.compiler.binders.get_mut(profile) {
-                binders.remove(one.name);
-                if binders.is_empty() {
-                    self.compiler.binders.remove(profile);
-                }
-            }
-        }
-        for profile in binds.iter().filter(|p| !bound.contains(p)) {
-            let binders = self.compiler.binders.entry(profile.clone()).or_default();
-            binders.insert(one.name.clone());
-        }
-        if old == new {
-            return;
-        }
-        if let Some(Source::Profiles(combo)) = old
-            && let Some(bound) = self.compiler.combos.get_mut(combo)
-        {
-            bound.endpoints = bound.endpoints.saturating_sub(1);
-        }
-        if let Some(Source::Profiles(combo)) = new {
-            let bound = self.compiler.combos.entry(Arc::clone(combo)).or_default();
-            bound.endpoints += 1;
-        }
-    }
-
-    /// Forgets combinations that nobody has any more.
-    fn drop_combos(&mut self, difference: &Difference<'_>) {
-        let changed = difference.endpoints.iter().filter(|one| one.rules);
-        for source in changed.filter_map(|one| Some(Source::new(one.name, one.old?, self.was))) {
-            if let Source::Profiles(combo) = &source
-                && let Some(bound) = self.compiler.combos.get(combo).copied()
-                && bound.endpoints == 0
-            {
-                self.compiler.combos.remove(combo);
-                self.forget(&source, bound.classes);
-            }
-        }
-    }
-
-    /// Counts an endpoint out of some classes and into others.
-    fn count(&mut self, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
-        for (was, is) in was.zip(is).into_iter().filter(|(was, is)| was != is) {
-            if let Some(class) = self.compiler.uses.get_mut(&was) {
-                class.endpoints = class.endpoints.saturating_sub(1);
-                self.touched.insert(was);
-            }
-            if is != ClassId::OPEN {
-                self.compiler.uses.entry(is).or_default().endpoints += 1;
-                self.touched.insert(is);
-            }
-        }
-    }
-
-    /// Lets a source be a member of classes no more.
-    fn forget(&mut self, source: &Source, classes: PerDirection<ClassId>) {
-        for id in classes {
-            if let Some(class) = self.compiler.uses.get_mut(&id) {
-                class.members.remove(source);
-                self.touched.insert(id);
-            }
-        }
-    }
-
-    /// Makes a source a member of other classes.
-    fn rebind(&mut self, source: &Source, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
-        self.forget(source, was);
-        for id in is.into_iter().filter(|id| *id != ClassId::OPEN) {
-            self.compiler
-                .uses
-                .entry(id)
-                .or_default()
-                .members
-                .insert(source.clone());
-            self.touched.insert(id);
-        }
-    }
-
-    /// Brings the classes of the intent in line with who uses them.
-    fn settle(&mut self, made: &[ClassId], next: &mut Intent) {
-        let new = made.iter().copied().zip(std::mem::take(&mut self.new));
-        let mut new: HashMap<ClassId, NewClass> = new.collect();
-        for id in std::mem::take(&mut self.touched) {
-            let used = self.compiler.uses.get(&id).is_some_and(|u| u.endpoints > 0);
-            let changed = match (used, new.remove(&id)) {
-                (false, _) => self.release(id, next),
-                (true, Some(new)) => {
-                    let (policy, fingerprint) = (new.policy, new.fingerprint);
-                    let class = Class {
-                        id,
-                        policy,
-                        fingerprint,
-                    };
-                    next.classes.insert(id, Arc::new(class));
-                    true
-                }
-                (true, None) => self.rename(id, next),
-            };
-            if changed {
-                next.changed.classes.push(id);
-            }
-        }
-        if !self.compiler.restored.is_empty() {
-            self.forget_restored(next);
-        }
-    }
-
-    /// Releases a class that nobody uses.
-    fn release(&mut self, id: ClassId, next: &mut Intent) -> bool {
-        self.compiler.uses.remove(&id);
-        let Some(class) = next.classes.remove(&id) else {
-            return false;
-        };
-        self.compiler.ids.release(id, self.generation);
-        if self.compiler.known.get(&class.fingerprint) == Some(&id) {
-            self.compiler.known.remove(&class.fingerprint);
-        }
-        true
-    }
-
-    /// Releases what the run before used and this one does not.
-    fn forget_restored(&mut self, next: &Intent) {
-        for id in std::mem::take(&mut self.compiler.restored) {
-            if !next.classes.contains_key(&id) {
-                self.compiler.ids.release(id, self.generation);
-            }
-        }
-        let in_use = next.classes.values().map(|class| (class.fingerprint, class.id));
-        self.compiler.known = in_use.collect();
-    }
-
-    /// Lets a class bear the names that one of its members has now.
-    fn rename(&mut self, id: ClassId, next: &mut Intent) -> bool {
-        let class = next.classes.get(&id).cloned();
-        let Some(used) = self.compiler.uses.get(&id) else {
-            return false;
-        };
-        let still = used
-            .named
-            .as_ref()
-            .filter(|s| class.is_some() && used.members.contains(*s));
-        let source = match still {
-            Some(source) if !self.resolved.contains_key(source) => return false,
-            Some(source) => source.clone(),
-            None => match used.members.get_min() {
-                Some(source) => source.clone(),
-                None => return false,
-            },
-        };
-        let Some((policy, fingerprint)) = self.policy_of(&source, id) else {
-            return false;
-        };
-        if let Some(used) = self.compiler.uses.get_mut(&id) {
-            used.named = Some(source);
-        }
-        if class.is_some_and(|c| c.policy == policy) {
-            return false;
-        }
-        let class = Class {
-            id,
-            policy,
-            fingerprint,
-        };
-        next.classes.insert(id, Arc::new(class));
-        true
-    }
-
-    /// The policy by which a source is in a class, under the source's own names.
-    fn policy_of(&mut self, source: &Source, id: ClassId) -> Option<(Policy, Fingerprint)> {
-        let resolved = self.resolved.get_mut(source).and_then(|resolved| {
-            let (direction, _) = resolved.wants.each().find(|(_, want)| *want == Want::Class(id))?;
-            resolved.policies[direction].take()
-        });
-        let candidates = match resolved {
-            Some(policy) => vec![policy],
-            None => self.effective(source)?.iter().map(canonical).collect(),
-        };
-        candidates.into_iter().find_map(|policy| {
-            let fingerprint = Fingerprint::of_canonical(&policy);
-            (self.compiler.known.get(&fingerprint) == Some(&id)).then_some((policy, fingerprint))
-        })
-    }
-
-    fn effective(&self, source: &Source) -> Option<PerDirection<Policy>> {
-        let (lists, document) = (&self.compiler.lists, self.document);
-        Some(match source {
-            Source::Unmanaged => PerDirection::from_fn(|d| lists.unmanaged(document, d)),
-            Source::Profiles(combo) => {
-                let endpoint = Endpoint {
-                    profiles: combo.to_vec(),
-                    ..Endpoint::default()
-                };
-                lists.both(document, "", &endpoint)
-            }
-            Source::Endpoint(name) => lists.both(document, name.as_str(), document.endpoints.get(name)?),
-            Source::ScheduledTransition(name, number) => {
-                let (_, grants) = falls_of(document, name).into_iter().nth(*number as usize)?;
-                lists.both_under(document, name.as_str(), document.endpoints.get(name)?, &grants)
-            }
-        })
-    }
 }
 
 fn class_of(want: Want, made: &[ClassId]) -> ClassId {
@@ -617,27 +316,6 @@ fn class_of(want: Want, made: &[ClassId]) -> ClassId {
         Want::Class(id) => id,
         // Every new class was made.
         Want::New(index) => made.get(index).copied().unwrap_or_default(),
-    }
-}
-
-fn intent_of(
-    name: &Name,
-    endpoint: &Endpoint,
-    classes: PerDirection<ClassId>,
-    transitions: Vec<ScheduledTransition>,
-) -> EndpointIntent {
-    EndpointIntent {
-        name: name.clone(),
-        attachments: endpoint.attachments.clone(),
-        macs: endpoint.macs.clone(),
-        addresses: endpoint.addresses.clone(),
-        network: endpoint.network.clone(),
-        shared: endpoint.shared.clone(),
-        roles: endpoint.roles.clone(),
-        source_guard: endpoint.source_guard,
-        link_local: endpoint.link_local,
-        classes,
-        transitions,
     }
 }
 
