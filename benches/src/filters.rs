@@ -1,9 +1,15 @@
 //! Filter sets as packet classification is measured with: made by a seeded generator, and files of ClassBench's format
 //! when `PORTCULLIS_CLASSBENCH` names a folder of them.
 
+mod generate;
+#[cfg(test)]
+mod tests;
+
 use portcullis_compiler::{Class, ClassId, Fingerprint, Intent};
-use portcullis_policy::classbench::{self, Kind};
+use portcullis_policy::classbench;
 use portcullis_policy::{PerDirection, Verdict, canonical};
+
+use generate::{Kind, generate};
 
 /// Filters of a generated set.
 pub const FILTERS: usize = 10_000;
@@ -21,7 +27,7 @@ pub fn sets() -> std::io::Result<Vec<FilterSet>> {
         .into_iter()
         .map(|(name, kind)| FilterSet {
             name: format!("{name} (generated)"),
-            text: classbench::generate(kind, FILTERS, 1),
+            text: generate(kind, FILTERS, 1),
         })
         .collect();
     if let Some(folder) = std::env::var_os("PORTCULLIS_CLASSBENCH") {

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use crate::drawn;
+use crate::oracle::Oracle;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
-use portcullis_fastpath::oracle::Oracle;
 use portcullis_fastpath::{
     Action, Cond, DropReason, Fields, Key, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
 };

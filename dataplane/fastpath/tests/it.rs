@@ -9,3 +9,4 @@
 mod drawn;
 mod equal;
 mod lines;
+mod oracle;

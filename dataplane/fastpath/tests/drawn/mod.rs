@@ -1,8 +1,9 @@
 //! Frames and rows drawn by chance, from small pools so that they meet.
 #![allow(dead_code, reason = "test binaries use what they need of it")]
 
-use portcullis_fastpath::oracle::value;
 use portcullis_fastpath::{Action, Cond, Fields, Key, NO_SLOT, Row, Table};
+
+use crate::oracle::value;
 
 /// A generator of numbers (splitmix64), the same for a seed everywhere.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! ClassBench filter sets as policies, for benchmarks and tests against published rules.
+//! ClassBench filter sets as policies, to compile published rules for a target.
 //!
 //! ClassBench (Taylor and Turner, "ClassBench: A Packet Classification Benchmark", IEEE/ACM Transactions on Networking
 //! 15(3), 2007) writes one filter a line; the first that matches wins:
@@ -15,8 +15,6 @@
 //! word says when that is `allow` or `deny`. Bits of an address beyond its prefix length are masked off: they take no
 //! part in matching, and published sets differ in whether they clear them.
 
-mod generate;
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -26,8 +24,6 @@ use crate::direction::Direction;
 use crate::effective::{Entry, Policy, Tier};
 use crate::matcher::{Families, Matcher, Ranges};
 use crate::types::{Family, PortRange, Protocol, Verdict};
-
-pub use generate::{Kind, generate};
 
 /// Why a line is not a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,9 +2,7 @@
 //!
 //! It shares the parser with the fast path, and nothing else. Tests compare the two.
 
-use crate::frame::{Fields, Kind};
-use crate::row::{Action, Row};
-use crate::table::{Key, Table};
+use portcullis_fastpath::{Action, Fields, Key, Kind, NO_SLOT, Row, Table};
 
 /// Rows of all tables, groups of ports.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +93,7 @@ impl Oracle {
     pub fn process(&self, frame: &[u8], in_port: u16) -> (Vec<u16>, Vec<u32>) {
         let mut slots = Vec::new();
         let ports = self.ports(frame, in_port, &mut slots);
-        slots.retain(|slot| *slot != crate::NO_SLOT);
+        slots.retain(|slot| *slot != NO_SLOT);
         (ports, slots)
     }
 
