@@ -10,7 +10,7 @@ mod making;
 mod short_circuit;
 mod step;
 
-use portcullis_policy::Verdict;
+use portcullis_policy::{Direction, Verdict};
 
 use crate::frame::Fields;
 use crate::header_subset::HeaderSubset;
@@ -209,24 +209,24 @@ fn shape(f: &Fields) -> usize {
 impl Class {
     /// What happens to a packet of this class.
     #[inline(always)]
-    pub fn judge(&self, fields: &Fields, egress: bool) -> Decision {
-        let leaf = self.leaf(shape(fields), fields, egress);
+    pub fn judge(&self, fields: &Fields, direction: Direction) -> Decision {
+        let leaf = self.leaf(shape(fields), fields, direction);
         if leaf & LIST == 0 {
             Decision::from_leaf(leaf)
         } else {
-            self.search(leaf & !LIST, fields, egress)
+            self.search(leaf & !LIST, fields, direction)
         }
     }
 
     /// What the lines say of a packet of which little was looked at.
     #[inline(always)]
-    pub fn leaf_of(&self, headers: &HeaderSubset, egress: bool) -> Leaf {
-        Leaf(self.leaf(headers.shape(), headers, egress))
+    pub fn leaf_of(&self, headers: &HeaderSubset, direction: Direction) -> Leaf {
+        Leaf(self.leaf(headers.shape(), headers, direction))
     }
 
     /// A verdict or a list. No closures here: they would be compiled for any CPU, and not for the one at hand.
     #[inline(always)]
-    fn leaf(&self, shape: usize, packet: &impl Packet, egress: bool) -> u32 {
+    fn leaf(&self, shape: usize, packet: &impl Packet, direction: Direction) -> u32 {
         let Some(first) = self.shapes.get(shape) else {
             return NO_SLOT;
         };
@@ -249,7 +249,7 @@ impl Class {
             let Some(step) = self.steps.get(at) else {
                 return NO_SLOT;
             };
-            let leaf = step.leaf(packet, &self.remotes, egress);
+            let leaf = step.leaf(packet, &self.remotes, direction);
             if leaf < NEXT {
                 return leaf;
             }
@@ -258,9 +258,9 @@ impl Class {
     }
 
     #[inline(never)]
-    fn search(&self, at: u32, fields: &Fields, egress: bool) -> Decision {
+    fn search(&self, at: u32, fields: &Fields, direction: Direction) -> Decision {
         let remote = if self.needs_remote {
-            self.remotes.find(fields, egress)
+            self.remotes.find(fields, direction)
         } else {
             0
         };

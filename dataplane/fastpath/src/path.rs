@@ -1,5 +1,7 @@
 //! The pipeline: parse, attach, roles, guard, egress policy, L2, then deliver and ingress policy for every copy.
 
+use portcullis_policy::{Direction, PerDirection};
+
 use crate::classes::{Class, Leaf};
 use crate::frame::{Fields, Kind};
 use crate::guard::Guard;
@@ -153,8 +155,10 @@ impl Snapshot {
             headers: Some(headers),
             guard: from.and_then(|point| point.guard.as_deref()),
             to,
-            egress: from.and_then(|point| point.sends).map(|class| self.egress(class)),
-            ingress: receives.map(|class| self.ingress(class)),
+            classes: PerDirection {
+                egress: from.and_then(|point| point.sends).map(|class| self.egress(class)),
+                ingress: receives.map(|class| self.ingress(class)),
+            },
         }
     }
 
@@ -246,7 +250,7 @@ impl Snapshot {
         }
         // Class 0: nothing is denied.
         if class != 0 {
-            let Decision { verdict, slot } = self.egress(class).judge(f, true);
+            let Decision { verdict, slot } = self.egress(class).judge(f, Direction::Egress);
             tally.hit(slot, bytes);
             if !verdict.passes() {
                 return Err(DropReason::EgressPolicy);
@@ -276,7 +280,7 @@ impl Snapshot {
         let point = self.point(out_port, f.vlan).ok_or(DropReason::UnknownReceiver)?;
         let class = point.receives.ok_or(DropReason::UnknownReceiver)?;
         if class != 0 {
-            let Decision { verdict, slot } = self.ingress(class).judge(f, false);
+            let Decision { verdict, slot } = self.ingress(class).judge(f, Direction::Ingress);
             tally.hit(slot, bytes);
             if !verdict.passes() {
                 return Err(DropReason::IngressPolicy);
@@ -292,9 +296,8 @@ pub struct Prefetch<'a> {
     headers: Option<HeaderSubset>,
     guard: Option<&'a Guard>,
     to: Option<u16>,
-    /// Classes of sender and receiver, where there are some.
-    egress: Option<&'a Class>,
-    ingress: Option<&'a Class>,
+    /// Egress class of the sender and ingress class of the receiver, where there are some.
+    classes: PerDirection<Option<&'a Class>>,
 }
 
 impl Prefetch<'_> {
@@ -303,8 +306,10 @@ impl Prefetch<'_> {
         headers: None,
         guard: None,
         to: None,
-        egress: None,
-        ingress: None,
+        classes: PerDirection {
+            egress: None,
+            ingress: None,
+        },
     };
 
     /// The second half, for most frames: to one receiver, with rows of which the lines know enough. Nothing is counted before
@@ -316,12 +321,12 @@ impl Prefetch<'_> {
         };
         let bytes = length as u32;
         // No closures here: they would be compiled for any CPU, and not for the one at hand.
-        let sent = match self.egress {
-            Some(class) => class.leaf_of(f, true),
+        let sent = match self.classes.egress {
+            Some(class) => class.leaf_of(f, Direction::Egress),
             None => Leaf::DENIED,
         };
-        let received = match self.ingress {
-            Some(class) => class.leaf_of(f, false),
+        let received = match self.classes.ingress {
+            Some(class) => class.leaf_of(f, Direction::Ingress),
             None => Leaf::DENIED,
         };
         // Nearly all frames: what is allowed at both ends, looked at all at once. Of anything else why is to be told.
@@ -345,7 +350,11 @@ impl Prefetch<'_> {
                 return Forwarding::To(port);
             }
         }
-        self.counted(f, [sent, received], in_port, bytes, tally)
+        let leaves = PerDirection {
+            egress: sent,
+            ingress: received,
+        };
+        self.counted(f, leaves, in_port, bytes, tally)
     }
 
     /// Why a frame goes nowhere, step by step; or that the lines do not know.
@@ -353,12 +362,12 @@ impl Prefetch<'_> {
     fn counted(
         &self,
         f: &HeaderSubset,
-        leaves: [Leaf; 2],
+        leaves: PerDirection<Leaf>,
         in_port: u16,
         bytes: u32,
         tally: &mut impl Tally,
     ) -> Forwarding {
-        let [sent, received] = leaves;
+        let (sent, received) = (leaves.egress, leaves.ingress);
         if f.dst_mac & GROUP != 0 {
             return Forwarding::Unknown;
         }
@@ -366,7 +375,7 @@ impl Prefetch<'_> {
             slots: [NO_SLOT; 5],
             bytes,
         };
-        if self.egress.is_none() {
+        if self.classes.egress.is_none() {
             return hits.dropped(in_port, DropReason::UnknownSender, tally);
         }
         if let Some(guard) = self.guard {
@@ -389,7 +398,7 @@ impl Prefetch<'_> {
         if port == in_port {
             return hits.dropped(in_port, DropReason::Hairpin, tally);
         }
-        if self.ingress.is_none() {
+        if self.classes.ingress.is_none() {
             return hits.dropped(in_port, DropReason::UnknownReceiver, tally);
         }
         if received.is_list() {

@@ -1,5 +1,6 @@
 //! Remote stage of a class: longest-prefix match of an address to a remote id.
 
+use portcullis_policy::Direction;
 use portcullis_policy::intervals::paint;
 
 use crate::frame::Fields;
@@ -98,11 +99,10 @@ fn is_prefix(mask: u128, bits: u32) -> bool {
 impl Remotes {
     /// The remote id of a frame, 0 when no row matches.
     #[inline]
-    pub fn find(&self, fields: &Fields, egress: bool) -> u16 {
-        let (v4, v6) = if egress {
-            (fields.dst_ipv4, fields.dst_ipv6)
-        } else {
-            (fields.src_ipv4, fields.src_ipv6)
+    pub fn find(&self, fields: &Fields, direction: Direction) -> u16 {
+        let (v4, v6) = match direction {
+            Direction::Egress => (fields.dst_ipv4, fields.dst_ipv6),
+            Direction::Ingress => (fields.src_ipv4, fields.src_ipv6),
         };
         if !self.odd.is_empty() {
             let met = |o: &&Odd| {
@@ -121,9 +121,12 @@ impl Remotes {
 
     /// The same for an IPv4 packet.
     #[inline]
-    pub fn find_ipv4(&self, src: u32, dst: u32, egress: bool) -> u16 {
+    pub fn find_ipv4(&self, src: u32, dst: u32, direction: Direction) -> u16 {
         if self.odd.is_empty() {
-            let address = if egress { dst } else { src };
+            let address = match direction {
+                Direction::Egress => dst,
+                Direction::Ingress => src,
+            };
             return match &self.v4 {
                 Some(space) => space.find(address).unwrap_or(0),
                 None => 0,
@@ -135,7 +138,7 @@ impl Remotes {
             dst_ipv4: dst,
             ..Fields::default()
         };
-        self.find(&fields, egress)
+        self.find(&fields, direction)
     }
 
     /// Where ids change among IPv4 addresses, and the id from there on; `None` when they are no intervals.

@@ -1,5 +1,7 @@
 //! Tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
 
+use portcullis_policy::Direction;
+
 /// A table. The number is the lower part of its P4 id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -113,6 +115,14 @@ impl Table {
     /// The table with a P4 id.
     pub fn of_id(id: u32) -> Option<Table> {
         Table::ALL.into_iter().find(|t| t.id() == id)
+    }
+
+    /// The direction of a table that is about classes; egress for every other one.
+    pub(crate) fn direction(self) -> Direction {
+        match self {
+            Table::IngressPolicy | Table::IngressRemote => Direction::Ingress,
+            _ => Direction::Egress,
+        }
     }
 
     /// Its keys: the one with P4 id `n` is at `n - 1`.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use portcullis_policy::{Direction, PerDirection};
+
 use crate::classes::{self, Class};
 use crate::frame::Fields;
 use crate::guard::{Guard, Shape, Shapes};
@@ -108,8 +110,7 @@ pub struct Snapshot {
     mac_table: MacTable,
     /// Groups of ports for MACs that are at several.
     several: Arc<BTreeMap<u64, u16>>,
-    egress: Classes,
-    ingress: Classes,
+    classes: PerDirection<Classes>,
     groups: BTreeMap<u32, Arc<[u16]>>,
 }
 
@@ -136,7 +137,7 @@ impl Snapshot {
             .map(|guard| (Arc::as_ptr(guard.shape()), guard.shape().bytes()))
             .collect();
         Memory {
-            classes: self.egress.bytes() + self.ingress.bytes() + shapes.values().sum::<usize>(),
+            classes: self.classes.iter().map(Classes::bytes).sum::<usize>() + shapes.values().sum::<usize>(),
             endpoints: ports + self.mac_table.bytes(),
         }
     }
@@ -146,9 +147,9 @@ impl Snapshot {
     #[inline(always)]
     pub fn judge(&self, class: u16, headers: &HeaderSubset, fields: &Fields) -> Decision {
         let class = self.egress(class);
-        let leaf = class.leaf_of(headers, true);
+        let leaf = class.leaf_of(headers, Direction::Egress);
         if leaf.is_list() {
-            return class.judge(fields, true);
+            return class.judge(fields, Direction::Egress);
         }
         leaf.decision()
     }
@@ -180,12 +181,12 @@ impl Snapshot {
 
     #[inline(always)]
     pub(crate) fn egress(&self, class: u16) -> &Class {
-        self.egress.get(class)
+        self.classes.egress.get(class)
     }
 
     #[inline(always)]
     pub(crate) fn ingress(&self, class: u16) -> &Class {
-        self.ingress.get(class)
+        self.classes.ingress.get(class)
     }
 
     pub(crate) fn group(&self, id: u32) -> &[u16] {
@@ -257,8 +258,8 @@ type PlugKey = (u16, Option<u16>);
 struct Dirty {
     points: BTreeSet<PlugKey>,
     macs: BTreeSet<u64>,
-    classes: [BTreeSet<u16>; 2],
-    open: [bool; 2],
+    classes: PerDirection<BTreeSet<u16>>,
+    open: PerDirection<bool>,
     groups: bool,
 }
 
@@ -270,7 +271,7 @@ pub struct Tables {
     counts: [usize; Table::ALL.len()],
     points: BTreeMap<PlugKey, AttachmentRows>,
     macs: HashMap<u64, RowId>,
-    classes: [ClassRows; 2],
+    classes: PerDirection<ClassRows>,
     groups: BTreeMap<u32, Arc<[u16]>>,
     dirty: Dirty,
     maps: Bitmaps,
@@ -281,14 +282,12 @@ pub struct Tables {
 impl Default for Tables {
     fn default() -> Self {
         let mut maps = Bitmaps::default();
-        let mut nobody = |table| Classes::new(table, &mut maps);
         let current = Arc::new(Snapshot {
             generation: 0,
             ports: vec![Arc::default(); PORTS].into_boxed_slice(),
             mac_table: MacTable::default(),
             several: Arc::default(),
-            egress: nobody(Table::EgressPolicy),
-            ingress: nobody(Table::IngressPolicy),
+            classes: POLICIES.map(|table| Classes::new(table, &mut maps)),
             groups: BTreeMap::new(),
         });
         Tables {
@@ -297,7 +296,7 @@ impl Default for Tables {
             counts: [0; Table::ALL.len()],
             points: BTreeMap::new(),
             macs: HashMap::new(),
-            classes: [ClassRows::default(), ClassRows::default()],
+            classes: PerDirection::default(),
             groups: BTreeMap::new(),
             dirty: Dirty::default(),
             maps,
@@ -307,10 +306,11 @@ impl Default for Tables {
     }
 }
 
-/// 0 for egress, 1 for ingress.
-fn direction(table: Table) -> usize {
-    usize::from(matches!(table, Table::IngressPolicy | Table::IngressRemote))
-}
+/// The tables that have the verdicts.
+const POLICIES: PerDirection<Table> = PerDirection {
+    egress: Table::EgressPolicy,
+    ingress: Table::IngressPolicy,
+};
 
 impl Tables {
     /// Keeps a row. That no other row has the same conditions and priority in this table is the caller's to see to.
@@ -404,18 +404,15 @@ impl Tables {
                 }
             }
             RowPlace::Class(class) | RowPlace::Remote(class) => {
-                if let Some(rows) = self.classes.get_mut(direction(table)) {
-                    let map = match place {
-                        RowPlace::Class(_) => &mut rows.policy,
-                        _ => &mut rows.remote,
-                    };
-                    put(map.entry(class).or_default());
-                }
+                let rows = &mut self.classes[table.direction()];
+                let map = match place {
+                    RowPlace::Class(_) => &mut rows.policy,
+                    _ => &mut rows.remote,
+                };
+                put(map.entry(class).or_default());
             }
             RowPlace::Open => {
-                if let Some(rows) = self.classes.get_mut(direction(table)) {
-                    put(&mut rows.open);
-                }
+                put(&mut self.classes[table.direction()].open);
             }
         }
         self.touch(table, place);
@@ -430,14 +427,10 @@ impl Tables {
                 self.dirty.macs.insert(mac);
             }
             RowPlace::Class(class) | RowPlace::Remote(class) => {
-                if let Some(classes) = self.dirty.classes.get_mut(direction(table)) {
-                    classes.insert(class);
-                }
+                self.dirty.classes[table.direction()].insert(class);
             }
             RowPlace::Open => {
-                if let Some(open) = self.dirty.open.get_mut(direction(table)) {
-                    *open = true;
-                }
+                self.dirty.open[table.direction()] = true;
             }
         }
     }

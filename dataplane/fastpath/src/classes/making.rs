@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use portcullis_policy::Verdict;
 use portcullis_policy::intervals::paint;
+use portcullis_policy::{Direction, Verdict};
 
 use super::short_circuit::Way;
 use super::step::{Axis, SkipRange, Step};
@@ -177,7 +177,7 @@ pub fn compile(table: Table, rows: &[&Row], remotes: Remotes, maps: &mut Bitmaps
         making.looks = 0;
         // A shape has some hundred steps at most.
         let first = making.step(&shape, met.collect(), After::default());
-        *place = making.shorter(&shape, first, &remotes, table == Table::EgressPolicy) as u16;
+        *place = making.shorter(&shape, first, &remotes, table.direction()) as u16;
     }
     let lists = making.lists.into_boxed_slice();
     Class {
@@ -289,7 +289,7 @@ impl Making<'_> {
     }
 
     /// The step to begin with in place of another: a short cut, where there is one.
-    fn shorter(&mut self, shape: &Shape, first: usize, remotes: &Remotes, egress: bool) -> usize {
+    fn shorter(&mut self, shape: &Shape, first: usize, remotes: &Remotes, direction: Direction) -> usize {
         // What others than IPv4 packets have for addresses says nothing.
         let is_ipv4 = shape.family == 0;
         if let Some(known) = self.short.get(&(first, is_ipv4)) {
@@ -304,7 +304,7 @@ impl Making<'_> {
                 .map(|(made, _)| made)
         };
         while let Some((axis, pieces)) = made(at)
-            && let Some(next) = way.go_on(*axis, pieces, is_ipv4.then_some(remotes), egress)
+            && let Some(next) = way.go_on(*axis, pieces, is_ipv4.then_some(remotes), direction)
         {
             at = (next & !NEXT) as usize;
         }

@@ -4,6 +4,8 @@
 //! tells that a packet is none that they are about: two vector compares, and what is usual goes on behind the looks that
 //! would have said so one after the other. Everything else goes the long way, which knows all.
 
+use portcullis_policy::Direction;
+
 use super::step::{Axis, Packet};
 use crate::remote::Remotes;
 
@@ -69,7 +71,7 @@ impl Way {
         axis: Axis,
         pieces: &Pieces,
         remotes: Option<&Remotes>,
-        egress: bool,
+        direction: Direction,
     ) -> Option<u32> {
         match axis {
             Axis::SrcPort => {
@@ -92,7 +94,11 @@ impl Way {
                     placed.push((start.into(), leaf(id)?));
                 }
                 placed.dedup_by_key(|(_, leaf)| *leaf);
-                self.addresses(if egress { Axis::DstV4 } else { Axis::SrcV4 }, &placed)
+                let axis = match direction {
+                    Direction::Egress => Axis::DstV4,
+                    Direction::Ingress => Axis::SrcV4,
+                };
+                self.addresses(axis, &placed)
             }
             Axis::DstPort | Axis::SrcV6 | Axis::DstV6 => None,
         }

@@ -1,5 +1,7 @@
 //! One lookup step: a port, the id of a prefix, or an address.
 
+use portcullis_policy::Direction;
+
 use crate::frame::Fields;
 use crate::header_subset::HeaderSubset;
 use crate::port_map::{Bitmaps, PortMap};
@@ -75,7 +77,7 @@ pub trait Packet {
     fn ipv4(&self) -> [u32; 2];
     fn ipv6(&self) -> [u128; 2];
     /// The id of the other side's prefix.
-    fn remote(&self, remotes: &Remotes, egress: bool) -> u16;
+    fn remote(&self, remotes: &Remotes, direction: Direction) -> u16;
 }
 
 impl Packet for Fields {
@@ -95,8 +97,8 @@ impl Packet for Fields {
     }
 
     #[inline(always)]
-    fn remote(&self, remotes: &Remotes, egress: bool) -> u16 {
-        remotes.find(self, egress)
+    fn remote(&self, remotes: &Remotes, direction: Direction) -> u16 {
+        remotes.find(self, direction)
     }
 }
 
@@ -117,8 +119,8 @@ impl Packet for HeaderSubset {
     }
 
     #[inline(always)]
-    fn remote(&self, remotes: &Remotes, egress: bool) -> u16 {
-        remotes.find_ipv4(self.src_ipv4, self.dst_ipv4, egress)
+    fn remote(&self, remotes: &Remotes, direction: Direction) -> u16 {
+        remotes.find_ipv4(self.src_ipv4, self.dst_ipv4, direction)
     }
 }
 
@@ -169,12 +171,12 @@ impl Step {
 
     /// The leaf of a packet; one that leads nowhere when there is none.
     #[inline(always)]
-    pub fn leaf(&self, packet: &impl Packet, remotes: &Remotes, egress: bool) -> u32 {
+    pub fn leaf(&self, packet: &impl Packet, remotes: &Remotes, direction: Direction) -> u32 {
         match self {
             Step::Destination(except, line) => except.or_line(line, packet),
             Step::ShortCircuit(usual) => usual.leaf(packet),
             Step::Source(line) => line.leaf(packet.ports()[0]),
-            Step::Remote(line) => line.leaf(packet.remote(remotes, egress)),
+            Step::Remote(line) => line.leaf(packet.remote(remotes, direction)),
             Step::Address(place) => place.leaf(packet),
         }
     }

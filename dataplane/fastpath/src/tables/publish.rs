@@ -3,12 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Classes, Dirty, Snapshot, Tables, compiled, point};
+use portcullis_policy::Direction;
+
+use super::{Classes, Dirty, POLICIES, Snapshot, Tables, compiled, point};
 use crate::classes::{self, Class};
 use crate::mac_table::SEVERAL;
 use crate::remote::Remotes;
 use crate::row::{Action, RowId};
-use crate::table::{Key, Table};
+use crate::table::Key;
 
 impl Tables {
     /// Compiles what changed since the last time. Without a change the last snapshot stands.
@@ -38,9 +40,9 @@ impl Tables {
                 Arc::make_mut(&mut next.several).remove(mac);
             }
         }
-        let [egress, ingress] = dirty.classes;
-        self.classes_into(&mut next.egress, Table::EgressPolicy, egress, dirty.open[0]);
-        self.classes_into(&mut next.ingress, Table::IngressPolicy, ingress, dirty.open[1]);
+        for (direction, classes) in dirty.classes.each() {
+            self.classes_into(&mut next, direction, classes, dirty.open[direction]);
+        }
         if dirty.groups {
             next.groups = self.groups.clone();
         }
@@ -86,10 +88,15 @@ impl Tables {
         }
     }
 
-    fn classes_into(&mut self, into: &mut Classes, table: Table, mut dirty: BTreeSet<u16>, open: bool) {
-        let Some(of) = self.classes.get_mut(super::direction(table)) else {
-            return;
-        };
+    fn classes_into(
+        &mut self,
+        next: &mut Snapshot,
+        direction: Direction,
+        mut dirty: BTreeSet<u16>,
+        open: bool,
+    ) {
+        let (into, table) = (&mut next.classes[direction], POLICIES[direction]);
+        let of = &mut self.classes[direction];
         for class in &dirty {
             for map in [&mut of.policy, &mut of.remote] {
                 if map.get(class).is_some_and(BTreeSet::is_empty) {
@@ -157,7 +164,7 @@ impl Dirty {
         self.points.is_empty()
             && self.macs.is_empty()
             && self.classes.iter().all(BTreeSet::is_empty)
-            && self.open == [false; 2]
+            && !self.open.iter().any(|open| *open)
             && !self.groups
     }
 }
