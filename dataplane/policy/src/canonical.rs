@@ -2,7 +2,7 @@
 
 use crate::effective::{Entry, Policy};
 use crate::matcher::{FlagMatch, Matcher};
-use crate::types::{Protocol, Verdict};
+use crate::types::Protocol;
 
 /// The canonical form: the same verdict on every packet, in an order that does not depend on how the rules were
 /// written. Names, reasons and tiers play no part; each entry keeps its own, so that the rule that decides can be
