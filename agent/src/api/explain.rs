@@ -300,17 +300,17 @@ fn guarded(endpoint: &Endpoint, direction: Direction, local: IpAddr) -> bool {
         && !link_local
 }
 
-struct Verdict {
-    action: Verdict,
+struct Decision {
+    verdict: Verdict,
     tier: String,
     rule: String,
     reason: String,
 }
 
-fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -> Verdict {
+fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -> Decision {
     if guarded(endpoint, policy.direction, packet.local) {
-        return Verdict {
-            action: Verdict::Deny,
+        return Decision {
+            verdict: Verdict::Deny,
             tier: "guard".to_string(),
             rule: format!("guard/{name}"),
             reason: format!(
@@ -322,7 +322,7 @@ fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -
     let frame = Packet {
         frame: Frame::Ip(packet.clone()),
     };
-    let (action, decider) = policy.judge(&frame, View::FULL);
+    let (verdict, decider) = policy.judge(&frame, View::FULL);
     let entry = match decider {
         Decider::Entry(index) => policy.entries.get(index as usize),
         _ => None,
@@ -333,8 +333,8 @@ fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -
         (None, _) => "evasion".to_string(),
     };
     let reason = entry.map(|e| e.reason.to_string()).unwrap_or_default();
-    Verdict {
-        action,
+    Decision {
+        verdict,
         tier,
         rule: policy.origin(decider),
         reason,
@@ -383,7 +383,7 @@ pub(super) async fn explain(
     })?;
     let policy = effective(&base.document, name.as_str(), endpoint, question.direction);
     let packet = packet(&question, endpoint, &policy)?;
-    let verdict = judge(name, endpoint, &policy, &packet);
+    let decision = judge(name, endpoint, &policy, &packet);
     let trace = Trace {
         endpoint: name.clone(),
         direction: question.direction,
@@ -402,10 +402,10 @@ pub(super) async fn explain(
         targets.push(answer.await.map_err(|_| ApiError::Lost)?);
     }
     Ok(v1::ExplainResponse {
-        verdict: convert::action_out(verdict.action).into(),
-        tier: verdict.tier,
-        rule: verdict.rule,
-        reason: verdict.reason,
+        verdict: convert::action_out(decision.verdict).into(),
+        tier: decision.tier,
+        rule: decision.rule,
+        reason: decision.reason,
         packet: in_words(question.direction, &packet),
         class: base
             .intent
