@@ -228,9 +228,10 @@ fn bodies(sandbox: &Sandbox) -> BTreeSet<String> {
         words.collect::<Vec<_>>().join(", ")
     });
     // The uplink taught the switch a MAC under traffic, and each bridge has a MAC of its own.
-    let of_this_run = ["idle_timeout", "table=5, priority=7,", "set_field:0xfffe->reg3"];
+    let learned = format!("table={}, priority=7,", portcullis_ovs::tables::Table::L2 as u8);
+    let of_this_run = ["idle_timeout", learned.as_str(), "set_field:0xfffe->reg3"];
     bodies
-        .filter(|body| !of_this_run.iter().any(|part| body.contains(part)))
+        .filter(|body| !of_this_run.iter().any(|part| body.contains(*part)))
         .collect()
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_backend::EnforcingRow;
+use portcullis_ovs::tables::Table;
 use portcullis_policy::{Direction, Document, Grant, GrantKind, Rule, Verdict};
 use portcullis_testbed::probe::{TcpOutcome, tcp_echo};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
@@ -273,10 +274,13 @@ fn far_ends_are_written_for_as_long_as_rows_last() {
     assert_eq!(timed(&rig).iter().filter(renewed).count(), 2);
 
     // Somebody makes a row last for ever.
-    let top = "table=7,priority=101,reg3=1,cookie=0x5043000000000001,actions=goto_table:8";
+    let [deliver, remote] = [Table::Deliver, Table::IngressRemote].map(rig::number);
+    let top =
+        format!("table={deliver},priority=101,reg3=1,cookie=0x5043000000000001,actions=goto_table:{remote}");
+    let in_deliver = format!("table={deliver},");
     let bridge = rig.bridge();
     let rows = timed(&rig);
-    let deliver = rows.iter().find(|r| r.contains("table=7,")).unwrap();
+    let deliver = rows.iter().find(|r| r.contains(&in_deliver)).unwrap();
     let port = deliver
         .split("reg3=")
         .nth(1)
@@ -295,7 +299,7 @@ fn far_ends_are_written_for_as_long_as_rows_last() {
     assert!(
         repaired
             .iter()
-            .any(|r| r.contains("table=7,") && r.contains("hard_timeout=65535,")),
+            .any(|r| r.contains(&in_deliver) && r.contains("hard_timeout=65535,")),
         "{repaired:#?}"
     );
 }

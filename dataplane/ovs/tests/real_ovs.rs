@@ -7,6 +7,7 @@
 )]
 
 mod corpus;
+mod real_bridge;
 mod real_change;
 mod real_closed;
 mod real_corpus;

@@ -6,6 +6,7 @@ use crate::rig;
 use std::time::Duration;
 
 use portcullis_backend::SessionState;
+use portcullis_ovs::tables::Table;
 use portcullis_testbed::{EndpointSpec, SandboxOptions, etherparse, need_root};
 use rig::{Rig, connects, v4};
 
@@ -56,18 +57,21 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
     rig.until("foreign rows counted", |s| s.foreign_rows == 1);
     let want = rig.flows();
 
+    let [policy, forward, l2] = [Table::EgressPolicy, Table::Forward, Table::L2].map(rig::number);
+    let denying = format!("table={policy},tcp,tp_dst=25");
     let ofctl = |args: &[&str]| rig.sandbox.ofctl([&["-O", "OpenFlow15"], args].concat()).unwrap();
     ofctl(&[
         "--strict",
         "del-flows",
         &bridge,
-        "table=5,priority=10,reg2=0,dl_dst=02:00:00:00:00:01",
+        &format!("table={l2},priority=10,reg2=0,dl_dst=02:00:00:00:00:01"),
     ]);
-    ofctl(&["mod-flows", &bridge, "table=3,tcp,tp_dst=25,actions=goto_table:4"]);
+    let opened = format!("table={policy},tcp,tp_dst=25,actions=goto_table:{forward}");
+    ofctl(&["mod-flows", &bridge, &opened]);
     ofctl(&[
         "add-flow",
         &bridge,
-        "table=3,priority=50000,cookie=0x5043000000000009,tcp,actions=goto_table:4",
+        &format!("table={policy},priority=50000,cookie=0x5043000000000009,tcp,actions=goto_table:{forward}"),
     ]);
     rig.until("drift seen", |s| s.drift_repaired >= 3);
     rig.holds("repaired", &want);
@@ -80,7 +84,7 @@ fn drift_is_repaired_and_foreign_rows_are_left_alone() {
     let explained = |rig: &Rig| rig.runtime.block_on(rig.target.explain(trace.clone())).unwrap();
     assert!(explained(&rig).iter().all(|row| row.present));
     rig.sandbox
-        .ofctl(["-O", "OpenFlow15", "del-flows", &bridge, "table=3,tcp,tp_dst=25"])
+        .ofctl(["-O", "OpenFlow15", "del-flows", &bridge, &denying])
         .unwrap();
     if explained(&rig).iter().any(|row| !row.present) {
         assert_ne!(
@@ -327,11 +331,12 @@ fn a_foreign_pipeline_takes_over_behind_ours() {
         .into_iter()
         .filter(|f| f.contains("cookie=0x5043"))
         .collect();
-    let elsewhere = |f: &&String| !(10..=21).any(|t| f.contains(&format!("table={t},")));
+    let last = 10 + Table::all().map(rig::number).max().unwrap();
+    let elsewhere = |f: &&String| !(10..=last).any(|t| f.contains(&format!("table={t},")));
     assert_eq!(
         ours.iter().filter(elsewhere).count(),
         0,
-        "rows outside tables 10 to 21"
+        "rows outside tables 10 to {last}"
     );
 }
 
@@ -345,6 +350,7 @@ fn an_agent_killed_in_the_middle_of_a_change_finishes_it_after_its_restart() {
         panic!("two hosts")
     };
     let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
+    let policy = format!("table={},", rig::number(Table::EgressPolicy));
     let ports = |round: u32| format!("25, {}, \"{}-{}\"", 1000 + round, 2000 + round, 4000 + round);
     rig.apply(&document("25"));
     let mut seed = 7u32;
@@ -368,7 +374,7 @@ fn an_agent_killed_in_the_middle_of_a_change_finishes_it_after_its_restart() {
         assert_eq!(rig.flows(), settled);
         let classes = settled
             .iter()
-            .filter(|f| f.contains("table=3,") && f.contains("reg0="))
+            .filter(|f| f.contains(&policy) && f.contains("reg0="))
             .count();
         let one: Vec<_> = settled
             .iter()

@@ -1,12 +1,15 @@
 //! What the tests on the real switch share: a private OVS-DPDK, hosts in namespaces, the backend, an intent.
 #![allow(dead_code)]
 
+pub mod frames;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_backend::{SessionState, TargetHandle, Trace, Unstored, launch};
 use portcullis_compiler::{Compiler, Intent};
+use portcullis_ovs::tables::Table;
 use portcullis_ovs::{Config, OvsBackend};
 use portcullis_policy::{Direction, Document, Fragment, IpPacket, L4};
 use portcullis_testbed::probe::TcpOutcome;
@@ -24,6 +27,11 @@ pub struct Rig {
     /// What outlives an agent.
     records: Arc<Unstored>,
     task: Option<JoinHandle<()>>,
+}
+
+/// Its number, where the pipeline begins in the bridge's first table.
+pub fn number(table: Table) -> u8 {
+    table as u8
 }
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
