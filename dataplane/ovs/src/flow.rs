@@ -7,7 +7,7 @@ use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Action, Bits, Instruction, LearnSpec, Match};
 
 use crate::regs;
-use crate::tables::Table;
+use crate::tables::{Level, Table};
 
 /// What makes two flows the same row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,11 +88,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A row.
-    pub fn flow(&self, table: Table, priority: u16, matching: Match, instructions: Vec<Instruction>) -> Flow {
+    /// A row, with a priority of the table's contract.
+    pub fn flow(
+        &self,
+        table: Table,
+        priority: impl Into<Level>,
+        matching: Match,
+        instructions: Vec<Instruction>,
+    ) -> Flow {
         let key = SharedIdentity(Arc::new(FlowIdentity {
             table,
-            priority,
+            priority: priority.into().number(),
             matching,
         }));
         (
@@ -112,7 +118,7 @@ impl Writer {
     }
 
     /// A row that drops.
-    pub fn drop(&self, table: Table, priority: u16, matching: Match) -> Flow {
+    pub fn drop(&self, table: Table, priority: impl Into<Level>, matching: Match) -> Flow {
         self.flow(table, priority, matching, Vec::new())
     }
 }

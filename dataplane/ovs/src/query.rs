@@ -154,12 +154,13 @@ pub(crate) fn enforcing(
 
 /// What to ask the switch to count hits.
 pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
-    [Table::Guard, Table::EgressPolicy, Table::IngressPolicy]
-        .map(|t| FlowStatsRequest {
-            table_id: pipeline.number(t),
+    Table::all()
+        .filter(|table| table.contract().is_counted)
+        .map(|table| FlowStatsRequest {
+            table_id: pipeline.number(table),
             ..FlowStatsRequest::default()
         })
-        .to_vec()
+        .collect()
 }
 
 /// A verdict, by the rule and for the class it was about. Two rules of a class can have one name here and two among

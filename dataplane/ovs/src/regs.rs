@@ -31,8 +31,50 @@ pub fn out(number: u32) -> u128 {
     u128::from(number & 0xffff)
 }
 
+/// A register of the pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Register {
+    /// The field.
+    pub field: Field,
+    /// Its name in the docs.
+    pub name: &'static str,
+    /// What it holds, as the docs say it.
+    pub holds: &'static str,
+}
+
 /// All of them, to be cleared before a packet leaves for a foreign pipeline.
-pub const ALL: [Field; 6] = [CLASS, REMOTE, VLAN, OUT, SENDER, FLOOD];
+pub const ALL: [Register; 6] = [
+    Register {
+        field: CLASS,
+        name: "class",
+        holds: "class of the sender, then of the receiver; 0: nothing is denied",
+    },
+    Register {
+        field: REMOTE,
+        name: "remote",
+        holds: "remote id; 0: no rule names the other side",
+    },
+    Register {
+        field: VLAN,
+        name: "vlan",
+        holds: "VLAN the frame belongs to, tagged or not",
+    },
+    Register {
+        field: OUT,
+        name: "out",
+        holds: "output port; 0: not known",
+    },
+    Register {
+        field: SENDER,
+        name: "sender",
+        holds: "what the sender is: 1 a server port, 2 a router, 4 a DHCP server, 8 sends tags; 0: an uplink",
+    },
+    Register {
+        field: FLOOD,
+        name: "flood",
+        holds: "part of the receivers being flooded to",
+    },
+];
 
 /// Bits of the cookie that hold the tag.
 pub const TAG_MASK: u64 = 0xffff << 48;

@@ -15,13 +15,12 @@ use std::time::Duration;
 use portcullis_backend::Footprint;
 use portcullis_backend::machine::{Drift, Machine};
 use portcullis_openflow::{
-    BundleKind, Features, FlowMod, FlowStats, FlowStatsRequest, Fragments, Hello, Match, Message,
-    MultipartRequest, PortDesc, ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
+    BundleKind, Features, FlowStats, FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc,
+    ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
 };
 
 use crate::flow::{FlowBody, FlowKey};
-use crate::regs;
-use crate::tables::{Pipeline, Table};
+use crate::tables::{Pipeline, flood};
 use crate::units::UnitId;
 
 pub use errors::{RefusedRow, SessionError};
@@ -309,13 +308,7 @@ impl Session {
             return Ok(());
         }
         let (generation, _) = self.machine.generations();
-        let nowhere = Match::new().exact(regs::FLOOD, u128::from(u32::MAX));
-        self.send(&Message::FlowMod(FlowMod {
-            table_id: self.pipeline.number(Table::Flood),
-            cookie: regs::nudge_cookie(self.pipeline.tag, generation),
-            match_: nowhere,
-            ..FlowMod::default()
-        }))?;
+        self.send(&Message::FlowMod(flood::nudge(&self.pipeline, generation)))?;
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use portcullis_testbed::conformance::{Fault, Plan, Probe, Report, Subject, Watch
 const TAG: u16 = Config::DEFAULT_COOKIE;
 const OTHER: u16 = 0x7777;
 /// Rows of ports that nobody knows yet have this priority in the first table.
-const UNKNOWN: u16 = 1;
+const UNKNOWN: u16 = portcullis_ovs::tables::attach::UNKNOWN.lowest;
 
 fn settings() -> Pipeline {
     pipeline(0, TAG)

@@ -1,24 +1,61 @@
 //! `attach`: port and VLAN tag → what the sender is, its class, and the VLAN the frame belongs to.
 
+use portcullis_backend::delta::Layer;
 use portcullis_compiler::ClassId;
 use portcullis_openflow::{Action, Bits, Field, Match, port};
 use portcullis_policy::Direction;
 
-use super::{Exit, Forwarding, Pipeline, Table, learn};
+use super::{Contract, Effect, Exit, Forwarding, Miss, Pipeline, Priority, Table, learn};
+use crate::expiry::RANKS;
 use crate::flow::{Flow, Writer, then};
 use crate::ports::{ManagedPort, Role, SwitchPort, Vlans};
 use crate::regs;
 
 /// A tag is present: bit 0x1000 of `vlan_vid` (OXM_OF_VLAN_VID).
 pub(crate) const TAGGED: u128 = 0x1000;
-/// Rows of known ports. The bridge's first table is where foreign rows live too, and OpenFlow replaces a row of
-/// equal priority and match without a word (1.5, 6.4); so these are priorities that nobody else would choose.
-/// The lowest row of a port's stack; the others are above it.
-const KNOWN: u16 = 20_547;
-/// What a known port may not send: frames of VLANs it is not in.
-const NOT_MEMBER: u16 = 20_537;
-/// A port that the agent does not know yet. Above 0, where a bridge's own default row is.
-const UNKNOWN: u16 = 1;
+/// The table's contract. Foreign rows live in the bridge's first table too, and OpenFlow replaces a row of equal priority and
+/// match without an error (1.5, 6.4); so rows of known ports have priorities that others are unlikely to choose.
+pub const TABLE: Contract = Contract {
+    name: "attach",
+    does: "what the sender is, its class and VLAN; drops what comes from ports that the agent does not know yet",
+    layer: Layer::Dispatch,
+    keys: &[Field::InPort, Field::VlanVid],
+    priorities: &[KNOWN, NOT_MEMBER, UNKNOWN],
+    effects: &[
+        Effect::Drop,
+        Effect::Set(regs::SENDER),
+        Effect::Set(regs::CLASS),
+        Effect::Set(regs::VLAN),
+        Effect::PopVlan,
+        Effect::Resubmit(Table::Learn),
+        // A copy on the side shows NORMAL where the source is, when NORMAL forwards to uplinks.
+        Effect::Set(Field::EthDst),
+        Effect::Normal,
+        Effect::Goto(Table::Guard),
+        Effect::Goto(Table::Forward),
+    ],
+    miss: Miss::Row(UNKNOWN),
+    is_counted: false,
+};
+
+const KNOWN_LOWEST: u16 = 20_547;
+const KNOWN: Priority = Priority::range(
+    "known",
+    KNOWN_LOWEST,
+    KNOWN_LOWEST + RANKS,
+    "frames of a known port in one of its VLANs; a port's timed rows stand above its permanent one",
+);
+const NOT_MEMBER: Priority = Priority::new(
+    "not-member",
+    20_537,
+    "frames of a known port in VLANs that it is not in: dropped",
+);
+/// Above 0, where a bridge's own default row is.
+pub const UNKNOWN: Priority = Priority::new(
+    "unknown",
+    1,
+    "frames of ports that the agent does not know yet: dropped",
+);
 
 /// Teaches NORMAL where this source is without sending anything: to its own source it does not forward.
 fn teach_normal() -> Action {
@@ -128,7 +165,7 @@ pub fn rows(
                     }
                     actions.extend(note.clone());
                     let then = then(actions, pipeline.number(Table::Guard));
-                    let row = writer.flow(Table::Attach, KNOWN + timed_row.rank, matching.clone(), then);
+                    let row = writer.flow(Table::Attach, KNOWN.above(timed_row.rank), matching.clone(), then);
                     rows.push(writer.until(row, timed_row.until));
                 }
             }

@@ -14,12 +14,10 @@ use portcullis_openflow::{Field, Match};
 use portcullis_policy::Protocol;
 
 use super::attach::TAGGED;
+use super::guard::CONTROL;
 use super::{TAG_TYPES, Table, forward};
 use crate::flow::{Flow, Writer};
 use crate::regs;
-
-/// Above everything that a guard says.
-const CONTROL: u16 = 60;
 
 const IPV4: u128 = 0x0800;
 const IPV6: u128 = 0x86dd;

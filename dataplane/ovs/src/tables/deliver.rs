@@ -1,25 +1,74 @@
 //! `deliver`: output port → the receiver's class. This row, or the stack of them, alone moves a receiver to
 //! another class. Uplinks are not policed: frames to them go out.
 
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Field, Instruction, Match, port};
 
 use super::attach::TAGGED;
-use super::{Exit, Pipeline, Table, flood};
-use crate::expiry::TimedRow;
+use super::{Contract, Effect, Exit, Miss, Pipeline, Priority, Table, flood};
+use crate::expiry::{RANKS, TimedRow};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
-/// The lowest row of a port's stack; the others are above it.
-const KNOWN: u16 = 100;
-/// No port is known for the frame, by what came before.
-const UNKNOWN_TAGGED: u16 = 3;
-const UNKNOWN_UNTAGGED: u16 = 2;
-const UNKNOWN: u16 = 1;
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "deliver",
+    does: "receiver's class; what has no known port goes to uplinks",
+    layer: Layer::Dispatch,
+    keys: &[regs::OUT, regs::SENDER, regs::VLAN, Field::VlanVid],
+    priorities: &[KNOWN, UNKNOWN_NO_VLAN, UNKNOWN_TAGGED, UNKNOWN_UNTAGGED, UNKNOWN],
+    effects: &[
+        Effect::Drop,
+        Effect::Set(regs::CLASS),
+        Effect::Set(regs::REMOTE),
+        Effect::Goto(Table::IngressRemote),
+        Effect::Goto(Table::Output),
+        Effect::Set(regs::FLOOD),
+        Effect::Resubmit(Table::Flood),
+        // Where NORMAL forwards to uplinks.
+        Effect::Set(regs::OUT),
+        Effect::Resubmit(Table::Deliver),
+        Effect::PushVlan,
+        Effect::Set(Field::VlanVid),
+        Effect::Set(Field::InPort16),
+        Effect::Normal,
+        // Where a foreign pipeline does: it expects registers of zero.
+        Effect::Set(regs::VLAN),
+        Effect::Set(regs::SENDER),
+        Effect::Foreign,
+    ],
+    miss: Miss::Drop,
+    is_counted: false,
+};
+
+const KNOWN_LOWEST: u16 = 100;
+const KNOWN: Priority = Priority::range(
+    "known",
+    KNOWN_LOWEST,
+    KNOWN_LOWEST + RANKS,
+    "frames to a known port; a port's timed rows stand above its permanent one",
+);
+const UNKNOWN_NO_VLAN: Priority = Priority::new(
+    "unknown-no-vlan",
+    4,
+    "frames of servers to no known port, of no VLAN; only where NORMAL forwards to uplinks",
+);
+const UNKNOWN_TAGGED: Priority = Priority::new(
+    "unknown-tagged",
+    3,
+    "the same, with a tag; only where NORMAL forwards to uplinks",
+);
+const UNKNOWN_UNTAGGED: Priority = Priority::new(
+    "unknown-untagged",
+    2,
+    "the same, of a VLAN and without its tag; only where NORMAL forwards to uplinks",
+);
+const UNKNOWN: Priority = Priority::new("unknown", 1, "other frames to no known port");
 
 /// Where a frame goes for which no port of the bridge is known.
 pub fn frame(exit: Exit, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let unknown = || Match::new().exact(regs::OUT, 0u128);
-    let row = |priority, matching, actions| {
+    let row = |priority: Priority, matching, actions| {
         let list = vec![Instruction::ApplyActions(actions)];
         writer.flow(Table::Deliver, priority, matching, list)
     };
@@ -34,7 +83,7 @@ pub fn frame(exit: Exit, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
             let mut push = super::output::push_tag();
             push.extend(from_nowhere());
             vec![
-                row(UNKNOWN_TAGGED + 1, no_vlan, from_nowhere()),
+                row(UNKNOWN_NO_VLAN, no_vlan, from_nowhere()),
                 row(UNKNOWN_TAGGED, tagged, from_nowhere()),
                 row(UNKNOWN_UNTAGGED, untagged, push),
                 row(UNKNOWN, unknown(), vec![Action::output(port::NORMAL)]),
@@ -54,7 +103,7 @@ fn from_nowhere() -> Vec<Action> {
 
 /// A foreign pipeline expects registers as a packet brings them: zero.
 fn foreign(number: u8) -> Vec<Instruction> {
-    let clear = regs::ALL.iter().map(|r| Action::set(*r, 0u128)).collect();
+    let clear = regs::ALL.iter().map(|r| Action::set(r.field, 0u128)).collect();
     vec![Instruction::ApplyActions(clear), Instruction::GotoTable(number)]
 }
 
@@ -67,7 +116,7 @@ pub fn row(port: u32, timed_row: TimedRow, pipeline: &Pipeline, writer: &Writer)
     ];
     let row = writer.flow(
         Table::Deliver,
-        KNOWN + timed_row.rank,
+        KNOWN.above(timed_row.rank),
         matching,
         then(actions, pipeline.number(Table::IngressRemote)),
     );

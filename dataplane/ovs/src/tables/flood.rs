@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_openflow::{Action, Instruction, Match};
+use portcullis_backend::delta::Layer;
+use portcullis_openflow::{Action, FlowMod, Instruction, Match};
 
-use super::{Exit, Pipeline, Table};
+use super::{Contract, Effect, Exit, Level, Miss, Pipeline, Priority, Table};
 use crate::flow::{Flow, Writer};
 use crate::ports::{Role, SwitchPort};
 use crate::regs;
@@ -33,9 +34,43 @@ const UPLINKS: u16 = 0x8000;
 /// What the flood register holds at the begin of a flood to uplinks; all ones is the nudge's.
 const TO_UPLINKS: u32 = 0xffff_0000;
 
-const PARTS: u16 = 20;
-const INDEX: u16 = 10;
-const INDEX_ANY: u16 = 5;
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "flood",
+    does: "a copy for each receiver of the VLAN, or for each uplink of it",
+    layer: Layer::Dispatch,
+    keys: &[regs::FLOOD, regs::VLAN],
+    priorities: &[NUDGE, PARTS, INDEX, INDEX_ANY],
+    effects: &[
+        Effect::Drop,
+        Effect::Set(regs::FLOOD),
+        Effect::Resubmit(Table::Flood),
+        Effect::Set(regs::OUT),
+        Effect::Resubmit(Table::Deliver),
+    ],
+    miss: Miss::Drop,
+    is_counted: false,
+};
+
+const NUDGE: Priority = Priority::new(
+    "nudge",
+    0x8000,
+    "no frame: writing this row makes the switch check its cached flows",
+);
+const PARTS: Priority = Priority::new("parts", 20, "the ports of one part");
+const INDEX: Priority = Priority::new("index", 10, "the parts of one VLAN");
+const INDEX_ANY: Priority = Priority::new("index-any", 5, "the parts of ports that carry every VLAN");
+
+/// A row that no frame matches. Writing it once more makes the switch check its cached flows.
+pub(crate) fn nudge(pipeline: &Pipeline, generation: u64) -> FlowMod {
+    FlowMod {
+        table_id: pipeline.number(Table::Flood),
+        priority: Level::from(NUDGE).number(),
+        cookie: regs::nudge_cookie(pipeline.tag, generation),
+        match_: Match::new().exact(regs::FLOOD, u128::from(u32::MAX)),
+        ..FlowMod::default()
+    }
+}
 
 /// The receivers of every set: a VLAN's, and those of every VLAN; once more for uplinks alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -1,8 +1,9 @@
 //! `forward`: a frame for one receiver, or for many.
 
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Field, Instruction, Match};
 
-use super::{Exit, Forwarding, Pipeline, Table};
+use super::{Contract, Effect, Exit, Forwarding, Miss, Pipeline, Priority, Table};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
@@ -10,18 +11,59 @@ use crate::regs;
 const GROUP: u128 = 0x0100_0000_0000;
 /// Groups that no bridge forwards (IEEE 802.1D, 7.12.6; Cisco's likewise), unless the bridge's `forward-bpdu` says so, and
 /// then to uplinks only. From server ports `guard` drops them.
-const RESERVED: u16 = 210;
 pub(crate) const RESERVED_GROUPS: [(u128, u128); 2] = [
     (0x0180_c200_0000, 0xffff_ffff_fff0),
     (0x0100_0ccc_cccc, 0xffff_ffff_fffe),
 ];
-/// Group frames with a group address, or without IP.
-const TO_MANY: u16 = 200;
-/// Group frames with a unicast address, from a sender that is not policed: not for endpoints.
-const UNICAST_INSIDE: u16 = 150;
-const UNICAST_INSIDE_POLICED: u16 = 140;
-const GROUP_OTHER: u16 = 100;
-const TO_ONE: u16 = 1;
+
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "forward",
+    does: "one receiver or many; drops unicast IP in group frames of servers",
+    layer: Layer::Dispatch,
+    keys: &[
+        Field::EthDst,
+        Field::EthType,
+        Field::Ipv4Dst,
+        Field::Ipv6Dst,
+        regs::SENDER,
+    ],
+    priorities: &[
+        RESERVED,
+        TO_MANY,
+        UNICAST_INSIDE,
+        UNICAST_INSIDE_POLICED,
+        GROUP_OTHER,
+        TO_ONE,
+    ],
+    effects: &[
+        Effect::Drop,
+        Effect::Resubmit(Table::L2),
+        Effect::Resubmit(Table::Flood),
+        Effect::Goto(Table::Deliver),
+    ],
+    miss: Miss::Row(TO_ONE),
+    is_counted: false,
+};
+
+const RESERVED: Priority = Priority::new(
+    "reserved",
+    210,
+    "groups that no bridge forwards: dropped, or to uplinks with the bridge's `forward-bpdu`",
+);
+const TO_MANY: Priority = Priority::new("to-many", 200, "IP to a group address in a group frame");
+const UNICAST_INSIDE: Priority = Priority::new(
+    "unicast-inside",
+    150,
+    "other IP in a group frame of an uplink: to uplinks, not to servers",
+);
+const UNICAST_INSIDE_POLICED: Priority = Priority::new(
+    "unicast-inside-server",
+    140,
+    "other IP in a group frame of a server: dropped",
+);
+const GROUP_OTHER: Priority = Priority::new("group-other", 100, "other group frames");
+const TO_ONE: Priority = Priority::new("to-one", 1, "every other frame: its receiver by `l2`");
 
 /// The rows of this table.
 pub fn rows(forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {

@@ -4,33 +4,117 @@
 use std::net::Ipv6Addr;
 
 use ipnet::IpNet;
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Field, Instruction, Match};
 use portcullis_policy::{LINK_LOCAL, MacAddr, MaskedV6, Protocol};
 
-use super::{Pipeline, Table, learn};
+use super::{Contract, Effect, Miss, Pipeline, Priority, Table, learn};
 use crate::flow::{Flow, Writer, then};
 use crate::ports::{ManagedPort, SwitchPort};
+use crate::regs;
 
-/// Sources that are allowed.
-const ALLOWED: u16 = 30;
-/// Link-local addresses that a host chooses, and above them those that are somebody else's.
-const CHOSEN: u16 = 27;
-const NOT_CHOSEN: u16 = 28;
-/// Neighbour discovery that does not say what it may not, and the rest of it. Between the two, by falling priority, what it
-/// may say where source or target is an address that the host chose.
-const ND_CHECK: u16 = 44;
-const ND_ONE_FOREIGN: u16 = 43;
-const ND_ONE_CHOSEN: u16 = 42;
-const ND_FOREIGN: u16 = 41;
-const ND_CHOSEN: u16 = 40;
-const ND_DENY: u16 = 35;
-/// Neighbour discovery whose options the switch could not read.
-const ND_HIDDEN: u16 = 45;
-/// IP and ARP from any other source.
-const DENIED: u16 = 20;
-/// Frames that are neither.
-const OTHER: u16 = 10;
-const FOREIGN_MAC: u16 = 5;
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "guard",
+    does: "drops what no server may send, and what a guarded one may not use as its source",
+    layer: Layer::Dispatch,
+    keys: &[
+        regs::SENDER,
+        Field::InPort,
+        Field::EthSrc,
+        Field::EthDst,
+        Field::VlanVid,
+        Field::EthType,
+        Field::ArpSha,
+        Field::ArpSpa,
+        Field::ArpTpa,
+        Field::Ipv4Src,
+        Field::Ipv4Dst,
+        Field::Ipv6Src,
+        Field::IpProto,
+        Field::UdpSrc,
+        Field::UdpDst,
+        Field::Icmpv4Type,
+        Field::Icmpv6Type,
+        Field::Icmpv6Code,
+        Field::NdTarget,
+        Field::NdSll,
+        Field::NdTll,
+    ],
+    priorities: &[
+        CONTROL,
+        ND_HIDDEN,
+        ND_CHECK,
+        ND_ONE_FOREIGN,
+        ND_ONE_CHOSEN,
+        ND_FOREIGN,
+        ND_CHOSEN,
+        ND_DENY,
+        ALLOWED,
+        NOT_CHOSEN,
+        CHOSEN,
+        DENIED,
+        OTHER,
+        FOREIGN_MAC,
+    ],
+    effects: &[
+        Effect::Drop,
+        Effect::Goto(Table::EgressRemote),
+        // A copy on the side whose destination is its source.
+        Effect::Set(Field::EthDst),
+        Effect::Resubmit(Table::L2),
+        Effect::Resubmit(Table::Learn),
+    ],
+    miss: Miss::Drop,
+    is_counted: true,
+};
+
+pub(super) const CONTROL: Priority = Priority::new(
+    "control",
+    60,
+    "what only routers, DHCP servers, bridges and trunks send: dropped from other servers",
+);
+const ND_HIDDEN: Priority = Priority::new(
+    "nd-hidden",
+    45,
+    "neighbour discovery whose options the switch could not read: dropped",
+);
+const ND_CHECK: Priority = Priority::new("nd-own", 44, "neighbour discovery about own addresses");
+const ND_ONE_FOREIGN: Priority = Priority::new(
+    "nd-one-foreign",
+    43,
+    "source or target is an own address, the other one belongs to another host: dropped",
+);
+const ND_ONE_CHOSEN: Priority = Priority::new(
+    "nd-one-chosen",
+    42,
+    "source or target is an own address, the other one a link-local address that the host chose",
+);
+const ND_FOREIGN: Priority = Priority::new(
+    "nd-foreign",
+    41,
+    "source or target belongs to another host: dropped",
+);
+const ND_CHOSEN: Priority = Priority::new(
+    "nd-chosen",
+    40,
+    "source and target are link-local addresses that the host chose",
+);
+const ND_DENY: Priority = Priority::new("nd-other", 35, "other neighbour discovery: dropped");
+const ALLOWED: Priority = Priority::new("allowed", 30, "own sources");
+const NOT_CHOSEN: Priority = Priority::new(
+    "not-chosen",
+    28,
+    "link-local sources that belong to other hosts: dropped",
+);
+const CHOSEN: Priority = Priority::new("chosen", 27, "other link-local sources, which the host chose");
+const DENIED: Priority = Priority::new(
+    "denied",
+    20,
+    "IP and ARP from any other source, and what may carry IP unseen: dropped",
+);
+const OTHER: Priority = Priority::new("other", 10, "other frames of the port or MAC");
+const FOREIGN_MAC: Priority = Priority::new("foreign-mac", 5, "frames from any other MAC: dropped");
 
 const IPV4: u128 = 0x0800;
 const ARP: u128 = 0x0806;
@@ -106,7 +190,8 @@ fn of_mac(
     rows: &mut Vec<Flow>,
 ) {
     let next = || after(policed, pipeline);
-    let mut pass = |priority, matching| rows.push(writer.flow(Table::Guard, priority, matching, next()));
+    let mut pass =
+        |priority: Priority, matching| rows.push(writer.flow(Table::Guard, priority, matching, next()));
     if policed.addresses.is_empty() {
         pass(OTHER, from.clone());
         arp_hardware(mac, &from, writer, rows);
@@ -310,12 +395,12 @@ impl Chosen<'_> {
         self.solicitations(rows);
     }
 
-    fn pass(&self, priority: u16, matching: Match) -> Flow {
+    fn pass(&self, priority: Priority, matching: Match) -> Flow {
         self.writer
             .flow(Table::Guard, priority, matching, self.next.to_vec())
     }
 
-    fn drop(&self, priority: u16, matching: Match) -> Flow {
+    fn drop(&self, priority: Priority, matching: Match) -> Flow {
         self.writer.drop(Table::Guard, priority, matching)
     }
 

@@ -1,24 +1,40 @@
 //! `l2`: destination MAC and VLAN → output port. Which row wins: a MAC that several ports declare, at the port that
 //! used it last; a declared MAC; a MAC seen on an uplink; a MAC seen on a server port.
 
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Field, Instruction, Match};
 use portcullis_policy::MacAddr;
 
-use super::Table;
+use super::{Contract, Effect, Miss, Priority, Table};
 use crate::flow::{Flow, Writer};
 use crate::ports::SwitchPort;
 use crate::regs;
 
-/// Learned: a MAC that several ports declare.
-pub(crate) const ROAMING: u16 = 12;
-/// A declared MAC in a VLAN of its port.
-const DECLARED: u16 = 10;
-/// A declared MAC of a port that carries every VLAN, or many.
-const DECLARED_ANY: u16 = 9;
-/// Learned: a MAC seen on an uplink.
-pub(crate) const UPLINK: u16 = 7;
-/// Learned: a MAC seen on a server port.
-pub(crate) const LEARNED: u16 = 5;
+/// The table's contract. Rows that the switch learns keep to it, too.
+pub const TABLE: Contract = Contract {
+    name: "l2",
+    does: "output port of a declared or learned MAC",
+    layer: Layer::Dispatch,
+    keys: &[regs::VLAN, Field::EthDst],
+    priorities: &[ROAMING, DECLARED, DECLARED_ANY, UPLINK, LEARNED],
+    effects: &[Effect::Set(regs::OUT)],
+    miss: Miss::Return,
+    is_counted: false,
+};
+
+pub(crate) const ROAMING: Priority = Priority::new(
+    "roaming",
+    12,
+    "learned: a MAC that several ports declare, at the port that used it last",
+);
+const DECLARED: Priority = Priority::new("declared", 10, "a declared MAC in a VLAN of its port");
+const DECLARED_ANY: Priority = Priority::new(
+    "declared-any",
+    9,
+    "a declared MAC of a port that carries many VLANs or every one",
+);
+pub(crate) const UPLINK: Priority = Priority::new("uplink", 7, "learned: a MAC seen on an uplink");
+pub(crate) const LEARNED: Priority = Priority::new("learned", 5, "learned: a MAC seen on a server port");
 
 /// A port in more VLANs has rows for all VLANs: one for each would be too many.
 const FEW_VLANS: usize = 16;
@@ -32,7 +48,7 @@ pub(crate) fn vlans(port: &SwitchPort) -> Option<Vec<u16>> {
 pub fn rows(mac: MacAddr, port: &SwitchPort, writer: &Writer) -> Vec<Flow> {
     let matching = Match::new().exact(Field::EthDst, u128::from(mac.to_u64()));
     let out = Action::set(regs::OUT, regs::out(port.number));
-    let row = |priority, matching| {
+    let row = |priority: Priority, matching| {
         writer.flow(
             Table::L2,
             priority,

@@ -4,10 +4,11 @@
 //! the MAC, or 0. So a MAC that another port has, an uplink among them, is not learned. What is learned is known with
 //! its VLAN, ages, and is counted per port. It goes with the row that teaches it, which goes with the port.
 
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Bits, Field, Instruction, Learn, LearnSpec, Match};
 use portcullis_policy::MacAddr;
 
-use super::{Forwarding, Pipeline, Table, l2};
+use super::{Contract, Effect, Forwarding, Level, Miss, Pipeline, Priority, Table, l2};
 use crate::flow::{Flow, Writer};
 use crate::ports::{ManagedPort, SwitchPort};
 use crate::regs;
@@ -17,19 +18,35 @@ pub const MAC_AGE: u16 = 300;
 /// MACs that one uplink teaches at most.
 pub const UPLINK_MACS: u32 = 4096;
 
-/// A MAC that this port declares: learned if other ports declare it too, else there is nothing to learn. And a shared
-/// MAC at an uplink.
-const OWN: u16 = 40;
-/// A MAC that is not learned from a server port, whichever it is.
-const WITHHELD: u16 = 30;
-/// A MAC that nothing has, or that this port has, or another one of the same attachment; from an uplink any.
-const FREE: u16 = 20;
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "learn",
+    does: "whether the switch learns the source; frames pass on the side",
+    layer: Layer::Dispatch,
+    keys: &[Field::InPort, Field::EthSrc, regs::OUT, regs::SENDER],
+    priorities: &[OWN, WITHHELD, FREE],
+    effects: &[Effect::Drop, Effect::Learn(Table::L2)],
+    miss: Miss::Drop,
+    is_counted: false,
+};
 
-fn learn(priority: u16, cookie: u64, limit: u32, pipeline: &Pipeline) -> Action {
+const OWN: Priority = Priority::new(
+    "own",
+    40,
+    "a MAC that this port declares: learned if other ports declare it too; and a shared MAC at an uplink",
+);
+const WITHHELD: Priority = Priority::new("withheld", 30, "a MAC that is learned from no server port");
+const FREE: Priority = Priority::new(
+    "free",
+    20,
+    "a MAC that nothing has, or that this port or another one of its attachment has; any MAC of an uplink",
+);
+
+fn learn(priority: Priority, cookie: u64, limit: u32, pipeline: &Pipeline) -> Action {
     Action::Learn(Box::new(Learn {
         idle_timeout: 0,
         hard_timeout: MAC_AGE,
-        priority,
+        priority: Level::from(priority).number(),
         cookie,
         flags: Learn::DELETE_LEARNED,
         table_id: pipeline.number(Table::L2),
@@ -56,7 +73,7 @@ fn learn(priority: u16, cookie: u64, limit: u32, pipeline: &Pipeline) -> Action 
     }))
 }
 
-fn teaching(priority: u16, matching: Match, action: Action, writer: &Writer) -> Flow {
+fn teaching(priority: Priority, matching: Match, action: Action, writer: &Writer) -> Flow {
     let actions = vec![Instruction::ApplyActions(vec![action])];
     writer.flow(Table::Learn, priority, matching, actions)
 }

@@ -1,10 +1,12 @@
 //! The pipeline: its tables in order, one file each.
 //!
-//! Docs of it are printed, not kept by hand: [`describe`], `docs/ovs-pipeline.md`, and the test that compares.
+//! Docs of it are printed, not kept by hand: [`describe()`], `docs/ovs-pipeline.md`, and the test that compares.
 
 pub mod attach;
+mod contract;
 pub mod control;
 pub mod deliver;
+mod describe;
 pub mod flood;
 pub mod forward;
 pub mod guard;
@@ -14,150 +16,71 @@ pub mod output;
 pub mod policy;
 pub mod remote;
 
-use std::fmt::Write as _;
-
 use portcullis_backend::Footprint;
 use portcullis_backend::delta::Layer;
-use portcullis_openflow::{Field, Match};
+use portcullis_openflow::Match;
 use portcullis_policy::Direction;
 
 use crate::config::FinalAction;
 use crate::flow::{Flow, Writer};
-use crate::regs;
 
-/// A table of the pipeline, in the order in which packets meet them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Table {
-    /// Port and VLAN tag → sender's class and VLAN.
-    Attach,
-    /// Source MAC and address of a guarded sender.
-    Guard,
-    /// Class and destination → remote id.
-    EgressRemote,
-    /// Class, remote id, protocol, flags, ports → verdict.
-    EgressPolicy,
-    /// One receiver, or many.
-    Forward,
-    /// Destination MAC → output port.
-    L2,
-    /// VLAN → a copy for every receiver.
-    Flood,
-    /// Output port → receiver's class.
-    Deliver,
-    /// Class and source → remote id.
-    IngressRemote,
-    /// Class, remote id, protocol, flags, ports → verdict.
-    IngressPolicy,
-    /// Output port and VLAN tag → tag as that port has it, and out.
-    Output,
-    /// Sender and the port that has its MAC → whether the switch learns the MAC. Frames pass it on the side.
-    Learn,
+use contract::MISSED;
+pub use contract::{Contract, Effect, Level, Miss, Priority};
+pub use describe::describe;
+
+macro_rules! pipeline {
+    ($($table:ident = $contract:path,)*) => {
+        /// A table of the pipeline. Its number is its place in the list, from the pipeline's first table on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "the contract of each table says what it does")]
+        #[repr(u8)]
+        pub enum Table {
+            $($table,)*
+        }
+
+        impl Table {
+            const ALL: &'static [Table] = &[$(Table::$table,)*];
+
+            /// What the table holds and does.
+            pub fn contract(self) -> &'static Contract {
+                match self {
+                    $(Table::$table => &$contract,)*
+                }
+            }
+        }
+    };
 }
 
-/// How many tables there are.
-pub const COUNT: u8 = 12;
-
-/// One line on each table: name, key, what it does.
-type TableInfo = (Table, &'static str, &'static str, &'static str);
-
-const TABLES: [TableInfo; COUNT as usize] = [
-    (
-        Table::Attach,
-        "attach",
-        "in_port, vlan_vid",
-        "what the sender is, its class and VLAN; drops what comes from ports that the agent does not know yet",
-    ),
-    (
-        Table::Guard,
-        "guard",
-        "sender, in_port, eth_src, nw_src | ipv6_src | arp | nd",
-        "drops what no server may send, and what a guarded one may not use as its source",
-    ),
-    (
-        Table::EgressRemote,
-        "egress_remote",
-        "class, nw_dst | ipv6_dst",
-        "remote id by longest prefix",
-    ),
-    (
-        Table::EgressPolicy,
-        "egress_policy",
-        "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports",
-        "the sender's policy",
-    ),
-    (
-        Table::Forward,
-        "forward",
-        "eth_dst group bit, nw_dst | ipv6_dst",
-        "one receiver or many; drops unicast IP in group frames of servers",
-    ),
-    (
-        Table::L2,
-        "l2",
-        "VLAN, eth_dst",
-        "output port of a declared or learned MAC",
-    ),
-    (
-        Table::Flood,
-        "flood",
-        "part, VLAN",
-        "a copy for each receiver of the VLAN, or for each uplink of it",
-    ),
-    (
-        Table::Deliver,
-        "deliver",
-        "output port",
-        "receiver's class; what has no known port goes to uplinks",
-    ),
-    (
-        Table::IngressRemote,
-        "ingress_remote",
-        "class, nw_src | ipv6_src",
-        "remote id by longest prefix",
-    ),
-    (
-        Table::IngressPolicy,
-        "ingress_policy",
-        "class, remote, eth_type, nw_proto, ip_frag, tcp_flags, ports",
-        "the receiver's policy",
-    ),
-    (
-        Table::Output,
-        "output",
-        "output port, VLAN, vlan_vid",
-        "tag as the port has it, then output",
-    ),
-    (
-        Table::Learn,
-        "learn",
-        "in_port, eth_src, output port of that MAC",
-        "whether the switch learns the source; frames pass on the side",
-    ),
-];
+// In the order in which frames meet the tables: `goto_table` leads only to higher numbers. `learn` is looked up on the side.
+pipeline! {
+    Attach = attach::TABLE,
+    Guard = guard::TABLE,
+    EgressRemote = remote::EGRESS,
+    EgressPolicy = policy::EGRESS,
+    Forward = forward::TABLE,
+    L2 = l2::TABLE,
+    Flood = flood::TABLE,
+    Deliver = deliver::TABLE,
+    IngressRemote = remote::INGRESS,
+    IngressPolicy = policy::INGRESS,
+    Output = output::TABLE,
+    Learn = learn::TABLE,
+}
 
 impl Table {
     /// Every table in pipeline order.
     pub fn all() -> impl Iterator<Item = Table> {
-        TABLES.iter().map(|(table, ..)| *table)
+        Self::ALL.iter().copied()
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        TABLES
-            .iter()
-            .find(|(t, ..)| *t == self)
-            .map_or("?", |(_, name, ..)| name)
+        self.contract().name
     }
 
     /// Whether its rows belong to classes.
     pub fn layer(self) -> Layer {
-        match self {
-            Table::EgressRemote | Table::EgressPolicy | Table::IngressRemote | Table::IngressPolicy => {
-                Layer::Policy
-            }
-            _ => Layer::Dispatch,
-        }
+        self.contract().layer
     }
 
     /// The remote stage of a direction.
@@ -252,109 +175,10 @@ pub fn frame(forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Ve
         rows.extend(remote::frame(direction, pipeline, writer));
     }
     // What no row of a table takes is dropped there, visibly.
-    for table in [
-        Table::Guard,
-        Table::Flood,
-        Table::Deliver,
-        Table::Output,
-        Table::EgressPolicy,
-        Table::IngressPolicy,
-        Table::Learn,
-    ] {
-        rows.push(writer.drop(table, 0, Match::new()));
+    for table in Table::all().filter(|table| table.contract().miss == Miss::Drop) {
+        rows.push(writer.drop(table, MISSED, Match::new()));
     }
     rows
-}
-
-/// What the bridge does while our rows are not there.
-const WITHOUT_ROWS: &str = "
-## Without the agent's rows
-
-**After a start of ovs-vswitchd** the tables are empty. What happens then is the bridge's `fail_mode`: a bridge as
-`ovs-vsctl add-br` makes it (`standalone`) passes every packet until the agent has written its rows again, and for ever when
-no agent runs; with `secure` it drops. `portcullis status` says so as long as the bridge is not `secure`, and counts the
-seconds it saw. `fail_mode = \"secure\"` lets the agent set it. A change of the mode empties the tables of a running bridge,
-so the agent makes it before it writes its first row, or when it is started with `--allow-interruption`. When another program
-changes the mode, the agent learns it from OVSDB and writes its rows again at once.
-
-**A planned restart** of ovs-vswitchd loses fewer packets with `flow-restore-wait`, under which the switch forwards nothing
-until it has its rows:
-
-1. `ovs-vsctl --no-wait set Open_vSwitch . other_config:flow-restore-wait=true`
-2. restart ovs-vswitchd
-3. wait until `portcullis status` shows the newest generation as confirmed (JSON: `generation_confirmed`). It is not applied
-   yet: the switch looks through no cached flows while it waits.
-4. `ovs-vsctl --no-wait remove Open_vSwitch . other_config flow-restore-wait`
-5. `portcullis status --wait`
-
-**While the agent is away**, what it wrote stays in force, unlocks end by themselves (see above), and nothing new is done. A
-server that is plugged in again has a new port number by default, and with it no rows: it sends and receives nothing until
-the agent is back. With `ofport_request` of its interface it comes back with its number, and its rows are still there. With
-the agent there a new port waits for its rows, some milliseconds.
-
-**When `first_table` or `cookie` changes**, or a new version of the agent has other tables, the rows of before are still on
-the bridge. The agent records tag and tables for each bridge before it writes. Rows under a former tag are written again in
-their place. Rows in tables that are not used any more go when every new row is in force. Where a table's number means
-another table now, one atomic bundle replaces all. `portcullis status` counts what is left over. Rows under any other tag are
-another agent's and stay.
-";
-
-/// The pipeline as a document.
-pub fn describe() -> String {
-    let mut text = String::from(
-        "# The OVS pipeline\n\nPrinted by `portcullis docs ovs-pipeline`; a test compares. Numbers are relative to \
-         `first_table`.\n\n| table | name | key | what it does | layer |\n|---|---|---|---|---|\n",
-    );
-    for (table, name, key, does) in TABLES {
-        // A bar would end the cell.
-        let (key, does) = (key.replace('|', "\\|"), does.replace('|', "\\|"));
-        let layer = match table.layer() {
-            Layer::Policy => "policy",
-            Layer::Dispatch => "dispatch",
-        };
-        let _infallible = writeln!(text, "| +{} | `{name}` | {key} | {does} | {layer} |", table as u8);
-    }
-    text.push_str(
-        "\nPolicy rows belong to a class and are written before dispatch rows lead to it; dispatch rows are flipped in one \
-         atomic bundle.\n\n| register | holds |\n|---|---|\n",
-    );
-    let registers: [(Field, &str); 6] = [
-        (
-            regs::CLASS,
-            "class of the sender, then of the receiver; 0: nothing is denied",
-        ),
-        (regs::REMOTE, "remote id; 0: no rule names the other side"),
-        (regs::VLAN, "VLAN the frame belongs to, tagged or not"),
-        (regs::OUT, "output port; 0: not known"),
-        (
-            regs::SENDER,
-            "what the sender is: 1 a server port, 2 a router, 4 a DHCP server, 8 sends tags; 0: an uplink",
-        ),
-        (regs::FLOOD, "part of the receivers being flooded to"),
-    ];
-    for (register, holds) in registers {
-        let _infallible = writeln!(text, "| {register} | {holds} |");
-    }
-    let _infallible = write!(
-        text,
-        "\nThe row of `attach` and of `deliver` that leads a port to a class is a stack while unlocks hold: the lowest row \
-         is permanent and leads to what holds when all have ended, and above it stands a row for each end, one priority \
-         higher the earlier it is, with a `hard_timeout` of the whole seconds that remain. So the switch closes what \
-         unlocks opened even when the agent is dead. At most {} ends of a port and direction are rows; what ends later is \
-         then closed with the last of them, unless the agent is there to write its row when earlier ones have ended. A \
-         timeout holds {} seconds at most: rows that shall last longer are written again when less than half of that is \
-         left, and end early if the agent is away that long.\n",
-        crate::expiry::ENDS,
-        crate::expiry::MAX,
-    );
-    text.push_str(WITHOUT_ROWS);
-    text.push_str(
-        "\n| cookie bits | hold |\n|---|---|\n| 63..48 | the agent's tag (`cookie`), by which it knows its rows |\n\
-         | 47 | the row is not compared: learned by the switch, or the nudge (see `caches.rs`) |\n| 46 | learned: bits 31..0 \
-         are the port |\n| 45 | learned: a MAC that several ports declare |\n| 46..40 | in other rows: the slice that the row \
-         is read back with |\n| 39..0 | in other rows: the generation that wrote the row |\n",
-    );
-    text
 }
 
 #[cfg(test)]

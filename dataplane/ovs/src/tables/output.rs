@@ -2,20 +2,48 @@
 //!
 //! A port without tags is sent none: the tag of its VLAN is removed, and what has another behind it goes no further.
 
+use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Bits, Field, Instruction, Match};
 
 use super::attach::TAGGED;
-use super::{Pipeline, Table};
+use super::{Contract, Effect, Miss, Pipeline, Priority, Table};
 use crate::flow::{Flow, Writer};
 use crate::ports::{SwitchPort, Vlans};
 use crate::regs;
 
-const BY_VLAN: u16 = 20;
-const ANY_VLAN: u16 = 10;
-const ANY_VLAN_UNTAGGED: u16 = 5;
+/// The table's contract.
+pub const TABLE: Contract = Contract {
+    name: "output",
+    does: "tag as the port has it, then output",
+    layer: Layer::Dispatch,
+    keys: &[regs::OUT, regs::VLAN, Field::VlanVid, Field::EthType],
+    priorities: &[HIDDEN_TAG, BY_VLAN, ANY_VLAN, ANY_VLAN_UNTAGGED],
+    effects: &[
+        Effect::Drop,
+        Effect::PopVlan,
+        Effect::Set(regs::VLAN),
+        Effect::Resubmit(Table::Output),
+        Effect::PushVlan,
+        Effect::Set(Field::VlanVid),
+        Effect::Output,
+    ],
+    miss: Miss::Drop,
+    is_counted: false,
+};
+
+const HIDDEN_TAG: Priority = Priority::new(
+    "hidden-tag",
+    30,
+    "a tag that the switch does not parse, behind the one it removed: dropped",
+);
+const BY_VLAN: Priority = Priority::new("by-vlan", 20, "frames to a port, in one of its VLANs");
+const ANY_VLAN: Priority = Priority::new("any-vlan", 10, "tagged frames to a port that carries every VLAN");
+const ANY_VLAN_UNTAGGED: Priority = Priority::new(
+    "any-vlan-untagged",
+    5,
+    "other frames to a port that carries every VLAN: a tag is added",
+);
 const ETHERTYPE_VLAN: u16 = 0x8100;
-/// A tag that the switch does not parse, behind the one it removed.
-const HIDDEN_TAG: u16 = 30;
 /// Stands in the VLAN register of a frame whose tag was removed.
 const REMOVED: u16 = 4097;
 
@@ -75,7 +103,13 @@ pub fn rows(port: &SwitchPort, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow
     rows
 }
 
-fn out(port: &SwitchPort, priority: u16, matching: Match, mut actions: Vec<Action>, writer: &Writer) -> Flow {
+fn out(
+    port: &SwitchPort,
+    priority: Priority,
+    matching: Match,
+    mut actions: Vec<Action>,
+    writer: &Writer,
+) -> Flow {
     actions.push(Action::output(port.number));
     writer.flow(
         Table::Output,
@@ -102,7 +136,7 @@ fn no_tag(m: &Match) -> Match {
     m.clone().exact(Field::VlanVid, 0u128)
 }
 
-fn untagged(port: &SwitchPort, priority: u16, matching: Match, writer: &Writer, rows: &mut Vec<Flow>) {
+fn untagged(port: &SwitchPort, priority: Priority, matching: Match, writer: &Writer, rows: &mut Vec<Flow>) {
     rows.push(out(
         port,
         priority,
@@ -122,7 +156,7 @@ fn untagged_native(port: &SwitchPort, matching: Match, native: u16, writer: &Wri
     }
 }
 
-fn tagged(port: &SwitchPort, priority: u16, matching: Match, writer: &Writer, rows: &mut Vec<Flow>) {
+fn tagged(port: &SwitchPort, priority: Priority, matching: Match, writer: &Writer, rows: &mut Vec<Flow>) {
     rows.push(out(port, priority, has_tag(&matching), Vec::new(), writer));
     rows.push(out(port, priority, no_tag(&matching), push_tag(), writer));
 }

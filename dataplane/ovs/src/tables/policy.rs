@@ -1,14 +1,90 @@
 //! `egress_policy`, `ingress_policy`: the compiled rows of a class, and those that hold for every class.
 
+use portcullis_backend::delta::Layer;
 use portcullis_compiler::{
     ClassId, CompileError, FrameMatch, PolicyRow, PortMatch, RemoteMatch, Unsupported,
 };
 use portcullis_openflow::{Field, Match};
 use portcullis_policy::{Direction, Family, Protocol, Verdict};
 
-use super::{Pipeline, Table, remote};
+use super::{Contract, Effect, Miss, Pipeline, Priority, Table, remote};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
+
+/// The contract of the sender's policy.
+pub const EGRESS: Contract = Contract {
+    name: "egress_policy",
+    does: "the sender's policy",
+    layer: Layer::Policy,
+    keys: &[
+        regs::CLASS,
+        regs::REMOTE,
+        Field::EthType,
+        Field::Ipv4Src,
+        Field::Ipv4Dst,
+        // The sender's own; prefixes of the other side are remote ids here (`later_ipv6_protocol` of the stage model).
+        Field::Ipv6Src,
+        Field::IpProto,
+        Field::IpFrag,
+        Field::TcpFlags,
+        Field::TcpSrc,
+        Field::TcpDst,
+        Field::UdpSrc,
+        Field::UdpDst,
+        Field::SctpSrc,
+        Field::SctpDst,
+        Field::Icmpv4Type,
+        Field::Icmpv4Code,
+        Field::Icmpv6Type,
+        Field::Icmpv6Code,
+    ],
+    priorities: &[FIXED, RULES],
+    effects: &[Effect::Drop, Effect::Goto(remote::after(Direction::Egress))],
+    miss: Miss::Drop,
+    is_counted: true,
+};
+
+/// The contract of the receiver's policy.
+pub const INGRESS: Contract = Contract {
+    name: "ingress_policy",
+    does: "the receiver's policy",
+    keys: &[
+        regs::CLASS,
+        regs::REMOTE,
+        Field::EthType,
+        Field::Ipv4Src,
+        Field::Ipv4Dst,
+        Field::Ipv6Dst,
+        Field::IpProto,
+        Field::IpFrag,
+        Field::TcpFlags,
+        Field::TcpSrc,
+        Field::TcpDst,
+        Field::UdpSrc,
+        Field::UdpDst,
+        Field::SctpSrc,
+        Field::SctpDst,
+        Field::Icmpv4Type,
+        Field::Icmpv4Code,
+        Field::Icmpv6Type,
+        Field::Icmpv6Code,
+    ],
+    effects: &[Effect::Drop, Effect::Goto(remote::after(Direction::Ingress))],
+    ..EGRESS
+};
+
+const FIXED_NUMBER: u16 = 60_074;
+const FIXED: Priority = Priority::new(
+    "fixed",
+    FIXED_NUMBER,
+    "rows of every class that denies anything: ARP passes; what may hide IP or its ports is dropped",
+);
+const RULES: Priority = Priority::range(
+    "rules",
+    1,
+    FIXED_NUMBER - 1,
+    "rows of one class, ordered by the compiler; the lowest one has the direction's default",
+);
 
 /// Bit of `ip_frag` that says "not the first fragment" (NXM_NX_IP_FRAG).
 const LATER: u128 = 0x2;
@@ -44,8 +120,10 @@ pub fn row(
     let table = Table::policy(direction);
     let lacks = |what: String| Unmatchable { table, what };
     let matching = matching(class, direction, row).map_err(lacks)?;
-    let priority = u16::try_from(row.priority)
-        .map_err(|_| lacks(format!("priority {} is higher than OpenFlow has", row.priority)))?;
+    let range = if class.is_some() { RULES } else { FIXED };
+    let priority = range
+        .level(row.priority)
+        .ok_or_else(|| lacks(format!("priority {} is not among `{}`", row.priority, range.name)))?;
     Ok(match row.action {
         Verdict::Deny => writer.drop(table, priority, matching),
         Verdict::Allow => {

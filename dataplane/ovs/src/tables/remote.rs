@@ -1,23 +1,58 @@
 //! `egress_remote`, `ingress_remote`: class and the other side's address → remote id, longest prefix first.
 
 use ipnet::IpNet;
+use portcullis_backend::delta::Layer;
 use portcullis_compiler::{ClassId, RemoteRow};
 use portcullis_openflow::{Action, Field, Match};
 use portcullis_policy::Direction;
 
-use super::{Pipeline, Table};
+use super::{Contract, Effect, Miss, Pipeline, Priority, Table};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
-/// The class that nothing is denied to skips the policy.
-const OPEN: u16 = 1000;
-/// Prefixes: base + length.
-const BASE: u16 = 100;
-/// Addresses that no rule names.
-const ELSEWHERE: u16 = 1;
+/// The contract of the sender's stage.
+pub const EGRESS: Contract = Contract {
+    name: "egress_remote",
+    does: "remote id by longest prefix",
+    layer: Layer::Policy,
+    keys: &[regs::CLASS, Field::EthType, Field::Ipv4Dst, Field::Ipv6Dst],
+    priorities: &[OPEN, PREFIX, ELSEWHERE],
+    effects: &[
+        Effect::Set(regs::REMOTE),
+        Effect::Goto(Table::EgressPolicy),
+        Effect::Goto(after(Direction::Egress)),
+    ],
+    miss: Miss::Row(ELSEWHERE),
+    is_counted: false,
+};
+
+/// The contract of the receiver's stage.
+pub const INGRESS: Contract = Contract {
+    name: "ingress_remote",
+    keys: &[regs::CLASS, Field::EthType, Field::Ipv4Src, Field::Ipv6Src],
+    effects: &[
+        Effect::Set(regs::REMOTE),
+        Effect::Goto(Table::IngressPolicy),
+        Effect::Goto(after(Direction::Ingress)),
+    ],
+    ..EGRESS
+};
+
+const OPEN: Priority = Priority::new(
+    "open",
+    1000,
+    "class 0, to which nothing is denied: skips the policy",
+);
+const PREFIX: Priority = Priority::range(
+    "prefix",
+    100,
+    228,
+    "a prefix that a rule of the class names: 100 plus its length",
+);
+const ELSEWHERE: Priority = Priority::new("elsewhere", 1, "addresses that no rule of the class names");
 
 /// Where a packet goes that a direction's policy lets pass.
-pub(crate) fn after(direction: Direction) -> Table {
+pub(crate) const fn after(direction: Direction) -> Table {
     match direction {
         Direction::Egress => Table::Forward,
         Direction::Ingress => Table::Output,
@@ -78,7 +113,7 @@ pub fn row(
 ) -> Flow {
     let matching = Match::new().exact(regs::CLASS, u128::from(class.0));
     let matching = address(matching, &row.prefix, direction == Direction::Ingress);
-    let priority = BASE + u16::from(row.prefix.prefix_len());
+    let priority = PREFIX.above(u16::from(row.prefix.prefix_len()));
     let note = vec![Action::set(regs::REMOTE, u128::from(row.id))];
     writer.flow(
         Table::remote(direction),
