@@ -79,12 +79,74 @@ pub enum Action {
     ForwardToGroup(u16),
 }
 
+/// What a row does, without the parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "they are those of `Action`")]
+pub enum ActionKind {
+    Allow,
+    Deny,
+    SetClass,
+    SetGuardedClass,
+    CheckAddresses,
+    SetRemoteId,
+    Forward,
+    ForwardToGroup,
+}
+
+impl ActionKind {
+    /// Each, with its name in the P4 program.
+    const NAMES: [(ActionKind, &str); 8] = [
+        (ActionKind::Allow, "allow"),
+        (ActionKind::Deny, "deny"),
+        (ActionKind::SetClass, "set_class"),
+        (ActionKind::SetGuardedClass, "set_guarded_class"),
+        (ActionKind::CheckAddresses, "check_addresses"),
+        (ActionKind::SetRemoteId, "set_remote_id"),
+        (ActionKind::Forward, "forward"),
+        (ActionKind::ForwardToGroup, "forward_to_group"),
+    ];
+
+    /// The action that the P4 program calls so.
+    pub fn from_name(name: &str) -> Option<ActionKind> {
+        let named = ActionKind::NAMES.into_iter().find(|(_, is)| *is == name);
+        named.map(|(kind, _)| kind)
+    }
+
+    /// The action with its parameter; what takes none ignores it.
+    pub fn with(self, value: u16) -> Action {
+        match self {
+            ActionKind::Allow => Action::Allow,
+            ActionKind::Deny => Action::Deny,
+            ActionKind::SetClass => Action::SetClass(value),
+            ActionKind::SetGuardedClass => Action::SetGuardedClass(value),
+            ActionKind::CheckAddresses => Action::CheckAddresses,
+            ActionKind::SetRemoteId => Action::SetRemoteId(value),
+            ActionKind::Forward => Action::Forward(value),
+            ActionKind::ForwardToGroup => Action::ForwardToGroup(value),
+        }
+    }
+}
+
 impl Action {
     /// The verdict of a row of a table that has only verdicts.
     pub(crate) fn verdict(self) -> Verdict {
         match self {
             Action::Allow => Verdict::Allow,
             _ => Verdict::Deny,
+        }
+    }
+
+    /// What it is without its parameter.
+    pub fn kind(self) -> ActionKind {
+        match self {
+            Action::Allow => ActionKind::Allow,
+            Action::Deny => ActionKind::Deny,
+            Action::SetClass(_) => ActionKind::SetClass,
+            Action::SetGuardedClass(_) => ActionKind::SetGuardedClass,
+            Action::CheckAddresses => ActionKind::CheckAddresses,
+            Action::SetRemoteId(_) => ActionKind::SetRemoteId,
+            Action::Forward(_) => ActionKind::Forward,
+            Action::ForwardToGroup(_) => ActionKind::ForwardToGroup,
         }
     }
 }

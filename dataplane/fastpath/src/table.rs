@@ -1,33 +1,139 @@
-//! Tables of the pipeline and their keys, by the ids that `p4/include/tables.p4` fixes.
+//! Tables of the pipeline, by the ids that `p4/include/tables.p4` fixes: names, keys, actions. A test of the switch compares them
+//! with the P4Info.
 
 use portcullis_policy::Direction;
 
-/// A table. The number is the lower part of its P4 id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Table {
+use crate::row::ActionKind as A;
+
+/// What the fast path knows of a table.
+#[derive(Debug, Clone, Copy)]
+struct Contract {
+    name: &'static str,
+    /// The key with P4 id `n` is at `n - 1`.
+    keys: &'static [Key],
+    actions: &'static [A],
+    is_counted: bool,
+}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident = $id:literal $contract:tt)*) => {
+        /// A table. The number is the lower part of its P4 id.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Table {
+            $($(#[$doc])* $table = $id,)*
+        }
+
+        impl Table {
+            /// Every table, in the order of its id.
+            pub const ALL: [Table; [$($id),*].len()] = [$(Table::$table),*];
+
+            const fn contract(self) -> Contract {
+                match self {
+                    $(Table::$table => Contract $contract,)*
+                }
+            }
+        }
+    };
+}
+
+tables! {
     /// Port and VLAN: the sender's class.
-    Attach = 1,
+    Attach = 1 {
+        name: "attach",
+        keys: POINT,
+        actions: &[A::SetClass, A::SetGuardedClass],
+        is_counted: false,
+    }
     /// The source MAC of a guarded sender.
-    Guard = 2,
+    Guard = 2 {
+        name: "guard",
+        keys: &[K::Port, K::Vlan, K::SrcMac, K::ArpMalformed],
+        actions: &[A::Allow, A::CheckAddresses, A::Deny],
+        is_counted: true,
+    }
     /// Its addresses.
-    GuardAddress = 3,
+    GuardAddress = 3 {
+        name: "guard_address",
+        keys: &[
+            K::Port,
+            K::Vlan,
+            K::SrcMac,
+            K::Kind,
+            K::GuardAddress,
+            K::Protocol,
+            K::SrcPort,
+            K::DstPort,
+        ],
+        actions: &[A::Allow, A::Deny],
+        is_counted: true,
+    }
     /// What it says of itself in neighbour discovery.
-    GuardNd = 4,
+    GuardNd = 4 {
+        name: "guard_nd",
+        keys: &[
+            K::Port,
+            K::Vlan,
+            K::SrcMac,
+            K::NdType,
+            K::NdHidden,
+            K::SrcUnspecified,
+            K::NdTarget,
+            K::NdHasMac,
+            K::NdMac,
+        ],
+        actions: &[A::Allow, A::Deny],
+        is_counted: true,
+    }
     /// The longest prefix of the destination that a rule of the class names.
-    EgressRemote = 5,
+    EgressRemote = 5 {
+        name: "egress_remote",
+        keys: &[K::Class, K::EtherType, K::DstIpv4, K::DstIpv6],
+        actions: &[A::SetRemoteId],
+        is_counted: false,
+    }
     /// The sender's policy.
-    EgressPolicy = 6,
+    EgressPolicy = 6 {
+        name: "egress_policy",
+        keys: POLICY,
+        actions: &[A::Allow, A::Deny],
+        is_counted: true,
+    }
     /// Where a MAC is.
-    L2 = 7,
+    L2 = 7 {
+        name: "l2",
+        keys: &[K::DstMac],
+        actions: &[A::Forward, A::ForwardToGroup],
+        is_counted: false,
+    }
     /// Output port and VLAN: the receiver's class.
-    Deliver = 8,
+    Deliver = 8 {
+        name: "deliver",
+        keys: POINT,
+        actions: &[A::SetClass],
+        is_counted: false,
+    }
     /// The longest prefix of the source that a rule of the class names.
-    IngressRemote = 9,
+    IngressRemote = 9 {
+        name: "ingress_remote",
+        keys: &[K::Class, K::EtherType, K::SrcIpv4, K::SrcIpv6],
+        actions: &[A::SetRemoteId],
+        is_counted: false,
+    }
     /// The receiver's policy.
-    IngressPolicy = 10,
+    IngressPolicy = 10 {
+        name: "ingress_policy",
+        keys: POLICY,
+        actions: &[A::Allow, A::Deny],
+        is_counted: true,
+    }
     /// Whether a server may send what routers, DHCP servers or bridges send.
-    Roles = 11,
+    Roles = 11 {
+        name: "roles",
+        keys: &[K::Port, K::Vlan, K::Role],
+        actions: &[A::Allow, A::Deny],
+        is_counted: true,
+    }
 }
 
 /// A key of a table, by what it is of a frame or of what tables found out.
@@ -67,8 +173,8 @@ pub enum Key {
 
 use Key as K;
 
-const PLUG: [Key; 2] = [K::Port, K::Vlan];
-const POLICY: [Key; 15] = [
+const POINT: &[Key] = &[K::Port, K::Vlan];
+const POLICY: &[Key] = &[
     K::Class,
     K::EtherType,
     K::Unreadable,
@@ -87,20 +193,10 @@ const POLICY: [Key; 15] = [
 ];
 
 impl Table {
-    /// Every table, in the order of its id.
-    pub const ALL: [Table; 11] = [
-        Table::Attach,
-        Table::Guard,
-        Table::GuardAddress,
-        Table::GuardNd,
-        Table::EgressRemote,
-        Table::EgressPolicy,
-        Table::L2,
-        Table::Deliver,
-        Table::IngressRemote,
-        Table::IngressPolicy,
-        Table::Roles,
-    ];
+    /// Its name in the P4 program.
+    pub const fn name(self) -> &'static str {
+        self.contract().name
+    }
 
     /// Its place among all tables, from 0.
     pub fn index(self) -> usize {
@@ -126,49 +222,17 @@ impl Table {
     }
 
     /// Its keys: the one with P4 id `n` is at `n - 1`.
-    pub fn keys(self) -> &'static [Key] {
-        match self {
-            Table::Attach | Table::Deliver => &PLUG,
-            Table::Guard => &[K::Port, K::Vlan, K::SrcMac, K::ArpMalformed],
-            Table::GuardAddress => &[
-                K::Port,
-                K::Vlan,
-                K::SrcMac,
-                K::Kind,
-                K::GuardAddress,
-                K::Protocol,
-                K::SrcPort,
-                K::DstPort,
-            ],
-            Table::GuardNd => &[
-                K::Port,
-                K::Vlan,
-                K::SrcMac,
-                K::NdType,
-                K::NdHidden,
-                K::SrcUnspecified,
-                K::NdTarget,
-                K::NdHasMac,
-                K::NdMac,
-            ],
-            Table::EgressRemote => &[K::Class, K::EtherType, K::DstIpv4, K::DstIpv6],
-            Table::IngressRemote => &[K::Class, K::EtherType, K::SrcIpv4, K::SrcIpv6],
-            Table::EgressPolicy | Table::IngressPolicy => &POLICY,
-            Table::L2 => &[K::DstMac],
-            Table::Roles => &[K::Port, K::Vlan, K::Role],
-        }
+    pub const fn keys(self) -> &'static [Key] {
+        self.contract().keys
+    }
+
+    /// What its rows may do.
+    pub const fn actions(self) -> &'static [A] {
+        self.contract().actions
     }
 
     /// Whether its rows are counted.
-    pub fn is_counted(self) -> bool {
-        matches!(
-            self,
-            Table::Roles
-                | Table::Guard
-                | Table::GuardAddress
-                | Table::GuardNd
-                | Table::EgressPolicy
-                | Table::IngressPolicy
-        )
+    pub const fn is_counted(self) -> bool {
+        self.contract().is_counted
     }
 }

@@ -478,22 +478,13 @@ fn place(table: Table, row: &Row) -> Result<RowPlace, TableError> {
 }
 
 fn check_action(table: Table, action: Action) -> Result<(), TableError> {
-    let right = match table {
-        Table::Attach => matches!(action, Action::SetClass(_) | Action::SetGuardedClass(_)),
-        Table::Guard => matches!(action, Action::Allow | Action::CheckAddresses | Action::Deny),
-        Table::Roles | Table::GuardAddress | Table::GuardNd | Table::EgressPolicy | Table::IngressPolicy => {
-            matches!(action, Action::Allow | Action::Deny)
-        }
-        Table::EgressRemote | Table::IngressRemote => matches!(action, Action::SetRemoteId(_)),
-        Table::L2 => match action {
-            Action::Forward(port) if usize::from(port) >= PORTS => {
-                return Err(TableError::Port(u128::from(port)));
-            }
-            action => matches!(action, Action::Forward(_) | Action::ForwardToGroup(_)),
-        },
-        Table::Deliver => matches!(action, Action::SetClass(_)),
-    };
-    right.then_some(()).ok_or(TableError::Action(table, action))
+    if !table.actions().contains(&action.kind()) {
+        return Err(TableError::Action(table, action));
+    }
+    match action {
+        Action::Forward(port) if usize::from(port) >= PORTS => Err(TableError::Port(u128::from(port))),
+        _ => Ok(()),
+    }
 }
 
 /// Rows in falling precedence: by priority, then the older first.

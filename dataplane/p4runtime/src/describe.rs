@@ -1,9 +1,11 @@
 //! Prints the documentation of our P4 program's tables from its P4Info.
 
+use portcullis_backend::delta::Layer;
 use portcullis_compiler::model::Role;
 
 use crate::config::PortMatching;
 use crate::device::{DeviceAction, DeviceTable};
+use crate::own::contract::{EVERYBODY, Groups, Priority, SEVERAL, UNKNOWN, contract};
 use crate::program::{OwnProgram, ProgramError};
 
 /// Every table of the program, with the ids that P4Runtime clients use.
@@ -16,11 +18,36 @@ pub fn describe() -> Result<String, ProgramError> {
          in the program \"portcullis\" and as `ternary` in \"portcullis-ternary\"; everything else is the same.\n"
     );
     for table in &range.device.tables {
-        text += &one(table);
+        let info = range.config.p4info.iter().flat_map(|info| &info.tables);
+        let missed = info
+            .filter(|t| t.preamble.as_ref().is_some_and(|p| p.id == table.id))
+            .map(|t| t.const_default_action_id)
+            .find(|id| *id != 0);
+        text += &one(table, &missed.map_or_else(String::new, |id| named(&range, id)));
     }
-    text += "\n## Multicast groups\n\n| group | copies to |\n|---|---|\n| 1 | every port that has rows |\n| 2 | \
-             the uplinks: frames for a MAC that `l2` does not have |\n| from 256 | the ports of a MAC that is at several |\n";
+    text += "\n## Multicast groups\n\n| group | copies to |\n|---|---|\n";
+    for Groups { first, last, copies } in [EVERYBODY, UNKNOWN, SEVERAL] {
+        text += &format!("| {} | {copies} |\n", span(first, last));
+    }
     Ok(text)
+}
+
+/// The name of an action, with its id.
+fn named(program: &OwnProgram, id: u32) -> String {
+    let actions = program.config.p4info.iter().flat_map(|info| &info.actions);
+    let preamble = actions
+        .filter_map(|action| action.preamble.as_ref())
+        .find(|preamble| preamble.id == id);
+    let name = preamble.map_or("?", |p| p.alias.rsplit('.').next().unwrap_or(&p.alias));
+    format!(" A packet that no row matches: `{name}` {id:#010x}.")
+}
+
+fn span<N: PartialEq + std::fmt::Display>(first: N, last: N) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first} to {last}")
+    }
 }
 
 fn stage(table: &DeviceTable) -> String {
@@ -45,14 +72,24 @@ fn action(action: &DeviceAction) -> String {
     format!("`{name}({})` {:#010x}", parameters.join(", "), action.id)
 }
 
-fn one(table: &DeviceTable) -> String {
+fn one(table: &DeviceTable, missed: &str) -> String {
+    let contract = contract(&table.name);
     let size = table.size.map_or("no bound".to_string(), |s| format!("{s} rows"));
+    let embedded = contract.map_or_else(String::new, |c| {
+        format!(" ({} on the embedded switch)", c.embedded_rows)
+    });
     let counted = if table.counted { ", counted" } else { "" };
+    let layer = match table.layer() {
+        Layer::Policy => "policy",
+        Layer::Dispatch => "dispatch",
+    };
     let actions: Vec<String> = table.actions.iter().map(action).collect();
     let mut text = format!(
-        "\n## `{}` {:#010x}\n\n{}{size}{counted}. Actions: {}.\n\n| key | id | match | bits |\n|---|---|---|---|\n",
+        "\n## `{}` {:#010x}\n\nWhat it decides: {}. Layer: {layer}.\n\n{}{size}{embedded}{counted}. Actions: {}.{missed}\n\n\
+         | key | id | match | bits |\n|---|---|---|---|\n",
         table.name,
         table.id,
+        contract.map_or("", |c| c.does),
         stage(table),
         actions.join(", ")
     );
@@ -60,6 +97,28 @@ fn one(table: &DeviceTable) -> String {
         text += &format!(
             "| `{}` | {} | {} | {} |\n",
             field.name, field.id, field.kind, field.width
+        );
+    }
+    let priorities = contract.map_or(&[][..], |c| c.priorities);
+    if !priorities.is_empty() {
+        text += "\n| priority | of a VLAN | name | rows |\n|---|---|---|---|\n";
+    }
+    for priority in priorities {
+        let Priority {
+            name,
+            lowest,
+            highest,
+            lift,
+            rows,
+        } = priority;
+        let of_vlan = if *lift == 0 {
+            String::new()
+        } else {
+            span(lowest + lift, highest + lift)
+        };
+        text += &format!(
+            "| {} | {of_vlan} | `{name}` | {rows} |\n",
+            span(*lowest, *highest)
         );
     }
     text

@@ -8,7 +8,7 @@ use portcullis_backend::machine::Batch;
 
 use crate::device::Device;
 use crate::entry::{Does, Place, RowKey};
-use crate::own::leads_on;
+use crate::own::contract::contract;
 use crate::session::DeviceMachine;
 
 /// Updates of one request at most: a request of them stays far below gRPC's 4 MiB.
@@ -77,7 +77,7 @@ fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
         let table = device.table(op.key().table());
         let first = match &op {
             Op::Add(key, _) if matches!(key.0.place, Place::Group(_)) => true,
-            _ => table.is_some_and(|t| leads_on(&t.name)),
+            _ => table.and_then(|t| contract(&t.name)).is_some_and(|c| c.leads_on),
         };
         match &op {
             Op::Delete(_) => after.push(op),

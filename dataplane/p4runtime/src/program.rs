@@ -7,6 +7,7 @@ use portcullis_proto::p4::v1::forwarding_pipeline_config::Cookie;
 use crate::config::PortMatching;
 use crate::device::Device;
 use crate::model::MappingError;
+use crate::own::contract::contract;
 use crate::p4info::{P4InfoError, parse};
 
 /// Why the program that this binary carries is unusable: a fault of the build.
@@ -19,21 +20,6 @@ pub enum ProgramError {
     #[error("the P4 program in this binary does not have the stages it should")]
     Stages(#[from] MappingError),
 }
-
-/// Rows of the embedded switch's tables. Those that count have counters for 2²⁰ + 2¹⁷ rows together.
-const EMBEDDED_ROWS: [(&str, i64); 11] = [
-    ("attach", 1 << 16),
-    ("roles", 1 << 17),
-    ("guard", 1 << 18),
-    ("guard_address", 1 << 18),
-    ("guard_nd", 1 << 18),
-    ("egress_remote", 1 << 17),
-    ("egress_policy", 1 << 17),
-    ("l2", 1 << 17),
-    ("deliver", 1 << 16),
-    ("ingress_remote", 1 << 17),
-    ("ingress_policy", 1 << 17),
-];
 
 /// A program, ready to be put on a device.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,8 +53,7 @@ impl OwnProgram {
         let mut info = range.p4info.unwrap_or_default();
         for table in &mut info.tables {
             let alias = table.preamble.as_ref().map_or("", |p| p.alias.as_str());
-            let size = EMBEDDED_ROWS.iter().find(|(name, _)| *name == alias);
-            table.size = size.map_or(table.size, |(_, rows)| *rows);
+            table.size = contract(alias).map_or(table.size, |contract| contract.embedded_rows);
         }
         // The switch runs no compiled program: it is told which one by the P4Info.
         let sizes: Vec<u8> = info.tables.iter().flat_map(|t| t.size.to_be_bytes()).collect();
@@ -128,11 +113,10 @@ mod tests {
         }
         let embedded = OwnProgram::embedded().unwrap();
         let tables = &embedded.config.p4info.as_ref().unwrap().tables;
-        assert_eq!(tables.len(), EMBEDDED_ROWS.len());
         for table in tables {
             let alias = &table.preamble.as_ref().unwrap().alias;
-            let rows = EMBEDDED_ROWS.iter().find(|(name, _)| name == alias);
-            assert_eq!(rows.map(|r| r.1), Some(table.size), "{alias}");
+            let rows = contract(alias).map(|contract| contract.embedded_rows);
+            assert_eq!(rows, Some(table.size), "{alias}");
         }
         let cookie = |m| OwnProgram::new(m).unwrap().cookie();
         assert_ne!(cookie(PortMatching::Range), embedded.cookie());

@@ -14,7 +14,7 @@ use portcullis_proto::p4::v1::CounterData;
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
 use crate::device::{Device, DeviceTable};
 use crate::entry::{Match, Place, Row, RowKey};
-use crate::own::{ROLES, is_guard};
+use crate::own::contract::{ATTACH, contract};
 use crate::units::Attributions;
 
 /// Endpoints named with a hit.
@@ -152,11 +152,7 @@ fn denied(
     points: &AttachmentPoints,
 ) -> Option<(&'static str, String)> {
     let table = device.table(key.table())?;
-    let what = match table.name.as_str() {
-        ROLES => ROLES,
-        name if is_guard(name) => "guard",
-        _ => return None,
-    };
+    let what = contract(&table.name)?.denials?;
     let (id, ..) = does.parts()?;
     if table.action(id)?.name.rsplit('.').next() != Some("deny") {
         return None;
@@ -190,7 +186,7 @@ pub(crate) fn lost_tags<'a>(
     installed: impl Iterator<Item = &'a RowKey>,
     after: &AttachmentPoints,
 ) -> Vec<String> {
-    let Some((number, table)) = device.table_named("attach").filter(|_| device.is_own()) else {
+    let Some((number, table)) = device.table_named(ATTACH.name).filter(|_| device.is_own()) else {
         return Vec::new();
     };
     let takes_all =

@@ -536,7 +536,7 @@ fn not_held_back(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
                    IGMP and MLD queries and link-layer control frames from servers: have the switch drop them (RA guard, DHCP \
                    snooping), or attach the servers to another target"
             .to_string();
-        list.push(unsupported("roles", own::ROLES, why));
+        list.push(unsupported("roles", own::contract::ROLES.name, why));
     }
     list
 }

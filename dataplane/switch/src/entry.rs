@@ -7,7 +7,7 @@ use v1::field_match::FieldMatchType;
 
 use portcullis_p4runtime::entry::End;
 
-use crate::program::{ActionKind, KeyShape, Match, Program, TableShape};
+use crate::program::{KeyShape, Match, Program, TableShape};
 
 /// Why an update is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,14 +254,5 @@ pub fn action(shape: &TableShape, entry: &v1::TableEntry) -> Result<Action, Refu
     };
     // No parameter has more than 16 bits.
     let value = value as u16;
-    Ok(match known.kind {
-        ActionKind::Allow => Action::Allow,
-        ActionKind::Deny => Action::Deny,
-        ActionKind::SetClass => Action::SetClass(value),
-        ActionKind::SetGuardedClass => Action::SetGuardedClass(value),
-        ActionKind::CheckAddresses => Action::CheckAddresses,
-        ActionKind::SetRemoteId => Action::SetRemoteId(value),
-        ActionKind::Forward => Action::Forward(value),
-        ActionKind::ForwardToGroup => Action::ForwardToGroup(value),
-    })
+    Ok(known.kind.with(value))
 }

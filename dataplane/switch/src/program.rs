@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use portcullis_fastpath::{PORTS, Table};
+use portcullis_fastpath::{ActionKind, PORTS, Table};
 use portcullis_p4runtime::{OwnProgram, PortMatching, ProgramError};
 use portcullis_proto::p4::config::v1::{P4Info, action_ref, match_field};
 
@@ -28,27 +28,6 @@ pub struct KeyShape {
     pub width: u32,
     /// How it matches.
     pub kind: Match,
-}
-
-/// What an action is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ActionKind {
-    /// Go on.
-    Allow,
-    /// Drop.
-    Deny,
-    /// Class of a sender or receiver.
-    SetClass,
-    /// Class of a guarded sender.
-    SetGuardedClass,
-    /// Look at the addresses.
-    CheckAddresses,
-    /// Which prefix.
-    SetRemoteId,
-    /// Out of a port.
-    Forward,
-    /// Out of every port of a group.
-    ForwardToGroup,
 }
 
 /// An action of a table.
@@ -93,10 +72,14 @@ pub struct Program {
 pub enum Refused {
     /// It is another one.
     #[error(
-        "this switch runs only the pipeline \"portcullis\" version 2: {what} \
+        "this switch runs only the pipeline \"{name}\" version {version}: {what} \
          (use p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
     )]
     Foreign {
+        /// The name of its own pipeline.
+        name: String,
+        /// The version of its own pipeline.
+        version: String,
         /// The first difference, by name.
         what: String,
     },
@@ -130,9 +113,7 @@ impl Program {
                 Some(what) => first = first.or(Some(what)),
             }
         }
-        Err(Refused::Foreign {
-            what: first.unwrap_or_default(),
-        })
+        Err(foreign(first.unwrap_or_default())?)
     }
 
     /// A table by its P4 id.
@@ -140,6 +121,12 @@ impl Program {
         let table = Table::of_id(id)?;
         self.tables.get(table.index())
     }
+}
+
+/// A program is another one, by what differs.
+fn foreign(what: String) -> Result<Refused, ProgramError> {
+    let (name, version) = OwnProgram::new(PortMatching::Range)?.device.program;
+    Ok(Refused::Foreign { name, version, what })
 }
 
 /// The first thing in which a program is not ours.
@@ -195,9 +182,7 @@ fn read(info: &P4Info) -> Result<Program, Refused> {
             .iter()
             .find(|t| t.preamble.as_ref().is_some_and(|p| p.id == table.id()));
         let Some(found) = found else {
-            return Err(Refused::Foreign {
-                what: format!("it lacks the table with id {:#x}", table.id()),
-            });
+            return Err(foreign(format!("it lacks the table with id {:#x}", table.id()))?);
         };
         let name = found.preamble.clone().unwrap_or_default().alias;
         let size = usize::try_from(found.size)
@@ -257,17 +242,7 @@ fn action(info: &P4Info, id: u32) -> Option<ActionShape> {
         .actions
         .iter()
         .find(|a| a.preamble.as_ref().is_some_and(|p| p.id == id))?;
-    let kind = match found.preamble.as_ref()?.alias.rsplit('.').next()? {
-        "allow" => ActionKind::Allow,
-        "deny" => ActionKind::Deny,
-        "set_class" => ActionKind::SetClass,
-        "set_guarded_class" => ActionKind::SetGuardedClass,
-        "check_addresses" => ActionKind::CheckAddresses,
-        "set_remote_id" => ActionKind::SetRemoteId,
-        "forward" => ActionKind::Forward,
-        "forward_to_group" => ActionKind::ForwardToGroup,
-        _ => return None,
-    };
+    let kind = ActionKind::from_name(found.preamble.as_ref()?.alias.rsplit('.').next()?)?;
     let width = found
         .params
         .first()
@@ -290,11 +265,38 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_where_the_fast_path_looks_for_them() {
+    fn the_fast_path_knows_the_tables_as_the_p4info_has_them() {
         for matching in [PortMatching::Range, PortMatching::Ternary] {
             let info = OwnProgram::new(matching).unwrap().config.p4info.unwrap();
             let program = Program::accept(&info).unwrap();
-            for shape in &program.tables {
+            assert_eq!(info.tables.len(), Table::ALL.len());
+            for (at, shape) in program.tables.iter().enumerate() {
+                assert_eq!(
+                    (shape.table.index(), shape.table.name()),
+                    (at, shape.name.as_str())
+                );
+                let names = |kinds: Vec<ActionKind>| {
+                    let mut names: Vec<String> = kinds.iter().map(|kind| format!("{kind:?}")).collect();
+                    names.sort();
+                    names
+                };
+                let given = &info
+                    .tables
+                    .iter()
+                    .find(|t| t.preamble.as_ref().unwrap().id == shape.table.id());
+                let given = given.unwrap().action_refs.len() - shape.default_only.len();
+                assert_eq!(given, shape.table.actions().len(), "{}", shape.name);
+                let rows = shape
+                    .actions
+                    .iter()
+                    .filter(|(id, _)| !shape.default_only.contains(id));
+                let rows = rows.map(|(_, action)| action.kind).collect();
+                assert_eq!(
+                    names(shape.table.actions().to_vec()),
+                    names(rows),
+                    "{}",
+                    shape.name
+                );
                 let keys = shape.table.keys();
                 assert_eq!(keys.len(), shape.keys.len(), "{}", shape.name);
                 let table = info
@@ -315,9 +317,19 @@ mod tests {
                     shape.table.is_counted(),
                     !table.unwrap().direct_resource_ids.is_empty()
                 );
-                assert!(!shape.actions.is_empty(), "{}", shape.name);
             }
         }
+    }
+
+    #[test]
+    fn there_are_counters_for_every_row_that_counts() {
+        let embedded = OwnProgram::embedded().unwrap().config.p4info.unwrap();
+        let program = Program::accept(&embedded).unwrap();
+        let counted = program.tables.iter().filter(|shape| shape.table.is_counted());
+        assert_eq!(
+            counted.map(|shape| shape.size).sum::<usize>(),
+            crate::counters::SLOTS
+        );
     }
 
     #[test]

@@ -7,19 +7,12 @@ use ipnet::IpNet;
 use portcullis_policy::{LINK_LOCAL, MacAddr, Protocol};
 
 use super::Draft;
+use super::contract::{
+    ALLOWED, CHOSEN, Contract, DENIED, GUARD, GUARD_ADDRESS, GUARD_ND, MALFORMED, NOT_CHOSEN, Priority,
+};
 use crate::attachment_points::AttachmentPoint;
 use crate::device::{Device, Inexpressible};
 use crate::entry::Row;
-
-/// Priorities: what is malformed, what is allowed, link-local addresses that are somebody else's, those that a host
-/// chooses, what is left.
-const MALFORMED: i32 = 5;
-const ALLOWED: i32 = 4;
-const NOT_CHOSEN: i32 = 3;
-const CHOSEN: i32 = 2;
-const DENIED: i32 = 1;
-/// Rows of a VLAN lie above those of the whole port.
-const OF_VLAN: i32 = 5;
 
 // `KIND_…` in `p4/include/headers.p4`.
 const OTHER: u128 = 0;
@@ -54,9 +47,9 @@ pub(super) fn rows(
         for mac in macs {
             guard.addresses(mac)?;
         }
-        guard.deny("guard_address")?;
+        guard.deny(&GUARD_ADDRESS)?;
         if point.addresses.iter().any(|p| p.0.addr().is_ipv6()) {
-            guard.deny("guard_nd")?;
+            guard.deny(&GUARD_ND)?;
         }
     }
     Ok(())
@@ -75,11 +68,11 @@ fn bits(net: &IpNet) -> (u128, u128) {
 }
 
 impl<'a> Guard<'a> {
-    fn draft(&self, table: &str) -> Result<Draft<'a>, Inexpressible> {
+    fn draft(&self, table: &Contract) -> Result<Draft<'a>, Inexpressible> {
         Ok(Draft::new(self.device, table)?.at(self.point.at))
     }
 
-    fn of_mac(&self, table: &str, mac: Option<MacAddr>) -> Result<Draft<'a>, Inexpressible> {
+    fn of_mac(&self, table: &Contract, mac: Option<MacAddr>) -> Result<Draft<'a>, Inexpressible> {
         let draft = self.draft(table)?;
         Ok(match mac {
             Some(mac) => draft.whole("mac", u128::from(mac.to_u64())),
@@ -87,19 +80,19 @@ impl<'a> Guard<'a> {
         })
     }
 
-    fn put(&mut self, draft: Draft<'_>, priority: i32, action: &str) -> Result<(), Inexpressible> {
-        let lift = if self.point.at.1.is_some() { OF_VLAN } else { 0 };
-        self.rows.push(draft.row(priority + lift, action, &[])?);
+    fn put(&mut self, draft: Draft<'_>, priority: Priority, action: &str) -> Result<(), Inexpressible> {
+        self.rows
+            .push(draft.row(priority.at(self.point.at), action, &[])?);
         Ok(())
     }
 
-    fn deny(&mut self, table: &str) -> Result<(), Inexpressible> {
+    fn deny(&mut self, table: &Contract) -> Result<(), Inexpressible> {
         let rest = self.draft(table)?;
         self.put(rest, DENIED, "deny")
     }
 
     fn macs(&mut self) -> Result<(), Inexpressible> {
-        let malformed = self.draft("guard")?.whole("arp_malformed", 1);
+        let malformed = self.draft(&GUARD)?.whole("arp_malformed", 1);
         self.put(malformed, MALFORMED, "deny")?;
         let then = if self.point.addresses.is_empty() {
             "allow"
@@ -107,14 +100,14 @@ impl<'a> Guard<'a> {
             "check_addresses"
         };
         if self.point.guard_macs.is_empty() {
-            let any = self.draft("guard")?;
+            let any = self.draft(&GUARD)?;
             return self.put(any, ALLOWED, then);
         }
         for mac in self.point.guard_macs.clone() {
-            let own = self.of_mac("guard", Some(mac))?;
+            let own = self.of_mac(&GUARD, Some(mac))?;
             self.put(own, ALLOWED, then)?;
         }
-        self.deny("guard")
+        self.deny(&GUARD)
     }
 
     /// What a sender of this MAC may have as its source.
@@ -133,13 +126,13 @@ impl<'a> Guard<'a> {
                 IpNet::V6(_) => &[IPV6],
             };
             for kind in kinds {
-                let own = self.of_mac("guard_address", mac)?.whole("kind", *kind);
+                let own = self.of_mac(&GUARD_ADDRESS, mac)?.whole("kind", *kind);
                 self.put(own.masked("address", network, mask), ALLOWED, "allow")?;
             }
         }
         // Not configured yet: DHCP (RFC 2131), and ICMPv6 from the unspecified address (RFC 4861, 4862).
         let dhcp = self
-            .of_mac("guard_address", mac)?
+            .of_mac(&GUARD_ADDRESS, mac)?
             .whole("kind", IPV4)
             .whole("address", 0)
             .whole("protocol", Protocol::UDP.into())
@@ -148,7 +141,7 @@ impl<'a> Guard<'a> {
         self.put(dhcp, ALLOWED, "allow")?;
         if has_v6 {
             let unspecified = self
-                .of_mac("guard_address", mac)?
+                .of_mac(&GUARD_ADDRESS, mac)?
                 .whole("kind", IPV6)
                 .whole("address", 0)
                 .whole("protocol", Protocol::ICMPV6.into());
@@ -157,7 +150,7 @@ impl<'a> Guard<'a> {
             self.chosen(mac)?;
         }
         // Neither IP nor anything that may hide it.
-        let other = self.of_mac("guard_address", mac)?.whole("kind", OTHER);
+        let other = self.of_mac(&GUARD_ADDRESS, mac)?.whole("kind", OTHER);
         self.put(other, ALLOWED, "allow")
     }
 
@@ -205,7 +198,7 @@ impl<'a> Guard<'a> {
         };
         let own_macs = self.point.guard_macs.clone();
         for foreign in exceptions.iter() {
-            let source = self.of_mac("guard_address", mac)?.whole("kind", IPV6);
+            let source = self.of_mac(&GUARD_ADDRESS, mac)?.whole("kind", IPV6);
             self.put(
                 source.masked("address", foreign.value, foreign.mask),
                 NOT_CHOSEN,
@@ -217,7 +210,7 @@ impl<'a> Guard<'a> {
             self.put(target, NOT_CHOSEN, "deny")?;
         }
         let (value, mask) = (LINK_LOCAL.value, LINK_LOCAL.mask);
-        let source = self.of_mac("guard_address", mac)?.whole("kind", IPV6);
+        let source = self.of_mac(&GUARD_ADDRESS, mac)?.whole("kind", IPV6);
         self.put(source.masked("address", value, mask), CHOSEN, "allow")?;
         let probe = self
             .nd(mac, Some(SOLICITATION))?
@@ -236,7 +229,7 @@ impl<'a> Guard<'a> {
     }
 
     fn nd(&self, mac: Option<MacAddr>, kind: Option<u128>) -> Result<Draft<'a>, Inexpressible> {
-        let draft = self.of_mac("guard_nd", mac)?.whole("nd_hidden", 0);
+        let draft = self.of_mac(&GUARD_ND, mac)?.whole("nd_hidden", 0);
         Ok(match kind {
             Some(kind) => draft.whole("nd_type", kind),
             None => draft,

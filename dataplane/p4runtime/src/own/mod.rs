@@ -1,6 +1,7 @@
 //! Dispatch rows of our own P4 program (`p4/`): who sends from a port, with which sources, who receives, and where a MAC
 //! is. The tables' keys and actions are found by their names, which the program keeps.
 
+pub(crate) mod contract;
 mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,16 +15,9 @@ use crate::entry::{Does, Match, Row};
 use crate::program::fingerprint;
 use crate::value::ones;
 use crate::wire::group_key;
-
-/// The program's group of every port (`group = 1` in `p4/include/tables.p4`).
-const EVERYBODY: u32 = 1;
-/// Its group of the uplinks: frames for a MAC that no row names.
-const UNKNOWN: u32 = 2;
-/// The groups of MACs that are at several ports.
-const FIRST: u32 = 256;
-const LAST: u32 = u16::MAX as u32;
-/// The table that says which roles the server behind a port has.
-pub const ROLES: &str = "roles";
+use contract::{
+    ATTACH, Contract, DELIVER, EVERYBODY, HAS_ROLE, L2, Level, OTHER_ROLES, POINT, ROLES, SEVERAL, UNKNOWN,
+};
 
 /// A row under construction.
 struct Draft<'a> {
@@ -34,9 +28,9 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(device: &'a Device, table: &str) -> Result<Self, Inexpressible> {
-        let (number, table) = device.table_named(table).ok_or_else(|| Inexpressible {
-            table: table.to_string(),
+    fn new(device: &'a Device, contract: &Contract) -> Result<Self, Inexpressible> {
+        let (number, table) = device.table_named(contract.name).ok_or_else(|| Inexpressible {
+            table: contract.name.to_string(),
             what: "place in the program".to_string(),
         })?;
         Ok(Draft {
@@ -88,7 +82,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn row(self, priority: i32, action: &str, values: &[u128]) -> Result<Row, Inexpressible> {
+    fn row(self, priority: Level, action: &str, values: &[u128]) -> Result<Row, Inexpressible> {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
@@ -112,13 +106,8 @@ impl<'a> Draft<'a> {
             id: action.id,
             params,
         };
-        Ok((self.table.key(self.number, priority, self.fields), does))
+        Ok((self.table.key(self.number, priority.number(), self.fields), does))
     }
-}
-
-/// A row that names a VLAN wins over the one of the whole port.
-fn rank(at: At) -> i32 {
-    if at.1.is_some() { 2 } else { 1 }
 }
 
 fn class(class: ClassId) -> u128 {
@@ -133,18 +122,18 @@ pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, I
     } else {
         "set_class"
     };
-    let attach = Draft::new(device, "attach")?.at(point.at);
-    rows.push(attach.row(rank(point.at), sends, &[class(point.classes.egress)])?);
+    let attach = Draft::new(device, &ATTACH)?.at(point.at);
+    rows.push(attach.row(POINT.at(point.at), sends, &[class(point.classes.egress)])?);
     roles(device, point, &mut rows)?;
     if point.guarded() {
         guard::rows(device, point, &mut rows)?;
     }
     for mac in &point.macs {
-        let l2 = Draft::new(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
-        rows.push(l2.row(0, "forward", &[point.at.0.into()])?);
+        let l2 = Draft::new(device, &L2)?.exact("dst_mac", u128::from(mac.to_u64()));
+        rows.push(l2.row(Level::NONE, "forward", &[point.at.0.into()])?);
     }
-    let deliver = Draft::new(device, "deliver")?.at(point.at);
-    rows.push(deliver.row(rank(point.at), "set_class", &[class(point.classes.ingress)])?);
+    let deliver = Draft::new(device, &DELIVER)?.at(point.at);
+    rows.push(deliver.row(POINT.at(point.at), "set_class", &[class(point.classes.ingress)])?);
     Ok(rows)
 }
 
@@ -159,18 +148,17 @@ fn number(role: EndpointRole) -> u128 {
 /// The roles of a sender: an uplink has every role, and a server those of its endpoint. The rest is denied by a row, so that
 /// it is counted.
 fn roles(device: &Device, point: &AttachmentPoint, rows: &mut Vec<Row>) -> Result<(), Inexpressible> {
-    // Rows of a VLAN lie above those of the whole port.
-    let lift = rank(point.at) * 2;
-    let draft = || Ok::<_, Inexpressible>(Draft::new(device, ROLES)?.at(point.at));
+    let draft = || Ok::<_, Inexpressible>(Draft::new(device, &ROLES)?.at(point.at));
+    let others = OTHER_ROLES.at(point.at);
     if point.uplink {
-        rows.push(draft()?.row(lift, "allow", &[])?);
+        rows.push(draft()?.row(others, "allow", &[])?);
         return Ok(());
     }
     for role in &point.roles {
         let has = draft()?.whole("role", number(*role));
-        rows.push(has.row(lift + 1, "allow", &[])?);
+        rows.push(has.row(HAS_ROLE.at(point.at), "allow", &[])?);
     }
-    rows.push(draft()?.row(lift, "deny", &[])?);
+    rows.push(draft()?.row(others, "deny", &[])?);
     Ok(())
 }
 
@@ -179,8 +167,8 @@ pub fn groups(device: &Device, points: &AttachmentPoints) -> Result<Vec<Row>, In
     let everybody = points.ports().into_iter().collect();
     let uplinks = points.points.values().filter(|p| p.uplink).map(|p| p.at.0);
     let mut rows = vec![
-        (group_key(EVERYBODY), Does::Copies(everybody)),
-        (group_key(UNKNOWN), Does::Copies(uplinks.collect())),
+        (group_key(EVERYBODY.first), Does::Copies(everybody)),
+        (group_key(UNKNOWN.first), Does::Copies(uplinks.collect())),
     ];
     let ids = group_ids(&points.several)?;
     for (ports, id) in &ids {
@@ -188,8 +176,8 @@ pub fn groups(device: &Device, points: &AttachmentPoints) -> Result<Vec<Row>, In
     }
     for (mac, ports) in &points.several {
         let Some(id) = ids.get(ports) else { continue };
-        let l2 = Draft::new(device, "l2")?.exact("dst_mac", u128::from(mac.to_u64()));
-        rows.push(l2.row(0, "forward_to_group", &[(*id).into()])?);
+        let l2 = Draft::new(device, &L2)?.exact("dst_mac", u128::from(mac.to_u64()));
+        rows.push(l2.row(Level::NONE, "forward_to_group", &[(*id).into()])?);
     }
     Ok(rows)
 }
@@ -200,10 +188,10 @@ fn group_ids(
     several: &BTreeMap<MacAddr, BTreeSet<u32>>,
 ) -> Result<BTreeMap<&BTreeSet<u32>, u32>, Inexpressible> {
     let sets: BTreeSet<&BTreeSet<u32>> = several.values().collect();
-    let span = LAST - FIRST + 1;
+    let span = SEVERAL.last - SEVERAL.first + 1;
     if sets.len() > span as usize {
         return Err(Inexpressible {
-            table: "l2".to_string(),
+            table: L2.name.to_string(),
             what: format!(
                 "more than {span} groups, and MACs are at {} sets of ports",
                 sets.len()
@@ -217,17 +205,7 @@ fn group_ids(
         while !taken.insert(at) {
             at = (at + 1) % span;
         }
-        ids.insert(ports, FIRST + at);
+        ids.insert(ports, SEVERAL.first + at);
     }
     Ok(ids)
-}
-
-/// The tables of the source guard.
-pub fn is_guard(table: &str) -> bool {
-    matches!(table, "guard" | "guard_address" | "guard_nd")
-}
-
-/// The tables whose rows must be there before a row of `attach` leads to them.
-pub fn leads_on(table: &str) -> bool {
-    table == ROLES || is_guard(table)
 }
