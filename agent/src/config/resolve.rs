@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portcullis_backend::timers::RESYNC_INTERVAL;
 use portcullis_compiler::StageModel;
 use portcullis_policy::Name;
 use toml::Spanned;
@@ -187,7 +188,7 @@ pub(super) fn default_target() -> Target {
         first_table: 0,
         final_action: FinalAction::Normal,
         learned_macs: portcullis_ovs::Config::DEFAULT_LEARNED_MACS,
-        resync_interval: Duration::from_secs(10),
+        resync_interval: RESYNC_INTERVAL,
         mgmt_dir: None,
         cookie: portcullis_ovs::Config::DEFAULT_COOKIE,
         control_socket: None,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_backend::timers::RESYNC_INTERVAL;
+
 /// What ends the pipeline for packets that no policed port receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalAction {
@@ -73,7 +75,7 @@ impl Config {
             first_table: 0,
             final_action: FinalAction::Normal,
             learned_macs: Self::DEFAULT_LEARNED_MACS,
-            resync_interval: Duration::from_secs(10),
+            resync_interval: RESYNC_INTERVAL,
             mgmt_dir: None,
             control_socket: None,
             cookie: Self::DEFAULT_COOKIE,

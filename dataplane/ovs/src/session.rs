@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use portcullis_backend::Footprint;
+pub use portcullis_backend::Now;
 use portcullis_backend::machine::{Drift, Machine};
 use portcullis_openflow::{
     BundleKind, Features, FlowStats, FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc,
@@ -37,15 +38,6 @@ const CONFIG: SwitchConfig = SwitchConfig {
     fragments: Fragments::NxMatch,
     miss_send_len: 0,
 };
-
-/// What time it is, as whoever drives the session reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Since some moment, never going back: how long the other side has been silent.
-    pub uptime: Duration,
-    /// Since the Unix epoch: when rows end.
-    pub wall: Duration,
-}
 
 /// What happened.
 #[derive(Debug)]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_backend::timers::RESYNC_INTERVAL;
+
 use crate::attachment_points::KnownPorts;
 use crate::mapping::Mapping;
 use crate::wire::Tag;
@@ -87,7 +89,7 @@ impl Config {
             servers: BTreeSet::new(),
             tag: Tag(Self::DEFAULT_TAG),
             tls: None,
-            resync_interval: Duration::from_secs(10),
+            resync_interval: RESYNC_INTERVAL,
         }
     }
 

@@ -44,7 +44,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn plan(&self, intent: &Intent) -> Result<portcullis_backend::Plan, QueryError> {
+    pub(super) fn plan(&mut self, intent: &Intent) -> Result<portcullis_backend::Plan, QueryError> {
         let Some((switch, name)) = self.database.snapshot().zip(self.bridge.as_ref()) else {
             return Err(QueryError::NotReady {
                 target: self.name().to_string(),
@@ -58,13 +58,14 @@ impl Driver {
             });
         };
         let index = Attachments::new(intent, self.name());
+        let wall = self.time.now().wall;
         let ports = resolve(
             &switch,
             bridge,
             intent,
             &index,
             self.backend.config(),
-            self.now().wall,
+            wall,
             &self.ports,
         );
         let mut programs = self.backend.programs();

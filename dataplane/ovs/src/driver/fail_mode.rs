@@ -135,7 +135,7 @@ impl Driver {
             Some(Err(why)) => self.fail_mode_failed(format!("OVSDB refused: {why}")),
             None => {}
         }
-        let now = self.now().uptime;
+        let now = self.time.uptime();
         let ours = !matches!(self.mode.step, Step::Idle | Step::Deciding);
         if before.is_some_and(|(id, was)| id == bridge.id && was != secure) && ours {
             self.changed += 1;

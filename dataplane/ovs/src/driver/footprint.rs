@@ -76,7 +76,7 @@ impl Driver {
         let had = self.footprint.before || self.status.applied > 0;
         let bare = self.session.machine.installed().is_empty() && self.session.left_over() == 0;
         if had && bare && !self.is_secure() {
-            let now = self.now().uptime;
+            let now = self.time.uptime();
             self.windows
                 .opened(cause::FAIL_MODE, self.links.absent.unwrap_or(now));
             self.changed += 1;
@@ -88,7 +88,7 @@ impl Driver {
     /// switch that lost all, [`rows_lost`](Self::rows_lost) tells.
     pub(super) fn rows_drifted(&mut self) {
         let bare = self.session.machine.installed().is_empty();
-        let since = self.read_at.unwrap_or(self.now().uptime);
+        let since = self.read_at.unwrap_or(self.time.uptime());
         if !bare && self.windows.opened(cause::ROWS, since) {
             self.changed += 1;
         }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use portcullis_backend::{Backoff, QueryError, SessionState, TargetContext, TargetStatus, Windows};
+use portcullis_backend::timers::{ANSWERS_WITHIN, Attempts, TICK, Timers};
+use portcullis_backend::{Now, QueryError, SessionState, TargetContext, TargetStatus, Time, Windows};
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
@@ -16,7 +17,7 @@ use crate::caches::{Caches, Where};
 use crate::discover::choose;
 use crate::io::{Link, read_some};
 use crate::ports::{Attachments, Ports, resolve};
-use crate::session::{Event, Now, Session, SessionError};
+use crate::session::{Event, Session, SessionError};
 use crate::tables::{Pipeline, Table};
 use crate::units::Units;
 use crate::{no_flood, regs};
@@ -28,16 +29,12 @@ mod report;
 
 use answers::{Asked, refuse};
 
-/// How often timers are looked at.
-const TICK: Duration = Duration::from_millis(250);
 /// How often a switch that is not there is looked for.
 const RECONNECT: Duration = Duration::from_millis(50);
-/// A question is answered or given up after so long.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Driver {
     backend: Arc<OvsBackend>,
-    started: Instant,
+    time: Time,
     session: Session,
     database: Database,
     links: Links,
@@ -62,19 +59,15 @@ pub(crate) struct Driver {
     /// When rows were read back last.
     read_at: Option<Duration>,
     footprint: footprint::Recorded,
-    resync_at: Instant,
-    retry_at: Option<Instant>,
-    retries: u32,
+    timers: Timers,
 }
 
 /// The two connections and when to try each again.
 struct Links {
     database: Option<Link>,
-    database_at: Instant,
-    database_backoff: Backoff,
+    database_attempts: Attempts,
     switch: Option<Link>,
-    switch_at: Instant,
-    switch_backoff: Backoff,
+    switch_attempts: Attempts,
     /// When the switch was known not to be there last, since the driver's start.
     absent: Option<Duration>,
 }
@@ -98,19 +91,15 @@ impl Driver {
             last: config.final_action,
             opaque: &crate::tables::OPAQUE,
         };
-        let now = Instant::now();
-        let backoff = |seed| Backoff::new(Duration::from_millis(100), Duration::from_secs(8), seed);
         Driver {
-            started: now,
+            time: Time::new(),
             session: Session::new(pipeline),
             database: Database::new(SessionConfig::default()),
             links: Links {
                 database: None,
-                database_at: now,
-                database_backoff: backoff(1),
+                database_attempts: Attempts::new(1),
                 switch: None,
-                switch_at: now,
-                switch_backoff: backoff(2),
+                switch_attempts: Attempts::new(2),
                 absent: None,
             },
             units: Units::new(pipeline),
@@ -137,15 +126,13 @@ impl Driver {
             footprint: footprint::Recorded::default(),
             question: 0,
             explained: Vec::new(),
-            resync_at: now,
-            retry_at: None,
-            retries: 0,
+            timers: Timers::new(config.resync_interval),
             backend,
         }
     }
 
-    fn now(&self) -> Now {
-        now(self.started)
+    fn now(&mut self) -> Now {
+        self.time.now()
     }
 
     fn name(&self) -> &str {
@@ -170,7 +157,7 @@ impl Driver {
                     self.take_intent(intent).await;
                 }
                 bytes = read_some(&mut self.links.switch) => {
-                    let now = now(self.started);
+                    let now = self.time.now();
                     let got = match bytes {
                         Ok(bytes) => self.session.received(bytes, now).map_err(|e| with_causes(&e)),
                         Err(error) => Err(error.to_string()),
@@ -181,7 +168,7 @@ impl Driver {
                     }
                 }
                 bytes = read_some(&mut self.links.database) => {
-                    let now = self.started.elapsed();
+                    let now = self.time.uptime();
                     let got = match bytes {
                         Ok(bytes) => self.database.received(bytes, now).map_err(|e| with_causes(&e)),
                         Err(error) => Err(error.to_string()),
@@ -198,7 +185,7 @@ impl Driver {
                     None => return,
                 },
                 _ = ticks.tick() => self.tick().await,
-                () = tokio::time::sleep_until(self.links.switch_at), if self.awaits_switch() => {
+                () = tokio::time::sleep_until(self.time.instant(self.links.switch_attempts.at())), if self.awaits_switch() => {
                     self.connect_switch().await;
                 }
             }
@@ -222,7 +209,7 @@ impl Driver {
         self.connect_switch().await;
         self.transitions().await;
         if self.links.database.is_some() {
-            let now = self.now().uptime;
+            let now = self.time.uptime();
             match self.database.tick(now) {
                 Ok(events) if events.is_empty() => {}
                 Ok(_) => self.database_changed().await,
@@ -230,13 +217,11 @@ impl Driver {
             }
         }
         if self.links.switch.is_some() {
-            let now = Instant::now();
-            if self.retry_at.is_some_and(|at| now >= at) {
-                self.retry_at = None;
+            let now = self.time.uptime();
+            if self.timers.is_retry_due(now) {
                 self.session.hold(false);
             }
-            if now >= self.resync_at {
-                self.resync_at = now + self.backend.config().resync_interval;
+            if self.timers.is_resync_due(now) {
                 self.session.read_back();
                 if self.floods.problem.is_some() {
                     self.floods.made = None;
@@ -253,30 +238,29 @@ impl Driver {
         let late: Vec<u64> = self
             .asked
             .iter()
-            .filter(|(_, (at, _))| at.elapsed() > PATIENCE)
+            .filter(|(_, (at, _))| at.elapsed() > ANSWERS_WITHIN)
             .map(|(n, _)| *n)
             .collect();
         for asked in late.into_iter().filter_map(|n| self.asked.remove(&n)) {
             let error = QueryError::Timeout {
                 target: target.clone(),
-                seconds: PATIENCE.as_secs(),
+                seconds: ANSWERS_WITHIN.as_secs(),
             };
             refuse(asked, error);
         }
     }
 
     async fn connect_database(&mut self) {
-        if self.links.database.is_some() || Instant::now() < self.links.database_at {
+        if self.links.database.is_some() || !self.links.database_attempts.is_due(self.time.uptime()) {
             return;
         }
         match Link::connect(&self.backend.config().ovsdb).await {
             Ok(link) => {
                 self.links.database = Some(link);
-                let now = self.now().uptime;
-                self.database.connected(now);
+                self.database.connected(self.time.uptime());
             }
             Err(error) => {
-                self.links.database_at = Instant::now() + self.links.database_backoff.next_wait();
+                self.links.database_attempts.failed(self.time.uptime());
                 self.status.detail = format!("no OVSDB server at {}: {error}", self.backend.config().ovsdb);
             }
         }
@@ -285,9 +269,8 @@ impl Driver {
     fn database_lost(&mut self, why: &str) {
         tracing::warn!(target = self.name(), why, "lost the connection to OVSDB");
         self.links.database = None;
-        self.links.database_at = Instant::now() + self.links.database_backoff.next_wait();
-        let now = self.now().uptime;
-        self.database.disconnected(now);
+        self.links.database_attempts.failed(self.time.uptime());
+        self.database.disconnected(self.time.uptime());
         self.status.detail = format!("lost the connection to OVSDB: {why}");
     }
 
@@ -299,7 +282,7 @@ impl Driver {
 
     async fn connect_switch(&mut self) {
         let Some(bridge) = self.bridge.clone() else { return };
-        if self.links.switch.is_some() || Instant::now() < self.links.switch_at {
+        if self.links.switch.is_some() || !self.links.switch_attempts.is_due(self.time.uptime()) {
             return;
         }
         let Some(path) = self.backend.config().mgmt_socket(&bridge) else {
@@ -320,8 +303,9 @@ impl Driver {
             }
             Err(error) => {
                 // A socket that is not there costs nothing to try, and its switch may pass everything from its start on.
-                self.links.switch_at = Instant::now() + RECONNECT;
-                self.links.absent = Some(self.now().uptime);
+                let now = self.time.uptime();
+                self.links.switch_attempts.due_at(now + RECONNECT);
+                self.links.absent = Some(now);
                 self.status.detail = format!("no OpenFlow connection at {}: {error}", path.display());
             }
         }
@@ -330,7 +314,7 @@ impl Driver {
     fn switch_lost(&mut self, why: &str) {
         tracing::warn!(target = self.name(), why, "lost the OpenFlow connection");
         self.links.switch = None;
-        self.links.switch_at = Instant::now() + self.links.switch_backoff.next_wait();
+        self.links.switch_attempts.failed(self.time.uptime());
         self.session.disconnected();
         self.floods.made = None;
         self.status.disconnects += 1;
@@ -352,11 +336,12 @@ impl Driver {
             self.attachments = Attachments::new(intent, self.name());
         }
         self.intent = intent;
+        self.time.reset_clock();
         self.rebuild().await;
     }
 
     async fn database_changed(&mut self) {
-        self.links.database_backoff.reset();
+        self.links.database_attempts.worked();
         let Some(switch) = self.database.snapshot() else {
             return;
         };
@@ -369,7 +354,7 @@ impl Driver {
                     if self.links.switch.is_some() {
                         self.switch_lost("another bridge is meant now");
                     }
-                    self.links.switch_at = Instant::now();
+                    self.links.switch_attempts.due_at(self.time.uptime());
                     self.connect_switch().await;
                 }
                 self.versions(&switch);
@@ -395,7 +380,8 @@ impl Driver {
             self.status.wanted = intent.generation;
             return;
         };
-        let (config, now) = (self.backend.config(), self.now());
+        let now = self.now();
+        let config = self.backend.config();
         self.ports = resolve(
             &switch,
             bridge,
@@ -504,7 +490,7 @@ impl Driver {
         for event in events {
             match event {
                 Event::Ready(features, version) => {
-                    self.links.switch_backoff.reset();
+                    self.links.switch_attempts.worked();
                     self.status
                         .versions
                         .insert("openflow".to_string(), version.to_string());
@@ -514,7 +500,7 @@ impl Driver {
                     );
                     self.status.detail.clear();
                     self.caches.ask_again();
-                    self.resync_at = Instant::now() + self.backend.config().resync_interval;
+                    self.timers.connected(self.time.uptime());
                 }
                 Event::Observed(drift) => {
                     self.mode.missed(drift.missing.len());
@@ -526,11 +512,11 @@ impl Driver {
                         self.drifted(&drift);
                         self.rows_drifted();
                     }
-                    self.read_at = Some(self.now().uptime);
+                    self.read_at = Some(self.time.uptime());
                 }
                 Event::Ended(keys) => self.ended(&keys),
                 Event::Confirmed => {
-                    self.retries = 0;
+                    self.timers.confirmed();
                     self.status.detail.clear();
                 }
                 Event::Refused(rows) => self.refused(&rows),
@@ -575,15 +561,6 @@ impl Driver {
                 self.floods.policed.insert(number);
             }
         }
-    }
-}
-
-/// What time it is.
-fn now(started: Instant) -> Now {
-    Now {
-        uptime: started.elapsed(),
-        // Before the epoch nothing ends: rows are written for the longest time there is.
-        wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use portcullis_backend::machine::Desired;
 use portcullis_backend::{Exposure, SessionState, TableUse, TargetContext, cause};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
 use portcullis_policy::text::with_causes;
-use tokio::time::Instant;
 
 use super::Driver;
 use crate::caches::Progress;
@@ -107,9 +105,7 @@ impl Driver {
                 "the switch refused a row"
             );
         }
-        self.retries = (self.retries + 1).min(6);
-        let wait = Duration::from_millis(500) * 2u32.pow(self.retries);
-        self.retry_at = Some(Instant::now() + wait);
+        let wait = self.timers.refused(self.time.uptime());
         let first = rows
             .first()
             .map(|r| format!("{}: {}", r.row, r.why))
@@ -130,7 +126,7 @@ impl Driver {
             self.status.realized = self.ports.realized;
         }
         let caught_up = settled && self.caches.reached(applied, machine.writes());
-        let uptime = self.started.elapsed();
+        let uptime = self.time.uptime();
         if settled && !caught_up && self.caches.problem().is_some() {
             self.windows.opened(cause::CACHES, uptime);
         }

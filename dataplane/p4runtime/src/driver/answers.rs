@@ -35,7 +35,7 @@ impl Driver {
     }
 
     fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
-        let moment = self.moment();
+        let moment = self.time.now().wall;
         let not_ready = || self.not_ready();
         let device = self.session.device().cloned().ok_or_else(not_ready)?;
         let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);

@@ -73,7 +73,7 @@ impl Driver {
     /// Makes the rows of an intent the desired ones. `None` while the device is not known.
     fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
         let device = self.session.device().cloned()?;
-        let moment = self.moment();
+        let moment = self.time.now().wall;
         let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         if self.session.machine.is_known() {
             self.numbered.rows_are_known();

@@ -7,17 +7,17 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use portcullis_backend::machine::Observed;
-use portcullis_backend::{Backoff, EnforcingRow, QueryError, TargetContext, TargetStatus, Windows, cause};
+use portcullis_backend::timers::{Attempts, TICK, Timers};
+use portcullis_backend::{EnforcingRow, QueryError, TargetContext, TargetStatus, Time, Windows, cause};
 use portcullis_compiler::Intent;
 use portcullis_policy::Direction;
 use portcullis_policy::text::with_causes;
 use portcullis_proto::p4::v1;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::attachment_points::AttachmentPoints;
 use crate::backend::P4Backend;
@@ -40,8 +40,6 @@ mod report;
 /// How long a packet may be on its way through a device's tables. Hardware takes microseconds; a software switch that the
 /// scheduler interrupts takes milliseconds.
 const DRAIN: Duration = Duration::from_millis(20);
-/// How often timers are looked at.
-const TICK: Duration = Duration::from_millis(200);
 
 /// What came of a job; each belongs to the connection it was made on.
 enum Done {
@@ -93,18 +91,13 @@ pub(crate) struct Driver {
     cookie: u64,
     ports: ReplicaPorts,
     status: TargetStatus,
-    connect_at: Instant,
-    backoff: Backoff,
-    look_at: Instant,
-    retry_at: Option<Instant>,
-    retries: u32,
+    attempts: Attempts,
+    timers: Timers,
     /// Answers that are sent when the status that goes with them is published.
     explained: Vec<Explained>,
-    /// The time since the Unix epoch at some moment since the intent came.
-    anchor: (Duration, Instant),
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
-    started: Instant,
+    time: Time,
     windows: Windows,
     /// When rows were read back last, since the start.
     read_at: Option<Duration>,
@@ -117,7 +110,7 @@ impl Driver {
         if let Some(own) = &own {
             session.set_device(Arc::new(own.device.clone()));
         }
-        let now = Instant::now();
+        let timers = Timers::new(backend.config().resync_interval);
         Driver {
             own,
             session,
@@ -140,15 +133,11 @@ impl Driver {
                 detail: "not connected yet".to_string(),
                 ..TargetStatus::default()
             },
-            connect_at: now,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(8), 3),
-            look_at: now,
-            retry_at: None,
-            retries: 0,
-            anchor: (wall(), now),
+            attempts: Attempts::new(3),
+            timers,
             problem: None,
             explained: Vec::new(),
-            started: now,
+            time: Time::new(),
             windows: Windows::default(),
             read_at: None,
             backend,
@@ -174,7 +163,7 @@ impl Driver {
                 changed = context.intents.changed(), if intents_open => {
                     intents_open = changed.is_ok();
                     self.intent = context.intents.borrow_and_update().clone();
-                    self.anchor = (wall(), Instant::now());
+                    self.time.reset_clock();
                     self.rebuild();
                 }
                 message = next_message(&mut self.stream) => self.streamed(message),
@@ -199,20 +188,18 @@ impl Driver {
     }
 
     fn tick(&mut self) {
-        let now = Instant::now();
         self.transitions();
-        if self.client.is_none() && !self.connecting && now >= self.connect_at {
+        let now = self.time.uptime();
+        if self.client.is_none() && !self.connecting && self.attempts.is_due(now) {
             self.connecting = true;
             let config = Arc::clone(self.backend.config());
             self.job(async move { Done::Connected(Box::new(client::connect(config).await)) });
         }
-        if self.retry_at.is_some_and(|at| now >= at) {
-            self.retry_at = None;
+        if self.timers.is_retry_due(now) {
             self.session.hold(false);
             self.rebuild();
         }
-        if self.client.is_some() && now >= self.look_at {
-            self.look_at = now + self.backend.config().resync_interval;
+        if self.client.is_some() && self.timers.is_resync_due(now) {
             self.session.look_again();
         }
     }
@@ -231,7 +218,7 @@ impl Driver {
         self.stream = None;
         self.epoch += 1;
         self.connecting = false;
-        self.connect_at = Instant::now() + self.backoff.next_wait();
+        self.attempts.failed(self.time.uptime());
         self.session.disconnected();
         self.status.detail = why.to_string();
         self.status.versions.remove("mastership");
@@ -337,13 +324,13 @@ impl Driver {
                 self.client = Some(client);
                 self.stream = Some(stream);
                 self.status.detail = "waiting for the device to say who is the primary".to_string();
-                self.look_at = Instant::now() + self.backend.config().resync_interval;
+                self.timers.connected(self.time.uptime());
                 self.keeps_ends(keeps_ends);
                 self.session.connected();
             }
             Err(error) => {
                 self.status.detail = with_causes(&error);
-                self.connect_at = Instant::now() + self.backoff.next_wait();
+                self.attempts.failed(self.time.uptime());
             }
         }
     }
@@ -420,29 +407,21 @@ impl Driver {
         let events = self.session.observed(result);
         self.events(events);
         if read {
-            self.read_at = Some(self.started.elapsed());
+            self.read_at = Some(self.time.uptime());
         }
-    }
-
-    /// The time since the Unix epoch. It does not go back while an intent holds: no clock that is set prolongs a lease.
-    fn moment(&mut self) -> Duration {
-        let (from, since) = self.anchor;
-        let moment = wall().max(from + since.elapsed());
-        self.anchor = (moment, Instant::now());
-        moment
     }
 
     /// Closes what unlocks opened whose moment has come. The engine says the same with its next intent; the driver does not
     /// wait for it.
     fn transitions(&mut self) {
-        let moment = self.moment();
+        let moment = self.time.now().wall;
         let due = self.points.due(moment);
         if due.is_empty() {
             return;
         }
         if !self.units.keeps_ends() {
             // Nobody but this agent ends them.
-            self.windows.opened(cause::LATE_END, self.started.elapsed());
+            self.windows.opened(cause::LATE_END, self.time.uptime());
         }
         self.rebuild();
         for endpoint in due {
@@ -537,11 +516,6 @@ async fn read_back(client: &mut Client, device: &Device) -> Result<ReadBack, Cli
         observed,
         groups,
     })
-}
-
-/// The time since the Unix epoch, by the clock that may be set.
-fn wall() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The next message; never, without a stream.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use portcullis_backend::delta::Key;
 use portcullis_backend::{SessionState, TableUse, TargetContext, cause};
 use portcullis_compiler::Unsupported;
-use tokio::time::Instant;
 
 use super::Driver;
 use crate::config::PipelineSource;
@@ -23,7 +22,7 @@ impl Driver {
             match event {
                 Event::Mastership(mastership) => {
                     if mastership == Mastership::Primary {
-                        self.backoff.reset();
+                        self.attempts.worked();
                     }
                     self.mastership(mastership);
                 }
@@ -93,7 +92,7 @@ impl Driver {
                     self.again();
                 }
                 Event::Confirmed => {
-                    self.retries = 0;
+                    self.timers.confirmed();
                     self.status.detail.clear();
                 }
                 Event::Refused { rows, full } => {
@@ -112,17 +111,14 @@ impl Driver {
     fn rows_drifted(&mut self) {
         let own = self.session.device().is_some_and(|device| device.is_own());
         if !own || !self.session.machine.installed().is_empty() {
-            let now = self.started.elapsed();
+            let now = self.time.uptime();
             self.windows.opened(cause::ROWS, self.read_at.unwrap_or(now));
         }
     }
 
     /// Tries again, after a wait that grows.
     pub(super) fn again(&mut self) -> Duration {
-        self.retries = (self.retries + 1).min(6);
-        let wait = Duration::from_millis(250) * 2u32.pow(self.retries);
-        self.retry_at = Some(Instant::now() + wait);
-        wait
+        self.timers.refused(self.time.uptime())
     }
 
     fn refused(&mut self, rows: &[Refused], full: bool) {
@@ -202,7 +198,7 @@ impl Driver {
             state => state,
         };
         status.forget_while_away();
-        let uptime = self.started.elapsed();
+        let uptime = self.time.uptime();
         if status.state == SessionState::InSync {
             self.windows.close(uptime);
         }
