@@ -99,7 +99,7 @@ const PURE: [(&str, &[&str]); 16] = [
     ("dataplane/fastpath/src", &[]),
     ("dataplane/openflow/src", &[]),
     ("dataplane/ovsdb/src", &[]),
-    ("dataplane/backend/src", &["handle.rs", "time.rs"]),
+    ("dataplane/backend/src", &["handle.rs", "run.rs", "time.rs"]),
     (
         "dataplane/ovs/src",
         &[

@@ -12,10 +12,16 @@
 mod backoff;
 mod clock;
 pub mod delta;
+mod drift;
 mod footprint;
 mod handle;
 pub mod machine;
 mod numbers;
+mod plan;
+pub mod ports;
+mod proofs;
+mod run;
+mod state;
 mod status;
 mod time;
 pub mod timers;
@@ -23,12 +29,18 @@ mod windows;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, Now};
+pub use drift::{RefusedRow, log_ended};
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, TablePlan, TargetContext, TargetHandle, Trace,
     launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};
+pub use plan::plan;
+pub use ports::{PortPolicy, Resolution};
+pub use proofs::Proofs;
+pub use run::{Answer, TargetDriver, end_unlocks, run};
+pub use state::{Lists, Report, TargetState};
 pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};
 pub use time::Time;
 pub use windows::{Windows, cause};

@@ -1,10 +1,10 @@
 //! The [`Backend`] of one bridge.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Footprints, TargetContext, Unstored};
-use portcullis_compiler::{Class, CompileError, Intent, Proved, RowCache, StageModel};
+use portcullis_backend::{Backend, Footprints, Proofs, TargetContext, Unstored, run};
+use portcullis_compiler::{Class, CompileError, Intent, StageModel};
 
 use crate::config::Config;
 use crate::driver::Driver;
@@ -13,20 +13,8 @@ use crate::driver::Driver;
 #[derive(Debug)]
 pub struct OvsBackend {
     config: Config,
-    programs: Mutex<RowCache>,
+    proofs: Proofs,
     footprints: Arc<dyn Footprints>,
-    /// The same rows for [`check`](Backend::check): a check may go on for long, and whoever writes rows waits for none.
-    checking: Mutex<RowCache>,
-    /// What checks proved, for whoever writes rows.
-    proved: Mutex<Vec<Proved>>,
-}
-
-/// Proved rows of classes that wait to be adopted at most: those beyond are proved again.
-const PROVED: usize = 100_000;
-
-/// A holder that panicked left whole entries behind: entries are only ever added whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OvsBackend {
@@ -40,9 +28,7 @@ impl OvsBackend {
         Arc::new(OvsBackend {
             config,
             footprints,
-            programs: Mutex::new(RowCache::new(StageModel::ovs())),
-            checking: Mutex::new(RowCache::new(StageModel::ovs())),
-            proved: Mutex::default(),
+            proofs: Proofs::from_model(StageModel::ovs()),
         })
     }
 
@@ -55,19 +41,8 @@ impl OvsBackend {
         &*self.footprints
     }
 
-    pub(crate) fn programs(&self) -> MutexGuard<'_, RowCache> {
-        let mut programs = lock(&self.programs);
-        programs.adopt(std::mem::take(&mut *lock(&self.proved)));
-        programs
-    }
-
-    /// Keeps what a check proved for whoever writes rows.
-    fn keep(&self, proved: Vec<Proved>) {
-        let mut kept = lock(&self.proved);
-        if kept.len() > PROVED {
-            kept.clear();
-        }
-        kept.extend(proved);
+    pub(crate) fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 }
 
@@ -78,28 +53,22 @@ impl Backend for OvsBackend {
     }
 
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
-        let mut programs = lock(&self.checking);
-        let checked = programs.check(intent);
-        self.keep(programs.take_proved());
-        programs.keep(&[intent]);
-        checked
+        self.proofs.check(|rows| {
+            let checked = rows.check(intent);
+            rows.keep(&[intent]);
+            checked
+        })
     }
 
     fn edits(&self, old: &Class, new: &Class) -> bool {
-        let mut programs = lock(&self.checking);
-        let edits = programs.edits(old, new);
-        self.keep(programs.take_proved());
-        edits
+        self.proofs.edits(old, new)
     }
 
     fn rows(&self, class: &Class) -> Option<usize> {
-        let mut programs = lock(&self.checking);
-        let rows = programs.get(class).ok().map(|program| program.rows());
-        self.keep(programs.take_proved());
-        rows
+        self.proofs.rows(class)
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {
-        Driver::new(self).run(context).await;
+        run(Driver::new(self), context).await;
     }
 }

@@ -11,16 +11,15 @@ mod tests;
 mod vlans;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
+use portcullis_backend::{PortPolicy, Resolution};
+use portcullis_compiler::{EndpointIntent, Intent};
 use portcullis_openflow::port::widen;
 use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
-use portcullis_policy::{
-    Attachment, Direction, EndpointRole, MacAddr, MaskedV6, Name, PerDirection, StrictPrefix, Vlan,
-};
+use portcullis_policy::{Attachment, Direction, MacAddr, Name, Vlan};
 
 use crate::config::{Config, FinalAction};
 use crate::expiry::{self, TimedRow};
@@ -28,45 +27,31 @@ use crate::tables::{Exit, Forwarding};
 
 pub use vlans::Vlans;
 
-/// Whoever is behind a policed port.
+/// A server's port: what holds there, and where frames for it go. Its fields are read as those of its policy are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedPort {
-    /// The endpoint; none for an unmanaged port.
-    pub endpoint: Option<Name>,
+    /// What holds there.
+    pub policy: PortPolicy,
     /// MACs frames are delivered to; learned when empty.
     pub macs: Vec<MacAddr>,
     /// Declared MACs that other ports have too, or may have: frames for them go to the port that used them last.
     pub roaming: Vec<MacAddr>,
     /// Ports of the same attachment: they take over what this one taught, and the reverse.
     pub siblings: Vec<u32>,
-    /// Whether it may send what routers send.
-    pub router: bool,
-    /// Whether it may send what DHCP servers send.
-    pub dhcp_server: bool,
-    /// MACs it may send with.
-    pub guard_macs: Vec<MacAddr>,
-    /// Addresses it may send with.
-    pub addresses: Vec<StrictPrefix>,
-    /// Whether it is held to them.
-    pub guard: bool,
-    /// Link-local addresses that it may not choose by itself; absent when it may choose none.
-    pub link_local: Option<Arc<[MaskedV6]>>,
-    /// Its classes.
-    pub classes: PerDirection<ClassId>,
-    /// What these become as unlocks end, if nobody changes anything: rising in time, each later than the moment for which
-    /// this was found.
-    pub transitions: Vec<ScheduledTransition>,
+}
+
+impl Deref for ManagedPort {
+    type Target = PortPolicy;
+
+    fn deref(&self) -> &PortPolicy {
+        &self.policy
+    }
 }
 
 impl ManagedPort {
     /// The rows that lead to its class in a direction.
     pub fn expiry_chain(&self, direction: Direction) -> Vec<TimedRow> {
         expiry::expiry_chain(self.classes[direction], &self.transitions, direction)
-    }
-
-    /// Whether its packets pass the guard.
-    pub fn guarded(&self) -> bool {
-        self.guard && !(self.guard_macs.is_empty() && self.addresses.is_empty())
     }
 
     /// Whether the switch learns its MACs: those it has, or may have besides the declared ones, are not known.
@@ -86,7 +71,7 @@ pub enum Role {
     /// An uplink, or what is treated as one: the bridge itself, a patch, a tunnel. No policy holds here.
     Uplink,
     /// A server's port: frames from and to it are judged.
-    ManagedPort(ManagedPort),
+    ManagedPort(Box<ManagedPort>),
 }
 
 /// A port of the bridge.
@@ -132,12 +117,8 @@ impl SwitchPort {
 pub struct Ports {
     /// By number.
     pub ports: BTreeMap<u32, SwitchPort>,
-    /// Endpoints that wait for something.
-    pub pending: Vec<Pending>,
-    /// What this bridge cannot do for some of them.
-    pub unsupported: Vec<Unsupported>,
-    /// Endpoints with at least one port here.
-    pub realized: u64,
+    /// What became of the endpoints.
+    pub resolution: Resolution,
     /// How the bridge forwards.
     pub forwarding: Forwarding,
     /// MACs that are not learned from any server port: reserved ones, and those of endpoints without a port here.
@@ -153,10 +134,11 @@ impl Ports {
         self.ports.values().filter(here).collect()
     }
 
-    /// The ports whose classes become others by themselves, each with the moment at which they do so first.
-    pub fn falling(&self) -> impl Iterator<Item = (&SwitchPort, u64)> {
-        let first = |p: &SwitchPort| Some(p.policed()?.transitions.first()?.at);
-        self.ports.values().filter_map(move |p| Some((p, first(p)?)))
+    /// What holds at the ports of servers.
+    pub fn policies(&self) -> impl Iterator<Item = &PortPolicy> {
+        self.ports
+            .values()
+            .filter_map(|port| Some(&port.policed()?.policy))
     }
 }
 
@@ -231,7 +213,10 @@ pub fn resolve(
         intent,
         index,
         before,
-        found: Ports::default(),
+        found: Ports {
+            resolution: Resolution::new(&config.name),
+            ..Ports::default()
+        },
         // vswitchd.conf.db(5): 1 by default, 0 for as many as the datapath can.
         parses_one_tag: switch
             .other_config
@@ -247,13 +232,14 @@ pub fn resolve(
         }
     }
     round.doubles();
-    claims::settle(&mut round.found, intent, &config.name);
+    claims::settle(&mut round.found, intent);
     round.pending();
     round.double_tags();
     round.found.forwarding = round.forwarding(bridge);
     round.link_local();
-    let bypasses = bypass::found(bridge, &round.found, &config.name);
-    round.found.unsupported.extend(bypasses);
+    for (rule, why) in bypass::found(bridge, &round.found) {
+        round.found.resolution.cannot(rule, "output", why);
+    }
     round.found
 }
 
@@ -283,14 +269,9 @@ impl Round<'_> {
 
     /// Link-local addresses that endpoints choose by themselves are nobody's to the switch.
     fn link_local(&mut self) {
-        let mut policed = self.found.ports.values().filter_map(SwitchPort::policed);
-        let v6 = |p: &ManagedPort| p.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
-        // Where none may choose, some that could otherwise are among them.
-        let chooses = |p: &ManagedPort| p.link_local.is_some() || self.intent.link_local.is_none();
-        if policed.any(|p| p.guarded() && !p.guard_macs.is_empty() && v6(p) && chooses(p)) {
-            let limits = self.intent.link_local_limits(&self.config.name);
-            self.found.unsupported.push(limits);
-        }
+        let ports = self.found.ports.values();
+        let policies = ports.filter_map(|port| Some(&port.policed()?.policy));
+        self.found.resolution.learns_no_link_local(policies, self.intent);
     }
 
     /// One attachment that several interfaces say they are.
@@ -355,13 +336,7 @@ impl Round<'_> {
     }
 
     fn unsupported(&mut self, rule: String, table: &str, why: String) {
-        let target = self.config.name.clone();
-        self.found.unsupported.push(Unsupported {
-            target,
-            rule,
-            table: table.to_string(),
-            why,
-        });
+        self.found.resolution.cannot(rule, table, why);
     }
 
     fn interface(&mut self, port: &Port, interface: &Interface) {
@@ -375,10 +350,7 @@ impl Round<'_> {
                     Some(error) => format!("interface {} failed: {error}", interface.name),
                     None => format!("interface {} has no port number yet", interface.name),
                 };
-                self.found.pending.push(Pending {
-                    endpoint: endpoint.name.to_string(),
-                    why,
-                });
+                self.found.resolution.waits(&endpoint.name, why);
             }
             return;
         };
@@ -397,9 +369,9 @@ impl Round<'_> {
             .and_then(|(at, endpoint)| endpoint.attachments.get(*at))
             .is_some_and(|attachment| attachment.vlan == Vlan::Any);
         let role = match attached {
-            Some((at, endpoint)) => Role::ManagedPort(self.endpoint(&endpoint, at, interface)),
+            Some((at, endpoint)) => Role::ManagedPort(Box::new(self.endpoint(&endpoint, at, interface))),
             None if uplink => Role::Uplink,
-            None => Role::ManagedPort(self.unmanaged(interface)),
+            None => Role::ManagedPort(Box::new(self.unmanaged(interface))),
         };
         let vlans = match &role {
             Role::ManagedPort(policed) if !any => self.server_vlans(port, policed, vlans),
@@ -463,16 +435,12 @@ impl Round<'_> {
         left
     }
 
-    /// Its classes now, and what they become.
-    fn classes(&mut self, endpoint: &EndpointIntent) -> (PerDirection<ClassId>, Vec<ScheduledTransition>) {
-        let moment = |transition: &ScheduledTransition| Duration::from_secs(transition.at) <= self.wall;
-        let passed = endpoint.transitions.partition_point(moment);
-        let (past, transitions) = endpoint.transitions.split_at(passed);
-        let now = past
-            .last()
-            .map_or(endpoint.classes, |transition| transition.classes);
-        for (direction, class) in now.each() {
-            let beyond = expiry::beyond(class, transitions, direction);
+    /// What holds at an endpoint's port now. Names the ends of unlocks that no row carries.
+    fn policy(&mut self, endpoint: &EndpointIntent, own: &[MacAddr]) -> PortPolicy {
+        let mut policy = PortPolicy::from_endpoint(endpoint, own, self.intent);
+        policy.move_to(self.wall);
+        for (direction, class) in policy.classes.each() {
+            let beyond = expiry::beyond(class, &policy.transitions, direction);
             if beyond > 0 {
                 self.unsupported(
                     format!("the latest {beyond} {direction} ends of unlocks of {}", endpoint.name),
@@ -485,23 +453,23 @@ impl Round<'_> {
                 );
             }
         }
-        (now, transitions.to_vec())
+        policy
     }
 
     fn endpoint(&mut self, endpoint: &EndpointIntent, at: usize, interface: &Interface) -> ManagedPort {
-        let (classes, transitions) = self.classes(endpoint);
         let own = endpoint
             .attachments
             .get(at)
             .map_or(&[][..], |a: &Attachment| &a.macs);
+        let mut policy = self.policy(endpoint, own);
         let attached: Option<MacAddr> = interface.attached_mac().and_then(|m| m.parse().ok());
         let plugged = self.plugged.get(&endpoint.name);
         let alone = plugged.is_none_or(|of| of.values().map(Vec::len).sum::<usize>() <= 1);
-        let guard_macs = match (own.is_empty(), endpoint.macs.is_empty()) {
-            (false, _) => own.to_vec(),
-            (true, false) => endpoint.macs.clone(),
-            (true, true) => attached.into_iter().collect(),
-        };
+        // A port whose MACs are declared nowhere has the one that it was plugged in with.
+        if policy.guard_macs.is_empty() {
+            policy.guard_macs.extend(attached);
+        }
+        let guard_macs = &policy.guard_macs;
         let macs = match (own.is_empty(), alone, attached) {
             (false, _, _) | (true, true, _) => guard_macs.clone(),
             (true, false, Some(mac)) if guard_macs.contains(&mac) => vec![mac],
@@ -509,24 +477,16 @@ impl Round<'_> {
             (true, false, _) => guard_macs.clone(),
         };
         ManagedPort {
-            endpoint: Some(endpoint.name.clone()),
+            policy,
             macs,
             roaming: Vec::new(),
             siblings: Vec::new(),
-            router: endpoint.has_role(EndpointRole::Router),
-            dhcp_server: endpoint.has_role(EndpointRole::DhcpServer),
-            guard_macs,
-            addresses: endpoint.addresses.clone(),
-            guard: endpoint.source_guard,
-            link_local: endpoint.link_local_exceptions(self.intent),
-            classes,
-            transitions,
         }
     }
 
     fn unmanaged(&self, interface: &Interface) -> ManagedPort {
         ManagedPort {
-            endpoint: None,
+            policy: PortPolicy::unmanaged(self.intent),
             macs: interface
                 .attached_mac()
                 .and_then(|m| m.parse().ok())
@@ -534,14 +494,6 @@ impl Round<'_> {
                 .collect(),
             roaming: Vec::new(),
             siblings: Vec::new(),
-            router: false,
-            dhcp_server: false,
-            guard_macs: Vec::new(),
-            addresses: Vec::new(),
-            guard: false,
-            link_local: None,
-            classes: self.intent.unmanaged,
-            transitions: Vec::new(),
         }
     }
 
@@ -553,7 +505,7 @@ impl Round<'_> {
             .filter_map(|p| p.policed())
             .filter_map(|p| p.endpoint.as_ref())
             .collect();
-        self.found.realized = realized.len() as u64;
+        self.found.resolution.realized = realized.len() as u64;
         for endpoint in self.intent.endpoints.values() {
             let meant = |a: &&Attachment| match &a.target {
                 Some(target) => *target == self.config.name,
@@ -579,13 +531,10 @@ impl Round<'_> {
                 } else {
                     format!("{} is not plugged in", attachments.join(", "))
                 };
-                self.found.pending.push(Pending {
-                    endpoint: endpoint.name.to_string(),
-                    why,
-                });
+                self.found.resolution.waits(&endpoint.name, why);
             }
         }
-        self.found.pending.sort_unstable();
+        self.found.resolution.pending.sort_unstable();
     }
 
     fn double_tags(&mut self) {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use portcullis_backend::delta::Op;
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{EnforcingRow, Hit, Plan, TablePlan, Trace};
+use portcullis_backend::ports::members;
+use portcullis_backend::{EnforcingRow, Hit, Plan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_openflow::instruction::canonical;
@@ -19,9 +19,6 @@ use crate::session::OvsMachine;
 use crate::tables::attach::TAGGED;
 use crate::tables::{Pipeline, Table, control, policy, remote};
 use crate::units::{UnitId, Units};
-
-/// Endpoints named with a hit.
-const NAMED: usize = 16;
 
 /// The rows that decide about a packet of one port, as they are desired.
 pub(crate) fn trace(
@@ -186,7 +183,10 @@ pub(crate) fn hits(
             sum.1 += row.byte_count;
         }
     };
-    let members = members(ports);
+    let ports_of_servers = ports.ports.values();
+    let ports_of_servers =
+        ports_of_servers.filter_map(|port| Some((&port.policed()?.policy, format!("({})", port.name))));
+    let members = members(ports_of_servers);
     for id in members.keys() {
         let Some(class) = intent.classes.get(id) else {
             continue;
@@ -270,25 +270,6 @@ pub(crate) fn hits(
     Ok(list)
 }
 
-/// The endpoints of each class on this bridge; ports without an endpoint by their interface.
-fn members(ports: &Ports) -> BTreeMap<ClassId, Vec<String>> {
-    let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
-    for port in ports.ports.values() {
-        let Some(policed) = port.policed() else { continue };
-        let name = policed
-            .endpoint
-            .as_ref()
-            .map_or_else(|| format!("({})", port.name), ToString::to_string);
-        for class in policed.classes {
-            let list = members.entry(class).or_default();
-            if list.len() < NAMED && list.last() != Some(&name) {
-                list.push(name.clone());
-            }
-        }
-    }
-    members
-}
-
 /// What an intent would change.
 pub(crate) fn plan(
     intent: &Intent,
@@ -299,47 +280,22 @@ pub(crate) fn plan(
     programs: &mut RowCache,
 ) -> Result<Plan, CompileError> {
     let desired: Desired<UnitId, FlowKey, FlowBody> = units.build(intent, ports, programs)?;
-    let mut tables: BTreeMap<Table, TablePlan> = BTreeMap::new();
-    for table in Table::all() {
-        tables.insert(
-            table,
-            TablePlan {
-                table: table.name().to_string(),
-                size: limits.get(&table).copied(),
-                ..TablePlan::default()
-            },
-        );
-    }
-    for key in machine.installed().keys() {
-        if let Some(table) = tables.get_mut(&key.0.table) {
-            table.now += 1;
-        }
-    }
-    let mut rows = Vec::new();
-    for op in machine.plan(&desired) {
-        if let Some(table) = tables.get_mut(&op.key().0.table) {
-            match op.sign() {
-                '+' => table.add += 1,
-                '~' => table.change += 1,
-                _ => table.delete += 1,
-            }
-        }
-        let body = match &op {
-            Op::Add(_, body) | Op::Change(_, body) => Some(body),
-            Op::Delete(key) => machine.installed().get(key),
-        };
-        let row = text(&op.key().0, body.map_or(&[], |b| b.instructions.as_ref()));
+    let tables = Table::all().map(|table| {
+        let size = limits.get(&table).copied();
+        (table as u8, table.name().to_string(), size)
+    });
+    let plan = portcullis_backend::plan(machine, &desired, tables, |key, body| {
+        let row = text(&key.0, body.map_or(&[], |b| b.instructions.as_ref()));
         let until = body.and_then(|b| b.until).map(|t| format!(" until={t}"));
-        rows.push(format!("{} {row}{}", op.sign(), until.unwrap_or_default()));
-    }
+        row + &until.unwrap_or_default()
+    });
     let after: HashMap<&FlowKey, &FlowBody> = desired
         .values()
         .flat_map(|unit| unit.iter().map(|(key, body)| (key, body)))
         .collect();
     Ok(Plan {
-        tables: tables.into_values().collect(),
-        rows,
         warnings: lost_tags(ports, machine, &after),
+        ..plan
     })
 }
 

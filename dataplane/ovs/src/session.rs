@@ -12,9 +12,9 @@ mod writing;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use portcullis_backend::Footprint;
 pub use portcullis_backend::Now;
 use portcullis_backend::machine::{Drift, Machine};
+use portcullis_backend::{Footprint, RefusedRow};
 use portcullis_openflow::{
     BundleKind, Features, FlowStats, FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc,
     ReplyBody, SwitchConfig, Version, decode, encode, frame_len,
@@ -24,7 +24,7 @@ use crate::flow::{FlowBody, FlowKey};
 use crate::tables::{Pipeline, flood};
 use crate::units::UnitId;
 
-pub use errors::{RefusedRow, SessionError};
+pub use errors::SessionError;
 use former::Former;
 use pieces::Observation;
 

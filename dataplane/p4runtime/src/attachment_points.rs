@@ -1,12 +1,12 @@
 //! Resolves the ports of the device: attachments of endpoints, uplinks, and ports without an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::ops::Deref;
 use std::time::Duration;
 
-use portcullis_backend::Pending;
-use portcullis_compiler::{ClassId, EndpointIntent, Intent, ScheduledTransition, Unsupported};
-use portcullis_policy::{Attachment, EndpointRole, MacAddr, MaskedV6, Name, PerDirection, StrictPrefix};
+use portcullis_backend::{PortPolicy, Resolution};
+use portcullis_compiler::{EndpointIntent, Intent};
+use portcullis_policy::{Attachment, MacAddr, Name};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,62 +25,39 @@ pub type At = (u32, Option<u16>);
 /// Frames without a tag, and those whose tag names no VLAN.
 const UNTAGGED: Option<u16> = Some(0);
 
-/// What is behind a port.
+/// What is behind a port: what holds there, and where frames for it go. Its fields are read as those of its policy are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachmentPoint {
     /// Where.
     pub at: At,
-    /// The endpoint; none for an uplink or an unmanaged port.
-    pub endpoint: Option<Name>,
+    /// What holds there.
+    pub policy: PortPolicy,
     /// Not a server.
     pub uplink: bool,
     /// The network of the endpoint.
     pub network: Option<Name>,
     /// MACs that frames are delivered to here and at no other port.
     pub macs: Vec<MacAddr>,
-    /// MACs it may send with.
-    pub guard_macs: Vec<MacAddr>,
-    /// Addresses it may send with.
-    pub addresses: Vec<StrictPrefix>,
-    /// Whether it is held to them.
-    pub guard: bool,
-    /// Link-local addresses that it may not choose by itself; absent when it may choose none.
-    pub link_local: Option<Arc<[MaskedV6]>>,
-    /// What it may send beside what any server sends.
-    pub roles: BTreeSet<EndpointRole>,
-    /// Its classes.
-    pub classes: PerDirection<ClassId>,
-    /// What these become as unlocks end, if nobody changes anything: rising in time.
-    pub transitions: Vec<ScheduledTransition>,
+}
+
+impl Deref for AttachmentPoint {
+    type Target = PortPolicy;
+
+    fn deref(&self) -> &PortPolicy {
+        &self.policy
+    }
 }
 
 impl AttachmentPoint {
-    /// Whether its packets pass the guard.
-    pub fn guarded(&self) -> bool {
-        self.guard && !(self.guard_macs.is_empty() && self.addresses.is_empty())
-    }
-
-    fn open(at: At) -> Self {
+    /// Where nothing is delivered to a known MAC.
+    fn new(at: At, policy: PortPolicy) -> Self {
         AttachmentPoint {
             at,
-            endpoint: None,
+            policy,
             uplink: false,
             network: None,
             macs: Vec::new(),
-            guard_macs: Vec::new(),
-            addresses: Vec::new(),
-            guard: false,
-            link_local: None,
-            roles: BTreeSet::new(),
-            classes: PerDirection::from_fn(|_| ClassId::OPEN),
-            transitions: Vec::new(),
         }
-    }
-
-    /// Every class that it has now or will have.
-    pub fn all_classes(&self) -> impl Iterator<Item = ClassId> {
-        let later = self.transitions.iter().flat_map(|transition| transition.classes);
-        self.classes.into_iter().chain(later)
     }
 }
 
@@ -91,12 +68,9 @@ pub struct AttachmentPoints {
     pub points: BTreeMap<At, AttachmentPoint>,
     /// MACs that are at several ports.
     pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
-    /// Endpoints that wait for something.
-    pub pending: Vec<Pending>,
-    /// What our own program does not do: it learns no MACs and no addresses, and tells networks apart by VLAN alone.
-    pub unsupported: Vec<Unsupported>,
-    /// Endpoints with at least one port here.
-    pub realized: u64,
+    /// What became of the endpoints. What is unsupported holds for our own program: it learns no MACs and no addresses, and tells
+    /// networks apart by VLAN alone.
+    pub resolution: Resolution,
 }
 
 impl AttachmentPoints {
@@ -110,29 +84,14 @@ impl AttachmentPoints {
     /// What is behind the ports at a moment since the Unix epoch: unlocks that have ended by then open nothing.
     pub fn at(mut self, wall: Duration) -> Self {
         for point in self.points.values_mut() {
-            let passed = point
-                .transitions
-                .partition_point(|transition| Duration::from_secs(transition.at) <= wall);
-            if let Some(transition) = point.transitions.drain(..passed).next_back() {
-                point.classes = transition.classes;
-            }
+            point.policy.move_to(wall);
         }
         self
     }
 
-    /// The endpoints whose classes become others by themselves no later than a moment since the Unix epoch.
-    pub fn due(&self, wall: Duration) -> BTreeSet<Name> {
-        let first = |point: &AttachmentPoint| {
-            point
-                .transitions
-                .first()
-                .map(|transition| Duration::from_secs(transition.at))
-        };
-        let due = self
-            .points
-            .values()
-            .filter(|p| first(p).is_some_and(|at| at <= wall));
-        due.filter_map(|point| point.endpoint.clone()).collect()
+    /// What holds at the ports.
+    pub fn policies(&self) -> impl Iterator<Item = &PortPolicy> {
+        self.points.values().map(|point| &point.policy)
     }
 
     /// Every port, once.
@@ -151,11 +110,14 @@ pub fn meant<'a>(endpoint: &'a EndpointIntent, target: &'a str) -> impl Iterator
 
 /// Finds out who is where. `port_max`: the highest port number that the switch can have.
 pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> AttachmentPoints {
-    let mut found = AttachmentPoints::default();
+    let mut found = AttachmentPoints {
+        resolution: Resolution::new(&known.target),
+        ..AttachmentPoints::default()
+    };
     for port in &known.uplinks {
         let point = AttachmentPoint {
             uplink: true,
-            ..AttachmentPoint::open((*port, None))
+            ..AttachmentPoint::new((*port, None), PortPolicy::open())
         };
         found.points.insert(point.at, point);
     }
@@ -169,32 +131,21 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
                     let point = point(endpoint, attachment, at, intent);
                     found.points.insert(at, point);
                 }
-                Err(why) => found.pending.push(Pending {
-                    endpoint: endpoint.name.to_string(),
-                    why,
-                }),
+                Err(why) => found.resolution.waits(&endpoint.name, why),
             }
         }
-        found.realized += u64::from(realized);
+        found.resolution.realized += u64::from(realized);
     }
     let taken = found.ports();
     for port in known.servers.iter().filter(|port| !taken.contains(port)) {
-        let point = AttachmentPoint {
-            classes: intent.unmanaged,
-            ..AttachmentPoint::open((*port, UNTAGGED))
-        };
+        let point = AttachmentPoint::new((*port, UNTAGGED), PortPolicy::unmanaged(intent));
         found.points.insert(point.at, point);
     }
-    without_macs(&mut found, &known.target);
-    claim(&mut found, &known.target);
-    let v6 = |point: &AttachmentPoint| point.addresses.iter().any(|prefix| prefix.0.addr().is_ipv6());
-    // Where none may choose, some that could otherwise are among them.
-    let chooses = |point: &AttachmentPoint| point.link_local.is_some() || intent.link_local.is_none();
-    let mut points = found.points.values();
-    if points.any(|point| point.guarded() && !point.guard_macs.is_empty() && v6(point) && chooses(point)) {
-        found.unsupported.push(intent.link_local_limits(&known.target));
-    }
-    found.pending.sort_unstable();
+    without_macs(&mut found);
+    claim(&mut found);
+    let policies = found.points.values().map(|point| &point.policy);
+    found.resolution.learns_no_link_local(policies, intent);
+    found.resolution.pending.sort_unstable();
     found
 }
 
@@ -214,47 +165,32 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
 }
 
 fn point(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Intent) -> AttachmentPoint {
-    let own = &attachment.macs;
-    let guard_macs = if own.is_empty() { &endpoint.macs } else { own };
+    let policy = PortPolicy::from_endpoint(endpoint, &attachment.macs, intent);
     AttachmentPoint {
-        at,
-        endpoint: Some(endpoint.name.clone()),
-        uplink: false,
         network: Some(endpoint.network.clone()),
-        macs: guard_macs.clone(),
-        guard_macs: guard_macs.clone(),
-        addresses: endpoint.addresses.clone(),
-        guard: endpoint.source_guard,
-        link_local: endpoint.link_local_exceptions(intent),
-        roles: endpoint.roles.clone(),
-        classes: endpoint.classes,
-        transitions: endpoint.transitions.clone(),
+        macs: policy.guard_macs.clone(),
+        ..AttachmentPoint::new(at, policy)
     }
 }
 
-fn not_delivered(target: &str, whose: &str, why: String) -> Unsupported {
-    Unsupported {
-        target: target.to_string(),
-        rule: format!("deliver/{whose}"),
-        table: "l2".to_string(),
-        why,
-    }
+fn not_delivered(resolution: &mut Resolution, whose: &str, why: String) {
+    resolution.cannot(format!("deliver/{whose}"), "l2", why);
 }
 
 /// Servers of which no MAC is known: what is sent to one MAC does not reach them.
-fn without_macs(found: &mut AttachmentPoints, target: &str) {
+fn without_macs(found: &mut AttachmentPoints) {
     let mut unmanaged: Vec<String> = Vec::new();
     for point in found.points.values().filter(|p| !p.uplink && p.macs.is_empty()) {
         match &point.endpoint {
-            Some(name) => found.unsupported.push(not_delivered(
-                target,
+            Some(name) => not_delivered(
+                &mut found.resolution,
                 name.as_str(),
                 format!(
                     "it declares no MACs, and this switch learns none: frames for one MAC do not reach port {}; declare its \
                      macs",
                     point.at.0
                 ),
-            )),
+            ),
             None => unmanaged.push(point.at.0.to_string()),
         }
     }
@@ -264,13 +200,13 @@ fn without_macs(found: &mut AttachmentPoints, target: &str) {
              an endpoint with its macs",
             unmanaged.join(", ")
         );
-        found.unsupported.push(not_delivered(target, "(unmanaged)", why));
+        not_delivered(&mut found.resolution, "(unmanaged)", why);
     }
 }
 
 /// Where MACs are. Frames for one that is at several ports (`shared`, or an endpoint with several attachments) go to all of
 /// them. Endpoints of two networks may have the same MAC; where they are on the same VLAN, too, the first gets its frames.
-fn claim(found: &mut AttachmentPoints, target: &str) {
+fn claim(found: &mut AttachmentPoints) {
     let mut places: HashMap<MacAddr, Vec<At>> = HashMap::new();
     for point in found.points.values() {
         for mac in &point.macs {
@@ -279,7 +215,7 @@ fn claim(found: &mut AttachmentPoints, target: &str) {
     }
     let several: BTreeMap<MacAddr, Vec<At>> = places.into_iter().filter(|(_, at)| at.len() > 1).collect();
     for (mac, places) in several {
-        let kept = apart(found, mac, &places, target);
+        let kept = apart(found, mac, &places);
         let ports: BTreeSet<u32> = kept.iter().map(|at| at.0).collect();
         // One port has it, on several VLANs.
         let only = kept.first().filter(|_| ports.len() == 1);
@@ -295,7 +231,7 @@ fn claim(found: &mut AttachmentPoints, target: &str) {
 }
 
 /// The places of a MAC where frames for it may go without reaching another network.
-fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At], target: &str) -> Vec<At> {
+fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At]) -> Vec<At> {
     let overlaps = |a: &At, b: &At| a.1.is_none() || b.1.is_none() || a.1 == b.1;
     let mut kept: Vec<At> = Vec::new();
     for at in places {
@@ -318,8 +254,8 @@ fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At], target: &str
                     named(first),
                     first.at.0
                 );
-                let unsupported = not_delivered(target, &named(point), why);
-                found.unsupported.push(unsupported);
+                let whose = named(point);
+                not_delivered(&mut found.resolution, &whose, why);
             }
         }
     }
@@ -329,8 +265,8 @@ fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At], target: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_compiler::Compiler;
-    use portcullis_policy::Document;
+    use portcullis_compiler::{ClassId, Compiler};
+    use portcullis_policy::{Document, EndpointRole};
 
     const DOCUMENT: &str = r#"
 version: portcullis/v1
@@ -369,8 +305,9 @@ endpoints:
                 (9, None)
             ]
         );
-        assert_eq!(found.realized, 4);
+        assert_eq!(found.resolution.realized, 4);
         let why: Vec<String> = found
+            .resolution
             .pending
             .iter()
             .map(|p| format!("{}: {}", p.endpoint, p.why))
@@ -408,7 +345,7 @@ endpoints:
     }
 
     fn reasons(found: &AttachmentPoints) -> Vec<String> {
-        let list = found.unsupported.iter();
+        let list = found.resolution.unsupported.iter();
         list.map(|u| format!("{}: {}", u.rule, u.why)).collect()
     }
 

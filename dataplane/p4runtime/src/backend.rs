@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, TargetContext};
-use portcullis_compiler::{Class, CompileError, Intent, Proved, RowCache};
+use portcullis_backend::{Backend, Proofs, TargetContext, run};
+use portcullis_compiler::{Class, CompileError, Intent, RowCache};
 
 use crate::attachment_points::resolve;
 use crate::config::{Config, PipelineSource};
@@ -20,18 +20,20 @@ use crate::units::{BuildError, Units};
 pub struct P4Backend {
     config: Arc<Config>,
     own: Option<Arc<OwnProgram>>,
-    /// The proved rows, as soon as the device's description is known.
-    known: Mutex<Option<RowCache>>,
-    /// The same for checks, which may take long: writing rows waits for none.
-    checking: Mutex<Option<Checking>>,
-    /// What checks proved, for the driver that writes rows.
-    proved: Mutex<Vec<Proved>>,
+    /// What is known of the device, as soon as its description is.
+    known: Mutex<Option<Arc<Known>>>,
 }
 
-/// What a check works with.
+/// What a device's description leads to.
 #[derive(Debug)]
-struct Checking {
-    programs: RowCache,
+struct Known {
+    proofs: Proofs,
+    encoder: Mutex<Encoder>,
+}
+
+/// Encodes rows for checks.
+#[derive(Debug)]
+struct Encoder {
     device: Arc<Device>,
     /// Rows as the device would hold them, so that a check encodes only classes that changed.
     units: Units,
@@ -51,8 +53,6 @@ impl P4Backend {
             config: Arc::new(config),
             own,
             known: Mutex::new(None),
-            checking: Mutex::new(None),
-            proved: Mutex::default(),
         };
         if let Some(own) = &backend.own {
             backend.learn(&own.device);
@@ -73,36 +73,28 @@ impl P4Backend {
     pub(crate) fn learn(&self, device: &Device) {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
-        *lock(&self.known) = Some(RowCache::new(model.clone()));
-        *lock(&self.checking) = Some(Checking {
-            programs: RowCache::new(model),
-            device: Arc::new(device.clone()),
-            units: Units::default(),
-            numbered: Numbered::default(),
-        });
-        lock(&self.proved).clear();
+        let known = Known {
+            proofs: Proofs::from_model(model),
+            encoder: Mutex::new(Encoder {
+                device: Arc::new(device.clone()),
+                units: Units::default(),
+                numbered: Numbered::default(),
+            }),
+        };
+        *lock(&self.known) = Some(Arc::new(known));
+    }
+
+    fn known(&self) -> Option<Arc<Known>> {
+        lock(&self.known).clone()
     }
 
     /// Does something with the proved rows; `None` while the device is not known.
     pub(crate) fn with_programs<T>(&self, what: impl FnOnce(&mut RowCache) -> T) -> Option<T> {
-        let mut known = lock(&self.known);
-        let programs = known.as_mut()?;
-        programs.adopt(std::mem::take(&mut *lock(&self.proved)));
-        Some(what(programs))
-    }
-
-    /// Keeps what a check proved, within bounds.
-    fn keep(&self, proved: Vec<Proved>) {
-        let mut kept = lock(&self.proved);
-        if kept.len() > PROVED {
-            kept.clear();
-        }
-        kept.extend(proved);
+        let known = self.known()?;
+        let mut rows = known.proofs.of_session();
+        Some(what(&mut rows))
     }
 }
-
-/// Proved rows of classes that wait to be adopted at most: those beyond are proved again.
-const PROVED: usize = 100_000;
 
 /// A holder that panicked left whole entries behind: entries are only ever added whole.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -118,28 +110,29 @@ impl Backend for P4Backend {
     /// Compiles, proves and encodes. A device that is not known yet refuses nothing: what it cannot do is reported when it
     /// is known.
     fn check(&self, intent: &Intent) -> Result<(), CompileError> {
-        let mut checking = lock(&self.checking);
-        let Some(Checking {
-            programs,
+        let Some(known) = self.known() else {
+            return Ok(());
+        };
+        let mut encoder = lock(&known.encoder);
+        let Encoder {
             device,
             units,
             numbered,
-        }) = checking.as_mut()
-        else {
-            return Ok(());
-        };
+        } = &mut *encoder;
         let points = resolve(intent, &self.config.known(), port_max(device));
         let target = &self.config.name;
         let limit = limit_of_checks(device);
         let built = match numbered.translate(intent, points, limit, BTreeSet::new) {
-            Ok((intent, points)) => units.build(device, &intent, &points, target, programs).map(drop),
+            Ok((here, points)) => known.proofs.check(|rows| {
+                let built = units.build(device, &here, &points, target, rows);
+                rows.keep(&[intent]);
+                built.map(drop)
+            }),
             Err(lack) => Err(BuildError::Numbers {
                 lack,
                 target: target.clone(),
             }),
         };
-        self.keep(programs.take_proved());
-        programs.keep(&[intent]);
         match built {
             Ok(()) => Ok(()),
             Err(BuildError::Compile(error)) => Err(error),
@@ -152,19 +145,14 @@ impl Backend for P4Backend {
 
     /// A device that is not known yet edits nothing.
     fn edits(&self, old: &Class, new: &Class) -> bool {
-        let mut checking = lock(&self.checking);
-        checking
-            .as_mut()
-            .is_some_and(|checking| checking.programs.edits(old, new))
+        self.known().is_some_and(|known| known.proofs.edits(old, new))
     }
 
     fn rows(&self, class: &Class) -> Option<usize> {
-        let mut checking = lock(&self.checking);
-        let program = checking.as_mut()?.programs.get(class).ok()?;
-        Some(program.rows())
+        self.known()?.proofs.rows(class)
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {
-        Driver::new(self).run(context).await;
+        run(Driver::new(self), context).await;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{Numbers, OutOfNumbers};
+use portcullis_backend::{Numbers, OutOfNumbers, PortPolicy};
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{Class, ClassId, Intent};
 
@@ -55,17 +55,13 @@ impl Numbered {
         limit: u32,
         held: impl Fn() -> BTreeSet<u32>,
     ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
-        let mut wanted: BTreeSet<ClassId> = points
-            .points
-            .values()
-            .flat_map(|point| point.all_classes())
-            .collect();
+        let mut wanted: BTreeSet<ClassId> = points.policies().flat_map(PortPolicy::all_classes).collect();
         wanted.remove(&ClassId::OPEN);
         let held = || held().union(&self.seen).copied().collect();
         self.numbers.give(&wanted, limit, held)?;
-        for point in points.points.values_mut() {
-            point.classes = point.classes.map(|id| self.here(id));
-            for transition in &mut point.transitions {
+        for policy in points.points.values_mut().map(|point| &mut point.policy) {
+            policy.classes = policy.classes.map(|id| self.here(id));
+            for transition in &mut policy.transitions {
                 transition.classes = transition.classes.map(|id| self.here(id));
             }
         }

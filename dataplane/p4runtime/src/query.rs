@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::delta::Key;
+use portcullis_backend::ports::members;
 use portcullis_backend::{Hit, Numbers, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
@@ -16,9 +17,6 @@ use crate::device::{Device, DeviceTable};
 use crate::entry::{Match, Place, Row, RowKey};
 use crate::own::contract::{ATTACH, contract};
 use crate::units::Attributions;
-
-/// Endpoints named with a hit.
-const NAMED: usize = 16;
 
 /// The rows of the classes' stages that decide about a packet of an endpoint, as they are desired.
 pub(crate) fn deciding(
@@ -117,7 +115,8 @@ pub(crate) fn hits(
             add(guards.entry(denied).or_default());
         }
     }
-    let members = members(points);
+    let servers = points.points.values().filter(|point| !point.uplink);
+    let members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
     let rules = sums.into_iter().map(
         |((direction, class, rule, decider, action), (packets, bytes))| Hit {
             direction,
@@ -228,19 +227,4 @@ fn named(point: &AttachmentPoint) -> String {
         Some(name) => name.to_string(),
         None => format!("({})", plug_name(point.at)),
     }
-}
-
-/// The endpoints of each class on this device; ports without an endpoint by their number.
-fn members(points: &AttachmentPoints) -> BTreeMap<ClassId, Vec<String>> {
-    let mut members: BTreeMap<ClassId, Vec<String>> = BTreeMap::new();
-    for point in points.points.values().filter(|p| !p.uplink) {
-        let name = named(point);
-        for class in point.classes {
-            let list = members.entry(class).or_default();
-            if list.len() < NAMED && list.last() != Some(&name) {
-                list.push(name.clone());
-            }
-        }
-    }
-    members
 }

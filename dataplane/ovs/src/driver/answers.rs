@@ -1,22 +1,19 @@
 //! Answers to `plan`, `explain` and `hits`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use portcullis_backend::{EnforcingRow, Hit, Query, QueryError, SessionState, Trace};
+use portcullis_backend::timers::ANSWERS_WITHIN;
+use portcullis_backend::{Answer, EnforcingRow, Hit, Plan, QueryError, SessionState, Trace};
 use portcullis_compiler::Intent;
 use portcullis_openflow::FlowStats;
-use portcullis_policy::Name;
 use portcullis_policy::text::with_causes;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::Driver;
 use crate::flow::FlowKey;
 use crate::ports::{Attachments, SwitchPort, resolve};
 use crate::query;
 use crate::units::Units;
-
-type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
 
 /// A question that waits for the switch.
 pub(super) enum Asked {
@@ -25,37 +22,18 @@ pub(super) enum Asked {
 }
 
 impl Driver {
-    pub(super) fn query(&mut self, question: Query) {
-        let not_ready = QueryError::NotReady {
-            target: self.name().to_string(),
-            state: self.session.machine.state(),
-        };
-        let ready = self.session.is_ready() && self.session.machine.is_known();
-        match question {
-            Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Hits(answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Plan(intent, answer) => drop(answer.send(self.plan(&intent))),
-            Query::Explain(trace, answer) => self.explain(&trace, answer),
-            Query::Hits(answer) => {
-                let requests = query::hit_requests(self.units.pipeline());
-                self.ask(Asked::Hits(answer), requests);
-            }
-        }
+    pub(super) fn ask_for_hits(&mut self, answer: Answer<Vec<Hit>>) {
+        let requests = query::hit_requests(self.units.pipeline());
+        self.ask(Asked::Hits(answer), requests);
     }
 
-    pub(super) fn plan(&mut self, intent: &Intent) -> Result<portcullis_backend::Plan, QueryError> {
-        let Some((switch, name)) = self.database.snapshot().zip(self.bridge.as_ref()) else {
-            return Err(QueryError::NotReady {
-                target: self.name().to_string(),
-                state: SessionState::Disconnected,
-            });
+    pub(super) fn planned(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
+        let there = self.database.snapshot().zip(self.bridge.as_ref());
+        let Some((switch, name)) = there else {
+            return Err(self.state.not_ready());
         };
         let Some(bridge) = switch.bridges.get(name) else {
-            return Err(QueryError::NotReady {
-                target: self.name().to_string(),
-                state: SessionState::Disconnected,
-            });
+            return Err(self.state.not_ready());
         };
         let index = Attachments::new(intent, self.name());
         let wall = self.time.now().wall;
@@ -68,7 +46,7 @@ impl Driver {
             wall,
             &self.ports,
         );
-        let mut programs = self.backend.programs();
+        let mut programs = self.backend.proofs().of_session();
         Ok(query::plan(
             intent,
             &ports,
@@ -79,25 +57,14 @@ impl Driver {
         )?)
     }
 
-    pub(super) fn not_here(&self, endpoint: &Name) -> QueryError {
-        let name = endpoint.to_string();
-        let pending = self.ports.pending.iter().find(|p| p.endpoint == name);
-        let why = pending.map_or_else(|| "it has no attachment here".to_string(), |p| p.why.clone());
-        QueryError::NotHere {
-            endpoint: name,
-            target: self.name().to_string(),
-            why,
-        }
-    }
-
-    pub(super) fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
+    pub(super) fn ask_for_rows(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
         let ports: Vec<SwitchPort> = self.ports.of(&trace.endpoint).into_iter().cloned().collect();
-        let Some(intent) = self.intent.clone().filter(|_| !ports.is_empty()) else {
-            return drop(answer.send(Err(self.not_here(&trace.endpoint))));
+        let Some(intent) = self.state.intent.clone().filter(|_| !ports.is_empty()) else {
+            return drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
         };
         let mut keys: Vec<FlowKey> = Vec::new();
         for port in &ports {
-            let mut programs = self.backend.programs();
+            let mut programs = self.backend.proofs().of_session();
             let machine = &self.session.machine;
             match query::trace(
                 trace,
@@ -119,7 +86,7 @@ impl Driver {
 
     pub(super) fn ask(&mut self, asked: Asked, requests: Vec<portcullis_openflow::FlowStatsRequest>) {
         self.question += 1;
-        self.asked.insert(self.question, (Instant::now(), asked));
+        self.asked.insert(self.question, (self.time.uptime(), asked));
         if let Err(error) = self.session.read(self.question, requests) {
             self.switch_lost(&with_causes(&error));
         }
@@ -138,12 +105,12 @@ impl Driver {
                 if rows.iter().any(|row| !row.present) {
                     self.session.machine.doubt();
                 }
-                self.explained.push((answer, rows));
+                self.state.after_publishing(move || drop(answer.send(Ok(rows))));
             }
             Asked::Hits(answer) => {
-                let hits = match &self.intent {
+                let hits = match &self.state.intent {
                     Some(intent) => {
-                        let mut programs = self.backend.programs();
+                        let mut programs = self.backend.proofs().of_session();
                         query::hits(&seen, intent, &self.ports, &mut programs, &pipeline)
                             .map_err(QueryError::from)
                     }
@@ -153,22 +120,36 @@ impl Driver {
             }
         }
     }
-}
 
-/// Answers to `explain` that are sent when the status that goes with them is published.
-pub(super) type Explained = Vec<(Answer<Vec<EnforcingRow>>, Vec<EnforcingRow>)>;
+    /// Gives up questions that the switch has not answered in time.
+    pub(super) fn give_up_late_questions(&mut self) {
+        let now = self.time.uptime();
+        let late = |since: Duration| now.saturating_sub(since) > ANSWERS_WITHIN;
+        for (_, (_, asked)) in self.asked.extract_if(|_, (since, _)| late(*since)) {
+            asked.refuse(QueryError::Timeout {
+                target: self.state.name.clone(),
+                seconds: ANSWERS_WITHIN.as_secs(),
+            });
+        }
+    }
 
-/// Sends answers. The caller that asked may be gone.
-pub(super) fn send(explained: &mut Explained) {
-    for (answer, rows) in explained.drain(..) {
-        drop(answer.send(Ok(rows)));
+    /// The connection ended: nothing that was asked is answered.
+    pub(super) fn refuse_questions(&mut self) {
+        for (_, asked) in std::mem::take(&mut self.asked).into_values() {
+            asked.refuse(QueryError::NotReady {
+                target: self.state.name.clone(),
+                state: SessionState::Disconnected,
+            });
+        }
     }
 }
 
-/// Answers that there is no answer.
-pub(super) fn refuse(asked: (Instant, Asked), error: QueryError) {
-    match asked.1 {
-        Asked::Explain(_, answer) => drop(answer.send(Err(error))),
-        Asked::Hits(answer) => drop(answer.send(Err(error))),
+impl Asked {
+    /// Answers that there is no answer.
+    fn refuse(self, error: QueryError) {
+        match self {
+            Asked::Explain(_, answer) => drop(answer.send(Err(error))),
+            Asked::Hits(answer) => drop(answer.send(Err(error))),
+        }
     }
 }

@@ -103,7 +103,7 @@ impl Driver {
                 return;
             }
             self.mode.problem = Some("there is no connection to OVSDB".to_string());
-            self.changed += 1;
+            self.state.lists_changed();
         }
         if matches!(self.mode.step, Step::Deciding) {
             self.fail_mode_decided();
@@ -112,7 +112,7 @@ impl Driver {
 
     fn fail_mode_decided(&mut self) {
         self.mode.step = Step::Idle;
-        self.changed += 1;
+        self.state.lists_changed();
         self.session.let_write(true);
         let now = self.now();
         if let Err(error) = self.session.advance(now) {
@@ -138,21 +138,21 @@ impl Driver {
         let now = self.time.uptime();
         let ours = !matches!(self.mode.step, Step::Idle | Step::Deciding);
         if before.is_some_and(|(id, was)| id == bridge.id && was != secure) && ours {
-            self.changed += 1;
+            self.state.lists_changed();
         } else if before.is_some_and(|(id, was)| id == bridge.id && was != secure) {
             tracing::warn!(
                 target = self.name(),
                 fail_mode = bridge.fail_mode.as_deref().unwrap_or("standalone"),
                 "the bridge's fail mode was changed, which empties its tables"
             );
-            self.changed += 1;
+            self.state.lists_changed();
             self.mode.watch_until = Some(Instant::now() + WATCH);
             self.mode.emptied = false;
             if !secure {
-                self.windows.opened(cause::FAIL_MODE, now);
+                self.state.windows.opened(cause::FAIL_MODE, now);
             }
         } else if before.is_none_or(|(id, _)| id != bridge.id) {
-            self.changed += 1;
+            self.state.lists_changed();
         }
         if let Step::Waiting(sequence, _) = self.mode.step
             && switch.cur_cfg.is_some_and(|done| done >= sequence)
@@ -209,7 +209,7 @@ impl Driver {
                  the agent has written its rows again, and for ever when no agent runs"
             ),
             remedy,
-            open: self.windows.is_open(cause::FAIL_MODE),
+            open: self.state.windows.is_open(cause::FAIL_MODE),
         })
     }
 }

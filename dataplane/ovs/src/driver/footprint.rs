@@ -73,13 +73,14 @@ impl Driver {
 
     /// A switch that lost the rows it had: on a bridge that is not secure everything passed since it was there again.
     pub(super) fn rows_lost(&mut self) {
-        let had = self.footprint.before || self.status.applied > 0;
+        let had = self.footprint.before || self.state.status.applied > 0;
         let bare = self.session.machine.installed().is_empty() && self.session.left_over() == 0;
         if had && bare && !self.is_secure() {
             let now = self.time.uptime();
-            self.windows
+            self.state
+                .windows
                 .opened(cause::FAIL_MODE, self.links.absent.unwrap_or(now));
-            self.changed += 1;
+            self.state.lists_changed();
         }
         self.links.absent = None;
     }
@@ -88,9 +89,8 @@ impl Driver {
     /// switch that lost all, [`rows_lost`](Self::rows_lost) tells.
     pub(super) fn rows_drifted(&mut self) {
         let bare = self.session.machine.installed().is_empty();
-        let since = self.read_at.unwrap_or(self.time.uptime());
-        if !bare && self.windows.opened(cause::ROWS, since) {
-            self.changed += 1;
+        if !bare {
+            self.state.drift_opened(self.time.uptime());
         }
     }
 }

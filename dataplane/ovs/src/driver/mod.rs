@@ -1,20 +1,25 @@
-//! The driver: connections to OVSDB and the switch in one event loop. Decisions are in `session` and `units`.
+//! The driver: connections to OVSDB and the switch. Decisions are in `session` and `units`; the loop is every target's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_backend::timers::{ANSWERS_WITHIN, Attempts, TICK, Timers};
-use portcullis_backend::{Now, QueryError, SessionState, TargetContext, TargetStatus, Time, Windows};
+use portcullis_backend::ports;
+use portcullis_backend::timers::Attempts;
+use portcullis_backend::{
+    Answer, EnforcingRow, Hit, Lists, Now, Plan, QueryError, Report, TargetDriver, TargetState, Time, Trace,
+    log_ended,
+};
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig};
+use portcullis_policy::Name;
 use portcullis_policy::text::with_causes;
-use tokio::time::Instant;
 
 use crate::backend::OvsBackend;
-use crate::caches::{Caches, Where};
+use crate::caches::{Caches, Progress, Where};
 use crate::discover::choose;
+use crate::flow::{FlowKey, text};
 use crate::io::{Link, read_some};
 use crate::ports::{Attachments, Ports, resolve};
 use crate::session::{Event, Session, SessionError};
@@ -27,7 +32,7 @@ mod fail_mode;
 mod footprint;
 mod report;
 
-use answers::{Asked, refuse};
+use answers::Asked;
 
 /// How often a switch that is not there is looked for.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -35,31 +40,22 @@ const RECONNECT: Duration = Duration::from_millis(50);
 pub(crate) struct Driver {
     backend: Arc<OvsBackend>,
     time: Time,
+    state: TargetState,
     session: Session,
     database: Database,
     links: Links,
     units: Units,
-    intent: Option<Arc<Intent>>,
     attachments: Attachments,
     bridge: Option<String>,
     ports: Ports,
     floods: Floods,
     /// Rows that tables take, where Flow_Table:flow_limit says so.
     limits: BTreeMap<Table, u64>,
-    status: TargetStatus,
-    /// How often something that lists are made of has changed, and what they were made of last.
-    changed: u64,
-    reported: u64,
-    asked: HashMap<u64, (Instant, Asked)>,
+    asked: HashMap<u64, (Duration, Asked)>,
     question: u64,
-    explained: answers::Explained,
     caches: Caches,
     mode: fail_mode::Mode,
-    windows: Windows,
-    /// When rows were read back last.
-    read_at: Option<Duration>,
     footprint: footprint::Recorded,
-    timers: Timers,
 }
 
 /// The two connections and when to try each again.
@@ -93,6 +89,7 @@ impl Driver {
         };
         Driver {
             time: Time::new(),
+            state: TargetState::new(&config.name, config.resync_interval),
             session: Session::new(pipeline),
             database: Database::new(SessionConfig::default()),
             links: Links {
@@ -103,30 +100,19 @@ impl Driver {
                 absent: None,
             },
             units: Units::new(pipeline),
-            intent: None,
             attachments: Attachments::default(),
             bridge: None,
             ports: Ports::default(),
             floods: Floods::default(),
             limits: BTreeMap::new(),
-            status: TargetStatus {
-                detail: "not connected yet".to_string(),
-                ..TargetStatus::default()
-            },
-            changed: 0,
-            reported: 0,
             asked: HashMap::new(),
             caches: Caches::start(Where {
                 folder: config.run_dir(),
                 socket: config.control_socket.clone(),
             }),
             mode: fail_mode::Mode::default(),
-            windows: Windows::default(),
-            read_at: None,
             footprint: footprint::Recorded::default(),
             question: 0,
-            explained: Vec::new(),
-            timers: Timers::new(config.resync_interval),
             backend,
         }
     }
@@ -136,118 +122,7 @@ impl Driver {
     }
 
     fn name(&self) -> &str {
-        &self.backend.config().name
-    }
-
-    pub(crate) async fn run(mut self, mut context: TargetContext) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut intents_open = true;
-        loop {
-            tokio::select! {
-                biased;
-                changed = context.stop.changed() => {
-                    if changed.is_err() || *context.stop.borrow() {
-                        return;
-                    }
-                }
-                changed = context.intents.changed(), if intents_open => {
-                    intents_open = changed.is_ok();
-                    let intent = context.intents.borrow_and_update().clone();
-                    self.take_intent(intent).await;
-                }
-                bytes = read_some(&mut self.links.switch) => {
-                    let now = self.time.now();
-                    let got = match bytes {
-                        Ok(bytes) => self.session.received(bytes, now).map_err(|e| with_causes(&e)),
-                        Err(error) => Err(error.to_string()),
-                    };
-                    match got {
-                        Ok(events) => self.switch_events(events).await,
-                        Err(why) => self.switch_lost(&why),
-                    }
-                }
-                bytes = read_some(&mut self.links.database) => {
-                    let now = self.time.uptime();
-                    let got = match bytes {
-                        Ok(bytes) => self.database.received(bytes, now).map_err(|e| with_causes(&e)),
-                        Err(error) => Err(error.to_string()),
-                    };
-                    match got {
-                        Ok(events) if events.is_empty() => {}
-                        Ok(_) => self.database_changed().await,
-                        Err(why) => self.database_lost(&why),
-                    }
-                }
-                Some(progress) = self.caches.progress.recv() => self.caches_progress(progress),
-                question = context.queries.recv() => match question {
-                    Some(question) => self.query(question),
-                    None => return,
-                },
-                _ = ticks.tick() => self.tick().await,
-                () = tokio::time::sleep_until(self.time.instant(self.links.switch_attempts.at())), if self.awaits_switch() => {
-                    self.connect_switch().await;
-                }
-            }
-            self.flush();
-            self.publish(&context);
-            answers::send(&mut self.explained);
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(link) = &self.links.switch {
-            link.write(self.session.take_output());
-        }
-        if let Some(link) = &self.links.database {
-            link.write(self.database.take_output());
-        }
-    }
-
-    async fn tick(&mut self) {
-        self.connect_database().await;
-        self.connect_switch().await;
-        self.transitions().await;
-        if self.links.database.is_some() {
-            let now = self.time.uptime();
-            match self.database.tick(now) {
-                Ok(events) if events.is_empty() => {}
-                Ok(_) => self.database_changed().await,
-                Err(error) => self.database_lost(&with_causes(&error)),
-            }
-        }
-        if self.links.switch.is_some() {
-            let now = self.time.uptime();
-            if self.timers.is_retry_due(now) {
-                self.session.hold(false);
-            }
-            if self.timers.is_resync_due(now) {
-                self.session.read_back();
-                if self.floods.problem.is_some() {
-                    self.floods.made = None;
-                    self.set_floods().await;
-                }
-            }
-            self.fail_mode_tick();
-            let now = self.now();
-            if let Err(error) = self.session.tick(now) {
-                self.switch_lost(&with_causes(&error));
-            }
-        }
-        let target = self.name().to_string();
-        let late: Vec<u64> = self
-            .asked
-            .iter()
-            .filter(|(_, (at, _))| at.elapsed() > ANSWERS_WITHIN)
-            .map(|(n, _)| *n)
-            .collect();
-        for asked in late.into_iter().filter_map(|n| self.asked.remove(&n)) {
-            let error = QueryError::Timeout {
-                target: target.clone(),
-                seconds: ANSWERS_WITHIN.as_secs(),
-            };
-            refuse(asked, error);
-        }
+        &self.state.name
     }
 
     async fn connect_database(&mut self) {
@@ -261,7 +136,8 @@ impl Driver {
             }
             Err(error) => {
                 self.links.database_attempts.failed(self.time.uptime());
-                self.status.detail = format!("no OVSDB server at {}: {error}", self.backend.config().ovsdb);
+                self.state.status.detail =
+                    format!("no OVSDB server at {}: {error}", self.backend.config().ovsdb);
             }
         }
     }
@@ -271,7 +147,7 @@ impl Driver {
         self.links.database = None;
         self.links.database_attempts.failed(self.time.uptime());
         self.database.disconnected(self.time.uptime());
-        self.status.detail = format!("lost the connection to OVSDB: {why}");
+        self.state.status.detail = format!("lost the connection to OVSDB: {why}");
     }
 
     /// Whether there is a bridge to connect to.
@@ -286,7 +162,7 @@ impl Driver {
             return;
         }
         let Some(path) = self.backend.config().mgmt_socket(&bridge) else {
-            self.status.detail =
+            self.state.status.detail =
                 "OVSDB is reached over TCP: set `mgmt_dir` to the folder of the bridge's management socket"
                     .to_string();
             return;
@@ -306,7 +182,7 @@ impl Driver {
                 let now = self.time.uptime();
                 self.links.switch_attempts.due_at(now + RECONNECT);
                 self.links.absent = Some(now);
-                self.status.detail = format!("no OpenFlow connection at {}: {error}", path.display());
+                self.state.status.detail = format!("no OpenFlow connection at {}: {error}", path.display());
             }
         }
     }
@@ -317,27 +193,9 @@ impl Driver {
         self.links.switch_attempts.failed(self.time.uptime());
         self.session.disconnected();
         self.floods.made = None;
-        self.status.disconnects += 1;
-        self.status.detail = format!("lost the OpenFlow connection: {why}");
-        let (target, state) = (self.name().to_string(), SessionState::Disconnected);
-        for asked in std::mem::take(&mut self.asked).into_values() {
-            refuse(
-                asked,
-                QueryError::NotReady {
-                    target: target.clone(),
-                    state,
-                },
-            );
-        }
-    }
-
-    async fn take_intent(&mut self, intent: Option<Arc<Intent>>) {
-        if let Some(intent) = &intent {
-            self.attachments = Attachments::new(intent, self.name());
-        }
-        self.intent = intent;
-        self.time.reset_clock();
-        self.rebuild().await;
+        self.state.status.disconnects += 1;
+        self.state.status.detail = format!("lost the OpenFlow connection: {why}");
+        self.refuse_questions();
     }
 
     async fn database_changed(&mut self) {
@@ -360,24 +218,23 @@ impl Driver {
                 self.versions(&switch);
             }
             Err(why) => {
-                self.status.detail = why.to_string();
+                self.state.status.detail = why.to_string();
                 self.bridge = None;
                 if self.links.switch.is_some() {
                     self.switch_lost("the bridge is gone");
-                    self.status.detail = why.to_string();
+                    self.state.status.detail = why.to_string();
                 }
             }
         }
-        self.rebuild().await;
+        self.set_desired().await;
     }
 
     /// Sets what the switch shall hold, from the intent and the ports that are there.
-    async fn rebuild(&mut self) {
-        let (Some(intent), Some(switch)) = (self.intent.clone(), self.database.snapshot()) else {
+    async fn set_desired(&mut self) {
+        let (Some(intent), Some(switch)) = (self.state.intent.clone(), self.database.snapshot()) else {
             return;
         };
         let Some(bridge) = self.bridge.as_ref().and_then(|name| switch.bridges.get(name)) else {
-            self.status.wanted = intent.generation;
             return;
         };
         let now = self.now();
@@ -392,10 +249,10 @@ impl Driver {
             &self.ports,
         );
         self.too_many_receivers();
-        self.changed += 1;
+        self.state.lists_changed();
         self.set_floods().await;
         let built = {
-            let mut programs = self.backend.programs();
+            let mut programs = self.backend.proofs().of_session();
             let built = self.units.build(&intent, &self.ports, &mut programs);
             programs.keep(&[&intent]);
             built
@@ -415,30 +272,6 @@ impl Driver {
                 }
             }
             Err(error) => self.uncompiled(&error),
-        }
-    }
-
-    /// Unlocks whose moment has come are closed now. Whoever keeps them says the same with the next intent; whichever is
-    /// first, or the switch itself, the others find nothing left to do.
-    async fn transitions(&mut self) {
-        let wall = self.now().wall;
-        let fallen = |ports: &Ports| -> BTreeSet<String> {
-            let due = ports.falling().filter(|(_, at)| Duration::from_secs(*at) <= wall);
-            due.filter_map(|(port, _)| Some(port.policed()?.endpoint.as_ref()?.to_string()))
-                .collect()
-        };
-        let before = fallen(&self.ports);
-        if before.is_empty() {
-            return;
-        }
-        self.rebuild().await;
-        let after = fallen(&self.ports);
-        for endpoint in before.difference(&after) {
-            tracing::info!(
-                target = self.name(),
-                endpoint,
-                "unlocks or bypasses ended: what they opened is closed"
-            );
         }
     }
 
@@ -474,14 +307,14 @@ impl Driver {
                 tracing::debug!(target = self.name(), changed, "set the flood setting of ports");
                 self.floods.policed.extend(&wanted.0);
                 self.floods.problem = None;
-                self.changed += 1;
+                self.state.lists_changed();
                 self.floods.made = Some(wanted);
             }
             Err(error) => {
                 let why = with_causes(&error);
                 tracing::warn!(target = self.name(), why, "cannot set the flood setting of ports");
                 self.floods.problem = Some(why);
-                self.changed += 1;
+                self.state.lists_changed();
             }
         }
     }
@@ -491,16 +324,17 @@ impl Driver {
             match event {
                 Event::Ready(features, version) => {
                     self.links.switch_attempts.worked();
-                    self.status
+                    self.state
+                        .status
                         .versions
                         .insert("openflow".to_string(), version.to_string());
-                    self.status.versions.insert(
+                    self.state.status.versions.insert(
                         "datapath_id".to_string(),
                         format!("{:016x}", features.datapath_id),
                     );
-                    self.status.detail.clear();
+                    self.state.status.detail.clear();
                     self.caches.ask_again();
-                    self.timers.connected(self.time.uptime());
+                    self.state.timers.connected(self.time.uptime());
                 }
                 Event::Observed(drift) => {
                     self.mode.missed(drift.missing.len());
@@ -509,21 +343,21 @@ impl Driver {
                     self.recall_policed();
                     self.set_floods().await;
                     if !drift.is_empty() {
-                        self.drifted(&drift);
+                        self.state.drifted(&drift, shown);
                         self.rows_drifted();
                     }
-                    self.read_at = Some(self.time.uptime());
+                    self.state.read_back(self.time.uptime());
                 }
-                Event::Ended(keys) => self.ended(&keys),
-                Event::Confirmed => {
-                    self.timers.confirmed();
-                    self.status.detail.clear();
+                Event::Ended(keys) => {
+                    self.caches.ask_again();
+                    log_ended(&self.state.name, &keys, shown);
                 }
-                Event::Refused(rows) => self.refused(&rows),
+                Event::Confirmed => self.state.confirmed(),
+                Event::Refused(rows) => self.state.refused(self.time.uptime(), &rows, false),
                 Event::Removed(count) => self.left_over_removed(count).await,
                 Event::FragmentMode(found) => {
                     self.caches.ask_again();
-                    self.status.drift_repaired += 1;
+                    self.state.status.drift_repaired += 1;
                     tracing::warn!(
                         target = self.name(),
                         ?found,
@@ -562,6 +396,166 @@ impl Driver {
             }
         }
     }
+}
+
+/// What happens on the connections of a bridge.
+pub(crate) enum Happened {
+    /// The switch sent something, or its connection ended.
+    Switch(Result<Vec<Event>, String>),
+    /// OVSDB sent something, and whether that says anything; or its connection ended.
+    Database(Result<bool, String>),
+    /// The caches follow, or something about them is known.
+    Caches(Progress),
+    /// The switch is looked for again.
+    SwitchDue,
+}
+
+impl TargetDriver for Driver {
+    type Event = Happened;
+
+    fn time(&mut self) -> &mut Time {
+        &mut self.time
+    }
+
+    fn state(&mut self) -> &mut TargetState {
+        &mut self.state
+    }
+
+    async fn connect(&mut self) {
+        self.connect_database().await;
+        self.connect_switch().await;
+    }
+
+    fn is_connected(&self) -> bool {
+        self.links.switch.is_some()
+    }
+
+    async fn next(&mut self) -> Happened {
+        let due = self.time.instant(self.links.switch_attempts.at());
+        let awaits_switch = self.awaits_switch();
+        tokio::select! {
+            biased;
+            bytes = read_some(&mut self.links.switch) => {
+                let now = self.time.now();
+                Happened::Switch(match bytes {
+                    Ok(bytes) => self.session.received(bytes, now).map_err(|e| with_causes(&e)),
+                    Err(error) => Err(error.to_string()),
+                })
+            }
+            bytes = read_some(&mut self.links.database) => {
+                let now = self.time.uptime();
+                Happened::Database(match bytes {
+                    Ok(bytes) => match self.database.received(bytes, now) {
+                        Ok(events) => Ok(!events.is_empty()),
+                        Err(error) => Err(with_causes(&error)),
+                    },
+                    Err(error) => Err(error.to_string()),
+                })
+            }
+            Some(progress) = self.caches.progress.recv() => Happened::Caches(progress),
+            () = tokio::time::sleep_until(due), if awaits_switch => Happened::SwitchDue,
+        }
+    }
+
+    async fn handle(&mut self, event: Happened) {
+        match event {
+            Happened::Switch(Ok(events)) => self.switch_events(events).await,
+            Happened::Switch(Err(why)) => self.switch_lost(&why),
+            Happened::Database(Ok(true)) => self.database_changed().await,
+            Happened::Database(Ok(false)) => {}
+            Happened::Database(Err(why)) => self.database_lost(&why),
+            Happened::Caches(progress) => self.caches_progress(progress),
+            Happened::SwitchDue => self.connect_switch().await,
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(link) = &self.links.switch {
+            link.write(self.session.take_output());
+        }
+        if let Some(link) = &self.links.database {
+            link.write(self.database.take_output());
+        }
+    }
+
+    fn intent_changed(&mut self) {
+        if let Some(intent) = &self.state.intent {
+            self.attachments = Attachments::new(intent, &self.state.name);
+        }
+    }
+
+    async fn rebuild(&mut self) {
+        self.set_desired().await;
+    }
+
+    fn due(&self, wall: Duration) -> BTreeSet<Name> {
+        ports::due(self.ports.policies(), wall)
+    }
+
+    /// Rows have timeouts.
+    fn ends_by_itself(&self) -> bool {
+        true
+    }
+
+    async fn try_again(&mut self) {
+        self.session.hold(false);
+    }
+
+    async fn read_back(&mut self) {
+        self.session.read_back();
+        if self.floods.problem.is_some() {
+            self.floods.made = None;
+            self.set_floods().await;
+        }
+    }
+
+    async fn tick(&mut self) {
+        if self.links.database.is_some() {
+            let now = self.time.uptime();
+            match self.database.tick(now) {
+                Ok(events) if events.is_empty() => {}
+                Ok(_) => self.database_changed().await,
+                Err(error) => self.database_lost(&with_causes(&error)),
+            }
+        }
+        if self.links.switch.is_some() {
+            self.fail_mode_tick();
+            let now = self.now();
+            if let Err(error) = self.session.tick(now) {
+                self.switch_lost(&with_causes(&error));
+            }
+        }
+        self.give_up_late_questions();
+    }
+
+    fn is_ready(&self) -> bool {
+        self.session.is_ready() && self.session.machine.is_known()
+    }
+
+    fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
+        self.planned(intent)
+    }
+
+    fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
+        self.ask_for_rows(trace, answer);
+    }
+
+    fn hits(&mut self, answer: Answer<Vec<Hit>>) {
+        self.ask_for_hits(answer);
+    }
+
+    fn report(&mut self) -> Report {
+        self.reported()
+    }
+
+    fn lists(&self) -> Lists {
+        self.listed()
+    }
+}
+
+/// A row as log and status show it.
+fn shown(key: &FlowKey) -> String {
+    text(&key.0, &[])
 }
 
 // The session's errors are shown with their causes; keep that possible.

@@ -1,10 +1,9 @@
 //! Status and log of the target.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::{Exposure, SessionState, TableUse, TargetContext, cause};
+use portcullis_backend::{Lists, Report, SessionState, TableUse, cause};
 use portcullis_compiler::{CompileError, Unsupported};
 use portcullis_ovsdb::Switch;
 use portcullis_policy::text::with_causes;
@@ -20,9 +19,6 @@ use crate::units::UnitId;
 const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
                       2.17.8, 3.0.5, 3.1.3 and 3.2.0";
 
-/// Drifted or refused rows named in the log; the rest is counted.
-const NAMED: usize = 10;
-
 impl Driver {
     pub(super) fn caches_progress(&mut self, progress: Progress) {
         match progress {
@@ -32,21 +28,22 @@ impl Driver {
                 }
             }
             Progress::Daemon { version, purges } => {
-                self.status.versions.insert("vswitchd".to_string(), version);
+                self.state.status.versions.insert("vswitchd".to_string(), version);
                 let note = if purges { PURGES } else { "" };
-                self.status
+                self.state
+                    .status
                     .versions
                     .insert("datapath_caches".to_string(), note.to_string());
-                self.status.versions.retain(|_, value| !value.is_empty());
+                self.state.status.versions.retain(|_, value| !value.is_empty());
             }
             Progress::Done(request) => {
                 if self.caches.done(request) {
-                    self.changed += 1;
+                    self.state.lists_changed();
                 }
             }
             Progress::Unknown(why) => {
                 if self.caches.unknown(why.clone()) {
-                    self.changed += 1;
+                    self.state.lists_changed();
                     tracing::warn!(
                         target = self.name(),
                         why,
@@ -57,141 +54,48 @@ impl Driver {
         }
     }
 
-    pub(super) fn drifted(&mut self, drift: &portcullis_backend::machine::Drift<FlowKey>) {
-        self.status.drift_repaired += drift.len() as u64;
-        let kinds = [
-            ("missing", &drift.missing),
-            ("altered", &drift.altered),
-            ("surplus", &drift.surplus),
-        ];
-        for (kind, keys) in kinds {
-            for key in keys.iter().take(NAMED) {
-                let row = crate::flow::text(&key.0, &[]);
-                tracing::warn!(
-                    target = self.name(),
-                    kind,
-                    row,
-                    "a row had drifted; it is put right"
-                );
-            }
-        }
-        tracing::warn!(
-            target = self.name(),
-            missing = drift.missing.len(),
-            altered = drift.altered.len(),
-            surplus = drift.surplus.len(),
-            "repairing drift"
-        );
-    }
-
-    pub(super) fn ended(&mut self, keys: &[FlowKey]) {
-        self.caches.ask_again();
-        for key in keys.iter().take(NAMED) {
-            let row = crate::flow::text(&key.0, &[]);
-            tracing::info!(
-                target = self.name(),
-                row,
-                "the switch removed a row at the end of an unlock"
-            );
-        }
-    }
-
-    pub(super) fn refused(&mut self, rows: &[crate::session::RefusedRow]) {
-        for row in rows.iter().take(NAMED) {
-            tracing::error!(
-                target = self.name(),
-                row = row.row,
-                why = row.why,
-                "the switch refused a row"
-            );
-        }
-        let wait = self.timers.refused(self.time.uptime());
-        let first = rows
-            .first()
-            .map(|r| format!("{}: {}", r.row, r.why))
-            .unwrap_or_default();
-        self.status.detail =
-            format!("the switch refused {first}; the old rows stay; trying again in {wait:?}");
-    }
-
-    pub(super) fn publish(&mut self, context: &TargetContext) {
+    /// How the session stands. What holds for new flows counts as applied once the caches follow.
+    pub(super) fn reported(&mut self) -> Report {
         let machine = &self.session.machine;
-        let (wanted, applied) = machine.generations();
-        let intent = self.intent.as_ref().map_or(0, |i| i.generation);
+        let report = Report::from_machine(machine, super::shown, "move them or set first_table");
         let settled = machine.state() == SessionState::InSync;
-        self.status.tables = tables(machine, self.units.pipeline(), &self.limits);
-        self.status.foreign_rows = machine.foreign() as u64;
-        self.status.left_over_rows = self.session.left_over();
-        if settled {
-            self.status.realized = self.ports.realized;
+        let caught_up = settled && self.caches.reached(report.confirmed, report.writes);
+        let lags = self.caches.problem().filter(|_| settled && !caught_up);
+        if lags.is_some() {
+            self.state.windows.opened(cause::CACHES, self.time.uptime());
         }
-        let caught_up = settled && self.caches.reached(applied, machine.writes());
-        let uptime = self.time.uptime();
-        if settled && !caught_up && self.caches.problem().is_some() {
-            self.windows.opened(cause::CACHES, uptime);
-        }
-        if caught_up && self.mode.is_settled() && self.windows.close(uptime) {
-            self.changed += 1;
-        }
-        self.status.open_millis = self.windows.millis(uptime);
-        if self.reported != self.changed {
-            self.reported = self.changed;
-            self.status.pending = self.ports.pending.clone();
-            self.status.unsupported = self.unsupported();
-            self.status.exposures = self.exposures();
-        }
-        // Said as long as it holds, and only where nothing else is.
-        let lent = (settled && !caught_up && self.status.detail.is_empty())
-            .then(|| self.caches.problem())
-            .flatten();
-        if let Some(why) = lent {
-            self.status.detail = format!(
-                "generation {applied} holds for new flows; whether flows that the datapath has cached follow it is not \
-                 known: {why}"
-            );
-        }
-        let lent = lent.is_some();
-        let status = &mut self.status;
-        status.state = match machine.state() {
-            _ if self.links.switch.is_none() => SessionState::Disconnected,
-            SessionState::InSync if !caught_up => SessionState::Applying,
-            state => state,
-        };
-        status.forget_while_away();
-        status.wanted = intent.max(wanted);
-        status.confirmed = applied;
-        status.applied = self.caches.follow().min(applied);
-        status.writes = machine.writes();
-        let conflicts = machine.conflicts();
-        if let Some(first) = conflicts
-            .first()
-            .filter(|_| machine.state() == SessionState::Applying)
-        {
-            status.detail = format!(
-                "{} foreign rows stand where ours belong and are left alone; the first: {}; move them or set first_table",
-                conflicts.len(),
-                crate::flow::text(&first.0, &[])
-            );
-        }
-        context.status.send_if_modified(|published| {
-            let news = **published != *status;
-            if news {
-                *published = Arc::new(status.clone());
-            }
-            news
+        let note = lags.map(|why| {
+            format!(
+                "generation {} holds for new flows; whether flows that the datapath has cached follow it is not known: {why}",
+                report.confirmed
+            )
         });
-        if lent {
-            self.status.detail.clear();
+        Report {
+            state: match self.links.switch {
+                Some(_) => report.state,
+                None => SessionState::Disconnected,
+            },
+            applied: self.caches.follow(),
+            is_followed: caught_up,
+            may_lose_rows: !self.mode.is_settled(),
+            left_over: self.session.left_over(),
+            tables: tables(machine, self.units.pipeline(), &self.limits),
+            realized: self.ports.resolution.realized,
+            note,
+            ..report
         }
     }
 
-    /// What is open, now or when something happens.
-    fn exposures(&self) -> Vec<Exposure> {
-        self.fail_mode_exposure().into_iter().collect()
+    pub(super) fn listed(&self) -> Lists {
+        Lists {
+            pending: self.ports.resolution.pending.clone(),
+            unsupported: self.unsupported(),
+            exposures: self.fail_mode_exposure().into_iter().collect(),
+        }
     }
 
-    pub(super) fn unsupported(&self) -> Vec<Unsupported> {
-        let mut list = self.ports.unsupported.clone();
+    fn unsupported(&self) -> Vec<Unsupported> {
+        let mut list = self.ports.resolution.unsupported.clone();
         if let Some(why) = self.caches.problem() {
             list.push(Unsupported {
                 target: self.name().to_string(),
@@ -229,10 +133,10 @@ impl Driver {
 
     pub(super) fn uncompiled(&mut self, error: &CompileError) {
         tracing::error!(target = self.name(), %error, "an intent cannot be compiled; the old rows stay");
-        self.status.detail = error.to_string();
+        self.state.status.detail = error.to_string();
         if let CompileError::Unsupported(value) = error {
-            self.ports.unsupported.push(value.clone());
-            self.changed += 1;
+            self.ports.resolution.unsupported.push(value.clone());
+            self.state.lists_changed();
         }
     }
 
@@ -261,31 +165,24 @@ impl Driver {
             limit,
             "a table is too small"
         );
-        self.status.detail = format!("table {}: {why}", table.name());
-        let target = self.name().to_string();
+        self.state.status.detail = format!("table {}: {why}", table.name());
         let rule = "the policy as a whole".to_string();
-        self.ports.unsupported.push(Unsupported {
-            target,
-            rule,
-            table: table.name().to_string(),
-            why,
-        });
+        self.ports.resolution.cannot(rule, table.name(), why);
         true
     }
 
     pub(super) fn too_many_receivers(&mut self) {
         let receivers = flood::Receivers::new(self.ports.ports.values(), self.ports.forwarding.exit);
         for (vid, count) in receivers.too_many() {
-            self.ports.unsupported.push(Unsupported {
-                target: self.name().to_string(),
-                rule: format!("frames to many receivers in VLAN {vid}"),
-                table: "flood".to_string(),
-                why: format!(
+            self.ports.resolution.cannot(
+                format!("frames to many receivers in VLAN {vid}"),
+                "flood",
+                format!(
                     "{count} receivers, and Open vSwitch processes {} per packet: those beyond get no broadcasts; \
                      spread the endpoints over VLANs or bridges",
                     flood::MAX_RECEIVERS
                 ),
-            });
+            );
         }
     }
 
@@ -295,7 +192,7 @@ impl Driver {
             ("dpdk_version", &switch.dpdk_version),
         ] {
             if let Some(value) = value {
-                self.status.versions.insert(name.to_string(), value.clone());
+                self.state.status.versions.insert(name.to_string(), value.clone());
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Settings of the bridge that let frames reach server ports, or leave them, beside the flow tables or beside our rows in
 //! them. No row can close these: they are named, with what to do.
 
-use portcullis_compiler::Unsupported;
 use portcullis_ovsdb::Bridge;
 
 use super::{Ports, Role, SwitchPort};
@@ -10,17 +9,10 @@ use crate::tables::Exit;
 /// Settings of a port that let NORMAL send multicast to it while `mcast_snooping_enable` is set.
 const MULTICAST: [&str; 2] = ["mcast-snooping-flood", "mcast-snooping-flood-reports"];
 
-/// What is set of them.
-pub(super) fn found(bridge: &Bridge, ports: &Ports, target: &str) -> Vec<Unsupported> {
+/// What is set of them: what passes, and why, with what to do.
+pub(super) fn found(bridge: &Bridge, ports: &Ports) -> Vec<(String, String)> {
     let mut list = Vec::new();
-    let mut name = |rule: String, why: String| {
-        list.push(Unsupported {
-            target: target.to_string(),
-            rule,
-            table: "output".to_string(),
-            why,
-        });
-    };
+    let mut name = |rule: String, why: String| list.push((rule, why));
     let servers = |names: &dyn Fn(&SwitchPort) -> bool| -> bool {
         let mut ports = ports.ports.values();
         ports.any(|port| port.role != Role::Uplink && names(port))

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use portcullis_compiler::{Intent, Unsupported};
+use portcullis_compiler::Intent;
 use portcullis_policy::{MacAddr, Name};
 
-use super::{ManagedPort, Ports, Role, SwitchPort};
+use super::{Ports, Role, SwitchPort};
 
 /// Who says to have a MAC, in the order in which it counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,11 +18,9 @@ enum Who {
 
 impl Who {
     fn from_port(port: &SwitchPort) -> Self {
-        match port.policed() {
-            Some(ManagedPort {
-                endpoint: Some(name), ..
-            }) => Who::Endpoint(name.clone()),
-            Some(_) => Who::Unmanaged,
+        match port.policed().map(|policed| &policed.endpoint) {
+            Some(Some(name)) => Who::Endpoint(name.clone()),
+            Some(None) => Who::Unmanaged,
             None => Who::Host,
         }
     }
@@ -37,7 +35,7 @@ struct Settled {
 }
 
 /// Settles every MAC: in a VLAN it is at one port, or it roams between ports of one endpoint and of those that share it.
-pub(super) fn settle(found: &mut Ports, intent: &Intent, target: &str) {
+pub(super) fn settle(found: &mut Ports, intent: &Intent) {
     let mut claims: BTreeMap<MacAddr, Vec<u32>> = BTreeMap::new();
     for port in found.ports.values() {
         for mac in port.macs() {
@@ -69,15 +67,12 @@ pub(super) fn settle(found: &mut Ports, intent: &Intent, target: &str) {
     }
     for ((first, other), macs) in settled.clashes {
         let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
-        found.unsupported.push(Unsupported {
-            target: target.to_string(),
-            rule: format!("frames for {} of {other}", macs.join(", ")),
-            table: "l2".to_string(),
-            why: format!(
-                "{first} has the same MAC in the same VLAN of this bridge, and gets them: give their ports different \
-                 VLANs, or let both list the MAC in `shared`"
-            ),
-        });
+        let rule = format!("frames for {} of {other}", macs.join(", "));
+        let why = format!(
+            "{first} has the same MAC in the same VLAN of this bridge, and gets them: give their ports different VLANs, or \
+             let both list the MAC in `shared`"
+        );
+        found.resolution.cannot(rule, "l2", why);
     }
     found.withheld = Arc::new(withheld(intent, &settled.bound));
     found.shared = Arc::new(shared);

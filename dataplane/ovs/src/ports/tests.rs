@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portcullis_compiler::Compiler;
 use portcullis_ovsdb::{Bridge, Interface, LinkState, Mirror, Port, Switch, VlanMode};
-use portcullis_policy::Document;
+use portcullis_policy::{Document, EndpointRole};
 
 use super::{Attachments, Ports, Role, SwitchPort, Vlans, resolve};
 use crate::config::{Config, FinalAction};
@@ -88,7 +88,7 @@ fn roaming(ports: &Ports, name: &str) -> usize {
 }
 
 fn told(ports: &Ports, what: &str) -> bool {
-    let mut all = ports.unsupported.iter();
+    let mut all = ports.resolution.unsupported.iter();
     all.any(|u| format!("{}: {}", u.rule, u.why).contains(what))
 }
 
@@ -377,18 +377,30 @@ fn networks_share_and_reserve_macs() {
     let ports = found(vec![plain(1, "a"), port(2, "t", |_, _| {})], &reserved);
     assert!(ports.withheld.contains(&"02:00:00:00:00:fe".parse().unwrap()));
     let policed = at(&ports, "a").policed().unwrap();
-    assert!(policed.router && !policed.dhcp_server);
-    assert!(!at(&ports, "t").policed().unwrap().router);
+    assert!(policed.has_role(EndpointRole::Router) && !policed.has_role(EndpointRole::DhcpServer));
+    assert!(!at(&ports, "t").policed().unwrap().has_role(EndpointRole::Router));
 
     let v6 =
         "  a: {attachments: [{interface: a}], macs: ['02:00:00:00:00:01'], addresses: ['2001:db8::1']}\n";
     let ports = found(vec![plain(1, "a")], v6);
     assert!(at(&ports, "a").policed().unwrap().link_local.is_some());
-    assert!(ports.unsupported.iter().any(|u| u.rule == "link_local: any"));
+    assert!(
+        ports
+            .resolution
+            .unsupported
+            .iter()
+            .any(|u| u.rule == "link_local: any")
+    );
     let strict = v6.replace("addresses", "link_local: strict, addresses");
     let ports = found(vec![plain(1, "a")], &strict);
     assert_eq!(at(&ports, "a").policed().unwrap().link_local, None);
-    assert!(ports.unsupported.iter().all(|u| u.rule != "link_local: any"));
+    assert!(
+        ports
+            .resolution
+            .unsupported
+            .iter()
+            .all(|u| u.rule != "link_local: any")
+    );
 
     let trunk = "  a: {attachments: [{interface: a, vlan: any}]}\n";
     let ports = found(vec![plain(1, "a")], trunk);

@@ -34,12 +34,3 @@ pub enum SessionError {
     #[error("the switch has not answered for {0:?}")]
     Silent(Duration),
 }
-
-/// A row the switch refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedRow {
-    /// The row.
-    pub row: String,
-    /// The switch's reason.
-    pub why: String,
-}

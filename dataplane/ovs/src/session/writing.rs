@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use portcullis_backend::RefusedRow;
 use portcullis_backend::delta::{Op, Step};
 use portcullis_backend::machine::Batch;
 use portcullis_openflow::{
     BundleAdd, BundleControl, BundleKind, Command, FlowMod, Message, Version, bundle, encode,
 };
 
-use super::{Event, InFlight, Now, RefusedRow, Session, SessionError};
+use super::{Event, InFlight, Now, Session, SessionError};
 use crate::expiry;
 use crate::flow::{FlowBody, FlowKey, SharedIdentity, text};
 use crate::regs;

@@ -3,7 +3,7 @@
 use portcullis_backend::delta::Layer;
 use portcullis_compiler::ClassId;
 use portcullis_openflow::{Action, Bits, Field, Match, port};
-use portcullis_policy::Direction;
+use portcullis_policy::{Direction, EndpointRole};
 
 use super::{Contract, Effect, Exit, Forwarding, Miss, Pipeline, Priority, Table, learn};
 use crate::expiry::RANKS;
@@ -130,8 +130,8 @@ fn ways(port: &SwitchPort) -> Vec<(Match, Vec<Action>)> {
 fn sender(vlans: &Vlans, policed: &ManagedPort) -> u128 {
     let bit = |holds: bool, bit: u128| if holds { bit } else { 0 };
     regs::POLICED
-        | bit(policed.router, regs::ROUTER)
-        | bit(policed.dhcp_server, regs::DHCP_SERVER)
+        | bit(policed.has_role(EndpointRole::Router), regs::ROUTER)
+        | bit(policed.has_role(EndpointRole::DhcpServer), regs::DHCP_SERVER)
         | bit(!matches!(vlans, Vlans::Access(_)), regs::TAGS)
 }
 

@@ -424,9 +424,10 @@ impl Agent {
             wall,
             &Ports::default(),
         );
-        let told = ports.unsupported.iter().map(|u| u.rule.clone());
+        let told = ports.resolution.unsupported.iter().map(|u| u.rule.clone());
         self.unsupported = told.filter(|rule| rule.contains("unlocks")).collect();
-        self.transition = ports.falling().map(|(_, at)| at).min();
+        let next = ports.policies().filter_map(|policy| policy.transitions.first());
+        self.transition = next.map(|transition| transition.at).min();
         let desired = self
             .units
             .build(&self.intent, &ports, &mut self.programs)

@@ -1,14 +1,13 @@
 //! Answers to `plan`, `explain` and `hits`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use portcullis_backend::delta::{Key, Op};
-use portcullis_backend::{EnforcingRow, Hit, Plan, Query, QueryError, TablePlan, Trace};
+use portcullis_backend::delta::Key;
+use portcullis_backend::{Answer, EnforcingRow, Hit, Plan, QueryError, Trace};
 use portcullis_compiler::Intent;
 use portcullis_compiler::model::Role;
-use portcullis_policy::{Direction, Name};
+use portcullis_policy::Direction;
 use portcullis_proto::p4::v1::CounterData;
-use tokio::sync::oneshot;
 
 use super::{Done, Driver, port_max};
 use crate::attachment_points::resolve;
@@ -18,26 +17,13 @@ use crate::query;
 use crate::units::{Attributions, BuildError, UnitId, Units};
 use crate::wire::text;
 
-type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
-
 impl Driver {
-    pub(super) fn query(&mut self, question: Query) {
-        let ready = self.session.is_ready() && self.session.machine.is_known();
-        let not_ready = self.not_ready();
-        match question {
-            Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Hits(answer) if !ready => drop(answer.send(Err(not_ready))),
-            Query::Plan(intent, answer) => drop(answer.send(self.plan(&intent))),
-            Query::Explain(trace, answer) => self.explain(&trace, answer),
-            Query::Hits(answer) => self.hits(answer),
-        }
-    }
-
-    fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
+    pub(super) fn planned(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
         let moment = self.time.now().wall;
-        let not_ready = || self.not_ready();
-        let device = self.session.device().cloned().ok_or_else(not_ready)?;
+        let not_ready = self.state.not_ready();
+        let Some(device) = self.session.device().cloned() else {
+            return Err(not_ready);
+        };
         let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
         let target = self.name().to_string();
         let keeps_ends = self.units.keeps_ends();
@@ -59,70 +45,31 @@ impl Driver {
             .with_programs(|programs| {
                 Units::new(keeps_ends).build(&device, &intent, &points, &target, programs)
             })
-            .ok_or_else(not_ready)?
+            .ok_or(not_ready)?
             .map_err(|error| refusal(error, &target))?;
         let machine = &self.session.machine;
-        let name = |number: u8| match device.table(number) {
-            Some(table) => (table.name.clone(), table.size),
-            None => ("multicast_group".to_string(), None),
-        };
-        let numbers = (0u8..).take(device.tables.len()).chain([GROUPS]);
-        let mut tables: BTreeMap<u8, TablePlan> = numbers
-            .map(|number| {
-                let (table, size) = name(number);
-                let now = machine.rows_in(number);
-                let plan = TablePlan {
-                    table,
-                    size,
-                    now,
-                    ..TablePlan::default()
-                };
-                (number, plan)
-            })
-            .collect();
-        let mut rows = Vec::new();
-        for op in machine.plan(&built.desired) {
-            if let Some(table) = tables.get_mut(&op.key().table()) {
-                match op.sign() {
-                    '+' => table.add += 1,
-                    '~' => table.change += 1,
-                    _ => table.delete += 1,
-                }
-            }
-            let does = match &op {
-                Op::Add(_, does) | Op::Change(_, does) => Some(does),
-                Op::Delete(key) => machine.installed().get(key),
-            };
-            rows.push(format!("{} {}", op.sign(), text(&device, op.key(), does)));
-        }
+        let own = (0u8..).zip(&device.tables);
+        let tables = own.map(|(number, table)| (number, table.name.clone(), table.size));
+        let tables = tables.chain([(GROUPS, "multicast_group".to_string(), None)]);
+        let plan = portcullis_backend::plan(machine, &built.desired, tables, |key, does| {
+            text(&device, key, does)
+        });
         Ok(Plan {
-            tables: tables.into_values().collect(),
-            rows,
             warnings: query::lost_tags(&device, machine.installed().keys(), &points),
+            ..plan
         })
     }
 
-    fn not_here(&self, endpoint: &Name) -> QueryError {
-        let name = endpoint.to_string();
-        let pending = self.points.pending.iter().find(|p| p.endpoint == name);
-        let why = pending.map_or_else(|| "it has no attachment here".to_string(), |p| p.why.clone());
-        QueryError::NotHere {
-            endpoint: name,
-            target: self.name().to_string(),
-            why,
-        }
-    }
-
-    fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
+    pub(super) fn ask_for_rows(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
         let (Some(intent), Some(device), Some(mut client)) = (
             self.local.clone(),
             self.session.device().cloned(),
             self.client.clone(),
         ) else {
-            return drop(answer.send(Err(self.not_ready())));
+            return drop(answer.send(Err(self.state.not_ready())));
         };
         if self.points.of(&trace.endpoint).next().is_none() {
-            return drop(answer.send(Err(self.not_here(&trace.endpoint))));
+            return drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
         }
         let mut rows: Vec<Row> = self.dispatch(trace);
         let decided = self
@@ -131,7 +78,7 @@ impl Driver {
         match decided {
             Some(Ok(more)) => rows.extend(more),
             Some(Err(error)) => return drop(answer.send(Err(error.into()))),
-            None => return drop(answer.send(Err(self.not_ready()))),
+            None => return drop(answer.send(Err(self.state.not_ready()))),
         }
         let target = self.name().to_string();
         let state = self.session.state();
@@ -179,9 +126,9 @@ impl Driver {
             .collect()
     }
 
-    fn hits(&mut self, answer: Answer<Vec<Hit>>) {
+    pub(super) fn ask_for_hits(&mut self, answer: Answer<Vec<Hit>>) {
         let (Some(device), Some(mut client)) = (self.session.device().cloned(), self.client.clone()) else {
-            return drop(answer.send(Err(self.not_ready())));
+            return drop(answer.send(Err(self.state.not_ready())));
         };
         let known: Attributions = self.built.as_ref().map(|b| b.hits.clone()).unwrap_or_default();
         let (points, numbers) = (self.points.clone(), self.numbered.numbers().clone());

@@ -22,7 +22,7 @@ impl Driver {
             return;
         };
         if self.last.is_some() && self.recover_numbers(&device, &machine.units().clone(), seen) {
-            self.rebuild();
+            self.set_desired();
         }
     }
 
@@ -52,8 +52,11 @@ impl Driver {
     }
 
     /// Builds the desired rows again from the newest intent and the ports of now.
-    pub(super) fn rebuild(&mut self) {
-        let Some(intent) = self.intent.clone() else { return };
+    pub(super) fn set_desired(&mut self) {
+        let Some(intent) = self.state.intent.clone() else {
+            return;
+        };
+        self.state.lists_changed();
         match self.set(&intent) {
             None => {}
             Some(Ok(())) => self.problem = None,
@@ -61,10 +64,10 @@ impl Driver {
                 tracing::error!(target = self.name(), %error, "an intent has no rows here");
                 if matches!(error, BuildError::Numbers { .. }) {
                     // Numbers become free as rows go.
-                    self.again();
+                    self.state.timers.refused(self.time.uptime());
                 }
                 self.narrow();
-                self.status.detail = error.to_string();
+                self.state.status.detail = error.to_string();
                 self.problem = error.unsupported(self.name());
             }
         }
@@ -136,7 +139,7 @@ impl Driver {
 
     /// The device cannot hold the newest intent: what that closes is closed with rows that are there, and the rest stays.
     pub(super) fn narrow(&mut self) {
-        let (Some(newest), Some(held)) = (self.intent.clone(), self.held.clone()) else {
+        let (Some(newest), Some(held)) = (self.state.intent.clone(), self.held.clone()) else {
             return;
         };
         let Some(narrowed) = held.narrowed(&newest) else {

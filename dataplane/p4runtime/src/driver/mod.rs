@@ -1,4 +1,4 @@
-//! The driver: one connection in one event loop. Decisions are in `session` and `units`.
+//! The driver: one connection, and calls on it. Decisions are in `session` and `units`; the loop is every target's.
 //!
 //! ```text
 //! context (intents, questions, stop) ─┐
@@ -6,18 +6,22 @@
 //! ticks ───────────────────────────┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_backend::machine::Observed;
-use portcullis_backend::timers::{Attempts, TICK, Timers};
-use portcullis_backend::{EnforcingRow, QueryError, TargetContext, TargetStatus, Time, Windows, cause};
+use portcullis_backend::ports;
+use portcullis_backend::timers::Attempts;
+use portcullis_backend::{
+    Answer, EnforcingRow, Hit, Lists, Plan, QueryError, Report, TargetDriver, TargetState, Time, Trace,
+    end_unlocks,
+};
 use portcullis_compiler::Intent;
-use portcullis_policy::Direction;
 use portcullis_policy::text::with_causes;
+use portcullis_policy::{Direction, Name};
 use portcullis_proto::p4::v1;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::attachment_points::AttachmentPoints;
 use crate::backend::P4Backend;
@@ -42,7 +46,7 @@ mod report;
 const DRAIN: Duration = Duration::from_millis(20);
 
 /// What came of a job; each belongs to the connection it was made on.
-enum Done {
+pub(crate) enum Done {
     Connected(Box<Result<(Client, Stream), ClientError>>),
     Found(Box<Result<Result<Found, String>, ClientError>>),
     Pushed(Push, Result<(), ClientError>),
@@ -55,13 +59,10 @@ enum Done {
 }
 
 /// An answer to `explain`, and where it goes.
-type Explained = (
-    oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>,
-    Result<Vec<EnforcingRow>, QueryError>,
-);
+type Explained = (Answer<Vec<EnforcingRow>>, Result<Vec<EnforcingRow>, QueryError>);
 
 /// What a read-back showed.
-struct ReadBack {
+pub(crate) struct ReadBack {
     cookie: u64,
     observed: Observed<RowKey, Does>,
     groups: bool,
@@ -69,6 +70,8 @@ struct ReadBack {
 
 pub(crate) struct Driver {
     backend: Arc<P4Backend>,
+    time: Time,
+    state: TargetState,
     own: Option<Arc<OwnProgram>>,
     session: Session,
     client: Option<Client>,
@@ -82,7 +85,6 @@ pub(crate) struct Driver {
     /// Who is where, and the intent that says it, under the device's own class numbers.
     points: AttachmentPoints,
     local: Option<Intent>,
-    intent: Option<Arc<Intent>>,
     built: Option<Built>,
     /// The intent whose rows are wanted, and the last one that the device held as a whole.
     last: Option<Arc<Intent>>,
@@ -90,17 +92,9 @@ pub(crate) struct Driver {
     /// The cookie of what the device runs.
     cookie: u64,
     ports: ReplicaPorts,
-    status: TargetStatus,
     attempts: Attempts,
-    timers: Timers,
-    /// Answers that are sent when the status that goes with them is published.
-    explained: Vec<Explained>,
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
-    time: Time,
-    windows: Windows,
-    /// When rows were read back last, since the start.
-    read_at: Option<Duration>,
 }
 
 impl Driver {
@@ -110,8 +104,10 @@ impl Driver {
         if let Some(own) = &own {
             session.set_device(Arc::new(own.device.clone()));
         }
-        let timers = Timers::new(backend.config().resync_interval);
+        let config = backend.config();
         Driver {
+            time: Time::new(),
+            state: TargetState::new(&config.name, config.resync_interval),
             own,
             session,
             client: None,
@@ -123,85 +119,19 @@ impl Driver {
             numbered: Numbered::default(),
             points: AttachmentPoints::default(),
             local: None,
-            intent: None,
             built: None,
             last: None,
             held: None,
             cookie: 0,
             ports: ReplicaPorts::default(),
-            status: TargetStatus {
-                detail: "not connected yet".to_string(),
-                ..TargetStatus::default()
-            },
             attempts: Attempts::new(3),
-            timers,
             problem: None,
-            explained: Vec::new(),
-            time: Time::new(),
-            windows: Windows::default(),
-            read_at: None,
             backend,
         }
     }
 
     fn name(&self) -> &str {
-        &self.backend.config().name
-    }
-
-    pub(crate) async fn run(mut self, mut context: TargetContext) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut intents_open = true;
-        loop {
-            tokio::select! {
-                biased;
-                changed = context.stop.changed() => {
-                    if changed.is_err() || *context.stop.borrow() {
-                        return;
-                    }
-                }
-                changed = context.intents.changed(), if intents_open => {
-                    intents_open = changed.is_ok();
-                    self.intent = context.intents.borrow_and_update().clone();
-                    self.time.reset_clock();
-                    self.rebuild();
-                }
-                message = next_message(&mut self.stream) => self.streamed(message),
-                Some(done) = self.jobs.join_next() => match done {
-                    Ok((epoch, done)) => self.done(epoch, done),
-                    // A job that panicked or was aborted: what it was about is read back after the next connection.
-                    Err(error) => self.lost(&format!("a call ended abnormally: {error}")),
-                },
-                question = context.queries.recv() => match question {
-                    Some(question) => self.query(question),
-                    None => return,
-                },
-                _ = ticks.tick() => self.tick(),
-            }
-            self.effects();
-            self.publish(&context);
-            for (answer, rows) in self.explained.drain(..) {
-                // The caller that asked may be gone.
-                drop(answer.send(rows));
-            }
-        }
-    }
-
-    fn tick(&mut self) {
-        self.transitions();
-        let now = self.time.uptime();
-        if self.client.is_none() && !self.connecting && self.attempts.is_due(now) {
-            self.connecting = true;
-            let config = Arc::clone(self.backend.config());
-            self.job(async move { Done::Connected(Box::new(client::connect(config).await)) });
-        }
-        if self.timers.is_retry_due(now) {
-            self.session.hold(false);
-            self.rebuild();
-        }
-        if self.client.is_some() && self.timers.is_resync_due(now) {
-            self.session.look_again();
-        }
+        &self.state.name
     }
 
     fn job(&mut self, work: impl Future<Output = Done> + Send + 'static) {
@@ -213,15 +143,15 @@ impl Driver {
     fn lost(&mut self, why: &str) {
         tracing::warn!(target = self.name(), why, "lost the connection to the device");
         if self.client.take().is_some() {
-            self.status.disconnects += 1;
+            self.state.status.disconnects += 1;
         }
         self.stream = None;
         self.epoch += 1;
         self.connecting = false;
         self.attempts.failed(self.time.uptime());
         self.session.disconnected();
-        self.status.detail = why.to_string();
-        self.status.versions.remove("mastership");
+        self.state.status.detail = why.to_string();
+        self.state.status.versions.remove("mastership");
     }
 
     fn streamed(&mut self, message: Result<Option<v1::StreamMessageResponse>, tonic::Status>) {
@@ -249,7 +179,7 @@ impl Driver {
                     Err(why) => {
                         tracing::warn!(target = self.name(), why, "an arbitration update for others");
                         if !self.session.is_ready() {
-                            self.status.detail = why;
+                            self.state.status.detail = why;
                         }
                     }
                 }
@@ -280,7 +210,8 @@ impl Driver {
                 {
                     self.session.doubt();
                 }
-                self.explained.push(*explained);
+                let (answer, rows) = *explained;
+                self.state.after_publishing(move || drop(answer.send(rows)));
             }
             Done::Connected(result) => self.connected(*result),
             Done::Found(result) => self.found(*result),
@@ -315,7 +246,7 @@ impl Driver {
             Ok((client, stream)) => {
                 self.ports = client.replica_ports();
                 let keeps_ends = client.keeps_ends;
-                let versions = &mut self.status.versions;
+                let versions = &mut self.state.status.versions;
                 versions.insert("p4runtime".to_string(), client.version.clone());
                 versions.insert(
                     "device_id".to_string(),
@@ -323,13 +254,13 @@ impl Driver {
                 );
                 self.client = Some(client);
                 self.stream = Some(stream);
-                self.status.detail = "waiting for the device to say who is the primary".to_string();
-                self.timers.connected(self.time.uptime());
+                self.state.status.detail = "waiting for the device to say who is the primary".to_string();
+                self.state.timers.connected(self.time.uptime());
                 self.keeps_ends(keeps_ends);
                 self.session.connected();
             }
             Err(error) => {
-                self.status.detail = with_causes(&error);
+                self.state.status.detail = with_causes(&error);
                 self.attempts.failed(self.time.uptime());
             }
         }
@@ -339,14 +270,12 @@ impl Driver {
     fn keeps_ends(&mut self, keeps_ends: bool) {
         if self.units.keeps_ends() != keeps_ends {
             self.units = Units::new(keeps_ends);
-            self.rebuild();
+            self.set_desired();
         }
     }
 
     /// Rows that have ended by themselves since they were written are no drift.
     fn ended(&mut self, seen: &[Row]) {
-        // Nothing that has ended is wanted any more.
-        self.transitions();
         let installed = self.session.machine.installed();
         let ended = |(key, does): &&Row| installed.get(key).is_some_and(|had| had.ends_as(does));
         let ended: Vec<Row> = seen.iter().filter(ended).cloned().collect();
@@ -367,7 +296,7 @@ impl Driver {
                     self.backend.learn(&device);
                     self.units = Units::new(self.units.keeps_ends());
                     self.session.set_device(Arc::new(device));
-                    self.rebuild();
+                    self.set_desired();
                 }
                 self.session.runs(found.running)
             }
@@ -407,30 +336,7 @@ impl Driver {
         let events = self.session.observed(result);
         self.events(events);
         if read {
-            self.read_at = Some(self.time.uptime());
-        }
-    }
-
-    /// Closes what unlocks opened whose moment has come. The engine says the same with its next intent; the driver does not
-    /// wait for it.
-    fn transitions(&mut self) {
-        let moment = self.time.now().wall;
-        let due = self.points.due(moment);
-        if due.is_empty() {
-            return;
-        }
-        if !self.units.keeps_ends() {
-            // Nobody but this agent ends them.
-            self.windows.opened(cause::LATE_END, self.time.uptime());
-        }
-        self.rebuild();
-        for endpoint in due {
-            let endpoint = endpoint.as_str();
-            tracing::info!(
-                target = self.name(),
-                endpoint,
-                "unlocks ended: their ports are closed"
-            );
+            self.state.read_back(self.time.uptime());
         }
     }
 
@@ -476,13 +382,6 @@ impl Driver {
         }
     }
 
-    fn not_ready(&self) -> QueryError {
-        QueryError::NotReady {
-            target: self.name().to_string(),
-            state: self.session.state(),
-        }
-    }
-
     fn mastership(&mut self, mastership: Mastership) {
         let text = match mastership {
             Mastership::Unknown => "unknown",
@@ -494,10 +393,11 @@ impl Driver {
             mastership = text,
             "the device decided who is the primary"
         );
-        self.status
+        self.state
+            .status
             .versions
             .insert("mastership".to_string(), text.to_string());
-        self.status.detail = match mastership {
+        self.state.status.detail = match mastership {
             Mastership::Backup => {
                 "another controller with a higher election id is the primary; this agent writes \
                                    nothing until that one is gone"
@@ -505,6 +405,111 @@ impl Driver {
             }
             _ => String::new(),
         };
+    }
+}
+
+/// What happens on the connection to a device.
+pub(crate) enum Happened {
+    /// The stream brought a message, or ended.
+    Message(Box<Result<Option<v1::StreamMessageResponse>, tonic::Status>>),
+    /// A call was answered.
+    Answered(Result<(u64, Done), JoinError>),
+}
+
+impl TargetDriver for Driver {
+    type Event = Happened;
+
+    fn time(&mut self) -> &mut Time {
+        &mut self.time
+    }
+
+    fn state(&mut self) -> &mut TargetState {
+        &mut self.state
+    }
+
+    async fn connect(&mut self) {
+        if self.client.is_none() && !self.connecting && self.attempts.is_due(self.time.uptime()) {
+            self.connecting = true;
+            let config = Arc::clone(self.backend.config());
+            self.job(async move { Done::Connected(Box::new(client::connect(config).await)) });
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.is_some()
+    }
+
+    async fn next(&mut self) -> Happened {
+        tokio::select! {
+            biased;
+            message = next_message(&mut self.stream) => Happened::Message(Box::new(message)),
+            Some(done) = self.jobs.join_next() => Happened::Answered(done),
+        }
+    }
+
+    async fn handle(&mut self, event: Happened) {
+        match event {
+            Happened::Message(message) => self.streamed(*message),
+            Happened::Answered(Ok((epoch, done))) => {
+                if matches!(done, Done::Read(_)) {
+                    // Nothing that has ended is wanted any more: rows that are gone by themselves are no drift.
+                    end_unlocks(self).await;
+                }
+                self.done(epoch, done);
+            }
+            // A job that panicked or was aborted: what it was about is read back after the next connection.
+            Happened::Answered(Err(error)) => self.lost(&format!("a call ended abnormally: {error}")),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.effects();
+    }
+
+    async fn rebuild(&mut self) {
+        self.set_desired();
+    }
+
+    fn due(&self, wall: Duration) -> BTreeSet<Name> {
+        ports::due(self.points.policies(), wall)
+    }
+
+    fn ends_by_itself(&self) -> bool {
+        self.units.keeps_ends()
+    }
+
+    /// The intent is built anew, too: class numbers may have become free.
+    async fn try_again(&mut self) {
+        self.session.hold(false);
+        self.set_desired();
+    }
+
+    async fn read_back(&mut self) {
+        self.session.look_again();
+    }
+
+    fn is_ready(&self) -> bool {
+        self.session.is_ready() && self.session.machine.is_known()
+    }
+
+    fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
+        self.planned(intent)
+    }
+
+    fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
+        self.ask_for_rows(trace, answer);
+    }
+
+    fn hits(&mut self, answer: Answer<Vec<Hit>>) {
+        self.ask_for_hits(answer);
+    }
+
+    fn report(&mut self) -> Report {
+        self.reported()
+    }
+
+    fn lists(&self) -> Lists {
+        self.listed()
     }
 }
 

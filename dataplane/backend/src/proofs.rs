@@ -1,0 +1,63 @@
+//! Proved rows of a target, for checks and for the session, which do not wait for each other.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use portcullis_compiler::{Class, Proved, RowCache, StageModel};
+
+/// Proved rows of classes that wait for the session at most: those beyond are proved again. An agent that checks and writes
+/// nothing, because its target is away, keeps no more.
+const WAITING: usize = 100_000;
+
+/// The rows of classes on one stage model. A check may take long, and the session must not wait for it: each has a cache of its
+/// own, and the session takes over what checks proved.
+#[derive(Debug)]
+pub struct Proofs {
+    session: Mutex<RowCache>,
+    checks: Mutex<RowCache>,
+    proved: Mutex<Vec<Proved>>,
+}
+
+/// A holder that panicked left whole entries behind: entries are only ever added whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Proofs {
+    /// Of a model; nothing is proved yet.
+    pub fn from_model(model: StageModel) -> Self {
+        Proofs {
+            session: Mutex::new(RowCache::new(model.clone())),
+            checks: Mutex::new(RowCache::new(model)),
+            proved: Mutex::default(),
+        }
+    }
+
+    /// The rows for the session, with what checks proved until now.
+    pub fn of_session(&self) -> MutexGuard<'_, RowCache> {
+        let mut rows = lock(&self.session);
+        rows.adopt(std::mem::take(&mut *lock(&self.proved)));
+        rows
+    }
+
+    /// Checks something; what it proves is kept for the session.
+    pub fn check<T>(&self, what: impl FnOnce(&mut RowCache) -> T) -> T {
+        let mut rows = lock(&self.checks);
+        let checked = what(&mut rows);
+        let mut kept = lock(&self.proved);
+        if kept.len() > WAITING {
+            kept.clear();
+        }
+        kept.extend(rows.take_proved());
+        checked
+    }
+
+    /// Whether the rows of a class can become those of another; see [`Backend::edits`](crate::Backend::edits).
+    pub fn edits(&self, old: &Class, new: &Class) -> bool {
+        self.check(|rows| rows.edits(old, new))
+    }
+
+    /// The rows that a class takes; see [`Backend::rows`](crate::Backend::rows).
+    pub fn rows(&self, class: &Class) -> Option<usize> {
+        self.check(|rows| rows.get(class).ok().map(|class| class.rows()))
+    }
+}

@@ -1,0 +1,191 @@
+//! The run loop of every target: intents, questions, timers and status. A kind of target brings a [`TargetDriver`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_compiler::Intent;
+use portcullis_policy::Name;
+use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::handle::{EnforcingRow, Hit, Plan, Query, QueryError, TargetContext, Trace};
+use crate::state::{Lists, Report, TargetState};
+use crate::status::TargetStatus;
+use crate::time::Time;
+use crate::timers::TICK;
+use crate::windows::cause;
+
+/// Where the answer to a question goes. The caller that asked may be gone, which is no error.
+pub type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
+
+/// What a kind of target brings: its connections, and its rows. [`run`] calls it from one task, so that nothing here happens
+/// at the same time.
+pub trait TargetDriver: Send {
+    /// What happens on its connections.
+    type Event: Send;
+
+    /// Its clocks.
+    fn time(&mut self) -> &mut Time;
+
+    /// What it keeps as every target does.
+    fn state(&mut self) -> &mut TargetState;
+
+    /// Tries the connections that are due. Takes 5 s at most.
+    fn connect(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Whether there is a connection to the datapath: without one, nothing is read back and nothing tried again.
+    fn is_connected(&self) -> bool;
+
+    /// Waits for the next event. Dropped at any `await` when something else happens first, it must lose nothing.
+    fn next(&mut self) -> impl Future<Output = Self::Event> + Send;
+
+    /// Handles an event.
+    fn handle(&mut self, event: Self::Event) -> impl Future<Output = ()> + Send;
+
+    /// Sends what is to be sent; after everything that happened.
+    fn flush(&mut self);
+
+    /// The intent in [`state`](Self::state) is another; [`rebuild`](Self::rebuild) follows.
+    fn intent_changed(&mut self) {}
+
+    /// Builds the desired rows anew, from the newest intent, the ports and the time of now.
+    fn rebuild(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// The endpoints that unlocks have opened whose end was at this time since the Unix epoch, or before.
+    fn due(&self, wall: Duration) -> BTreeSet<Name>;
+
+    /// Whether the datapath ends unlocks by itself: else they are open until the agent's rows are confirmed.
+    fn ends_by_itself(&self) -> bool;
+
+    /// Tries again what the datapath refused.
+    fn try_again(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Reads the rows back.
+    fn read_back(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Does what else depends on time, every [`TICK`].
+    fn tick(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Whether its rows are known, so that questions can be answered.
+    fn is_ready(&self) -> bool;
+
+    /// What would this intent change?
+    fn plan(&mut self, intent: &Intent) -> Result<Plan, QueryError>;
+
+    /// Which rows decide about this packet?
+    fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>);
+
+    /// How often did each rule decide?
+    fn hits(&mut self, answer: Answer<Vec<Hit>>);
+
+    /// How the session stands.
+    fn report(&mut self) -> Report;
+
+    /// What status lists.
+    fn lists(&self) -> Lists;
+}
+
+/// Runs a target until the context says stop.
+pub async fn run<D: TargetDriver>(mut target: D, mut context: TargetContext) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut intents_open = true;
+    loop {
+        tokio::select! {
+            biased;
+            changed = context.stop.changed() => {
+                if changed.is_err() || *context.stop.borrow() {
+                    return;
+                }
+            }
+            changed = context.intents.changed(), if intents_open => {
+                intents_open = changed.is_ok();
+                target.state().intent = context.intents.borrow_and_update().clone();
+                target.time().reset_clock();
+                target.intent_changed();
+                target.rebuild().await;
+            }
+            event = target.next() => target.handle(event).await,
+            question = context.queries.recv() => match question {
+                Some(question) => ask(&mut target, question),
+                None => return,
+            },
+            _ = ticks.tick() => tick(&mut target).await,
+        }
+        target.flush();
+        publish(&mut target, &context.status);
+    }
+}
+
+async fn tick<D: TargetDriver>(target: &mut D) {
+    target.connect().await;
+    end_unlocks(target).await;
+    if target.is_connected() {
+        let now = target.time().uptime();
+        if target.state().timers.is_retry_due(now) {
+            target.try_again().await;
+        }
+        if target.state().timers.is_resync_due(now) {
+            target.read_back().await;
+        }
+    }
+    target.tick().await;
+}
+
+/// Unlocks whose moment has come are closed now. The agent's engine says the same with the next intent; whichever is first, or
+/// the datapath itself, the others find nothing left to do.
+pub async fn end_unlocks<D: TargetDriver>(target: &mut D) {
+    let now = target.time().now();
+    let due = target.due(now.wall);
+    if due.is_empty() {
+        return;
+    }
+    if !target.ends_by_itself() {
+        target.state().windows.opened(cause::LATE_END, now.uptime);
+    }
+    target.rebuild().await;
+    let left = target.due(now.wall);
+    let name = &target.state().name;
+    for endpoint in due.difference(&left) {
+        tracing::info!(
+            target = name,
+            endpoint = endpoint.as_str(),
+            "unlocks or bypasses ended: what they opened is closed"
+        );
+    }
+}
+
+fn ask<D: TargetDriver>(target: &mut D, question: Query) {
+    let ready = target.is_ready();
+    let not_ready = target.state().not_ready();
+    match question {
+        Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
+        Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
+        Query::Hits(answer) if !ready => drop(answer.send(Err(not_ready))),
+        Query::Plan(intent, answer) => drop(answer.send(target.plan(&intent))),
+        Query::Explain(trace, answer) => target.explain(&trace, answer),
+        Query::Hits(answer) => target.hits(answer),
+    }
+}
+
+fn publish<D: TargetDriver>(target: &mut D, to: &watch::Sender<Arc<TargetStatus>>) {
+    let report = target.report();
+    let now = target.time().uptime();
+    target.state().take(now, report);
+    if target.state().are_lists_due() {
+        let lists = target.lists();
+        target.state().set_lists(lists);
+    }
+    target.state().publish(|status| {
+        to.send_if_modified(|published| {
+            let news = **published != *status;
+            if news {
+                *published = Arc::new(status.clone());
+            }
+            news
+        });
+    });
+}
