@@ -23,7 +23,7 @@ mod tags;
 pub mod testing;
 
 use places::Places;
-pub use question::{Answer, Outcome, Question};
+pub use question::{Answer, Question};
 
 /// How checks are made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_policy::DmarcPolicy;
+use portcullis_policy::{CheckResult, DmarcPolicy};
 use serde::{Deserialize, Serialize};
 
 /// A check with its parameters looked up: evidence is values, `endpoint` is the endpoint's host addresses.
@@ -65,23 +65,11 @@ pub enum Question {
     },
 }
 
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The world is as asked.
-    Passed,
-    /// The world answered, and is not as asked.
-    Failed,
-    /// The check could not be made.
-    Undetermined,
-}
-
 /// What came of a check, and why, for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// What came of it.
-    pub result: Outcome,
+    pub result: CheckResult,
     /// Why: at most [`Answer::LONGEST`] characters, none of them a control character.
     pub detail: String,
     /// The check was not made: it got no place, or no resolver answers anything. Such an answer is no sample of the world.
@@ -93,7 +81,7 @@ impl Answer {
     /// How many characters a detail has at most.
     pub const LONGEST: usize = 600;
 
-    pub(crate) fn new(result: Outcome, detail: impl AsRef<str>) -> Self {
+    pub(crate) fn new(result: CheckResult, detail: impl AsRef<str>) -> Self {
         Self {
             result,
             detail: printable(detail.as_ref(), Self::LONGEST),
@@ -102,15 +90,15 @@ impl Answer {
     }
 
     pub(crate) fn passed(detail: impl AsRef<str>) -> Self {
-        Self::new(Outcome::Passed, detail)
+        Self::new(CheckResult::Passed, detail)
     }
 
     pub(crate) fn failed(detail: impl AsRef<str>) -> Self {
-        Self::new(Outcome::Failed, detail)
+        Self::new(CheckResult::Failed, detail)
     }
 
     pub(crate) fn undetermined(detail: impl AsRef<str>) -> Self {
-        Self::new(Outcome::Undetermined, detail)
+        Self::new(CheckResult::Undetermined, detail)
     }
 
     pub(crate) fn not_made(detail: impl AsRef<str>) -> Self {
@@ -159,7 +147,7 @@ impl Tally {
     pub(crate) fn add(&mut self, result: Result<String, Answer>) -> Result<(), Answer> {
         match result {
             Ok(detail) => self.passed.push(detail),
-            Err(answer) if answer.result == Outcome::Failed => return Err(answer),
+            Err(answer) if answer.result == CheckResult::Failed => return Err(answer),
             Err(answer) => match &mut self.undetermined {
                 // Part of it was not made, so the whole is no sample.
                 Some(kept) => kept.not_made |= answer.not_made,

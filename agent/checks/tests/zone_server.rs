@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use portcullis_checks::testing::{FileEvent, Server, Zone, serve_file};
-use portcullis_checks::{Checker, CheckerConfig, Outcome, Question};
+use portcullis_checks::{Checker, CheckerConfig, Question};
+use portcullis_policy::CheckResult;
 
 const FILE: &str = r#"
 ; Comments are left out.
@@ -32,7 +33,7 @@ async fn a_zone_file_is_served() {
                 addresses: addresses(),
                 hostname: "mail.example.test".to_string(),
             },
-            Outcome::Passed,
+            CheckResult::Passed,
         ),
         (
             Question::Spf {
@@ -41,21 +42,21 @@ async fn a_zone_file_is_served() {
                 sender: None,
                 accept_any: false,
             },
-            Outcome::Passed,
+            CheckResult::Passed,
         ),
         (
             Question::Dmarc {
                 domain: domain(),
                 policy: None,
             },
-            Outcome::Passed,
+            CheckResult::Passed,
         ),
         (
             Question::Address {
                 hostname: "bad.example.test".to_string(),
                 must_have: None,
             },
-            Outcome::Undetermined,
+            CheckResult::Undetermined,
         ),
     ] {
         let answer = checker.ask(&question).await;
@@ -97,14 +98,14 @@ async fn a_file_that_changes_is_read_again() {
         hostname: "b.test".to_string(),
         must_have: None,
     };
-    assert_eq!(checker.ask(&question).await.result, Outcome::Failed);
+    assert_eq!(checker.ask(&question).await.result, CheckResult::Failed);
     fs::write(&file, "b.test IN A wrong\n").unwrap();
     assert!(matches!(next().await, FileEvent::Wrong(_)));
-    assert_eq!(checker.ask(&question).await.result, Outcome::Failed);
+    assert_eq!(checker.ask(&question).await.result, CheckResult::Failed);
     fs::write(&file, "b.test IN A 192.0.2.1\n").unwrap();
     // A file half written may be read in between.
     while next().await != FileEvent::Read {}
-    assert_eq!(checker.ask(&question).await.result, Outcome::Passed);
+    assert_eq!(checker.ask(&question).await.result, CheckResult::Passed);
     serving.abort();
 }
 

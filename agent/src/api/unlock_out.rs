@@ -1,10 +1,12 @@
 //! Conversion of unlocks and programs to messages.
 
-use portcullis_policy::{Approval, CheckKind, Disclose, Document, EvidenceType, Name, Program, Verdict};
+use portcullis_policy::{
+    Approval, CheckKind, CheckResult, Disclose, Document, EvidenceType, Name, Program, Verdict,
+};
 use portcullis_proto::v1;
 use portcullis_unlock::evidence;
 use portcullis_unlock::judge::undisclosed;
-use portcullis_unlock::ledger::{CheckResult, State, Unlock, notes};
+use portcullis_unlock::ledger::{State, Unlock, notes};
 
 use super::convert;
 use crate::access::{Caller, Role};

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use portcullis_checks::{Answer, Checker, Outcome, Question};
-use portcullis_policy::{Check, CheckKind, Endpoint, Program};
+use portcullis_checks::{Answer, Checker, Question};
+use portcullis_policy::{Check, CheckKind, CheckResult, Endpoint, Program};
 use portcullis_unlock::evidence::{Evidence, Value};
-use portcullis_unlock::ledger::{CheckResult, Checked};
+use portcullis_unlock::ledger::Checked;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The addresses of an endpoint that are one host's, not a prefix's.
@@ -84,7 +84,7 @@ async fn one(checker: Checker, check: Check, question: Option<Question>, secret:
     let answer = match &question {
         Some(question) => checker.ask(question).await,
         None => Answer {
-            result: Outcome::Undetermined,
+            result: CheckResult::Undetermined,
             detail: "evidence that it needs was not submitted".to_string(),
             not_made: false,
         },
@@ -92,11 +92,7 @@ async fn one(checker: Checker, check: Check, question: Option<Question>, secret:
     Checked {
         name: check.name().to_string(),
         kind: check.kind.word().to_string(),
-        result: match answer.result {
-            Outcome::Passed => CheckResult::Passed,
-            Outcome::Failed => CheckResult::Failed,
-            Outcome::Undetermined => CheckResult::Undetermined,
-        },
+        result: answer.result,
         detail: if secret { SECRET.to_string() } else { answer.detail },
         at,
         not_made: answer.not_made,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_checks::Checker;
-use portcullis_policy::Name;
+use portcullis_policy::{CheckResult, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{AGENT, Basis, Change, CheckResult, Checked, Ledger, Unlock};
+use portcullis_unlock::ledger::{AGENT, Basis, Change, Checked, Ledger, Unlock};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;

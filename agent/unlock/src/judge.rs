@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_policy::{Approval, Document, Endpoint, Program};
+use portcullis_policy::{Approval, CheckResult, Document, Endpoint, Program};
 
 use crate::clock::Moment;
-use crate::expression::{
-    CheckFacts, CheckResult as Word, EndpointFacts, Expression, ExpressionError, Facts, Scope, UnlockFacts,
-};
-use crate::ledger::{CheckResult, Checked, Judgement, Ledger, Unlock};
+use crate::expression::{CheckFacts, EndpointFacts, Expression, ExpressionError, Facts, Scope, UnlockFacts};
+use crate::ledger::{Checked, Judgement, Ledger, Unlock};
 
 /// How a reason begins that goes on with the text of an expression.
 const REQUIRES: &str = "what the program requires ";
@@ -42,14 +40,9 @@ fn age(since: i64, now: i64) -> u64 {
 
 fn facts(unlock: &Unlock, endpoint: &Endpoint, checks: &[Checked], known: &Known<'_>) -> Facts {
     let now = known.now.seconds();
-    let word = |result| match result {
-        CheckResult::Passed => Word::Passed,
-        CheckResult::Failed => Word::Failed,
-        CheckResult::Undetermined => Word::Undetermined,
-    };
     let check = |checked: &Checked| {
         let facts = CheckFacts {
-            result: word(checked.result),
+            result: checked.result,
             detail: checked.detail.clone(),
         };
         (checked.name.clone(), facts)
@@ -156,7 +149,11 @@ impl<'a> Question<'a> {
                     .unwrap_or(0)
                     & 1
                     == 1;
-                let result = if passed { Word::Passed } else { Word::Failed };
+                let result = if passed {
+                    CheckResult::Passed
+                } else {
+                    CheckResult::Failed
+                };
                 let detail = String::new();
                 facts
                     .checks

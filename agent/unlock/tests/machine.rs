@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use portcullis_policy::{
-    Approval, Direction, Document, Endpoint, Fragment, Frame, Grant, GrantKind, IpPacket, L4, Name,
-    OpenScope, Packet, PortRange, Verdict, View, effective,
+    Approval, CheckResult, Direction, Document, Endpoint, Fragment, Frame, Grant, GrantKind, IpPacket,
+    L4, Name, OpenScope, Packet, PortRange, Verdict, View, effective,
 };
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{
-    Basis, Change, CheckResult, Checked, Ledger, Request, State, StrikeKey, Strikes, Unlock, notes,
+    Basis, Change, Checked, Ledger, Request, State, StrikeKey, Strikes, Unlock, notes,
 };
 use portcullis_unlock::{evidence, judge};
 use proptest::prelude::*;

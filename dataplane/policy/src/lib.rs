@@ -44,8 +44,8 @@ pub use intervals::IntervalSet;
 pub use link_local::{LINK_LOCAL, MOST_EXCEPTIONS, MaskedV6, takes_link_local};
 pub use matcher::{Families, FlagMatch, Matcher, Ranges};
 pub use program::{
-    Approval, Check, CheckKind, Disclose, DmarcPolicy, EvidenceField, EvidenceType, Grant, GrantKind, Lease,
-    Limits, MAX_EVIDENCE, OpenScope, Opening, Program, Span,
+    Approval, Check, CheckKind, CheckResult, Disclose, DmarcPolicy, EvidenceField, EvidenceType, Grant,
+    GrantKind, Lease, Limits, MAX_EVIDENCE, OpenScope, Opening, Program, Span,
 };
 pub use types::{Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix, Verdict};
 pub use validate::{DocumentError, FieldError};

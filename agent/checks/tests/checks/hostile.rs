@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_checks::Outcome::{Failed, Passed, Undetermined};
 use portcullis_checks::testing::{Fault, Server, Zone};
 use portcullis_checks::{Answer, Checker, CheckerConfig, Question};
+use portcullis_policy::CheckResult::{Failed, Passed, Undetermined};
 use proptest::prelude::*;
 use tokio::net::UdpSocket;
 

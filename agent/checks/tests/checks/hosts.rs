@@ -1,8 +1,8 @@
 //! Reverse DNS and addresses of names.
 
-use portcullis_checks::Outcome::{self, Failed, Passed, Undetermined};
 use portcullis_checks::Question;
 use portcullis_checks::testing::{Fault, Zone};
+use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
 
 use super::{World, ip, ips};
 
@@ -47,7 +47,7 @@ fn fcrdns(addresses: &[&str], hostname: &str) -> Question {
 #[tokio::test]
 async fn forward_confirmed_reverse_dns() {
     let world = World::new(zone()).await;
-    let cases: [(&[&str], &str, Outcome, &str); 12] = [
+    let cases: [(&[&str], &str, CheckResult, &str); 12] = [
         (&[V4], "mail.example.test", Passed, "and back"),
         (&[V6], "mail.example.test", Passed, "and back"),
         (&[V4, V6], "MAIL.example.test.", Passed, "2001:db8::5 is"),
@@ -107,7 +107,7 @@ async fn forward_confirmed_reverse_dns() {
 #[tokio::test]
 async fn pointers() {
     let world = World::new(zone()).await;
-    let cases: [(&[&str], Option<&str>, Outcome, &str); 7] = [
+    let cases: [(&[&str], Option<&str>, CheckResult, &str); 7] = [
         (&[V4], None, Passed, "points to"),
         (
             &[V4],
@@ -138,7 +138,7 @@ async fn pointers() {
 #[tokio::test]
 async fn addresses() {
     let world = World::new(zone()).await;
-    let cases: [(&str, Option<&[&str]>, Outcome, &str); 13] = [
+    let cases: [(&str, Option<&[&str]>, CheckResult, &str); 13] = [
         ("mail.example.test", None, Passed, "203.0.113.5"),
         ("alias.example.test", None, Passed, "203.0.113.5"),
         ("alias.example.test", Some(&[V4, V6]), Passed, "2001:db8::5"),

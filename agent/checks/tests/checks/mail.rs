@@ -1,8 +1,8 @@
 //! DMARC and DKIM.
 
-use portcullis_checks::Outcome::{self, Failed, Passed, Undetermined};
 use portcullis_checks::Question;
 use portcullis_checks::testing::{Fault, Zone};
+use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
 use portcullis_policy::DmarcPolicy::{self, None as Nothing, Quarantine, Reject};
 
 use super::World;
@@ -29,7 +29,7 @@ async fn dmarc() {
             .fault("_dmarc.broken.test", Fault::ServFail),
     )
     .await;
-    let cases: [(&str, Option<DmarcPolicy>, Outcome, &str); 20] = [
+    let cases: [(&str, Option<DmarcPolicy>, CheckResult, &str); 20] = [
         ("dots.test", Some(Reject), Passed, ""),
         ("part.test", Some(Reject), Failed, "pct=0"),
         ("part.test", Some(Quarantine), Passed, "no more than quarantine"),
@@ -89,7 +89,7 @@ async fn dkim() {
             .fault("broken._domainkey.d.test", Fault::Refused),
     )
     .await;
-    let cases: [(&str, Outcome, &str); 11] = [
+    let cases: [(&str, CheckResult, &str); 11] = [
         ("s1", Passed, "an RSA key"),
         ("S1", Passed, ""),
         ("hosted", Passed, ""),

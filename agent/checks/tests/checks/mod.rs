@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_checks::testing::{Server, Zone};
-use portcullis_checks::{Answer, Checker, CheckerConfig, Outcome, Question};
+use portcullis_checks::{Answer, Checker, CheckerConfig, Question};
+use portcullis_policy::CheckResult;
 
 mod banner;
 mod hostile;
@@ -42,7 +43,7 @@ impl World {
         self.checker.ask(&question).await
     }
 
-    pub(crate) async fn expect(&self, question: Question, result: Outcome, detail: &str) {
+    pub(crate) async fn expect(&self, question: Question, result: CheckResult, detail: &str) {
         let answer = self.ask(question).await;
         assert!(
             answer.result == result && answer.detail.contains(detail),

@@ -1,8 +1,8 @@
 //! SPF.
 
-use portcullis_checks::Outcome::{self, Failed, Passed, Undetermined};
 use portcullis_checks::Question;
 use portcullis_checks::testing::{Fault, Zone};
+use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
 
 use super::{World, ip, ips};
 
@@ -18,7 +18,7 @@ fn spf(domain: &str, addresses: &[&str]) -> Question {
     }
 }
 
-async fn run(zone: Zone, cases: &[(&str, &[&str], Outcome, &str)]) {
+async fn run(zone: Zone, cases: &[(&str, &[&str], CheckResult, &str)]) {
     let world = World::new(zone).await;
     for (domain, addresses, result, detail) in cases {
         world.expect(spf(domain, addresses), *result, detail).await;

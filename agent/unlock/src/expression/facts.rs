@@ -5,32 +5,10 @@ use std::sync::Arc;
 
 use cel::objects::{Key, Map, Value as Cel};
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use portcullis_policy::CheckResult;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Value};
-
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CheckResult {
-    /// It holds.
-    Passed,
-    /// It does not.
-    Failed,
-    /// It could not be made, or not yet: never as good as passed.
-    Undetermined,
-}
-
-impl CheckResult {
-    /// How expressions call it.
-    pub fn word(self) -> &'static str {
-        match self {
-            CheckResult::Passed => "passed",
-            CheckResult::Failed => "failed",
-            CheckResult::Undetermined => "undetermined",
-        }
-    }
-}
 
 /// `checks.NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +142,7 @@ impl Facts {
                     None => (CheckResult::Undetermined, ""),
                 };
                 let fields = [
-                    ("result", text(result.word())),
+                    ("result", text(result.name())),
                     ("passed", Cel::Bool(result == CheckResult::Passed)),
                     ("detail", text(detail)),
                 ];

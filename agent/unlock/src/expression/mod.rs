@@ -35,7 +35,7 @@ use cel::objects::Value as Cel;
 use cel::parser::Expression as Tree;
 use cel::{Context, Env, ExecutionError};
 
-pub use facts::{CheckFacts, CheckResult, EndpointFacts, Facts, UnlockFacts};
+pub use facts::{CheckFacts, EndpointFacts, Facts, UnlockFacts};
 pub use kind::Scope;
 
 use cost::{MAX_COST, Sizes};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use portcullis_policy::{Document, Program};
+use portcullis_policy::{CheckResult, Document, Program};
 use proptest::prelude::*;
 
 use super::*;

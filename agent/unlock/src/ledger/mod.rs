@@ -32,7 +32,7 @@ pub use basis::{Basis, tenant_of};
 pub use bypass::{Bypass, BypassChange, TooManyBypasses};
 pub use notes::notes;
 pub use refusal::Refusal;
-pub use unlock::{CheckResult, Checked, Renewal, State, Transition, Unlock};
+pub use unlock::{Checked, Renewal, State, Transition, Unlock};
 
 /// What became of an unlock.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One unlock.
 
-use portcullis_policy::{Grant, GrantKind, Matcher, Name, Rule, StrictPrefix};
+use portcullis_policy::{CheckResult, Grant, GrantKind, Matcher, Name, Rule, StrictPrefix};
 use serde::{Deserialize, Serialize};
 
 use super::basis::Basis;
@@ -92,29 +92,6 @@ impl std::fmt::Display for State {
     }
 }
 
-/// What a check came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckResult {
-    /// It holds.
-    Passed,
-    /// It does not.
-    Failed,
-    /// It could not be made; never taken for passed.
-    Undetermined,
-}
-
-impl CheckResult {
-    /// Its name, as expressions know it.
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckResult::Passed => "passed",
-            CheckResult::Failed => "failed",
-            CheckResult::Undetermined => "undetermined",
-        }
-    }
-}
-
 /// A check that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
@@ -122,7 +99,7 @@ pub struct Checked {
     pub name: String,
     /// Its kind.
     pub kind: String,
-    /// What it came to.
+    /// Its result.
     pub result: CheckResult,
     /// What was found.
     pub detail: String,

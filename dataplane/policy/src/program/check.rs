@@ -85,6 +85,29 @@ pub enum CheckKind {
     },
 }
 
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckResult {
+    /// What is checked is as the program asks.
+    Passed,
+    /// DNS or the endpoint answered, and the answer is not as the program asks.
+    Failed,
+    /// The check could not be made, or is not made yet. Never as good as passed.
+    Undetermined,
+}
+
+impl CheckResult {
+    /// Its name in expressions (`checks.NAME.result`), JSON and the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckResult::Passed => "passed",
+            CheckResult::Failed => "failed",
+            CheckResult::Undetermined => "undetermined",
+        }
+    }
+}
+
 /// What a DMARC record asks of receivers; stricter ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

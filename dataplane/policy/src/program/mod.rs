@@ -11,7 +11,7 @@ use crate::direction::Direction;
 use crate::document::Rule;
 use crate::types::{Family, Name, PortRange, Protocol, StrictPrefix, Verdict};
 
-pub use check::{Check, CheckKind, DmarcPolicy};
+pub use check::{Check, CheckKind, CheckResult, DmarcPolicy};
 pub use evidence::{EvidenceField, EvidenceType};
 pub use span::Span;
 pub use validate::MAX_EVIDENCE;
