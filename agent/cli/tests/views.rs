@@ -4,8 +4,10 @@ use portcullis_cli::Output;
 use portcullis_cli::term::{Term, View};
 use portcullis_cli::view::bypass::{BypassChangeView, BypassView, BypassesView};
 use portcullis_cli::view::change::{ApplyView, CommittedView, PlanView};
+use portcullis_cli::view::events::EventView;
 use portcullis_cli::view::explained::ExplainView;
-use portcullis_cli::view::targets::{EventView, HitsView, StatusView};
+use portcullis_cli::view::hits::HitsView;
+use portcullis_cli::view::status::StatusView;
 use portcullis_cli::view::unlock::ClosingView;
 use portcullis_proto::v1;
 

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::api::closing::*;
 use crate::api::database::*;
 use crate::api::support::*;
-use crate::api::unlocks::*;
+use crate::api::unlock_rig::*;
 
 fn api(u: &Unlocks, token: &str) -> BypassServiceClient<Line> {
     BypassServiceClient::new(with(&u.channel, token))

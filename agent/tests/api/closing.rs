@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::api::process::{Process, write_config};
 pub use crate::api::small::Small;
 use crate::api::support::*;
-use crate::api::unlocks::*;
+use crate::api::unlock_rig::*;
 
 pub async fn store(u: &mut Unlocks) -> v1::StoreStatus {
     let line = with(&u.channel, "operator");

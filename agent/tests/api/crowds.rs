@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 
 use crate::api::access::{Bytes, token, tokens};
 use crate::api::support::*;
-use crate::api::unlocks::with;
+use crate::api::unlock_rig::with;
 
 async fn rig(limits: &str) -> (Rig, Channel) {
     let rig = Rig::with(&format!(

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::api::closing::*;
 use crate::api::process::PROGRAM;
 use crate::api::support::*;
-use crate::api::unlocks::*;
+use crate::api::unlock_rig::*;
 
 /// Does something to the files of an agent that is stopped, and starts it again.
 pub async fn after(u: &mut Unlocks, what: impl FnOnce(&Path)) {

@@ -6,7 +6,7 @@ use portcullis_cli::Exit;
 use portcullis_proto::v1;
 use tonic::Code;
 
-use crate::api::unlocks::{PATIENCE, Unlocks, game};
+use crate::api::unlock_rig::{PATIENCE, Unlocks, game};
 use crate::command::run;
 
 /// Every entry, oldest first, by the pages of a list.
@@ -187,7 +187,7 @@ async fn nothing_that_a_tenant_writes_steers_an_operators_terminal() {
     let evil = "\u{1b}]0;owned\u{7} \u{9b}31m \u{202e}drowssap\u{2066} \r\nmail9  active";
     let mut tenant = u.as_caller("tenant");
     let mut request = v1::RequestUnlockRequest {
-        evidence: crate::api::unlocks::GOOD
+        evidence: crate::api::unlock_rig::GOOD
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect(),
@@ -450,7 +450,7 @@ async fn with_little_room_nothing_is_opened_and_everything_closes() {
     let refused = u.api.request_unlock(long).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message().contains("free_disk_mib"), "{refused:?}");
-    let line = crate::api::unlocks::with(&u.channel, "provisioner");
+    let line = crate::api::unlock_rig::with(&u.channel, "provisioner");
     let mut provisioner = v1::endpoint_service_client::EndpointServiceClient::new(line);
     let request = v1::ProvisionRequest {
         endpoint: Some(crate::api::support::endpoint("new", 9)),
@@ -488,7 +488,10 @@ async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
     let mut u = Unlocks::new().await;
     // What a check finds is shown: it may not ask about a secret.
     let secret = |line: &str| line.replace("type: hostname}", "type: hostname, secret: true}");
-    let refused = u.apply(&secret(crate::api::unlocks::PROGRAMS)).await.unwrap_err();
+    let refused = u
+        .apply(&secret(crate::api::unlock_rig::PROGRAMS))
+        .await
+        .unwrap_err();
     let wrong = crate::api::support::fields(&refused);
     assert!(
         wrong.contains(&"programs.smtp.checks[0].hostname".to_string()),
@@ -498,7 +501,7 @@ async fn secrets_come_into_no_check_and_no_digest_can_be_tried() {
         wrong.contains(&"programs.smtp.checks[1].domain".to_string()),
         "{wrong:?}"
     );
-    let narrowed = crate::api::unlocks::PROGRAMS.replace(
+    let narrowed = crate::api::unlock_rig::PROGRAMS.replace(
         "  game:\n    opens: [{direction: egress, protocol: tcp, ports: [465]}]",
         "  game:\n    evidence: [{name: port, type: integer, secret: true}]\n    opens: [{direction: egress, protocol: tcp, ports: \
          [465], ports_from: port}]",

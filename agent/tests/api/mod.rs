@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod approvals;
 mod bypass;
 mod certificates;
 mod closing;
@@ -17,6 +18,7 @@ mod oidc;
 mod pair;
 mod process;
 mod reading;
+mod refusals;
 mod resources;
 mod restart;
 mod rewritten;
@@ -24,9 +26,11 @@ mod serve;
 mod small;
 mod support;
 mod targets;
+mod tenants;
 mod tls;
 mod two_targets;
 mod unlock_log;
+mod unlock_rig;
 mod unlocks;
 mod upgrade;
 mod watch;

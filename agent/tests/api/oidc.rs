@@ -28,7 +28,7 @@ use crate::api::certificates::Authority;
 use crate::api::reading::TCP;
 use crate::api::support::*;
 use crate::api::tls::{hang_up, until};
-use crate::api::unlocks::with;
+use crate::api::unlock_rig::with;
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)

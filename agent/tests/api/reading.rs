@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 use crate::api::access::{Bytes, token, tokens};
 use crate::api::support::*;
 use crate::api::tls::{hang_up, until};
-use crate::api::unlocks::with;
+use crate::api::unlock_rig::with;
 
 pub const TCP: &str = "listen = \"127.0.0.1:0\"\ninsecure = true\n";
 

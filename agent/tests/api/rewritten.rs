@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::api::evidence::{noted, unlocked, verdict};
-use crate::api::unlocks::{Unlocks, game};
+use crate::api::unlock_rig::{Unlocks, game};
 
 /// The hash of an entry, as it is documented: over the hash before, the number, and every field behind its length.
 fn chained(before: &[u8], number: i64, [at, generation]: [i64; 2], texts: &[String; 5]) -> Vec<u8> {

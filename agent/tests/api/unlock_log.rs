@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::api::support::*;
-use crate::api::unlocks::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
+use crate::api::unlock_rig::{GOOD, Line, PATIENCE, PROGRAMS, Unlocks, game};
 use crate::command::run;
 
 #[tokio::test(flavor = "multi_thread")]

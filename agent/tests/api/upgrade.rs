@@ -8,7 +8,7 @@ use portcullis_proto::v1;
 use crate::api::closing::*;
 use crate::api::database::*;
 use crate::api::support::config;
-use crate::api::unlocks::*;
+use crate::api::unlock_rig::*;
 
 const FORMAT: u32 = 3;
 

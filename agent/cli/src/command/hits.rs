@@ -7,7 +7,7 @@ use crate::args::Hits;
 use crate::client::Client;
 use crate::error::Failure;
 use crate::term::Term;
-use crate::view::targets::HitsView;
+use crate::view::hits::HitsView;
 
 pub async fn run(args: &Hits, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = v1::ListHitsRequest {

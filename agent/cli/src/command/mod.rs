@@ -23,7 +23,8 @@ use super::args::Wait;
 use super::client::Client;
 use super::error::Failure;
 use super::term::Term;
-use super::view::targets::{StatusView, TargetView};
+use super::view::status::StatusView;
+use super::view::targets::TargetView;
 
 /// Reads a document; `-` is stdin.
 fn read(path: &Path) -> Result<String, Failure> {

@@ -10,7 +10,7 @@ use crate::args::Watch;
 use crate::client::Client;
 use crate::error::Failure;
 use crate::term::Term;
-use crate::view::targets::EventView;
+use crate::view::events::EventView;
 
 /// First pause before asking again.
 const PAUSE: Duration = Duration::from_millis(200);

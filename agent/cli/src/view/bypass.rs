@@ -4,7 +4,7 @@ use portcullis_proto::v1;
 use serde::Serialize;
 
 use super::count;
-use super::targets::utc;
+use super::time::utc;
 use super::unlock::ClosingView;
 use crate::table::{Grid, facts};
 use crate::term::View;

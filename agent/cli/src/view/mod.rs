@@ -6,9 +6,13 @@ pub mod audit;
 pub mod bypass;
 pub mod change;
 pub mod compiled;
+pub mod events;
 pub mod explained;
+pub mod hits;
 pub mod policy;
+pub mod status;
 pub mod targets;
+mod time;
 pub mod unlock;
 
 /// `1 endpoint`, `2 endpoints`.

@@ -8,7 +8,7 @@ use portcullis_proto::v1;
 use serde::Serialize;
 
 use super::policy::RuleView;
-use super::targets::utc;
+use super::time::utc;
 use crate::table::{Grid, facts};
 use crate::term::View;
 
