@@ -18,7 +18,7 @@ use crate::access::{self, Access, AccessError, Denial, Summaries};
 use crate::api::{self, Accept, Api, Certificates, ListenError, Listeners, SocketFile};
 use crate::config::{Config, Limits};
 use crate::engine::Engine;
-use crate::lifecycle::{Ended, Part, Parts, Signals, manager};
+use crate::lifecycle::{Cause, Ended, Part, Parts, Signals, manager};
 use crate::metrics::{self, MetricsError};
 use crate::reading::Reading;
 use crate::store::{Entry, FootprintRecords, Store, StoreError};
@@ -283,8 +283,6 @@ impl Agent {
         Err(AgentError::CutOff(late.join(", ")))
     }
 }
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The label that names an endpoint's tenant.
 fn tenant_label(config: &Config) -> &str {

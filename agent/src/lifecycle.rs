@@ -30,7 +30,7 @@ impl std::fmt::Display for Part {
 }
 
 /// Why a part ended.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A part that ended.
 #[derive(Debug)]

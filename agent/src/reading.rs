@@ -3,7 +3,7 @@
 use portcullis_policy::text::with_causes;
 
 use crate::access::Access;
-use crate::config::{self, AnyTarget, Config, Targets};
+use crate::config::{self, AnyTarget, Config, TargetsConfig};
 use crate::metrics;
 
 /// The configuration in use, and what follows its `[access]`.
@@ -113,11 +113,11 @@ fn label_of(running: &Config) -> String {
 }
 
 /// Targets without what the command line adds.
-fn uninterrupted(targets: &Targets) -> Targets {
+fn uninterrupted(targets: &TargetsConfig) -> TargetsConfig {
     let mut targets = targets.clone();
     match &mut targets {
-        Targets::Discover(target, _) => target.allow_interruption = false,
-        Targets::Configured(targets) => {
+        TargetsConfig::Discover(target, _) => target.allow_interruption = false,
+        TargetsConfig::Configured(targets) => {
             for target in targets {
                 if let AnyTarget::Ovs(target) = target {
                     target.allow_interruption = false;

@@ -107,37 +107,37 @@ pub enum TargetError {
 
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
 /// started all the same: its session waits for it.
-pub async fn start(targets: &config::Targets) -> Result<Vec<Launched>, TargetError> {
+pub async fn start(targets: &config::TargetsConfig) -> Result<Vec<Launched>, TargetError> {
     start_with(targets, Arc::new(Unstored::default())).await
 }
 
 /// The same, with these records of where rows were written.
 pub async fn start_with(
-    targets: &config::Targets,
+    targets: &config::TargetsConfig,
     records: Arc<dyn Footprints>,
 ) -> Result<Vec<Launched>, TargetError> {
     match targets {
-        config::Targets::Configured(targets) => {
+        config::TargetsConfig::Configured(targets) => {
             // Nothing runs before everything can.
-            let prepared: Vec<Prepared<'_>> = targets.iter().map(prepare).collect::<Result<_, _>>()?;
-            let launch = |prepared: Prepared<'_>| prepared.launch(targets, &records);
+            let prepared: Vec<PreparedTarget<'_>> = targets.iter().map(prepare).collect::<Result<_, _>>()?;
+            let launch = |prepared: PreparedTarget<'_>| prepared.launch(targets, &records);
             Ok(prepared.into_iter().map(launch).collect())
         }
-        config::Targets::Discover(ovs, switch) => discover(ovs, switch, &records).await,
+        config::TargetsConfig::Discover(ovs, switch) => discover(ovs, switch, &records).await,
     }
 }
 
 /// A target that can be started.
-enum Prepared<'a> {
-    Ovs(&'a config::Target),
+enum PreparedTarget<'a> {
+    Ovs(&'a portcullis_ovs::Config),
     P4Runtime(Arc<P4Backend>, Option<embedded::Supervisor>),
 }
 
-impl Prepared<'_> {
+impl PreparedTarget<'_> {
     fn launch(self, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
         match self {
-            Prepared::Ovs(target) => launch_ovs(target, all, records),
-            Prepared::P4Runtime(backend, supervisor) => {
+            PreparedTarget::Ovs(target) => launch_ovs(target, all, records),
+            PreparedTarget::P4Runtime(backend, supervisor) => {
                 let name = backend.config().name.clone();
                 let (handle, task) = portcullis_backend::launch(&name, backend);
                 let task = match supervisor {
@@ -150,14 +150,14 @@ impl Prepared<'_> {
     }
 }
 
-fn prepare(target: &AnyTarget) -> Result<Prepared<'_>, TargetError> {
+fn prepare(target: &AnyTarget) -> Result<PreparedTarget<'_>, TargetError> {
     match target {
-        AnyTarget::Ovs(target) => Ok(Prepared::Ovs(target)),
+        AnyTarget::Ovs(target) => Ok(PreparedTarget::Ovs(target)),
         AnyTarget::P4Runtime(target) => prepare_p4(target),
     }
 }
 
-fn prepare_p4(target: &config::P4Target) -> Result<Prepared<'_>, TargetError> {
+fn prepare_p4(target: &config::P4Target) -> Result<PreparedTarget<'_>, TargetError> {
     let backend = P4Backend::new(p4runtime(target)?).map_err(|source| TargetError::Program {
         target: target.name.clone(),
         source,
@@ -168,7 +168,7 @@ fn prepare_p4(target: &config::P4Target) -> Result<Prepared<'_>, TargetError> {
             source,
         })
     });
-    Ok(Prepared::P4Runtime(backend, supervisor.transpose()?))
+    Ok(PreparedTarget::P4Runtime(backend, supervisor.transpose()?))
 }
 
 fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, TargetError> {
@@ -203,17 +203,13 @@ fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, 
         uplinks: target.uplinks.iter().copied().collect(),
         servers: target.servers.iter().copied().collect(),
         tag: Tag(target.cookie),
-        tls: target.tls.as_ref().map(|tls| portcullis_p4runtime::Tls {
-            ca: tls.ca.clone(),
-            client: tls.client.clone(),
-            domain: tls.domain.clone(),
-        }),
+        tls: target.tls.clone(),
         resync_interval: target.resync_interval,
     })
 }
 
-fn launch_ovs(target: &config::Target, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
-    let mut config = ovs(target);
+fn launch_ovs(target: &portcullis_ovs::Config, all: &[AnyTarget], records: &Arc<dyn Footprints>) -> Launched {
+    let mut config = target.clone();
     config.other_tags = all
         .iter()
         .filter_map(|other| shares_bridge(target, other))
@@ -224,7 +220,7 @@ fn launch_ovs(target: &config::Target, all: &[AnyTarget], records: &Arc<dyn Foot
 }
 
 /// The tag of another target that may be on the same bridge.
-fn shares_bridge(target: &config::Target, other: &AnyTarget) -> Option<u16> {
+fn shares_bridge(target: &portcullis_ovs::Config, other: &AnyTarget) -> Option<u16> {
     let AnyTarget::Ovs(other) = other else { return None };
     let bridges = target.bridge.as_ref().zip(other.bridge.as_ref());
     let apart = other.ovsdb != target.ovsdb || bridges.is_some_and(|(a, b)| a != b);
@@ -234,12 +230,12 @@ fn shares_bridge(target: &config::Target, other: &AnyTarget) -> Option<u16> {
 /// Open vSwitch when it is there, else the embedded switch, else whatever of the former comes. One line says what was
 /// found and what was not.
 async fn discover(
-    bridge: &config::Target,
+    bridge: &portcullis_ovs::Config,
     switch: &config::P4Target,
     records: &Arc<dyn Footprints>,
 ) -> Result<Vec<Launched>, TargetError> {
     const OTHERS: &str = "not looked for: P4Runtime devices, which have to be configured";
-    match portcullis_ovs::discover(&ovs(bridge)).await {
+    match portcullis_ovs::discover(bridge).await {
         Ok(found) => tracing::info!(
             "found Open vSwitch {} with DPDK {} at {}, bridge {}: target {}; {OTHERS}",
             found.ovs_version,
@@ -265,29 +261,4 @@ async fn discover(
         ),
     }
     Ok(vec![launch_ovs(bridge, &[], records)])
-}
-
-fn ovs(target: &config::Target) -> portcullis_ovs::Config {
-    portcullis_ovs::Config {
-        name: target.name.clone(),
-        ovsdb: target.ovsdb.clone(),
-        bridge: target.bridge.clone(),
-        uplinks: target.uplinks.clone(),
-        first_table: target.first_table,
-        final_action: match target.final_action {
-            config::FinalAction::Normal => portcullis_ovs::FinalAction::Normal,
-            config::FinalAction::GotoTable(table) => portcullis_ovs::FinalAction::GotoTable(table),
-        },
-        learned_macs: target.learned_macs,
-        resync_interval: target.resync_interval,
-        mgmt_dir: target.mgmt_dir.clone(),
-        cookie: target.cookie,
-        other_tags: Vec::new(),
-        control_socket: target.control_socket.clone(),
-        fail_mode: match target.fail_mode {
-            config::FailMode::Keep => portcullis_ovs::FailMode::Keep,
-            config::FailMode::Secure => portcullis_ovs::FailMode::Secure,
-        },
-        allow_interruption: target.allow_interruption,
-    }
 }

@@ -31,7 +31,7 @@ fn parse(words: &[&str]) -> CommandLine {
 
 async fn run_line(line: CommandLine) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut term = Term::new(&mut out, &mut err, line.globals.output).with_width(None);
+    let mut term = Term::new(&mut out, &mut err, line.globals.output, None);
     let exit = execute(line, &mut term).await;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran {

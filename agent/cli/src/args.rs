@@ -191,7 +191,7 @@ pub enum EndpointCommand {
     /// Create or replace an endpoint. Repeating the command changes nothing.
     Provision(Box<Provision>),
     /// Remove an endpoint. It is no error if it does not exist.
-    Release(Release),
+    Release(ReleaseEndpoint),
 }
 
 /// `endpoint provision`.
@@ -250,7 +250,7 @@ pub struct Provision {
 
 /// `endpoint release`.
 #[derive(Debug, Clone, Args)]
-pub struct Release {
+pub struct ReleaseEndpoint {
     /// The endpoint.
     pub name: String,
     /// Waiting.

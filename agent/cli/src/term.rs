@@ -32,22 +32,25 @@ impl std::fmt::Debug for Term<'_> {
     }
 }
 
+/// Columns of the terminal behind stdout; none when stdout is no terminal.
+pub fn terminal_width() -> Option<u16> {
+    comfy_table::Table::new().width()
+}
+
 impl<'a> Term<'a> {
-    /// As wide as the process's terminal, or unbounded when stdout is none.
-    pub fn new(out: &'a mut (dyn Write + Send), err: &'a mut (dyn Write + Send), output: Output) -> Self {
-        // The table asks the terminal behind stdout.
-        let width = comfy_table::Table::new().width();
+    /// Tables are at most `width` columns wide, or as wide as what they show.
+    pub fn new(
+        out: &'a mut (dyn Write + Send),
+        err: &'a mut (dyn Write + Send),
+        output: Output,
+        width: Option<u16>,
+    ) -> Self {
         Term {
             out,
             err,
             output,
             width,
         }
-    }
-
-    /// Of a given width.
-    pub fn with_width(self, width: Option<u16>) -> Self {
-        Term { width, ..self }
     }
 
     pub fn output(&self) -> Output {

@@ -32,7 +32,7 @@ pub enum UnlockCommand {
     /// Show why a port is closed, and the programs that open it.
     Why(Why),
     /// Follow unlocks as they change, one line each, until interrupted.
-    Watch(Watch),
+    Watch(WatchUnlock),
 }
 
 /// `unlock request`.
@@ -172,7 +172,7 @@ pub struct Why {
 
 /// `unlock watch`.
 #[derive(Debug, Clone, Args)]
-pub struct Watch {
+pub struct WatchUnlock {
     /// Only of this endpoint.
     #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,

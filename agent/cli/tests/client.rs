@@ -386,7 +386,7 @@ async fn over_tls_with_both_sides_known() {
 
     let hits = async |globals: &cli::Globals| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut term = Term::new(&mut out, &mut err, Output::Table);
+        let mut term = Term::new(&mut out, &mut err, Output::Table, None);
         let command = parse(&["hits"]).expect("parses").command;
         let exit = cli::execute(command, globals, root(), &mut term).await;
         (exit, String::from_utf8_lossy(&err).into_owned())
@@ -415,7 +415,7 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
     let mut globals = parse(&["hits"]).expect("parses").globals;
     globals.socket = agent.socket().to_path_buf();
     let (mut out, mut err) = (Closed, Vec::new());
-    let mut term = Term::new(&mut out, &mut err, Output::Table);
+    let mut term = Term::new(&mut out, &mut err, Output::Table, None);
     let command = parse(&["hits"]).expect("parses").command;
     assert_eq!(
         cli::execute(command, &globals, root(), &mut term).await,

@@ -20,8 +20,7 @@ use support::messages;
 
 fn written(view: &impl View, output: Output, width: Option<u16>) -> String {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    Term::new(&mut out, &mut err, output)
-        .with_width(width)
+    Term::new(&mut out, &mut err, output, width)
         .show(view)
         .expect("is written");
     assert!(err.is_empty());
@@ -225,7 +224,7 @@ fn events() {
     let mut text = String::new();
     for output in [Output::Table, Output::Json, Output::Yaml] {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut term = Term::new(&mut out, &mut err, output);
+        let mut term = Term::new(&mut out, &mut err, output, None);
         for event in &events {
             term.show_next(&EventView::new(event.clone()).expect("is known"))
                 .expect("is written");

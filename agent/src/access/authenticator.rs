@@ -55,7 +55,11 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// As configured, on a machine with these accounts; `own_uid` is the agent's.
-    pub fn new(access: &config::Access, accounts: &Accounts, own_uid: u32) -> Result<Self, AccessError> {
+    pub fn new(
+        access: &config::AccessConfig,
+        accounts: &Accounts,
+        own_uid: u32,
+    ) -> Result<Self, AccessError> {
         let mut users = Vec::with_capacity(access.users.len());
         for (index, user) in access.users.iter().enumerate() {
             let who = match &user.account {

@@ -33,11 +33,11 @@ pub struct Door {
     provisioner_bytes: usize,
     /// Largest request of a tenant, a viewer, or a caller without a credential, in bytes.
     tenant_bytes: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenConnections {
     tcp: usize,
     by: BTreeMap<From, usize>,
 }

@@ -27,22 +27,22 @@ use super::right::{Ends, Right};
 use super::rights::{Needs, WAITS, needs};
 use super::{
     AccessError, Accounts, Allowances, Authenticator, Caller, Connection, ConnectionSlot, Denial, DenialLog,
-    Door, Grant, Peer, Refusal, Role, Shown, Shows,
+    Door, Peer, Permission, Refusal, Role, Shown, Shows,
 };
 use crate::config;
 use crate::metrics;
 
 /// Lets in who may call what, and refuses the rest.
 #[derive(Debug, Clone)]
-pub struct Access(Arc<Inner>, Arc<Door>);
+pub struct Access(Arc<AccessInner>, Arc<Door>);
 
 #[derive(Debug)]
-struct Inner {
+struct AccessInner {
     known: ArcSwap<Known>,
     trust: ArcSwapOption<Trust>,
     /// How often any of that has changed.
     changes: watch::Sender<u64>,
-    report: Mutex<Report>,
+    report: Mutex<ReadingReport>,
     denial_log: Arc<dyn DenialLog>,
 }
 
@@ -53,7 +53,7 @@ struct Known {
     people: Option<Authenticator>,
     oidc: Option<Arc<Oidc>>,
     rates: Arc<Allowances>,
-    written: Option<config::Access>,
+    written: Option<config::AccessConfig>,
 }
 
 /// Judges certificates of clients.
@@ -62,7 +62,7 @@ pub struct Trust(pub Arc<dyn ClientCertVerifier>);
 
 /// How the last reading of `[access]` went, for status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ReadingReport {
     /// Why it could not be used; empty when it is in use.
     pub problem: String,
     /// Settings that differ from those in use until the agent is started again.
@@ -81,7 +81,7 @@ pub(super) struct Identified {
 }
 
 /// Everybody that is known on this machine now.
-fn known(access: Option<&config::Access>, before: Option<&Known>) -> Result<Known, AccessError> {
+fn known(access: Option<&config::AccessConfig>, before: Option<&Known>) -> Result<Known, AccessError> {
     // Those who ask too often do not begin anew.
     let rates = before.filter(|before| {
         let written = before.written.as_ref();
@@ -124,8 +124,11 @@ fn known(access: Option<&config::Access>, before: Option<&Known>) -> Result<Know
 
 impl Access {
     /// As configured on this machine.
-    pub fn new(access: Option<&config::Access>, denial_log: Arc<dyn DenialLog>) -> Result<Self, AccessError> {
-        let inner = Inner {
+    pub fn new(
+        access: Option<&config::AccessConfig>,
+        denial_log: Arc<dyn DenialLog>,
+    ) -> Result<Self, AccessError> {
+        let inner = AccessInner {
             known: ArcSwap::from_pointee(known(access, None)?),
             trust: ArcSwapOption::empty(),
             changes: watch::Sender::new(0),
@@ -139,7 +142,7 @@ impl Access {
     }
 
     /// As configured otherwise from now on. What cannot be used changes nothing.
-    pub fn replace(&self, access: &config::Access) -> Result<(), AccessError> {
+    pub fn replace(&self, access: &config::AccessConfig) -> Result<(), AccessError> {
         let known = known(Some(access), Some(&*self.0.known.load()))?;
         self.0.known.store(Arc::new(known));
         self.changed();
@@ -229,7 +232,7 @@ impl Access {
     }
 
     /// How the last reading went.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> ReadingReport {
         self.0
             .report
             .lock()
@@ -238,7 +241,7 @@ impl Access {
     }
 
     /// Says how the last reading went.
-    pub fn report_with(&self, say: impl FnOnce(&mut Report)) {
+    pub fn report_with(&self, say: impl FnOnce(&mut ReadingReport)) {
         say(&mut self.0.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -432,10 +435,12 @@ impl Access {
 fn allowed(path: &str, found: Identified) -> Result<Identified, Refusal> {
     match needs(path) {
         None => Err(Refusal::NoMethod(found.caller)),
-        Some(Needs::Table(method)) if method.grant(found.caller.role) == Grant::No => Err(Refusal::Role {
-            caller: found.caller,
-            method: text::cut(path.trim_start_matches('/'), LONGEST).into_owned(),
-        }),
+        Some(Needs::Table(method)) if method.grant(found.caller.role) == Permission::No => {
+            Err(Refusal::Role {
+                caller: found.caller,
+                method: text::cut(path.trim_start_matches('/'), LONGEST).into_owned(),
+            })
+        }
         Some(_) => Ok(found),
     }
 }

@@ -24,8 +24,9 @@ pub struct Allowances<C: Clock = DefaultClock> {
     clock: C,
 }
 
-/// Allowances by the caller's name.
-type Limiter<C> = RateLimiter<String, DashMapStateStore<String>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+/// Allowances by a name: a caller's, or a tenant's.
+pub type Limiter<C> =
+    RateLimiter<String, DashMapStateStore<String>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 #[derive(Debug)]
 struct Allowance<C: Clock> {

@@ -6,7 +6,7 @@ use super::Role;
 
 /// How far a role may use a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grant {
+pub enum Permission {
     /// Not at all.
     No,
     /// For endpoints of its own: those that carry the label of its tenant.
@@ -14,7 +14,7 @@ pub enum Grant {
     Yes,
 }
 
-use Grant::{No, Own, Yes};
+use Permission::{No, Own, Yes};
 
 /// A method, and what each role may do with it.
 #[derive(Debug)]
@@ -22,12 +22,12 @@ pub struct Method {
     /// `portcullis.v1.PolicyService/Explain`.
     pub path: &'static str,
     /// In the order of [`Role::ALL`].
-    grants: [Grant; 4],
+    grants: [Permission; 4],
 }
 
 impl Method {
     /// What a role may do with it.
-    pub fn grant(&self, role: Role) -> Grant {
+    pub fn grant(&self, role: Role) -> Permission {
         let [operator, provisioner, tenant, viewer] = self.grants;
         match role {
             Role::Operator => operator,
@@ -53,14 +53,14 @@ const CLOSING: [&str; 2] = [
 pub(super) const WAITS: &str = "/portcullis.v1.TargetService/WaitRealized";
 
 // Operator, provisioner, tenant, viewer.
-const OPERATE: [Grant; 4] = [Yes, No, No, No];
-const PROVISION: [Grant; 4] = [Yes, Yes, No, No];
-const UNLOCK: [Grant; 4] = [Yes, No, Own, No];
-const READ: [Grant; 4] = [Yes, Yes, No, Yes];
-const READ_OWN: [Grant; 4] = [Yes, Yes, Own, Yes];
-const READ_ANY: [Grant; 4] = [Yes, Yes, Yes, Yes];
+const OPERATE: [Permission; 4] = [Yes, No, No, No];
+const PROVISION: [Permission; 4] = [Yes, Yes, No, No];
+const UNLOCK: [Permission; 4] = [Yes, No, Own, No];
+const READ: [Permission; 4] = [Yes, Yes, No, Yes];
+const READ_OWN: [Permission; 4] = [Yes, Yes, Own, Yes];
+const READ_ANY: [Permission; 4] = [Yes, Yes, Yes, Yes];
 
-const fn method(path: &'static str, grants: [Grant; 4]) -> Method {
+const fn method(path: &'static str, grants: [Permission; 4]) -> Method {
     Method { path, grants }
 }
 

@@ -21,11 +21,11 @@ const OTHERS: &str = "others";
 pub struct Summaries {
     /// Minutes since the Unix epoch.
     minute: i64,
-    seen: BTreeMap<(Option<Role>, String), Seen>,
+    seen: BTreeMap<(Option<Role>, String), SeenDenials>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenDenials {
     told: u64,
     /// Those that were not logged, as the last of them.
     rest: Option<Denial>,
@@ -58,7 +58,10 @@ impl Summaries {
             (Some(_), _) => ALONE,
         };
         let caller = key.1.clone();
-        let seen = self.seen.entry(key).or_insert(Seen { told: 0, rest: None });
+        let seen = self
+            .seen
+            .entry(key)
+            .or_insert(SeenDenials { told: 0, rest: None });
         if seen.told < alone {
             seen.told += 1;
             told.push(denial);

@@ -5,17 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::status::ApiError;
-use crate::access::Caller;
+use crate::access::{Caller, Limiter};
 
 /// Requests after which tenants are forgotten that have not asked of late.
 const SWEEP: u64 = 1024;
-
-type Limiter<C> = RateLimiter<String, DashMapStateStore<String>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// What every tenant may ask for.
 #[derive(Debug)]

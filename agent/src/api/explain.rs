@@ -25,7 +25,7 @@ const SOURCE_PORT: u32 = 40_000;
 
 /// A question with its fields read.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct ExplainQuery {
     pub(super) endpoint: Name,
     pub(super) direction: Direction,
     pub(super) protocol: u8,
@@ -35,7 +35,7 @@ pub(super) struct Question {
     l4: L4,
 }
 
-pub(super) fn read(request: &v1::ExplainRequest) -> Result<Question, ApiError> {
+pub(super) fn read(request: &v1::ExplainRequest) -> Result<ExplainQuery, ApiError> {
     let mut fields = Fields::default();
     let endpoint = fields.parse("endpoint", &request.endpoint);
     let direction = fields.direction("direction", request.direction);
@@ -45,7 +45,7 @@ pub(super) fn read(request: &v1::ExplainRequest) -> Result<Question, ApiError> {
     let family = family(&mut fields, request, protocol, remote.flatten(), local.flatten());
     let l4 = protocol.and_then(|protocol| l4(&mut fields, request, protocol));
     let whole = || {
-        Some(Question {
+        Some(ExplainQuery {
             endpoint: endpoint?,
             direction: direction?,
             protocol: protocol?,
@@ -226,7 +226,7 @@ fn unnamed<'a>(family: Family, prefixes: impl Iterator<Item = &'a IpNet>) -> Opt
 }
 
 pub(super) fn packet(
-    question: &Question,
+    question: &ExplainQuery,
     endpoint: &Endpoint,
     policy: &Policy,
 ) -> Result<IpPacket, ApiError> {

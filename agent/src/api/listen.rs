@@ -73,7 +73,7 @@ pub struct Listeners {
 }
 
 /// Listens where the configuration says.
-pub async fn listen(api: &config::Api) -> Result<Listeners, ListenError> {
+pub async fn listen(api: &config::ApiConfig) -> Result<Listeners, ListenError> {
     let (unix, file) = unix(api)?;
     let tcp = match &api.tcp {
         None => None,
@@ -105,7 +105,7 @@ pub fn server(limits: &config::Limits, access: Access) -> Server<Stack<Access, S
         .layer(access)
 }
 
-fn unix(api: &config::Api) -> Result<(UnixListener, SocketFile), ListenError> {
+fn unix(api: &config::ApiConfig) -> Result<(UnixListener, SocketFile), ListenError> {
     let path = &api.socket;
     let failed = |source| ListenError::Socket {
         path: path.clone(),

@@ -34,8 +34,8 @@ use portcullis_proto::v1::profile_service_server::ProfileServiceServer;
 use portcullis_proto::v1::target_service_server::TargetServiceServer;
 use portcullis_proto::v1::unlock_service_server::UnlockServiceServer;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::service::Routes;
+use tonic::{Request, Response, Status};
 
 pub use accept::Accept;
 pub use calls::Calls;
@@ -50,12 +50,15 @@ use crate::config::{Limits, Provisioner};
 use crate::engine::Engine;
 use crate::targets::Targets;
 
+/// What a method answers.
+type GrpcResult<T> = Result<Response<T>, Status>;
+
 /// What every service works with.
 #[derive(Debug, Clone)]
-pub struct Api(Arc<Inner>);
+pub struct Api(Arc<ApiInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct ApiInner {
     engine: Engine,
     targets: Targets,
     limits: Limits,
@@ -78,7 +81,7 @@ impl Api {
         stopping: CancellationToken,
     ) -> Self {
         let watchers = Arc::new(Watchers::new(&limits));
-        Api(Arc::new(Inner {
+        Api(Arc::new(ApiInner {
             engine,
             targets,
             limits,

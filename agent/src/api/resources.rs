@@ -13,13 +13,11 @@ use tonic::{Request, Response, Status};
 
 use super::page::{self, Page};
 use super::status::ApiError;
-use super::{Api, caller, convert};
+use super::{Api, GrpcResult, caller, convert};
 use crate::access::{Denied, Role};
 use crate::config::Provisioner;
 use crate::engine::{Baseline, ChangeError, Edit, Outcome, State, Who};
 use crate::store::{Key, Kind};
-
-type GrpcResult<T> = Result<Response<T>, Status>;
 
 fn key(kind: Kind, name: &Name) -> Key {
     Key {

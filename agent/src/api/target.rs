@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::hits::{self, Asker};
 use super::status::ApiError;
 use super::{Api, caller, convert, watch};
-use crate::access::Report;
+use crate::access::ReadingReport;
 use crate::engine::StoreHealth;
 
 /// How long a target may take to count.
@@ -33,7 +33,7 @@ fn store_out(health: StoreHealth) -> v1::StoreStatus {
 }
 
 /// How the last reading of `[access]` went.
-fn access_out(report: Report) -> v1::AccessStatus {
+fn access_out(report: ReadingReport) -> v1::AccessStatus {
     v1::AccessStatus {
         problem: report.problem,
         needs_restart: report.restart,

@@ -6,30 +6,32 @@ use portcullis_policy::{
 use portcullis_proto::v1;
 use portcullis_unlock::evidence;
 use portcullis_unlock::judge::undisclosed;
-use portcullis_unlock::ledger::{State, Unlock, notes};
+use portcullis_unlock::ledger::{State as UnlockState, Unlock, notes};
 
 use super::convert;
 use crate::access::{Caller, Role};
 use crate::engine::ClosingState;
 
 /// A state as a message has it.
-pub(super) fn state_out(state: State) -> v1::UnlockState {
+pub(super) fn state_out(state: UnlockState) -> v1::UnlockState {
     match state {
-        State::Requested => v1::UnlockState::Requested,
-        State::Checking => v1::UnlockState::Checking,
-        State::AwaitingApproval => v1::UnlockState::AwaitingApproval,
-        State::Active => v1::UnlockState::Active,
-        State::Expiring => v1::UnlockState::Expiring,
-        State::Expired => v1::UnlockState::Expired,
-        State::Rejected => v1::UnlockState::Rejected,
-        State::Revoked => v1::UnlockState::Revoked,
-        State::Released => v1::UnlockState::Released,
+        UnlockState::Requested => v1::UnlockState::Requested,
+        UnlockState::Checking => v1::UnlockState::Checking,
+        UnlockState::AwaitingApproval => v1::UnlockState::AwaitingApproval,
+        UnlockState::Active => v1::UnlockState::Active,
+        UnlockState::Expiring => v1::UnlockState::Expiring,
+        UnlockState::Expired => v1::UnlockState::Expired,
+        UnlockState::Rejected => v1::UnlockState::Rejected,
+        UnlockState::Revoked => v1::UnlockState::Revoked,
+        UnlockState::Released => v1::UnlockState::Released,
     }
 }
 
 /// The state that a message names.
-pub(super) fn state_in(state: v1::UnlockState) -> Option<State> {
-    State::ALL.into_iter().find(|known| state_out(*known) == state)
+pub(super) fn state_in(state: v1::UnlockState) -> Option<UnlockState> {
+    UnlockState::ALL
+        .into_iter()
+        .find(|known| state_out(*known) == state)
 }
 
 fn result(result: CheckResult) -> v1::CheckResult {

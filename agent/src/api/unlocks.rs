@@ -8,7 +8,9 @@ use portcullis_proto::v1;
 use portcullis_proto::v1::unlock_service_server::UnlockService;
 use portcullis_unlock::evidence;
 use portcullis_unlock::judge::undisclosed;
-use portcullis_unlock::ledger::{Change as UnlockChange, Refusal, Request as Asked, State as Stand, Unlock};
+use portcullis_unlock::ledger::{
+    Change as UnlockChange, Refusal as LedgerRefusal, Request as LedgerRequest, State as UnlockState, Unlock,
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::Stream;
@@ -17,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::ApiError;
 use super::unlock_out::{self, state_in};
-use super::{Api, blocking, caller, why_blocked};
+use super::{Api, GrpcResult, blocking, caller, why_blocked};
 use crate::access::{Caller, Role};
 use crate::engine::{Draft, UnlockError, UnlockRequest, Who};
 use crate::store::{IdempotencyKey, Key, Kind, Reach, WantedUnlocks};
@@ -27,8 +29,6 @@ const MAX_KEY: usize = 128;
 const MAX_REASON: usize = 1024;
 const DEFAULT_PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
-
-type GrpcResult<T> = Result<Response<T>, Status>;
 
 impl From<&Caller> for Who {
     fn from(caller: &Caller) -> Self {
@@ -87,7 +87,7 @@ fn take(
     let (id, program_name, endpoint) = names;
     let document: &Document = draft.document;
     let program = document.programs.get(program_name);
-    let program = program.ok_or_else(|| Refusal::NoProgram(program_name.clone()))?;
+    let program = program.ok_or_else(|| LedgerRefusal::NoProgram(program_name.clone()))?;
     let submitted: BTreeMap<String, String> = asked
         .evidence
         .iter()
@@ -95,7 +95,7 @@ fn take(
         .collect();
     let read = evidence::parse(program, &submitted).map_err(UnlockError::Evidence)?;
     let opens = evidence::rules(program, program_name.as_str(), &read).map_err(UnlockError::Evidence)?;
-    let request = Asked {
+    let request = LedgerRequest {
         id: id.clone(),
         program: program_name.clone(),
         endpoint: endpoint.clone(),
@@ -106,7 +106,7 @@ fn take(
         by: by.to_string(),
     };
     let waits = draft.ledger.of_endpoint(endpoint.as_str());
-    let waits = waits.filter(|u| u.program == *program_name && u.state == Stand::Requested);
+    let waits = waits.filter(|u| u.program == *program_name && u.state == UnlockState::Requested);
     let waiting = waits.map(|unlock| unlock.id.clone()).next();
     let change = match waiting {
         Some(id) => draft.ledger.supply(&id, request, &draft.now)?,
@@ -177,7 +177,7 @@ impl Api {
 
     /// A refusal as a caller may see it.
     fn undisclosed(&self, caller: &Caller, mut error: UnlockError) -> ApiError {
-        if let UnlockError::Refused(Refusal::Unmet { program, why, .. }) = &mut error {
+        if let UnlockError::Refused(LedgerRefusal::Unmet { program, why, .. }) = &mut error {
             let shown = self.engine().read(|state| {
                 let program = state.document().programs.get(program);
                 unlock_out::disclosed(program.map(AsRef::as_ref), caller)
@@ -357,7 +357,7 @@ impl UnlockService for Api {
         let wanted = self.wanted(&caller, &request.into_inner())?;
         let (engine, size) = (self.engine().clone(), wanted.limit - 1);
         let states = wanted.states.clone();
-        let renewals = states.contains(&Stand::AwaitingApproval);
+        let renewals = states.contains(&UnlockState::AwaitingApproval);
         let mut found = blocking(move || engine.history()?.unlocks(&wanted))
             .await?
             .map_err(ApiError::from)?;

@@ -13,11 +13,11 @@ pub(super) struct Watchers {
     all: usize,
     each: usize,
     reserved: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenStreams>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenStreams {
     all: usize,
     /// By those who have no reserve.
     common: usize,

@@ -6,7 +6,7 @@ use portcullis_cli::table::facts;
 use portcullis_cli::term::View;
 use serde::Serialize;
 
-use crate::store::Report;
+use crate::store::DatabaseReport;
 
 /// A database that was examined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,7 +29,7 @@ pub struct ReportView {
 }
 
 impl ReportView {
-    pub fn new(file: &Path, report: Report) -> Self {
+    pub fn new(file: &Path, report: DatabaseReport) -> Self {
         ReportView {
             file: file.display().to_string(),
             generation: report.generation,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use portcullis_cli::command::docs::markdown;
 use portcullis_cli::error::Failure;
-use portcullis_cli::term::Term;
+use portcullis_cli::term::{Term, terminal_width};
 use portcullis_cli::{self as cli, Exit};
 
 use crate::{config, daemon, logging, metrics};
@@ -35,7 +35,7 @@ pub struct CommandLine {
 pub enum Command {
     /// Run the daemon.
     #[command(after_help = AGENT_EXIT_CODES)]
-    Agent(Agent),
+    Agent(AgentArgs),
     #[command(flatten)]
     Client(cli::Command),
     /// Back up the agent's database, examine it, restore it: on the agent's machine, as its user.
@@ -52,7 +52,7 @@ pub enum Command {
 
 /// `agent`.
 #[derive(Debug, Args)]
-pub struct Agent {
+pub struct AgentArgs {
     /// Configuration file; every setting has a default.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
@@ -88,7 +88,7 @@ pub enum DocsPage {
 /// Runs a command line on the process's stdout and stderr.
 pub async fn run(line: CommandLine) -> ExitCode {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let mut term = Term::new(&mut out, &mut err, line.globals.output);
+    let mut term = Term::new(&mut out, &mut err, line.globals.output, terminal_width());
     ExitCode::from(execute(line, &mut term).await)
 }
 
@@ -120,7 +120,7 @@ fn failed(code: u8, text: &str) -> u8 {
     code
 }
 
-async fn run_agent(agent: Agent) -> u8 {
+async fn run_agent(agent: AgentArgs) -> u8 {
     if agent.print_default_config {
         print!("{}", config::EXAMPLE);
         return 0;

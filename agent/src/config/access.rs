@@ -6,7 +6,7 @@ use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::resolve::{Result, refuse};
-use super::{Oidc, raw};
+use super::{OidcConfig, raw};
 use super::{Pattern, Role};
 
 /// A tenant that is whatever the `*` of a certificate's name stands for.
@@ -14,7 +14,7 @@ pub const ANY_TENANT: &str = "*";
 
 /// Who may do what.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
+pub struct AccessConfig {
     /// The role of users on the Unix socket whom no entry names; they are nobody when absent.
     pub others: Option<Role>,
     /// The label that names an endpoint's tenant.
@@ -28,10 +28,10 @@ pub struct Access {
     /// What provisioners may set of an endpoint.
     pub provisioner: Provisioner,
     /// Tokens of an identity provider.
-    pub oidc: Option<Oidc>,
+    pub oidc: Option<OidcConfig>,
 }
 
-impl Access {
+impl AccessConfig {
     /// Whether callers may show tokens.
     pub fn has_tokens(&self) -> bool {
         !self.tokens.is_empty() || self.oidc.is_some()
@@ -134,7 +134,7 @@ const TENANT_RATE: Rate = Rate {
     burst: 20,
 };
 
-pub(super) fn access(raw: raw::Access) -> Result<Access> {
+pub(super) fn access(raw: raw::Access) -> Result<AccessConfig> {
     let tenant_label = match raw.tenant_label {
         Some(label) if label.get_ref().is_empty() => {
             return refuse(&label, "access.tenant_label", "is empty: name a label");
@@ -153,7 +153,7 @@ pub(super) fn access(raw: raw::Access) -> Result<Access> {
     }
     let users = raw.user.into_iter().enumerate();
     let certificates = raw.certificate.into_iter().enumerate();
-    Ok(Access {
+    Ok(AccessConfig {
         others: raw.others.map(Spanned::into_inner),
         tenant_label,
         users: users

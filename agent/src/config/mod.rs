@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use access::{
-    ANY_TENANT, Access, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
+    ANY_TENANT, AccessConfig, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
 };
 pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
-pub use oidc::{Algorithm, KeySource, Keys as OidcKeys, Oidc};
+pub use oidc::{Algorithm, KeySource, OidcConfig, OidcKeys};
 pub use role::Role;
 pub use san::{Pattern, San, is_plain};
 
@@ -65,14 +65,14 @@ fn at(path: &str) -> String {
 pub struct Config {
     /// Where it was read from.
     pub file: PathBuf,
-    pub api: Api,
+    pub api: ApiConfig,
     /// Who may do what; whoever comes in may do everything when absent.
-    pub access: Option<Access>,
+    pub access: Option<AccessConfig>,
     /// How checks of unlocks are made.
     pub checks: portcullis_checks::CheckerConfig,
     pub store: PathBuf,
     pub audit: Audit,
-    pub targets: Targets,
+    pub targets: TargetsConfig,
     /// Where metrics are served, when they are.
     pub metrics: Option<SocketAddr>,
     pub log: Log,
@@ -103,7 +103,7 @@ impl Default for Audit {
 
 /// Where the API is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
+pub struct ApiConfig {
     pub socket: PathBuf,
     pub socket_mode: u32,
     /// The group it belongs to; the process's when absent.
@@ -118,12 +118,12 @@ pub struct Api {
 pub struct Tcp {
     pub listen: SocketAddr,
     /// TLS; absent only on loopback.
-    pub tls: Option<Tls>,
+    pub tls: Option<ApiTls>,
 }
 
 /// Certificates of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
+pub struct ApiTls {
     /// PEM file of the certificate chain.
     pub cert: PathBuf,
     /// PEM file of its key.
@@ -148,9 +148,9 @@ pub enum ClientAuth {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Targets {
+pub enum TargetsConfig {
     /// Look for what is there: Open vSwitch with these settings, else the embedded switch, else wait for the former.
-    Discover(Box<Target>, Box<P4Target>),
+    Discover(Box<portcullis_ovs::Config>, Box<P4Target>),
     /// As configured; at least one.
     Configured(Vec<AnyTarget>),
 }
@@ -159,7 +159,7 @@ pub enum Targets {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnyTarget {
     /// An Open vSwitch bridge.
-    Ovs(Target),
+    Ovs(Box<portcullis_ovs::Config>),
     /// A P4Runtime device.
     P4Runtime(Box<P4Target>),
 }
@@ -193,7 +193,7 @@ pub struct P4Target {
     /// Ports of servers, with or without an endpoint.
     pub servers: Vec<u32>,
     /// TLS, when the device speaks it.
-    pub tls: Option<P4Tls>,
+    pub tls: Option<portcullis_p4runtime::Tls>,
     /// How often rows are read back.
     pub resync_interval: Duration,
     /// The mark of this agent's rows.
@@ -224,63 +224,12 @@ pub enum P4Program {
     Device(Option<PathBuf>),
 }
 
-/// TLS to a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct P4Tls {
-    /// PEM file of the authority of the device.
-    pub ca: PathBuf,
-    /// PEM files of the agent's own certificate and key.
-    pub client: Option<(PathBuf, PathBuf)>,
-    /// The name in the device's certificate, when it is not that of the address.
-    pub domain: Option<String>,
-}
-
-/// One Open vSwitch bridge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    pub name: String,
-    /// `unix:PATH` or `tcp:HOST:PORT`.
-    pub ovsdb: String,
-    /// The bridge; the only netdev one when absent.
-    pub bridge: Option<String>,
-    /// Patterns of ports that are not policed.
-    pub uplinks: Vec<String>,
-    pub first_table: u8,
-    /// What happens to what passes.
-    pub final_action: FinalAction,
-    /// MACs that are learned at one server port, beside declared ones.
-    pub learned_macs: u32,
-    /// How often rows are read back.
-    pub resync_interval: Duration,
-    /// Folder of the management socket; the OVSDB socket's when absent.
-    pub mgmt_dir: Option<PathBuf>,
-    /// Upper 16 bits of the cookie.
-    pub cookie: u16,
-    /// Control socket of ovs-vswitchd, where it is not in that folder.
-    pub control_socket: Option<PathBuf>,
-    /// Whether the bridge's fail mode is set.
-    pub fail_mode: FailMode,
-    /// Whether it is also set while rows are there, which the change removes for a moment; from the command line.
-    pub allow_interruption: bool,
-}
-
-/// Whether the agent sets `Bridge:fail_mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FailMode {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It is set to `secure`.
-    Secure,
-}
-
-impl Targets {
+impl TargetsConfig {
     /// Lets targets make changes that remove their rows for a moment.
     pub fn allow_interruption(&mut self) {
         match self {
-            Targets::Discover(target, _) => target.allow_interruption = true,
-            Targets::Configured(targets) => {
+            TargetsConfig::Discover(target, _) => target.allow_interruption = true,
+            TargetsConfig::Configured(targets) => {
                 for target in targets {
                     if let AnyTarget::Ovs(target) = target {
                         target.allow_interruption = true;
@@ -289,15 +238,6 @@ impl Targets {
             }
         }
     }
-}
-
-/// What happens to packets that the policy lets pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinalAction {
-    /// The bridge forwards by itself.
-    Normal,
-    /// A pipeline of others continues in this table.
-    GotoTable(u8),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,18 +10,18 @@ use url::Url;
 use super::Role;
 use super::raw;
 use super::resolve::{Result, refuse};
-use super::value::Span;
+use super::value::DurationText;
 
 /// Where authorities of web servers are on most systems.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Tokens of an identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Oidc {
+pub struct OidcConfig {
     pub issuer: String,
     pub audience: String,
     /// Keys that they are signed with.
-    pub keys: Keys,
+    pub keys: OidcKeys,
     /// How they may be signed.
     pub algorithms: Vec<Algorithm>,
     /// How far clocks may be apart.
@@ -38,7 +38,7 @@ pub struct Oidc {
 
 /// Where keys are read, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keys {
+pub struct OidcKeys {
     pub source: KeySource,
     /// After which time they are read again.
     pub refresh: Duration,
@@ -77,7 +77,7 @@ impl Algorithm {
     ];
 }
 
-pub(super) fn oidc(raw: raw::Oidc) -> Result<Oidc> {
+pub(super) fn oidc(raw: raw::Oidc) -> Result<OidcConfig> {
     for (setting, text) in [("issuer", &raw.issuer), ("audience", &raw.audience)] {
         if text.get_ref().is_empty() {
             return refuse(
@@ -103,7 +103,7 @@ pub(super) fn oidc(raw: raw::Oidc) -> Result<Oidc> {
             "is missing: no token would be of any use; write an [[access.oidc.role]] with value and role",
         );
     }
-    let keys = Keys {
+    let keys = OidcKeys {
         source: source(raw.jwks, raw.ca)?,
         refresh: span(raw.refresh.as_ref(), "refresh", Duration::from_secs(600))?,
         refresh_at_most: span(
@@ -119,7 +119,7 @@ pub(super) fn oidc(raw: raw::Oidc) -> Result<Oidc> {
         let problem = "is shorter than refresh: keys would be too old before they are read again";
         return refuse(at, "access.oidc.max_age", problem);
     }
-    Ok(Oidc {
+    Ok(OidcConfig {
         issuer: raw.issuer.into_inner(),
         audience: raw.audience.into_inner(),
         keys,
@@ -138,7 +138,7 @@ pub(super) fn oidc(raw: raw::Oidc) -> Result<Oidc> {
     })
 }
 
-fn span(span: Option<&Spanned<Span>>, setting: &str, default: Duration) -> Result<Duration> {
+fn span(span: Option<&Spanned<DurationText>>, setting: &str, default: Duration) -> Result<Duration> {
     match span {
         Some(span) if span.get_ref().0 < Duration::from_secs(1) => refuse(
             span,

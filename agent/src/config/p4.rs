@@ -3,7 +3,7 @@
 use toml::Spanned;
 
 use super::resolve::{Result, foreign, refuse, resync};
-use super::{P4Program, P4Target, P4Tls, raw};
+use super::{P4Program, P4Target, raw};
 
 pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     let at = |field: &str| format!("{path}.{field}");
@@ -135,7 +135,7 @@ fn program(
     }
 }
 
-fn device_tls(path: &str, tls: Spanned<raw::DeviceTls>) -> Result<P4Tls> {
+fn device_tls(path: &str, tls: Spanned<raw::DeviceTls>) -> Result<portcullis_p4runtime::Tls> {
     let raw = tls.get_ref();
     match (&raw.cert, &raw.key) {
         (Some(_), None) => return refuse(&tls, format!("{path}.tls.key"), "is missing: cert goes with it"),
@@ -143,7 +143,7 @@ fn device_tls(path: &str, tls: Spanned<raw::DeviceTls>) -> Result<P4Tls> {
         _ => {}
     }
     let raw = tls.into_inner();
-    Ok(P4Tls {
+    Ok(portcullis_p4runtime::Tls {
         ca: raw.ca,
         client: raw.cert.zip(raw.key),
         domain: raw.domain,

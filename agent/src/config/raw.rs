@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::Role;
-use super::value::{Final, Mode, Span};
-use super::{Algorithm, ClientAuth, FailMode, LogFormat, Problem};
+use super::value::{DurationText, FailModeText, Final, Mode};
+use super::{Algorithm, ClientAuth, LogFormat, Problem};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,7 +34,7 @@ pub(super) struct Api {
     pub socket_group: Option<String>,
     pub listen: Option<Spanned<SocketAddr>>,
     pub insecure: Option<Spanned<bool>>,
-    pub drain: Option<Span>,
+    pub drain: Option<DurationText>,
     pub tls: Option<Spanned<Tls>>,
 }
 
@@ -70,10 +70,10 @@ pub(super) struct Oidc {
     pub jwks: Spanned<String>,
     pub ca: Option<Spanned<PathBuf>>,
     pub algorithms: Option<Spanned<Vec<Algorithm>>>,
-    pub leeway: Option<Span>,
-    pub refresh: Option<Spanned<Span>>,
-    pub refresh_at_most: Option<Spanned<Span>>,
-    pub max_age: Option<Spanned<Span>>,
+    pub leeway: Option<DurationText>,
+    pub refresh: Option<Spanned<DurationText>>,
+    pub refresh_at_most: Option<Spanned<DurationText>>,
+    pub max_age: Option<Spanned<DurationText>>,
     pub role_claim: Option<Spanned<String>>,
     #[serde(default)]
     pub role: Vec<OidcRole>,
@@ -142,10 +142,10 @@ pub(super) struct Rate {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Checks {
     pub resolvers: Vec<Spanned<String>>,
-    pub timeout: Option<Span>,
+    pub timeout: Option<DurationText>,
     pub attempts: Option<Spanned<u32>>,
-    pub total: Option<Span>,
-    pub banner_timeout: Option<Span>,
+    pub total: Option<DurationText>,
+    pub banner_timeout: Option<DurationText>,
     pub at_once: Option<Spanned<usize>>,
     pub loopback: bool,
 }
@@ -177,10 +177,10 @@ pub(super) struct Target {
     #[serde(rename = "final")]
     pub final_action: Option<Spanned<Final>>,
     pub learned_macs: Option<Spanned<u32>>,
-    pub resync_interval: Option<Spanned<Span>>,
+    pub resync_interval: Option<Spanned<DurationText>>,
     pub mgmt_dir: Option<Spanned<PathBuf>>,
     pub control_socket: Option<Spanned<PathBuf>>,
-    pub fail_mode: Option<Spanned<FailMode>>,
+    pub fail_mode: Option<Spanned<FailModeText>>,
     pub cookie: Option<u16>,
     pub address: Option<Spanned<String>>,
     pub device_id: Option<Spanned<u64>>,
@@ -232,12 +232,12 @@ pub(super) struct Limits {
     pub message_mib: Option<Spanned<NonZeroUsize>>,
     pub provisioner_message_kib: Option<NonZeroUsize>,
     pub tenant_message_kib: Option<NonZeroUsize>,
-    pub request_arrival: Option<Span>,
+    pub request_arrival: Option<DurationText>,
     pub calls_per_connection: Option<NonZeroUsize>,
     pub connections: Option<NonZeroUsize>,
     pub connections_per_address: Option<NonZeroUsize>,
-    pub first_call: Option<Span>,
-    pub idle: Option<Span>,
+    pub first_call: Option<DurationText>,
+    pub idle: Option<DurationText>,
     pub watchers: Option<NonZeroUsize>,
     pub watchers_per_caller: Option<NonZeroUsize>,
     pub watchers_reserved: Option<usize>,

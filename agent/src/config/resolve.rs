@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_backend::timers::RESYNC_INTERVAL;
 use portcullis_compiler::StageModel;
+use portcullis_ovs::FinalAction;
 use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::{
-    Access, AnyTarget, Api, Audit, ClientAuth, Config, FailMode, FinalAction, Limits, Log, Problem, Target,
-    Targets, Tcp, Tls, access, checks, embedded, p4, raw,
+    AccessConfig, AnyTarget, ApiConfig, ApiTls, Audit, ClientAuth, Config, Limits, Log, Problem,
+    TargetsConfig, Tcp, access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
@@ -55,7 +55,7 @@ pub(super) fn resolve(raw: raw::Raw, file: &Path) -> Result<Config> {
     })
 }
 
-fn api(raw: raw::Api, access: Option<&Access>) -> Result<Api> {
+fn api(raw: raw::Api, access: Option<&AccessConfig>) -> Result<ApiConfig> {
     let socket = match raw.socket {
         None => PathBuf::from("/run/portcullis/agent.sock"),
         Some(path) if !path.get_ref().is_absolute() => {
@@ -94,7 +94,7 @@ fn api(raw: raw::Api, access: Option<&Access>) -> Result<Api> {
             "contradicts the rest: it is for api.listen without [api.tls]",
         );
     }
-    Ok(Api {
+    Ok(ApiConfig {
         socket,
         socket_mode: raw.socket_mode.map_or(0o660, |m| m.0),
         socket_group: raw.socket_group,
@@ -107,7 +107,7 @@ fn tcp(
     listen: Spanned<std::net::SocketAddr>,
     tls: Option<Spanned<raw::Tls>>,
     insecure: bool,
-    access: Option<&Access>,
+    access: Option<&AccessConfig>,
 ) -> Result<Tcp> {
     let loopback = listen.get_ref().ip().is_loopback();
     let tls = match tls {
@@ -134,8 +134,8 @@ fn tcp(
     })
 }
 
-fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Result<Tls> {
-    let tokens = access.is_some_and(Access::has_tokens);
+fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&AccessConfig>) -> Result<ApiTls> {
+    let tokens = access.is_some_and(AccessConfig::has_tokens);
     if tls.get_ref().client_ca.is_none() {
         if let Some(crl) = tls.get_ref().client_crls.first() {
             return refuse(crl, "api.tls.client_crls", "goes with client_ca: set that, too");
@@ -169,7 +169,7 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
             "cannot be \"optional\" without [[access.token]] or [access.oidc]: nothing else would tell who calls",
         );
     }
-    Ok(Tls {
+    Ok(ApiTls {
         cert,
         key,
         client_ca,
@@ -178,28 +178,14 @@ fn tls(tls: Spanned<raw::Tls>, loopback: bool, access: Option<&Access>) -> Resul
     })
 }
 
-/// What holds for a target that says nothing.
-pub(super) fn default_target() -> Target {
-    Target {
-        name: "ovs".to_string(),
-        ovsdb: portcullis_ovs::Config::DEFAULT_OVSDB.to_string(),
-        bridge: None,
-        uplinks: Vec::new(),
-        first_table: 0,
-        final_action: FinalAction::Normal,
-        learned_macs: portcullis_ovs::Config::DEFAULT_LEARNED_MACS,
-        resync_interval: RESYNC_INTERVAL,
-        mgmt_dir: None,
-        cookie: portcullis_ovs::Config::DEFAULT_COOKIE,
-        control_socket: None,
-        fail_mode: FailMode::Keep,
-        allow_interruption: false,
-    }
+/// What holds for a bridge that the configuration says nothing of.
+pub(super) fn default_target() -> portcullis_ovs::Config {
+    portcullis_ovs::Config::new("ovs", portcullis_ovs::Config::DEFAULT_OVSDB)
 }
 
-fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<Targets> {
+fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<TargetsConfig> {
     if raw.is_empty() {
-        return Ok(Targets::Discover(
+        return Ok(TargetsConfig::Discover(
             Box::new(default_target()),
             Box::new(embedded::found()),
         ));
@@ -221,7 +207,7 @@ fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<Targets> {
         }
         targets.push(target);
     }
-    Ok(Targets::Configured(targets))
+    Ok(TargetsConfig::Configured(targets))
 }
 
 /// Whether two targets are one datapath.
@@ -250,7 +236,7 @@ fn target(path: &str, raw: raw::Target, earlier: &[AnyTarget]) -> Result<AnyTarg
         return refuse(&raw.name, at("name"), problem);
     }
     match raw.kind.get_ref().as_str() {
-        "ovs" => Ok(AnyTarget::Ovs(ovs(path, raw)?)),
+        "ovs" => Ok(AnyTarget::Ovs(Box::new(ovs(path, raw)?))),
         "p4runtime" => Ok(AnyTarget::P4Runtime(Box::new(p4::target(path, raw)?))),
         "embedded" => Ok(AnyTarget::P4Runtime(Box::new(embedded::target(path, raw)?))),
         other => {
@@ -262,7 +248,7 @@ fn target(path: &str, raw: raw::Target, earlier: &[AnyTarget]) -> Result<AnyTarg
 }
 
 /// How often rows are read back.
-pub(super) fn resync(path: &str, span: Option<Spanned<super::value::Span>>) -> Result<Duration> {
+pub(super) fn resync(path: &str, span: Option<Spanned<super::value::DurationText>>) -> Result<Duration> {
     match span {
         Some(span) if span.get_ref().0 < Duration::from_secs(1) => refuse(
             &span,
@@ -312,7 +298,7 @@ pub(super) fn foreign(
     }
 }
 
-fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
+fn ovs(path: &str, raw: raw::Target) -> Result<portcullis_ovs::Config> {
     only_p4runtime(path, &raw)?;
     let at = |field: &str| format!("{path}.{field}");
     let default = default_target();
@@ -351,7 +337,7 @@ fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
     }
     let (first_table, final_action) = tables(path, raw.first_table, raw.final_action)?;
     let resync_interval = resync(path, raw.resync_interval)?;
-    Ok(Target {
+    Ok(portcullis_ovs::Config {
         name: raw.name.into_inner(),
         ovsdb,
         bridge: raw.bridge.map(Spanned::into_inner),
@@ -363,7 +349,8 @@ fn ovs(path: &str, raw: raw::Target) -> Result<Target> {
         mgmt_dir: raw.mgmt_dir.map(Spanned::into_inner),
         cookie: raw.cookie.unwrap_or(default.cookie),
         control_socket: raw.control_socket.map(Spanned::into_inner),
-        fail_mode: raw.fail_mode.map(Spanned::into_inner).unwrap_or_default(),
+        other_tags: Vec::new(),
+        fail_mode: raw.fail_mode.map(|mode| mode.into_inner().0).unwrap_or_default(),
         allow_interruption: false,
     })
 }

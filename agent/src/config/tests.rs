@@ -1,6 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use portcullis_ovs::{FailMode, FinalAction};
+
 use super::Role;
 use super::*;
 
@@ -30,7 +32,7 @@ fn every_setting_of_the_example_exists() {
         .filter(|line| *line != "insecure = false")
         .collect();
     let config = read(&shown.join("\n")).unwrap();
-    let Targets::Configured(targets) = config.targets else {
+    let TargetsConfig::Configured(targets) = config.targets else {
         panic!("no target")
     };
     let [
@@ -234,7 +236,7 @@ fn access_is_checked() {
 #[test]
 fn targets_are_checked() {
     let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"ovs\"\n{more}\n");
-    let Targets::Configured(targets) = read(&target(
+    let TargetsConfig::Configured(targets) = read(&target(
         "first_table = 20\nfinal = { goto_table = 40 }\nresync_interval = \"500s\"\nuplinks = [\"up*\"]\nfail_mode = \
          \"secure\"\nlearned_macs = 0\ncontrol_socket = \"/run/x.ctl\"",
     ))
@@ -299,9 +301,10 @@ fn targets_are_checked() {
 fn p4runtime_targets_are_checked() {
     let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"p4runtime\"\n{more}\n");
     let address = "address = \"tor:9559\"\n";
-    let Targets::Configured(targets) = read(&target(&format!("{address}uplinks = [49]\nservers = [1, 2]")))
-        .unwrap()
-        .targets
+    let TargetsConfig::Configured(targets) =
+        read(&target(&format!("{address}uplinks = [49]\nservers = [1, 2]")))
+            .unwrap()
+            .targets
     else {
         panic!("no target")
     };
@@ -354,7 +357,7 @@ fn p4runtime_targets_are_checked() {
 fn embedded_targets_are_checked() {
     let target = |more: &str| format!("[[target]]\nname = \"a\"\nkind = \"embedded\"\n{more}\n");
     let one = |more: &str| {
-        let Targets::Configured(targets) = read(&target(more)).unwrap().targets else {
+        let TargetsConfig::Configured(targets) = read(&target(more)).unwrap().targets else {
             panic!("no target")
         };
         let AnyTarget::P4Runtime(switch) = &targets[0] else {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use portcullis_ovs::{FailMode, FinalAction};
 use serde::{Deserialize, Deserializer, de};
 
 /// `"500ms"`, `"10s"`, `"5m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span(pub Duration);
+pub(super) struct DurationText(pub Duration);
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
         let refuse = || {
@@ -26,7 +27,7 @@ impl<'de> Deserialize<'de> for Span {
             _ => None,
         };
         milliseconds
-            .map(|ms| Span(Duration::from_millis(ms)))
+            .map(|ms| DurationText(Duration::from_millis(ms)))
             .ok_or_else(refuse)
     }
 }
@@ -47,9 +48,21 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
+/// `"keep"` or `"secure"`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct FailModeText(#[serde(with = "FailModeWords")] pub FailMode);
+
+/// The words for [`FailMode`].
+#[derive(Deserialize)]
+#[serde(remote = "FailMode", rename_all = "lowercase")]
+enum FailModeWords {
+    Keep,
+    Secure,
+}
+
 /// `"normal"` or `{ goto_table = N }`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Final(pub super::FinalAction);
+pub(super) struct Final(pub FinalAction);
 
 impl<'de> Deserialize<'de> for Final {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -66,7 +79,7 @@ impl<'de> Deserialize<'de> for Final {
             }
             fn visit_str<E: de::Error>(self, v: &str) -> Result<Final, E> {
                 match v {
-                    "normal" => Ok(Final(super::FinalAction::Normal)),
+                    "normal" => Ok(Final(FinalAction::Normal)),
                     _ => Err(E::custom(format!(
                         "`{v}` is not an action: write \"normal\" or {{ goto_table = N }}"
                     ))),
@@ -74,7 +87,7 @@ impl<'de> Deserialize<'de> for Final {
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Final, A::Error> {
                 let goto = Goto::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Final(super::FinalAction::GotoTable(goto.goto_table)))
+                Ok(Final(FinalAction::GotoTable(goto.goto_table)))
             }
         }
         d.deserialize_any(Visitor)

@@ -13,7 +13,7 @@ use portcullis_unlock::ledger::{BypassChange, Change as UnlockChange, Subject, U
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::bypass;
-use super::core::{Changed, Shared, relaxes};
+use super::core::{Changed, SharedCore, relaxes};
 use super::queue::Requests;
 use super::unlocks::{Draft, UnlockError, UnlockOutcome, UnlockRequest, Who, announce, aside_of, refused};
 use super::{ChangeError, Clock, Engine};
@@ -92,11 +92,11 @@ pub(super) enum Reply {
 }
 
 /// A request to close, and where its answer goes.
-pub(super) type Asked = (UnlockRequest, oneshot::Sender<Reply>);
+pub(super) type ClosingRequest = (UnlockRequest, oneshot::Sender<Reply>);
 
 /// The thread that closes.
 pub(super) struct Closer {
-    pub core: Shared,
+    pub core: SharedCore,
     pub clock: Clock,
     pub unlock_events: broadcast::Sender<Arc<Unlock>>,
     pub journal: Sender<Note>,
@@ -106,7 +106,7 @@ pub(super) struct Closer {
 
 impl Closer {
     /// Runs until the last sender is gone.
-    pub fn run(self, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    pub fn run(self, mut asked: mpsc::UnboundedReceiver<ClosingRequest>) {
         while let Some((request, answer)) = asked.blocking_recv() {
             // The caller may be gone: the closing holds all the same.
             drop(answer.send(self.close(request)));

@@ -32,7 +32,7 @@ pub(super) type Grants = OrdMap<Name, Arc<Vec<Grant>>>;
 pub(super) type AllStrikes = Vec<(StrikeKey, Option<Strikes>)>;
 
 /// A change that was checked and waits to be stored.
-pub(super) struct Prepared {
+pub(super) struct PreparedChange {
     /// What it was made from; see [`Base`].
     pub version: u64,
     pub ledger: Ledger,
@@ -99,11 +99,11 @@ pub(super) struct Core {
 
 /// The lock around it.
 #[derive(Debug, Clone)]
-pub(super) struct Shared(Arc<Mutex<Core>>);
+pub(super) struct SharedCore(Arc<Mutex<Core>>);
 
-impl Shared {
+impl SharedCore {
     pub fn new(core: Core) -> Self {
-        Shared(Arc::new(Mutex::new(core)))
+        SharedCore(Arc::new(Mutex::new(core)))
     }
 
     /// A thread that panicked under the lock published whole states or none.
@@ -323,7 +323,7 @@ impl Core {
 
     /// A change goes to the store now, behind the backlog that this returns; nothing if it was prepared on something that
     /// does not hold any more.
-    pub fn begin(&mut self, prepared: &Prepared) -> Option<Vec<Arc<Pending>>> {
+    pub fn begin(&mut self, prepared: &PreparedChange) -> Option<Vec<Arc<Pending>>> {
         if self.version != prepared.version {
             return None;
         }
@@ -364,13 +364,13 @@ impl Core {
     /// generation in which all of it holds.
     pub fn finish(
         &mut self,
-        prepared: Prepared,
+        prepared: PreparedChange,
         now: &Moment,
     ) -> Result<(u64, Vec<UnlockChange>), ChangeError> {
         let commit = self.committing.take().unwrap_or_default();
         self.stored(commit.stores);
         self.version += 1;
-        let Prepared {
+        let PreparedChange {
             mut ledger, desired, ..
         } = prepared;
         if commit.closed.is_empty() && commit.ended.is_empty() {

@@ -44,7 +44,7 @@ pub use unlocks::{Draft, MakeUnlocks, UnlockError, UnlockOutcome, UnlockRequest,
 use crate::config::Limits;
 use crate::store::{Entry, Generation, Head, History, Key, Kind, Loaded, Missing, Room, Store, StoreError};
 
-use self::core::{Core, Shared};
+use self::core::{Core, SharedCore};
 use self::queue::{ChangeRequest, Requests};
 
 /// Changes of the newest generations that are kept in memory for watchers.
@@ -246,7 +246,7 @@ pub struct Engine {
     unlock_events: broadcast::Sender<Arc<Unlock>>,
     clock: Clock,
     audited: Arc<Mutex<Head>>,
-    closings: mpsc::UnboundedSender<closing::Asked>,
+    closings: mpsc::UnboundedSender<closing::ClosingRequest>,
     targets: Vec<TargetHandle>,
     /// Number of the newest closing that the database has.
     stored: watch::Receiver<u64>,
@@ -301,7 +301,7 @@ impl Engine {
         let (stored_sender, stored) = watch::channel(store.closings().0);
         let audited = Arc::new(Mutex::new(store.audited()));
         let stopping = Arc::new(AtomicBool::new(false));
-        let core = Shared::new(Core::new(publish, targets.clone(), compiler, backlog, closings));
+        let core = SharedCore::new(Core::new(publish, targets.clone(), compiler, backlog, closings));
         let (close, asked) = mpsc::unbounded_channel();
         let closer = closing::Closer {
             core: core.clone(),

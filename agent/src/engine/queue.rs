@@ -87,7 +87,7 @@ impl<T> Lanes<T> {
     }
 }
 
-struct State {
+struct QueueState {
     changes: Lanes<ChangeRequest>,
     unlocks: Lanes<Waiting>,
     pings: VecDeque<oneshot::Sender<()>>,
@@ -98,7 +98,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl QueueState {
     fn take(&mut self) -> Option<Work> {
         if let Some(ping) = self.pings.pop_front() {
             return Some(Work::Ping(ping));
@@ -125,13 +125,13 @@ impl State {
     }
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<QueueState>,
     arrived: Condvar,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -143,8 +143,8 @@ impl Shared {
 
 /// A queue of at most `limit` changes of each kind.
 pub(super) fn queue(limit: usize) -> (Requests, Works) {
-    let shared = Arc::new(Shared {
-        state: Mutex::new(State {
+    let shared = Arc::new(SharedQueue {
+        state: Mutex::new(QueueState {
             changes: Lanes::new(limit),
             unlocks: Lanes::new(limit),
             pings: VecDeque::new(),
@@ -163,7 +163,7 @@ pub(super) fn queue(limit: usize) -> (Requests, Works) {
 pub(super) struct Requests(Arc<Last>);
 
 /// Closes the queue behind the last of them.
-struct Last(Arc<Shared>);
+struct Last(Arc<SharedQueue>);
 
 impl Drop for Last {
     fn drop(&mut self) {
@@ -179,7 +179,7 @@ impl std::fmt::Debug for Requests {
 
 impl Requests {
     /// Adds something, unless the worker takes nothing more.
-    fn add<T>(&self, add: impl FnOnce(&mut State) -> T) -> Result<T, ChangeError> {
+    fn add<T>(&self, add: impl FnOnce(&mut QueueState) -> T) -> Result<T, ChangeError> {
         let mut state = self.0.0.lock();
         if state.closed {
             return Err(ChangeError::Stopping);
@@ -249,7 +249,7 @@ impl Requests {
 }
 
 /// The worker's end. Without it everything that waits is answered: the agent is stopping.
-pub(super) struct Works(Arc<Shared>);
+pub(super) struct Works(Arc<SharedQueue>);
 
 impl Works {
     /// Waits for work; nothing after that time.

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use portcullis_backend::TargetHandle;
 use portcullis_compiler::{ClassId, Intent};
 use portcullis_policy::Document;
-use portcullis_unlock::ledger::{Change, tenant_of};
+use portcullis_unlock::ledger::{Change as UnlockChange, tenant_of};
 
 use super::ChangeError;
 
 /// Refuses what grants an unlock to a tenant whose unlocks would take more than so many rows on a target. What closes, or only
 /// follows another change, grants none.
 pub(super) fn rows(
-    changes: &[Change],
+    changes: &[UnlockChange],
     (document, intent): (&Document, &Intent),
     targets: &[TargetHandle],
     limit: usize,

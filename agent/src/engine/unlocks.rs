@@ -6,13 +6,13 @@ use std::sync::Arc;
 use portcullis_policy::{Document, FieldError, Name};
 use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::{
-    AGENT, BypassChange, Change as UnlockChange, Ledger, Refusal, TooManyBypasses, Unlock,
+    AGENT, BypassChange, Change as UnlockChange, Ledger, Refusal as LedgerRefusal, TooManyBypasses, Unlock,
 };
 use serde_json::json;
 use tokio::sync::{broadcast, oneshot};
 
 use super::bypass;
-use super::core::{Desired, Grants, Prepared};
+use super::core::{Desired, Grants, PreparedChange};
 use super::worker::{Worker, check, resolve};
 use super::{Base, ChangeError, ClosingState, quota};
 use crate::store::{Change, Entry, Generation, IdempotencyKey, IdempotencyRecord, Key, Kind, SideWrites};
@@ -62,7 +62,7 @@ pub struct Draft<'a> {
 pub enum UnlockError {
     /// The ledger says no.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] LedgerRefusal),
     /// Evidence is missing or wrong.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Evidence(Vec<FieldError>),
@@ -341,7 +341,7 @@ impl Worker {
             true => None,
             false => Some(self.regrant(base, grants, (&changes, &bypasses), &mut side)?),
         };
-        self.commit(Prepared {
+        self.commit(PreparedChange {
             version,
             ledger,
             desired,

@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, watch};
 use super::bypass;
 use super::classes::StoredClasses;
 use super::closing::{Health, Note};
-use super::core::{Desired, Prepared, Shared};
+use super::core::{Desired, PreparedChange, SharedCore};
 use super::edit::{self, Edited};
 use super::queue::{ChangeRequest, Work, Works};
 use super::unlocks::{announce, entries_of, note_unlocks};
@@ -39,7 +39,7 @@ pub(super) struct Worker {
     pub unlock_events: broadcast::Sender<Arc<Unlock>>,
     pub clock: Clock,
     pub store: Store,
-    pub core: Shared,
+    pub core: SharedCore,
     /// Classes as they are stored.
     pub classes: StoredClasses,
     pub targets: Vec<TargetHandle>,
@@ -243,7 +243,7 @@ impl Worker {
             side.audit.extend(entries_of(&ended, &now, generation.number));
             note_unlocks(&mut side, (&base.ledger, &ledger), &ended);
             let over = bypass::note_ended(&mut side, &base.ledger, &ledger, &now, generation.number);
-            let prepared = Prepared {
+            let prepared = PreparedChange {
                 version: base.version,
                 ledger,
                 side,
@@ -288,7 +288,7 @@ impl Worker {
 
     /// Makes a change durable, behind what holds already, and lets it hold; returns the generation in which it does.
     /// Nothing if something was closed since it was prepared: then it is prepared again.
-    pub(super) fn commit(&mut self, prepared: Prepared) -> Result<Option<u64>, ChangeError> {
+    pub(super) fn commit(&mut self, prepared: PreparedChange) -> Result<Option<u64>, ChangeError> {
         let started = Instant::now();
         let (pending, intent, compiler) = {
             let mut core = self.core.lock();

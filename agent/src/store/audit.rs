@@ -144,7 +144,7 @@ pub struct Wanted {
 
 /// What a look at the whole log came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Verification {
     /// Entries that were looked at.
     pub entries: u64,
     /// Entries before them, which are in files.
@@ -294,7 +294,7 @@ impl History {
 
     /// Computes every hash again, and finds the first entry that is not what it was. `expected`: ends that the log had, as the
     /// agent knows that writes it, or somebody who kept one elsewhere.
-    pub fn verify_audit(&self, expected: &[Head]) -> Result<Verdict, StoreError> {
+    pub fn verify_audit(&self, expected: &[Head]) -> Result<Verification, StoreError> {
         let failed = || sqlite("read the audit log");
         let base = archive::base(self.connection()).map_err(failed())?;
         let (mut head, mut broken, mut vouched) = (base, None, base.number == 0);
@@ -337,7 +337,7 @@ impl History {
             );
             broken = Some((head.number + 1, problem));
         }
-        Ok(Verdict {
+        Ok(Verification {
             entries: head.number - base.number,
             archived: base.number,
             broken,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{State, Subject, Unlock};
+use portcullis_unlock::ledger::{State as UnlockState, Subject, Unlock};
 use rusqlite::{Connection, OpenFlags};
 
 use portcullis_audit::Entry;
@@ -25,7 +25,7 @@ pub enum Leases {
 
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct DatabaseReport {
     pub generation: u64,
     /// Profiles, endpoints, programs and the baseline.
     pub resources: u64,
@@ -74,7 +74,7 @@ fn existing(file: &Path) -> Result<Connection, StoreError> {
 }
 
 /// Looks at everything in a database: its header and format, every page, and the hashes of the audit log.
-pub fn examine(file: &Path) -> Result<Report, StoreError> {
+pub fn examine(file: &Path) -> Result<DatabaseReport, StoreError> {
     let found = std::fs::metadata(file).map_err(beside("read", file))?;
     if found.len() == 0 {
         return Err(damaged(file, "it is empty"));
@@ -124,7 +124,7 @@ pub fn examine(file: &Path) -> Result<Report, StoreError> {
         ])
     };
     let [generation, resources, open] = counts().map_err(|error| damaged(file, error))?;
-    Ok(Report {
+    Ok(DatabaseReport {
         generation,
         resources,
         open,
@@ -247,7 +247,7 @@ impl From<Closing> for SideWrites {
 
 /// Copies the database to a file while the agent runs, closings of its journal included, and examines the copy. The file is
 /// whole or not there.
-pub fn backup(database: &Path, to: &Path) -> Result<Report, StoreError> {
+pub fn backup(database: &Path, to: &Path) -> Result<DatabaseReport, StoreError> {
     let same = |a: &Path, b: &Path| std::fs::canonicalize(a).ok().zip(std::fs::canonicalize(b).ok());
     if same(database, to).is_some_and(|(a, b)| a == b) {
         return Err(damaged(to, "it is the database itself: name another file"));
@@ -331,7 +331,7 @@ fn note(action: &str, subject: String, detail: &serde_json::Value, now: &Moment,
 /// Puts a backup in the place of the database of an agent that does not run. What is known to have been closed since the
 /// backup was made, from the journal and from the database that is replaced, stays closed. Where that database cannot be
 /// read and leases are open in the backup, `leases` must say what becomes of them.
-pub fn restore(database: &Path, from: &Path, leases: Option<Leases>) -> Result<Report, StoreError> {
+pub fn restore(database: &Path, from: &Path, leases: Option<Leases>) -> Result<DatabaseReport, StoreError> {
     let _lock = schema::lock(database)?;
     examine(from)?;
     let new = with_ending(database, ".new");
@@ -348,7 +348,7 @@ fn restore_locked(
     from: &Path,
     new: &Path,
     leases: Option<Leases>,
-) -> Result<Report, StoreError> {
+) -> Result<DatabaseReport, StoreError> {
     let beside_it = journal::path(database);
     let mut made = copy(from, new)?;
     take_name(&made, &beside_it)?;
@@ -413,13 +413,13 @@ fn restore_locked(
 /// An unlock that a restore ends.
 fn ended(mut unlock: Unlock, now: &Moment) -> Unlock {
     let reason = "ended when the database was restored: request it again".to_string();
-    unlock.state = State::Revoked;
+    unlock.state = UnlockState::Revoked;
     unlock.reason.clone_from(&reason);
     unlock.ended_at = Some(now.seconds());
     (unlock.recheck, unlock.notice, unlock.failing) = (None, None, None);
     unlock.revision += 1;
     unlock.history.push(portcullis_unlock::ledger::Transition {
-        state: State::Revoked,
+        state: UnlockState::Revoked,
         at: now.seconds(),
         by: "restore".to_string(),
         reason,

@@ -27,8 +27,8 @@ use portcullis_compiler::{ClassId, Fingerprint};
 use rusqlite::{Connection, params};
 
 pub use archive::Room;
-pub use audit::{Listed, Verdict, Wanted};
-pub use backup::{Leases, Report, accept, backup, examine, restore};
+pub use audit::{Listed, Verification, Wanted};
+pub use backup::{DatabaseReport, Leases, accept, backup, examine, restore};
 pub use error::StoreError;
 pub use footprints::FootprintRecords;
 pub use heads::Missing;

@@ -2,7 +2,7 @@
 
 use portcullis_policy::Name;
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{Bypass, State, StrikeKey, Strikes, Subject, Unlock};
+use portcullis_unlock::ledger::{Bypass, State as UnlockState, StrikeKey, Strikes, Subject, Unlock};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::history::History;
@@ -222,7 +222,7 @@ pub struct WantedUnlocks {
     pub tenant: String,
     pub reach: Option<Reach>,
     /// In one of these states.
-    pub states: Vec<State>,
+    pub states: Vec<UnlockState>,
     /// Behind this one, in the order of the list: when it was requested, and its id.
     pub after: Option<(i64, String)>,
     /// At most so many.
@@ -258,7 +258,7 @@ impl History {
         if !wanted.states.is_empty() {
             let names: Vec<String> = wanted.states.iter().map(|s| format!("'{}'", s.name())).collect();
             let mut in_state = format!("state IN ({})", names.join(", "));
-            if wanted.states.contains(&State::AwaitingApproval) {
+            if wanted.states.contains(&UnlockState::AwaitingApproval) {
                 // An active one whose renewal waits does, too.
                 in_state = format!(
                     "({in_state} OR state IN ('active', 'expiring') AND json_extract(body, '$.renewal') IS NOT NULL)"
@@ -302,15 +302,6 @@ impl History {
             file: self.file().to_path_buf(),
             problem: format!("an unlock: {error}"),
         })
-    }
-
-    /// How many unlocks are stored, ended ones included.
-    pub fn unlock_count(&self) -> Result<u64, StoreError> {
-        let count: i64 = self
-            .connection()
-            .query_row("SELECT count(*) FROM unlocks", [], |row| row.get(0))
-            .map_err(sqlite("read the unlocks"))?;
-        Ok(unsigned(count))
     }
 }
 

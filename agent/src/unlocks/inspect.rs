@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_checks::Checker;
 use portcullis_policy::{CheckResult, Name};
 use portcullis_unlock::clock::Moment;
-use portcullis_unlock::ledger::{AGENT, Basis, Change, Checked, Ledger, Unlock};
+use portcullis_unlock::ledger::{AGENT, Basis, Change as UnlockChange, Checked, Ledger, Unlock};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -193,7 +193,7 @@ async fn judged(engine: &Engine, id: Name, basis: Basis, checks: Vec<Checked>) -
             .get(id.as_str())
             .is_some_and(|unlock| unlock.state.is_open());
         let changes = tried.checked(state.document(), &id, &basis, checks.clone(), &now);
-        let ends = |change: &Change| !change.unlock.state.is_open() || change.unlock.failing.is_some();
+        let ends = |change: &UnlockChange| !change.unlock.state.is_open() || change.unlock.failing.is_some();
         open && changes.iter().any(ends)
     });
     let rejected = id.clone();

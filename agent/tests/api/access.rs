@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portcullis::access::{Grant, METHODS, Role};
+use portcullis::access::{METHODS, Permission, Role};
 use portcullis_proto::v1;
 use prost::Message;
 use prost::bytes::{Buf, BufMut};
@@ -165,7 +165,7 @@ async fn every_method_is_for_the_roles_that_the_table_says() {
         let path = format!("/{}", method.path);
         for role in Role::ALL {
             let answer = call(with(&channel, role.as_str()), &path).await;
-            let wanted = (method.grant(role) == Grant::No).then_some(Code::PermissionDenied);
+            let wanted = (method.grant(role) == Permission::No).then_some(Code::PermissionDenied);
             assert_eq!(refused(&answer), wanted, "{role} {path}: {answer:?}");
         }
         for line in [nobody.clone(), with(&channel, "stranger")] {

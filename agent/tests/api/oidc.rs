@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portcullis::access::{Grant, METHODS, Role};
+use portcullis::access::{METHODS, Permission, Role};
 use portcullis_proto::v1;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
@@ -254,7 +254,7 @@ async fn a_token_gives_its_role_and_nothing_more() {
         let token = es.token("ES256", Some("es"), &claims(role.as_str()));
         for method in METHODS {
             let answer = call(with(&channel, &token), &format!("/{}", method.path)).await;
-            let wanted = (method.grant(role) == Grant::No).then_some(Code::PermissionDenied);
+            let wanted = (method.grant(role) == Permission::No).then_some(Code::PermissionDenied);
             assert_eq!(refused(&answer), wanted, "{role} {}: {answer:?}", method.path);
         }
     }

@@ -21,7 +21,7 @@ use crate::error::{Failure, Misuse};
 use crate::term::Term;
 use crate::view::compiled::{
     ClassStatsView, CompiledView, CounterexampleView, ProofView, RowView, StatsView, TableStatsView,
-    UnsupportedView,
+    UnsupportedClassView,
 };
 use crate::{Exit, Output};
 
@@ -211,7 +211,7 @@ pub fn compile(input: &Input, model: &StageModel, attribution: Attribution) -> R
             ..blank
         },
         Err(CompileError::Unsupported(unsupported)) => CompiledView {
-            unsupported: vec![UnsupportedView::new(ClassId::OPEN, &unsupported)],
+            unsupported: vec![UnsupportedClassView::new(ClassId::OPEN, &unsupported)],
             ..blank
         },
     })
@@ -245,7 +245,7 @@ fn filled(blank: CompiledView, compilation: &Compilation, intent: &Intent) -> Co
         rows,
         proof,
         unsupported: unsupported
-            .map(|(class, u)| UnsupportedView::new(*class, u))
+            .map(|(class, u)| UnsupportedClassView::new(*class, u))
             .collect(),
         steps,
         refused,

@@ -4,7 +4,7 @@ use portcullis_policy::{EndpointRole, LinkLocal, Vlan};
 use portcullis_proto::v1;
 
 use crate::Exit;
-use crate::args::{EndpointCommand, Provision, Release, Wait};
+use crate::args::{EndpointCommand, Provision, ReleaseEndpoint, Wait};
 use crate::client::Client;
 use crate::error::Failure;
 use crate::term::Term;
@@ -23,7 +23,7 @@ pub async fn run(command: &EndpointCommand, client: &Client, term: &mut Term<'_>
                 .map_err(|s| client.failure(s))?;
             finish(&args.name, answer.into_inner(), args.wait, client, term).await
         }
-        EndpointCommand::Release(Release { name, wait }) => {
+        EndpointCommand::Release(ReleaseEndpoint { name, wait }) => {
             let request = v1::ReleaseRequest { name: name.clone() };
             let answer = client
                 .endpoints()

@@ -9,7 +9,7 @@ use portcullis_proto::v1;
 use crate::client::Client;
 use crate::error::Failure;
 use crate::term::Term;
-use crate::unlock_args::{List, Request, State, UnlockCommand, Watch, Why};
+use crate::unlock_args::{List, Request, State, UnlockCommand, WatchUnlock, Why};
 use crate::view::unlock::{ProgramsView, UnlockLine, UnlockView, UnlocksView, WhyView};
 use crate::{Exit, args::Label};
 
@@ -242,7 +242,7 @@ async fn why(args: &Why, client: &Client, term: &mut Term<'_>) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
-async fn watch(args: &Watch, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
+async fn watch(args: &WatchUnlock, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     let request = v1::WatchUnlocksRequest {
         endpoint: args.endpoint.clone().unwrap_or_default(),
         program: args.program.clone().unwrap_or_default(),

@@ -270,7 +270,7 @@ impl CounterexampleView {
 
 /// A class that the target cannot enforce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UnsupportedView {
+pub struct UnsupportedClassView {
     pub class: u32,
     /// The rule or policy.
     pub rule: String,
@@ -279,9 +279,9 @@ pub struct UnsupportedView {
     pub why: String,
 }
 
-impl UnsupportedView {
+impl UnsupportedClassView {
     pub fn new(class: ClassId, unsupported: &Unsupported) -> Self {
-        UnsupportedView {
+        UnsupportedClassView {
             class: class.0,
             rule: unsupported.rule.clone(),
             table: unsupported.table.clone(),
@@ -297,7 +297,7 @@ pub struct CompiledView {
     pub stats: StatsView,
     pub proof: ProofView,
     /// Classes that the target cannot enforce; they have no rows.
-    pub unsupported: Vec<UnsupportedView>,
+    pub unsupported: Vec<UnsupportedClassView>,
     /// What was done so that it fits.
     pub steps: Vec<String>,
     /// Tables that do not fit; nothing may be written then.

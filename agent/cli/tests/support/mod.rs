@@ -50,7 +50,7 @@ pub async fn run_offline(words: &[&str]) -> Ran {
 
 async fn run_line(line: Line) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut term = Term::new(&mut out, &mut err, line.globals.output).with_width(None);
+    let mut term = Term::new(&mut out, &mut err, line.globals.output, None);
     let exit = cli::execute(line.command, &line.globals, root(), &mut term).await;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran {

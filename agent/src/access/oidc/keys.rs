@@ -51,11 +51,11 @@ pub enum KeysError {
 
 /// A key, and what it may verify.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Key {
+pub(super) struct ProviderKey {
     jwk: Jwk,
 }
 
-impl Key {
+impl ProviderKey {
     /// What it is called.
     pub fn id(&self) -> Option<&str> {
         self.jwk.common.key_id.as_deref()
@@ -88,7 +88,7 @@ impl Key {
 /// Keys as they were read.
 #[derive(Debug, Default)]
 pub(super) struct Set {
-    pub keys: Vec<Key>,
+    pub keys: Vec<ProviderKey>,
     read: Option<Instant>,
 }
 
@@ -99,7 +99,7 @@ struct Tried {
 }
 
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(super) struct ProviderKeys {
     pub settings: OidcKeys,
     algorithms: Vec<Algorithm>,
     set: ArcSwap<Set>,
@@ -107,10 +107,10 @@ pub(super) struct Keys {
     wanted: Notify,
 }
 
-impl Keys {
+impl ProviderKeys {
     /// None yet, unless they are in a file, which must be in order.
     pub fn new(settings: &OidcKeys, algorithms: &[Algorithm]) -> Result<Self, KeysError> {
-        let keys = Keys {
+        let keys = ProviderKeys {
             settings: settings.clone(),
             algorithms: algorithms.to_vec(),
             set: ArcSwap::default(),
@@ -184,9 +184,9 @@ impl Keys {
         let written: Written = serde_json::from_slice(text).map_err(|_| KeysError::NoKeys)?;
         // Keys of other sorts, or for other purposes, may stand among them.
         let keys = written.keys.into_iter().take(MOST);
-        let keys: Vec<Key> = keys
+        let keys: Vec<ProviderKey> = keys
             .filter_map(|key| {
-                Some(Key {
+                Some(ProviderKey {
                     jwk: serde_json::from_value(key).ok()?,
                 })
             })
@@ -244,9 +244,9 @@ fn tls(ca: &Path) -> Result<ClientConfig, KeysError> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn answer(url: &Url, tls: ClientConfig) -> Result<Vec<u8>, Failure> {
+async fn answer(url: &Url, tls: ClientConfig) -> Result<Vec<u8>, BoxError> {
     let host = url
         .host_str()
         .unwrap_or_default()

@@ -10,7 +10,7 @@ use jsonwebtoken::{Validation, decode, decode_header};
 use portcullis_policy::text;
 use serde_json::{Map, Value};
 
-use self::keys::{Key, Keys};
+use self::keys::{ProviderKey, ProviderKeys};
 use super::guard::Identified;
 use super::{Caller, Role};
 use crate::config::{self, Algorithm};
@@ -25,14 +25,14 @@ const UNKNOWN_KEY: &str = "the token is signed with a key that the agent does no
 /// The tokens of an identity provider.
 #[derive(Debug)]
 pub(super) struct Oidc {
-    settings: config::Oidc,
-    keys: Arc<Keys>,
+    settings: config::OidcConfig,
+    keys: Arc<ProviderKeys>,
     label: Arc<str>,
 }
 
 impl Oidc {
     /// As configured; keys that are read as those of `before` stay.
-    pub fn new(settings: &config::Oidc, label: &str, before: Option<&Oidc>) -> Result<Self, KeysError> {
+    pub fn new(settings: &config::OidcConfig, label: &str, before: Option<&Oidc>) -> Result<Self, KeysError> {
         verify::install();
         let kept = before.filter(|before| before.keys.same(&settings.keys, &settings.algorithms));
         let keys = match kept {
@@ -40,7 +40,7 @@ impl Oidc {
                 before.keys.want();
                 Arc::clone(&before.keys)
             }
-            None => Arc::new(Keys::new(&settings.keys, &settings.algorithms)?),
+            None => Arc::new(ProviderKeys::new(&settings.keys, &settings.algorithms)?),
         };
         Ok(Oidc {
             settings: settings.clone(),
@@ -80,7 +80,7 @@ impl Oidc {
         let set = self.keys.current().ok_or(
             "the keys that tokens are verified with cannot be read, or not of late: `portcullis status` says why",
         )?;
-        let keys: Vec<&Key> = set.keys.iter().filter(|key| key.fits(algorithm)).collect();
+        let keys: Vec<&ProviderKey> = set.keys.iter().filter(|key| key.fits(algorithm)).collect();
         let claims = match &header.kid {
             // Two keys of one name are a mistake that must lock out no one.
             Some(kid) => {
@@ -104,7 +104,7 @@ impl Oidc {
     fn claims(
         &self,
         token: &[u8],
-        key: &Key,
+        key: &ProviderKey,
         algorithm: Algorithm,
     ) -> Result<Option<Map<String, Value>>, &'static str> {
         use jsonwebtoken::errors::ErrorKind;

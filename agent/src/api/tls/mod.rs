@@ -23,7 +23,7 @@ pub use incoming::incoming;
 pub use renewal::Certificates;
 
 use crate::access::Shown;
-use crate::config::{ClientAuth, Tls};
+use crate::config::{ApiTls, ClientAuth};
 
 /// Why files are of no use for TLS.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ fn crls(file: &Path) -> Result<(Vec<CertificateRevocationListDer<'static>>, Opti
 }
 
 /// What the files hold.
-struct Loaded {
+struct LoadedFiles {
     /// What is served with.
     config: ServerConfig,
     /// What the agent's own certificate says.
@@ -122,7 +122,7 @@ struct Loaded {
 
 /// Judges clients by what is in the files now.
 fn verifier(
-    tls: &Tls,
+    tls: &ApiTls,
     authority: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<(Arc<dyn ClientCertVerifier>, Option<SystemTime>), TlsError> {
@@ -146,7 +146,7 @@ fn verifier(
 }
 
 /// What is served with, from what is in the files now.
-fn load(tls: &Tls) -> Result<Loaded, TlsError> {
+fn load(tls: &ApiTls) -> Result<LoadedFiles, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(&tls.cert)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?).map_err(|source| TlsError::Pem {
@@ -174,7 +174,7 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     // A resumed session would keep a certificate that is not accepted any more.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Loaded {
+    Ok(LoadedFiles {
         config,
         shown,
         trust,

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
-use super::{Loaded, TlsError, load};
+use super::{LoadedFiles, TlsError, load};
 use crate::access::Access;
-use crate::config::Tls;
+use crate::config::ApiTls;
 use crate::metrics;
 
 /// How often files are looked at.
@@ -34,7 +34,7 @@ fn stamp(file: &Path) -> Stamp {
     Some((found.ino(), found.size(), times))
 }
 
-fn stamps(tls: &Tls) -> Vec<Stamp> {
+fn stamps(tls: &ApiTls) -> Vec<Stamp> {
     let mut stamps = vec![
         stamp(&tls.cert),
         stamp(&tls.key),
@@ -48,15 +48,15 @@ fn stamps(tls: &Tls) -> Vec<Stamp> {
 /// change nothing.
 #[derive(Debug)]
 pub struct Certificates {
-    files: Tls,
+    files: ApiTls,
     current: ArcSwap<ServerConfig>,
     trust: Mutex<Option<Arc<dyn ClientCertVerifier>>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenFiles>,
     look: Notify,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenFiles {
     stamps: Vec<Stamp>,
     /// What was wrong with them.
     problem: Option<String>,
@@ -64,7 +64,7 @@ struct Seen {
 
 impl Certificates {
     /// Reads the files, which must be in order.
-    pub fn open(files: &Tls) -> Result<Self, TlsError> {
+    pub fn open(files: &ApiTls) -> Result<Self, TlsError> {
         let stamps = stamps(files);
         let loaded = load(files)?;
         report_ends(&loaded);
@@ -72,7 +72,7 @@ impl Certificates {
             files: files.clone(),
             current: ArcSwap::from_pointee(loaded.config),
             trust: Mutex::new(loaded.trust),
-            seen: Mutex::new(Seen {
+            seen: Mutex::new(SeenFiles {
                 stamps,
                 problem: None,
             }),
@@ -153,7 +153,7 @@ impl Certificates {
 }
 
 /// Tells when the agent's certificate and the lists of revoked ones end, and warns when they have.
-fn report_ends(loaded: &Loaded) {
+fn report_ends(loaded: &LoadedFiles) {
     if let Some(until) = loaded.lists_until {
         metrics::lists_until(until);
         if until < SystemTime::now() {
@@ -194,7 +194,7 @@ mod tests {
         let (cert, key) = identity();
         write("cert", &cert);
         write("key", &key);
-        let files = Tls {
+        let files = ApiTls {
             cert: folder.path().join("cert"),
             key: folder.path().join("key"),
             client_ca: None,
