@@ -5,6 +5,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use portcullis_policy::Document;
+use portcullis_unlock::check::check_programs;
+
 fn compare(page: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["docs", page])
@@ -114,6 +117,64 @@ fn links_of_the_docs_lead_to_files() {
         }
     }
     assert!(links > 30, "{links} links");
+}
+
+/// The YAML blocks of a page, each with the number of its first line.
+fn yaml_blocks(page: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines().zip(1..);
+    while let Some((line, at)) = lines.next() {
+        if line == "```yaml" {
+            let block = lines
+                .by_ref()
+                .map_while(|(line, _)| (line != "```").then_some(line));
+            blocks.push((at + 1, block.map(|line| format!("{line}\n")).collect()));
+        }
+    }
+    blocks
+}
+
+/// What is wrong with a document.
+fn problems(text: &str) -> Vec<String> {
+    match Document::from_yaml(text) {
+        Ok(document) => check_programs(&document)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+#[test]
+fn yaml_of_the_docs_is_the_example_or_a_valid_document() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let file = top.join("docs/examples/policy.yaml");
+    let example = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(problems(&example), [""; 0], "{}", file.display());
+    let mut shown = String::new();
+    let mut others = 0;
+    for page in pages() {
+        for (line, block) in yaml_blocks(&std::fs::read_to_string(&page).unwrap()) {
+            if example.contains(&block) {
+                shown += &block;
+                continue;
+            }
+            others += 1;
+            let whole = format!("version: portcullis/v1\n{block}");
+            assert_eq!(
+                problems(&whole),
+                [""; 0],
+                "{}:{line} is neither a part of {} nor a valid document",
+                page.display(),
+                file.display()
+            );
+        }
+    }
+    assert_eq!(
+        shown, example,
+        "docs/policy.md and docs/unlocks.md show the whole example"
+    );
+    assert!(others > 0, "no other document was found");
 }
 
 /// Words and phrases for which the field has plainer ones.

@@ -10,31 +10,6 @@ use crate::Result;
 /// Ports per VLAN tag of attached endpoints. Open vSwitch makes at most 1,000 copies of a broadcast.
 pub const PER_VLAN: u32 = 500;
 
-/// A small document as a manual would show it: one profile, one server.
-pub const EXAMPLE: &str = r#"
-version: portcullis/v1
-defaults: {egress: allow, ingress: allow}
-unmanaged: baseline
-mandatory: []
-baseline:
-  - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25], reason: "spam"}
-profiles:
-  web:
-    default: {ingress: deny}
-    rules:
-      - {name: http, action: allow, direction: ingress, protocol: tcp, ports: [80, 443]}
-      - {name: admin, action: allow, direction: ingress, protocol: tcp, ports: [22], remote: [198.51.100.0/24, "2001:db8:1::/48"]}
-      - {name: rtp, action: allow, direction: ingress, protocol: udp, ports: ["10000-20000"]}
-endpoints:
-  web1:
-    attachments: [{interface: web1}]
-    macs: ["02:00:00:00:00:01"]
-    addresses: [192.0.2.10, "2001:db8::10"]
-    profiles: [web]
-    rules: []
-    labels: {tenant: acme}
-"#;
-
 /// The TCP ports found open most often on the internet, as inclusive ranges: 100 of them.
 const MOST_USED: [(u16, u16); 80] = [
     (7, 7),

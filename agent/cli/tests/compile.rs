@@ -11,29 +11,8 @@ use crate::support;
 
 use support::run_offline;
 
-const EXAMPLE: &str = r#"
-version: portcullis/v1
-defaults: {egress: allow, ingress: allow}
-unmanaged: baseline
-mandatory: []
-baseline:
-  - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25], reason: "spam"}
-profiles:
-  web:
-    default: {ingress: deny}
-    rules:
-      - {name: http, action: allow, direction: ingress, protocol: tcp, ports: [80, 443]}
-      - {name: admin, action: allow, direction: ingress, protocol: tcp, ports: [22], remote: [198.51.100.0/24, "2001:db8:1::/48"]}
-      - {name: rtp, action: allow, direction: ingress, protocol: udp, ports: ["10000-20000"]}
-endpoints:
-  web1:
-    attachments: [{interface: web1}]
-    macs: ["02:00:00:00:00:01"]
-    addresses: [192.0.2.10, "2001:db8::10"]
-    profiles: [web]
-    rules: []
-    labels: {tenant: acme}
-"#;
+/// The document that the docs show.
+const EXAMPLE: &str = include_str!("../../../docs/examples/policy.yaml");
 
 /// Without what differs from run to run.
 fn compiled(text: &str) -> CompiledView {

@@ -25,7 +25,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The document of the examples.
+/// The example of the docs, smaller and with a second endpoint: tests count resources, pages and rows of it, so it does not
+/// change with what the docs explain.
 pub const DOCUMENT: &str = r#"
 version: portcullis/v1
 baseline:
