@@ -71,8 +71,7 @@ need_dpdk() {
 }
 
 # What the demo and the benches build, with the same features, so that neither rebuilds what it has.
-programs=(-p portcullis -p portcullis-checks -p portcullis-switch -p portcullis-testbed --features portcullis-checks/testing
-    --bins --example zone_server)
+programs=(-p portcullis -p portcullis-switch -p portcullis-testbed --bins --example zone_server)
 
 # Builds the programs for showing what they do. What takes time for each packet, row or proof is optimized, the rest is not.
 build_programs() {

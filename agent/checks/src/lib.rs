@@ -19,8 +19,6 @@ mod places;
 mod question;
 mod spf;
 mod tags;
-#[cfg(feature = "testing")]
-pub mod testing;
 
 use places::Places;
 pub use question::{Answer, Question};

@@ -5,9 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use portcullis_checks::testing::{FileEvent, Server, Zone, serve_file};
 use portcullis_checks::{Checker, CheckerConfig, Question};
 use portcullis_policy::CheckResult;
+use portcullis_testbed::dns::{FileEvent, Server, Zone, serve_file};
 
 const FILE: &str = r#"
 ; Comments are left out.

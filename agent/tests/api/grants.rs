@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use portcullis_checks::testing::Zone;
 use portcullis_proto::v1;
 use portcullis_proto::v1::UnlockState as State;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::policy_service_client::PolicyServiceClient;
+use portcullis_testbed::dns::Zone;
 use tonic::Code;
 
 use crate::api::unlock_rig::*;

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use portcullis_checks::testing::{Fault, Server, Zone};
 use portcullis_compiler::Intent;
 use portcullis_policy::{Frame, IpPacket, L4, Packet, Verdict, View};
 use portcullis_proto::v1;
 use portcullis_proto::v1::UnlockState as State;
 use portcullis_proto::v1::audit_service_client::AuditServiceClient;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
+use portcullis_testbed::dns::{Fault, Server, Zone};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -21,6 +21,7 @@ use crate::api::support::*;
 /// How long anything that happens by itself is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Unlike the example of the docs it has two tenants, checks that the DNS server of the test can answer, and a lease of seconds.
 pub const PROGRAMS: &str = r#"
 version: portcullis/v1
 baseline:

@@ -1,5 +1,5 @@
-//! Test support: a private Open vSwitch with DPDK, network namespaces and raw packets, and the conformance suite that
-//! every backend's session passes.
+//! Test support: a private Open vSwitch with DPDK, network namespaces and raw packets, a DNS server, and the conformance
+//! suite that every backend's session passes.
 //!
 //! [`Sandbox`] drives `hack/sandbox`; [`NetnsHost`] is one endpoint plugged into it. Everything a sandbox makes is
 //! removed when it is dropped, and also when the test is killed. Nothing here is part of the product.
@@ -13,6 +13,7 @@
 mod capture;
 pub mod conformance;
 pub mod device;
+pub mod dns;
 mod error;
 mod gate;
 pub mod model;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use portcullis_checks::testing::{Server, Zone};
 use portcullis_checks::{Checker, CheckerConfig, Question};
 use portcullis_policy::CheckResult::{Failed, Passed, Undetermined};
+use portcullis_testbed::dns::{Server, Zone};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_checks::testing::{Fault, Server, Zone};
 use portcullis_checks::{Answer, Checker, CheckerConfig, Question};
 use portcullis_policy::CheckResult::{Failed, Passed, Undetermined};
+use portcullis_testbed::dns::{Fault, Server, Zone};
 use proptest::prelude::*;
 use tokio::net::UdpSocket;
 
@@ -66,7 +66,7 @@ async fn records_beside_an_alias_do_not_count() {
         hostname: "alias.example.test".to_string(),
         must_have: Some(vec![must_have]),
     };
-    let beside = IpAddr::V4(portcullis_checks::testing::BESIDE);
+    let beside = IpAddr::V4(portcullis_testbed::dns::BESIDE);
     world
         .expect(question(ip("203.0.113.5")), Passed, "203.0.113.5")
         .await;

@@ -1,8 +1,8 @@
 //! Reverse DNS and addresses of names.
 
 use portcullis_checks::Question;
-use portcullis_checks::testing::{Fault, Zone};
 use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
+use portcullis_testbed::dns::{Fault, Zone};
 
 use super::{World, ip, ips};
 
@@ -32,8 +32,8 @@ fn zone() -> Zone {
         .fault("5.2.0.192.in-addr.arpa", Fault::ServFail)
 }
 
-fn ptr(to: &str) -> portcullis_checks::testing::rr::RData {
-    use portcullis_checks::testing::rr::{Name, RData, rdata::PTR};
+fn ptr(to: &str) -> portcullis_testbed::dns::rr::RData {
+    use portcullis_testbed::dns::rr::{Name, RData, rdata::PTR};
     RData::PTR(PTR(Name::from_ascii(format!("{to}.")).unwrap()))
 }
 

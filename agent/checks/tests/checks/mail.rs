@@ -1,9 +1,9 @@
 //! DMARC and DKIM.
 
 use portcullis_checks::Question;
-use portcullis_checks::testing::{Fault, Zone};
 use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
 use portcullis_policy::DmarcPolicy::{self, None as Nothing, Quarantine, Reject};
+use portcullis_testbed::dns::{Fault, Zone};
 
 use super::World;
 

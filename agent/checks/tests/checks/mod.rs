@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portcullis_checks::testing::{Server, Zone};
 use portcullis_checks::{Answer, Checker, CheckerConfig, Question};
 use portcullis_policy::CheckResult;
+use portcullis_testbed::dns::{Server, Zone};
 
 mod banner;
 mod hostile;

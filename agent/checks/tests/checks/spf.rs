@@ -1,8 +1,8 @@
 //! SPF.
 
 use portcullis_checks::Question;
-use portcullis_checks::testing::{Fault, Zone};
 use portcullis_policy::CheckResult::{self, Failed, Passed, Undetermined};
+use portcullis_testbed::dns::{Fault, Zone};
 
 use super::{World, ip, ips};
 

@@ -1,12 +1,12 @@
 //! Serves a zone file over UDP and TCP, and reads it again when it changes: `zone_server FILE ADDRESS:PORT`.
 //!
-//! It prints a line when it listens and one for each time it reads the file. `testing::Zone::parse` says what a file is.
+//! It prints a line when it listens and one for each time it reads the file. `dns::Zone::parse` says what a file is.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use portcullis_checks::testing::{FileEvent, serve_file};
+use portcullis_testbed::dns::{FileEvent, serve_file};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

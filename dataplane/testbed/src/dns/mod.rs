@@ -27,12 +27,12 @@ pub const BESIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
 #[derive(Debug)]
 pub struct Server {
     at: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SharedZone>,
     tasks: [JoinHandle<()>; 2],
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedZone {
     zone: RwLock<Zone>,
     queries: AtomicUsize,
 }
@@ -70,7 +70,7 @@ impl Server {
         let tcp = TcpListener::bind(at).await?;
         let at = tcp.local_addr()?;
         let udp = UdpSocket::bind(at).await?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedZone {
             zone: RwLock::new(zone),
             queries: AtomicUsize::new(0),
         });
@@ -141,7 +141,7 @@ pub enum FileEvent {
     Wrong(String),
 }
 
-async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
+async fn serve_udp(socket: UdpSocket, shared: Arc<SharedZone>) {
     let mut buffer = vec![0; 4096];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
@@ -157,7 +157,7 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve_tcp(listener: TcpListener, shared: Arc<SharedZone>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -171,7 +171,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, shared: &SharedZone) -> io::Result<()> {
     loop {
         let length = tokio::time::timeout(Duration::from_secs(30), stream.read_u16()).await??;
         let mut query = vec![0; usize::from(length)];
@@ -185,7 +185,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-impl Shared {
+impl SharedZone {
     fn answer(&self, query: &[u8], udp: bool) -> Option<Vec<u8>> {
         let query = Message::from_vec(query).ok()?;
         if query.metadata.message_type != MessageType::Query || query.metadata.op_code != OpCode::Query {

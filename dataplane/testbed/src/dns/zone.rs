@@ -7,8 +7,6 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::Parser;
 
-use crate::dns::{name, reverse};
-
 /// How a name misbehaves, whatever its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -131,7 +129,7 @@ impl Zone {
     /// Adds a PTR record of an address.
     pub fn ptr(mut self, address: IpAddr, to: &str) -> Self {
         let data = RData::PTR(PTR(must(to)));
-        self.push(Record::from_rdata(reverse(address), 1, data));
+        self.push(Record::from_rdata(Name::from(address.to_canonical()), 1, data));
         self
     }
 
@@ -200,4 +198,15 @@ impl Zone {
             exists: true,
         }
     }
+}
+
+/// A name from text, without a search list: labels of any bytes, from the root.
+fn name(text: &str) -> Option<Name> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() || text.split('.').any(|label| label.is_empty() || label.len() > 63) {
+        return None;
+    }
+    let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).ok()?;
+    name.set_fqdn(true);
+    Some(name)
 }
