@@ -13,7 +13,7 @@ use crate::wire::{Reader, Writer, be_uint};
 pub enum Action {
     /// Send by a port.
     Output {
-        /// Port number.
+        /// Number of the output port, or a reserved one such as [`port::IN_PORT`].
         port: u32,
         /// Bytes of the packet sent along when the port is [`port::CONTROLLER`]; zero otherwise.
         max_len: u16,
@@ -33,11 +33,11 @@ pub enum Action {
     SetField(Oxm),
     /// Copy bits from field to field (NXAST_REG_MOVE in 1.4, OFPAT_COPY_FIELD in 1.5).
     Move {
-        /// From here.
+        /// Lowest bit copied from.
         src: Bits,
-        /// To here.
+        /// Lowest bit copied to.
         dst: Bits,
-        /// How many.
+        /// Number of bits copied, from the lowest up.
         n_bits: u16,
     },
     /// Look up another table and come back (NXAST_RESUBMIT_TABLE).
@@ -92,7 +92,7 @@ impl Action {
 
 /// How deep clones may hold clones before the rest is kept as bytes.
 const MAX_DEPTH: u8 = 8;
-/// Nicira's experimenter id.
+/// Experimenter id of Nicira, whose extensions Open vSwitch speaks ("NX").
 pub const NX_EXPERIMENTER: u32 = 0x2320;
 
 mod typ {

@@ -14,23 +14,20 @@ pub mod flags {
 }
 
 /// What a [`BundleControl`] asks or answers (OFPBCT_*).
+#[allow(missing_docs, reason = "a reply has the doc of its request")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BundleKind {
-    /// Open a bundle.
+    /// Opens a bundle on this connection.
     OpenRequest,
-    /// It is open.
     OpenReply,
-    /// Take no more messages.
+    /// Takes no more messages; the switch may check those it has.
     CloseRequest,
-    /// It is closed.
     CloseReply,
-    /// Apply it.
+    /// Applies all messages of the bundle, or none and answers with an error.
     CommitRequest,
-    /// It is applied.
     CommitReply,
-    /// Forget it.
+    /// Drops the bundle and its messages unapplied.
     DiscardRequest,
-    /// It is forgotten.
     DiscardReply,
 }
 
@@ -67,7 +64,7 @@ pub struct BundleControl {
     pub bundle_id: u32,
     /// What to do, or what was done.
     pub kind: BundleKind,
-    /// Bits of [`flags`].
+    /// Bits of [`flags`], the same in all messages of one bundle.
     pub flags: u16,
 }
 

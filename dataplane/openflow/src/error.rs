@@ -12,7 +12,7 @@ pub enum DecodeError {
          let the switch offer one of them (bridge column `protocols`) and reconnect"
     )]
     Version {
-        /// The version byte.
+        /// Version byte of the header.
         version: u8,
         /// The message type byte.
         msg_type: u8,
@@ -22,9 +22,9 @@ pub enum DecodeError {
     Truncated {
         /// The part being read.
         what: &'static str,
-        /// Bytes asked for.
+        /// Bytes the next read needs.
         need: usize,
-        /// Bytes left.
+        /// Bytes that are left.
         have: usize,
     },
     /// A length field contradicts the bytes around it.
@@ -32,7 +32,7 @@ pub enum DecodeError {
     Length {
         /// The part whose length is wrong.
         what: &'static str,
-        /// The length claimed.
+        /// Length the field gives, in bytes.
         length: usize,
     },
     /// A value that has no meaning.
@@ -40,7 +40,7 @@ pub enum DecodeError {
     Value {
         /// The part being read.
         what: &'static str,
-        /// The value found.
+        /// The undefined value, as on the wire.
         value: u64,
     },
     /// A match names one field twice.
@@ -62,7 +62,7 @@ pub enum EncodeError {
     TooLong {
         /// The part that does not fit.
         what: &'static str,
-        /// Bytes it needs.
+        /// Bytes the part needs; the limit is 65,535.
         length: usize,
     },
     /// The protocol version has no way to say this.
@@ -78,9 +78,9 @@ pub enum EncodeError {
     /// A value does not fit its field.
     #[error("{what} cannot hold {value:#x}: use a value within its width")]
     Range {
-        /// The field.
+        /// Field or part that is too narrow.
         what: &'static str,
-        /// The value.
+        /// Value that does not fit.
         value: u128,
     },
 }

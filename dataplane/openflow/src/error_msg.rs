@@ -8,10 +8,10 @@ use crate::error_names::{EXPERIMENTER, KNOWN, Known, TYPES};
 use crate::version::Header;
 use crate::wire::{Reader, Writer};
 
-/// A request failed.
+/// The answer to a request that failed, or to a hello with no version in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ErrorMsg {
-    /// Type, OFPET_*.
+    /// Error type (OFPET_*); 0xffff is an experimenter's error.
     pub typ: u16,
     /// Code within the type; an experimenter's own type where `typ` is 0xffff.
     pub code: u16,

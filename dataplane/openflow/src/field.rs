@@ -31,7 +31,7 @@ macro_rules! fields {
             XxReg(u8),
             /// A field this codec has no name for.
             Unknown {
-                /// OXM class.
+                /// OXM class: 0x8000 basic OpenFlow, 0x0000 and 0x0001 NXM, 0xffff experimenter.
                 class: u16,
                 /// Field number in its class.
                 field: u8,
@@ -116,55 +116,55 @@ fields! {
     InPort16 "in_port" 0x0000:0, 16 in 2;
     /// Metadata handed from table to table.
     Metadata "metadata" 0x8000:2, 64 in 8;
-    /// Tunnel key.
+    /// Tunnel key, for example the VXLAN network identifier.
     TunnelId "tun_id" 0x8000:38, 64 in 8, also 0x0001:16:0;
-    /// Outer IPv4 source.
+    /// Source of the outer IPv4 header; 0 without a tunnel.
     TunIpv4Src "tun_src" 0x0001:31, 32 in 4;
-    /// Outer IPv4 destination.
+    /// Destination of the outer IPv4 header; 0 without a tunnel.
     TunIpv4Dst "tun_dst" 0x0001:32, 32 in 4;
-    /// Outer IPv6 source.
+    /// Source of the outer IPv6 header; 0 without a tunnel.
     TunIpv6Src "tun_ipv6_src" 0x0001:109, 128 in 16;
-    /// Outer IPv6 destination.
+    /// Destination of the outer IPv6 header; 0 without a tunnel.
     TunIpv6Dst "tun_ipv6_dst" 0x0001:110, 128 in 16;
-    /// Tunnel flags.
+    /// Tunnel flags; only bit 0, set for OAM packets, is defined.
     TunFlags "tun_flags" 0x0001:104, 1 in 2;
     /// VXLAN group policy id.
     TunGbpId "tun_gbp_id" 0x0001:38, 16 in 2;
     /// VXLAN group policy flags.
     TunGbpFlags "tun_gbp_flags" 0x0001:39, 8 in 1;
-    /// Skb mark.
+    /// Packet mark of the datapath (Linux `skb->mark`).
     PktMark "pkt_mark" 0x0001:33, 32 in 4;
     /// Hash computed by the datapath.
     DpHash "dp_hash" 0x0001:35, 32 in 4, also 0xffff:0:0x2320;
-    /// Recirculation id.
+    /// Recirculation id of the datapath; 0 in a packet's first pass.
     RecircId "recirc_id" 0x0001:36, 32 in 4;
-    /// Conjunction id.
+    /// Id of a conjunction whose clauses all matched (ovs-actions(7), `conjunction`).
     ConjId "conj_id" 0x0001:37, 32 in 4;
     /// Output port of the action set.
     ActsetOutput "actset_output" 0x8000:43, 32 in 4, also 0xffff:43:0x4f4e_4600;
-    /// Connection tracking state.
+    /// Connection tracking state, one bit each for new, established, related and so on; 0 before `ct`.
     CtState "ct_state" 0x0001:105, 32 in 4;
-    /// Connection tracking zone.
+    /// Zone of the last `ct` action; 0 before it.
     CtZone "ct_zone" 0x0001:106, 16 in 2;
-    /// Connection mark.
+    /// Mark of the connection, set inside a `ct` action.
     CtMark "ct_mark" 0x0001:107, 32 in 4;
-    /// Connection label.
+    /// Label of the connection, set inside a `ct` action.
     CtLabel "ct_label" 0x0001:108, 128 in 16;
-    /// Ethernet destination.
+    /// Destination MAC address; a mask is allowed.
     EthDst "eth_dst" 0x8000:3, 48 in 6, also 0x0000:1:0;
-    /// Ethernet source.
+    /// Source MAC address; a mask is allowed.
     EthSrc "eth_src" 0x8000:4, 48 in 6, also 0x0000:2:0;
     /// Ethernet type, after any VLAN tags.
     EthType "eth_type" 0x8000:5, 16 in 2, also 0x0000:3:0;
     /// VLAN id with bit 0x1000 set when a tag is present; 0 without mask is "no tag".
     VlanVid "vlan_vid" 0x8000:6, 13 in 2;
-    /// VLAN priority.
+    /// Priority of the outer VLAN tag (802.1Q PCP), 0 to 7.
     VlanPcp "vlan_pcp" 0x8000:7, 3 in 1;
     /// Whole 802.1Q tag control information, NXM's older way.
     VlanTci "vlan_tci" 0x0000:4, 16 in 2;
-    /// MPLS label.
+    /// Label of the outermost MPLS header.
     MplsLabel "mpls_label" 0x8000:34, 20 in 4;
-    /// MPLS traffic class.
+    /// Traffic class of the outermost MPLS header, 0 to 7.
     MplsTc "mpls_tc" 0x8000:35, 3 in 1;
     /// MPLS bottom of stack.
     MplsBos "mpls_bos" 0x8000:36, 1 in 1;
@@ -182,39 +182,39 @@ fields! {
     IpTtl "nw_ttl" 0x0001:29, 8 in 1;
     /// Fragment state: bit 0 any fragment, bit 1 not the first.
     IpFrag "ip_frag" 0x0001:26, 2 in 1;
-    /// IPv4 source.
+    /// Source of the IPv4 header; a mask is allowed.
     Ipv4Src "nw_src" 0x8000:11, 32 in 4, also 0x0000:7:0;
-    /// IPv4 destination.
+    /// Destination of the IPv4 header; a mask is allowed.
     Ipv4Dst "nw_dst" 0x8000:12, 32 in 4, also 0x0000:8:0;
-    /// IPv6 source.
+    /// Source of the IPv6 header; a mask is allowed.
     Ipv6Src "ipv6_src" 0x8000:26, 128 in 16, also 0x0001:19:0;
-    /// IPv6 destination.
+    /// Destination of the IPv6 header; a mask is allowed.
     Ipv6Dst "ipv6_dst" 0x8000:27, 128 in 16, also 0x0001:20:0;
-    /// IPv6 flow label.
+    /// Flow label of the IPv6 header (RFC 6437).
     Ipv6Flabel "ipv6_label" 0x8000:28, 20 in 4, also 0x0001:27:0;
     /// IPv6 extension headers present.
     Ipv6Exthdr "ipv6_exthdr" 0x8000:39, 9 in 2;
-    /// TCP source port.
+    /// TCP source port; needs [`Field::IpProto`] 6.
     TcpSrc "tcp_src" 0x8000:13, 16 in 2, also 0x0000:9:0;
-    /// TCP destination port.
+    /// TCP destination port; needs [`Field::IpProto`] 6.
     TcpDst "tcp_dst" 0x8000:14, 16 in 2, also 0x0000:10:0;
     /// TCP flags, bit 0 FIN to bit 11.
     TcpFlags "tcp_flags" 0x0001:34, 12 in 2, also 0x8000:42:0, also 0xffff:42:0x4f4e_4600;
-    /// UDP source port.
+    /// UDP source port; needs [`Field::IpProto`] 17.
     UdpSrc "udp_src" 0x8000:15, 16 in 2, also 0x0000:11:0;
-    /// UDP destination port.
+    /// UDP destination port; needs [`Field::IpProto`] 17.
     UdpDst "udp_dst" 0x8000:16, 16 in 2, also 0x0000:12:0;
-    /// SCTP source port.
+    /// SCTP source port; needs [`Field::IpProto`] 132.
     SctpSrc "sctp_src" 0x8000:17, 16 in 2;
-    /// SCTP destination port.
+    /// SCTP destination port; needs [`Field::IpProto`] 132.
     SctpDst "sctp_dst" 0x8000:18, 16 in 2;
-    /// ICMP type.
+    /// ICMP type; needs [`Field::IpProto`] 1.
     Icmpv4Type "icmp_type" 0x8000:19, 8 in 1, also 0x0000:13:0;
-    /// ICMP code.
+    /// ICMP code; needs [`Field::IpProto`] 1.
     Icmpv4Code "icmp_code" 0x8000:20, 8 in 1, also 0x0000:14:0;
-    /// ICMPv6 type.
+    /// ICMPv6 type; needs [`Field::IpProto`] 58.
     Icmpv6Type "icmpv6_type" 0x8000:29, 8 in 1, also 0x0001:21:0;
-    /// ICMPv6 code.
+    /// ICMPv6 code; needs [`Field::IpProto`] 58.
     Icmpv6Code "icmpv6_code" 0x8000:30, 8 in 1, also 0x0001:22:0;
     /// Neighbour discovery target address.
     NdTarget "nd_target" 0x8000:31, 128 in 16, also 0x0001:23:0;
@@ -222,7 +222,7 @@ fields! {
     NdSll "nd_sll" 0x8000:32, 48 in 6, also 0x0001:24:0;
     /// Target link-layer address of a neighbour advertisement.
     NdTll "nd_tll" 0x8000:33, 48 in 6, also 0x0001:25:0;
-    /// ARP operation.
+    /// ARP operation: 1 request, 2 reply. Open vSwitch matches the lower 8 bits only.
     ArpOp "arp_op" 0x8000:21, 16 in 2, also 0x0000:15:0;
     /// ARP sender protocol address.
     ArpSpa "arp_spa" 0x8000:22, 32 in 4, also 0x0000:16:0;

@@ -8,7 +8,7 @@ use crate::port;
 use crate::version::Version;
 use crate::wire::{Reader, Writer};
 
-/// "No buffered packet".
+/// Buffer id of a flow modification that applies to no buffered packet (OFP_NO_BUFFER).
 pub const NO_BUFFER: u32 = 0xffff_ffff;
 /// The wildcard of table ids, in deletes and requests.
 pub const ALL_TABLES: u8 = 0xff;
@@ -67,7 +67,7 @@ pub struct FlowMod {
     pub cookie_mask: u64,
     /// The table; [`ALL_TABLES`] in deletes.
     pub table_id: u8,
-    /// What to do.
+    /// Whether flows are added, changed or deleted.
     pub command: Command,
     /// Seconds without a packet after which the flow goes, 0 for never.
     pub idle_timeout: u16,
@@ -81,11 +81,11 @@ pub struct FlowMod {
     pub out_port: u32,
     /// Deletes only flows that use this group; [`ANY_GROUP`] deletes all.
     pub out_group: u32,
-    /// Bits of [`flags`].
+    /// Bits of [`flags`] for the flow or the change.
     pub flags: u16,
     /// Flows of lower importance are evicted first.
     pub importance: u16,
-    /// Which packets.
+    /// Packets the flow applies to; in other commands than [`Command::Add`], the flows to change or delete.
     pub match_: Match,
     /// What to do with them; nothing drops them.
     pub instructions: Vec<Instruction>,
@@ -218,27 +218,27 @@ impl RemovedReason {
 /// A flow with [`flags::SEND_FLOW_REM`] went.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FlowRemoved {
-    /// Its cookie.
+    /// Cookie of the removed flow.
     pub cookie: u64,
-    /// Its priority.
+    /// Priority of the removed flow.
     pub priority: u16,
-    /// Why it went.
+    /// Timeout, delete or eviction.
     pub reason: RemovedReason,
-    /// Its table.
+    /// Table the flow was in.
     pub table_id: u8,
     /// Its age in seconds.
     pub duration_sec: u32,
-    /// Nanoseconds beyond `duration_sec`.
+    /// Nanoseconds to add to `duration_sec`.
     pub duration_nsec: u32,
     /// Its idle timeout in seconds.
     pub idle_timeout: u16,
     /// Its hard timeout in seconds.
     pub hard_timeout: u16,
-    /// Packets it matched.
+    /// Packets the flow matched.
     pub packet_count: u64,
     /// Bytes of those packets.
     pub byte_count: u64,
-    /// Its match.
+    /// Match of the removed flow, canonical.
     pub match_: Match,
 }
 

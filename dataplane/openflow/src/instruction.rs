@@ -18,16 +18,16 @@ pub enum Instruction {
     WriteActions(Vec<Action>),
     /// Set bits of the metadata.
     WriteMetadata {
-        /// New bits.
+        /// New values of the bits in `mask`.
         value: u64,
-        /// Which bits.
+        /// Bits that are written; others keep their value.
         mask: u64,
     },
     /// Continue in a later table.
     GotoTable(u8),
     /// An instruction this codec has no name for, sent on as it came.
     Unknown {
-        /// Instruction type.
+        /// Instruction type (OFPIT_*); 0xffff is an experimenter's.
         typ: u16,
         /// What follows type and length.
         bytes: Vec<u8>,

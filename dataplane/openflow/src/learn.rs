@@ -15,7 +15,7 @@ pub struct Learn {
     pub priority: u16,
     /// Cookie of the learned flow.
     pub cookie: u64,
-    /// [`Learn::SEND_FLOW_REM`], [`Learn::DELETE_LEARNED`].
+    /// Bits [`Learn::SEND_FLOW_REM`] and [`Learn::DELETE_LEARNED`], or 0.
     pub flags: u16,
     /// Table of the learned flow.
     pub table_id: u8,
@@ -38,10 +38,10 @@ impl Learn {
 
 /// Bits of a field, counted from its lowest one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the type of `field` says it")]
 pub struct Bits {
-    /// The field.
     pub field: Field,
-    /// Lowest bit.
+    /// Lowest bit, where 0 is the field's least significant.
     pub offset: u16,
 }
 
@@ -64,43 +64,43 @@ pub enum LearnSpec {
     MatchField {
         /// Bits of the packet.
         src: Bits,
-        /// Bits matched.
+        /// Bits the learned flow matches.
         dst: Bits,
-        /// How many.
+        /// Width of both, in bits.
         n_bits: u16,
     },
     /// Match bits of a field against a constant.
     MatchValue {
-        /// The constant, right-aligned.
+        /// The constant, right-aligned in `n_bits`.
         value: u128,
-        /// Bits matched.
+        /// Bits the learned flow matches.
         dst: Bits,
-        /// How many.
+        /// Width of both, in bits.
         n_bits: u16,
     },
     /// Action: load what the packet now has in `src`.
     LoadField {
         /// Bits of the packet.
         src: Bits,
-        /// Bits written.
+        /// Bits the learned flow writes.
         dst: Bits,
-        /// How many.
+        /// Width of both, in bits.
         n_bits: u16,
     },
     /// Action: load a constant.
     LoadValue {
-        /// The constant, right-aligned.
+        /// The constant, right-aligned in `n_bits`.
         value: u128,
-        /// Bits written.
+        /// Bits the learned flow writes.
         dst: Bits,
-        /// How many.
+        /// Width of both, in bits.
         n_bits: u16,
     },
     /// Action: output to the port the packet now has in `src`.
     OutputField {
         /// Bits of the packet.
         src: Bits,
-        /// How many.
+        /// Width of the port number, in bits.
         n_bits: u16,
     },
 }

@@ -77,7 +77,7 @@ impl Match {
             .map(|o| (o.field, o.value, o.mask))
     }
 
-    /// Number of fields.
+    /// Number of matched fields, with those wider than 128 bits.
     pub fn len(&self) -> usize {
         self.raw().count()
     }

@@ -10,49 +10,29 @@ use crate::switch::{AsyncProp, Features, SwitchConfig};
 use crate::version::{HEADER_LEN, Header, Hello, Version};
 use crate::wire::{Reader, Writer};
 
-/// Message types (OFPT_*).
+/// Message types (OFPT_*). [`Message`] has the meaning of each.
+#[allow(missing_docs, reason = "the names are those of the specification")]
 pub mod kind {
-    /// Version negotiation.
     pub const HELLO: u8 = 0;
-    /// A request failed.
     pub const ERROR: u8 = 1;
-    /// Are you there?
     pub const ECHO_REQUEST: u8 = 2;
-    /// Yes.
     pub const ECHO_REPLY: u8 = 3;
-    /// What can you do?
     pub const FEATURES_REQUEST: u8 = 5;
-    /// This.
     pub const FEATURES_REPLY: u8 = 6;
-    /// How are you set?
     pub const GET_CONFIG_REQUEST: u8 = 7;
-    /// So.
     pub const GET_CONFIG_REPLY: u8 = 8;
-    /// Be set so.
     pub const SET_CONFIG: u8 = 9;
-    /// A packet for the controller.
     pub const PACKET_IN: u8 = 10;
-    /// A flow went.
     pub const FLOW_REMOVED: u8 = 11;
-    /// A port came, went or changed.
     pub const PORT_STATUS: u8 = 12;
-    /// Change flows.
     pub const FLOW_MOD: u8 = 14;
-    /// Change a port.
     pub const PORT_MOD: u8 = 16;
-    /// A request answered in parts.
     pub const MULTIPART_REQUEST: u8 = 18;
-    /// A part of the answer.
     pub const MULTIPART_REPLY: u8 = 19;
-    /// Finish everything before this.
     pub const BARRIER_REQUEST: u8 = 20;
-    /// Finished.
     pub const BARRIER_REPLY: u8 = 21;
-    /// Choose unasked messages.
     pub const SET_ASYNC: u8 = 28;
-    /// Open, close, commit or discard a bundle.
     pub const BUNDLE_CONTROL: u8 = 33;
-    /// Add to a bundle.
     pub const BUNDLE_ADD: u8 = 34;
 }
 
@@ -66,23 +46,23 @@ pub enum Message {
     Error(ErrorMsg),
     /// To be answered with the same bytes.
     EchoRequest(Vec<u8>),
-    /// The answer.
+    /// Answers [`Message::EchoRequest`] with its bytes.
     EchoReply(Vec<u8>),
-    /// Asks for [`Message::FeaturesReply`].
+    /// Asks for [`Message::FeaturesReply`]; the first request after the hello.
     FeaturesRequest,
     /// What the switch is and can do.
     FeaturesReply(Features),
-    /// Asks for [`Message::GetConfigReply`].
+    /// Asks for [`Message::GetConfigReply`]; it has no body.
     GetConfigRequest,
-    /// How the switch is set.
+    /// The settings of the switch.
     GetConfigReply(SwitchConfig),
-    /// Sets the switch.
+    /// Replaces the settings of the switch; there is no answer.
     SetConfig(SwitchConfig),
     /// A packet for the controller, left undecoded.
     PacketIn(Vec<u8>),
-    /// A flow went.
+    /// A flow with `SEND_FLOW_REM` expired, was deleted or was evicted.
     FlowRemoved(FlowRemoved),
-    /// A port came, went or changed.
+    /// A port was added, removed or changed.
     PortStatus(PortStatus),
     /// Adds, changes or removes flows.
     FlowMod(FlowMod),
@@ -92,14 +72,14 @@ pub enum Message {
     MultipartRequest(MultipartRequest),
     /// One part of such an answer.
     MultipartReply {
-        /// Whether another part follows.
+        /// Whether another part of the same answer follows.
         more: bool,
-        /// This part.
+        /// Flows, ports or counters, as the request asked.
         body: ReplyBody,
     },
     /// Asks the switch to finish everything before it.
     BarrierRequest,
-    /// It has.
+    /// Everything before the request with this transaction id is done.
     BarrierReply,
     /// Chooses which messages the switch sends unasked.
     SetAsync(Vec<AsyncProp>),
@@ -109,7 +89,7 @@ pub enum Message {
     BundleAdd(BundleAdd),
     /// A message this codec has no name for.
     Unknown {
-        /// Message type.
+        /// Message type (OFPT_*), one not in [`kind`].
         msg_type: u8,
         /// What follows the header.
         body: Vec<u8>,

@@ -21,22 +21,22 @@ mod typ {
 pub enum MultipartRequest {
     /// What the switch is.
     Desc,
-    /// Flows.
+    /// Flows that agree with the filter (OFPMP_FLOW in 1.4, OFPMP_FLOW_DESC in 1.5).
     Flow(FlowStatsRequest),
     /// Counters of the tables.
     Table,
-    /// Ports.
+    /// Descriptions of the ports (OFPMP_PORT_DESC).
     PortDesc {
         /// Only this one, unless [`port::ANY`]. 1.4 can only ask for all.
         port_no: u32,
     },
     /// A request this codec has no name for, sent on as it came.
     Unknown {
-        /// Multipart type.
+        /// Multipart type (OFPMP_*); 0xffff is an experimenter's.
         typ: u16,
-        /// Multipart flags.
+        /// Multipart flags; bit 0 is set when more parts follow.
         flags: u16,
-        /// What follows them.
+        /// What follows type and flags.
         body: Vec<u8>,
     },
 }
@@ -111,13 +111,13 @@ impl MultipartRequest {
 /// What the switch says it is (`ofp_desc`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Desc {
-    /// Manufacturer.
+    /// Manufacturer, for example `Nicira, Inc.`; at most 255 bytes.
     pub mfr: String,
-    /// Hardware.
+    /// Hardware description, for example `Open vSwitch`.
     pub hw: String,
-    /// Software.
+    /// Software version, for example `3.5.0`.
     pub sw: String,
-    /// Serial number.
+    /// Serial number, at most 31 bytes; Open vSwitch sends `None` unless one is set.
     pub serial: String,
     /// Name of the datapath.
     pub dp: String,
@@ -152,15 +152,15 @@ impl Desc {
 pub enum ReplyBody {
     /// What the switch is.
     Desc(Desc),
-    /// Flows.
+    /// Flows that agree with the request's filter.
     Flow(Vec<FlowStats>),
     /// Counters of the tables.
     Table(Vec<TableStats>),
-    /// Ports.
+    /// Descriptions of the ports.
     PortDesc(Vec<PortDesc>),
     /// An answer this codec has no name for.
     Unknown {
-        /// Multipart type.
+        /// Multipart type (OFPMP_*); 0xffff is an experimenter's.
         typ: u16,
         /// What follows type and flags.
         body: Vec<u8>,

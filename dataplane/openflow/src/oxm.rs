@@ -10,9 +10,9 @@ use crate::wire::{Reader, Writer, be_uint};
 /// field, a full mask is `None`, and bits of the value outside the mask are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Oxm {
-    /// The field.
+    /// What is matched or set.
     pub field: Field,
-    /// Its value, right-aligned.
+    /// Value, right-aligned; bits outside the mask are zero.
     pub value: u128,
     /// Bits that count; `None` is all of them.
     pub mask: Option<u128>,

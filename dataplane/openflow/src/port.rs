@@ -36,7 +36,7 @@ pub mod config {
 
 /// Bits of [`PortDesc::state`] (OFPPS_*).
 pub mod state {
-    /// No carrier.
+    /// The port has no carrier.
     pub const LINK_DOWN: u32 = 1 << 0;
     /// Blocked by a protocol such as spanning tree.
     pub const BLOCKED: u32 = 1 << 1;
@@ -70,9 +70,9 @@ const DESC_LEN: usize = 40;
 /// A port of the switch (`ofp_port`, without its properties).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortDesc {
-    /// Port number.
+    /// Number of the port, or [`LOCAL`].
     pub port_no: u32,
-    /// MAC address.
+    /// MAC address of the interface.
     pub hw_addr: [u8; 6],
     /// Name, at most 15 bytes (the switch cuts longer ones); bytes that are not UTF-8 are replaced.
     pub name: String,
@@ -145,7 +145,7 @@ pub(crate) fn put_text(
 /// Changes settings of a port (`ofp_port_mod`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortMod {
-    /// Port number.
+    /// Number of the port to change.
     pub port_no: u32,
     /// Its MAC address, as a check.
     pub hw_addr: [u8; 6],
@@ -193,7 +193,7 @@ pub enum PortReason {
 /// A port came, went or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortStatus {
-    /// What happened.
+    /// Whether the port was added, removed or changed.
     pub reason: PortReason,
     /// The port as it now is, or last was.
     pub port: PortDesc,

@@ -71,9 +71,9 @@ impl FlowStatsRequest {
 /// One flow of the switch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct FlowStats {
-    /// Its table.
+    /// Table the flow is in.
     pub table_id: u8,
-    /// Its priority.
+    /// Priority; the highest of the matching flows wins.
     pub priority: u16,
     /// Its idle timeout in seconds, 0 for none.
     pub idle_timeout: u16,
@@ -81,13 +81,13 @@ pub struct FlowStats {
     pub hard_timeout: u16,
     /// Its flags; compare only those in [`crate::flow_mod::flags::STATE`].
     pub flags: u16,
-    /// Its importance.
+    /// Importance; flows of lower importance are evicted first.
     pub importance: u16,
-    /// Its cookie.
+    /// Cookie the flow was added with.
     pub cookie: u64,
     /// Its age in seconds.
     pub duration_sec: u32,
-    /// Nanoseconds beyond `duration_sec`.
+    /// Nanoseconds to add to `duration_sec`.
     pub duration_nsec: u32,
     /// Seconds since its last packet; 1.5 only.
     pub idle_secs: Option<u32>,
@@ -95,9 +95,9 @@ pub struct FlowStats {
     pub packet_count: u64,
     /// Bytes of those packets; 0 when the switch doesn't know.
     pub byte_count: u64,
-    /// Its match.
+    /// Packets the flow applies to, canonical.
     pub match_: Match,
-    /// Its instructions, canonical.
+    /// Instructions in canonical form, so that they compare with those sent.
     pub instructions: Vec<Instruction>,
 }
 
@@ -219,9 +219,9 @@ impl FlowStats {
 /// Counters of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TableStats {
-    /// The table.
+    /// Number of the table, 0 to 254.
     pub table_id: u8,
-    /// Flows in it.
+    /// Flows in the table at this moment.
     pub active_count: u32,
     /// Packets looked up in it.
     pub lookup_count: u64,

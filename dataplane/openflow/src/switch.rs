@@ -5,23 +5,23 @@ use crate::wire::{Reader, Writer};
 
 /// Bits of [`Features::capabilities`] (OFPC_*).
 pub mod capabilities {
-    /// Flow statistics.
+    /// Keeps counters of flows.
     pub const FLOW_STATS: u32 = 1 << 0;
-    /// Table statistics.
+    /// Keeps counters of tables.
     pub const TABLE_STATS: u32 = 1 << 1;
-    /// Port statistics.
+    /// Keeps counters of ports.
     pub const PORT_STATS: u32 = 1 << 2;
-    /// Group statistics.
+    /// Keeps counters of groups.
     pub const GROUP_STATS: u32 = 1 << 3;
     /// Can reassemble IP fragments.
     pub const IP_REASM: u32 = 1 << 5;
-    /// Queue statistics.
+    /// Keeps counters of queues.
     pub const QUEUE_STATS: u32 = 1 << 6;
-    /// Blocks looping ports.
+    /// Blocks ports that form a loop, for example by spanning tree.
     pub const PORT_BLOCKED: u32 = 1 << 8;
-    /// Bundles.
+    /// Takes bundles, see [`crate::bundle`].
     pub const BUNDLES: u32 = 1 << 9;
-    /// Flow monitoring.
+    /// Can report changes of flows to a monitor.
     pub const FLOW_MONITORING: u32 = 1 << 10;
 }
 
@@ -32,11 +32,11 @@ pub struct Features {
     pub datapath_id: u64,
     /// Packets the switch can buffer.
     pub n_buffers: u32,
-    /// Number of tables.
+    /// Number of tables, at most 255.
     pub n_tables: u8,
     /// 0 on the main connection.
     pub auxiliary_id: u8,
-    /// Bits of [`capabilities`].
+    /// Bits of [`capabilities`] the switch has.
     pub capabilities: u32,
 }
 
@@ -71,9 +71,9 @@ pub enum Fragments {
     /// Later fragments are matched with ports of zero.
     #[default]
     Normal,
-    /// Dropped.
+    /// Fragments are dropped at the ingress.
     Drop,
-    /// Put together first.
+    /// Fragments are reassembled before the tables.
     Reassemble,
     /// As `Normal`, except that first fragments show their ports (Open vSwitch's OFPC_FRAG_NX_MATCH).
     NxMatch,
@@ -115,17 +115,17 @@ impl SwitchConfig {
 
 /// Kinds of [`AsyncProp`] (OFPACPT_*): even ones for a controller in the slave role, odd ones for master and equal.
 pub mod async_kind {
-    /// Packet-ins, slave.
+    /// Reasons for packet-ins in the slave role.
     pub const PACKET_IN_SLAVE: u16 = 0;
-    /// Packet-ins, master or equal.
+    /// Reasons for packet-ins as master or equal.
     pub const PACKET_IN_MASTER: u16 = 1;
-    /// Port status, slave.
+    /// Reasons for port status in the slave role.
     pub const PORT_STATUS_SLAVE: u16 = 2;
-    /// Port status, master or equal.
+    /// Reasons for port status as master or equal.
     pub const PORT_STATUS_MASTER: u16 = 3;
-    /// Flow removed, slave.
+    /// Reasons for flow removals in the slave role.
     pub const FLOW_REMOVED_SLAVE: u16 = 4;
-    /// Flow removed, master or equal.
+    /// Reasons for flow removals as master or equal.
     pub const FLOW_REMOVED_MASTER: u16 = 5;
 }
 

@@ -17,7 +17,7 @@ impl Version {
     /// Both versions as a bitmap: bit *n* stands for wire version *n*.
     pub const BOTH: u32 = Version::V1_4.bit() | Version::V1_5.bit();
 
-    /// The version byte.
+    /// The byte that starts every message of this version.
     pub const fn wire(self) -> u8 {
         match self {
             Version::V1_4 => 0x05,

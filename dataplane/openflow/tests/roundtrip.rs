@@ -415,7 +415,7 @@ fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// Decoding gives a value or an error; a value can be told again, and is then understood the same.
+/// Decoding gives a value or an error; a value that is encoded again decodes to the same value.
 fn check(frame: &[u8]) -> Result<(), TestCaseError> {
     let _ = frame_len(frame);
     let Ok((header, message)) = decode(frame) else {

@@ -55,7 +55,7 @@ fn row(match_: Match, instructions: Vec<Instruction>) -> FlowMod {
     }
 }
 
-/// The row whose mask has a hole: told in 1.5, a switch reports it in 1.4 as one load for each run of bits.
+/// The row whose mask has a hole: sent in 1.5, a switch reports it in 1.4 as one load for each run of bits.
 pub const SCATTERED: &str = "set a scattered mask";
 
 /// Named flow-mods, each with a cookie of its own.
