@@ -17,7 +17,7 @@ pub struct Burst<const N: usize = 32> {
 }
 
 impl<const N: usize> Burst<N> {
-    /// An empty one.
+    /// A burst without packets; nothing is allocated.
     #[must_use]
     pub const fn new() -> Self {
         Self {

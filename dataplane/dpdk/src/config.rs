@@ -55,9 +55,9 @@ impl PortConfig {
 /// What a port got, after the limits of its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
-    /// Receive queues.
+    /// Receive queues, at most [`PortConfig::rx_queues`].
     pub rx_queues: u16,
-    /// Send queues.
+    /// Send queues, at most [`PortConfig::tx_queues`].
     pub tx_queues: u16,
     /// Descriptors of each receive queue.
     pub rx_descriptors: u16,
@@ -101,7 +101,7 @@ pub enum ConfigureError {
         port: String,
         /// What it did not do.
         step: &'static str,
-        /// The cause.
+        /// What DPDK returned for that step.
         #[source]
         errno: Errno,
     },
@@ -190,7 +190,7 @@ fn within(count: u16, limits: &DescriptorLimits) -> u16 {
     whole.min(most - most % limits.step).max(least)
 }
 
-/// How DPDK is told.
+/// The configuration in DPDK's structures.
 fn conf(core: &Core, config: &PortConfig, wanted: &Granted) -> Result<sys::rte_eth_conf, ConfigureError> {
     let raw = raw_info(core.port).map_err(failed(core, "the device does not report its capabilities"))?;
     // SAFETY: the struct is numbers and pointers, for which zero is a value, and the one that means "as usual".
@@ -279,7 +279,7 @@ fn promiscuous(core: &Core, wanted: bool) -> Result<bool, ConfigureError> {
     Ok(unsafe { sys::rte_eth_promiscuous_get(core.port) } == 1)
 }
 
-/// Whether the driver does it at all; that it does not is no error, but the caller is told what became of it.
+/// Whether the driver supports it. A driver that does not is no error; the result reports what is in force.
 fn supported(result: Result<i32, Errno>) -> Result<bool, Errno> {
     match result {
         Ok(_) => Ok(true),

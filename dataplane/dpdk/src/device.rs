@@ -33,10 +33,10 @@ pub enum ProbeError {
         name: String,
         /// The Debian package to install.
         package: String,
-        /// What DPDK logged.
+        /// What DPDK logged while it probed.
         said: Vec<String>,
     },
-    /// A PCI device, and DPDK was told to leave those alone.
+    /// A PCI device, and DPDK was initialised without PCI.
     #[error("{0} is a PCI device, and DPDK was initialised without PCI (no_pci)")]
     PciIsOff(String),
     /// No PCI device has that address.
@@ -50,7 +50,7 @@ pub enum ProbeError {
     KernelHasIt {
         /// Address of the device.
         address: String,
-        /// The kernel's driver.
+        /// Name of the kernel's driver, for example `ixgbe`.
         driver: String,
     },
     /// No driver of the kernel has the PCI device, so that none hands it over.
@@ -63,10 +63,10 @@ pub enum ProbeError {
     Refused {
         /// Name of the device.
         name: String,
-        /// The errno.
+        /// What the probe returned.
         #[source]
         errno: Errno,
-        /// What DPDK logged.
+        /// What DPDK logged while it probed.
         said: Vec<String>,
     },
     /// The driver took the device and made no Ethernet port of it.
@@ -220,7 +220,7 @@ impl Drop for Attached {
     }
 }
 
-/// The name that DPDK will give to what `devargs` describes; errors that can be told before it is asked.
+/// The name that DPDK will give to the device of `devargs`; errors that are known without DPDK.
 fn name_of(eal: &Eal, devargs: &str) -> Result<String, ProbeError> {
     let first = devargs.split(',').next().unwrap_or_default();
     if first.is_empty() {

@@ -33,10 +33,10 @@ pub enum EalError {
     /// EAL gave an error.
     #[error("DPDK did not initialise{}", log::said(said))]
     Init {
-        /// Its errno.
+        /// What `rte_eal_init` left in DPDK's errno.
         #[source]
         errno: Errno,
-        /// What it logged.
+        /// What DPDK logged meanwhile.
         said: Vec<String>,
     },
 }
@@ -121,7 +121,7 @@ impl Eal {
         self.shared.no_pci
     }
 
-    /// The pools nobody owns any longer, and how many threads have caches.
+    /// Pools without an owner, and the number of threads that have caches.
     pub(crate) fn pools(&self) -> MutexGuard<'_, Pools> {
         lock(&self.shared.pools)
     }

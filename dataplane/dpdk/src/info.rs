@@ -7,7 +7,7 @@ use std::fmt;
 use std::mem::zeroed;
 use std::ops::RangeInclusive;
 
-/// An Ethernet address.
+/// An Ethernet address, in the order of its bytes on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddress(pub [u8; 6]);
 
@@ -40,9 +40,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// DPDK's driver: `net_tap`, `net_ixgbe`.
     pub driver: String,
-    /// Most receive queues.
+    /// Largest number of receive queues; 0 when it only sends.
     pub max_rx_queues: u16,
-    /// Most send queues.
+    /// Largest number of send queues; 0 when it only receives.
     pub max_tx_queues: u16,
     /// Descriptors of a receive queue.
     pub rx_descriptors: DescriptorLimits,
@@ -50,7 +50,7 @@ pub struct DeviceInfo {
     pub tx_descriptors: DescriptorLimits,
     /// Bytes of an Ethernet payload, smallest and largest limit that can be set.
     pub mtu: RangeInclusive<u16>,
-    /// Its address.
+    /// Ethernet address before configuration.
     pub mac: MacAddress,
     /// NUMA node that it is at; `None` when that does not matter.
     pub numa_node: Option<u32>,

@@ -41,11 +41,11 @@ pub enum InterfaceError {
     /// A step that the kernel refused.
     #[error("interface {name}: cannot {what}; root or CAP_NET_RAW and CAP_NET_ADMIN are needed")]
     Refused {
-        /// The interface.
+        /// Name of the interface.
         name: String,
-        /// What was tried.
+        /// The step, after "cannot": for example `open a packet socket`.
         what: &'static str,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -72,7 +72,7 @@ pub struct InterfaceLoss {
     pub unbuffered: u64,
 }
 
-/// An interface.
+/// An interface of the kernel, used through packet sockets with one receiver.
 #[derive(Debug)]
 pub struct Interface {
     name: String,
@@ -166,7 +166,7 @@ impl Interface {
         Ok((interface, receiver, senders))
     }
 
-    /// Its name.
+    /// Name of the interface.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -12,16 +12,16 @@ thread_local! {
 /// From which severity on DPDK logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogLevel {
-    /// Errors.
+    /// Errors and nothing else.
     Error,
-    /// Errors and warnings.
+    /// Errors and warnings, the default.
     #[default]
     Warning,
     /// And what is normal but matters.
     Notice,
     /// And what is going on.
     Info,
-    /// Everything.
+    /// Everything, also what helps only who develops drivers.
     Debug,
 }
 
@@ -81,7 +81,7 @@ unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: us
     sys::__ssize_t::try_from(length).unwrap_or(-1)
 }
 
-/// For [`listening`]. A thread that ends no longer has the variable, and nobody listens there.
+/// For [`listening`]. A thread that ends no longer has the variable, and its lines are not kept.
 fn keep(line: &str) {
     let kept = HEARD.try_with(|heard| {
         if let Ok(mut heard) = heard.try_borrow_mut()

@@ -28,7 +28,7 @@ pub enum MbufError {
     NoRoom {
         /// Bytes to be added.
         needed: usize,
-        /// Bytes free.
+        /// Bytes that would fit.
         room: usize,
     },
     /// More bytes shall go than there are in that segment.
@@ -36,7 +36,7 @@ pub enum MbufError {
     TooShort {
         /// Bytes to be removed.
         wanted: usize,
-        /// Bytes there are.
+        /// Bytes in the segment.
         length: usize,
     },
     /// The packet spreads over several buffers.
@@ -194,7 +194,7 @@ impl Mbuf {
         std::iter::successors(Some(self.first()), |segment| segment.next()).map(Segment::bytes)
     }
 
-    /// All bytes, copied.
+    /// A copy of all bytes, of every segment.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len());
@@ -211,7 +211,7 @@ impl Mbuf {
         self.first().get(sys::PC_MBUF_PORT)
     }
 
-    /// Whether nobody else has the bytes, so that they can be written.
+    /// Whether no other packet shares the bytes, so that they can be written.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         std::iter::successors(Some(self.first()), |segment| segment.next()).all(Segment::is_ours)

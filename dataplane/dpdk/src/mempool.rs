@@ -35,7 +35,7 @@ pub enum PoolError {
         name: String,
         /// What was asked for.
         cache: u32,
-        /// What is possible.
+        /// Largest cache that this pool can have, in packets.
         most: u32,
     },
     /// Buffer and headroom together have 16 bits.
@@ -45,7 +45,7 @@ pub enum PoolError {
         name: String,
         /// What was asked for.
         data_room: u16,
-        /// What is possible.
+        /// Largest number of bytes, [`u16::MAX`] less the headroom.
         most: u16,
     },
     /// DPDK gave an error.
@@ -55,13 +55,13 @@ pub enum PoolError {
     Create {
         /// Name of the pool.
         name: String,
-        /// Packets.
+        /// Packet buffers asked for.
         count: u32,
         /// Bytes for the data of each.
         data_room: u16,
         /// Memory needed, in MiB.
         megabytes: u64,
-        /// The cause.
+        /// What DPDK returned; most often it is out of memory.
         #[source]
         errno: Errno,
     },
@@ -146,13 +146,13 @@ impl Mempool {
         })
     }
 
-    /// Its name.
+    /// Name of the pool, as in errors.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// Packets in all.
+    /// Packet buffers in all, free or in use.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.shared.raw.measures.count
@@ -164,7 +164,7 @@ impl Mempool {
         self.shared.raw.available()
     }
 
-    /// Packets in use: in a queue, in a device, or in somebody's hands. An estimate while others use the pool.
+    /// Packets in use: in a queue, in a device, or held by the program. An estimate while others use the pool.
     #[must_use]
     pub fn in_use(&self) -> u32 {
         self.capacity() - self.available()

@@ -78,7 +78,7 @@ pub struct Port<S: State> {
 /// A port that moves packets, and its queues.
 #[derive(Debug)]
 pub struct Running {
-    /// The port.
+    /// The started port: counters, link and flow rules.
     pub port: Port<Started>,
     /// Its receive queues, in order.
     pub rx: Vec<RxQueue>,
@@ -94,7 +94,7 @@ pub struct PortError {
     pub port: String,
     /// What it does not do.
     pub step: &'static str,
-    /// The cause.
+    /// What DPDK returned for that step.
     #[source]
     pub errno: Errno,
 }
@@ -103,7 +103,7 @@ pub struct PortError {
 #[derive(Debug, Error)]
 #[error("port {} is in use: a queue or flow rule of it is still there", port.name())]
 pub struct StillInUse {
-    /// The port.
+    /// The port that still runs.
     pub port: Port<Started>,
 }
 

@@ -21,7 +21,7 @@ type OneThread = PhantomData<Cell<()>>;
 pub struct RingError {
     /// What was asked for.
     pub size: u32,
-    /// The cause.
+    /// What DPDK returned: out of memory, or a size that is no power of two.
     #[source]
     pub errno: Errno,
 }

@@ -6,17 +6,14 @@ use std::ffi::CStr;
 use std::mem::zeroed;
 
 /// What every port counts.
+#[allow(missing_docs, reason = "the names of packets and bytes say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Packets received.
     pub rx_packets: u64,
-    /// Packets sent.
     pub tx_packets: u64,
-    /// Bytes received.
     pub rx_bytes: u64,
-    /// Bytes sent.
     pub tx_bytes: u64,
-    /// Packets that the device dropped as nobody took them in time.
+    /// Packets that the device dropped because they were not received in time.
     pub rx_missed: u64,
     /// Packets that arrived broken.
     pub rx_errors: u64,

@@ -18,7 +18,7 @@ pub enum WorkerError {
     Thread {
         /// Name of the worker.
         name: String,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -29,9 +29,9 @@ pub enum WorkerError {
     Pin {
         /// Name of the worker.
         name: String,
-        /// The CPU.
+        /// Number of the CPU asked for.
         core: usize,
-        /// The cause.
+        /// The error of `sched_setaffinity`.
         #[source]
         source: io::Error,
     },
@@ -40,7 +40,7 @@ pub enum WorkerError {
     Register {
         /// Name of the worker.
         name: String,
-        /// The cause.
+        /// What DPDK returned for the registration.
         #[source]
         errno: Errno,
     },
@@ -52,7 +52,7 @@ pub enum WorkerError {
 pub struct WorkerPanic {
     /// Name of the worker.
     pub name: String,
-    /// What it said.
+    /// Text of the panic, or a placeholder for a payload that is no text.
     pub message: String,
 }
 
@@ -105,7 +105,7 @@ impl Eal {
 }
 
 impl<T> Worker<T> {
-    /// Its name.
+    /// Name of the worker and its thread.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -5,7 +5,7 @@ use portcullis_dpdk_sys as sys;
 /// What happens to a packet that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is dropped.
+    /// The packet is dropped by the device, without reaching a queue.
     Drop,
     /// It goes to this receive queue of the port.
     Queue(u16),

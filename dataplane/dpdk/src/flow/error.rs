@@ -15,13 +15,13 @@ pub enum FlowErrorKind {
     Unspecified,
     /// The rule itself, which is no longer there.
     Handle,
-    /// The group.
+    /// The group: most devices have only group 0.
     Group,
-    /// The priority.
+    /// The priority: 0 is the highest, and the lowest depends on the driver.
     Priority,
-    /// The direction.
+    /// The direction; most devices have only ingress.
     Direction,
-    /// The attributes together.
+    /// Group, priority and direction together.
     Attributes,
     /// The number of headers.
     PatternLength,
@@ -29,15 +29,15 @@ pub enum FlowErrorKind {
     ItemValue,
     /// The end of a range to match.
     ItemRange,
-    /// A mask.
+    /// A mask, where the device matches whole fields only.
     ItemMask,
-    /// A header.
+    /// A header, or its place in the pattern.
     Item,
     /// The number of actions.
     ActionCount,
     /// The argument of an action.
     ActionArgument,
-    /// An action.
+    /// An action, or its place among the others.
     Action,
     /// The state of the device.
     State,
@@ -48,20 +48,20 @@ pub enum FlowErrorKind {
 /// The part of the rule that a driver points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowCause {
-    /// The attributes.
+    /// Group, priority or direction.
     Attributes,
     /// One header of the pattern.
     Item {
-        /// Which, from 0.
+        /// Place in the pattern, from 0.
         index: usize,
-        /// Its name.
+        /// Name of the header, as in DPDK's documentation.
         name: &'static str,
     },
-    /// One action.
+    /// One of the actions.
     Action {
-        /// Which, from 0.
+        /// Place in the list of actions, from 0.
         index: usize,
-        /// Its name.
+        /// Name, as of [`Action::name`](super::Action::name).
         name: &'static str,
     },
 }
@@ -80,7 +80,7 @@ pub struct FlowError {
     pub cause: Option<FlowCause>,
     /// What it says, in its own words.
     pub message: Option<String>,
-    /// Its errno.
+    /// What the call returned, or DPDK's errno.
     #[source]
     pub errno: Errno,
 }

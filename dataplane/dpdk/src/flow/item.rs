@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// [`Default`]: none count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Masked<T> {
-    /// The value.
+    /// Bits outside the mask do not matter.
     pub value: T,
     /// The bits that count.
     pub mask: T,
@@ -16,9 +16,9 @@ pub struct Masked<T> {
 
 /// A field of a header.
 pub trait Field: sealed::Sealed + Copy {
-    /// All ones.
+    /// The mask of an exact match.
     const ALL: Self;
-    /// All zeros.
+    /// The mask that matches anything.
     const NONE: Self;
     /// Puts it at the start of `place`, as on the wire.
     fn put(self, place: &mut [u8]);
@@ -26,7 +26,7 @@ pub trait Field: sealed::Sealed + Copy {
 
 /// A field of which often only the first bits count.
 pub trait Address: Field {
-    /// That many ones, then zeros; all ones when it has not so many.
+    /// `length` ones, then zeros; all ones when the field is shorter.
     fn ones(length: u8) -> Self;
 }
 
@@ -87,7 +87,7 @@ impl Address for Ipv6Addr {
 }
 
 impl<T: Field> Masked<T> {
-    /// All bits count.
+    /// Matches this value alone.
     #[must_use]
     pub fn exact(value: T) -> Self {
         Self { value, mask: T::ALL }
@@ -114,18 +114,17 @@ impl<T: Field> Default for Masked<T> {
     }
 }
 
-/// Ethernet.
+/// Ethernet header; the default matches any.
+#[allow(missing_docs, reason = "`src` and `dst` are the addresses of the header")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Eth {
-    /// Destination.
     pub dst: Masked<MacAddress>,
-    /// Source.
     pub src: Masked<MacAddress>,
     /// Ethertype; with VLAN tags, that of the outermost.
     pub ether_type: Masked<u16>,
 }
 
-/// A VLAN tag.
+/// VLAN tag (802.1Q), behind Ethernet or another tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Vlan {
     /// Priority, DEI and, in the lower 12 bits, the VLAN.
@@ -134,68 +133,58 @@ pub struct Vlan {
     pub inner_type: Masked<u16>,
 }
 
-/// IPv4.
+/// IPv4 header; options are not matched.
+#[allow(missing_docs, reason = "`src` and `dst` are the addresses of the header")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ipv4 {
-    /// Source.
     pub src: Masked<Ipv4Addr>,
-    /// Destination.
     pub dst: Masked<Ipv4Addr>,
     /// Protocol of what follows.
     pub protocol: Masked<u8>,
-    /// DSCP and ECN.
+    /// DSCP in the upper six bits, ECN in the lower two.
     pub tos: Masked<u8>,
     /// Flags and offset of fragments: with mask `0x3fff`, value 0 is what is not a fragment.
     pub fragment: Masked<u16>,
 }
 
-/// IPv6.
+/// IPv6 header; what follows it is matched by the next item.
+#[allow(missing_docs, reason = "`src` and `dst` are the addresses of the header")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ipv6 {
-    /// Source.
     pub src: Masked<Ipv6Addr>,
-    /// Destination.
     pub dst: Masked<Ipv6Addr>,
     /// Protocol of what follows.
     pub next_header: Masked<u8>,
 }
 
-/// TCP.
+/// TCP header; options are not matched.
+#[allow(missing_docs, reason = "`src` and `dst` are the ports of the header")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tcp {
-    /// Source port.
     pub src: Masked<u16>,
-    /// Destination port.
     pub dst: Masked<u16>,
     /// Flags, from CWR (0x80) to FIN (0x01).
     pub flags: Masked<u8>,
 }
 
 /// Ports of UDP or SCTP.
+#[allow(missing_docs, reason = "`src` and `dst` are the ports of the header")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ports {
-    /// Source port.
     pub src: Masked<u16>,
-    /// Destination port.
     pub dst: Masked<u16>,
 }
 
 /// One header in a pattern. What is not said matches anything.
+#[allow(missing_docs, reason = "the names are those of the headers")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
-    /// Ethernet.
     Eth(Eth),
-    /// A VLAN tag.
     Vlan(Vlan),
-    /// IPv4.
     Ipv4(Ipv4),
-    /// IPv6.
     Ipv6(Ipv6),
-    /// TCP.
     Tcp(Tcp),
-    /// UDP.
     Udp(Ports),
-    /// SCTP.
     Sctp(Ports),
 }
 
