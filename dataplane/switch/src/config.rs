@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::ports::{PortError, PortSpec};
 
-/// As it is written.
+/// The TOML file as it is written.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -23,7 +23,7 @@ struct Raw {
     mtu: Option<u16>,
 }
 
-/// What the command line says; what it does not is from the file, or the default.
+/// Settings of the command line; a setting that is absent is taken from the file or is the default.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "they are the fields of `Config`")]
 pub struct Overrides {
@@ -39,86 +39,73 @@ pub struct Overrides {
     pub mtu: Option<u16>,
 }
 
-/// Whether the worker that takes frames from a port's one queue deals them out to all workers, by flow.
+/// Whether a worker passes frames of a port with one receive queue on to all workers, by flow (software RSS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Spread {
-    /// When there are more workers than receive queues, so that some would have nothing to do.
+    /// When there are more workers than receive queues, so that some workers would be idle.
     #[default]
     Auto,
-    /// Of every port with one queue, when there are several workers.
+    /// For every port with one queue, when there are several workers.
     On,
-    /// Never: a queue is one worker's.
+    /// Never: each queue belongs to one worker.
     Off,
 }
 
 /// Where the P4Runtime server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// A Unix socket.
+    /// Path of a Unix socket.
     Unix(PathBuf),
-    /// An address of this machine's own.
+    /// An address and port of this machine.
     Tcp(std::net::SocketAddr),
 }
 
-/// A switch.
+/// Settings of a switch, from the command line and the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Its ports; at least one.
+    /// Ports of the switch; at least one.
     pub ports: Vec<PortSpec>,
-    /// Where it is told what to do.
+    /// Where the P4Runtime server listens for controllers.
     pub listen: Listen,
-    /// Its id in P4Runtime.
+    /// Device id in P4Runtime.
     pub device_id: u64,
-    /// Cores, each for a worker; empty: one worker, anywhere.
+    /// CPU cores, one worker on each; when empty, one worker on any core.
     pub cores: Vec<usize>,
-    /// Whether frames of a port with one queue are spread over workers.
+    /// Whether frames of a port with one queue are spread over the workers.
     pub spread: Spread,
-    /// Workers never rest.
+    /// Workers poll without sleeping, each of its core at 100 %.
     pub busy: bool,
-    /// Memory in huge pages.
+    /// Keep DPDK's memory in huge pages, which network cards need.
     pub hugepages: bool,
-    /// Memory, in MiB.
+    /// DPDK's memory, in MiB.
     pub memory_mb: u32,
-    /// Packet buffers.
+    /// Packet buffers, shared by all ports.
     pub mbufs: u32,
-    /// Of every port, when it is to be changed.
+    /// MTU of every port in bytes; absent leaves each port's own.
     pub mtu: Option<u16>,
 }
 
-/// Where the server listens without being told.
+/// Where the P4Runtime server listens unless `grpc` is set.
 pub const DEFAULT_GRPC: &str = "unix:/run/portcullis-switch/p4runtime.sock";
 
-/// Why there is no switch to make.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not as it should be.
+    Read { path: PathBuf, source: std::io::Error },
+    /// The file is not TOML, or has a wrong setting.
     #[error("{path}: {source}")]
     Parse {
-        /// The file.
         path: PathBuf,
-        /// Where and why.
         source: Box<toml::de::Error>,
     },
-    /// A port.
     #[error(transparent)]
     Port(#[from] PortError),
-    /// Something else.
+    /// A setting with a value that cannot be used.
     #[error("{field}: {why}")]
-    Field {
-        /// Its name.
-        field: &'static str,
-        /// What is wrong.
-        why: String,
-    },
+    Field { field: &'static str, why: String },
 }
 
 fn field<T>(field: &'static str, why: impl Into<String>) -> Result<T, ConfigError> {
@@ -128,7 +115,7 @@ fn field<T>(field: &'static str, why: impl Into<String>) -> Result<T, ConfigErro
     })
 }
 
-/// Reads a file and takes what the command line says over it.
+/// Reads a file; settings of the command line take precedence.
 pub fn load(path: Option<&Path>, over: Overrides) -> Result<Config, ConfigError> {
     let raw = match path {
         None => Raw::default(),

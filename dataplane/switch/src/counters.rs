@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_fastpath::{DropReason, PORTS, Tally};
 
-/// Counters of rows that a switch has room for.
+/// Number of row counters of a switch.
 pub const SLOTS: usize = (1 << 20) + (1 << 17);
 const REASONS: usize = DropReason::ALL.len();
 
-/// Packets and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// Packets.
     pub packets: u64,
     /// Bytes, from the destination MAC to the end of the frame without its checksum.
     pub bytes: u64,
@@ -45,20 +43,20 @@ pub struct Counters {
     ports: Box<[PortCells]>,
 }
 
-/// What a port did.
+/// Counters of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortCount {
-    /// Taken from the device.
+    /// Frames taken from the device.
     pub received: Count,
-    /// Given to the device.
+    /// Frames given to the device.
     pub sent: Count,
     /// Copies that the device had no room for.
     pub unsent: u64,
-    /// Copies that were longer than the device sends.
+    /// Copies that are longer than the port's MTU allows.
     pub too_long: u64,
-    /// Frames that came in here, and that the worker of their flow had no room for.
+    /// Frames received here that the worker of their flow had no room for.
     pub crowded: u64,
-    /// Frames that came in here and went nowhere, by [`DropReason::ALL`]; for a flood, copies.
+    /// Frames received here and dropped, by [`DropReason::ALL`]; of a flood, copies.
     pub drops: [u64; REASONS],
 }
 
@@ -67,7 +65,6 @@ fn more(cell: &AtomicU64, by: u64) {
 }
 
 impl Counters {
-    /// Counters at 0.
     pub fn new() -> Arc<Counters> {
         Arc::new(Counters {
             rows: (0..SLOTS).map(|_| Pair::default()).collect(),
@@ -75,7 +72,7 @@ impl Counters {
         })
     }
 
-    /// Frames were taken from a port.
+    /// Counts frames that a port received.
     pub fn received(&self, port: u16, packets: u64, bytes: u64) {
         if let Some(cells) = self.ports.get(usize::from(port)) {
             more(&cells.received.packets, packets);
@@ -83,7 +80,7 @@ impl Counters {
         }
     }
 
-    /// Copies were given to a port.
+    /// Counts copies that a port sent.
     pub fn sent(&self, port: u16, packets: u64, bytes: u64) {
         if let Some(cells) = self.ports.get(usize::from(port)) {
             more(&cells.sent.packets, packets);
@@ -91,21 +88,21 @@ impl Counters {
         }
     }
 
-    /// A port had no room for copies.
+    /// Counts copies that a port had no room for.
     pub fn unsent(&self, port: u16, packets: u64) {
         if let Some(cells) = self.ports.get(usize::from(port)) {
             more(&cells.unsent, packets);
         }
     }
 
-    /// A copy was longer than a port sends.
+    /// Counts a copy that is longer than a port sends.
     pub fn too_long(&self, port: u16) {
         if let Some(cells) = self.ports.get(usize::from(port)) {
             more(&cells.too_long, 1);
         }
     }
 
-    /// Frames were taken from a port for a worker that had no room for them.
+    /// Counts frames of a port whose worker had no room for them.
     pub fn crowded(&self, port: u16, packets: u64, bytes: u64) {
         self.received(port, packets, bytes);
         if let Some(cells) = self.ports.get(usize::from(port)) {
@@ -123,7 +120,7 @@ impl Counters {
     }
 }
 
-/// Writes to a worker's counters.
+/// The counters as the fast path writes them.
 #[derive(Debug)]
 pub struct Book<'a>(pub &'a Counters);
 
@@ -151,12 +148,11 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Of these workers.
     pub fn new(workers: Vec<Arc<Counters>>) -> Sums {
         Sums { workers }
     }
 
-    /// What a row's counter says.
+    /// Hits of one row: the sum over all workers.
     pub fn row(&self, slot: u32) -> Count {
         self.workers.iter().fold(Count::default(), |sum, worker| {
             let count = worker.row(slot);
@@ -167,7 +163,7 @@ impl Sums {
         })
     }
 
-    /// What a port did.
+    /// Counters of one port: the sum over all workers.
     pub fn port(&self, port: u16) -> PortCount {
         let mut sum = PortCount::default();
         for cells in self.workers.iter().filter_map(|w| w.ports.get(usize::from(port))) {

@@ -9,10 +9,10 @@ use portcullis_fastpath::flow;
 use crate::counters::Counters;
 use crate::worker::BURST;
 
-/// Frames that wait for one worker: some milliseconds of a port at its full rate.
+/// Frames that wait for one worker: some milliseconds of traffic at a port's full rate.
 pub const ROOM: u32 = 2048;
 
-/// Where frames of a port come in.
+/// Where frames of a port are received.
 pub enum Queue {
     /// A receive queue of a device.
     Device(RxQueue),
@@ -30,26 +30,26 @@ impl Queue {
     }
 }
 
-/// Where a worker takes frames of a port from.
+/// Where a worker receives frames of a port.
 pub enum Source {
-    /// All of a queue.
+    /// A whole receive queue.
     Queue(Queue),
-    /// A queue whose frames it deals out, and its own part of them.
+    /// A receive queue whose frames are spread over the workers, and this worker's share of them.
     Dealt(Box<FlowDistributor>),
-    /// Its part of another worker's queue.
+    /// This worker's share of another worker's queue.
     Ring(RingReceiver),
 }
 
-/// Deals out what comes from a queue.
+/// Spreads the frames of one queue over the workers, by flow.
 pub struct FlowDistributor {
     queue: Queue,
     hands: Vec<Hand>,
-    /// What comes in at once.
+    /// The burst as received.
     taken: Burst<BURST>,
 }
 
 struct Hand {
-    /// None: it is the distributor's own.
+    /// Ring to the worker; none for the worker that distributes.
     ring: Option<RingSender>,
     burst: Burst<BURST>,
 }

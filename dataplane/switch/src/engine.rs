@@ -14,28 +14,29 @@ use crate::hub::Hub;
 use crate::program::Program;
 use crate::store::{Moment, Store};
 
-/// How long workers may take to notice new tables. They look before every burst.
+/// Longest wait for workers to take up new tables. They look before every burst.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// They rest for some tens of microseconds at most; what takes longer is looked for by the timer, each millisecond.
+/// How long workers are polled without a pause: idle ones sleep for some tens of microseconds. After that they are
+/// polled each millisecond.
 const KEEN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 struct State {
-    /// Tables of before any program, or none when a store has them.
+    /// Tables from before the first program; none once a store owns them.
     empty: Option<Tables>,
     store: Option<Store>,
     config: Option<v1::ForwardingPipelineConfig>,
     saved: Option<Saved>,
 }
 
-/// A program that is kept for a commit, and what was written since.
+/// A program saved for a commit, and what was written since.
 #[derive(Debug)]
 struct Saved {
     store: Store,
     config: v1::ForwardingPipelineConfig,
 }
 
-/// What the server changes and reads.
+/// Pipeline, tables and groups of a switch, as the server changes and reads them.
 #[derive(Debug)]
 pub struct Engine {
     state: Mutex<State>,
@@ -44,23 +45,23 @@ pub struct Engine {
     begun: Instant,
 }
 
-/// What to do with a program.
+/// Actions of `SetForwardingPipelineConfig` (P4Runtime 1.6.0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetProgram {
-    /// Only say whether it could be run.
+    /// Checks whether the program could run.
     Verify,
-    /// Keep it for [`SetProgram::Commit`]; what is written and read until then is of its tables.
+    /// Keeps the program for [`SetProgram::Commit`]; reads and writes are about its tables from now on.
     Save,
-    /// Run it with empty tables.
+    /// Runs the program with empty tables.
     Replace,
-    /// Run it, and keep what is in the tables.
+    /// Runs the program and keeps the entries.
     Reconcile,
-    /// Run what was saved, with what was written since.
+    /// Runs the saved program with the entries written since.
     Commit,
 }
 
 impl Engine {
-    /// An engine over what workers have now, and their counters.
+    /// An engine over the tables that the workers have, and their counters.
     pub fn new(tables: Tables, hub: Arc<Hub>, sums: Sums) -> Engine {
         Engine {
             state: Mutex::new(State {
@@ -87,8 +88,7 @@ impl Engine {
         &self.sums
     }
 
-    /// Carries out updates, and waits until every worker forwards by them. Whether they `may` be is asked when it is
-    /// their turn.
+    /// Carries out updates and waits until every worker forwards by them. `may` is asked once it is their turn.
     pub async fn write(
         &self,
         updates: &[v1::Update],
@@ -116,7 +116,7 @@ impl Engine {
         }
     }
 
-    /// Lets rows become what they are to be by now, all of them in one snapshot; how many there were.
+    /// Applies all ends that have come, in one snapshot. Returns how many rows changed.
     pub async fn end_rows(&self) -> Result<usize, Refusal> {
         let mut state = self.state.lock().await;
         let Some(store) = &mut state.store else {
@@ -133,7 +133,7 @@ impl Engine {
         }
     }
 
-    /// Waits for what has been begun.
+    /// Waits for changes that have begun.
     pub async fn settled(&self) {
         drop(self.state.lock().await);
     }
@@ -163,7 +163,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads entities like those asked for; what was refused, by place.
+    /// Reads entities that match those asked for; errors by their position.
     #[allow(clippy::type_complexity, reason = "the first are found, the second refused")]
     pub async fn read(
         &self,
@@ -186,18 +186,18 @@ impl Engine {
         Ok((found, refused))
     }
 
-    /// The program that runs.
+    /// The program that runs, as it was set.
     pub async fn config(&self) -> Option<v1::ForwardingPipelineConfig> {
         self.state.lock().await.config.clone()
     }
 
-    /// Rows of each table, and how many it takes.
+    /// For each table its name, its rows and its size.
     pub async fn uses(&self) -> Vec<(String, usize, usize)> {
         let state = self.state.lock().await;
         state.store.as_ref().map(Store::uses).unwrap_or_default()
     }
 
-    /// Sets the program. Whether it `may` be is asked when it is its turn.
+    /// Sets the program. `may` is asked once it is its turn.
     pub async fn set_program(
         &self,
         how: SetProgram,

@@ -12,13 +12,12 @@ use crate::program::{KeyShape, Match, Program, TableShape};
 /// Why an update is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The canonical code.
     pub code: Code,
     /// What is wrong, where, and what would be right.
     pub why: String,
 }
 
-/// A refusal.
+/// Shorthand for an error with a [`Refusal`].
 pub fn refuse<T>(code: Code, why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
         code,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use portcullis_fastpath::Snapshot;
 
-/// What one worker has taken up. A cache line of its own.
+/// The generation one worker has, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct WorkerSlot {
@@ -18,7 +18,7 @@ struct WorkerSlot {
     gone: std::sync::atomic::AtomicBool,
 }
 
-/// The newest snapshot.
+/// Publishes snapshots to workers and knows which of them each has.
 #[derive(Debug)]
 pub struct Hub {
     newest: ArcSwap<Snapshot>,
@@ -27,7 +27,7 @@ pub struct Hub {
     retired: Mutex<Vec<Arc<Snapshot>>>,
 }
 
-/// A worker's view.
+/// What one worker reads the newest snapshot through.
 #[derive(Debug)]
 pub struct View {
     hub: Arc<Hub>,
@@ -36,7 +36,7 @@ pub struct View {
 }
 
 impl Hub {
-    /// A hub for so many workers.
+    /// A hub for `workers` workers.
     pub fn new(first: Arc<Snapshot>, workers: usize) -> Arc<Hub> {
         Arc::new(Hub {
             generation: AtomicU64::new(first.generation()),
@@ -46,7 +46,7 @@ impl Hub {
         })
     }
 
-    /// Makes a snapshot the newest.
+    /// Makes `snapshot` the one that workers take up next.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let generation = snapshot.generation();
         let old = self.newest.swap(snapshot);
@@ -76,7 +76,7 @@ impl Hub {
 }
 
 impl View {
-    /// The newest snapshot, from now on.
+    /// Takes up the newest snapshot and returns it.
     #[inline(always)]
     pub fn newest(&mut self) -> &Snapshot {
         if self.hub.generation.load(Ordering::Acquire) != self.held.generation() {

@@ -7,6 +7,10 @@
 //! [`store::Store`] and [`server::roles`] decide without I/O. Workers ([`worker`]) run each frame to completion under one
 //! snapshot; a Write is answered when every worker forwards by it.
 
+#![allow(
+    missing_docs,
+    reason = "its interface is the command and P4Runtime, which have docs of their own"
+)]
 pub mod config;
 pub mod counters;
 pub mod engine;

@@ -42,29 +42,28 @@ enum Command {
     Top(Top),
 }
 
-/// Running a switch.
 #[derive(Debug, Args)]
 struct Run {
     /// A TOML file with the same settings: ports, grpc, device_id, cores, spread, busy, hugepages, memory_mb, mbufs, mtu.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A port; see below. Once for each.
+    /// A port, see below; may be repeated.
     #[arg(long = "port", value_name = "NUMBER=KIND:WHAT")]
     ports: Vec<String>,
     /// Where P4Runtime is served: unix:PATH, or ADDRESS:PORT of this machine.
     #[arg(long, value_name = "WHERE", help = format!("Where P4Runtime is served: unix:PATH, or 127.0.0.1:PORT [default: {DEFAULT_GRPC}]"))]
     grpc: Option<String>,
-    /// Its id in P4Runtime [default: 1].
+    /// Device id in P4Runtime [default: 1].
     #[arg(long, value_name = "ID")]
     device_id: Option<u64>,
     /// Cores, with a worker on each [default: one worker on any core].
     #[arg(long, value_name = "CORE", value_delimiter = ',')]
     cores: Vec<usize>,
-    /// Deal frames of a port with one receive queue out to all workers, by flow [default: auto: when there are more workers
+    /// Spread frames of a port with one receive queue over all workers, by flow [default: auto: when there are more workers
     /// than receive queues].
     #[arg(long, value_name = "WHEN", value_enum)]
     spread: Option<Spread>,
-    /// Never rest: for cores that nobody else needs.
+    /// Poll without sleeping: for cores that run nothing else.
     #[arg(long)]
     busy: bool,
     /// Keep memory in huge pages; network cards need it.
@@ -87,16 +86,15 @@ struct Run {
     check: bool,
 }
 
-/// `top`.
 #[derive(Debug, Args)]
 struct Top {
     /// Where the switch serves its metrics.
     #[arg(value_name = "ADDRESS:PORT")]
     metrics: SocketAddr,
-    /// Seconds between looks.
+    /// Seconds between two tables, 1 to 3600.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
-    /// Stop after so many looks.
+    /// Stop after this many tables.
     #[arg(long)]
     looks: Option<u32>,
 }

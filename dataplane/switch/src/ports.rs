@@ -8,76 +8,75 @@ use portcullis_fastpath::PORTS;
 /// The last number of a port. 511 means "drop" to a P4 program for v1model.
 pub const LAST: u16 = PORTS as u16 - 2;
 
-/// A port.
+/// A port as the command line or the file gives it: `NUMBER=KIND:WHAT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSpec {
     /// Its number in P4Runtime and in the policy document.
     pub number: u16,
-    /// What it is.
     pub kind: Kind,
 }
 
-/// What a port is.
+/// The device behind a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A TAP interface that is made, and goes with the switch.
+    /// A TAP interface, made with the switch and removed with it.
     Tap(String),
-    /// An interface of the kernel, through a packet socket.
+    /// A kernel interface, used through packet sockets.
     AfPacket(String),
     /// A network card at a PCI address.
     Pci(String),
-    /// A server of vhost-user at a socket, for a virtual machine.
+    /// A vhost-user server at the path of a socket, for a virtual machine.
     VhostUser(String),
-    /// What comes in is read from one file, what goes out is written to another.
+    /// Frames are received from one pcap file and sent to another.
     Pcap {
-        /// Read from.
+        /// File of the frames that come in; none come in without.
         rx: Option<String>,
-        /// Written to.
+        /// File that frames are written to; they are discarded without.
         tx: Option<String>,
-        /// Read again from its beginning when it has ended.
+        /// Start the file again at its end.
         repeat: bool,
     },
-    /// What is sent comes back.
+    /// Sent frames are received again.
     Ring,
-    /// Takes everything, and gives empty frames.
+    /// Discards what is sent and receives empty frames.
     Null,
-    /// Any device, as DPDK writes it.
+    /// Any DPDK device, by its device string.
     Device(String),
 }
 
-/// What is no port.
+/// Why a text is not a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
-    /// No `=`.
+    /// The text has no `=`.
     #[error("port \"{0}\": write NUMBER=KIND:WHAT, like 1=af_packet:eth0")]
     Shape(String),
-    /// A number that it cannot have.
+    /// A number out of range.
     #[error("port \"{text}\": the number must be 0 to {LAST}, not \"{number}\"")]
     Number {
-        /// The port.
+        /// The port as written.
         text: String,
-        /// The number.
+        /// What stands before `=`.
         number: String,
     },
-    /// A kind that there is not.
+    /// A kind that does not exist.
     #[error(
         "port \"{text}\": \"{kind}\" is none of tap, af_packet, pci, vhost_user, pcap, ring, null, device"
     )]
     Kind {
-        /// The port.
+        /// The port as written.
         text: String,
-        /// The kind.
+        /// What stands between `=` and `:`.
         kind: String,
     },
-    /// Something after the kind is missing or wrong.
+    /// What follows the kind is missing or wrong.
     #[error("port \"{text}\": {why}")]
     What {
-        /// The port.
+        /// The port as written.
         text: String,
-        /// What is wrong.
+        /// What is missing or wrong, with an example.
         why: &'static str,
     },
-    /// Two ports with a number.
+    /// Two ports have the same number.
     #[error("there are two ports with number {0}")]
     Twice(u16),
 }
@@ -156,8 +155,8 @@ fn pcap(what: &str) -> Result<Kind, &'static str> {
 }
 
 impl PortSpec {
-    /// The interface of the kernel that it is on, through packet sockets of our own. DPDK's own driver (as
-    /// `device:net_af_packet0,iface=NAME`) loses every IPv4 fragment: its sockets reassemble them.
+    /// Name of the kernel interface, where the port is one. The switch uses packet sockets of its own: DPDK's
+    /// driver (`device:net_af_packet0,iface=NAME`) loses every IPv4 fragment, since its sockets reassemble them.
     pub fn interface(&self) -> Option<&str> {
         match &self.kind {
             Kind::AfPacket(name) => Some(name),
@@ -165,7 +164,7 @@ impl PortSpec {
         }
     }
 
-    /// What DPDK is told; for an interface, what is opened instead.
+    /// DPDK's device string; for a kernel interface a description.
     pub fn devargs(&self) -> String {
         let n = self.number;
         match &self.kind {
@@ -191,7 +190,7 @@ impl PortSpec {
         }
     }
 
-    /// Whether it is a card, so that the PCI bus is needed.
+    /// Whether it is a network card, which needs the PCI bus.
     pub fn is_hardware(&self) -> bool {
         matches!(self.kind, Kind::Pci(_))
     }

@@ -6,71 +6,67 @@ use portcullis_fastpath::{ActionKind, PORTS, Table};
 use portcullis_p4runtime::{OwnProgram, PortMatching, ProgramError};
 use portcullis_proto::p4::config::v1::{P4Info, action_ref, match_field};
 
-/// How a key matches.
+/// How a key of a table matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
-    /// One value; it cannot be left out.
+    /// One value; it must be given.
     Exact,
-    /// One value, or left out.
+    /// One value, or any when left out.
     Optional,
-    /// Bits.
+    /// Value and mask; bits outside the mask do not matter.
     Ternary,
-    /// From, to.
+    /// From one value to another, both included.
     Range,
 }
 
 /// A key of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyShape {
-    /// Its name.
     pub name: String,
-    /// Its bits.
+    /// Width of the field, in bits.
     pub width: u32,
-    /// How it matches.
     pub kind: Match,
 }
 
 /// An action of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActionShape {
-    /// What it is.
     pub kind: ActionKind,
-    /// Bits of its one parameter; 0 without.
+    /// Width of its one parameter in bits; 0 without a parameter.
     pub width: u32,
 }
 
-/// A table.
+/// What a program's P4Info says of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableShape {
-    /// Which.
     pub table: Table,
-    /// Its name.
+    /// Alias in P4Info, the name in errors.
     pub name: String,
-    /// The key with id `n` at `n - 1`.
+    /// Keys by id: key `n` is at index `n - 1`.
     pub keys: Vec<KeyShape>,
-    /// What its rows may do, by id.
+    /// Actions that its rows may have, by id.
     pub actions: HashMap<u32, ActionShape>,
-    /// What only packets may do that meet no row.
+    /// Ids of actions that only the default may be.
     pub default_only: Vec<u32>,
-    /// Rows that it takes.
+    /// Rows that the table holds at most.
     pub size: usize,
     /// Whether rows have a priority.
     pub prioritized: bool,
-    /// The action of packets that meet no row. It cannot be changed.
+    /// Id of the default action, which cannot be changed.
     pub default_action: u32,
 }
 
-/// A program that the switch runs.
+/// A program that the switch can run.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Its tables, in the order of [`Table::ALL`].
+    /// Tables in the order of [`Table::ALL`].
     pub tables: Vec<TableShape>,
 }
 
-/// Why a program is not run.
+/// Why a program is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is another one.
+    /// It is not Portcullis's pipeline.
     #[error(
         "this switch runs only the pipeline \"{name}\" version {version}: {what} \
          (use p4/compiled/portcullis-range.p4info.txtpb or portcullis-ternary.p4info.txtpb)"
@@ -83,26 +79,25 @@ pub enum Refused {
         /// The first difference, by name.
         what: String,
     },
-    /// More rows than the switch has room for.
+    /// A table is larger than the switch supports.
     #[error("table `{table}` has size {size}; this switch supports at most {most} rows in a table")]
     Large {
-        /// The table.
         table: String,
-        /// Rows that it is to take.
+        /// Size of the table in the P4Info.
         size: i64,
-        /// Rows that there is room for.
+        /// Largest size that the switch supports.
         most: usize,
     },
-    /// The programs that it carries: a fault of the build.
+    /// A program in this binary cannot be read: a fault of the build.
     #[error(transparent)]
     Build(#[from] ProgramError),
 }
 
-/// Rows that a table may be asked to take.
+/// Largest size of a table, in rows.
 pub const MOST_ROWS: usize = 1 << 20;
 
 impl Program {
-    /// The program that a P4Info describes, if it is ours. Sizes of tables may differ.
+    /// Accepts the program of a P4Info if it is Portcullis's own. Sizes of tables may differ.
     pub fn accept(info: &P4Info) -> Result<Program, Refused> {
         let mut first = None;
         for matching in [PortMatching::Range, PortMatching::Ternary] {

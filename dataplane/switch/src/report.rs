@@ -11,19 +11,17 @@ use crate::switch::{Missed, Switch};
 /// One port, at a moment.
 #[derive(Debug, Clone, Default)]
 pub struct PortLine {
-    /// Its number.
     pub number: u16,
     /// As it was written.
     pub text: String,
     /// Whether its link is up; unknown when the device does not say.
     pub up: Option<bool>,
-    /// What it did.
     pub count: PortCount,
     /// Frames that were lost before a worker saw them.
     pub missed: Missed,
 }
 
-/// Every port.
+/// A line for each port, in the order of the configuration.
 pub fn ports(switch: &Switch) -> Vec<PortLine> {
     let lines = switch.ports.iter().map(|port| PortLine {
         number: port.number,

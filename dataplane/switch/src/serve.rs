@@ -27,39 +27,38 @@ use crate::switch::{Switch, SwitchError};
 const LOOK: Duration = Duration::from_millis(500);
 /// How often it is looked whether rows have ended.
 const ENDS: Duration = Duration::from_millis(100);
-/// Connections that are open when it stops have so long.
+/// How long open connections may go on when the switch stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Why a switch does not run, or ended.
+/// Why a switch did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The switch itself.
+    /// DPDK, a port or a worker did not start.
     #[error(transparent)]
     Switch(#[from] SwitchError),
-    /// Something that answers has the socket.
+    /// Another process answers on the socket.
     #[error("{} is in use: stop the other switch, or set another --grpc", .0.display())]
     Answered(PathBuf),
-    /// Something that is no socket is in the way.
+    /// The path of the socket is another sort of file.
     #[error("{} is not a socket and is left alone: remove it, or set another --grpc", .0.display())]
     NotASocket(PathBuf),
-    /// It cannot be listened there.
+    /// The operating system refuses the address or path.
     #[error("cannot listen on {place}")]
     Listen {
-        /// Where.
+        /// The address or path, as configured.
         place: String,
-        /// Why.
         source: io::Error,
     },
-    /// The server ended.
+    /// The P4Runtime server ended with an error.
     #[error("the P4Runtime server failed")]
     Server(#[from] tonic::transport::Error),
-    /// The server of metrics ended.
+    /// The metrics server ended with an error.
     #[error("the metrics server failed")]
     Metrics(#[source] io::Error),
-    /// Signals cannot be had.
+    /// Signal handlers cannot be installed.
     #[error("cannot install signal handlers")]
     Signals(#[source] io::Error),
-    /// A worker ended by itself.
+    /// A worker exited, which none does by itself.
     #[error("a worker exited unexpectedly: {0}")]
     Worker(String),
 }
@@ -154,7 +153,7 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
     result
 }
 
-/// Lets rows end when their moment comes, whether an agent lives or not.
+/// Ends rows at their time, with or without a connected agent.
 async fn end_rows(engine: Arc<Engine>) {
     let mut look = tokio::time::interval(ENDS);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -253,7 +252,7 @@ async fn bind(listen: &Listen) -> Result<Bound, ServeError> {
     }
 }
 
-/// Removes a socket that nobody answers on.
+/// Removes a socket file on which no process answers.
 fn clear(path: &Path) -> Result<(), ServeError> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
         return Ok(());

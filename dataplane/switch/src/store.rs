@@ -22,48 +22,48 @@ mod read;
 
 pub use ends::Moment;
 
-/// What makes an entry the same as another: table, priority, conditions.
+/// What identifies an entry: table, priority, conditions.
 type EntryKey = (Table, i32, Conds);
 
-/// An entry that is kept.
+/// An entry as it is stored.
 #[derive(Debug, Clone)]
 struct StoredEntry {
     entry: v1::TableEntry,
     id: RowId,
     slot: u32,
-    /// When it was written: the time that its ends have left counts from then.
+    /// When it was written; times left until its ends count from here.
     written: Moment,
 }
 
-/// Everything that was written under one program.
+/// All entries and groups written under one program.
 #[derive(Debug)]
 pub struct Store {
     program: Program,
     tables: Tables,
     entries: HashMap<EntryKey, StoredEntry>,
-    /// How many there are of each table.
+    /// Number of entries of each table.
     counts: [usize; Table::ALL.len()],
     groups: BTreeMap<u32, v1::MulticastGroupEntry>,
     slots: Slots,
-    /// Entries that the request deleted which is being carried out.
+    /// Entries deleted by the request at hand.
     leaving: Vec<StoredEntry>,
-    /// The time of what is being done.
+    /// Time of the request at hand.
     now: Moment,
-    /// Where entries with ends may be: all that have some, and some that have none any more.
+    /// Keys of entries with ends; some may have none left.
     timed: HashSet<EntryKey>,
 }
 
-/// Which counters are in use. One that was freed is given away again only when no worker counts in it any more.
+/// Counters in use. A freed one is used again once no worker counts in it.
 #[derive(Debug, Default)]
 struct Slots {
     free: Vec<u32>,
     resting: Vec<u32>,
     next: u32,
-    /// What a counter said when its row began.
+    /// Value of a counter when its row was written.
     base: HashMap<u32, Count>,
 }
 
-/// How to take back an update.
+/// How to undo an update.
 enum Undo {
     Insert(EntryKey),
     Modify(EntryKey, Box<v1::TableEntry>, Option<Count>),
@@ -85,7 +85,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// From now on it says this.
+    /// Sets what the counter shows from now on.
     fn set(&mut self, slot: u32, data: &v1::CounterData, sums: &Sums) {
         let now = sums.row(slot);
         let base = Count {
@@ -104,7 +104,7 @@ impl Slots {
 }
 
 impl Store {
-    /// Empty tables of a program, on top of what workers have now.
+    /// Empty tables of a program; workers keep `tables` until the first publication.
     pub fn new(program: Program, tables: Tables) -> Store {
         Store {
             program,
@@ -119,12 +119,11 @@ impl Store {
         }
     }
 
-    /// The program.
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// Removes everything: a new program begins with empty tables.
+    /// Removes all entries: a new program begins with empty tables.
     pub fn clear(&mut self, program: Program) {
         let places: Vec<EntryKey> = self.entries.keys().cloned().collect();
         for place in places {
@@ -137,7 +136,7 @@ impl Store {
         self.program = program;
     }
 
-    /// Whether all that is kept fits another program's tables.
+    /// Whether all entries fit another program's tables.
     pub fn fits(&self, program: &Program) -> Result<(), Refusal> {
         for shape in &program.tables {
             let count = self.count_of(shape.table);
@@ -167,7 +166,7 @@ impl Store {
         self.program = program;
     }
 
-    /// Carries out updates; what was refused, by place. With `all_or_nothing` nothing stays when one is refused.
+    /// Carries out updates; errors by their position. With `all_or_nothing` nothing stays when one is refused.
     pub fn write(
         &mut self,
         updates: &[v1::Update],
@@ -220,12 +219,12 @@ impl Store {
         refused
     }
 
-    /// What workers are to have now.
+    /// Builds the snapshot for the workers.
     pub fn publish(&mut self) -> Arc<Snapshot> {
         self.tables.publish()
     }
 
-    /// Every worker has what was published: counters of rows that are gone may be used again.
+    /// Every worker has the last snapshot: counters of removed rows may be used again.
     pub fn rested(&mut self) {
         self.slots.free.append(&mut self.slots.resting);
     }
@@ -506,7 +505,7 @@ impl Store {
         }
     }
 
-    /// Rows of each table, and how many it takes.
+    /// For each table its name, its rows and its size.
     pub fn uses(&self) -> Vec<(String, usize, usize)> {
         let of = |t: &TableShape| (t.name.clone(), self.count_of(t.table), t.size);
         self.program.tables.iter().map(of).collect()

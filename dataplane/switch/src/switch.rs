@@ -16,59 +16,54 @@ use crate::hub::Hub;
 use crate::ports::PortSpec;
 use crate::worker::{Out, OutPort, Worker};
 
-/// Why there is no switch.
+/// Why a switch cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
-    /// DPDK did not start.
+    /// DPDK does not start.
     #[error("cannot start DPDK")]
     Eal(#[from] dpdk::EalError),
-    /// No packet buffers.
+    /// The pool of packet buffers.
     #[error("cannot allocate packet buffers")]
     Pool(#[from] dpdk::PoolError),
-    /// A port.
+    /// DPDK does not open the device of a port.
     #[error("port {port} cannot be opened")]
     Probe {
         /// The port as it was written.
         port: String,
-        /// Why.
         source: dpdk::ProbeError,
     },
-    /// A port.
+    /// The device of a port refuses its configuration.
     #[error("port {port} cannot be set up")]
     Configure {
         /// The port as it was written.
         port: String,
-        /// Why.
         source: dpdk::ConfigureError,
     },
-    /// A port.
+    /// A configured device does not start.
     #[error("cannot start port {port}")]
     Start {
         /// The port as it was written.
         port: String,
-        /// Why.
         source: dpdk::PortError,
     },
-    /// An interface of the kernel.
+    /// A kernel interface cannot be used.
     #[error("port {port} cannot be opened")]
     Interface {
         /// The port as it was written.
         port: String,
-        /// Why.
         source: dpdk::InterfaceError,
     },
-    /// A core that is not there.
+    /// A configured core does not exist.
     #[error("worker core {core} does not exist: this machine has {online}")]
     Core {
-        /// The core.
         core: usize,
-        /// Those there are, as the kernel lists them.
+        /// Cores of this machine, as the kernel lists them.
         online: String,
     },
-    /// Between workers.
+    /// The rings between workers, by which frames of one queue are spread.
     #[error("cannot set up the flow distributor")]
     Ring(#[from] dpdk::RingError),
-    /// A worker.
+    /// The thread of a worker.
     #[error("cannot start a worker")]
     Worker(#[from] dpdk::WorkerError),
 }
@@ -76,25 +71,25 @@ pub enum SwitchError {
 /// A port of a running switch.
 #[derive(Debug)]
 pub struct LivePort {
-    /// Its number.
+    /// Number in P4Runtime, 0 to 510.
     pub number: u16,
-    /// As it was written.
+    /// The port as it was written.
     pub text: String,
-    /// What it is on.
+    /// The device behind it.
     pub device: Live,
 }
 
-/// What a port is on.
+/// What a port sends and receives through.
 #[derive(Debug)]
 pub enum Live {
-    /// A device of DPDK.
+    /// A device of DPDK, started.
     Device(Port<Started>),
-    /// An interface of the kernel.
+    /// A kernel interface, through packet sockets.
     Interface(Interface),
 }
 
 impl Live {
-    /// Whether its link is up; unknown when it does not say.
+    /// Whether its link is up; absent when the device does not report it.
     pub fn up(&self) -> Option<bool> {
         match self {
             Live::Device(port) => port.link().ok().map(|link| link.up),
@@ -102,7 +97,7 @@ impl Live {
         }
     }
 
-    /// Frames that were lost before a worker saw them, by the reason.
+    /// Frames lost before a worker received them, by reason.
     pub fn missed(&self) -> Missed {
         match self {
             Live::Device(port) => port.stats().map_or_else(
@@ -126,7 +121,7 @@ impl Live {
         }
     }
 
-    /// What drives it.
+    /// DPDK's driver, or `packet socket`.
     pub fn driver(&self) -> &str {
         match self {
             Live::Device(port) => &port.info().driver,
@@ -135,26 +130,26 @@ impl Live {
     }
 }
 
-/// Frames that were lost before a worker saw them.
+/// Frames lost before a worker received them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Missed {
-    /// Nobody took them in time.
+    /// No room: they were not received in time.
     pub crowded: u64,
-    /// There was no packet buffer.
+    /// No packet buffer was free.
     pub unbuffered: u64,
-    /// They arrived broken.
+    /// Frames that the device received with errors; 0 for kernel interfaces.
     pub broken: u64,
     /// They were longer than a packet buffer.
     pub long: u64,
 }
 
-/// A running switch. When it is dropped its workers end, then its ports.
+/// A running switch. Dropping it stops its workers, then its ports.
 pub struct Switch {
-    /// What changes its tables.
+    /// Applies changes of tables.
     pub engine: Arc<Engine>,
-    /// Its ports.
+    /// In the order of the configuration.
     pub ports: Arc<Vec<LivePort>>,
-    /// Its packet buffers.
+    /// Packet buffers of all ports.
     pub pool: Mempool,
     workers: Vec<dpdk::Worker<()>>,
     stop: Arc<AtomicBool>,
@@ -190,7 +185,7 @@ impl Switch {
         Switch::on(eal, config)
     }
 
-    /// Starts a switch where DPDK runs already.
+    /// Starts a switch on a DPDK that is initialised.
     pub fn on(eal: Eal, config: &Config) -> Result<Switch, SwitchError> {
         let count = config.cores.len().max(1);
         let name = format!("switch{}", config.ports.first().map_or(0, |p| p.number));
@@ -243,17 +238,17 @@ impl Switch {
         })
     }
 
-    /// The release of DPDK.
+    /// Version of the DPDK library.
     pub fn dpdk(&self) -> String {
         self.eal.version()
     }
 
-    /// Whether a worker has ended, which none does by itself.
+    /// Whether a worker has exited, which none does by itself.
     pub fn has_lost_a_worker(&self) -> bool {
         self.workers.iter().any(dpdk::Worker::is_finished)
     }
 
-    /// Ends it; who panicked, if anybody did.
+    /// Stops the workers. Returns those that panicked.
     pub fn stop(&mut self) -> Vec<dpdk::WorkerPanic> {
         self.stop.store(true, Ordering::Relaxed);
         self.workers
@@ -318,7 +313,7 @@ fn open(
     open_device(config, device, (spec.number, text), pool, count)
 }
 
-/// An interface of the kernel has one way in, and one way out for each worker.
+/// A kernel interface has one receiver, and one sender for each worker.
 fn open_interface(
     config: &Config,
     name: &str,
@@ -386,7 +381,7 @@ fn open_device(
     })
 }
 
-/// Deals a port's queues out to the workers, and frames of its one queue when they are to be `spread`.
+/// Assigns a port's queues to the workers, and spreads the frames of a single queue if `spread`.
 fn deal(eal: &Eal, opened: Opened, shares: &mut [Share], spread: bool) -> Result<LivePort, SwitchError> {
     let Opened { port, mtu, rx, tx } = opened;
     let (number, count, queues) = (port.number, shares.len(), rx.len());
@@ -427,7 +422,7 @@ fn deal(eal: &Eal, opened: Opened, shares: &mut [Share], spread: bool) -> Result
     Ok(port)
 }
 
-/// A queue for each worker; those that there are not enough of are shared.
+/// A send queue for each worker; with fewer queues than workers they are shared.
 fn outs(queues: Vec<TxQueue>, workers: usize) -> Vec<Out> {
     if queues.len() >= workers {
         return queues.into_iter().take(workers).map(Out::Own).collect();

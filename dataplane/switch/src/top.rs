@@ -65,7 +65,7 @@ const COLUMNS: [(&str, &str, bool); 8] = [
     ("MISSED", "missed_packets", false),
 ];
 
-/// The table, from two looks so many seconds apart.
+/// The table of two readings that are `seconds` apart.
 pub fn draw(before: &Values, now: &Values, seconds: f64) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).force_no_tty();

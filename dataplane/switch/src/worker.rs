@@ -11,21 +11,21 @@ use crate::counters::{Book, Counters};
 use crate::distributor::Source;
 use crate::hub::View;
 
-/// Frames that are taken at once.
+/// Largest number of frames received at once.
 pub const BURST: usize = 32;
-/// Looks that found nothing, after which a worker that may rests between looks.
+/// Empty polls after which an idle worker sleeps between polls.
 const IDLE: u32 = 2000;
 const REST: Duration = Duration::from_micros(50);
 /// An Ethernet header and one VLAN tag: what a link carries beyond its MTU.
 const HEADER: usize = 18;
 
-/// A queue that frames leave by: a worker's own, or, on devices with fewer queues than workers, one that they share.
+/// A send queue: a worker's own, or one that workers share on devices with fewer queues than workers.
 pub enum Out {
-    /// Nobody else has it.
+    /// Used by this worker alone.
     Own(TxQueue),
-    /// Taken for each burst.
+    /// Locked for each burst.
     Shared(Arc<Mutex<TxQueue>>),
-    /// An interface of the kernel; nobody else has this way to it.
+    /// This worker's own sender to a kernel interface.
     Interface(Sender),
 }
 
@@ -39,42 +39,41 @@ impl Out {
     }
 }
 
-/// What a worker sends to a port by.
+/// Where a worker sends frames of one port.
 pub struct OutPort {
-    /// Its number.
+    /// Number in P4Runtime, 0 to 510.
     pub number: u16,
-    /// Bytes of a frame behind its Ethernet header.
+    /// MTU of the port, in bytes.
     pub mtu: u16,
-    /// Its queue.
     pub queue: Out,
 }
 
-/// Everything a worker has.
+/// What a worker runs with.
 pub struct Worker {
-    /// Where it takes frames from, with the number of the port.
+    /// Receive queues, with the number of their port.
     pub rx: Vec<(u16, Source)>,
-    /// Every port.
+    /// Every port of the switch, for any may be the one to send to.
     pub out: Vec<OutPort>,
-    /// For copies of a frame that goes out of several ports.
+    /// Buffers for copies of a frame that leaves by several ports.
     pub pool: Mempool,
-    /// The newest snapshot.
+    /// The worker's view of the newest snapshot.
     pub view: View,
-    /// Its counters.
+    /// This worker's counters; no other writes them.
     pub counters: Arc<Counters>,
-    /// Never rest: for when a core is the worker's own.
+    /// Poll without sleeping, for a core of the worker's own.
     pub busy: bool,
-    /// Set when it shall end.
+    /// Set when the worker shall end.
     pub stop: Arc<AtomicBool>,
 }
 
-/// What waits to be sent.
+/// Frames that wait to be sent.
 struct Sending {
     ports: Vec<Waiting>,
-    /// Place in `ports` by number of the port.
+    /// Index in `ports` by number of the port.
     places: Box<[u16; PORTS]>,
-    /// Places where something waits.
+    /// Indexes of ports for which frames wait.
     some: Vec<u16>,
-    /// What goes nowhere: given back at once.
+    /// Dropped frames, whose buffers are freed together.
     dropped: Burst<BURST>,
 }
 
@@ -87,7 +86,7 @@ struct Waiting {
 const NOWHERE: u16 = u16::MAX;
 
 impl Worker {
-    /// Runs until it shall stop.
+    /// Runs until `stop` is set.
     pub fn run(self) {
         let Worker {
             mut rx,

@@ -17,9 +17,9 @@ use crate::engine::Engine;
 use crate::entry::{Refusal, refuse};
 use roles::{Notice, Roles, StreamId};
 
-/// Messages that wait for a controller that does not read; one that lets more wait is disconnected.
+/// Messages that may wait for a controller which does not read; with more it is disconnected.
 const WAITING: usize = 256;
-/// A request with all rows of a large switch is some tens of megabytes.
+/// Largest message in bytes: a request with all rows of a large switch takes some tens of megabytes.
 const LARGEST: usize = 256 << 20;
 
 type Sender = mpsc::Sender<Result<v1::StreamMessageResponse, Status>>;
@@ -30,7 +30,7 @@ struct Streams {
     senders: BTreeMap<StreamId, Sender>,
 }
 
-/// The service.
+/// The P4Runtime service: roles of its streams, and the engine that writes and reads.
 #[derive(Debug)]
 pub struct Service {
     engine: Arc<Engine>,
@@ -50,7 +50,7 @@ impl Service {
         })
     }
 
-    /// It, for tonic.
+    /// The service as tonic takes it, with the limit of message sizes.
     pub fn server(self: &Arc<Self>) -> P4RuntimeServer<calls::Calls> {
         P4RuntimeServer::new(calls::Calls(Arc::clone(self)))
             .max_decoding_message_size(LARGEST)
@@ -88,7 +88,7 @@ impl Service {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tells streams what became of them.
+    /// Sends each stream its arbitration update.
     fn notify(&self, streams: &mut Streams, notices: &[Notice]) {
         for one in notices {
             let update = v1::MasterArbitrationUpdate {

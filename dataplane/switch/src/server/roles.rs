@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-/// A stream of a controller.
+/// Number of a controller's stream.
 pub type StreamId = u64;
 
-/// What a stream said of itself.
+/// Role and election id of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Arbitration {
     role: String,
-    /// `None`: it never becomes primary.
+    /// `None`: the stream never becomes primary.
     election_id: Option<u128>,
 }
 
-/// Every stream, and who was the last primary of each role.
+/// Streams with their roles, and the last primary of each role.
 #[derive(Debug, Clone, Default)]
 pub struct Roles {
     arbitrations: BTreeMap<StreamId, Arbitration>,
@@ -24,18 +24,17 @@ pub struct Roles {
 /// Why an arbitration is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejected {
-    /// Another stream of this role has this election id.
+    /// Another stream of the role has this election id.
     Taken,
-    /// A stream keeps its role.
+    /// A stream cannot change its role.
     OtherRole,
 }
 
-/// What one stream is to be told.
+/// An arbitration update for one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// The stream.
     pub stream: StreamId,
-    /// Its role.
+    /// Name of the role; empty for the default one.
     pub role: String,
     /// The highest election id of a primary of this role so far.
     pub election_id: Option<u128>,
@@ -46,7 +45,7 @@ pub struct Notice {
 }
 
 impl Roles {
-    /// A stream says who it is; whoever is to be told of it.
+    /// Takes a stream's role and election id. Returns the updates to send.
     pub fn arbitrate(
         &mut self,
         stream: StreamId,
@@ -78,7 +77,7 @@ impl Roles {
         Ok(self.changed(role, before, Some(stream)))
     }
 
-    /// A stream has ended.
+    /// Forgets a stream that ended. Returns the updates to send.
     pub fn leave(&mut self, stream: StreamId) -> Vec<Notice> {
         let Some(role) = self
             .arbitrations
@@ -92,7 +91,8 @@ impl Roles {
         self.changed(&role, before, None)
     }
 
-    /// All of a role are told when its primary or the primary's election id changes; else only who asked.
+    /// A role's streams all get an update when its primary or the primary's election id changes; otherwise only
+    /// the stream that asked does.
     fn changed(&mut self, role: &str, before: Option<StreamId>, asked: Option<StreamId>) -> Vec<Notice> {
         let primary = self.primary(role);
         let id = primary
@@ -133,7 +133,7 @@ impl Roles {
         (best.0 >= highest).then_some(best.1)
     }
 
-    /// Whether a stream has said who it is.
+    /// Whether a stream has sent its arbitration.
     pub fn knows(&self, stream: StreamId) -> bool {
         self.arbitrations.contains_key(&stream)
     }

@@ -9,12 +9,12 @@ use super::{EntryKey, Store};
 use crate::counters::Sums;
 use crate::entry::Refusal;
 
-/// A moment on two clocks.
+/// A moment on the wall clock and on the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moment {
-    /// Since the Unix epoch, by the clock that may be set.
+    /// Since the Unix epoch; the clock may be set.
     pub wall: Duration,
-    /// Since some moment, by the clock that only runs.
+    /// Since an arbitrary moment; the clock never goes back.
     pub up: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Moment {
 }
 
 impl Store {
-    /// Says what time it is.
+    /// Sets the time of what follows.
     pub fn at(&mut self, now: Moment) {
         self.now = now;
     }
@@ -40,7 +40,7 @@ impl Store {
         }
     }
 
-    /// Lets entries become what they are to be by now; how many did, and what could not be.
+    /// Applies the ends that have come. Returns how many entries changed, and errors.
     pub fn end(&mut self, sums: &Sums) -> (usize, Vec<Refusal>) {
         let (entries, now) = (&self.entries, self.now);
         self.timed.retain(|place| {
