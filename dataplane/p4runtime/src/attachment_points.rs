@@ -11,7 +11,7 @@ use portcullis_policy::{Attachment, MacAddr, Name};
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KnownPorts {
-    /// The target's name.
+    /// Name of the target, for messages.
     pub target: String,
     /// Ports that are no servers: nothing is denied there, and every VLAN passes.
     pub uplinks: BTreeSet<u32>,
@@ -28,7 +28,7 @@ const UNTAGGED: Option<u16> = Some(0);
 /// What is behind a port: what holds there, and where frames for it go. Its fields are read as those of its policy are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachmentPoint {
-    /// Where.
+    /// Port and VLAN on it.
     pub at: At,
     /// What holds there.
     pub policy: PortPolicy,
@@ -94,7 +94,7 @@ impl AttachmentPoints {
         self.points.values().map(|point| &point.policy)
     }
 
-    /// Every port, once.
+    /// Every port that has a point, once each.
     pub fn ports(&self) -> BTreeSet<u32> {
         self.points.keys().map(|(port, _)| *port).collect()
     }

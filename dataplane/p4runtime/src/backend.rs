@@ -42,7 +42,7 @@ struct Encoder {
 }
 
 impl P4Backend {
-    /// With this configuration.
+    /// Makes the backend of one device, without connecting to it.
     pub fn new(config: Config) -> Result<Arc<Self>, ProgramError> {
         let own = match config.program {
             PipelineSource::Own(matching) => Some(Arc::new(OwnProgram::new(matching)?)),
@@ -60,7 +60,7 @@ impl P4Backend {
         Ok(Arc::new(backend))
     }
 
-    /// The configuration.
+    /// What the device is configured with.
     pub fn config(&self) -> &Arc<Config> {
         &self.config
     }

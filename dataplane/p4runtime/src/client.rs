@@ -33,6 +33,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const LARGEST: usize = 256 << 20;
 
 /// Why a device cannot be reached, or a call had no useful answer.
+#[allow(missing_docs, reason = "`source` is the cause of the error")]
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
@@ -41,27 +42,25 @@ pub enum ClientError {
     /// A file for TLS.
     #[error("cannot read {path} for TLS")]
     File {
-        /// Which.
+        /// Path of the certificate or key.
         path: String,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// No connection.
+    /// The server does not answer, or TLS fails.
     #[error("no P4Runtime server at {address}")]
     Connect {
-        /// Where.
+        /// Address of the device as configured.
         address: String,
-        /// Why.
         #[source]
         source: tonic::transport::Error,
     },
     /// An answer that is an error.
     #[error("{call}: {} ({})", failure::shown(.status.message()), .status.code())]
     Call {
-        /// What was called.
+        /// Name of the RPC, for example `Write`.
         call: &'static str,
-        /// What came.
+        /// The status that the server returned.
         status: Status,
     },
 }
@@ -92,7 +91,7 @@ impl ClientError {
     }
 }
 
-/// A connection.
+/// A connection to one device. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
     rpc: P4RuntimeClient<Channel>,
@@ -108,7 +107,7 @@ pub struct Client {
 pub struct Stream {
     /// The way to the server; the stream lives as long as this does.
     _requests: mpsc::Sender<v1::StreamMessageRequest>,
-    /// Responses.
+    /// Arbitration updates, errors and packets, as the server sends them.
     pub responses: Streaming<v1::StreamMessageResponse>,
 }
 
@@ -284,7 +283,7 @@ impl Client {
         call.map(drop).map_err(failed("SetForwardingPipelineConfig"))
     }
 
-    /// Sends writes.
+    /// Sends writes as one request; an error says which of them failed.
     pub async fn write(
         &mut self,
         device: &Device,

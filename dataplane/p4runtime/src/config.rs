@@ -42,14 +42,14 @@ pub struct Tls {
     pub domain: Option<String>,
 }
 
-/// One device.
+/// Configuration of one target that is a P4Runtime device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The target's name.
+    /// Name of the target, as in `agent.toml`.
     pub name: String,
     /// `HOST:PORT` of its P4Runtime server, or `unix:/PATH`.
     pub address: String,
-    /// Its device id.
+    /// Id of the device at its server (`device_id` of every request).
     pub device_id: u64,
     /// The role; empty for the one that may do everything.
     pub role: String,
@@ -61,7 +61,7 @@ pub struct Config {
     pub overwrite: bool,
     /// Ports that are no servers.
     pub uplinks: BTreeSet<u32>,
-    /// Ports of servers.
+    /// Ports of servers, with or without an endpoint.
     pub servers: BTreeSet<u32>,
     /// The mark of our rows.
     pub tag: Tag,
@@ -75,7 +75,7 @@ impl Config {
     /// The mark of our rows, unless the configuration has another.
     pub const DEFAULT_TAG: u16 = 0x5043;
 
-    /// With defaults.
+    /// Our own program with port ranges, role and TLS unset, election id 1.
     pub fn new(name: &str, address: &str, device_id: u64) -> Self {
         Config {
             name: name.to_string(),

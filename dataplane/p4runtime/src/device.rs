@@ -19,14 +19,14 @@ use crate::value::ones;
 /// The name of our own P4 program, in its `pkg_info`.
 pub const OWN: &str = "portcullis";
 
-/// A match field.
+/// A match field of a table, as the P4Info describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceField {
-    /// Its id.
+    /// Id in the P4Info, unique in its table.
     pub id: u32,
-    /// Its name.
+    /// Name in the P4Info.
     pub name: String,
-    /// How it matches.
+    /// Which matches it takes: exact, prefix, mask, range or optional.
     pub kind: MatchKind,
     /// Its width in bits; 0 where the device translates it to a string.
     pub width: u16,
@@ -37,24 +37,24 @@ pub struct DeviceField {
 /// An action that rows of a table can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceAction {
-    /// Its id.
+    /// Id in the P4Info, unique in the program.
     pub id: u32,
-    /// Its alias.
+    /// Alias in the P4Info.
     pub name: String,
     /// Its parameters: id, name, width.
     pub params: Vec<(u32, String, u16)>,
 }
 
-/// A table.
+/// A table, as the P4Info and the mapping describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceTable {
-    /// Its alias.
+    /// Alias in the P4Info, or the full name without one.
     pub name: String,
-    /// Its id.
+    /// Id in the P4Info, unique in the program.
     pub id: u32,
-    /// Its match fields.
+    /// Match fields in the P4Info's order.
     pub fields: Vec<DeviceField>,
-    /// Its actions.
+    /// Actions that its rows can have.
     pub actions: Vec<DeviceAction>,
     /// Rows it holds, where it says so.
     pub size: Option<u64>,
@@ -130,7 +130,7 @@ impl DeviceTable {
     }
 }
 
-/// A device.
+/// A device's program: the model the compiler works with, and the ids behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// What the compiler knows of it.
@@ -163,13 +163,14 @@ impl Device {
     }
 }
 
-/// A row that the device has no words for: a fault of the compiler or the mapping, told instead of written.
+/// A row that the device's program cannot hold: a fault of the compiler or the mapping, reported instead of
+/// written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("table {table} has no {what}")]
 pub struct Inexpressible {
-    /// The table.
+    /// Alias of the table, as the compiler names it.
     pub table: String,
-    /// What it lacks.
+    /// What it lacks, with the name: for example `match field class`.
     pub what: String,
 }
 

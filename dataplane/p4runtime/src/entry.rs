@@ -9,16 +9,17 @@ use portcullis_backend::delta::{Key, Layer};
 /// The table number that stands for multicast groups.
 pub const GROUPS: u8 = u8::MAX;
 
+#[allow(missing_docs, reason = "`low` and `high` are the ends of the range")]
 /// What a row says of one match field; a field that may hold anything is not there (P4Runtime 9.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Match {
-    /// The whole value.
+    /// Equals the value, in all bits.
     Exact(u128),
-    /// A prefix.
+    /// Begins with the value's first `length` bits.
     Lpm {
         /// The value, zero behind the prefix.
         value: u128,
-        /// Bits of it.
+        /// Length of the prefix, in bits.
         length: u16,
     },
     /// `field & mask == value`.
@@ -28,13 +29,8 @@ pub enum Match {
         /// The mask, not zero.
         mask: u128,
     },
-    /// An inclusive range.
-    Range {
-        /// First.
-        low: u128,
-        /// Last.
-        high: u128,
-    },
+    /// From `low` to `high`, both included.
+    Range { low: u128, high: u128 },
     /// The whole value of a key that may be left open.
     Optional(u128),
 }
@@ -42,7 +38,7 @@ pub enum Match {
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// In a table.
+    /// A row of a table.
     Table {
         /// Its number in [`Device::tables`](crate::device::Device::tables).
         table: u8,
@@ -62,7 +58,7 @@ pub struct RowKey(pub Arc<Keyed>);
 /// A place, and what the order of writing needs to know of it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Keyed {
-    /// Where.
+    /// Table and match, or the group.
     pub place: Place,
     /// That of a class's rows, or of rows that lead to classes.
     pub layer: Layer,
@@ -117,14 +113,14 @@ pub type Parts<'a> = (u32, &'a [(u32, u128)], &'a [End]);
 pub enum Does {
     /// An action with its parameters by id, ascending.
     Action {
-        /// The action.
+        /// Id of the action.
         id: u32,
-        /// Its parameters.
+        /// Parameters by id, ascending.
         params: Vec<(u32, u128)>,
     },
     /// An action whose first parameter becomes others at their moments, by the switch's own clock ([`crate::ends`]).
     Until {
-        /// The action.
+        /// Id of the action.
         id: u32,
         /// Its parameters by id, ascending.
         params: Vec<(u32, u128)>,
@@ -180,7 +176,7 @@ impl Does {
     }
 }
 
-/// A row.
+/// A row as sent and as read back: its identity and what it does.
 pub type Row = (RowKey, Does);
 
 impl fmt::Display for Match {

@@ -25,8 +25,8 @@ pub fn shown(text: &str) -> String {
     told
 }
 
-/// Why a request of so many updates was not carried out. P4Runtime 1.6.0, section 12.3: an error of a batch has one
-/// `p4.v1.Error` per update in its details, `OK` for those that were carried out.
+/// Why a request of `updates` updates was not carried out. P4Runtime 1.6.0, section 12.3: an error of a batch has
+/// one `p4.v1.Error` per update in its details, `OK` for those that were carried out.
 pub fn of_write(code: i32, message: &str, details: &[u8], updates: usize) -> WriteFailure {
     match rows(details, updates) {
         Ok(rows) => WriteFailure::Rows(rows),

@@ -10,7 +10,7 @@ use crate::session::Running;
 /// What a device was found to run, its description when that was not known, and its cookie.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// What it runs.
+    /// Whether that is what is wanted.
     pub running: Running,
     /// Its own description, where that is what counts.
     pub device: Option<Device>,

@@ -80,7 +80,7 @@ pub struct ParserFacts {
     pub opaque_ethertypes: Vec<u16>,
 }
 
-/// One table.
+/// What one table of the P4Info is to Portcullis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableMapping {
@@ -134,7 +134,7 @@ impl ActionsMapping {
     }
 }
 
-/// One action.
+/// An action by name, with the parameters that are used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActionMapping {
@@ -149,7 +149,7 @@ pub struct ActionMapping {
 }
 
 impl Mapping {
-    /// Reads a mapping.
+    /// Reads a mapping from TOML.
     pub fn from_toml(text: &str) -> Result<Self, MappingError> {
         let mapping: Mapping =
             toml::from_str(text).map_err(|e| MappingError::Toml(e.to_string().trim().to_string()))?;

@@ -14,11 +14,10 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 pub const MAX_DEPTH: usize = 50;
 
 /// A place in a text, both from 1; the column counts characters.
+#[allow(missing_docs, reason = "the names say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TextPosition {
-    /// Line.
     pub line: usize,
-    /// Column.
     pub column: usize,
 }
 
@@ -46,7 +45,7 @@ pub enum P4InfoError {
     /// Text that is no P4Info.
     #[error("{place}: {why}")]
     Text {
-        /// Where.
+        /// Where the text stops being a P4Info.
         place: TextPosition,
         /// What is wrong there.
         why: String,

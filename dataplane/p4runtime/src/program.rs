@@ -13,10 +13,10 @@ use crate::p4info::{P4InfoError, parse};
 /// Why the program that this binary carries is unusable: a fault of the build.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// Its P4Info.
+    /// The compiled P4Info cannot be read.
     #[error("the P4 program in this binary cannot be read")]
     P4Info(#[from] P4InfoError),
-    /// Its tables.
+    /// The tables do not fit the stage model.
     #[error("the P4 program in this binary does not have the stages it should")]
     Stages(#[from] MappingError),
 }
@@ -31,7 +31,7 @@ pub struct OwnProgram {
 }
 
 impl OwnProgram {
-    /// A variant.
+    /// The compiled program with ports as ranges, or as masks.
     pub fn new(matching: PortMatching) -> Result<Self, ProgramError> {
         let (text, json): (&str, &[u8]) = match matching {
             PortMatching::Range => (

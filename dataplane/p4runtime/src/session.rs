@@ -32,7 +32,7 @@ pub const WINDOW: usize = 4;
 /// Whether the agent may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mastership {
-    /// Not told yet.
+    /// The device has not answered arbitration yet.
     #[default]
     Unknown,
     /// Another controller has a higher election id.
@@ -64,11 +64,11 @@ pub enum NotPushed {
 pub enum Running {
     /// Nothing: no pipeline was ever set.
     Nothing,
-    /// What is wanted.
+    /// The wanted program, in the wanted version.
     Wanted,
     /// Our own program, in another version or variant.
     OtherOfOurs,
-    /// Somebody else's, of this name.
+    /// Another program, of this name.
     Foreign(String),
 }
 
@@ -85,14 +85,14 @@ pub enum Effect {
     Read,
     /// Give packets on their way through the device a moment; answer with [`Session::wrote`].
     Drain {
-        /// Its number.
+        /// Number to answer with.
         number: u64,
     },
     /// Send these writes in one request; answer with [`Session::wrote`].
     Write {
-        /// Its number.
+        /// Number to answer with.
         number: u64,
-        /// The writes.
+        /// Inserts, modifications and deletions, sent as one batch.
         ops: Vec<Op<RowKey, Does>>,
     },
 }
@@ -100,7 +100,7 @@ pub enum Effect {
 /// A write that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The row.
+    /// Key of the row that was to be written.
     pub key: RowKey,
     /// The canonical code (`google.rpc.Code`).
     pub code: i32,
@@ -108,13 +108,13 @@ pub struct Refused {
     pub message: String,
 }
 
-/// `google.rpc.Code.RESOURCE_EXHAUSTED`.
+/// gRPC status of a full table (`google.rpc.Code.RESOURCE_EXHAUSTED`).
 pub const RESOURCE_EXHAUSTED: i32 = 8;
 
 /// What happened that the caller tells the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The mastership changed.
+    /// The device named another primary, or this agent.
     Mastership(Mastership),
     /// The device runs what is wanted.
     Pipeline {
@@ -127,7 +127,7 @@ pub enum Event {
     ForeignPipeline(String),
     /// The pipeline could not be put there.
     PipelineRefused(String),
-    /// Rows had drifted.
+    /// Rows differed from those last confirmed; they are written again.
     Drifted(Drift<RowKey>),
     /// The rows could not be read.
     Unread(String),
@@ -150,7 +150,7 @@ struct Writing {
     /// Numbers of requests on their way, and what they wrote.
     on_the_way: Vec<(u64, Vec<RowKey>)>,
     refused: Vec<Refused>,
-    /// A request of which nobody knows what became.
+    /// A request without an answer: it may have been carried out.
     lost: Option<String>,
 }
 
@@ -168,10 +168,10 @@ enum Stage {
     Ready,
 }
 
-/// A session.
+/// State of one device: stream, pipeline, and rows written and wanted. Pure.
 #[derive(Debug)]
 pub struct Session {
-    /// The rows.
+    /// Rows wanted and observed, and the steps between them.
     pub machine: DeviceMachine,
     device: Option<Arc<Device>>,
     overwrite: bool,
@@ -242,7 +242,7 @@ impl Session {
         self.effects.push(Effect::Arbitrate);
     }
 
-    /// The stream ended.
+    /// The stream ended; whatever was on its way is unknown.
     pub fn disconnected(&mut self) {
         self.machine.disconnected();
         self.stop();
@@ -321,8 +321,8 @@ impl Session {
         Vec::new()
     }
 
-    /// The pipeline was put there, or not. Reconciling is an offer that servers may decline; a call of which nobody knows
-    /// what became is no reason to empty the tables.
+    /// The pipeline was set, or not. Reconciling is an offer that servers may decline; a call without an answer
+    /// is no reason to empty the tables.
     pub fn config_set(&mut self, result: Result<(), NotPushed>) -> Vec<Event> {
         match (self.stage, result) {
             (Stage::Pushing(_), Ok(())) => self.ready(true),

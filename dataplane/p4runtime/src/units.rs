@@ -20,23 +20,23 @@ use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
 use crate::own;
 
-/// A unit.
+/// A part of the rows that is compiled and replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnitId {
     /// The rows that hold for every class, and those of tables without classes.
     Shared,
-    /// One class.
+    /// The rows of one class.
     Class(ClassId),
     /// One port or VLAN of it.
     AttachmentPoint(At),
-    /// The multicast groups.
+    /// All multicast groups of the device.
     Groups,
 }
 
 /// Why there are no rows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
-    /// The compiler refused.
+    /// The compiler has no rows for the policy on this target.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// A table is too small.
@@ -44,15 +44,15 @@ pub enum BuildError {
     Full {
         /// The numbers, and what would make it fit.
         refusal: Box<Refusal>,
-        /// The target.
+        /// Name of the target.
         target: String,
     },
     /// The class key is too narrow.
     #[error("the class key of {target} is too narrow: {lack}; the old rows stay")]
     Numbers {
-        /// The numbers.
+        /// Class ids needed, and those there are.
         lack: OutOfNumbers,
-        /// The target.
+        /// Name of the target.
         target: String,
     },
     /// The program has no words for a row.
@@ -82,22 +82,22 @@ impl BuildError {
 /// A row, and what a hit on it tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributed {
-    /// Its direction.
+    /// Whether it decides for what endpoints send or receive.
     pub direction: Direction,
     /// The class it decides for.
     pub class: Option<ClassId>,
-    /// The rule.
+    /// Path of the rule, for example `profiles/web/http`.
     pub rule: String,
     /// What decided, in the policy of the class.
     pub decider: Option<Decider>,
-    /// The verdict.
+    /// Either `allow` or `deny`.
     pub action: String,
 }
 
 /// What an intent comes to on a device.
 #[derive(Debug)]
 pub struct Built {
-    /// The rows.
+    /// Rows by unit, as they shall be.
     pub desired: Desired<UnitId, RowKey, Does>,
     /// What the target cannot do.
     pub unsupported: Vec<Unsupported>,

@@ -47,7 +47,7 @@ impl Tag {
 pub enum Seen {
     /// A row of ours.
     Ours(Row),
-    /// The key of somebody else's.
+    /// The key of a row without our tag.
     Foreign(RowKey),
     /// A row that says nothing to us: a default action, a table we do not use, something unreadable.
     Nothing,
@@ -139,7 +139,7 @@ pub enum ReplicaPorts {
     /// By number, as before P4Runtime 1.4.
     #[default]
     Number,
-    /// By bytes.
+    /// By bytes, as since P4Runtime 1.4.
     Bytes,
 }
 

@@ -58,11 +58,11 @@ pub enum MappingError {
     /// A table that cannot play its stage.
     #[error("table.{table} cannot serve as `{stage}`: {}", reasons.join("; "))]
     Table {
-        /// Its alias.
+        /// Alias of the table.
         table: String,
-        /// The stage.
+        /// The stage it shall serve as.
         stage: String,
-        /// Every reason.
+        /// All that it lacks, a sentence for each.
         reasons: Vec<String>,
     },
     /// No table, or more than one, could play `policy`.
@@ -84,7 +84,7 @@ pub enum MappingError {
 /// A table of a P4Info, and why it is no policy stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its alias.
+    /// Alias of the table.
     pub table: String,
     /// Its match fields: name, kind, width.
     pub fields: Vec<String>,

@@ -47,7 +47,7 @@ pub(super) struct MappedTable {
 /// The ids behind a table's keys and actions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bound {
-    /// The table's id.
+    /// Id of the table in the P4Info.
     pub table: u32,
     /// Match fields: id, what it is, and the IP version it is of where there is one for each.
     pub fields: Vec<(u32, Field, Option<Family>)>,
@@ -58,9 +58,9 @@ pub struct Bound {
 /// The ids behind an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundAction {
-    /// What it does.
+    /// Its part: allow, deny, words or set.
     pub does: ActionModel,
-    /// Its id.
+    /// Id of the action in the P4Info.
     pub id: u32,
     /// The parameter that takes what is set: the metadata, the word, or the set of words.
     pub value: Option<u32>,

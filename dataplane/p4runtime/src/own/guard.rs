@@ -20,7 +20,7 @@ const ARP: u128 = 1;
 const IPV4: u128 = 2;
 const IPV6: u128 = 3;
 
-/// RFC 4861.
+/// Types of ICMPv6 neighbor discovery (RFC 4861).
 const SOLICITATION: u128 = 135;
 const ADVERTISEMENT: u128 = 136;
 
