@@ -31,7 +31,7 @@ pub enum ValueError {
     Type {
         /// What the column holds.
         expected: &'static str,
-        /// What was sent.
+        /// JSON type and value sent, cut when long.
         found: String,
     },
     /// A UUID that is not one.

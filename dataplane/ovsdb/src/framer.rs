@@ -22,7 +22,7 @@ pub enum ProtocolError {
     NotAnObject {
         /// Position since the connection was made.
         offset: u64,
-        /// The byte found.
+        /// The byte where `{` must be.
         byte: u8,
     },
     /// A message is longer than the configured bound.
@@ -32,7 +32,7 @@ pub enum ProtocolError {
     TooLong {
         /// Where the message starts.
         offset: u64,
-        /// The bound.
+        /// Configured size limit of a message, in bytes.
         max: usize,
     },
     /// Arrays and objects nest deeper than [`MAX_DEPTH`].

@@ -20,6 +20,7 @@ pub(crate) struct Layout {
 }
 
 /// Why a database schema cannot be used.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// A part of the schema is not what RFC 7047 section 3.2 says.
@@ -27,23 +28,16 @@ pub enum SchemaError {
     Malformed {
         /// Table and column, where known.
         place: String,
-        /// What belongs there.
         expected: &'static str,
-        /// What was sent.
         found: String,
     },
     /// A table without which there is no switch.
     #[error("the schema has no table {table}; is this database the configuration of an Open vSwitch?")]
-    MissingTable {
-        /// The table.
-        table: &'static str,
-    },
+    MissingTable { table: &'static str },
     /// A column without which there is no switch.
     #[error("the schema has no column {table}.{column}; this version of Open vSwitch is not supported")]
     MissingColumn {
-        /// The table.
         table: &'static str,
-        /// The column.
         column: &'static str,
     },
     /// A column of another type than known.
@@ -51,9 +45,7 @@ pub enum SchemaError {
         "column {table}.{column} holds {found}, expected {expected}; this version of Open vSwitch is not supported"
     )]
     ColumnType {
-        /// The table.
         table: &'static str,
-        /// The column.
         column: &'static str,
         /// The type the replica knows.
         expected: String,

@@ -37,11 +37,11 @@ pub struct RemoteError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("member {member:?} of a JSON-RPC message is {found}, expected {expected}")]
 pub struct MessageError {
-    /// The member.
+    /// Name of the member, for example `params`.
     pub member: &'static str,
-    /// What belongs there.
+    /// JSON type that belongs there.
     pub expected: &'static str,
-    /// What was sent.
+    /// JSON type and value sent, cut when long.
     pub found: String,
 }
 

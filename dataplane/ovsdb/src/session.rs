@@ -22,7 +22,7 @@ const ECHO: &str = "echo";
 /// The id of a transaction; at most one waits for its answer.
 const TRANSACTION: &str = "transaction";
 
-/// What a session is told once.
+/// Settings of a session, which do not change.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// Silence after which the server is asked whether it lives, and then given up. Zero: never.
@@ -62,13 +62,13 @@ pub enum Event {
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// No connection.
+    /// There is no connection to the server.
     Disconnected,
     /// Waiting for the schema.
     Schema,
     /// Waiting for the contents.
     Contents,
-    /// Following every change.
+    /// The replica is complete and follows every change.
     Live,
     /// An error ended the connection, which is to be closed.
     Failed,

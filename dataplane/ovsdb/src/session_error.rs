@@ -23,9 +23,9 @@ pub enum SessionError {
     Malformed {
         /// Which part of which message.
         part: &'static str,
-        /// What belongs there.
+        /// JSON type that belongs there.
         expected: &'static str,
-        /// What was sent.
+        /// JSON type and value sent, cut when long.
         found: String,
     },
     /// A reply to nothing that was asked.
@@ -47,7 +47,7 @@ pub enum SessionError {
     Refused {
         /// The method of the request.
         method: &'static str,
-        /// What it answered.
+        /// The server's error, with its details.
         #[source]
         source: RemoteError,
     },

@@ -28,11 +28,11 @@ pub struct Switch {
     pub cur_cfg: Option<i64>,
     /// Sequence number of the configuration as wanted.
     pub next_cfg: Option<i64>,
-    /// Bridges by name.
+    /// Bridges by name, for example `br-int`.
     pub bridges: BTreeMap<String, Bridge>,
 }
 
-/// A bridge.
+/// A bridge and its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bridge {
     /// Its row: stays the same as long as the bridge does, whatever it is called and whatever its ports are.
@@ -67,7 +67,7 @@ pub struct Bridge {
 /// A mirror: copies of frames, sent beside the flow tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
-    /// Its name.
+    /// Name for people; it need not be unique.
     pub name: String,
     /// Name of the port that copies go to.
     pub output_port: Option<String>,
@@ -78,7 +78,7 @@ pub struct Mirror {
 /// Settings of one OpenFlow table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable {
-    /// Its name.
+    /// Name for tools, which has no effect on flows.
     pub name: Option<String>,
     /// Most flows it may hold; `None` is without limit.
     pub flow_limit: Option<u64>,
@@ -89,7 +89,7 @@ pub struct FlowTable {
 /// A port: one interface, or several that make a bond.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Port {
-    /// Its name.
+    /// Name, unique in the switch; that of its interface unless it is a bond.
     pub name: String,
     /// Access or native VLAN.
     pub tag: Option<u16>,
@@ -108,7 +108,7 @@ pub struct Port {
 pub enum VlanMode {
     /// `access`: one VLAN, untagged.
     Access,
-    /// `trunk`: tagged VLANs.
+    /// `trunk`: tagged VLANs, those of `trunks`.
     Trunk,
     /// `native-tagged`: a trunk whose untagged frames belong to `tag`, sent tagged.
     NativeTagged,
@@ -123,9 +123,9 @@ pub enum VlanMode {
 /// State of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// Carrier.
+    /// The link has carrier.
     Up,
-    /// No carrier.
+    /// The link has no carrier.
     Down,
     /// A state this crate does not know, as the database spells it.
     Unknown(String),
@@ -134,7 +134,7 @@ pub enum LinkState {
 /// An interface of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
+    /// Name, unique in the switch; for system interfaces that of the kernel.
     pub name: String,
     /// Column `type`: `dpdk`, `internal`, `patch`; empty means `system`.
     pub kind: String,
@@ -155,11 +155,11 @@ pub struct Interface {
 /// An interface with where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located<'a> {
-    /// Its bridge.
+    /// The bridge that has the port.
     pub bridge: &'a Bridge,
-    /// Its port.
+    /// The port that has the interface.
     pub port: &'a Port,
-    /// The interface.
+    /// The interface itself, with its number.
     pub interface: &'a Interface,
 }
 

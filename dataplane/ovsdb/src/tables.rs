@@ -11,6 +11,7 @@ use crate::layout::Layout;
 use crate::uuid::{Uuid, UuidError};
 
 /// Why an update cannot be applied. The replica no longer follows the server; it must be fetched anew.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
     /// A part of the update is of another JSON type.
@@ -18,9 +19,7 @@ pub enum UpdateError {
     Malformed {
         /// Table and row, where known.
         place: String,
-        /// What belongs there.
         expected: &'static str,
-        /// What was sent.
         found: String,
     },
     /// A table that was not asked for.
@@ -32,9 +31,7 @@ pub enum UpdateError {
     /// A column that was not asked for.
     #[error("the update of row {row} in table {table} names column {column:?}, which is not monitored")]
     UnknownColumn {
-        /// The table.
         table: &'static str,
-        /// The row.
         row: Uuid,
         /// The column, cut when long.
         column: String,
@@ -42,33 +39,22 @@ pub enum UpdateError {
     /// A row identifier that is not one.
     #[error("the update of table {table} has a malformed row identifier")]
     RowId {
-        /// The table.
         table: &'static str,
-        /// Why.
         #[source]
         source: UuidError,
     },
     /// A value that does not fit its column.
     #[error("the update of {table}.{column} in row {row} has a value that does not fit")]
     Value {
-        /// The table.
         table: &'static str,
-        /// The row.
         row: Uuid,
-        /// The column.
         column: &'static str,
-        /// Why.
         #[source]
         source: ValueError,
     },
     /// A difference to a row that the replica does not have.
     #[error("the update modifies row {row} of table {table}, which the replica does not have")]
-    ModifiesUnknownRow {
-        /// The table.
-        table: &'static str,
-        /// The row.
-        row: Uuid,
-    },
+    ModifiesUnknownRow { table: &'static str, row: Uuid },
 }
 
 /// Which notation an update is in.
