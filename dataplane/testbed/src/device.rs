@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Result, TestbedError};
 use crate::sandbox::Sandbox;
 
-/// The program.
+/// BMv2's P4Runtime server, looked up on the PATH.
 pub const BMV2: &str = "simple_switch_grpc";
 const SOCKET: &str = "p4runtime.sock";
 /// How long it may take to listen.
@@ -120,7 +120,6 @@ impl Device {
         format!("unix:{}", self.socket.display())
     }
 
-    /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -12,7 +12,6 @@ pub enum TestbedError {
     /// A command could not be started.
     #[error("cannot run `{command}`: is it installed?")]
     Spawn {
-        /// The command line.
         command: String,
         /// Why it did not start.
         #[source]
@@ -21,9 +20,7 @@ pub enum TestbedError {
     /// A command ran and failed.
     #[error("`{command}` failed ({status}): {stderr}")]
     Command {
-        /// The command line.
         command: String,
-        /// Its exit status.
         status: std::process::ExitStatus,
         /// What it wrote to standard error.
         stderr: String,
@@ -31,9 +28,7 @@ pub enum TestbedError {
     /// A file of the sandbox could not be read or made.
     #[error("cannot use {}", path.display())]
     File {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -42,9 +37,7 @@ pub enum TestbedError {
     Namespace {
         /// The namespace, as `ip netns` names it.
         namespace: String,
-        /// What was tried.
         action: &'static str,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },

@@ -9,6 +9,7 @@
     clippy::panic,
     reason = "only tests run this, and a broken testbed must fail them"
 )]
+#![allow(missing_docs, reason = "only tests of this repository use it")]
 
 mod capture;
 pub mod conformance;

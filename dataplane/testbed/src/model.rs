@@ -48,14 +48,13 @@ impl Key for FakeKey {
 /// The body of a model row: for a dispatch row the class, for a policy row the class's size (how many rows make it whole).
 pub type FakeBody = u32;
 
-/// The model switch.
+/// A switch that applies batches in memory and checks after each write that no rule of the running datapath is
+/// broken.
 #[derive(Debug, Default)]
 pub struct FakeSwitch {
     /// Rows with our tag.
     pub rows: BTreeMap<FakeKey, FakeBody>,
-    /// Rows of others.
     pub foreign: BTreeSet<FakeKey>,
-    /// Batches executed.
     pub batches: u64,
 }
 
@@ -139,7 +138,6 @@ pub fn desired(ports: &[(u32, u32)], size: u32) -> Desired<(bool, u32), FakeKey,
 /// Drives a machine against the model switch.
 #[derive(Debug, Default)]
 pub struct Driven {
-    /// The switch.
     pub switch: FakeSwitch,
     /// The machine under test.
     pub machine: Machine<(bool, u32), FakeKey, FakeBody>,
@@ -187,7 +185,7 @@ impl Driven {
         Err(Violation("not in sync after 64 rounds".to_string()))
     }
 
-    /// Somebody meddles with a row of ours; a read-back is asked for.
+    /// Another program changes a row of ours; a read-back is asked for.
     pub fn meddle(&mut self, fault: Fault, nth: usize) {
         let Some((key, body)) = self
             .switch

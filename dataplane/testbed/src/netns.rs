@@ -224,7 +224,7 @@ impl NetnsHost {
         })
     }
 
-    /// Returns every datagram that comes to UDP `port`, IPv4 and IPv6, until the service is dropped.
+    /// Returns every datagram that arrives at UDP `port`, IPv4 and IPv6, until the service is dropped.
     pub fn udp_echo(&self, port: u16) -> Result<Service> {
         self.inside("serving UDP", || {
             Service::udp_echo(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?)

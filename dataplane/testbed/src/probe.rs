@@ -14,9 +14,9 @@ const TICK: Duration = Duration::from_millis(20);
 pub enum TcpOutcome {
     /// The other side accepted.
     Open(TcpStream),
-    /// The other side answered that nobody listens there.
+    /// The other side answered with a reset: the port is closed.
     Refused,
-    /// Nobody answered in time: dropped on the way.
+    /// No answer in time: dropped on the way.
     Timeout,
     /// No route, no neighbour, or an ICMP error.
     Unreachable,
@@ -42,11 +42,11 @@ impl TcpOutcome {
 /// What became of a datagram that asks for an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UdpOutcome {
-    /// The answer.
+    /// The bytes that came back.
     Answered(Vec<u8>),
-    /// ICMP said that nobody listens there.
+    /// ICMP answered that the port is closed.
     Refused,
-    /// Nobody answered in time.
+    /// No answer in time: dropped on the way.
     Timeout,
     /// No route, no neighbour, or another ICMP error.
     Unreachable,

@@ -21,10 +21,10 @@ struct Cli {
 enum Probe {
     /// Echo on these ports of every IPv4 and IPv6 address until killed; prints `ready` once it listens.
     Serve {
-        /// TCP port.
+        /// TCP port to listen on; may be repeated.
         #[arg(long, value_name = "PORT")]
         tcp: Vec<u16>,
-        /// UDP port.
+        /// UDP port to listen on; may be repeated.
         #[arg(long, value_name = "PORT")]
         udp: Vec<u16>,
     },
@@ -39,9 +39,9 @@ enum Probe {
 
 #[derive(Args)]
 struct To {
-    /// Address to ask.
+    /// IPv4 or IPv6 address to ask.
     address: IpAddr,
-    /// Port to ask.
+    /// TCP or UDP port to ask.
     port: u16,
     /// How long to wait for an answer, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 1_000)]

@@ -63,17 +63,17 @@ impl Launched {
         self.intent = Some(intent);
     }
 
-    /// Some time passes.
+    /// Lets the backend run for 2 ms.
     pub fn turn(&self) {
         self.pass(TURN);
     }
 
-    /// Time passes.
+    /// Lets the backend run for `time`.
     pub fn pass(&self, time: Duration) {
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
-    /// The status.
+    /// The target's status, in the suite's terms.
     pub fn report(&self) -> Report {
         let status = self.target.status();
         Report {

@@ -25,9 +25,9 @@ pub const RESYNC: Duration = Duration::from_millis(100);
 /// What marks rows of others.
 const THEIRS: &[u8] = b"theirs";
 
-/// A device.
+/// A P4Runtime device that the suite runs against.
 pub trait Device: Sized {
-    /// See [`Subject::HISTORIES`].
+    /// See [`Subject::HISTORIES`]; slow devices try fewer.
     const HISTORIES: u32;
 
     /// Starts it behind a meddler. It shows its tables to the watch after every write, in as small steps as it has.
@@ -45,7 +45,7 @@ pub trait Device: Sized {
     /// Updates that it carried out.
     fn executed(&self) -> u64;
 
-    /// Somebody else writes; the device may refuse it, since the agent may have been faster.
+    /// Another controller writes; the device may refuse it, since the agent may have been faster.
     fn write(&mut self, update: v1::Update);
 
     /// What its tables do with a packet.
@@ -152,7 +152,7 @@ impl<D: Device> P4Subject<D> {
         }
     }
 
-    /// A row like that of `web`, at a port that nobody has.
+    /// A row like that of `web`, at a port without an endpoint.
     fn put_beside(&mut self) {
         let Some(mut entry) = self.attached(1) else { return };
         for matched in &mut entry.r#match {

@@ -24,7 +24,7 @@ const fn scene(blocked: &'static str, mail: bool, smtp: bool) -> Scene {
 }
 
 impl Scene {
-    /// Nothing is blocked.
+    /// No port is blocked.
     pub const OPEN: Scene = scene("", true, false);
     /// Port 25 is blocked.
     pub const CLOSED: Scene = scene("25", true, false);
@@ -85,15 +85,13 @@ fn local(endpoint: &str) -> Ipv4Addr {
 /// A TCP SYN that an endpoint sends to a port of [`REMOTE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Probe {
-    /// Who sends it.
     pub endpoint: &'static str,
-    /// To which port.
     pub port: u16,
 }
 
 /// Whom packets are for.
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
-/// The MAC they are for: nobody declares it.
+/// Destination MAC, which no endpoint declares.
 pub const REMOTE_MAC: u64 = 0x0200_0000_0077;
 /// The port they come from.
 pub const SOURCE_PORT: u16 = 40_000;
@@ -114,12 +112,10 @@ impl Probe {
         number(self.endpoint)
     }
 
-    /// The endpoint's MAC.
     pub fn mac(&self) -> u64 {
         0x0200_0000_0000 | u64::from(self.number())
     }
 
-    /// The endpoint's address.
     pub fn local(&self) -> Ipv4Addr {
         local(self.endpoint)
     }

@@ -7,12 +7,12 @@ use portcullis_policy::{Document, Verdict};
 
 use super::{Probe, Watch};
 
-/// A fault.
+/// What goes wrong in a scenario, at the next batch or at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// A batch is refused, as a whole or in part.
     Refuse,
-    /// A batch is executed, and its result is not told; the connection stays.
+    /// A batch is executed, and its result is lost; the connection stays.
     Lose,
     /// The connection breaks before a batch is executed.
     BreakBefore,
@@ -24,18 +24,17 @@ pub enum Fault {
     HoldBefore,
     /// The datapath restarts with empty tables.
     Restart,
-    /// Somebody deletes a row of ours.
+    /// Another program deletes a row of ours.
     DeleteRow,
-    /// Somebody changes what a row of ours does.
+    /// Another program changes what a row of ours does.
     AlterRow,
-    /// Somebody writes a row of theirs beside ours.
+    /// Another program writes a row of its own beside ours.
     ForeignRow,
-    /// Somebody puts a row of theirs where the row was that leads `mail` to its class.
+    /// Another program puts a row of its own where the row was that leads `mail` to its class.
     ForeignInPlace,
 }
 
 impl Fault {
-    /// Every fault.
     pub const ALL: [Fault; 11] = [
         Fault::Refuse,
         Fault::Lose,
@@ -59,7 +58,6 @@ impl Fault {
 /// What a session tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Where it stands.
     pub state: SessionState,
     /// Generation of the newest intent.
     pub wanted: u64,
@@ -79,7 +77,7 @@ pub trait Subject: Sized {
     const LACKS: &'static [Fault];
     /// Random histories that are tried.
     const HISTORIES: u32;
-    /// After so many turns whatever was begun is over.
+    /// Number of turns after which everything that was begun is over.
     const PATIENCE: usize;
 
     /// An agent without an intent, and an empty datapath.
@@ -112,7 +110,7 @@ pub trait Subject: Sized {
     /// Row writes that the datapath carried out.
     fn executed(&self) -> u64;
 
-    /// What the datapath's tables do with a packet; `None` when nobody said who is behind its port.
+    /// What the datapath's tables do with a packet; `None` when its port has no rows.
     fn verdict(&self, probe: &Probe) -> Option<Verdict>;
 
     /// Lets a fault happen: at the `nth` batch from now on, or at once and to the `nth` row. `false`: it cannot have this one.

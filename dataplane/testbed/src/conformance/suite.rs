@@ -5,15 +5,15 @@ use portcullis_policy::Document;
 
 use super::{Fault, Probe, Report, Scene, Subject, Watch};
 
-/// A subject, what it was told, and what is checked of it at every moment.
+/// A subject, the documents it was given, and what is checked at every moment.
 #[derive(Debug)]
 pub struct Run<S> {
-    /// The subject.
     pub subject: S,
     watch: Watch,
     generation: u64,
     newest: Option<Document>,
-    /// Somebody changed the datapath, which a session finds out when it reads back: until then status says what it knew.
+    /// Another program changed the datapath, which a session finds out when it reads back: until then status says
+    /// what it knew.
     meddled: bool,
     /// The connection ended after that: what is there is read before status claims anything again.
     noticed: bool,
@@ -309,7 +309,7 @@ pub fn rows_of_others_are_kept_and_reported<S: Subject>() {
     assert_eq!(run.subject.report().drift, 0);
 }
 
-/// A row of others where ours has to be: it stays, and nobody says that all is well.
+/// A row of others in the place of ours: it stays, and no status says that all is well.
 pub fn a_row_of_others_in_our_place_is_kept_and_reported<S: Subject>() {
     let mut run = Run::<S>::at(Scene::CLOSED);
     run.meets(Fault::ForeignInPlace, 0);

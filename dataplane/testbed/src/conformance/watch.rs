@@ -10,12 +10,13 @@ use super::Probe;
 /// What is asked of the datapath at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Rule {
-    /// Its tables were empty: a port without rows is nobody's, and a port with rows has a verdict of a document.
+    /// Its tables were empty: a port without rows has no verdict, and a port with rows has a verdict of a
+    /// document.
     #[default]
     Blank,
     /// Every probe meets a verdict of a document.
     Strict,
-    /// Somebody changed rows of ours: nothing, until they are put right.
+    /// Another program changed rows of ours: nothing is checked until they are put right.
     Off,
 }
 
@@ -87,7 +88,7 @@ impl Watch {
         }
     }
 
-    /// Somebody changed rows of ours.
+    /// Another program changed rows of ours.
     pub(super) fn off(&self) {
         self.seen().rule = Rule::Off;
     }

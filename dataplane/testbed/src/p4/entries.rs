@@ -59,7 +59,6 @@ impl Entries {
         }
     }
 
-    /// Takes all away.
     pub fn clear(&mut self) {
         self.map.clear();
         self.counts.clear();

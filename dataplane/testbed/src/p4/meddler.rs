@@ -63,7 +63,7 @@ impl Meddler {
         }))
     }
 
-    /// Where controllers connect.
+    /// Loopback address that controllers connect to, as `HOST:PORT`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
@@ -73,7 +73,7 @@ impl Meddler {
         *lock(&self.to) = Some(to);
     }
 
-    /// Cuts every connection.
+    /// Cuts every connection through it; new ones are accepted.
     pub fn cut(&self) {
         lock(&self.connections)
             .drain(..)

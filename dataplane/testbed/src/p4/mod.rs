@@ -53,17 +53,17 @@ struct Shared {
 /// Faults that can be set at any time.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// Every call waits so many milliseconds.
+    /// Delay of every call, in milliseconds.
     pub delay_ms: AtomicU64,
     /// Updates of a request are carried out in reverse order.
     pub reversed: AtomicBool,
-    /// So many of the next updates are refused with INTERNAL, every other one.
+    /// Number of updates to refuse with INTERNAL, every other one from the next on.
     pub refuse: AtomicU64,
     /// Calls are never answered.
     pub deaf: AtomicBool,
     /// RECONCILE_AND_COMMIT is carried out, as few devices do; UNIMPLEMENTED otherwise.
     pub reconcile: AtomicBool,
-    /// So many of the next pipelines are not taken: UNAVAILABLE.
+    /// Number of pipelines to refuse with UNAVAILABLE, from the next on.
     pub busy: AtomicU64,
     /// Multicast groups cannot be read.
     pub groups_unreadable: AtomicBool,
@@ -201,17 +201,16 @@ impl P4Server {
         Ok(())
     }
 
-    /// Where it listens.
+    /// Address that controllers connect to, as `HOST:PORT`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Its faults.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// Its state.
+    /// Pipeline, entries and counts, to be read or altered.
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.shared.state)
     }
@@ -226,7 +225,7 @@ impl P4Server {
         roles
     }
 
-    /// Connections so far.
+    /// Connections since the server started.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
     }
@@ -255,7 +254,7 @@ impl P4Server {
         self.serve(listener, None)
     }
 
-    /// Stops: connections break, and nobody answers any more. [`restart`](Self::restart) brings it back, empty.
+    /// Stops: connections break and new ones are refused. [`restart`](Self::restart) brings it back, empty.
     pub async fn stop(&mut self) {
         self.break_streams();
         if let Some(stop) = self.stop.take() {

@@ -10,14 +10,13 @@ use v1::update::Type;
 
 use super::entries::{Entries, EntryKey};
 
-/// The server's state.
+/// What the P4Runtime server has been given, and how often.
 #[derive(Debug, Default, Clone)]
 pub struct State {
     /// The pipeline, when one was set.
     pub config: Option<v1::ForwardingPipelineConfig>,
     /// The entries of all tables.
     pub entries: Entries,
-    /// The multicast groups.
     pub groups: BTreeMap<u32, v1::MulticastGroupEntry>,
     /// Rows that a table takes at most, where it is not what the P4Info says.
     pub sizes: BTreeMap<u32, usize>,
@@ -25,7 +24,7 @@ pub struct State {
     pub pushes: u64,
     /// How often that was with every row kept.
     pub reconciled: u64,
-    /// Updates carried out.
+    /// Updates carried out, of every role.
     pub updates: u64,
     /// The same by the role that wrote them.
     pub written: BTreeMap<String, u64>,
