@@ -32,7 +32,7 @@ impl OvsBackend {
         })
     }
 
-    /// The configuration.
+    /// Settings of the target.
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -531,7 +531,7 @@ mod tests {
         }
     }
 
-    /// The next request of whoever asks the daemon.
+    /// The next request that the daemon receives.
     async fn asked(stream: &mut tokio::net::UnixStream, framer: &mut Framer) -> serde_json::Value {
         loop {
             if let Some(asked) = framer.next_value().unwrap() {

@@ -24,7 +24,7 @@ pub enum FailMode {
     Secure,
 }
 
-/// One OVS bridge.
+/// Settings of a target that is one OVS bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Name of the target.
@@ -62,7 +62,7 @@ impl Config {
     pub const DEFAULT_OVSDB: &'static str = "unix:/run/openvswitch/db.sock";
     /// As many MACs as a server with containers or nested machines has.
     pub const DEFAULT_LEARNED_MACS: u32 = 16;
-    /// "PC".
+    /// Default tag: the letters "PC".
     pub const DEFAULT_COOKIE: u16 = 0x5043;
 
     /// A configuration with every default.

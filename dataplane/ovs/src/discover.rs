@@ -10,10 +10,10 @@ use crate::io::Link;
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What was found.
+/// The bridge to program, and versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The bridge.
+    /// Name of the bridge.
     pub bridge: String,
     /// Version of Open vSwitch, when it says.
     pub ovs_version: String,
@@ -22,32 +22,20 @@ pub struct Found {
 }
 
 /// Why there is nothing to program.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotFound {
-    /// No database.
+    /// The server cannot be reached.
     #[error("no OVSDB server at {address}: {why}")]
-    NoDatabase {
-        /// The address.
-        address: String,
-        /// The reason.
-        why: String,
-    },
+    NoDatabase { address: String, why: String },
     /// It does not behave.
     #[error("the OVSDB server at {address} cannot be used: {why}")]
-    Unusable {
-        /// The address.
-        address: String,
-        /// The reason.
-        why: String,
-    },
+    Unusable { address: String, why: String },
     /// Open vSwitch without DPDK.
     #[error(
         "Open vSwitch at {address} runs without DPDK: set other_config:dpdk-init=true and run ovs-vswitchd-dpdk"
     )]
-    NoDpdk {
-        /// The address.
-        address: String,
-    },
+    NoDpdk { address: String },
     /// No bridge, or several.
     #[error("{0}")]
     Bridge(String),
@@ -96,7 +84,7 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// Asks once.
+/// Reads the database once and chooses the bridge.
 pub async fn discover(config: &Config) -> Result<Found, NotFound> {
     let address = config.ovsdb.clone();
     let mut link = Link::connect(&address)

@@ -10,20 +10,18 @@ use crate::regs;
 use crate::tables::{Level, Table};
 
 /// What makes two flows the same row.
+#[allow(missing_docs, reason = "the names are those of OpenFlow")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowIdentity {
-    /// The table.
     pub table: Table,
-    /// The priority.
     pub priority: u16,
-    /// The match.
     pub matching: Match,
 }
 
 /// A shared [`FlowIdentity`]: it stands in several maps.
 pub type FlowKey = SharedIdentity;
 
-/// See [`FlowKey`].
+/// A flow's identity behind a shared pointer, so that keys are cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SharedIdentity(pub Arc<FlowIdentity>);
 
@@ -77,13 +75,13 @@ impl PartialEq for FlowBody {
 
 impl Eq for FlowBody {}
 
-/// A row.
+/// A flow as sent and as read back: its identity and what it does.
 pub type Flow = (FlowKey, FlowBody);
 
 /// Builds rows of one generation.
 #[derive(Debug, Clone, Copy)]
 pub struct Writer {
-    /// The generation.
+    /// Generation in the cookie of the rows.
     pub generation: u64,
 }
 

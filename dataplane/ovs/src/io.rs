@@ -69,7 +69,7 @@ impl Link {
         }
     }
 
-    /// Queues bytes.
+    /// Queues bytes to be sent; on a closed connection they are dropped.
     pub(crate) fn write(&self, bytes: Vec<u8>) {
         if !bytes.is_empty() && self.to_write.send(bytes).is_err() {
             tracing::debug!("the connection to the switch is closed already");

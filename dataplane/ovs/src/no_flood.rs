@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) enum NoFloodError {
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
-    /// No OpenFlow 1.0.
+    /// The bridge does not offer OpenFlow 1.0.
     #[error(
         "the bridge does not speak OpenFlow 1.0, which alone can set it: add OpenFlow10 to Bridge:protocols"
     )]

@@ -77,11 +77,11 @@ pub enum Role {
 /// A port of the bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwitchPort {
-    /// OpenFlow port number.
+    /// OpenFlow number of the port.
     pub number: u32,
-    /// Interface name.
+    /// Name of the interface.
     pub name: String,
-    /// Its VLANs.
+    /// VLANs that the port carries, and how.
     pub vlans: Vlans,
     /// Whether the switch parses one tag, so that a second shows as the EtherType of the frame.
     pub parses_one_tag: bool,
@@ -115,7 +115,7 @@ impl SwitchPort {
 /// The ports of a bridge under an intent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ports {
-    /// By number.
+    /// Every port, by OpenFlow number.
     pub ports: BTreeMap<u32, SwitchPort>,
     /// What became of the endpoints.
     pub resolution: Resolution,

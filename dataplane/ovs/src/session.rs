@@ -124,7 +124,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// For a pipeline.
+    /// A session without a connection; the first is [`Session::connected`].
     pub fn new(pipeline: Pipeline) -> Self {
         Session {
             machine: OvsMachine::default(),
@@ -187,7 +187,7 @@ impl Session {
         std::mem::take(&mut self.output)
     }
 
-    /// A connection exists.
+    /// A connection was made: the handshake begins.
     pub fn connected(&mut self, now: Now) -> Result<(), SessionError> {
         let machine = std::mem::take(&mut self.machine);
         let (xid, bundle) = (self.xid, self.bundle);
@@ -210,7 +210,7 @@ impl Session {
         Ok(())
     }
 
-    /// The connection ended.
+    /// The connection ended; answers to what was sent are lost.
     pub fn disconnected(&mut self) {
         self.machine.disconnected();
         self.version = None;
@@ -254,7 +254,7 @@ impl Session {
         Ok(events)
     }
 
-    /// Time passed.
+    /// Time has passed: probes a silent switch, and reads rows back when they are due.
     pub fn tick(&mut self, now: Now) -> Result<(), SessionError> {
         let uptime = now.uptime;
         match self.probe {

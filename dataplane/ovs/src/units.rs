@@ -14,18 +14,18 @@ use crate::tables::{
     Exit, Forwarding, Pipeline, attach, deliver, frame, guard, l2, learn, output, policy, remote,
 };
 
-/// A unit.
+/// A part of the rows that is compiled and replaced as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnitId {
     /// The rows of every table that never change.
     Frame,
     /// The rows that hold for every class.
     Fixed,
-    /// MACs that are not learned as others are: those that nobody may claim here, and shared ones.
+    /// MACs that are not learned as others are: those that no endpoint may claim here, and shared ones.
     Withheld,
-    /// One class.
+    /// The policy rows of one class.
     Class(ClassId),
-    /// One port.
+    /// The dispatch rows of one port.
     Port(u32),
     /// Receivers of a VLAN, one part of them.
     Flood(u16, u32),
@@ -49,7 +49,7 @@ type Rows = Unit<FlowKey, FlowBody>;
 type FloodUnits = Vec<((u16, u32), Rows)>;
 
 impl Units {
-    /// For a pipeline.
+    /// Nothing is built until the first intent.
     pub fn new(pipeline: Pipeline) -> Self {
         Units {
             pipeline,
@@ -62,7 +62,7 @@ impl Units {
         }
     }
 
-    /// The pipeline.
+    /// The pipeline that units are built for.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
     }

@@ -19,7 +19,7 @@ use crate::config::FailMode;
 const SECURE: &str = "secure";
 /// How long the switch may take to put a mode into effect.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the rows are read back after a change of the mode that somebody else made.
+/// How long the rows are read back after the mode was changed by another program.
 const WATCH: Duration = Duration::from_secs(3);
 
 /// Where the setting stands.
@@ -55,7 +55,7 @@ impl Mode {
         self.watch_until.is_none() || self.emptied
     }
 
-    /// Rows were read back, and so many were gone.
+    /// A read-back found `rows` rows missing.
     pub(super) fn missed(&mut self, rows: usize) {
         self.emptied |= rows > 0;
     }

@@ -13,24 +13,24 @@ pub enum SessionError {
     /// A message of ours does not fit.
     #[error("a row does not fit into a message")]
     Encode(#[from] EncodeError),
-    /// No common version.
+    /// The switch and the agent have no version in common.
     #[error(
         "the bridge speaks OpenFlow versions {theirs:#x} (bit n: version n) and Portcullis 1.4 and 1.5: allow one with \
          `ovs-vsctl set bridge BRIDGE protocols=OpenFlow10,OpenFlow14,OpenFlow15`"
     )]
     Version {
-        /// Their bitmap.
+        /// Their versions as a bitmap: bit *n* stands for wire version *n*.
         theirs: u32,
     },
     /// The switch refused something that is not a row.
     #[error("the switch refused {what}: {why}")]
     Refused {
-        /// What we asked.
+        /// The kind of request.
         what: &'static str,
-        /// Its answer.
+        /// The error of the switch, explained.
         why: String,
     },
-    /// Silence.
+    /// No answer to an echo request in time.
     #[error("the switch has not answered for {0:?}")]
     Silent(Duration),
 }

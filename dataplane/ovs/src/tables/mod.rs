@@ -73,7 +73,7 @@ impl Table {
         Self::ALL.iter().copied()
     }
 
-    /// Its name.
+    /// The name in status, plans and the printed docs.
     pub fn name(self) -> &'static str {
         self.contract().name
     }
@@ -109,7 +109,7 @@ pub const TAG_TYPES: [u16; 2] = [0x8100, 0x88a8];
 /// How frames leave that go to uplinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Exit {
-    /// By our rows.
+    /// By rows of the agent.
     #[default]
     Uplinks,
     /// By NORMAL, which alone balances over the interfaces of a bond.

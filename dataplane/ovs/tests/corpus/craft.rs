@@ -37,7 +37,7 @@ pub struct ArpSays {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Arp(ArpSays),
-    /// RFC 903.
+    /// Reverse ARP (RFC 903).
     Rarp,
     Other,
     /// IP inside something that is not looked into.
@@ -160,7 +160,7 @@ pub fn tcp(src: u16, dst: u16, flags: u16) -> Segment {
     }
 }
 
-/// RFC 768.
+/// A UDP segment of 24 bytes (RFC 768).
 pub fn udp(src: u16, dst: u16) -> Segment {
     let mut bytes = [src, dst, 8 + 16, 0].map(u16::to_be_bytes).concat();
     bytes.extend([0x55; 16]);
@@ -319,7 +319,7 @@ pub struct Ip {
     pub options: Vec<u8>,
     /// IPv4 fragmentation: offset in units of 8 bytes, and whether more follow.
     pub fragment: Option<(u16, bool)>,
-    /// IPv6 extension headers.
+    /// IPv6 extension headers, the outermost first.
     pub chain: Vec<Ext>,
 }
 
@@ -445,7 +445,7 @@ impl Ip {
     }
 }
 
-/// RFC 1071.
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let pairs = bytes
         .chunks(2)

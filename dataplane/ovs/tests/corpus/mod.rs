@@ -36,7 +36,7 @@ pub struct Host(pub usize);
 pub const WEB: Host = Host(0);
 /// The same, with other rules.
 pub const MAIL: Host = Host(1);
-/// ManagedPort, `source_guard: false`.
+/// ManagedPort that may send with any source (`source_guard: false`).
 pub const FREE: Host = Host(2);
 /// ManagedPort, guarded by its MAC alone.
 pub const BARE: Host = Host(3);
