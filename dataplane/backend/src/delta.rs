@@ -32,7 +32,7 @@ pub enum Layer {
 
 /// The key of a row: what makes two writes be about the same row.
 pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
-    /// Its layer.
+    /// Whether it is a policy or a dispatch row, which sets the order of writing.
     fn layer(&self) -> Layer;
 
     /// The table it is in, as a number, so that rows are counted per table.
@@ -45,7 +45,7 @@ pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
     fn priority(&self) -> i32;
 }
 
-/// One write.
+/// One write to the datapath.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op<K, B> {
     /// A row that is not there.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// One tag, and the tables that were written under it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Footprint {
-    /// The tag.
+    /// Tag by which the agent knows its rows, in their cookies.
     pub tag: u16,
     /// What each table was, by its number.
     pub tables: BTreeMap<u8, String>,

@@ -14,7 +14,7 @@ use crate::status::TargetStatus;
 /// Queries waiting at most.
 const QUEUE: usize = 64;
 
-/// One datapath.
+/// A driver for one datapath: compiles for it and keeps it in step.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// What sort it is: `ovs`.
@@ -46,7 +46,7 @@ pub struct TargetContext {
     pub intents: watch::Receiver<Option<Arc<Intent>>>,
     /// Where it tells how it stands.
     pub status: watch::Sender<Arc<TargetStatus>>,
-    /// Questions.
+    /// Questions to answer while the target runs.
     pub queries: mpsc::Receiver<Query>,
     /// Turns true when it shall stop.
     pub stop: watch::Receiver<bool>,
@@ -66,9 +66,9 @@ pub struct Plan {
 /// What an intent would change in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct TablePlan {
-    /// The table.
+    /// Name of the table.
     pub table: String,
-    /// Rows now.
+    /// Rows of ours that it holds now.
     pub now: u64,
     /// Rows to be added.
     pub add: u64,
@@ -83,9 +83,9 @@ pub struct TablePlan {
 /// A packet whose rows are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// The endpoint.
+    /// Endpoint that sends or receives.
     pub endpoint: Name,
-    /// The direction.
+    /// Whether the endpoint sends or receives it.
     pub direction: Direction,
     /// The packet from the endpoint's side.
     pub packet: IpPacket,
@@ -94,7 +94,7 @@ pub struct Trace {
 /// A row as the target itself reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EnforcingRow {
-    /// Its table.
+    /// Table that holds it.
     pub table: String,
     /// The row in the target's own terms.
     pub row: String,
@@ -109,7 +109,7 @@ pub struct EnforcingRow {
 /// How often a rule decided.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Hit {
-    /// The direction.
+    /// Whether it decided about what endpoints send or receive.
     pub direction: Direction,
     /// The rule: `baseline/smtp`, `default/ingress`, `guard/web1`. A class bears the names of one of its members.
     pub rule: String,
@@ -120,43 +120,34 @@ pub struct Hit {
     pub class: Option<u32>,
     /// The endpoints of that class on this target.
     pub endpoints: Vec<String>,
-    /// `allow` or `deny`.
+    /// Either `allow` or `deny`.
     pub action: String,
     /// Packets since the rule's rows were written; on some targets, with a delay of seconds.
     pub packets: u64,
-    /// Bytes likewise.
+    /// Bytes of those packets.
     pub bytes: u64,
 }
 
 /// Why a query has no answer.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// The datapath cannot be asked now.
     #[error("target {target} is {state}: its rows cannot be asked for now; see `portcullis status`")]
     NotReady {
-        /// The target.
         target: String,
-        /// Its state.
         state: crate::SessionState,
     },
     /// The endpoint is not realized on this target.
     #[error("endpoint {endpoint} is not on target {target}: {why}")]
     NotHere {
-        /// The endpoint.
         endpoint: String,
-        /// The target.
         target: String,
-        /// Why.
         why: String,
     },
     /// The datapath did not answer in time.
     #[error("target {target} did not answer within {seconds} s; see its log")]
-    Timeout {
-        /// The target.
-        target: String,
-        /// The limit.
-        seconds: u64,
-    },
+    Timeout { target: String, seconds: u64 },
     /// The intent cannot be compiled for this target.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -176,7 +167,7 @@ pub enum Query {
     Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
 }
 
-/// A running target.
+/// A running target: gives it intents and asks it. Clones share it.
 #[derive(Debug, Clone)]
 pub struct TargetHandle {
     name: Arc<str>,
@@ -244,7 +235,7 @@ pub fn launch<B: Backend>(name: &str, backend: Arc<B>) -> (TargetHandle, JoinHan
 }
 
 impl TargetHandle {
-    /// The target's name.
+    /// Name of the target, as configured.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -274,12 +265,12 @@ impl TargetHandle {
         self.intents.send_replace(Some(intent));
     }
 
-    /// The status now.
+    /// The status at this moment.
     pub fn status(&self) -> Arc<TargetStatus> {
         Arc::clone(&self.status.borrow())
     }
 
-    /// A receiver that is told of every change of status.
+    /// A receiver of every change of status.
     pub fn watch(&self) -> watch::Receiver<Arc<TargetStatus>> {
         self.status.clone()
     }

@@ -36,7 +36,7 @@ pub type Desired<U, K, B> = BTreeMap<U, Unit<K, B>>;
 /// Writes that are sent together and confirmed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<K, B> {
-    /// Which step.
+    /// The step of the order of writing that it belongs to.
     pub step: Step,
     /// The writes, in the order of their keys.
     pub ops: Vec<Op<K, B>>,
@@ -56,7 +56,7 @@ pub struct Observed<K, B> {
 pub struct Drift<K> {
     /// Written by us and gone.
     pub missing: Vec<K>,
-    /// Changed by somebody.
+    /// Written by us, with another body since.
     pub altered: Vec<K>,
     /// With our tag and not ours.
     pub surplus: Vec<K>,
@@ -73,12 +73,12 @@ impl<K> Default for Drift<K> {
 }
 
 impl<K> Drift<K> {
-    /// How many rows.
+    /// Number of rows that differ.
     pub fn len(&self) -> usize {
         self.missing.len() + self.altered.len() + self.surplus.len()
     }
 
-    /// Whether nothing drifted.
+    /// Whether the datapath is as this machine left it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -190,12 +190,12 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.counts.get(&table).copied().unwrap_or(0)
     }
 
-    /// The rows desired.
+    /// Every row that shall be there, by key.
     pub fn desired(&self) -> &HashMap<K, B> {
         &self.desired
     }
 
-    /// The units desired.
+    /// The same rows by unit.
     pub fn units(&self) -> &Desired<U, K, B> {
         &self.units
     }

@@ -25,7 +25,7 @@ const COMMON: usize = 16;
 pub struct OutOfNumbers {
     /// Classes that are wanted.
     pub wanted: usize,
-    /// The highest number.
+    /// Highest number that the target's class key holds.
     pub limit: u32,
     /// Numbers of other classes, of which the target may still have rows.
     pub leaving: usize,

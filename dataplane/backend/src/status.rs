@@ -15,7 +15,7 @@ pub enum SessionState {
     Handshaking,
     /// Reading back what the datapath holds.
     Observing,
-    /// Writing the difference.
+    /// Writing what is missing or different.
     Applying,
     /// The datapath holds what is desired.
     InSync,
@@ -30,7 +30,7 @@ impl std::fmt::Display for SessionState {
 /// Rows of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct TableUse {
-    /// The table's name.
+    /// Name of the table.
     pub table: String,
     /// Its number on the target, where it has one.
     pub number: Option<u32>,
@@ -43,7 +43,7 @@ pub struct TableUse {
 /// An endpoint that is not realized on this target, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Pending {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
     /// What it waits for.
     pub why: String,
@@ -56,7 +56,7 @@ pub struct Exposure {
     pub cause: String,
     /// When it is open, and what passes then.
     pub what: String,
-    /// What closes it.
+    /// The setting or command that closes it.
     pub remedy: String,
     /// Whether it may be open now.
     pub open: bool,

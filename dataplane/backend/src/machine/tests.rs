@@ -456,7 +456,8 @@ fn a_row_that_returns_while_its_undoing_is_in_flight_is_written_again() {
     scene.finish().unwrap();
 }
 
-/// Somebody takes a row away: from the read-back that shows it on, nothing counts as applied until the row is confirmed again.
+/// Another program removes a row: from the read-back that shows it on, nothing counts as applied until the row is
+/// confirmed again.
 #[test]
 fn a_loss_of_rows_ends_every_claim_until_they_are_confirmed() {
     let worlds = Arc::new([&[(1, 1)][..]].map(world).to_vec());
