@@ -52,7 +52,7 @@ impl Decision {
 pub struct Leaf(u32);
 
 impl Leaf {
-    /// Denied by nobody's row.
+    /// Denied without a row that could count it.
     pub const DENIED: Leaf = Leaf(NO_SLOT);
 
     #[inline(always)]

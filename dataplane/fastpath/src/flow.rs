@@ -6,10 +6,10 @@
 //! their MACs.
 
 const SALT: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Tags that are looked behind.
+/// VLAN tags that are skipped.
 const TAGS: usize = 2;
 
-/// The number of a frame's flow, with all of its bits mixed.
+/// A hash of the frame's flow.
 pub fn flow(frame: &[u8]) -> u32 {
     let number = behind_tags(frame)
         .and_then(|(ether_type, packet)| match ether_type {

@@ -3,22 +3,22 @@
 //! `unreadable` marks what a policy cannot judge. It is set before what can fail and cleared where all was read, so that
 //! a frame that ends too early leaves it set.
 
-/// What a frame is. The numbers are in rows of the guard.
+/// What a frame carries. The numbers are those in rows of the guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Kind {
-    /// Nothing that is looked into.
+    /// A payload that is not parsed.
     #[default]
     Other = 0,
-    /// ARP (RFC 826).
+    /// ARP (RFC 826), also a malformed one.
     Arp = 1,
-    /// IPv4 (RFC 791).
+    /// IPv4 with a valid header (RFC 791).
     Ipv4 = 2,
-    /// IPv6 (RFC 8200).
+    /// IPv6 with a whole fixed header (RFC 8200).
     Ipv6 = 3,
-    /// May carry IP where it is not looked for.
+    /// May carry IP where the parser does not look: behind a third tag, MPLS or PPPoE.
     Encapsulated = 4,
-    /// IP by its EtherType, with a header that cannot be read.
+    /// IP by its EtherType, with a header that is invalid.
     Broken = 5,
 }
 

@@ -66,7 +66,7 @@ struct NdRow {
     verdict: Verdict,
 }
 
-/// Rows, each table in falling precedence.
+/// The guard's rows without their values, each table in falling precedence.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     macs: Box<[MacRow]>,
@@ -85,21 +85,21 @@ pub struct Shapes {
 #[derive(Debug)]
 pub struct Guard {
     shape: Arc<Shape>,
-    /// The counters of all rows, then values.
+    /// Counters of all rows, then the values.
     words: Box<[u32]>,
 }
 
-/// What a guard looks at.
+/// What a guard needs to know of a frame.
 pub trait Sender {
     fn src_mac(&self) -> u64;
     fn kind(&self) -> Kind;
     fn protocol(&self) -> u8;
     fn ports(&self) -> [u16; 2];
-    /// What it says that its address is.
+    /// Source address of the packet.
     fn address(&self) -> u128;
-    /// An ARP that lies, or cannot be read.
+    /// Whether it is an ARP frame that is malformed or has another sender MAC than the frame.
     fn is_malformed(&self) -> bool;
-    /// The frame, when it is neighbour discovery.
+    /// The parsed frame, if it is neighbour discovery.
     fn neighbour(&self) -> Option<&Fields>;
 }
 
@@ -234,7 +234,7 @@ impl Guard {
         own.mask == 0 || given & own.mask == self.value(own.value)
     }
 
-    /// Whether a guarded sender may send this; why not.
+    /// Checks a frame of a guarded sender.
     pub fn check(&self, f: &impl Sender) -> Checked {
         let Shape {
             macs,

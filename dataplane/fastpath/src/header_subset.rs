@@ -16,7 +16,7 @@ pub struct HeaderSubset {
 
 const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
 const IPV4: [u8; 2] = [0x08, 0x00];
-/// Headers without options.
+/// Bytes of headers without options; frames with options are parsed whole.
 const IP: usize = 20;
 const TCP: u16 = 20;
 const UDP: u16 = 8;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 const PARTS: usize = 256;
-/// An empty place; the MAC in it would be the broadcast address.
+/// An empty slot; its MAC would be the broadcast address.
 const EMPTY: u64 = u64::MAX;
-/// Stands for a port where a MAC is at several.
+/// The port of a MAC that is at several ports.
 pub const SEVERAL: u16 = u16::MAX;
 
-/// MAC and port in one word each, with open addressing. At least half of the places are empty.
+/// MAC and port in one word, with open addressing. At least half of the slots are empty.
 #[derive(Debug, Clone)]
 struct Part {
     places: Box<[u64]>,
@@ -45,7 +45,7 @@ impl Part {
         }
     }
 
-    /// Where a MAC is, or the empty place where it would be.
+    /// The slot of a MAC, or the empty slot for it.
     fn place(&self, mac: u64) -> usize {
         let mask = self.places.len() - 1;
         let mut at = hash(mac).1 & mask;
@@ -77,7 +77,7 @@ impl Part {
 }
 
 impl MacTable {
-    /// The port of a MAC.
+    /// The port of a MAC, or [`SEVERAL`].
     #[inline(always)]
     pub fn find(&self, mac: u64) -> Option<u16> {
         let (part, begin) = hash(mac);
@@ -96,7 +96,7 @@ impl MacTable {
         }
     }
 
-    /// Sets or forgets the port of a MAC.
+    /// Sets the port of a MAC; `None` removes it.
     pub fn set(&mut self, mac: u64, port: Option<u16>) {
         let part = &mut self.parts[hash(mac).0 % PARTS];
         match port {
@@ -111,7 +111,7 @@ impl MacTable {
         }
     }
 
-    /// Bytes that it takes.
+    /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|p| p.places.len() * 8 + 40).sum()
     }

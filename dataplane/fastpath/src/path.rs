@@ -11,40 +11,40 @@ use crate::roles::{Role, is_reserved};
 use crate::row::{Decision, NO_SLOT};
 use crate::tables::Snapshot;
 
-/// Why a frame, or one copy of it, goes nowhere.
+/// Why a frame, or one copy of it, is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum DropReason {
     /// Shorter than an Ethernet header.
     Runt,
-    /// Nobody said what is behind this port and VLAN.
+    /// No row for this port and VLAN as a sender.
     UnknownSender,
-    /// What only a router or a DHCP server sends, from a server without that role.
+    /// A router's or DHCP server's frame from an endpoint without that role.
     NoRole,
-    /// Not a MAC of the sender, or an ARP that lies.
+    /// The source MAC, or a MAC inside an ARP frame, is not the sender's.
     GuardMac,
-    /// Not an address of the sender.
+    /// The source address is not the sender's.
     GuardAddress,
-    /// Neighbour discovery that speaks for somebody else.
+    /// Neighbour discovery for an address that is not the sender's.
     GuardNeighbour,
-    /// The sender's policy.
+    /// Denied by the policy of the sender's class.
     EgressPolicy,
-    /// For a group that no bridge forwards (IEEE 802.1Q, table 8-1).
+    /// Sent to a group address that bridges do not forward (IEEE 802.1Q, table 8-1).
     ReservedGroup,
-    /// A packet for one in a frame for many.
+    /// A unicast packet in a multicast or broadcast frame.
     UnicastInGroup,
-    /// No port would get it.
+    /// No port receives it.
     NoReceiver,
-    /// To the port it came from.
+    /// It would leave by the port it came from.
     Hairpin,
-    /// Nobody said who receives at this port and VLAN.
+    /// No row for this port and VLAN as a receiver.
     UnknownReceiver,
-    /// The receiver's policy.
+    /// Denied by the policy of the receiver's class.
     IngressPolicy,
 }
 
 impl DropReason {
-    /// Every reason.
+    /// Every reason, in the order of counters and metrics.
     pub const ALL: [DropReason; 13] = [
         DropReason::Runt,
         DropReason::UnknownSender,
@@ -61,7 +61,7 @@ impl DropReason {
         DropReason::IngressPolicy,
     ];
 
-    /// Its name, as metrics have it.
+    /// The value of the label `reason` in metrics.
     pub fn name(self) -> &'static str {
         match self {
             DropReason::Runt => "runt",
@@ -81,27 +81,27 @@ impl DropReason {
     }
 }
 
-/// Where hits and drops are counted: a worker has its own.
+/// Counts hits and drops; each worker has its own.
 pub trait Tally {
-    /// A row was hit by a frame of so many bytes. [`crate::NO_SLOT`] counts nothing.
+    /// A frame of `bytes` bytes hit a row. [`crate::NO_SLOT`] counts nothing.
     fn hit(&mut self, slot: u32, bytes: u32);
-    /// A frame that came in at a port goes nowhere, or a copy of it does not.
+    /// A frame received at `in_port`, or a copy of it, is dropped.
     fn dropped(&mut self, in_port: u16, why: DropReason);
 }
 
-/// The ports a frame goes out of.
+/// The ports a frame is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports<'a> {
-    /// None.
+    /// None: the frame is dropped.
     None,
-    /// One.
+    /// This port and no other.
     One(u16),
-    /// Those that were put into the list.
+    /// The ports in the caller's list.
     Many(&'a [u16]),
 }
 
 impl Ports<'_> {
-    /// Each of them.
+    /// The ports, one after another.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         let (one, many): (Option<u16>, &[u16]) = match self {
             Ports::None => (None, &[]),
@@ -112,14 +112,14 @@ impl Ports<'_> {
     }
 }
 
-/// Group of every port that somebody named, and of the uplinks, where MACs may be that no row names.
+/// Group of every port with a row, and of the uplinks, behind which MACs may be that no row names.
 const EVERYBODY: u32 = 1;
 const UNKNOWN: u32 = 2;
-/// The bit of a MAC that is for many.
+/// The group bit of a MAC address (IEEE 802).
 const GROUP: u64 = 0x0100_0000_0000;
 
 impl Snapshot {
-    /// Where a frame goes that came in at a port. `list` is room for the ports when they are several.
+    /// Forwards a frame received at `in_port`. Several ports are put into `list`.
     #[inline(always)]
     pub fn process<'a>(
         &self,
@@ -413,14 +413,14 @@ impl Prefetch<'_> {
     }
 }
 
-/// What became of a frame that was looked at.
+/// The result of forwarding a frame by its header subset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// Out of a port.
+    /// Send it to this port.
     To(u16),
-    /// Nowhere; that is counted.
+    /// Dropped, and counted as such.
     Nowhere,
-    /// More of it has to be looked at: [`Snapshot::whole`].
+    /// The header subset is not enough: parse it whole with [`Snapshot::whole`].
     Unknown,
 }
 
@@ -444,7 +444,7 @@ impl Hits {
     }
 }
 
-/// Where a frame goes if receivers may be sent it.
+/// Receivers of a frame, before their ingress policies.
 enum To {
     One(u16),
     Group(u32),

@@ -10,16 +10,16 @@ const CHUNK: usize = 64;
 /// VLANs 0 to 63, 64 to 127, and so on; `None` where none of them has anything of its own.
 type Chunks = Box<[Option<Arc<[AttachmentPoint]>>]>;
 
-/// What stands for one VLAN of a port.
+/// Sender and receiver of one VLAN at a port.
 #[derive(Debug, Clone, Default)]
 pub struct AttachmentPoint {
-    /// The sender's class; nobody sends here without.
+    /// The sender's class; without one, frames from here are dropped.
     pub sends: Option<u16>,
-    /// What it may send beside what any server sends; nothing without.
+    /// Roles of the sender, which allow frames that other servers may not send.
     pub roles: Option<Arc<Roles>>,
-    /// The sender is held to this.
+    /// The source guard; absent for a sender that is not guarded.
     pub guard: Option<Arc<Guard>>,
-    /// The receiver's class; nobody receives here without.
+    /// The receiver's class; without one, frames to here are dropped.
     pub receives: Option<u16>,
 }
 
@@ -33,7 +33,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// What stands for a VLAN.
+    /// Sender and receiver of a VLAN.
     #[inline(always)]
     pub fn point(&self, vlan: u16) -> &AttachmentPoint {
         if vlan == 0 {
@@ -57,7 +57,7 @@ impl Port {
         };
     }
 
-    /// Sets what one VLAN has.
+    /// Sets sender and receiver of one VLAN.
     pub fn set(&mut self, vlan: u16, point: AttachmentPoint) {
         if vlan == 0 {
             self.untagged = point;
@@ -76,7 +76,7 @@ impl Port {
         }
     }
 
-    /// Every guard.
+    /// The guards of all VLANs of the port.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
         let chunks = self.chunks.iter().flat_map(|c| c.iter().flatten());
         let points = chunks
@@ -85,7 +85,7 @@ impl Port {
         points.filter_map(|point| point.guard.as_deref())
     }
 
-    /// Bytes behind it, guards included.
+    /// Memory that it takes with its guards, in bytes.
     pub fn bytes(&self) -> usize {
         let own = |point: &AttachmentPoint| {
             point.guard.as_ref().map_or(0, |g| g.bytes() + 16)

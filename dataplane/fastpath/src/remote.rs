@@ -152,7 +152,7 @@ impl Remotes {
         Some(space.pieces().collect())
     }
 
-    /// Bytes behind it.
+    /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         let v4 = self.v4.as_ref().map_or(0, |s| s.bytes() + size_of_val(&**s));
         let v6 = self.v6.as_ref().map_or(0, |s| s.bytes() + size_of_val(&**s));

@@ -5,11 +5,11 @@ use crate::header_subset::HeaderSubset;
 use crate::row::{Decision, Row};
 use crate::table::{Key, Table};
 
-/// The role that a sender needs for a frame. The numbers are in rows of `roles`.
+/// The role that a sender needs for a frame. The numbers are those in rows of `roles`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Role {
-    /// None.
+    /// No role is needed.
     None = 0,
     /// For router advertisements, redirects, IGMP and MLD queries.
     Router = 1,

@@ -5,26 +5,22 @@ use portcullis_policy::Verdict;
 use crate::table::{Key, Table};
 
 /// What a key of a row asks for. A key without a condition matches everything.
+#[allow(missing_docs, reason = "`low` and `high` are the ends of the range")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cond {
     /// These bits, where the mask has ones.
     Mask {
         /// The bits; none outside the mask.
         value: u128,
-        /// Which bits count.
+        /// Ones where bits count.
         mask: u128,
     },
     /// Between two numbers, both included.
-    Range {
-        /// The smallest.
-        low: u128,
-        /// The largest.
-        high: u128,
-    },
+    Range { low: u128, high: u128 },
 }
 
 impl Cond {
-    /// Exactly this.
+    /// Matches this value alone.
     pub fn exact(value: impl Into<u128>) -> Cond {
         Cond::Mask {
             value: value.into(),
@@ -44,7 +40,7 @@ impl Cond {
 /// A verdict, and the counter of the row that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// The verdict.
+    /// Whether the frame goes on.
     pub verdict: Verdict,
     /// The row's counter, or [`NO_SLOT`].
     pub slot: u32,
@@ -61,9 +57,9 @@ impl Decision {
 /// What a row does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Go on.
+    /// Goes on to the next table.
     Allow,
-    /// Drop.
+    /// Drops the frame, counted by the reason.
     Deny,
     /// The class of the sender or receiver.
     SetClass(u16),
@@ -151,7 +147,7 @@ impl Action {
     }
 }
 
-/// No counter.
+/// The slot of a row without a counter.
 pub const NO_SLOT: u32 = (1 << 30) - 1;
 
 /// A row. `slot` is where its hits are counted ([`crate::Tally::hit`]), below [`NO_SLOT`].
@@ -161,7 +157,7 @@ pub struct Row {
     pub conds: Box<[(u8, Cond)]>,
     /// The highest that matches wins; 0 in tables whose keys are all exact.
     pub priority: i32,
-    /// What it does.
+    /// What happens to frames that match.
     pub action: Action,
     /// Its counter, or [`NO_SLOT`].
     pub slot: u32,
@@ -181,7 +177,7 @@ impl Row {
             .map(|(_, c)| *c)
     }
 
-    /// The value and mask of a key of so many bits; a range that is no whole prefix is refused.
+    /// Value and mask of a key that is `bits` wide; a range that is not one whole prefix is refused.
     pub(crate) fn masked(&self, table: Table, key: Key, bits: u32) -> Option<(u128, u128)> {
         let all = if bits >= 128 { u128::MAX } else { (1 << bits) - 1 };
         match self.cond(table, key) {

@@ -29,7 +29,7 @@ impl<T: Ord + Copy, V: Copy> Space<T, V> {
         self.starts.iter().copied().zip(self.values.iter().copied())
     }
 
-    /// Bytes behind it.
+    /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.starts.len() * size_of::<T>() + self.values.len() * size_of::<V>()
     }

@@ -203,7 +203,7 @@ impl Table {
         self as usize - 1
     }
 
-    /// Its P4 id.
+    /// Id of the table in P4Info.
     pub fn id(self) -> u32 {
         0x0200_0000 | u32::from(self as u8)
     }

@@ -129,7 +129,7 @@ impl Snapshot {
         self.generation
     }
 
-    /// What it takes.
+    /// Memory of the snapshot, by part.
     pub fn memory(&self) -> Memory {
         let ports: usize = self.ports.iter().map(|p| p.bytes()).sum();
         let guards = self.ports.iter().flat_map(|p| p.guards());
@@ -352,7 +352,7 @@ impl Tables {
         Some(row)
     }
 
-    /// A row.
+    /// The row with this id, unless it was removed.
     pub fn get(&self, id: RowId) -> Option<&Row> {
         self.rows.get(&id).map(|(_, row)| row)
     }
@@ -376,7 +376,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The newest snapshot.
+    /// The snapshot that was built last.
     pub fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current)
     }

@@ -9,7 +9,7 @@ use portcullis_fastpath::{Action, Fields, Key, Kind, NO_SLOT, Row, Table};
 pub struct Oracle {
     /// Rows, each with its table, the older first.
     pub rows: Vec<(Table, Row)>,
-    /// Multicast groups.
+    /// Ports of each multicast group, by its number.
     pub groups: std::collections::BTreeMap<u32, Vec<u16>>,
 }
 
