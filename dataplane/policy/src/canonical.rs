@@ -50,7 +50,7 @@ impl Policy {
 /// Stands for every protocol.
 const ANY: u16 = 256;
 
-/// An entry, with what most pairs can be told apart by in one place.
+/// An entry, with the fields that distinguish most pairs in one place.
 #[derive(Debug)]
 struct Item<'a> {
     /// Its place as written.
@@ -273,7 +273,7 @@ enum Dimension {
 }
 
 impl Dimension {
-    /// Up to so many entries, choosing costs more than it saves.
+    /// With at most this many entries, choosing costs more than it saves.
     const FEW: usize = 64;
 
     /// The one in which the fewest entries meet.

@@ -312,7 +312,7 @@ impl Check {
         }
     }
 
-    /// What is reserved against the endpoints there are: told where it is reserved.
+    /// What is reserved against the endpoints there are; errors name the place in `reserved`.
     pub(crate) fn reserved_of_none(&mut self, document: &Document) {
         let kept = ReservedClaims::from_reserved(&document.reserved);
         let claims = document

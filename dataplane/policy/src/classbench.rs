@@ -135,7 +135,7 @@ fn decimal(text: &str) -> Option<u32> {
     digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
-/// `0x06/0xFF`.
+/// Value and mask of a field written `0x06/0xFF`.
 fn masked(text: &str) -> Option<(u32, u32)> {
     let hex = |text: &str| {
         let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))?;

@@ -12,9 +12,9 @@ use crate::types::ParseError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// From the endpoint.
+    /// What the endpoint sends.
     Egress,
-    /// To the endpoint.
+    /// What the endpoint receives.
     Ingress,
 }
 
@@ -22,7 +22,7 @@ impl Direction {
     /// Both directions, egress first: the order in which a packet meets them.
     pub const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
-    /// The other direction.
+    /// Ingress for egress, and the other way round.
     pub fn opposite(self) -> Self {
         match self {
             Direction::Egress => Direction::Ingress,

@@ -63,9 +63,9 @@ pub enum Unmanaged {
     /// The mandatory rules, the baseline and the defaults.
     #[default]
     Baseline,
-    /// Everything passes.
+    /// Everything passes, whatever the rules say.
     Allow,
-    /// Nothing passes.
+    /// Nothing passes, whatever the rules say.
     Deny,
 }
 
@@ -75,7 +75,7 @@ pub enum Unmanaged {
 pub struct Rule {
     /// Unique in its list.
     pub name: Name,
-    /// The verdict.
+    /// What happens to packets that match.
     pub action: Verdict,
     /// The direction it is about.
     pub direction: Direction,
@@ -100,7 +100,7 @@ pub struct Rule {
     /// Only this IP version; both when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<Family>,
-    /// Why the rule exists, shown to whoever asks why a port is closed.
+    /// Why the rule exists; shown to customers who ask why a port is closed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -112,7 +112,7 @@ pub struct Profile {
     /// Defaults it sets: `deny` wins over the document's default and over other profiles.
     #[serde(default, with = "ProfileDefaults", skip_serializing_if = "sets_none")]
     pub default: PerDirection<Option<Verdict>>,
-    /// First match wins.
+    /// In their order: the first match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
 }
@@ -121,7 +121,7 @@ pub struct Profile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    /// [`VERSION`].
+    /// Version of the format, [`VERSION`].
     pub version: String,
     /// Verdicts where no rule matches.
     #[serde(default = "allow_both", with = "Defaults")]
@@ -132,22 +132,22 @@ pub struct Document {
     /// What no endpoint may declare.
     #[serde(default, skip_serializing_if = "Reserved::is_empty")]
     pub reserved: Arc<Reserved>,
-    /// Rules above everything.
+    /// The operator's rules, above unlocks and the endpoints' own.
     #[serde(default)]
     pub mandatory: Arc<Vec<Rule>>,
     /// Rules for everybody, below everything else.
     #[serde(default)]
     pub baseline: Arc<Vec<Rule>>,
-    /// Profiles by name.
+    /// Profiles by the name that endpoints bind them with.
     #[serde(default)]
     pub profiles: OrdMap<Name, Arc<Profile>>,
-    /// Endpoints by name.
+    /// Endpoints by name, which also targets and unlocks use.
     #[serde(default)]
     pub endpoints: OrdMap<Name, Arc<Endpoint>>,
     /// Unlock programs by name.
     #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
     pub programs: OrdMap<Name, Arc<Program>>,
-    /// What unlocks do to endpoints at this moment. Nobody writes it: whoever keeps the unlocks says it.
+    /// Active grants per endpoint. Not serialized; set by the engine.
     #[serde(skip)]
     pub grants: OrdMap<Name, Arc<Vec<Grant>>>,
     /// The label that names an endpoint's tenant. Not written either: it is a setting of the agent.

@@ -23,11 +23,11 @@ pub enum Tier {
     Bypass,
     /// The operator's, above everything else.
     Mandatory,
-    /// Leases of unlocks.
+    /// What active unlocks open.
     Unlock,
     /// The endpoint's own rules, then its profiles.
     Endpoint,
-    /// For every endpoint.
+    /// Rules of the document for every endpoint.
     Baseline,
     /// Neighbour discovery, MLD, IGMP and DHCP of the endpoint itself. Such an entry can stand among the rules: in front
     /// of a deny for any protocol, which does not stop it.
@@ -52,15 +52,15 @@ impl std::fmt::Display for Tier {
 }
 
 /// One line of an effective policy.
+#[allow(missing_docs, reason = "the type of `tier` says it")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// Its tier.
     pub tier: Tier,
     /// Where it was written: `baseline/smtp`, `profiles/web/http`, `replies/profiles/web/http`.
     pub origin: Arc<str>,
     /// The reason its author gave, or empty.
     pub reason: Arc<str>,
-    /// The verdict.
+    /// What happens to packets that match.
     pub action: Verdict,
     /// What it matches; shared by every policy the rule is part of.
     pub matcher: Arc<Matcher>,
@@ -71,13 +71,13 @@ pub struct Entry {
 pub enum Decider {
     /// The entry with this index.
     Entry(u32),
-    /// No entry matched.
+    /// No entry matched: the policy's default.
     Default,
     /// The fragment rule: a later fragment shows no ports.
     Fragment,
     /// Headers that cannot be judged: too short, unparsable, or a TCP fragment that could rewrite flags.
     Evasion,
-    /// ARP always passes.
+    /// ARP passes by every policy.
     Arp,
     /// RARP announcements that the endpoint sends pass.
     Rarp,
@@ -86,7 +86,7 @@ pub enum Decider {
 /// The effective policy of one endpoint and direction: first match wins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// The direction.
+    /// Whether it judges what the endpoint sends or receives.
     pub direction: Direction,
     /// The entries, highest first.
     pub entries: Vec<Entry>,
@@ -248,7 +248,7 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Of a document.
+    /// Reads the lists of a document.
     pub fn from_document(document: &Document) -> Self {
         let profile =
             |(name, profile): (&Name, &Arc<Profile>)| (name.clone(), Arc::new(List::profile(name, profile)));
@@ -329,7 +329,7 @@ impl Lists {
         PerDirection::from_fn(|d| resolve(&lists, &self.essentials, d, default))
     }
 
-    /// The lists of an endpoint in the order of their tiers. A bypass lets every packet pass that comes to it.
+    /// The lists of an endpoint in the order of their tiers. A bypass lets every packet pass that reaches it.
     fn in_order<'a>(&'a self, own: &'a Own, endpoint: &Endpoint) -> Vec<&'a List> {
         if let Some(bypass) = &own.bypass {
             return vec![&own.quarantine, bypass];

@@ -165,10 +165,10 @@ pub enum EndpointRole {
 }
 
 impl EndpointRole {
-    /// Every role.
+    /// Every role, in the order of the documents.
     pub const ALL: [EndpointRole; 2] = [EndpointRole::Router, EndpointRole::DhcpServer];
 
-    /// As in documents.
+    /// The word in documents, for example `dhcp-server`.
     pub fn as_str(self) -> &'static str {
         match self {
             EndpointRole::Router => "router",
@@ -195,7 +195,7 @@ impl FromStr for EndpointRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkLocal {
-    /// The ones of its MACs (EUI-64), and with its own MAC those that are nobody else's (RFC 7217).
+    /// Those of its MACs (EUI-64), and with its own MAC those that no other endpoint has (RFC 7217).
     #[default]
     Any,
     /// The ones of its MACs alone.
@@ -233,7 +233,7 @@ impl FromStr for LinkLocal {
 /// A MAC or an address that an endpoint declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Declared {
-    /// A MAC.
+    /// A MAC address, unicast.
     Mac(MacAddr),
     /// An address or a prefix.
     Address(StrictPrefix),
@@ -281,7 +281,7 @@ pub struct Endpoint {
     /// Where it plugs in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
-    /// Its MACs.
+    /// MAC addresses that it sends with and receives at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<MacAddr>,
     /// Its addresses and prefixes.
@@ -302,7 +302,7 @@ pub struct Endpoint {
     /// Its own rules, before its profiles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
-    /// Free key-value pairs.
+    /// Key-value pairs without a meaning to rules; one may name the tenant.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Whether it may send only with its MACs and addresses. `true` when absent.

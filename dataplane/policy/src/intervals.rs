@@ -15,9 +15,9 @@ use crate::types::Family;
 
 /// An unsigned integer type.
 pub trait Unsigned: Copy + Ord {
-    /// 0.
+    /// Zero, the smallest number of the type.
     const MIN: Self;
-    /// The largest number.
+    /// The largest number of the type.
     const MAX: Self;
     /// The next number; `None` behind [`MAX`](Self::MAX).
     fn next(self) -> Option<Self>;
@@ -183,7 +183,7 @@ enum Few<N> {
 }
 
 impl<N: Unsigned> IntervalSet<N> {
-    /// Every number.
+    /// The set of all numbers.
     pub const fn all() -> Self {
         Self::interval(N::MIN, N::MAX)
     }
@@ -215,7 +215,7 @@ impl<N: Unsigned> IntervalSet<N> {
         }
     }
 
-    /// The intervals, ascending.
+    /// First and last of each interval, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (N, N)> + '_ {
         self.as_slice().iter().copied()
     }

@@ -22,7 +22,7 @@ pub const MOST_EXCEPTIONS: usize = 64;
 pub struct MaskedV6 {
     /// The bits; zero where the mask is.
     pub value: u128,
-    /// Which bits count.
+    /// Ones where bits count.
     pub mask: u128,
 }
 

@@ -21,26 +21,25 @@ impl Ranges {
         }
     }
 
-    /// How many numbers.
+    /// How many numbers it holds, 1 to 65,536.
     pub fn count(&self) -> u32 {
         self.iter().map(|(low, high)| u32::from(high - low) + 1).sum()
     }
 }
 
-/// Which IP versions.
+/// A set of IP versions.
+#[allow(missing_docs, reason = "the names say it")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Families {
-    /// IPv4.
     pub v4: bool,
-    /// IPv6.
     pub v6: bool,
 }
 
 impl Families {
-    /// Both.
+    /// IPv4 and IPv6, as rules have it that name none.
     pub const BOTH: Families = Families { v4: true, v6: true };
 
-    /// Just one.
+    /// The set of this version alone.
     pub fn only(family: Family) -> Self {
         Families {
             v4: family == Family::V4,
@@ -71,7 +70,7 @@ impl Families {
 /// Which TCP segments; packets of other protocols match either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlagMatch {
-    /// Every segment.
+    /// Every segment, whatever its flags.
     Any,
     /// Segments that do not open a connection: anything but SYN without ACK.
     NotOpening,
@@ -88,13 +87,13 @@ fn icmp_meets(a: Option<IcmpMatch>, b: Option<IcmpMatch>) -> bool {
 /// What a rule matches, in canonical form: a product of one set per dimension, never empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Matcher {
-    /// IP versions.
+    /// IP versions; never empty.
     pub families: Families,
-    /// The protocol.
+    /// Protocol, or any of them.
     pub protocol: Protocol,
-    /// Destination ports.
+    /// Destination ports; every port for protocols without ports.
     pub dst_ports: Ranges,
-    /// Source ports.
+    /// Source ports; every port for protocols without ports.
     pub src_ports: Ranges,
     /// Remote prefixes; everywhere when empty.
     pub remote: Vec<IpNet>,
@@ -102,7 +101,7 @@ pub struct Matcher {
     pub local: Vec<IpNet>,
     /// ICMP type and code; every one when absent.
     pub icmp: Option<IcmpMatch>,
-    /// TCP flags.
+    /// TCP segments, by their flags.
     pub flags: FlagMatch,
     /// Later fragments too. Essentials are about whole packets: what they let pass opens nothing to fragments.
     pub fragments: bool,

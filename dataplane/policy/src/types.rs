@@ -28,20 +28,20 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, ParseError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The packet passes.
+    /// The packet passes this policy.
     Allow,
     /// The packet is dropped.
     Deny,
 }
 
 impl Verdict {
-    /// `Allow` or `Deny`.
+    /// `Allow` if `passes` is true, else `Deny`.
     #[inline]
     pub const fn from_passes(passes: bool) -> Self {
         if passes { Verdict::Allow } else { Verdict::Deny }
     }
 
-    /// Whether packets pass.
+    /// Whether it is `Allow`.
     #[inline]
     pub const fn passes(self) -> bool {
         match self {
@@ -77,17 +77,17 @@ impl FromStr for Verdict {
     }
 }
 
-/// An IP version.
+/// A version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
-    /// IPv4 (RFC 791).
+    /// Version 4 (RFC 791).
     V4,
-    /// IPv6 (RFC 8200).
+    /// Version 6 (RFC 8200).
     V6,
 }
 
 impl Family {
-    /// Both versions.
+    /// Both versions, 4 first.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// The version of an address.
@@ -146,23 +146,19 @@ pub(crate) fn decimal<T: FromStr>(text: &str) -> Option<T> {
 /// An IP protocol, or any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Protocol {
-    /// Every IP protocol.
+    /// Every IP protocol, known or not.
     #[default]
     Any,
     /// The protocol with this number (IANA protocol numbers).
     Number(u8),
 }
 
+#[allow(missing_docs, reason = "the constants are IANA protocol numbers")]
 impl Protocol {
-    /// TCP.
     pub const TCP: u8 = 6;
-    /// UDP.
     pub const UDP: u8 = 17;
-    /// SCTP.
     pub const SCTP: u8 = 132;
-    /// ICMP.
     pub const ICMP: u8 = 1;
-    /// ICMPv6.
     pub const ICMPV6: u8 = 58;
 
     /// Whether a protocol number is one whose headers begin with two 16-bit ports.
@@ -204,7 +200,7 @@ impl FromStr for Protocol {
 /// An inclusive range of ports; one port is a range of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
-    /// First port.
+    /// First port of the range.
     pub low: u16,
     /// Last port, not below `low`.
     pub high: u16,
@@ -419,7 +415,7 @@ impl std::borrow::Borrow<str> for Name {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IcmpMatch {
-    /// The message type.
+    /// Number of the message type.
     #[serde(rename = "type")]
     pub kind: u8,
     /// The code; every code when absent.

@@ -10,7 +10,7 @@ use crate::types::{Name, Protocol, StrictPrefix};
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where: `endpoints.web1.addresses[0]`.
+    /// Path of the field: `endpoints.web1.addresses[0]`.
     pub path: String,
     /// What is wrong and what to do.
     pub problem: String,
@@ -25,7 +25,7 @@ impl std::fmt::Display for FieldError {
 /// Why a document was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// Not YAML.
+    /// The text cannot be read as YAML or JSON.
     #[error("not a readable document: {0}")]
     Syntax(String),
     /// Fields are wrong; at least one.

@@ -28,28 +28,28 @@ pub struct Packet {
 /// What a frame carries behind its VLAN tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// ARP (RFC 826).
+    /// EtherType 0x0806 (RFC 826).
     Arp,
-    /// RARP (RFC 903).
+    /// EtherType 0x8035 (RFC 903).
     Rarp,
     /// Neither IP nor ARP, and not a known carrier of IP.
     Other,
     /// IP that cannot be reached: more tags than can be parsed, MPLS, PPPoE, a broken IP header.
     Opaque,
-    /// IP.
+    /// IPv4 or IPv6, as far as its headers show.
     Ip(IpPacket),
 }
 
-/// An IP packet.
+/// The headers of an IP packet, seen from the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpPacket {
-    /// The endpoint's address.
+    /// Address of the endpoint: source of what it sends.
     pub local: IpAddr,
-    /// The other side's.
+    /// Address of the other side.
     pub remote: IpAddr,
     /// The protocol behind all extension headers; `None` when the chain cannot be parsed.
     pub protocol: Option<u8>,
-    /// Fragmentation.
+    /// Whether it is whole, or which fragment.
     pub fragment: Fragment,
     /// The beginning of the payload.
     pub l4: L4,
@@ -74,7 +74,7 @@ impl IpPacket {
 /// Which fragment of a datagram it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
-    /// The whole datagram.
+    /// The datagram is not fragmented.
     Whole,
     /// The first of several.
     First,
@@ -86,31 +86,28 @@ pub enum Fragment {
 }
 
 /// What the payload shows of itself.
+#[allow(missing_docs, reason = "`src` and `dst` are ports")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L4 {
     /// TCP, UDP, SCTP ports; flags are TCP's, zero otherwise.
     Ports {
-        /// Source port.
         src: u16,
-        /// Destination port.
         dst: u16,
-        /// The TCP flags.
+        /// TCP flags, bit 0 FIN; 0 for other protocols.
         flags: u16,
     },
     /// The same of a first fragment that shows them although its header goes on in the next one.
     Begun {
-        /// Source port.
         src: u16,
-        /// Destination port.
         dst: u16,
-        /// The TCP flags.
+        /// TCP flags, bit 0 FIN; 0 for other protocols.
         flags: u16,
     },
-    /// ICMP or ICMPv6.
+    /// ICMP or ICMPv6, by the packet's version and protocol.
     Icmp {
-        /// Type.
+        /// Message type, first byte of the header.
         kind: u8,
-        /// Code.
+        /// Code, second byte of the header.
         code: u8,
     },
     /// Too short to show its ports, flags or type.

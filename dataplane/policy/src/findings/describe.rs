@@ -20,7 +20,7 @@ pub(super) fn list(items: impl ExactSizeIterator<Item = String>, separator: &str
     }
 }
 
-/// `allows`, `denies`.
+/// The verdict as a verb: `allows` or `denies`.
 pub(super) fn does(action: Verdict) -> &'static str {
     match action {
         Verdict::Allow => "allows",
@@ -28,7 +28,7 @@ pub(super) fn does(action: Verdict) -> &'static str {
     }
 }
 
-/// `allowed`, `denied`.
+/// The verdict as a participle: `allowed` or `denied`.
 pub(super) fn done(action: Verdict) -> &'static str {
     match action {
         Verdict::Allow => "allowed",

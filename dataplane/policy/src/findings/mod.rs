@@ -41,7 +41,7 @@ pub enum FindingKind {
     Overridden,
     /// What an endpoint sends under a rule, or by default, gets no answer, or only over TCP.
     OneWay,
-    /// Replies to what a rule allows let in what nobody asked for: they cannot be told from other packets.
+    /// Replies to what a rule allows also let unrequested packets in: the two cannot be distinguished.
     RepliesOpen,
     /// A deny stops an essential of the endpoint: neighbour discovery, MLD, IGMP or DHCP.
     OverridesEssential,
@@ -78,7 +78,7 @@ impl std::fmt::Display for FindingKind {
 /// One thing worth knowing about a document or policy that is valid.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Where: `baseline/smtp`, `profiles/web/http`.
+    /// Path in the document: `baseline/smtp`, `profiles/web/http`.
     pub at: String,
     /// What sort of thing.
     pub kind: FindingKind,

@@ -11,7 +11,7 @@ pub struct Check {
     /// Its failing rejects nothing by itself: expressions look at it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub advisory: bool,
-    /// What is checked.
+    /// Kind of the check, with the names of what it is about.
     #[serde(flatten)]
     pub kind: CheckKind,
 }
@@ -23,7 +23,7 @@ impl Check {
     }
 }
 
-/// What is checked.
+/// A kind of check, and the evidence that it reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CheckKind {
@@ -77,7 +77,7 @@ pub enum CheckKind {
     },
     /// A TCP port of the endpoint greets with a line that contains a text.
     Banner {
-        /// The port.
+        /// TCP port to connect to.
         port: u16,
         /// The text; any greeting passes when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,11 +112,11 @@ impl CheckResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcPolicy {
-    /// Nothing.
+    /// Nothing: receivers report only.
     None,
     /// To treat the mail as suspicious.
     Quarantine,
-    /// To reject it.
+    /// To reject the mail.
     Reject,
 }
 

@@ -16,7 +16,7 @@ pub struct EvidenceField {
     /// Never logged and never shown again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secret: bool,
-    /// What it is.
+    /// Type of the value, with its bounds.
     #[serde(flatten)]
     pub kind: EvidenceType,
 }
@@ -31,26 +31,26 @@ fn yes() -> bool {
 pub enum EvidenceType {
     /// Any text, in characters; at most 4096.
     Text {
-        /// At least so many characters.
+        /// Shortest length, in characters; no bound when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min_length: Option<u32>,
-        /// At most so many.
+        /// Longest length, in characters; 4096 when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_length: Option<u32>,
         /// A regular expression that the whole text matches.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
     },
-    /// A whole number.
+    /// A whole number of 64 bits.
     Integer {
-        /// At least.
+        /// Smallest value; no bound when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min: Option<i64>,
-        /// At most.
+        /// Largest value; no bound when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max: Option<i64>,
     },
-    /// Yes or no.
+    /// Yes or no, written `true` or `false`.
     Boolean {
         /// What it has to be.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ pub enum EvidenceType {
     },
     /// An IPv4 or IPv6 address.
     Address {},
-    /// A prefix.
+    /// An IPv4 or IPv6 prefix, written `ADDRESS/LENGTH`.
     Prefix {
         /// An IPv4 prefix is at least so long.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,7 +79,7 @@ pub enum EvidenceType {
     },
     /// One of some words.
     Enum {
-        /// The words.
+        /// The words to choose from.
         values: Vec<String>,
     },
     /// A day, written `2026-11-27` (RFC 3339).

@@ -16,7 +16,7 @@ pub use evidence::{EvidenceField, EvidenceType};
 pub use span::Span;
 pub use validate::MAX_EVIDENCE;
 
-/// An unlock program.
+/// A way to open ports: what is opened, for what evidence, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -43,7 +43,7 @@ pub struct Program {
     /// A CEL expression that must be true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require: Option<String>,
-    /// Who approves.
+    /// Whether an operator approves requests whose checks passed.
     #[serde(default)]
     pub approval: Approval,
     /// How long it lasts.
@@ -86,7 +86,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// The rule it comes to, without what evidence narrows.
+    /// The rule that it opens, not yet narrowed by evidence.
     pub fn rule(&self, name: Name, action: Verdict, reason: &str) -> Rule {
         Rule {
             name,
@@ -152,10 +152,10 @@ impl Disclose {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Approval {
-    /// Nobody needs to.
+    /// No approval: the unlock opens at once.
     #[default]
     Automatic,
-    /// An operator.
+    /// An operator, for every request.
     Manual,
     /// An operator, when this CEL expression is true.
     ManualIf(String),
@@ -173,7 +173,7 @@ pub struct Lease {
     /// Whether it can be renewed.
     #[serde(default)]
     pub renewable: bool,
-    /// Time before its end in which it is told to be expiring; a tenth of the lease, and at most 72 h, when absent.
+    /// Time before its end in which it counts as expiring; a tenth of the lease, and at most 72 h, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Span>,
     /// How often the checks are made again, or what is required is evaluated where there are no checks, while it is active;
@@ -225,9 +225,9 @@ pub struct Grant {
     pub unlock: Name,
     /// Its program; of a bypass the endpoint.
     pub program: Name,
-    /// What holds.
+    /// Rules that hold for the endpoint meanwhile.
     pub rules: Vec<Rule>,
-    /// What it does.
+    /// Whether it opens, quarantines or bypasses.
     pub kind: GrantKind,
     /// When it ends, in seconds since the Unix epoch.
     pub ends: u64,

@@ -16,12 +16,12 @@ impl Span {
     /// The longest: ten years of 365 days.
     pub const MAX: Span = Span(10 * 365 * 86_400);
 
-    /// So many seconds, at most [`Span::MAX`].
+    /// A span of `seconds`, at most [`Span::MAX`].
     pub fn seconds(seconds: u64) -> Self {
         Span(seconds.min(Self::MAX.0))
     }
 
-    /// In seconds.
+    /// The length in seconds.
     pub fn as_seconds(self) -> u64 {
         self.0
     }
