@@ -5,9 +5,9 @@ use crate::class::ClassId;
 /// What one table will hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableUse {
-    /// Its name.
+    /// Name of the table.
     pub table: String,
-    /// Its rows.
+    /// Rows that will be in it.
     pub rows: u64,
     /// What they cost: rows, or lines of ranges.
     pub cost: u64,
@@ -27,7 +27,7 @@ impl TableUse {
 pub enum Step {
     /// Rows of equal verdict of a class were merged: hits tell its verdicts, not its rules.
     Merged {
-        /// The class.
+        /// Class whose rows were merged.
         class: ClassId,
         /// The table that was too full.
         table: String,
@@ -38,7 +38,7 @@ pub enum Step {
     },
     /// A class is left to a software target that all its endpoints are also attached to.
     Moved {
-        /// The class.
+        /// Class that is left to the other target.
         class: ClassId,
         /// The table that was too full.
         table: String,
@@ -82,11 +82,11 @@ pub struct Saving {
 /// A table that cannot hold what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The table.
+    /// Name of the table.
     pub table: String,
     /// What it would have to hold.
     pub needed: u64,
-    /// What it holds.
+    /// What it holds, in the same unit.
     pub size: u64,
     /// What would make room, the most effective first.
     pub savings: Vec<Saving>,

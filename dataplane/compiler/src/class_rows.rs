@@ -10,9 +10,9 @@ use serde::Serialize;
 /// What a row says about the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrameMatch {
-    /// Any frame.
+    /// Any frame, not only IP.
     Any,
-    /// ARP.
+    /// EtherType 0x0806 (RFC 826).
     Arp,
     /// IP of this version.
     Ip(Family),
@@ -26,35 +26,31 @@ pub enum FrameMatch {
 }
 
 /// What a row says about a port, or an ICMP type or code.
+#[allow(missing_docs, reason = "`low` and `high` are the ends of the range")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortMatch {
-    /// Any.
+    /// Any port, and packets without ports.
     Any,
     /// `port & mask == value`.
     Masked {
         /// The value, zero outside the mask.
         value: u16,
-        /// The mask.
+        /// Ones where bits count.
         mask: u16,
     },
     /// `low <= port <= high`.
-    Range {
-        /// First.
-        low: u16,
-        /// Last.
-        high: u16,
-    },
+    Range { low: u16, high: u16 },
     /// `code & mask == value`, for the code that a [`CodeStage`] gave the port.
     Code {
         /// The value, zero outside the mask.
         value: u64,
-        /// The mask.
+        /// Ones where bits count.
         mask: u64,
     },
 }
 
 impl PortMatch {
-    /// Exactly this port.
+    /// Matches this port alone.
     pub const fn exactly(port: u16) -> Self {
         PortMatch::Masked {
             value: port,
@@ -91,20 +87,20 @@ impl fmt::Display for PortMatch {
 /// What a row says about the other side's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RemoteMatch {
-    /// Any.
+    /// Any address, of both versions.
     Any,
     /// The id that the `remote` stage gave it.
     Id(u32),
-    /// In this prefix.
+    /// Addresses in this prefix.
     Prefix(IpNet),
 }
 
 /// The key of a row of a policy stage, beside the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey {
-    /// The frame.
+    /// ARP, IP, an EtherType, or any frame.
     pub frame: FrameMatch,
-    /// The IP protocol.
+    /// IP protocol number; any when absent.
     pub protocol: Option<u8>,
     /// `Some(true)`: later fragments only; `Some(false)`: everything but them.
     pub later: Option<bool>,
@@ -112,7 +108,7 @@ pub struct RowKey {
     pub flags: Option<(u16, u16)>,
     /// The other side's address.
     pub remote: RemoteMatch,
-    /// Local prefix.
+    /// Prefix of the endpoint's own address; any when absent.
     pub local: Option<IpNet>,
     /// Source port, or ICMP type.
     pub src: PortMatch,
@@ -121,7 +117,7 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// Matches every frame.
+    /// The key that matches every frame.
     pub const ANY: RowKey = RowKey {
         frame: FrameMatch::Any,
         protocol: None,
@@ -181,9 +177,9 @@ impl fmt::Display for RowKey {
 /// One row of a policy stage. Higher priorities win; rows of equal priority that overlap have equal verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyRow {
-    /// Its priority.
+    /// Of the rows that match, the one with the highest number wins.
     pub priority: u32,
-    /// What it matches.
+    /// Packets that the row decides.
     pub key: RowKey,
     /// The verdict; with `words`, the verdict on destination ports whose block has no word.
     pub action: Verdict,
@@ -198,7 +194,7 @@ pub struct PolicyRow {
 pub struct WordRow {
     /// Which set of words of its class.
     pub set: u16,
-    /// `port >> 6`.
+    /// Block of 64 ports: `port >> 6`.
     pub block: u16,
     /// Bit `port & 63` is set when the port is allowed.
     pub word: u64,
@@ -207,11 +203,11 @@ pub struct WordRow {
 /// One row of a code stage: port → code. Higher priorities win; ports without a row have code 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CodeRow {
-    /// Its priority.
+    /// Of the rows that match, the one with the highest number wins.
     pub priority: u32,
     /// The ports, never a code.
     pub port: PortMatch,
-    /// The code.
+    /// Code that the ports get.
     pub code: u64,
 }
 
@@ -222,23 +218,23 @@ pub struct CodeStage {
     pub rows: Vec<CodeRow>,
     /// The code of later fragments, which show no ports; it takes one row above all others when not 0.
     pub later: u64,
-    /// Bits in use.
+    /// Width of the codes, in bits.
     pub width: u8,
 }
 
 /// The code stages of a target: one for source and one for destination ports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Codes {
-    /// Of source ports.
+    /// Codes of source ports.
     pub src: CodeStage,
-    /// Of destination ports.
+    /// Codes of destination ports.
     pub dst: CodeStage,
 }
 
 /// One row of a `remote` stage: the longest prefix wins. Addresses without a row have id 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RemoteRow {
-    /// The prefix.
+    /// Addresses that get the id.
     pub prefix: IpNet,
     /// The id of the set of rules whose remote prefixes hold these addresses.
     pub id: u32,
@@ -283,7 +279,7 @@ pub struct Unsupported {
     pub target: String,
     /// The rule, endpoint or feature.
     pub rule: String,
-    /// The table.
+    /// Name of the table.
     pub table: String,
     /// The reason, and what would help.
     pub why: String,

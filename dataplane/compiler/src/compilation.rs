@@ -23,9 +23,9 @@ const TRIED: usize = 5;
 /// A class and its proved rows.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The class.
+    /// The class, with its policy.
     pub class: Arc<Class>,
-    /// Its rows.
+    /// The rows that enforce its policy, as proved.
     pub program: Arc<ClassRows>,
     /// Where a table has no class: the attachments that get these rows, and whether all other ports do.
     pub ports: Ports,
@@ -34,7 +34,7 @@ pub struct Compiled {
 /// The ports a class stands for in a table without class metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ports {
-    /// Attachments, by name.
+    /// Names of attachments that get these rows.
     pub attachments: BTreeSet<String>,
     /// Every port that no other row names.
     pub others: bool,
@@ -50,7 +50,7 @@ impl Ports {
 /// All classes of an intent on one stage model.
 #[derive(Debug, Clone)]
 pub struct Compilation {
-    /// The model.
+    /// The model the rows are for.
     pub model: StageModel,
     /// The classes with rows on this target.
     pub classes: BTreeMap<ClassId, Compiled>,
@@ -71,7 +71,7 @@ pub struct Compilation {
 /// A row with its class and rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    /// The row.
+    /// The row, by fields of the model.
     pub row: Row,
     /// Its class; `None` when it holds for every class.
     pub class: Option<ClassId>,
@@ -516,7 +516,7 @@ impl Compilation {
     }
 }
 
-/// The rule that somebody wrote which an entry stands for: its own or the one it lets replies pass for.
+/// The written rule that an entry stands for: its own, or the one whose replies it lets pass.
 fn rule_of(entry: &Entry) -> Option<&str> {
     match entry.tier {
         Tier::Essential => None,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub enum Field {
     /// Where the frame came in: the attachment.
     Port,
-    /// The VLAN.
+    /// VLAN id, 12 bits wide.
     Vlan,
     /// A MAC of the endpoint.
     Mac,
@@ -28,7 +28,7 @@ pub enum Field {
     Protocol,
     /// Whether it is a later fragment.
     Later,
-    /// TCP flags.
+    /// TCP flags, 12 bits from FIN (bit 0).
     TcpFlags,
     /// What the `remote` stage gave.
     RemoteId,
@@ -40,9 +40,9 @@ pub enum Field {
     LocalIpv4,
     /// The endpoint's IPv6 address.
     LocalIpv6,
-    /// Source port.
+    /// Source port of TCP, UDP and SCTP.
     SrcPort,
-    /// Destination port.
+    /// Destination port of TCP, UDP and SCTP.
     DstPort,
     /// ICMP or ICMPv6 type.
     IcmpType,
@@ -86,13 +86,13 @@ impl fmt::Display for Field {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchKind {
-    /// The whole value.
+    /// The value in all bits.
     Exact,
-    /// A prefix.
+    /// The value's first bits; the longest prefix wins.
     Lpm,
-    /// Value and mask.
+    /// The value where the mask has ones.
     Ternary,
-    /// An inclusive range.
+    /// From one value to another, both included.
     Range,
     /// The whole value, or anything.
     Optional,
@@ -120,7 +120,7 @@ pub enum Role {
     SrcCode,
     /// Destination port → code.
     DstCode,
-    /// The verdict.
+    /// Headers, class and remote id → the verdict.
     Policy,
     /// Block of 64 ports → word of verdicts.
     Words,
@@ -173,7 +173,7 @@ impl Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Weight {
-    /// One.
+    /// Every row costs one.
     #[default]
     Row,
     /// As many lines as a TCAM that matches four bits at a time (DirtCAM) takes for its ranges.
@@ -184,9 +184,9 @@ pub enum Weight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyModel {
-    /// What it matches.
+    /// Part of the packet or metadata that it reads.
     pub field: Field,
-    /// How.
+    /// How it matches: `exact`, `ternary` and so on.
     #[serde(rename = "match")]
     pub kind: MatchKind,
     /// Its width in bits.
@@ -197,9 +197,9 @@ pub struct KeyModel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionModel {
-    /// Let pass.
+    /// Lets the packet pass.
     Allow,
-    /// Drop.
+    /// Drops the packet, without an answer.
     Deny,
     /// The destination port's bit in a set of words decides.
     Words,
@@ -250,10 +250,10 @@ impl TableModel {
     }
 }
 
-/// A target's stages.
+/// What a target's tables can match and do, as the compiler needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StageModel {
-    /// The model's name.
+    /// Name of the model, for example `ovs`.
     pub name: String,
     /// What it is, for people.
     pub summary: String,

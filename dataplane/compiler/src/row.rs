@@ -9,22 +9,18 @@ use crate::class_rows::{CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch
 use crate::model::{Field, KeyModel, MatchKind, Role, TableModel};
 
 /// What a row says about one field. Fields that are not named match anything.
+#[allow(missing_docs, reason = "`low` and `high` are the ends of the range")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FieldMatch {
     /// `field & mask == value`; exact keys have a full mask.
     Masked {
         /// The value, zero outside the mask.
         value: u128,
-        /// The mask.
+        /// Ones where bits count.
         mask: u128,
     },
     /// `low <= field <= high`.
-    Range {
-        /// First.
-        low: u128,
-        /// Last.
-        high: u128,
-    },
+    Range { low: u128, high: u128 },
     /// The port that an attachment of this name turns out to be.
     Attachment(String),
 }
@@ -32,20 +28,20 @@ pub enum FieldMatch {
 /// What a row does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowAction {
-    /// A verdict.
+    /// Allows or denies the packet.
     Verdict(Verdict),
     /// The destination port's bit in this set of words decides, `otherwise` where its block has no word.
     Words {
-        /// The set.
+        /// Number of the set in its class.
         set: u16,
         /// The verdict without a word.
         otherwise: Verdict,
     },
     /// Sets metadata for later stages.
     Set {
-        /// What is set.
+        /// Metadata that is set.
         field: Field,
-        /// To what.
+        /// Value of that metadata.
         value: u64,
     },
     /// Gives the verdicts of 64 ports; bit n allows port `64 × block + n`.
@@ -63,16 +59,16 @@ impl std::fmt::Display for RowAction {
     }
 }
 
-/// One row.
+/// One row of one table, without the target's own encoding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
-    /// Its table.
+    /// Name of the table in the model.
     pub table: String,
     /// Its priority, the higher wins; of a table of longest prefixes the prefix length, of an exact one 0.
     pub priority: u32,
-    /// What it matches.
+    /// Conditions by field; a field that is not named matches anything.
     pub keys: Vec<(Field, FieldMatch)>,
-    /// What it does.
+    /// What happens to packets that match.
     pub action: RowAction,
 }
 

@@ -12,6 +12,7 @@ use crate::model::{Role, StageModel};
 use crate::proof::{Counterexample, Prover};
 
 /// Why an intent has no rows on a target. Nothing was changed.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// The target cannot do it.
@@ -23,11 +24,9 @@ pub enum CompileError {
          state stays; please report this: {example}"
     )]
     Unproved {
-        /// The class.
         class: ClassId,
-        /// The model.
         model: String,
-        /// Where they differ.
+        /// Packet that rows and policy judge differently.
         example: Box<Counterexample>,
     },
 }
@@ -87,7 +86,7 @@ impl Gain {
 }
 
 impl RowCache {
-    /// Of a model.
+    /// An empty cache; the model's fixed rows are made at once.
     pub fn new(model: StageModel) -> Self {
         let fixed = fixed_rows(&model);
         RowCache {
@@ -103,7 +102,7 @@ impl RowCache {
         }
     }
 
-    /// The model.
+    /// The model the rows are for.
     pub fn model(&self) -> &StageModel {
         &self.model
     }

@@ -106,7 +106,7 @@ enum Beside {
     Passes,
     /// What rules that match every packet of IPv4 give (ports do not tell it apart).
     Portless,
-    /// The default.
+    /// The default verdict of the policy.
     Default,
 }
 

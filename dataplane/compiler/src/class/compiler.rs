@@ -19,7 +19,7 @@ pub struct Compiler {
     /// Ids of the run before, until the first resolution.
     pub(super) restored: OrdSet<ClassId>,
     pub(super) lists: Lists,
-    /// What endpoints without rules of their own come to, by the profiles they bind.
+    /// The classes of endpoints without rules of their own, by the profiles they bind.
     pub(super) combos: OrdMap<Combo, Bound>,
     /// The endpoints that bind each profile.
     pub(super) binders: OrdMap<Name, OrdSet<Name>>,

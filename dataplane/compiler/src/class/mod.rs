@@ -29,7 +29,7 @@ pub use ids::OutOfClasses;
 pub struct ClassId(pub u32);
 
 impl ClassId {
-    /// Nothing is denied.
+    /// The class to whose members nothing is denied.
     pub const OPEN: ClassId = ClassId(0);
 }
 
@@ -54,20 +54,20 @@ pub struct Class {
     /// Its policy in canonical form, under the names that one of its members has for the rules. Another member's own
     /// names stand at the same places of [`canonical`](portcullis_policy::canonical) of its effective policy.
     pub policy: Policy,
-    /// The policy's fingerprint.
+    /// Digest of the canonical policy: equal policies have equal ones.
     pub fingerprint: Fingerprint,
 }
 
 /// An endpoint as targets need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointIntent {
-    /// Its name.
+    /// Name of the endpoint.
     pub name: Name,
     /// Where it plugs in.
     pub attachments: Vec<Attachment>,
-    /// Its MACs.
+    /// MACs that the endpoint declares.
     pub macs: Vec<MacAddr>,
-    /// Its addresses.
+    /// Addresses and prefixes that the endpoint declares.
     pub addresses: Vec<StrictPrefix>,
     /// The scope in which its MACs and addresses are its alone.
     pub network: Name,
@@ -80,7 +80,7 @@ pub struct EndpointIntent {
     pub source_guard: bool,
     /// Which link-local addresses the source guard lets it use.
     pub link_local: LinkLocal,
-    /// Its classes.
+    /// Classes of what it sends and of what it receives.
     pub classes: PerDirection<ClassId>,
     /// What its classes become by themselves as its unlocks end, if nobody changes anything: rising in time.
     pub transitions: Vec<ScheduledTransition>,
@@ -127,7 +127,7 @@ pub struct Intent {
     pub generation: u64,
     /// Every class in use.
     pub classes: OrdMap<ClassId, Arc<Class>>,
-    /// Every endpoint.
+    /// Every endpoint of the document, by name.
     pub endpoints: OrdMap<Name, Arc<EndpointIntent>>,
     /// Classes of ports without an endpoint.
     pub unmanaged: PerDirection<ClassId>,

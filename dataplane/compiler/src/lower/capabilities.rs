@@ -8,7 +8,7 @@ use crate::model::{ActionModel, Field, MatchKind, Role, StageModel};
 /// How a table matches a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MatchSupport {
-    /// Not at all.
+    /// The table has no such key.
     Missing,
     /// The whole value, or (with `optional`) anything.
     Exact,
@@ -146,7 +146,7 @@ impl Capabilities {
         })
     }
 
-    /// Whether packets of this IP version can be told at all.
+    /// Whether the target does not see the protocol of later fragments of this IP version.
     pub fn blind(model: &StageModel, family: Family) -> bool {
         family == Family::V6 && !model.view.later_v6_protocol
     }

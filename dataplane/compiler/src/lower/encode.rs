@@ -111,7 +111,7 @@ pub(super) type WordTable = (Verdict, Vec<(u16, u64)>, Decider);
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) grid: Vec<Cell>,
-    /// Openings, where they are told apart.
+    /// Openings of TCP connections, where policy distinguishes them.
     pub(super) opening: Vec<Cell>,
     /// The grid in words of 64 ports, where that takes fewer rows: blocks, and the verdict of all others.
     pub(super) words: Option<WordTable>,

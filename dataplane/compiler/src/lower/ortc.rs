@@ -13,7 +13,7 @@ pub struct Row<C> {
     pub value: u16,
     /// Length in bits, 0 to the width.
     pub len: u8,
-    /// The colour.
+    /// What packets of the prefix get: a verdict or an id.
     pub colour: C,
 }
 

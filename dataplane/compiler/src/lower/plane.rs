@@ -15,7 +15,7 @@ pub(crate) type Grid = Vec<(u16, Arc<Line>)>;
 pub(crate) struct Plane {
     /// TCP segments that do not open a connection, and everything that is not TCP.
     pub grid: Grid,
-    /// TCP segments that open a connection, where they are told apart.
+    /// TCP segments that open a connection, where policy distinguishes them.
     pub opening: Option<Grid>,
     /// Later fragments, where they have a verdict of their own.
     pub later: Option<(Verdict, Decider)>,

@@ -29,7 +29,7 @@ const STATES: u32 = 3;
 /// Planes one IP version of a class may have.
 const PLANES: usize = 40_000;
 
-/// How remote regions are told apart.
+/// How remote regions are distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remotes {
     /// By the `remote` stage.

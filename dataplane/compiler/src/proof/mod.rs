@@ -45,7 +45,7 @@ use slice::Memo;
 /// A packet on which rows and policy differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counterexample {
-    /// The packet.
+    /// The packet that they judge differently.
     pub packet: Packet,
     /// What the policy says.
     pub wanted: Verdict,

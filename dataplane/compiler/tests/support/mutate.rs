@@ -12,7 +12,7 @@ use portcullis_policy::{Family, Protocol, Verdict};
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// Below `n`.
+    /// A random number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
