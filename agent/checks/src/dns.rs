@@ -41,7 +41,7 @@ pub(crate) enum Missing {
 }
 
 impl Missing {
-    /// What a check comes to that needs the records.
+    /// The answer of a check that needs the records.
     pub(crate) fn answer(&self, name: &Name, what: &str) -> Answer {
         let name = shown(name);
         match self {

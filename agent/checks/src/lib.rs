@@ -36,7 +36,7 @@ pub struct CheckerConfig {
     pub total: Duration,
     /// From connecting to one address to the end of its greeting.
     pub banner_timeout: Duration,
-    /// So many checks are made at once.
+    /// Largest number of checks made at the same time.
     pub max_concurrent: usize,
     /// Whether a banner is asked of a loopback address: never but in tests, where the endpoint is this machine.
     pub loopback: bool,

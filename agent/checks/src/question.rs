@@ -10,21 +10,21 @@ use serde::{Deserialize, Serialize};
 pub enum Question {
     /// Every address has a PTR record for the host name, and the name has the address.
     Fcrdns {
-        /// The addresses.
+        /// Addresses that must all have such a record.
         addresses: Vec<IpAddr>,
-        /// The host name.
+        /// Host name the records must point to.
         hostname: String,
     },
     /// Every address has a PTR record, for the host name when one is given.
     Ptr {
-        /// The addresses.
+        /// Addresses that must all have a record.
         addresses: Vec<IpAddr>,
-        /// The host name.
+        /// Name the records must point to; any name passes when absent.
         hostname: Option<String>,
     },
     /// The host name has A or AAAA records.
     Address {
-        /// The host name.
+        /// Name whose records are looked up.
         hostname: String,
         /// It has them all; none in the list is a check that cannot be made, no list is any address.
         must_have: Option<Vec<IpAddr>>,
@@ -33,7 +33,7 @@ pub enum Question {
     Spf {
         /// The domain, also the name in HELO.
         domain: String,
-        /// The addresses.
+        /// Addresses that send mail.
         addresses: Vec<IpAddr>,
         /// The sender that macros speak of; `postmaster@DOMAIN` when absent.
         sender: Option<String>,
@@ -42,23 +42,23 @@ pub enum Question {
     },
     /// The domain, or its organizational domain, has a DMARC record.
     Dmarc {
-        /// The domain.
+        /// The domain of the From address.
         domain: String,
         /// Its policy is at least so strict.
         policy: Option<DmarcPolicy>,
     },
     /// The domain has a DKIM key under the selector.
     Dkim {
-        /// The domain.
+        /// Domain the signatures name (`d=`).
         domain: String,
-        /// The selector.
+        /// Selector the signatures name (`s=`).
         selector: String,
     },
     /// A TCP port of the first address that greets does so with a line that contains a text.
     Banner {
         /// The endpoint's own addresses.
         addresses: Vec<IpAddr>,
-        /// The port.
+        /// TCP port, for example 25.
         port: u16,
         /// The text, with its case; any greeting passes when absent.
         contains: Option<String>,

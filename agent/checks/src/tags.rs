@@ -1,6 +1,6 @@
 //! Tag lists such as `v=DMARC1; p=none`, as in DMARC and DKIM records (RFC 6376 section 3.2).
 
-/// A list has so many tags at most; real ones have a dozen.
+/// Largest number of tags in a list; real lists have a dozen.
 const MOST: usize = 100;
 
 /// The tags in order, names as written; nothing when it is not such a list or says a tag twice.

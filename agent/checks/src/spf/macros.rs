@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// A name has so many characters at most.
+/// Longest name, in characters.
 const LONGEST: usize = 253;
 
 /// A domain as an SPF record writes it.

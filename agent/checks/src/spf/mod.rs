@@ -82,11 +82,11 @@ fn judge(domain: &str, ip: IpAddr, result: Result<Verdict, Stop>, refused: bool)
     }
 }
 
-/// What a record comes to.
+/// The result of a record.
 enum Verdict {
     /// A term matched: what it means, and the term.
     Matched(Means, String),
-    /// None did.
+    /// The record has no term that matches.
     Neutral,
     /// There is no record.
     None,

@@ -55,7 +55,7 @@ async fn records_of_other_names_do_not_count() {
     world.expect(question(), Failed, "no A or AAAA").await;
 }
 
-/// RFC 1034 section 3.6.2: beside a CNAME there are no other records. Those of an answer that has some are nobody's.
+/// RFC 1034, section 3.6.2: a name with a CNAME has no other records. Others in such an answer are ignored.
 #[tokio::test]
 async fn records_beside_an_alias_do_not_count() {
     let zone = zone()

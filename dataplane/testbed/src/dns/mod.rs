@@ -81,7 +81,7 @@ impl Server {
         Ok(Self { at, shared, tasks })
     }
 
-    /// Where it is.
+    /// Loopback address for queries by UDP and TCP.
     pub fn addr(&self) -> SocketAddr {
         self.at
     }

@@ -10,11 +10,11 @@ use hickory_resolver::proto::serialize::txt::Parser;
 /// How a name misbehaves, whatever its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SERVFAIL.
+    /// Answers SERVFAIL (response code 2).
     ServFail,
-    /// REFUSED.
+    /// Answers REFUSED (response code 5).
     Refused,
-    /// No answer.
+    /// No answer at all.
     Silent,
     /// An answer with the right id, and bytes that are no message.
     Garbage,
