@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A moment, as both clocks tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// Milliseconds since the Unix epoch; jumps when somebody sets the clock.
+    /// Milliseconds since the Unix epoch; jumps when the clock is set.
     pub wall_ms: i64,
     /// Milliseconds since the machine was started, suspended time included; never jumps.
     pub boot_ms: u64,
@@ -19,7 +19,7 @@ impl Moment {
         self.wall_ms.div_euclid(1000)
     }
 
-    /// The moment so many seconds from this one, on both clocks.
+    /// The moment `seconds` after this one, on both clocks.
     pub fn after(&self, seconds: u64) -> Deadline {
         let ms = seconds.saturating_mul(1000);
         Deadline {
@@ -37,22 +37,22 @@ pub struct Deadline {
     pub wall_ms: i64,
     /// Milliseconds since that start of the machine.
     pub boot_ms: u64,
-    /// Which start.
+    /// Random id of that start, the kernel's `boot_id`.
     pub boot: u128,
 }
 
 impl Deadline {
-    /// Whether one of the clocks has come to it: for what must not last longer.
+    /// Whether one of the clocks has reached it: for what must not last longer.
     pub fn has_come(&self, now: &Moment) -> bool {
         now.wall_ms >= self.wall_ms || now.boot != self.boot || now.boot_ms >= self.boot_ms
     }
 
-    /// Whether both clocks have come to it: for what must not end earlier.
+    /// Whether both clocks have reached it: for what must not end earlier.
     pub fn has_surely_come(&self, now: &Moment) -> bool {
         now.wall_ms >= self.wall_ms && (now.boot != self.boot || now.boot_ms >= self.boot_ms)
     }
 
-    /// Milliseconds until the first of the clocks comes to it.
+    /// Milliseconds until the first of the clocks reaches it.
     pub fn left_ms(&self, now: &Moment) -> u64 {
         if self.has_come(now) {
             return 0;
@@ -66,8 +66,8 @@ impl Deadline {
         self.wall_ms.div_euclid(1000)
     }
 
-    /// The same deadline after the machine was started again: what was left on the clock that never jumps when somebody
-    /// looked at it last, `seen`, is left now.
+    /// The same deadline after a restart of the machine: the time that was left at `seen`, on the clock that
+    /// never jumps, is left now.
     pub fn resumed(self, seen: &Moment, now: &Moment) -> Self {
         if self.boot == now.boot {
             return self;

@@ -26,11 +26,11 @@ const TRIED: usize = 5;
 /// What is known when an unlock is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// The policy.
+    /// The policy in force, with the programs.
     pub document: &'a Document,
-    /// The other unlocks.
+    /// All unlocks that are under way.
     pub ledger: &'a Ledger,
-    /// The time.
+    /// Wall time and time since boot.
     pub now: Moment,
 }
 

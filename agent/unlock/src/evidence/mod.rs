@@ -20,7 +20,7 @@ pub(crate) use pattern::Pattern;
 pub(crate) use read::day;
 pub use words::{Asked, constraint, describe};
 
-/// Most unknown names that are told one by one.
+/// Most unknown names that are reported one by one.
 const MAX_UNKNOWN: usize = 16;
 /// Most characters of an unknown name that are repeated.
 const MAX_NAME: usize = 63;
@@ -33,15 +33,15 @@ const MAX_NAME: usize = 63;
 pub enum Value {
     /// Text without white space around it.
     Text(String),
-    /// A whole number.
+    /// A whole number of 64 bits.
     Integer(i64),
-    /// Yes or no.
+    /// Yes or no, printed `true` or `false`.
     Boolean(bool),
     /// A host name in lower case and ASCII, without a dot at its end.
     Hostname(String),
     /// An e-mail address; its domain is as a host name is.
     Email(String),
-    /// A URL.
+    /// A URL in the form the URL standard prints.
     Url(String),
     /// An address; an IPv4 address is never written as an IPv6 one.
     Address(IpAddr),
@@ -49,7 +49,7 @@ pub enum Value {
     Prefix(IpNet),
     /// One of the program's words.
     Enum(String),
-    /// A day.
+    /// A calendar day without a time zone.
     Date(NaiveDate),
 }
 
@@ -184,8 +184,8 @@ pub fn missing<'a>(program: &'a Program, submitted: &BTreeMap<String, String>) -
         .collect()
 }
 
-/// Reads what was submitted, or tells everything that is wrong with it. White space around a value is no part of it,
-/// and a value of nothing else counts as not submitted. What is wrong with a secret is told without repeating it.
+/// Reads what was submitted, or reports everything that is wrong with it. White space around a value is not part
+/// of it, and a value of white space counts as not submitted. Errors never repeat the value of a secret.
 pub fn parse(program: &Program, submitted: &BTreeMap<String, String>) -> Result<Evidence, Vec<FieldError>> {
     let mut evidence = BTreeMap::new();
     let mut errors = Vec::new();

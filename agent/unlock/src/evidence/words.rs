@@ -6,7 +6,7 @@ use serde::Serialize;
 /// One question of a form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Asked {
-    /// Its name.
+    /// Name of the evidence in the program.
     pub name: String,
     /// What a person is asked; its name when the program says nothing.
     pub prompt: String,

@@ -15,54 +15,52 @@ use crate::evidence::{Evidence, Value};
 pub struct CheckFacts {
     /// `result`; `passed` follows from it.
     pub result: CheckResult,
-    /// `detail`.
+    /// What was found, as a person reads it.
     pub detail: String,
 }
 
 /// `unlocks.PROGRAM`, of the same endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct UnlockFacts {
-    /// `active`.
+    /// Whether the unlock is open: active or expiring.
     pub active: bool,
     /// `state`, in a word; `none` for a program of which the endpoint has no unlock.
     pub state: String,
-    /// `age`, in seconds.
+    /// Seconds since it was granted; 0 before that.
     pub age: u64,
     /// `revocations`: how often unlocks of the program were revoked on the endpoint, or on any of its tenant's.
     pub revocations: u32,
 }
 
-/// `endpoint`.
+/// `endpoint` in expressions; each field is the one of that name.
+#[allow(missing_docs, reason = "the names are those of the variables")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EndpointFacts {
-    /// `name`.
     pub name: String,
-    /// `labels`.
     pub labels: BTreeMap<String, String>,
-    /// `age`, in seconds.
+    /// Seconds since the endpoint is its present tenant's.
     pub age: u64,
-    /// `addresses`, as texts.
+    /// Addresses and prefixes as texts.
     pub addresses: Vec<String>,
-    /// `profiles`.
     pub profiles: Vec<String>,
 }
 
 /// All that expressions see. Checks that are not here are undetermined, programs that are not here have no unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// The endpoint.
+    /// `endpoint`: the one the unlock is for.
     pub endpoint: EndpointFacts,
-    /// What was submitted.
+    /// `evidence`, by the names the program declares.
     pub evidence: Evidence,
     /// What came of the checks, by their names.
     pub checks: BTreeMap<String, CheckFacts>,
     /// The endpoint's unlocks, by program.
     pub unlocks: BTreeMap<String, UnlockFacts>,
-    /// `tenant`.
+    /// `tenant`: the value of the endpoint's tenant label.
     pub tenant: String,
     /// `now`, in seconds since the Unix epoch.
     pub now: u64,
-    /// `request.lease`, in seconds.
+    /// `request.lease`: seconds that are asked for.
     pub lease: u64,
 }
 

@@ -55,7 +55,7 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_op
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {problem}")]
 pub struct ExpressionError {
-    /// From 1.
+    /// Counted from 1 in the expression, not in the document.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,

@@ -15,31 +15,31 @@ use super::Ledger;
 use crate::clock::{Deadline, Moment};
 
 /// The bypass of one endpoint.
+#[allow(missing_docs, reason = "the type of `endpoint` says it")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bypass {
-    /// The endpoint.
     pub endpoint: Name,
     /// Why, as the operator wrote it.
     pub reason: String,
-    /// Who started it.
+    /// The operator, as in the audit log.
     pub by: String,
     /// When, in seconds since the Unix epoch.
     pub started_at: i64,
-    /// When it ends.
+    /// Its end, by the earlier of both clocks.
     pub ends: Deadline,
 }
 
 /// A bypass that was started, or is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BypassChange {
-    /// The bypass.
+    /// The bypass as it was while it held.
     pub bypass: Arc<Bypass>,
     /// Whether it holds now.
     pub started: bool,
 }
 
 impl BypassChange {
-    /// Whether its time was over, so that nobody ended it.
+    /// Whether it ended by time, and not by an operator.
     pub fn expired(&self, now: &Moment) -> bool {
         !self.started && self.bypass.ends.has_come(now)
     }
@@ -59,7 +59,7 @@ impl Ledger {
         self.bypasses.get(endpoint)
     }
 
-    /// Every bypass.
+    /// Bypasses that hold, by endpoint.
     pub fn bypasses(&self) -> &OrdMap<Name, Arc<Bypass>> {
         &self.bypasses
     }

@@ -103,8 +103,8 @@ impl Ledger {
         Ok(self.changed(unlock, "unlock.reject", by))
     }
 
-    /// Its lease begins anew, and its checks are due at once; or somebody who may decides about that first, unless the
-    /// caller may.
+    /// Its lease begins anew, and its checks are due at once; an operator has to approve that first, unless the
+    /// caller may do so.
     pub fn renew(
         &mut self,
         document: &Document,

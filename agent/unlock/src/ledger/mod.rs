@@ -51,7 +51,7 @@ pub const AGENT: &str = "agent";
 /// Whom revocations count against.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// An endpoint.
+    /// An endpoint, as long as it keeps its tenant.
     Endpoint(Name),
     /// A tenant, whatever becomes of its endpoints.
     Tenant(String),
@@ -63,30 +63,30 @@ pub type StrikeKey = (Subject, Name);
 /// How often a program was revoked, and until when no request is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strikes {
-    /// How often.
+    /// Revocations so far, which lengthen the next wait.
     pub times: u32,
-    /// Until when.
+    /// End of the wait; none once it is over.
     pub until: Option<Deadline>,
 }
 
 /// A request as it comes in, its evidence read.
+#[allow(missing_docs, reason = "the type of `endpoint` says it")]
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// A fresh id.
+    /// A fresh id, such as `u-1`.
     pub id: Name,
-    /// The program.
+    /// The program that it is requested under.
     pub program: Name,
-    /// The endpoint.
     pub endpoint: Name,
-    /// The endpoint's tenant.
+    /// The endpoint's tenant; empty without one.
     pub tenant: String,
-    /// What was submitted.
+    /// Evidence in normal form, by name.
     pub evidence: Evidence,
-    /// What it opens.
+    /// Rules that it opens, never more than the program's.
     pub opens: Vec<Rule>,
     /// How long, in seconds; the program's default when absent.
     pub lease_seconds: Option<u64>,
-    /// Who.
+    /// Who requests it, as in the audit log.
     pub by: String,
 }
 
@@ -183,7 +183,7 @@ impl Ledger {
         self.live.len()
     }
 
-    /// Whether none is.
+    /// Whether no unlock is under way.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()
     }

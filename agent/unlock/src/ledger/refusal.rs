@@ -5,6 +5,7 @@ use portcullis_policy::{Name, Span};
 use super::unlock::State;
 
 /// Why nothing was changed.
+#[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no such unlock, or it has ended long ago.
@@ -24,13 +25,9 @@ pub enum Refusal {
         "endpoint `{endpoint}` has {have} unlocks under `{program}`, and the program allows {limit} (limits.per_endpoint): release one, or renew it"
     )]
     PerEndpoint {
-        /// The endpoint.
         endpoint: Name,
-        /// The program.
         program: Name,
-        /// How many it has.
         have: u32,
-        /// How many it may have.
         limit: u32,
     },
     /// The tenant has as many as the program allows.
@@ -38,55 +35,36 @@ pub enum Refusal {
         "tenant `{tenant}` has {have} unlocks under `{program}`, and the program allows {limit} (limits.per_tenant): release one"
     )]
     PerTenant {
-        /// The tenant.
         tenant: String,
-        /// The program.
         program: Name,
-        /// How many it has.
         have: u32,
-        /// How many it may have.
         limit: u32,
     },
     /// The tenant has as many as the agent allows.
     #[error(
         "tenant `{tenant}` has {have} unlocks under way, and the agent allows {limit} (limits.tenant_unlocks): release one"
     )]
-    Tenant {
-        /// The tenant.
-        tenant: String,
-        /// How many it has.
-        have: u32,
-        /// How many it may have.
-        limit: u32,
-    },
+    Tenant { tenant: String, have: u32, limit: u32 },
     /// An unlock was revoked not long ago.
     #[error("`{program}` was revoked on {on}, {times} time(s) so far: a new request is taken in {left}")]
     CoolingDown {
         /// The endpoint, or one of the tenant, in words.
         on: String,
-        /// The program.
         program: Name,
-        /// How often it was revoked.
         times: u32,
-        /// The time left.
         left: Span,
     },
     /// A program that is needed is not active.
     #[error("`{program}` needs `{needed}` to be active on `{endpoint}`: request that first")]
     Needs {
-        /// The endpoint.
         endpoint: Name,
-        /// The program.
         program: Name,
-        /// What it needs.
         needed: Name,
     },
     /// That cannot be done in its state.
     #[error("unlock `{id}` is {state}: only one that is {wanted} can be {action}")]
     WrongState {
-        /// The unlock.
         id: Name,
-        /// Where it stands.
         state: State,
         /// Where it would have to stand.
         wanted: &'static str,
@@ -98,30 +76,14 @@ pub enum Refusal {
     NotRenewable(Name),
     /// A lease that is too long.
     #[error("a lease of {asked} is longer than `{program}` allows: at most {most}")]
-    TooLong {
-        /// The program.
-        program: Name,
-        /// What was asked for.
-        asked: Span,
-        /// What is allowed.
-        most: Span,
-    },
+    TooLong { program: Name, asked: Span, most: Span },
     /// It would not be granted now.
     #[error("unlock `{id}` would not be granted now: {why}")]
-    Unmet {
-        /// The unlock.
-        id: Name,
-        /// Its program.
-        program: Name,
-        /// Why.
-        why: String,
-    },
+    Unmet { id: Name, program: Name, why: String },
     /// It ended too long ago to be revoked.
     #[error("unlock `{id}` is {state}: only one that is active, or ended within {lately}, can be revoked")]
     LongOver {
-        /// The unlock.
         id: Name,
-        /// Where it stands.
         state: State,
         /// How long after its end it can be revoked.
         lately: Span,

@@ -7,7 +7,7 @@ use super::{AGENT, Change, Ledger, StrikeKey, Strikes};
 use crate::clock::Moment;
 use crate::judge::{Known, unmet};
 
-/// Milliseconds by which the clocks may go apart between two looks before somebody must have set one of them.
+/// Milliseconds by which the clocks may drift apart between two readings; beyond that, one of them was set.
 const SET: u64 = 1000;
 
 impl Ledger {

@@ -28,7 +28,7 @@ pub enum State {
     Active,
     /// Its ports are open, and it ends soon.
     Expiring,
-    /// Its lease ended.
+    /// Closed at the end of its lease.
     Expired,
     /// It was not granted.
     Rejected,
@@ -39,7 +39,7 @@ pub enum State {
 }
 
 impl State {
-    /// All of them.
+    /// Every state, in the order of a life.
     pub const ALL: [State; 9] = [
         State::Requested,
         State::Checking,
@@ -52,7 +52,7 @@ impl State {
         State::Released,
     ];
 
-    /// Its name.
+    /// The name in the database, in metrics and in expressions.
     pub fn name(self) -> &'static str {
         match self {
             State::Requested => "requested",
@@ -101,7 +101,7 @@ pub struct Checked {
     pub kind: String,
     /// Its result.
     pub result: CheckResult,
-    /// What was found.
+    /// What was found, as a person reads it.
     pub detail: String,
     /// When, in seconds since the Unix epoch.
     pub at: i64,
@@ -113,38 +113,38 @@ pub struct Checked {
 /// A state that an unlock came into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
-    /// The state.
+    /// The state it came into.
     pub state: State,
     /// When, in seconds since the Unix epoch.
     pub at: i64,
-    /// Who.
+    /// Who or what moved it, as in the audit log: `uid 0`, `agent`.
     pub by: String,
-    /// Why.
+    /// The reason for people; empty when there is nothing to add.
     pub reason: String,
 }
 
 /// A request under a program, and the lease it holds once granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unlock {
-    /// Its id.
+    /// Id of the unlock, such as `u-1`.
     pub id: Name,
-    /// The program.
+    /// The program that it was requested under.
     pub program: Name,
-    /// The endpoint.
+    /// The endpoint that it is for.
     pub endpoint: Name,
     /// The endpoint's tenant when it was requested.
     pub tenant: String,
-    /// Where it stands.
+    /// Where it stands; `history` has how it came there.
     pub state: State,
-    /// Why.
+    /// Why it stands there, as the customer reads it.
     pub reason: String,
-    /// Who requested it.
+    /// Who requested it, as in the audit log.
     pub requested_by: String,
     /// When, in seconds since the Unix epoch.
     pub requested_at: i64,
     /// When its ports were opened first.
     pub granted_at: Option<i64>,
-    /// When it ended.
+    /// When it ended, in seconds since the Unix epoch; none while it is under way.
     pub ended_at: Option<i64>,
     /// How long it was asked to last, in seconds.
     pub lease_seconds: u64,
@@ -152,9 +152,9 @@ pub struct Unlock {
     pub ends: Option<Deadline>,
     /// From when it counts as expiring.
     pub notice: Option<Deadline>,
-    /// What was submitted.
+    /// Evidence in normal form, by name.
     pub evidence: Evidence,
-    /// What it opens.
+    /// Rules that it opens while it is active.
     pub opens: Vec<Rule>,
     /// The checks as they came out last.
     pub checks: Vec<Checked>,
@@ -170,7 +170,7 @@ pub struct Unlock {
     pub renewals: u32,
     /// Changes with every change.
     pub revision: u64,
-    /// Oldest first.
+    /// States it came through, oldest first.
     pub history: Vec<Transition>,
     /// What it was judged by last; none before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
