@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_unlock::clock::Moment;
 
-/// Now. `CLOCK_BOOTTIME` counts suspended time as well, and nobody can set it.
+/// Now. `CLOCK_BOOTTIME` counts suspended time as well, and cannot be set.
 pub fn now() -> Moment {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment {

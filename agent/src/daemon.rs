@@ -50,14 +50,14 @@ pub enum AgentError {
     Store(#[from] StoreError),
     #[error("the API cannot be served")]
     Listen(#[from] ListenError),
-    /// Who may call.
+    /// The roles, tokens and keys of callers cannot be loaded.
     #[error("cannot load the [access] configuration")]
     Access(#[from] AccessError),
     #[error("the metrics cannot be served")]
     Metrics(#[from] MetricsError),
     #[error("a target cannot be started")]
     Target(#[from] targets::TargetError),
-    /// Signals.
+    /// SIGTERM and SIGINT cannot be handled.
     #[error("signals cannot be taken over")]
     Signals(#[source] std::io::Error),
     /// A task of the start was lost.

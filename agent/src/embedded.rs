@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::Embedded;
 
 pub const PROGRAM: &str = "portcullis-switch";
-/// How often it is looked whether a switch that somebody else started still answers.
+/// Interval of the checks that a switch which the agent did not start still answers.
 const LOOK: Duration = Duration::from_secs(1);
 /// Waits between starts: the first, and the longest.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -40,7 +40,7 @@ pub enum KeepError {
     },
 }
 
-/// Whether somebody answers on a socket.
+/// Whether a server answers on a socket.
 pub async fn answers(socket: &Path) -> bool {
     UnixStream::connect(socket).await.is_ok()
 }

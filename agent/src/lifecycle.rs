@@ -139,7 +139,7 @@ impl Signals {
     }
 }
 
-/// What the service manager is told; without one, nothing happens.
+/// Notifies the service manager (`sd_notify`); without one, nothing happens.
 pub mod manager {
     use std::time::Duration;
 

@@ -18,7 +18,7 @@ use crate::embedded;
 pub struct Launched {
     /// The way to it.
     pub handle: TargetHandle,
-    /// Its task; it ends when it is told to stop, or the agent ends with it.
+    /// The target's task; it ends when it is stopped, and with the agent.
     pub task: JoinHandle<()>,
 }
 
@@ -53,7 +53,7 @@ impl Targets {
         &self.handles
     }
 
-    /// A receiver that is told when any target's status changes.
+    /// A receiver that changes when any target's status changes.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.clone()
     }

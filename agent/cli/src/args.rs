@@ -16,7 +16,6 @@ const WAIT: &str = "30";
 /// Seconds it can wait at most: as long as the agent does.
 const WAIT_MAX: i64 = 600;
 
-/// A document's place.
 #[derive(Debug, Clone, Args)]
 pub struct File {
     /// The document, YAML or JSON; `-` reads stdin.
@@ -24,7 +23,6 @@ pub struct File {
     pub file: PathBuf,
 }
 
-/// Waiting for targets.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Wait {
     /// Wait until every target enforces it, 30 seconds by default, 600 at most; exit code 3 when they
@@ -56,13 +54,10 @@ pub struct Prune {
     pub prune: bool,
 }
 
-/// `apply`.
 #[derive(Debug, Clone, Args)]
 pub struct Apply {
-    /// The document.
     #[command(flatten)]
     pub file: File,
-    /// Prune or merge.
     #[command(flatten)]
     pub prune: Prune,
     /// Allow an empty document to replace one that is not, and empty baseline or mandatory rules.
@@ -71,18 +66,14 @@ pub struct Apply {
     /// Validate the document and show what it would change, without applying it.
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
-    /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// `plan`.
 #[derive(Debug, Clone, Args)]
 pub struct Plan {
-    /// The document.
     #[command(flatten)]
     pub file: File,
-    /// Prune or merge.
     #[command(flatten)]
     pub prune: Prune,
     /// List the rows too: `+` added, `~` changed, `-` deleted.
@@ -93,7 +84,7 @@ pub struct Plan {
     pub detailed_exitcode: bool,
 }
 
-/// What `get` shows.
+/// The parts of the policy that `get` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum What {
     /// Everything, as a document that `apply` takes.
@@ -101,10 +92,10 @@ pub enum What {
     Document,
     /// The rules for everybody.
     Baseline,
-    /// Profiles.
+    /// Profiles with their rules.
     #[value(alias = "profile")]
     Profiles,
-    /// Endpoints.
+    /// Endpoints with their attachments and profiles.
     #[value(alias = "endpoint")]
     Endpoints,
     /// Endpoints whose policy is bypassed.
@@ -112,10 +103,9 @@ pub enum What {
     Bypasses,
 }
 
-/// `get`.
 #[derive(Debug, Clone, Args)]
 pub struct Get {
-    /// What to show.
+    /// Which part of the policy to show.
     #[arg(value_enum, default_value_t)]
     pub what: What,
     /// One profile or endpoint.
@@ -125,10 +115,9 @@ pub struct Get {
     pub label: Option<Label>,
 }
 
-/// `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct Explain {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
     /// egress is what it sends, ingress what it is sent.
     #[arg(value_name = "DIRECTION")]
@@ -159,25 +148,21 @@ pub struct Explain {
     pub ip: Option<Family>,
 }
 
-/// `status`.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
     /// Generation that the targets must enforce; the newest if absent.
     #[arg(long, value_name = "N")]
     pub generation: Option<u64>,
-    /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// `hits`.
 #[derive(Debug, Clone, Args)]
 pub struct Hits {
     /// Only rules that hold for this endpoint.
     pub endpoint: Option<String>,
 }
 
-/// `watch`.
 #[derive(Debug, Clone, Args)]
 pub struct Watch {
     /// Begin after this generation, 0 for the oldest that the agent keeps; only new ones if absent.
@@ -185,7 +170,6 @@ pub struct Watch {
     pub after: Option<u64>,
 }
 
-/// `endpoint`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum EndpointCommand {
     /// Create or replace an endpoint. Repeating the command changes nothing.
@@ -194,10 +178,9 @@ pub enum EndpointCommand {
     Release(ReleaseEndpoint),
 }
 
-/// `endpoint provision`.
 #[derive(Debug, Clone, Args)]
 pub struct Provision {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub name: String,
     /// OVS interface it plugs into; may be repeated.
     #[arg(long, value_name = "NAME", required_unless_present_any = ["iface_id", "port"])]
@@ -243,22 +226,18 @@ pub struct Provision {
     /// (`strict`); `any` when absent.
     #[arg(long, value_name = "WHICH")]
     pub link_local: Option<LinkLocal>,
-    /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// `endpoint release`.
 #[derive(Debug, Clone, Args)]
 pub struct ReleaseEndpoint {
     /// The endpoint.
     pub name: String,
-    /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// `bypass`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 A bypass lets everything pass in both directions that no quarantine denies. It lifts the rules of
@@ -267,7 +246,7 @@ defaults. It does not lift quarantines, the source guard, roles, or the separati
 in the audit log, survives a restart of the agent, and ends by itself, also with a dead agent where
 the switch can do that. `get bypasses` lists those that hold, and `status` shows them.")]
 pub struct Bypass {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
     /// How long, as in 10m, at most what the agent's limits.bypass allows (1h unless set). It takes the place of a bypass that
     /// there is.
@@ -286,24 +265,21 @@ pub struct Bypass {
         conflicts_with = "end"
     )]
     pub reason: Option<String>,
-    /// End it now.
+    /// End the endpoint's bypass now.
     #[arg(long)]
     pub end: bool,
-    /// Waiting.
     #[command(flatten)]
     pub wait: Wait,
 }
 
-/// How `compile` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CompileFormat {
     /// A line per row.
     Text,
-    /// One object.
+    /// One JSON object for the whole document.
     Json,
 }
 
-/// `compile`.
 #[derive(Debug, Clone, Args)]
 pub struct Compile {
     /// The document, YAML or JSON; `-` reads stdin.
@@ -361,7 +337,7 @@ fn verdict(text: &str) -> Result<Verdict, String> {
 /// A protocol and, where it has ports, the destination port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
-    /// IANA protocol number.
+    /// IANA protocol number: 6 is TCP, 17 UDP.
     pub protocol: u8,
     /// Destination port; present exactly when the protocol has ports.
     pub port: Option<u16>,
@@ -404,7 +380,7 @@ impl FromStr for Service {
     }
 }
 
-/// `PORT` or `PORT:VLAN`.
+/// The value of `--port`: `PORT` or `PORT:VLAN`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortArg {
     /// Number of a switch port.
@@ -435,7 +411,7 @@ impl FromStr for PortArg {
 pub struct Label {
     /// Its key, not empty.
     pub key: String,
-    /// Its value.
+    /// What follows `=`; it may be empty.
     pub value: String,
 }
 

@@ -57,7 +57,7 @@ pub enum Misuse {
     /// A filter set without a default.
     #[error("--classbench needs --default allow or --default deny")]
     NoDefault,
-    /// A kind of target that nobody knows.
+    /// A kind of target that does not exist.
     #[error(
         "there is no stage model `{name}`: known are {}; or write model:FILE or p4info:FILE",
         .known.join(", ")
@@ -123,7 +123,7 @@ pub enum Failure {
     /// A command that works on the agent's own files failed.
     #[error(transparent)]
     Local(Box<dyn std::error::Error + Send + Sync>),
-    /// Nobody takes the answer.
+    /// The answer cannot be written to stdout.
     #[error("cannot write the answer")]
     Write(#[source] io::Error),
     /// An answer cannot be written as JSON.

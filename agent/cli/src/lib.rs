@@ -26,7 +26,7 @@ use self::client::Client;
 use self::error::Failure;
 use self::term::Term;
 
-/// Where the agent listens unless it is told otherwise.
+/// Where the agent listens by default.
 pub const SOCKET: &str = "/run/portcullis/agent.sock";
 
 /// What `--help` says at its end.
@@ -39,10 +39,9 @@ Exit codes:
   3  not realized (yet): `status`, and commands with --wait
   4  the agent cannot be reached";
 
-/// The shell's answer.
+/// Exit codes of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
     Done,
     /// Refused, failed, or unreadable input.
     Failed,
@@ -70,10 +69,9 @@ impl Exit {
     }
 }
 
-/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// A table or a report for people.
     #[default]
     Table,
     /// One JSON object; `watch`: one per line.
@@ -85,7 +83,7 @@ pub enum Output {
 /// Options of every command: which agent, and how answers are written.
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
-    /// The agent's socket.
+    /// Unix socket of the agent.
     #[arg(
         long,
         global = true,
@@ -122,7 +120,7 @@ pub struct Globals {
         help_heading = "Agent"
     )]
     pub token_file: Option<PathBuf>,
-    /// Output format.
+    /// Format of the answer on stdout.
     #[arg(
         short,
         long,
@@ -180,7 +178,7 @@ pub enum Command {
     Compile(args::Compile),
     /// Print a shell's completion script.
     Completions {
-        /// The shell.
+        /// Shell that reads the script.
         shell: clap_complete::Shell,
     },
 }

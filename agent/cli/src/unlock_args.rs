@@ -8,7 +8,6 @@ use portcullis_policy::{Direction, Span};
 
 use super::args::{Label, Service};
 
-/// `unlock`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum UnlockCommand {
     /// Request an unlock. Missing evidence is asked for on a terminal.
@@ -17,15 +16,15 @@ pub enum UnlockCommand {
     List(List),
     /// Show one unlock: evidence, checks, history.
     Show(One),
-    /// Approve a request.
+    /// Approve a request for an unlock.
     Approve(Decide),
-    /// Reject a request.
+    /// Reject a request for an unlock.
     Reject(Decide),
     /// Renew the lease of an unlock.
     Renew(Renew),
     /// Release an unlock, or withdraw a request.
     Release(One),
-    /// Revoke an unlock.
+    /// Revoke an unlock, with a reason.
     Revoke(Revoke),
     /// Show the programs: what they open and which evidence they need.
     Programs(Programs),
@@ -35,13 +34,12 @@ pub enum UnlockCommand {
     Watch(WatchUnlock),
 }
 
-/// `unlock request`.
 #[derive(Debug, Clone, Args)]
 pub struct Request {
-    /// The program.
+    /// Name of the unlock program.
     #[arg(long, value_name = "NAME")]
     pub program: String,
-    /// The endpoint.
+    /// Name of the endpoint.
     #[arg(long, value_name = "NAME")]
     pub endpoint: String,
     /// Evidence; may be repeated.
@@ -67,27 +65,26 @@ pub struct Request {
 /// A state of unlocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum State {
-    /// Waits for evidence.
+    /// Waits for missing evidence.
     Requested,
     /// Checks are being made.
     Checking,
     /// Waits for an operator.
     AwaitingApproval,
-    /// Open.
+    /// Open until the lease ends.
     Active,
     /// Open, and it ends soon.
     Expiring,
-    /// The lease ended.
+    /// Closed at the end of the lease.
     Expired,
-    /// Not granted.
+    /// Not granted, by a check or an operator.
     Rejected,
-    /// Taken back.
+    /// Closed before the end, by an operator or a check.
     Revoked,
-    /// Given back.
+    /// Given back by the customer.
     Released,
 }
 
-/// `unlock list`.
 #[derive(Debug, Clone, Args)]
 pub struct List {
     /// Only of this endpoint.
@@ -107,37 +104,33 @@ pub struct List {
     pub limit: usize,
 }
 
-/// One unlock.
 #[derive(Debug, Clone, Args)]
 pub struct One {
-    /// Its id.
+    /// Id of the unlock.
     pub id: String,
 }
 
-/// A decision.
 #[derive(Debug, Clone, Args)]
 pub struct Decide {
-    /// The unlock's id.
+    /// Id of the unlock.
     pub id: String,
     /// Reason, shown to the customer.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
 }
 
-/// `unlock renew`.
 #[derive(Debug, Clone, Args)]
 pub struct Renew {
-    /// The unlock's id.
+    /// Id of the unlock.
     pub id: String,
     /// Duration from now, such as 720h or 7d; the program's default if absent.
     #[arg(long, value_name = "TIME")]
     pub lease: Option<Span>,
 }
 
-/// `unlock revoke`.
 #[derive(Debug, Clone, Args)]
 pub struct Revoke {
-    /// The unlock's id.
+    /// Id of the unlock.
     pub id: String,
     /// Reason, shown to the customer.
     #[arg(long, value_name = "TEXT")]
@@ -147,17 +140,15 @@ pub struct Revoke {
     pub quarantine: bool,
 }
 
-/// `unlock programs`.
 #[derive(Debug, Clone, Args)]
 pub struct Programs {
     /// One program in full.
     pub program: Option<String>,
 }
 
-/// `unlock why`.
 #[derive(Debug, Clone, Args)]
 pub struct Why {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
     /// egress is what it sends, ingress what it is sent.
     #[arg(value_name = "DIRECTION")]
@@ -170,7 +161,6 @@ pub struct Why {
     pub remote: Option<IpAddr>,
 }
 
-/// `unlock watch`.
 #[derive(Debug, Clone, Args)]
 pub struct WatchUnlock {
     /// Only of this endpoint.
@@ -181,7 +171,6 @@ pub struct WatchUnlock {
     pub program: Option<String>,
 }
 
-/// `audit`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AuditCommand {
     /// List entries, newest first.
@@ -192,7 +181,6 @@ pub enum AuditCommand {
     Export(AuditExport),
 }
 
-/// `audit verify`.
 #[derive(Debug, Clone, Args)]
 pub struct AuditVerify {
     /// An entry that was kept elsewhere, as the agent logs one every day: the log must have it.
@@ -207,7 +195,6 @@ fn entry(text: &str) -> Result<portcullis_audit::Head, String> {
     text.parse()
 }
 
-/// `audit list`.
 #[derive(Debug, Clone, Args)]
 pub struct AuditList {
     /// Only by this actor, such as `uid 0`.
@@ -224,7 +211,6 @@ pub struct AuditList {
     pub limit: u32,
 }
 
-/// `audit export`.
 #[derive(Debug, Clone, Args)]
 pub struct AuditExport {
     /// Only entries after this number.

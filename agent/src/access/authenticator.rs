@@ -10,7 +10,7 @@ use super::{Caller, Role};
 use crate::config::San;
 use crate::config::{self, Account};
 
-/// Why nobody can be told from anybody.
+/// Why the `[access]` configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// There is no such user.
@@ -42,7 +42,7 @@ impl Users {
     }
 }
 
-/// Everybody that the configuration knows. The first entry that fits says what somebody is.
+/// The principals of the configuration. The first entry that fits decides.
 #[derive(Debug)]
 pub struct Authenticator {
     users: Vec<(Users, config::Principal)>,

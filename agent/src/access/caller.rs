@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Role;
 
-/// Who calls; in the extensions of every request that comes to a service.
+/// The caller of a request; in the extensions of every request that reaches a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// As history and the audit log tell it: `uid 0`, `cert spiffe://host/orchestrator`, `token ticket-system`.
@@ -17,7 +17,7 @@ pub struct Caller {
     label: Arc<str>,
 }
 
-/// An endpoint is out of reach. Whether there is one of that name is not told.
+/// An endpoint is out of reach. The error does not disclose whether it exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{what}` is not within reach of tenant `{tenant}`")]
 pub struct Denied {
@@ -61,8 +61,8 @@ impl Caller {
         self.role != Role::Tenant || self.tenant.as_deref().is_some_and(|own| own == tenant)
     }
 
-    /// Refuses what is out of reach: `what` as the caller named it, with its endpoint's labels, or `None` when there is
-    /// no such thing, which a tenant is not told.
+    /// Refuses what is out of reach: `what` as the caller named it, with its endpoint's labels, or `None` when it
+    /// does not exist, which is not disclosed to a tenant.
     pub fn may_reach(&self, what: &str, labels: Option<&BTreeMap<String, String>>) -> Result<(), Denied> {
         if self.role != Role::Tenant || labels.is_some_and(|labels| self.sees(labels)) {
             return Ok(());

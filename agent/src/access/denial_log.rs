@@ -13,11 +13,11 @@ pub(super) const LONGEST: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Who: its name, or where it called from when it is nobody.
+    /// Name of the caller; the address it called from when it is unauthenticated.
     pub caller: String,
-    /// What it is; `None` for nobody.
+    /// Role of the caller; `None` when it is unauthenticated.
     pub role: Option<Role>,
-    /// What it called: `portcullis.v1.PolicyService/Plan`; `TLS` when it did not come to that.
+    /// The method: `portcullis.v1.PolicyService/Plan`; `TLS` when the handshake failed.
     pub method: String,
     /// Why it was refused.
     pub why: String,
@@ -47,12 +47,12 @@ impl Denial {
     }
 }
 
-/// Is told of refusals, while the caller waits: it must be quick and never wait itself.
+/// Records refusals, while the caller waits: it must be quick and never wait itself.
 pub trait DenialLog: std::fmt::Debug + Send + Sync {
     fn denied(&self, denial: Denial);
 }
 
-/// Passes refusals on; when nobody takes them fast enough, it counts them and lets them go.
+/// Passes refusals on; when they are not taken fast enough, it drops them and counts them.
 #[derive(Debug)]
 struct Passing {
     to: mpsc::Sender<Denial>,

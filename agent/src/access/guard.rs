@@ -49,7 +49,7 @@ struct AccessInner {
 /// What the configuration says of callers.
 #[derive(Debug)]
 struct Known {
-    /// Nobody is told from anybody without a configuration: whoever comes in may do everything.
+    /// Absent without an `[access]` configuration: every caller may use every method.
     people: Option<Authenticator>,
     oidc: Option<Arc<Oidc>>,
     rates: Arc<Allowances>,
@@ -270,7 +270,7 @@ impl Access {
         Connection::new(io, peer, self.clone(), place, seen)
     }
 
-    /// Who is told of refusals.
+    /// Where refusals are recorded.
     pub fn denial_log(&self) -> &dyn DenialLog {
         &*self.0.denial_log
     }

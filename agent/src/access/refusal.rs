@@ -11,7 +11,7 @@ use crate::grpc_status::{info, with_details};
 /// Why a call is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It comes from nobody.
+    /// The caller is unauthenticated; the reason.
     #[error("{0}")]
     Nobody(&'static str),
     /// Its caller's role may not.

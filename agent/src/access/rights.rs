@@ -19,7 +19,7 @@ use Permission::{No, Own, Yes};
 /// A method, and what each role may do with it.
 #[derive(Debug)]
 pub struct Method {
-    /// `portcullis.v1.PolicyService/Explain`.
+    /// Path of the request, for example `portcullis.v1.PolicyService/Explain`.
     pub path: &'static str,
     /// In the order of [`Role::ALL`].
     grants: [Permission; 4],
@@ -64,7 +64,7 @@ const fn method(path: &'static str, grants: [Permission; 4]) -> Method {
     Method { path, grants }
 }
 
-/// Every method of the API. One that is not here may be called by nobody.
+/// Every method of the API. A method that is not listed here is refused to every caller.
 pub const METHODS: &[Method] = &[
     method("portcullis.v1.BaselineService/GetBaseline", READ),
     method("portcullis.v1.BaselineService/UpdateBaseline", OPERATE),
@@ -107,7 +107,7 @@ pub const METHODS: &[Method] = &[
     method("portcullis.v1.AuditService/ExportAudit", OPERATE),
 ];
 
-/// What may be called without a credential: whoever looks whether the agent lives has none.
+/// The method that needs no credential: health checks have none.
 const ANYBODY: &str = "grpc.health.v1.Health/Check";
 /// What every role may call.
 const ANY_ROLE: [&str; 2] = ["grpc.health.v1.Health/", "grpc.reflection.v1.ServerReflection/"];
@@ -122,7 +122,8 @@ pub(super) enum Needs {
     Table(&'static Method),
 }
 
-/// Who may call this, `/portcullis.v1.PolicyService/Explain`; `None` for nobody.
+/// Roles that may use the method of a path such as `/portcullis.v1.PolicyService/Explain`; `None` when no role
+/// may.
 pub(super) fn needs(path: &str) -> Option<Needs> {
     let path = path.strip_prefix('/')?;
     if path == ANYBODY {

@@ -31,7 +31,8 @@ struct SeenDenials {
     rest: Option<Denial>,
 }
 
-/// Where a caller is that is nobody, without what it can choose at will: the port, and the lower half of an IPv6 address.
+/// Where an unauthenticated caller is, without what it can choose at will: the port, and the lower half of an
+/// IPv6 address.
 fn place(caller: &str) -> String {
     match caller.parse::<SocketAddr>().map(|address| network(address.ip())) {
         Ok(IpAddr::V4(v4)) => v4.to_string(),

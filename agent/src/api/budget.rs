@@ -24,7 +24,7 @@ pub(super) struct Budget<C: Clock = DefaultClock> {
 }
 
 impl<C: Clock + Clone> Budget<C> {
-    /// So many requests an hour for each tenant, at once or spread over it.
+    /// Each tenant may make `per_hour` requests an hour, at once or spread over it.
     pub fn new(per_hour: u32, clock: C) -> Self {
         let per_hour = NonZeroU32::new(per_hour).unwrap_or(NonZeroU32::MIN);
         Budget {
@@ -39,7 +39,7 @@ impl<C: Clock + Clone> Budget<C> {
         }
     }
 
-    /// Takes a request from a tenant's budget. Those of operators are nobody's.
+    /// Takes a request from a tenant's budget. Requests of operators are not counted.
     pub fn take(&self, caller: &Caller) -> Result<(), ApiError> {
         let Some(tenant) = &caller.tenant else {
             return Ok(());

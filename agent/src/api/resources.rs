@@ -26,14 +26,14 @@ fn key(kind: Kind, name: &Name) -> Key {
     }
 }
 
-/// Where a change of one resource is told: the paths of the document and of the message.
+/// Paths of wrong fields: in the document, and in the message.
 const BASELINE_PATHS: &[(&str, &str)] = &[
     ("reserved", "baseline.reserved"),
     ("mandatory", "baseline.mandatory"),
     ("baseline", "baseline.rules"),
 ];
 
-/// Makes a change of one resource; wrong fields are told with the paths of its message.
+/// Makes a change of one resource; wrong fields are reported with the paths of its message.
 async fn change(
     api: &Api,
     by: Who,

@@ -62,7 +62,7 @@ pub enum ApiError {
     /// The answer could not be written.
     #[error("the policy cannot be written as YAML: {0}")]
     Yaml(String),
-    /// A part of the call ended without an answer: a bug, told in the log.
+    /// A part of the call ended without an answer: a bug, reported in the log.
     #[error("the call ended without an answer; see the agent's log")]
     Lost,
     /// A change of unlocks was refused.

@@ -47,7 +47,7 @@ fn not_found(kind: Kind, name: &str) -> ApiError {
     })
 }
 
-/// An id that nobody can guess.
+/// A random id that cannot be guessed.
 fn fresh_id() -> Result<Name, ApiError> {
     let mut bytes = [0u8; 10];
     getrandom::fill(&mut bytes).map_err(|error| {
@@ -214,7 +214,7 @@ impl Api {
         self.changed(caller, request).await
     }
 
-    /// Puts a refusal that never came to the engine into the audit log.
+    /// Puts a refusal that did not reach the engine into the audit log.
     fn refused(&self, caller: &Caller, what: &str, subject: &str, error: &ApiError) {
         let now = self.engine().now();
         let entry = crate::store::Entry {

@@ -47,7 +47,7 @@ struct Watcher {
 enum End {
     /// The client went away.
     Gone,
-    /// It is told this.
+    /// The watcher receives this error.
     Error(ApiError),
 }
 

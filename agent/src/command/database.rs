@@ -11,7 +11,6 @@ use super::database_view::{AcceptedView, ReportView};
 use crate::config;
 use crate::store::{self, Leases};
 
-/// `database`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DatabaseCommand {
     /// Copy the database to a file, while the agent runs or not. The copy is one moment, closings that are only in the
@@ -27,7 +26,6 @@ pub enum DatabaseCommand {
     Accept(DatabasePlace),
 }
 
-/// Which database.
 #[derive(Debug, Clone, Args)]
 pub struct DatabasePlace {
     /// The agent's configuration, which says where the database is.
@@ -38,36 +36,30 @@ pub struct DatabasePlace {
     pub database: Option<PathBuf>,
 }
 
-/// `database backup`.
 #[derive(Debug, Clone, Args)]
 pub struct Backup {
     /// The new file; one that is there is replaced when the copy is whole.
     pub file: PathBuf,
-    /// Which database.
     #[command(flatten)]
     pub place: DatabasePlace,
 }
 
-/// `database check`.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseCheck {
     /// A backup; the agent's database when absent.
     pub file: Option<PathBuf>,
-    /// Which database.
     #[command(flatten)]
     pub place: DatabasePlace,
 }
 
-/// `database restore`.
 #[derive(Debug, Clone, Args)]
 pub struct Restore {
-    /// The backup.
+    /// Backup to restore from, as `database backup` wrote it.
     pub file: PathBuf,
     /// What becomes of leases that are open in the backup, where the present database cannot be read and so does not say
     /// which of them ended since.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub leases: Option<RestoreLeases>,
-    /// Which database.
     #[command(flatten)]
     pub place: DatabasePlace,
 }

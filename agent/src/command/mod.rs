@@ -33,7 +33,7 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the daemon.
+    /// Run the daemon until SIGTERM or SIGINT.
     #[command(after_help = AGENT_EXIT_CODES)]
     Agent(AgentArgs),
     #[command(flatten)]
@@ -44,13 +44,12 @@ pub enum Command {
     /// Print reference documentation as Markdown.
     #[command(hide = true)]
     Docs {
-        /// Which.
+        /// Part of the reference to print.
         #[arg(value_enum)]
         page: DocsPage,
     },
 }
 
-/// `agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Configuration file; every setting has a default.

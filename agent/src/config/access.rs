@@ -96,7 +96,7 @@ pub struct NamedCertificate {
 pub struct Token {
     /// What it is called in history.
     pub name: String,
-    /// Its SHA-256.
+    /// SHA-256 of the token.
     pub digest: [u8; 32],
     /// What who has it is.
     pub principal: Principal,
@@ -107,7 +107,7 @@ pub struct Token {
 pub struct Rate {
     /// In the long run.
     pub per_second: u32,
-    /// At once.
+    /// Requests that may come at once after a pause.
     pub burst: u32,
 }
 

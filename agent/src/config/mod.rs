@@ -44,7 +44,7 @@ pub enum ConfigError {
     #[error("{file}:{line}: {at}{problem}", file = .file.display(), at = at(.path))]
     Setting {
         file: PathBuf,
-        /// Line, from 1.
+        /// Line of the file, from 1.
         line: usize,
         /// The setting: `target[0].bridge`; empty when the file is not TOML.
         path: String,
@@ -140,7 +140,7 @@ pub struct ApiTls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
-    /// Always.
+    /// Every client needs one, also with a token.
     #[default]
     Required,
     /// Not if they show a token instead.
@@ -173,7 +173,7 @@ impl AnyTarget {
     }
 }
 
-/// One P4Runtime device.
+/// Settings of one P4Runtime device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct P4Target {
     pub name: String,

@@ -60,11 +60,11 @@ pub enum KeySource {
 pub enum Algorithm {
     /// RSA, PKCS #1 v1.5, SHA-256.
     RS256,
-    /// RSA, PSS, SHA-256.
+    /// RSA, PSS, SHA-256 (RFC 7518, section 3.5).
     PS256,
-    /// ECDSA, P-256, SHA-256.
+    /// ECDSA, P-256, SHA-256 (RFC 7518, section 3.4).
     ES256,
-    /// Ed25519.
+    /// EdDSA with Ed25519 (RFC 8037).
     EdDSA,
 }
 

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// May do everything.
+    /// May use every method.
     Operator,
     /// Orchestration: reads, and creates, changes and removes endpoints.
     Provisioner,

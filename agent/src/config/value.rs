@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis_ovs::{FailMode, FinalAction};
 use serde::{Deserialize, Deserializer, de};
 
-/// `"500ms"`, `"10s"`, `"5m"`.
+/// A duration as text: `"500ms"`, `"10s"`, `"5m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DurationText(pub Duration);
 

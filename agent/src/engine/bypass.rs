@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Who;
 use crate::store::{Change, Entry, Key, Kind, SideWrites};
 
-/// Who did what became of a bypass: nobody ends one whose time is over.
+/// The actor of a bypass's end: the agent, when its time was over.
 pub(super) fn who(change: &BypassChange, by: &Who, now: &Moment) -> Who {
     match change.expired(now) {
         true => Who::agent(),

@@ -87,7 +87,7 @@ pub(super) enum Reply {
     },
     /// It would open something as well: that is stored first.
     Opens(UnlockRequest),
-    /// It cannot be.
+    /// The request is invalid, or the unlock is over.
     Refused(UnlockError),
 }
 

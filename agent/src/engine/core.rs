@@ -298,7 +298,7 @@ impl Core {
         Ok((intent, compiler))
     }
 
-    /// Lets a state hold: readers get it, with what watchers are told, before any target does.
+    /// Puts a state in force: readers get it, with the events for watchers, before any target does.
     fn publish(
         &mut self,
         document: Document,

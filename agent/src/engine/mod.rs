@@ -223,7 +223,7 @@ fn etag(revision: u64) -> String {
     format!("r{revision}")
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The generation it made; the newest one when it changed nothing.
@@ -380,7 +380,7 @@ impl Engine {
         reader(&self.state.borrow())
     }
 
-    /// A receiver that is told of every new generation.
+    /// A receiver of every new generation.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.state.clone()
     }

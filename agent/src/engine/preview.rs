@@ -13,7 +13,7 @@ use super::{Base, ChangeError, Edit, edit};
 use crate::config::Limits;
 use crate::store::{Change, Key};
 
-/// What an edit would come to.
+/// The result that an edit would have.
 #[derive(Debug)]
 pub struct Preview {
     pub document: Document,

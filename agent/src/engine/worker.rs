@@ -56,7 +56,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Makes one change after the other until it is told to stop.
+    /// Makes one change after the other until it is stopped.
     pub(super) fn run(mut self, works: &Works) -> Result<(), StoreError> {
         self.catch_up();
         loop {
@@ -115,7 +115,8 @@ impl Worker {
         metrics::store_waits(waiting, !self.health.read().problem.is_empty());
     }
 
-    /// Commits, and tells how the store stands. A commit of which nobody knows what became is asked for until it is known.
+    /// Commits, and reports the state of the store. A commit whose result is unknown is asked for until it is
+    /// known.
     fn stored(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
         let failed_before = !self.health.read().problem.is_empty();
         let mut result = self.store.commit_all(commit);

@@ -138,11 +138,11 @@ pub struct Wanted {
     pub action: String,
     /// Whose subject begins so.
     pub subject: String,
-    /// At most so many.
+    /// Largest number of entries.
     pub limit: usize,
 }
 
-/// What a look at the whole log came to.
+/// The result of verifying the whole log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
     /// Entries that were looked at.

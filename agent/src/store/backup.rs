@@ -135,7 +135,8 @@ pub fn examine(file: &Path) -> Result<DatabaseReport, StoreError> {
     })
 }
 
-/// Copies a database into a new file, by SQLite's backup interface: one moment of it, whoever writes meanwhile.
+/// Copies a database into a new file, by SQLite's backup interface: the state of one moment, also while it is
+/// written to.
 fn copy(from: &Path, to: &Path) -> Result<Connection, StoreError> {
     let source = existing(from)?;
     OpenOptions::new()

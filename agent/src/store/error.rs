@@ -59,7 +59,7 @@ pub enum StoreError {
     LittleRoom {
         /// What is left, in MiB.
         free: u64,
-        /// What must be.
+        /// Least that must be left to open anything, in MiB.
         least: u64,
     },
     /// A commit failed, and so did asking what became of it.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 /// What the names of these texts begin with.
 const PREFIX: &str = "footprints/";
 
-/// How long a read waits for the one that writes: whoever asks writes rows next.
+/// How long a read waits for the writer; rows are written only after it.
 const READ_WAITS: Duration = Duration::from_millis(500);
 
 /// The records. They can be asked for before the database is open, and wait for that.

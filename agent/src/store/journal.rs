@@ -50,7 +50,7 @@ pub struct Closing {
     /// How often programs were revoked on any endpoint of a tenant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tenant_strikes: Vec<(String, Name, Option<Strikes>)>,
-    /// What the audit log is told.
+    /// Entries for the audit log.
     pub audit: Vec<Entry>,
     /// Endpoints whose bypasses it ended.
     #[serde(default)]
@@ -316,8 +316,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The database has everything up to a record, and so many commits. It is a hint that shows a database which lost some:
-    /// not synced, and a failure is no harm.
+    /// The database has everything up to record `number`, and `commits` commits. It is a hint that shows a
+    /// database which lost some: not synced, and a failure is no harm.
     pub fn stored(&mut self, number: u64, commits: u64) {
         self.stored = self.stored.max(number);
         if commits <= self.header.commits {

@@ -56,7 +56,7 @@ pub enum Kind {
     Profile,
     Endpoint,
     Program,
-    /// An unlock: stored beside resources, and told of among them.
+    /// An unlock: stored beside resources, and reported among them.
     Unlock,
     /// The bypass of an endpoint, likewise.
     Bypass,
@@ -228,7 +228,7 @@ pub struct Store {
     heads: Option<heads::Heads>,
     commits: u64,
     closings: u64,
-    /// Nobody else can read it, since there was no room when it was opened.
+    /// No other connection can read it, since the disk had no room when it was opened.
     alone: bool,
     journal: Option<Journal>,
     // Held as long as the store is, so that no second agent writes.
@@ -356,7 +356,7 @@ impl Store {
         &self.file
     }
 
-    /// The journal of closings, for whoever writes it.
+    /// The journal of closings, for the task that writes it.
     pub fn take_journal(&mut self) -> Option<Journal> {
         self.journal.take()
     }

@@ -181,7 +181,7 @@ pub(super) struct Opened {
     pub connection: Connection,
     /// Its name, if it has one or could be given one.
     pub database: Option<DatabaseId>,
-    /// Nobody else can read it: there was no room for what readers and the writer share.
+    /// No other connection can read it: the disk had no room for what readers and the writer share.
     pub alone: bool,
 }
 

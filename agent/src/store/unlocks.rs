@@ -50,7 +50,7 @@ pub struct LoadedUnlocks {
     pub live: Vec<Unlock>,
     /// How often programs were revoked.
     pub strikes: Vec<(StrikeKey, Strikes)>,
-    /// The clocks when somebody looked last.
+    /// The clocks when the ledger was last advanced.
     pub seen: Option<Moment>,
     pub bypasses: Vec<Bypass>,
 }
@@ -225,7 +225,7 @@ pub struct WantedUnlocks {
     pub states: Vec<UnlockState>,
     /// Behind this one, in the order of the list: when it was requested, and its id.
     pub after: Option<(i64, String)>,
-    /// At most so many.
+    /// Largest number of unlocks.
     pub limit: usize,
 }
 

@@ -69,7 +69,7 @@ async fn list(client: &Client, generation: Option<u64>) -> Result<StatusView, Fa
         .with_bypasses(answer.bypasses))
 }
 
-/// Waits for a change to be realized, when that was asked for; who is behind is told on stderr.
+/// Waits for a change to be realized, when asked to; names the targets that are behind on stderr.
 async fn settle(
     client: &Client,
     wait: Wait,
@@ -84,7 +84,7 @@ async fn settle(
     Ok(Some(status.realized))
 }
 
-/// Who does not hold a generation after so many seconds.
+/// Names the targets that do not hold a generation after `seconds`.
 fn behind(generation: u64, seconds: u32, targets: &[TargetView]) -> String {
     let mut text = format!("generation {generation} is durable and not realized after {seconds} s");
     match targets {

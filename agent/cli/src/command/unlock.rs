@@ -105,7 +105,7 @@ fn ask(field: &v1::EvidenceDescription) -> Result<Option<String>, Failure> {
     Ok((!line.is_empty()).then(|| line.to_string()))
 }
 
-/// Asks for what is missing, when there is somebody to ask.
+/// Asks for missing evidence, on a terminal.
 async fn complete(
     args: &Request,
     client: &Client,

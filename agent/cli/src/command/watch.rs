@@ -16,7 +16,7 @@ use crate::view::events::EventView;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Runs until it is interrupted or nobody reads any more.
+/// Runs until it is interrupted or its output is closed.
 pub async fn run(args: &Watch, client: &Client, term: &mut Term<'_>) -> Result<Exit, Failure> {
     // The generation is asked for first, so that one committed while the stream is away is not missed.
     let mut last = match args.after {

@@ -76,7 +76,7 @@ pub struct BypassChangeView {
     /// Whether it holds now.
     pub active: bool,
     pub generation: u64,
-    /// Whether every target holds it; absent when nobody waited.
+    /// Whether every target holds it; absent without `--wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realized: Option<bool>,
     /// How far an end got.

@@ -14,7 +14,7 @@ use crate::term::View;
 /// Something legal and yet worth a word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FindingView {
-    /// Where: `profiles/web/http`.
+    /// Path in the document, for example `profiles/web/http`.
     pub at: String,
     /// What sort of thing: `never_matches`.
     pub kind: String,
@@ -156,7 +156,6 @@ impl ChangesView {
     }
 }
 
-/// What `apply` did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApplyView {
     /// The generation it made; the last one when nothing changed.
@@ -165,7 +164,7 @@ pub struct ApplyView {
     pub dry_run: bool,
     #[serde(flatten)]
     pub changes: ChangesView,
-    /// Whether every target holds the generation; absent when nobody waited.
+    /// Whether every target holds the generation; absent without `--wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realized: Option<bool>,
 }
@@ -214,13 +213,13 @@ impl View for ApplyView {
 /// One resource that was changed by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommittedView {
-    /// `endpoints/web1`.
+    /// Kind and name, for example `endpoints/web1`.
     pub resource: String,
     pub generation: u64,
     /// The resource's etag; absent when it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// Whether every target holds the generation; absent when nobody waited.
+    /// Whether every target holds the generation; absent without `--wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realized: Option<bool>,
 }
@@ -308,7 +307,6 @@ pub struct ClassesView {
     pub after: u32,
 }
 
-/// What `plan` found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlanView {
     /// What would change in the policy.

@@ -176,7 +176,7 @@ impl RowView {
 pub struct ClassStatsView {
     /// Its number in this compilation; an agent numbers by its own history.
     pub class: u32,
-    /// `egress` or `ingress`.
+    /// Either `egress` or `ingress`.
     pub direction: String,
     pub endpoints: u64,
     /// Whether ports without an endpoint are in it.

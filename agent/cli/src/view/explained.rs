@@ -36,7 +36,7 @@ pub struct TargetExplanationView {
 /// A verdict and its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExplainView {
-    /// `allow` or `deny`.
+    /// Either `allow` or `deny`.
     pub verdict: Option<&'static str>,
     /// The tier that decided.
     pub tier: String,

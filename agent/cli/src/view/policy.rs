@@ -40,9 +40,9 @@ pub struct IcmpView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleView {
     pub name: String,
-    /// `allow` or `deny`.
+    /// Either `allow` or `deny`; absent when the agent sends one unknown here.
     pub action: Option<&'static str>,
-    /// `egress` or `ingress`.
+    /// Either `egress` or `ingress`; absent for both.
     pub direction: Option<&'static str>,
     pub protocol: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -55,7 +55,7 @@ pub struct RuleView {
     pub local: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp: Option<IcmpView>,
-    /// 4 or 6.
+    /// IP version, 4 or 6; absent for both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<u32>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -242,7 +242,7 @@ impl View for BaselineView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProfileView {
     pub name: String,
-    /// Defaults it sets.
+    /// Default verdicts that the profile sets.
     pub default: DefaultsView,
     /// Its rules in their order.
     pub rules: Vec<RuleView>,

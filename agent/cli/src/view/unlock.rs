@@ -323,7 +323,7 @@ pub struct EvidenceView {
     pub prompt: String,
     /// Whether a request without it is refused.
     pub required: bool,
-    /// Never shown again.
+    /// Secret evidence is never shown again.
     pub secret: bool,
     /// What it must be, in words.
     pub constraint: String,

@@ -36,7 +36,7 @@ fn request(path: &str, peer: &Peer, tokens: &[&str]) -> Request<Body> {
     request
 }
 
-/// What a call comes to: the status of a refusal, or the caller that the service sees.
+/// The result of a call: the status of a refusal, or the caller that the service sees.
 async fn call(access: &Access, request: Request<Body>) -> Result<Option<Caller>, Status> {
     let service = tower::service_fn(|request: Request<Body>| async move {
         assert!(

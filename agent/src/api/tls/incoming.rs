@@ -31,7 +31,7 @@ const READY: usize = 16;
 /// A connection with TLS.
 pub type Stream = Connection<TlsStream<TcpStream>>;
 
-/// The connections of a listener that have come through the handshake. It ends when nobody takes them any more.
+/// Connections of a listener that completed the handshake. It ends when its receiver is dropped.
 pub fn incoming(
     tcp: TcpIncoming,
     certificates: Arc<Certificates>,
