@@ -4,7 +4,7 @@ use clap::Parser;
 use portcullis::command::{CommandLine, execute};
 use portcullis_cli::term::Term;
 
-/// A finished command.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub exit: u8,

@@ -109,7 +109,7 @@ impl Scene {
         self.agent = Some(self.bed.start_agent(self.bed.sandbox.dir(), "").0);
     }
 
-    /// SIGKILL.
+    /// Kills the agent with SIGKILL.
     fn agent_dies(&mut self) {
         self.agent = None;
     }

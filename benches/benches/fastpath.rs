@@ -40,7 +40,7 @@ impl Tally for Counts {
 
 #[derive(Clone, Copy)]
 enum Mix {
-    /// 17 ports denied.
+    /// A class that denies 17 ports.
     Few,
     /// 1,000 scattered ports denied.
     Scattered,

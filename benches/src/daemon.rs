@@ -30,7 +30,7 @@ const LOG_SHOWN: usize = 2_000;
 pub enum End {
     /// SIGTERM: it may finish.
     Term,
-    /// SIGKILL.
+    /// SIGKILL: it writes nothing more.
     Kill,
 }
 

@@ -27,13 +27,13 @@ pub enum BenchError {
     /// The compiler refused it.
     #[error("the generated document does not compile")]
     Compile(#[from] portcullis_compiler::CompileError),
-    /// Our P4 program.
+    /// The P4 program of the build cannot be read.
     #[error("our P4 program is unusable")]
     P4Program(#[from] portcullis_p4runtime::ProgramError),
     /// It has no rows in our P4 program.
     #[error("the generated document has no rows on a P4Runtime device")]
     P4Rows(#[from] portcullis_p4runtime::units::BuildError),
-    /// A P4Runtime device.
+    /// A P4Runtime device does not answer, or refuses.
     #[error("the P4Runtime device cannot be used")]
     P4Device(#[from] portcullis_p4runtime::client::ClientError),
     /// A message that was made here is none.

@@ -49,7 +49,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// One without rows.
+    /// A table without rows yet.
     pub fn new(title: impl Into<String>, columns: &[&str]) -> Self {
         Section {
             title: title.into(),

@@ -2,7 +2,7 @@
 // Generated code carries the comments of its .proto; what has none there has none here.
 #![allow(missing_docs, clippy::all)]
 
-/// The port-policy API.
+/// The port-policy API, from `proto/portcullis/v1`.
 pub mod v1 {
     tonic::include_proto!("portcullis.v1");
 }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 /// The hash before the first entry.
 const GENESIS: [u8; 32] = [0; 32];
 
-/// One entry.
+/// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Entry {
     /// Milliseconds since the Unix epoch.

@@ -17,7 +17,7 @@ fn ask(direction: v1::Direction, protocol: &str, port: u32) -> v1::ExplainReques
     }
 }
 
-/// `verdict tier rule`.
+/// The answer as `verdict tier rule`.
 async fn verdict(rig: &mut Rig, request: v1::ExplainRequest) -> String {
     let answer = rig.client.policy.explain(request).await.unwrap().into_inner();
     let action = if answer.verdict == i32::from(v1::Action::Allow) {

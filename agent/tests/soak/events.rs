@@ -69,7 +69,7 @@ pub enum Event {
 
 use Event::*;
 
-/// Each once.
+/// Every event, each once.
 pub const EVENTS: [Event; 12] = [
     Baseline,
     Own,

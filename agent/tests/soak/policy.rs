@@ -12,7 +12,7 @@ pub const NAMES: [&str; SERVERS + 1] = ["s1", "s2", "s3", "internet"];
 
 /// Every rule allows it.
 const ALWAYS: u16 = 7000;
-/// `mandatory` denies it.
+/// A `mandatory` rule denies it.
 const NEVER: u16 = 25;
 /// The baseline denies it, and unlocks open it.
 pub const LEASED: u16 = 465;

@@ -58,7 +58,7 @@ impl World {
         self.client = Some(self.runtime.block_on(Client::unix(&socket)));
     }
 
-    /// SIGKILL.
+    /// Kills the agent with SIGKILL.
     pub fn kill_agent(&mut self) {
         self.client = None;
         self.agent = None;
@@ -233,7 +233,7 @@ impl World {
     }
 }
 
-/// `8000`, or `8000-8002`.
+/// A range from `8000` or `8000-8002`.
 fn range(text: &str) -> std::ops::RangeInclusive<u16> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     low.parse().unwrap()..=high.parse().unwrap()

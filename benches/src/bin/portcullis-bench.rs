@@ -46,7 +46,7 @@ enum What {
     /// One tenant at its limits on every call, beside others whose requests and leases are measured. Needs neither root nor Open
     /// vSwitch.
     Hostile(Hostile),
-    /// All of them.
+    /// Run all of them in turn.
     All(All),
 }
 
@@ -71,7 +71,7 @@ struct Change {
     /// Changes measured at each of the two levels.
     #[arg(long, default_value_t = 500)]
     changes: u64,
-    /// Milliseconds between changes.
+    /// Pause between changes, in milliseconds.
     #[arg(long, default_value_t = 10)]
     pause: u64,
 }
@@ -84,7 +84,7 @@ struct Restart {
     /// Endpoints on a port.
     #[arg(long, default_value_t = 2_000)]
     attached: u32,
-    /// Restarts.
+    /// Restarts that are measured.
     #[arg(long, default_value_t = 6)]
     rounds: usize,
 }
@@ -103,10 +103,10 @@ struct P4 {
     /// Endpoints on ports when changes are measured.
     #[arg(long, default_value_t = 1_000)]
     attached: u32,
-    /// Changes measured.
+    /// Changes that are measured.
     #[arg(long, default_value_t = 500)]
     changes: u64,
-    /// Milliseconds between changes.
+    /// Pause between changes, in milliseconds.
     #[arg(long, default_value_t = 10)]
     pause: u64,
 }
@@ -138,7 +138,7 @@ struct Fastpath {
     /// Endpoints, when one of them changes.
     #[arg(long, default_value_t = 65_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
     endpoints: u32,
-    /// Changes measured.
+    /// Changes that are measured.
     #[arg(long, default_value_t = 2_000)]
     changes: usize,
 }
@@ -158,7 +158,7 @@ struct Unlocks {
 
 #[derive(Debug, Args)]
 struct Hostile {
-    /// Other tenants.
+    /// Other tenants that use the agent meanwhile.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=40))]
     tenants: u32,
     /// Seconds of each of the two phases; a tenant's budget lasts for two of 55.

@@ -24,7 +24,7 @@ const PROFILES: u32 = 10;
 /// The rules of a profile, in both directions. No frame is for a port that one denies, so that all leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mix {
-    /// 17 ports denied.
+    /// A class that denies 17 ports.
     Few,
     /// 1,000 scattered ports denied.
     Many,
