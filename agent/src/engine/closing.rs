@@ -123,7 +123,7 @@ impl Closer {
             document: &document,
             now,
         };
-        let changes = match (request.make)(&mut draft) {
+        let mut changes = match (request.make)(&mut draft) {
             Ok(changes) => changes,
             Err(error) => {
                 let generation = core.read(|state| state.generation());
@@ -132,6 +132,7 @@ impl Closer {
                 return Reply::Refused(error);
             }
         };
+        ledger.orphans(&document, &mut changes, &now);
         if relaxes(&document.grants, &ledger.grants_at(&now)) {
             return Reply::Opens(request);
         }

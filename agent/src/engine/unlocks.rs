@@ -148,7 +148,8 @@ impl Batch {
             document: &self.base.document,
             now,
         };
-        let changes = (request.make)(&mut draft)?;
+        let mut changes = (request.make)(&mut draft)?;
+        ledger.orphans(&self.base.document, &mut changes, &now);
         let bypasses = ledger.bypasses_since(&self.ledger);
         let entries = bypasses
             .iter()

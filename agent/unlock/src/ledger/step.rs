@@ -354,16 +354,13 @@ impl Ledger {
         changes
     }
 
-    /// Ends what needs a program that is no longer active on its endpoint, and what needs that, and so on.
-    pub(super) fn orphans(&mut self, document: &Document, changes: &mut Vec<Change>, now: &Moment) {
+    /// Ends what would not be granted beside unlocks that changed: what needs one that is no longer active on its endpoint,
+    /// and what requires something of unlocks that is false now; and what depends on that, and so on.
+    pub fn orphans(&mut self, document: &Document, changes: &mut Vec<Change>, now: &Moment) {
         let mut from = 0;
-        while let Some(ended) = changes.get(from).map(|change| Arc::clone(&change.unlock)) {
+        while let Some(changed) = changes.get(from).map(|change| Arc::clone(&change.unlock)) {
             from += 1;
-            if ended.state.is_open() {
-                continue;
-            }
-            let left: Vec<Arc<Unlock>> = self.of_endpoint(ended.endpoint.as_str()).cloned().collect();
-            for unlock in left.iter().filter(|u| u.state.is_open()) {
+            for unlock in self.dependents(document, &changed) {
                 let Some(program) = document.programs.get(&unlock.program) else {
                     continue;
                 };
@@ -375,15 +372,41 @@ impl Ledger {
                 let needed = self.needed(program, &unlock.endpoint, now).next();
                 let why = match needed {
                     Some(needed) => Some(format!("it needs `{needed}`, which ended")),
-                    // It may require another one to be active.
-                    None => unmet(unlock, &known),
+                    None => unmet(&unlock, &known),
                 };
                 let Some(why) = why else { continue };
-                let mut unlock = Unlock::clone(unlock);
+                let mut unlock = Unlock::clone(&unlock);
                 unlock.enter(State::Revoked, why, AGENT, now);
                 changes.push(self.changed(unlock, "unlock.revoke", AGENT));
             }
         }
+    }
+
+    /// The open unlocks whose grant may depend on one that changed. A revocation counts on every endpoint of the tenant.
+    fn dependents(&self, document: &Document, changed: &Unlock) -> Vec<Arc<Unlock>> {
+        let depends = |unlock: &&Arc<Unlock>| {
+            let program = document.programs.get(&unlock.program);
+            program.is_some_and(|program| {
+                let needs = !changed.state.is_open() && program.needs.contains(&changed.program);
+                needs
+                    || program
+                        .require
+                        .as_ref()
+                        .is_some_and(|text| text.contains("unlocks"))
+            })
+        };
+        let here = self.of_endpoint(changed.endpoint.as_str());
+        let here = here.filter(|unlock| unlock.state.is_open()).filter(depends);
+        let mut found: Vec<Arc<Unlock>> = here.cloned().collect();
+        if changed.struck && !changed.tenant.is_empty() {
+            let elsewhere = self.live.values().filter(|unlock| {
+                unlock.tenant == changed.tenant
+                    && unlock.endpoint != changed.endpoint
+                    && unlock.state.is_open()
+            });
+            found.extend(elsewhere.filter(depends).cloned());
+        }
+        found
     }
 
     pub(super) fn in_state(

@@ -36,7 +36,7 @@ pub const ADDRESSES: [[&str; 3]; 2] = [
     ["192.0.2.11", "192.0.2.12", "2001:db8:2::/64"],
 ];
 /// How the program `base` may be changed.
-pub const VARIANTS: [&[(&str, &str)]; 12] = [
+pub const VARIANTS: [&[(&str, &str)]; 13] = [
     &[],
     &[("ports: [25]}]", "ports: [2525]}]")],
     &[("approval: automatic", "approval: manual")],
@@ -64,6 +64,10 @@ pub const VARIANTS: [&[(&str, &str)]; 12] = [
     &[(
         "paid == \"yes\"",
         "paid == \"yes\" && now < timestamp(\"2027-01-15T08:05:00Z\")",
+    )],
+    &[(
+        "paid == \"yes\"",
+        "paid == \"yes\" && !unlocks.after.active && unlocks.after.revocations == 0",
     )],
 ];
 /// The variant that holds for a time.

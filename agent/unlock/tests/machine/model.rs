@@ -109,6 +109,16 @@ impl World {
                 "more than per_endpoint allows"
             );
         }
+        let known = judge::Known {
+            document: &self.document,
+            ledger: &self.ledger,
+            now: self.now(),
+        };
+        for unlock in self.ledger.iter() {
+            let judged = unlock.state.is_open() && self.variant != TIMED;
+            let why = judge::unmet(unlock, &known).filter(|_| judged);
+            assert_eq!(why, None, "{unlock:#?}");
+        }
         // What a restart would take up is what there is.
         for unlock in self.ledger.iter() {
             assert_eq!(self.stored.get(&unlock.id), Some(&**unlock));

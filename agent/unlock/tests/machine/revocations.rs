@@ -172,3 +172,105 @@ fn a_tenant_that_makes_checks_undetermined_between_failures_wins_an_hour_at_most
     assert_eq!(world.stored[&id].state, State::Revoked);
     assert!((118..=122).contains(&asked), "{asked} times, 30 s apart");
 }
+
+#[test]
+fn who_gives_an_endpoint_up_while_checks_fail_is_not_spared() {
+    for away in [true, false] {
+        let (mut world, id) = active();
+        world.judge(&world.nth(0).unwrap(), 0);
+        match away {
+            true => world.bounce(0),
+            false => world.apply(&Event::Tenant(0, true)),
+        }
+        assert_eq!(world.stored[&id].state, State::Revoked);
+        assert_eq!(stands(&world, "b", "t").len(), 1, "it counts against the tenant");
+        assert!(
+            stands(&world, "a", "u").is_empty(),
+            "the endpoint has no part in it"
+        );
+    }
+    // Without a failure it is nobody's fault.
+    let (mut world, _) = active();
+    world.bounce(0);
+    assert!(stands(&world, "a", "t").is_empty());
+}
+
+#[test]
+fn a_late_revocation_does_not_count_against_the_next_tenant() {
+    let (mut world, id) = active();
+    world.apply(&Event::Tenant(0, true));
+    let ended = world.stored[&id].clone();
+    let now = world.now();
+    let changes = world
+        .ledger
+        .revoke_ended(&world.document, &ended, ("spam", true), "operator", &now)
+        .unwrap();
+    world.note(changes);
+    assert_eq!(stands(&world, "b", "t").len(), 1);
+    assert!(stands(&world, "a", "u").is_empty());
+}
+
+#[test]
+fn what_is_required_of_other_unlocks_is_judged_when_they_change() {
+    let ended = |world: &World, id: &Name| {
+        let unlock = &world.stored[id];
+        assert_eq!(unlock.state, State::Revoked, "{}", unlock.reason);
+        assert!(unlock.reason.contains("unlocks.after"), "{}", unlock.reason);
+    };
+    // Another one is granted on the endpoint.
+    let begin = || {
+        let mut world = World::new();
+        world.vary(12);
+        world.request(0, 0, None);
+        let id = world.nth(0).unwrap().id.clone();
+        world.judge(&world.nth(0).unwrap(), 5);
+        assert!(world.stored[&id].state.is_open());
+        let mut all = world.ledger.iter();
+        let after = all.position(|unlock| unlock.program.as_str() == "after").unwrap();
+        drop(all);
+        (after, id, world)
+    };
+    let (after, id, mut world) = begin();
+    world.judge(&world.nth(after).unwrap(), 5);
+    assert!(world.stored[&id].state.is_open(), "it is not granted yet");
+    world.apply(&Event::Approve(after));
+    ended(&world, &id);
+    // One is revoked on another endpoint of the tenant.
+    let (_, id, mut world) = begin();
+    world.request(2, 1, None);
+    let other = world.ledger.of_endpoint("b").next().unwrap().clone();
+    world.judge(&other, 5);
+    let nth = |world: &World| {
+        world
+            .ledger
+            .iter()
+            .position(|unlock| unlock.id == other.id)
+            .unwrap()
+    };
+    let at = nth(&world);
+    world.apply(&Event::Approve(at));
+    assert!(world.stored[&id].state.is_open());
+    let at = nth(&world);
+    world.apply(&Event::Revoke(at, false));
+    ended(&world, &id);
+}
+
+#[test]
+fn what_a_check_says_may_be_required() {
+    let mut world = World::new();
+    world.alter(&[(
+        "paid == \"yes\"",
+        "paid == \"yes\" && checks.banner.detail == \"as it is\"",
+    )]);
+    world.request(0, 0, None);
+    let unlock = world.nth(0).unwrap();
+    world.judge(&unlock, 5);
+    assert!(
+        world.stored[&unlock.id].state.is_open(),
+        "{}",
+        world.stored[&unlock.id].reason
+    );
+    // A label that says no waits for no check.
+    world.apply(&Event::Label(0, false));
+    assert_eq!(world.stored[&unlock.id].state, State::Revoked);
+}

@@ -99,7 +99,9 @@ impl World {
     }
 
     /// What a commit stores, and what it means for the model.
-    pub fn note(&mut self, changes: Vec<Change>) {
+    pub fn note(&mut self, mut changes: Vec<Change>) {
+        let now = self.now();
+        self.ledger.orphans(&self.document, &mut changes, &now);
         for change in changes {
             let unlock = &change.unlock;
             let begins = change.action == "unlock.activate" && unlock.state == State::Active;
