@@ -269,14 +269,17 @@ impl Ledger {
         Ok(changes)
     }
 
-    /// Counts the end of an unlock as a revocation, against its endpoint and against its tenant.
+    /// Counts the end of an unlock as a revocation, against its tenant, and against its endpoint unless that is no longer the
+    /// tenant's.
     pub(super) fn strike(&mut self, document: &Document, unlock: &mut Unlock, now: &Moment) {
         unlock.struck = true;
         let program = document.programs.get(&unlock.program);
         let cooldowns = program.map(|p| &p.limits.cooldown_after_revoke);
         let tenant = (!unlock.tenant.is_empty()).then(|| Subject::Tenant(unlock.tenant.clone()));
-        let endpoint = Subject::Endpoint(unlock.endpoint.clone());
-        for subject in [Some(endpoint), tenant].into_iter().flatten() {
+        let is = document.endpoints.get(&unlock.endpoint);
+        let own = unlock.tenant.is_empty() || is.is_some_and(|is| tenant_of(document, is) == unlock.tenant);
+        let endpoint = own.then(|| Subject::Endpoint(unlock.endpoint.clone()));
+        for subject in [endpoint, tenant].into_iter().flatten() {
             let key = (subject, unlock.program.clone());
             let times = self.strikes.get(&key).map_or(0, |s| s.times).saturating_add(1);
             let nth = cooldowns.and_then(|list| list.get(times as usize - 1).or_else(|| list.last()));

@@ -2,7 +2,7 @@
 //!
 //! | what changed | what happens, in the same commit |
 //! |---|---|
-//! | the endpoint's tenant | the unlock ends |
+//! | the endpoint's tenant | the unlock ends; while its checks fail, that counts as a revocation |
 //! | labels or anything else that `require` reads | it is evaluated; when it is false, the unlock ends |
 //! | openings, approval, durations | judged by what the checks found last |
 //! | addresses, checks | the checks are made again; until then what they were made for stays open, and nothing else |
@@ -113,10 +113,10 @@ impl Ledger {
             return foreign.then(|| self.lifted(unlock));
         }
         if endpoint.is_none() {
-            return Some(self.ended(unlock, "the endpoint is gone", now));
+            return Some(self.left_behind(document, unlock, "the endpoint is gone", now));
         }
         if foreign {
-            return Some(self.ended(unlock, "the endpoint has another tenant", now));
+            return Some(self.left_behind(document, unlock, "the endpoint has another tenant", now));
         }
         let Some(program) = document.programs.get(&unlock.program) else {
             return Some(self.ended(unlock, "the program is gone", now));
@@ -130,6 +130,22 @@ impl Ledger {
     fn lifted(&mut self, mut unlock: Unlock) -> Change {
         unlock.quarantine = None;
         self.changed(unlock, "unlock.quarantine_over", AGENT)
+    }
+
+    /// Ends an unlock whose endpoint its tenant does not have any more. While its checks fail that counts as a revocation, as
+    /// giving it back does.
+    fn left_behind(&mut self, document: &Document, mut unlock: Unlock, why: &str, now: &Moment) -> Change {
+        if !unlock.state.is_open() || unlock.failing.is_none() {
+            return self.ended(unlock, why, now);
+        }
+        unlock.enter(
+            State::Revoked,
+            format!("{why}, while its checks failed"),
+            AGENT,
+            now,
+        );
+        self.strike(document, &mut unlock, now);
+        self.changed(unlock, "unlock.revoke", AGENT)
     }
 
     /// Ends an unlock without blame.
