@@ -127,7 +127,7 @@ impl<'a> Question<'a> {
     }
 
     /// Whether it is false, or fails, whatever the result of some checks would be. Of many checks not every combination is
-    /// tried: all passed, and all failed.
+    /// tried: all passed, and all failed. The detail of a check stays as it is known; what one says that was not made is open.
     fn never_holds(&self, free: &[&str]) -> bool {
         let Ok(expression) = &self.expression else {
             return true;
@@ -137,6 +137,10 @@ impl<'a> Question<'a> {
             .copied()
             .filter(|name| expression.checks().any(|named| named == *name))
             .collect();
+        let is_known = |name: &&str| self.facts.checks.contains_key(*name);
+        if expression.reads_detail() && !named.iter().all(is_known) {
+            return false;
+        }
         let combinations: Vec<u32> = match named.len() {
             few if few <= TRIED => (0..1 << few).collect(),
             _ => vec![0, u32::MAX],
@@ -154,7 +158,8 @@ impl<'a> Question<'a> {
                 } else {
                     CheckResult::Failed
                 };
-                let detail = String::new();
+                let known = facts.checks.remove(*name);
+                let detail = known.map_or_else(String::new, |known| known.detail);
                 facts
                     .checks
                     .insert((*name).to_string(), CheckFacts { result, detail });

@@ -72,6 +72,8 @@ pub(super) struct Named {
     pub(super) programs: BTreeSet<String>,
     /// `now`, or an age.
     pub(super) time: bool,
+    /// The detail of a check.
+    pub(super) detail: bool,
 }
 
 fn text(text: &str) -> Cel {

@@ -193,6 +193,11 @@ impl Expression {
         self.named.time
     }
 
+    /// Whether it reads the detail of a check.
+    pub fn reads_detail(&self) -> bool {
+        self.named.detail
+    }
+
     /// Whether it is true of the facts.
     pub fn evaluate(&self, facts: &Facts) -> Result<bool, ExpressionError> {
         if Sizes::from_facts(facts).cost(&self.tree) > MAX_COST {

@@ -233,6 +233,7 @@ impl<'a> Reader<'a> {
         };
         match record {
             Record::Endpoint | Record::Unlock => self.named.time |= field == "age",
+            Record::Check => self.named.detail |= field == "detail",
             Record::Checks => {
                 self.named.checks.insert(field.to_string());
             }

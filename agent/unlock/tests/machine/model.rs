@@ -6,9 +6,10 @@ use portcullis_policy::{
     Approval, Direction, Fragment, Frame, IpPacket, L4, Name, OpenScope, Packet, PortRange, Verdict, View,
     effective,
 };
+use portcullis_unlock::judge;
 use portcullis_unlock::ledger::{State, Unlock};
 
-use super::events::PORTS;
+use super::events::{PORTS, TIMED};
 use super::world::World;
 
 impl World {

@@ -1,5 +1,6 @@
 //! What revokes a grant, and what a revocation costs.
 
+use portcullis_policy::Name;
 use portcullis_unlock::ledger::{State, Unlock};
 
 use super::events::Event;
