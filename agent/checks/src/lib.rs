@@ -88,11 +88,11 @@ impl Checker {
         }
     }
 
-    /// The same checker on behalf of a tenant: at most a quarter of the places are one tenant's.
-    pub fn on_behalf_of(&self, tenant: &str) -> Self {
+    /// The same checker on behalf of an owner, such as a tenant: at most a quarter of the places are one owner's.
+    pub fn on_behalf_of(&self, owner: &str) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            owner: Arc::from(tenant),
+            owner: Arc::from(owner),
         }
     }
 

@@ -23,14 +23,29 @@ const LONGEST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often the clocks are stored when nothing else is.
 const SEEN: Duration = Duration::from_secs(60);
-/// Unlocks whose checks are made at a time.
+/// Unlocks whose checks are made at a time, in all and of one owner.
 const AT_ONCE: usize = 128;
+const AT_ONCE_OF_ONE: usize = AT_ONCE / 4;
+
+/// Checks of an unlock that are being made.
+struct Checking {
+    owner: String,
+    task: AbortHandle,
+}
+
+/// Who answers for the answers that checks of an unlock get: its tenant, or without one its endpoint.
+fn owner(unlock: &Unlock) -> String {
+    match unlock.tenant.as_str() {
+        "" => format!("endpoint {}", unlock.endpoint),
+        tenant => format!("tenant {tenant}"),
+    }
+}
 
 /// Goes on until it is told to stop.
 pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationToken) {
     let mut changes = engine.watch_unlocks();
     let (done, mut finished) = mpsc::channel::<Name>(AT_ONCE);
-    let mut checking: HashMap<Name, AbortHandle> = HashMap::new();
+    let mut checking: HashMap<Name, Checking> = HashMap::new();
     let mut judged = engine.now();
     let mut seen = tokio::time::Instant::now();
     let mut closing: Option<JoinHandle<()>> = None;
@@ -64,12 +79,9 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
             seen = tokio::time::Instant::now();
             noticing = Some(tokio::spawn(notice(engine.clone())));
         }
-        for id in ledger.to_check(&now) {
-            if checking.len() < AT_ONCE && !checking.contains_key(&id) {
-                let task = check(engine.clone(), checker.clone(), id.clone(), done.clone());
-                checking.insert(id, tokio::spawn(task).abort_handle());
-            }
-        }
+        begin(&mut checking, &ledger, &now, |id| {
+            tokio::spawn(check(engine.clone(), checker.clone(), id, done.clone())).abort_handle()
+        });
         let wait = left
             .map_or(LONGEST, Duration::from_millis)
             .clamp(SHORTEST, LONGEST);
@@ -89,14 +101,43 @@ pub async fn inspect(engine: Engine, checker: Checker, stopping: CancellationTok
     }
 }
 
+/// Begins the checks that are due. However many unlocks of one owner wait for a DNS zone that does not answer, there is room
+/// for those of others.
+fn begin(
+    checking: &mut HashMap<Name, Checking>,
+    ledger: &Ledger,
+    now: &Moment,
+    start: impl Fn(Name) -> AbortHandle,
+) {
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    for one in checking.values() {
+        *owners.entry(one.owner.clone()).or_default() += 1;
+    }
+    for id in ledger.to_check(now) {
+        if checking.len() >= AT_ONCE {
+            return;
+        }
+        let Some(unlock) = ledger.get(id.as_str()).filter(|_| !checking.contains_key(&id)) else {
+            continue;
+        };
+        let owner = owner(unlock);
+        let own = owners.entry(owner.clone()).or_default();
+        if *own < AT_ONCE_OF_ONE {
+            *own += 1;
+            let task = start(id.clone());
+            checking.insert(id, Checking { owner, task });
+        }
+    }
+}
+
 /// Ends checks of what has ended: nobody waits for them, and others wait for their places.
-fn cancel(checking: &mut HashMap<Name, AbortHandle>, ledger: &Ledger) {
-    checking.retain(|id, task| {
+fn cancel(checking: &mut HashMap<Name, Checking>, ledger: &Ledger) {
+    checking.retain(|id, checking| {
         let goes_on = ledger
             .get(id.as_str())
             .is_some_and(|unlock| !unlock.state.has_ended());
         if !goes_on {
-            task.abort();
+            checking.task.abort();
         }
         goes_on
     });
@@ -172,7 +213,7 @@ async fn checked(engine: &Engine, checker: &Checker, id: &Name) -> Result<(), Un
     let Some((unlock, program, endpoint, basis)) = found else {
         return Ok(());
     };
-    let checker = checker.on_behalf_of(&unlock.tenant);
+    let checker = checker.on_behalf_of(&owner(&unlock));
     let checks = ask(&checker, &program, &endpoint, &unlock.evidence, now.seconds()).await;
     for check in &checks {
         metrics::check_made(&check.kind, check.result.name());
