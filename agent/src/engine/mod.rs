@@ -18,6 +18,7 @@ mod load;
 mod preview;
 mod queue;
 mod quota;
+mod refusals;
 mod unlocks;
 mod worker;
 

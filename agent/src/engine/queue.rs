@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::refusals::Refusals;
 use super::unlocks::{BATCH, UnlockReply, UnlockRequest, Waiting};
 use super::{ChangeError, MakeEdit, Outcome, UnlockError, Who};
 use crate::store::Entry;
@@ -90,6 +91,7 @@ impl<T> Lanes<T> {
 struct QueueState {
     changes: Lanes<ChangeRequest>,
     unlocks: Lanes<Waiting>,
+    refusals: Refusals,
     pings: VecDeque<oneshot::Sender<()>>,
     store: bool,
     /// Whether a change of the policy was made last.
@@ -110,7 +112,9 @@ impl QueueState {
                 return Some(Work::Change(change));
             }
         }
-        let batch: Vec<Waiting> = std::iter::from_fn(|| self.unlocks.pop()).take(BATCH).collect();
+        let counted = self.refusals.due(Instant::now(), self.closed).into_iter();
+        let mut batch: Vec<Waiting> = counted.map(Waiting::Note).collect();
+        batch.extend(std::iter::from_fn(|| self.unlocks.pop()).take(BATCH));
         if !batch.is_empty() {
             return Some(Work::Unlocks(batch));
         }
@@ -147,6 +151,7 @@ pub(super) fn queue(limit: usize) -> (Requests, Works) {
         state: Mutex::new(QueueState {
             changes: Lanes::new(limit),
             unlocks: Lanes::new(limit),
+            refusals: Refusals::default(),
             pings: VecDeque::new(),
             store: false,
             changed: false,
@@ -209,11 +214,18 @@ impl Requests {
         self.wait(&caller, Waiting::Unlock(request, answer)).map(drop)
     }
 
-    /// Queues an entry of the audit log; false when there is no place.
+    /// Queues an entry of the audit log, or counts it among other refusals; false when there is no place.
     pub fn note(&self, entry: Entry) -> bool {
-        let caller = entry.actor.clone();
-        self.wait(&caller, Waiting::Note(entry.bounded()))
-            .is_ok_and(|lost| lost.is_none())
+        let entry = entry.bounded();
+        match self.add(|state| state.refusals.take(entry, Instant::now())) {
+            Ok(Some(entry)) => {
+                let caller = entry.actor.clone();
+                self.wait(&caller, Waiting::Note(entry))
+                    .is_ok_and(|lost| lost.is_none())
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        }
     }
 
     /// Returns an entry of the audit log that lost its place.

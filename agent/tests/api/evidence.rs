@@ -372,6 +372,36 @@ async fn callers_who_are_nobody_write_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_calls_are_refused_writes_little() {
+    let mut u = Unlocks::new().await;
+    let mut tenant = u.as_caller("tenant");
+    let asked = tenant.request_unlock(game("mail1")).await.unwrap().into_inner();
+    let own = v1::UnlockRequest { id: asked.id };
+    tenant.release(own.clone()).await.unwrap();
+    // Its own, which has ended, and a program that is none.
+    for _ in 0..50 {
+        tenant.release(own.clone()).await.unwrap_err();
+        let wrong = v1::RequestUnlockRequest {
+            program: "no program".to_string(),
+            ..game("mail1")
+        };
+        tenant.request_unlock(wrong).await.unwrap_err();
+    }
+    // What is only counted is stored at the latest when the agent stops.
+    u.restart().await;
+    let told = noted(&mut u, "unlock.release.refused", 10).await;
+    let told = [told, noted(&mut u, "unlock.request.refused", 1).await].concat();
+    assert!((20..=42).contains(&told.len()), "{}", told.len());
+    let count = |entry: &v1::AuditEntry| {
+        let detail: serde_json::Value = serde_json::from_str(&entry.detail).unwrap();
+        assert!(detail["why"].is_string(), "{entry:?}");
+        detail["count"].as_u64().unwrap_or(1)
+    };
+    assert_eq!(told.iter().map(count).sum::<u64>(), 100, "{told:#?}");
+    assert!(verdict(&mut u, "").await.intact);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_entries_go_to_files_and_the_chain_goes_on() {
     let mut u = Unlocks::with("[audit]\nentries = 100\n[limits]\nqueued_changes = 256\n").await;
     for _ in 0..100 {
