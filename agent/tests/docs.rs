@@ -269,3 +269,46 @@ fn texts_for_people_are_in_plain_words() {
     assert!(texts > 150, "{texts} texts of errors");
     assert!(wrong.is_empty(), "plainer words, please:\n{}", wrong.join("\n"));
 }
+
+/// Words of a doc comment that only repeats the item's name, at most.
+const EMPTY: usize = 3;
+
+/// Each doc comment (`///`) of [`EMPTY`] words or fewer, with its line.
+fn empty_docs(source: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut block: Option<(usize, String)> = None;
+    for (number, line) in source.lines().chain([""]).enumerate() {
+        match (line.trim_start().strip_prefix("///"), &mut block) {
+            (Some(text), Some((_, before))) => before.push_str(text),
+            (Some(text), None) => block = Some((number + 1, text.to_string())),
+            (None, _) => found.extend(block.take()),
+        }
+    }
+    found.retain(|(_, text)| text.split_whitespace().count() <= EMPTY);
+    found
+}
+
+#[test]
+fn doc_comments_say_more_than_the_name_of_their_item() {
+    let short = "struct A {\n    /// Its name.\n    name: String,\n    /// Age in\n    /// whole seconds.\n    age: u64,\n}\n///";
+    let lines: Vec<usize> = empty_docs(short).into_iter().map(|(line, _)| line).collect();
+    assert_eq!(lines, [2, 8]);
+
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = Vec::new();
+    for folder in ["agent", "dataplane", "benches", "proto"] {
+        files(&top.join(folder), "rs", &mut sources);
+    }
+    assert!(sources.len() > 300, "{} files", sources.len());
+    let mut wrong = Vec::new();
+    for file in sources {
+        for (line, text) in empty_docs(&std::fs::read_to_string(&file).unwrap()) {
+            wrong.push(format!("{}:{line}:{text}", file.display()));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "say what a reader needs (unit, range, source, what absent means), or leave the comment out:\n{}",
+        wrong.join("\n")
+    );
+}

@@ -97,7 +97,7 @@ impl std::fmt::Display for State {
 pub struct Checked {
     /// As the program calls it.
     pub name: String,
-    /// Its kind.
+    /// Kind of the check, for example `fcrdns`.
     pub kind: String,
     /// Its result.
     pub result: CheckResult,
