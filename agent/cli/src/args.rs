@@ -232,7 +232,7 @@ pub struct Provision {
 
 #[derive(Debug, Clone, Args)]
 pub struct ReleaseEndpoint {
-    /// The endpoint.
+    /// Name of the endpoint.
     pub name: String,
     #[command(flatten)]
     pub wait: Wait,

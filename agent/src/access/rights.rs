@@ -7,7 +7,7 @@ use super::Role;
 /// How far a role may use a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
-    /// Not at all.
+    /// The role may not call the method.
     No,
     /// For endpoints of its own: those that carry the label of its tenant.
     Own,

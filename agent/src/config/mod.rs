@@ -160,7 +160,7 @@ pub enum TargetsConfig {
 pub enum AnyTarget {
     /// An Open vSwitch bridge.
     Ovs(Box<portcullis_ovs::Config>),
-    /// A P4Runtime device.
+    /// A device that speaks P4Runtime.
     P4Runtime(Box<P4Target>),
 }
 

@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-/// `"keep"` or `"secure"`.
+/// The value of `fail_mode`: `"keep"` or `"secure"`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct FailModeText(#[serde(with = "FailModeWords")] pub FailMode);
 

@@ -10,7 +10,7 @@ const NAMED: usize = 10;
 pub struct RefusedRow {
     /// The row, as status and log show it.
     pub row: String,
-    /// The target's reason.
+    /// Why the target counts it as drift, in one sentence for status and the log.
     pub why: String,
 }
 

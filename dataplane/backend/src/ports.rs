@@ -27,7 +27,7 @@ pub struct PortPolicy {
     pub link_local: Option<Arc<[MaskedV6]>>,
     /// What it may send beside what any server sends.
     pub roles: BTreeSet<EndpointRole>,
-    /// Its classes.
+    /// The classes of what its server sends and is sent.
     pub classes: PerDirection<ClassId>,
     /// What these become as unlocks end, if nobody changes anything: rising in time, each later than the moment that the port
     /// [was moved to](Self::move_to).
@@ -140,7 +140,7 @@ pub fn members<'a>(ports: impl Iterator<Item = (&'a PortPolicy, String)>) -> BTr
 /// What became of the endpoints that are meant for a target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resolution {
-    /// The target.
+    /// Name of the target, as in `[[target]]`.
     pub target: String,
     /// Endpoints with at least one port here.
     pub realized: u64,

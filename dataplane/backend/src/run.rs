@@ -25,7 +25,7 @@ pub trait TargetDriver: Send {
     /// What happens on its connections.
     type Event: Send;
 
-    /// Its clocks.
+    /// The clocks and pending timers of this target.
     fn time(&mut self) -> &mut Time;
 
     /// What it keeps as every target does.
@@ -40,7 +40,7 @@ pub trait TargetDriver: Send {
     /// Waits for the next event. Dropped at any `await` when something else happens first, it must lose nothing.
     fn next(&mut self) -> impl Future<Output = Self::Event> + Send;
 
-    /// Handles an event.
+    /// Feeds one event of the datapath into the session and writes what follows from it.
     fn handle(&mut self, event: Self::Event) -> impl Future<Output = ()> + Send;
 
     /// Sends what is to be sent; after everything that happened.
@@ -84,7 +84,7 @@ pub trait TargetDriver: Send {
     /// How the session stands.
     fn report(&mut self) -> Report;
 
-    /// What status lists.
+    /// The parts of status that only this kind of target can say: ports, rules that it cannot enforce, drift.
     fn lists(&self) -> Lists;
 }
 

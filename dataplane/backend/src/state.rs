@@ -103,9 +103,9 @@ type Afterwards = Box<dyn FnOnce() + Send + Sync>;
 
 /// The state that every session has.
 pub struct TargetState {
-    /// The target's name.
+    /// Name of the target, as in `[[target]]`.
     pub name: String,
-    /// The newest intent.
+    /// The newest intent that the agent gave; absent until the first one.
     pub intent: Option<Arc<Intent>>,
     /// When rows are read back and refusals tried again.
     pub timers: Timers,

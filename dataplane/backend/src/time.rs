@@ -34,7 +34,7 @@ impl Time {
         self.started.elapsed()
     }
 
-    /// Both times.
+    /// Monotonic time for timers, and wall-clock time for ends of leases.
     pub fn now(&mut self) -> Now {
         let now = Now {
             uptime: self.started.elapsed(),

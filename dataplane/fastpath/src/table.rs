@@ -52,7 +52,7 @@ tables! {
         actions: &[A::Allow, A::CheckAddresses, A::Deny],
         is_counted: true,
     }
-    /// Its addresses.
+    /// Source addresses that a guarded sender may use.
     GuardAddress = 3 {
         name: "guard_address",
         keys: &[
@@ -92,7 +92,7 @@ tables! {
         actions: &[A::SetRemoteId],
         is_counted: false,
     }
-    /// The sender's policy.
+    /// Verdict of the sender's egress class.
     EgressPolicy = 6 {
         name: "egress_policy",
         keys: POLICY,
@@ -120,7 +120,7 @@ tables! {
         actions: &[A::SetRemoteId],
         is_counted: false,
     }
-    /// The receiver's policy.
+    /// Verdict of the receiver's ingress class.
     IngressPolicy = 10 {
         name: "ingress_policy",
         keys: POLICY,

@@ -30,7 +30,7 @@ pub use vlans::Vlans;
 /// A server's port: what holds there, and where frames for it go. Its fields are read as those of its policy are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedPort {
-    /// What holds there.
+    /// The policy of the server or uplink behind the port.
     pub policy: PortPolicy,
     /// MACs frames are delivered to; learned when empty.
     pub macs: Vec<MacAddr>,

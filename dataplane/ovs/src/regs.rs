@@ -34,7 +34,7 @@ pub fn out(number: u32) -> u128 {
 /// A register of the pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct Register {
-    /// The field.
+    /// The register as a match field (`NXM_NX_REG`).
     pub field: Field,
     /// Its name in the docs.
     pub name: &'static str,

@@ -39,7 +39,7 @@ const CONFIG: SwitchConfig = SwitchConfig {
     miss_send_len: 0,
 };
 
-/// What happened.
+/// What the connection, the switch or the clock tells the session.
 #[derive(Debug)]
 pub enum Event {
     /// The handshake is done.

@@ -30,9 +30,9 @@ const UNTAGGED: Option<u16> = Some(0);
 pub struct AttachmentPoint {
     /// Port and VLAN on it.
     pub at: At,
-    /// What holds there.
+    /// The policy of the server or uplink behind the port and VLAN.
     pub policy: PortPolicy,
-    /// Not a server.
+    /// Whether the port is an uplink, which no policy holds for.
     pub uplink: bool,
     /// The network of the endpoint.
     pub network: Option<Name>,

@@ -11,10 +11,10 @@ use crate::term::View;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HitView {
     pub target: String,
-    /// `egress` or `ingress`.
+    /// Direction as seen from the endpoint: `egress` or `ingress`.
     pub direction: Option<&'static str>,
     pub rule: String,
-    /// `allow` or `deny`.
+    /// What the rows did to the packets: `allow` or `deny`.
     pub action: String,
     /// The class; 0 where it decided for no class in particular.
     pub class: u32,
@@ -23,7 +23,7 @@ pub struct HitView {
     /// How many share it.
     pub endpoint_count: u32,
     pub packets: u64,
-    /// Bytes.
+    /// Bytes of those packets, with their Ethernet headers.
     pub bytes: u64,
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Value};
 
-/// `checks.NAME`.
+/// What an expression reads as `checks.NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckFacts {
     /// `result`; `passed` follows from it.

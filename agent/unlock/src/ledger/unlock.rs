@@ -99,7 +99,7 @@ pub struct Checked {
     pub name: String,
     /// Kind of the check, for example `fcrdns`.
     pub kind: String,
-    /// Its result.
+    /// What the check found when it was made last.
     pub result: CheckResult,
     /// What was found, as a person reads it.
     pub detail: String,

@@ -492,7 +492,7 @@ impl TargetDriver for Driver {
         ports::due(self.ports.policies(), wall)
     }
 
-    /// Rows have timeouts.
+    /// True: OpenFlow rows end by `hard_timeout`, without the agent.
     fn ends_by_itself(&self) -> bool {
         true
     }

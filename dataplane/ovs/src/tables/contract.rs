@@ -44,7 +44,7 @@ pub struct Priority {
 }
 
 impl Priority {
-    /// A single priority.
+    /// A range that holds one priority.
     pub const fn new(name: &'static str, number: u16, rows: &'static str) -> Self {
         Priority::range(name, number, number, rows)
     }
@@ -93,7 +93,7 @@ impl From<Priority> for Level {
 /// One kind of thing that a row does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
-    /// Drops the frame.
+    /// Drops the frame: the row has no instructions.
     Drop,
     /// Goes on in a later table.
     Goto(Table),

@@ -10,7 +10,7 @@ use crate::expiry::{RANKS, TimedRow};
 use crate::flow::{Flow, Writer, then};
 use crate::regs;
 
-/// The table's contract.
+/// Contract of `deliver`, which leads frames to the policy of their receiver.
 pub const TABLE: Contract = Contract {
     name: "deliver",
     does: "receiver's class; what has no known port goes to uplinks",

@@ -34,7 +34,7 @@ const UPLINKS: u16 = 0x8000;
 /// What the flood register holds at the begin of a flood to uplinks; all ones is the nudge's.
 const TO_UPLINKS: u32 = 0xffff_0000;
 
-/// The table's contract.
+/// Contract of `flood`, which copies frames to the receivers of a VLAN.
 pub const TABLE: Contract = Contract {
     name: "flood",
     does: "a copy for each receiver of the VLAN, or for each uplink of it",

@@ -16,7 +16,7 @@ pub(crate) const RESERVED_GROUPS: [(u128, u128); 2] = [
     (0x0100_0ccc_cccc, 0xffff_ffff_fffe),
 ];
 
-/// The table's contract.
+/// Contract of `forward`, which tells frames for one receiver from frames for many.
 pub const TABLE: Contract = Contract {
     name: "forward",
     does: "one receiver or many; drops unicast IP in group frames of servers",

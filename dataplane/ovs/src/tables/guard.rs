@@ -13,7 +13,7 @@ use crate::flow::{Flow, Writer, then};
 use crate::ports::{ManagedPort, SwitchPort};
 use crate::regs;
 
-/// The table's contract.
+/// Contract of `guard`, which drops what a server may not send.
 pub const TABLE: Contract = Contract {
     name: "guard",
     does: "drops what no server may send, and what a guarded one may not use as its source",

@@ -18,7 +18,7 @@ pub const MAC_AGE: u16 = 300;
 /// MACs that one uplink teaches at most.
 pub const UPLINK_MACS: u32 = 4096;
 
-/// The table's contract.
+/// Contract of `learn`, which decides what the switch learns; frames pass it on the side.
 pub const TABLE: Contract = Contract {
     name: "learn",
     does: "whether the switch learns the source; frames pass on the side",

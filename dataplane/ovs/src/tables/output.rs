@@ -11,7 +11,7 @@ use crate::flow::{Flow, Writer};
 use crate::ports::{SwitchPort, Vlans};
 use crate::regs;
 
-/// The table's contract.
+/// Contract of `output`, which gives frames the tag of their port and sends them.
 pub const TABLE: Contract = Contract {
     name: "output",
     does: "tag as the port has it, then output",

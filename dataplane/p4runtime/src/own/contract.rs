@@ -245,9 +245,9 @@ pub fn contract(table: &str) -> Option<&'static Contract> {
 /// Multicast groups of the program.
 #[derive(Debug, Clone, Copy)]
 pub struct Groups {
-    /// The first id.
+    /// The lowest id of the range.
     pub first: u32,
-    /// The last id.
+    /// The highest id of the range.
     pub last: u32,
     /// Where copies go, as the docs say it.
     pub copies: &'static str,
