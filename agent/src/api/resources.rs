@@ -9,7 +9,7 @@ use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_server::BaselineService;
 use portcullis_proto::v1::endpoint_service_server::EndpointService;
 use portcullis_proto::v1::profile_service_server::ProfileService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::page::{self, Page};
 use super::status::ApiError;

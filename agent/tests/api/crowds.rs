@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use portcullis_checks::testing::{Fault, Zone};
+use portcullis_testbed::dns::{Fault, Zone};
 use portcullis_proto::v1;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;

@@ -373,7 +373,7 @@ async fn callers_who_are_nobody_write_little() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_calls_are_refused_writes_little() {
-    let mut u = Unlocks::new().await;
+    let mut u = Unlocks::with("[limits]\nqueued_changes = 256\n").await;
     let mut tenant = u.as_caller("tenant");
     let asked = tenant.request_unlock(game("mail1")).await.unwrap().into_inner();
     let own = v1::UnlockRequest { id: asked.id };
@@ -389,9 +389,9 @@ async fn a_tenant_whose_calls_are_refused_writes_little() {
     }
     // What is only counted is stored at the latest when the agent stops.
     u.restart().await;
-    let told = noted(&mut u, "unlock.release.refused", 10).await;
+    let told = noted(&mut u, "unlock.release.refused", 1).await;
     let told = [told, noted(&mut u, "unlock.request.refused", 1).await].concat();
-    assert!((20..=42).contains(&told.len()), "{}", told.len());
+    assert!((2..=42).contains(&told.len()), "{}", told.len());
     let count = |entry: &v1::AuditEntry| {
         let detail: serde_json::Value = serde_json::from_str(&entry.detail).unwrap();
         assert!(detail["why"].is_string(), "{entry:?}");

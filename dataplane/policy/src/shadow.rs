@@ -120,7 +120,8 @@ mod tests {
     use crate::document::Document;
     use crate::effective::{Entry, Policy, Tier, effective};
     use crate::matcher::Matcher;
-    use crate::types::{Direction, Verdict};
+    use crate::direction::Direction;
+    use crate::types::Verdict;
 
     fn policy(rules: &str) -> Policy {
         let text = format!("version: portcullis/v1\nendpoints: {{e: {{rules: [{rules}]}}}}");

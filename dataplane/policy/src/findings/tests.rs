@@ -341,7 +341,7 @@ fn document() -> impl Strategy<Value = Document> {
 
 fn policies(document: &Document) -> Vec<Policy> {
     let lists = &Lists::from_document(document);
-    let mut all = both(document, lists, "", &Endpoint::default()).to_vec();
+    let mut all: Vec<Policy> = both(document, lists, "", &Endpoint::default()).into_iter().collect();
     all.extend(
         document
             .endpoints

@@ -1,4 +1,4 @@
-//! Documents that change in any way: what a history comes to is what its last document comes to from nothing.
+//! Documents that change in any way: a history resolves to what its last document resolves to from nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

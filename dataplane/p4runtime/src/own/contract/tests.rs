@@ -125,7 +125,7 @@ fn rows(program: &OwnProgram, document: &str) -> Vec<(u8, Row)> {
         servers: BTreeSet::from([21]),
     };
     let points = resolve(&intent, &known, 511);
-    assert_eq!(points.pending, [], "every endpoint is here");
+    assert_eq!(points.resolution.pending, [], "every endpoint is here");
     let mut cache = RowCache::new(program.device.model.clone());
     let built = Units::new(false).build(&program.device, &intent, &points, TARGET, &mut cache);
     let built = built.unwrap();
