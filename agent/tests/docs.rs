@@ -68,6 +68,9 @@ fn every_row_of_a_table_has_as_many_cells_as_its_header() {
     let mut tables = 0;
     for entry in std::fs::read_dir(docs).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         let mut header: Option<usize> = None;
         for (number, line) in text.lines().enumerate() {

@@ -277,7 +277,7 @@ fn the_reference_names_every_command_and_option() {
     for line in [
         "- `--prune[=<BOOL>]`: ",
         "- `-f, --file <FILE>`: ",
-        "- `<ENDPOINT>`: The endpoint.",
+        "- `<ENDPOINT>`: Name of the endpoint.",
         "- `[ENDPOINT]`: Only rules that hold for this endpoint.",
         " Default: `/run/portcullis/agent.sock`. Environment: `PORTCULLIS_SOCKET`.\n",
         "  4  the agent cannot be reached\n",

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use portcullis_testbed::dns::{Fault, Zone};
 use portcullis_proto::v1;
 use portcullis_proto::v1::endpoint_service_client::EndpointServiceClient;
 use portcullis_proto::v1::unlock_service_client::UnlockServiceClient;
+use portcullis_testbed::dns::{Fault, Zone};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};

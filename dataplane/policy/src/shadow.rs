@@ -117,10 +117,10 @@ fn is_left(own: &Product, taken: Vec<&Product>, steps: &mut usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::direction::Direction;
     use crate::document::Document;
     use crate::effective::{Entry, Policy, Tier, effective};
     use crate::matcher::Matcher;
-    use crate::direction::Direction;
     use crate::types::Verdict;
 
     fn policy(rules: &str) -> Policy {

@@ -69,7 +69,10 @@ fn what_did_not_change_is_the_very_same() {
     let after = compiler.resolve(&document(&[("a", "p"), ("b", "q")]), 2).unwrap();
     assert!(Arc::ptr_eq(&before.endpoints["a"], &after.endpoints["a"]));
     assert_ne!(before.endpoints["b"], after.endpoints["b"]);
-    assert_eq!(before.endpoints["a"].classes.ingress, after.endpoints["a"].classes.ingress);
+    assert_eq!(
+        before.endpoints["a"].classes.ingress,
+        after.endpoints["a"].classes.ingress
+    );
     assert_eq!(after.changed.since, 1);
     assert_eq!(after.changed.endpoints, ["b".parse().unwrap()]);
 }

@@ -341,7 +341,9 @@ fn document() -> impl Strategy<Value = Document> {
 
 fn policies(document: &Document) -> Vec<Policy> {
     let lists = &Lists::from_document(document);
-    let mut all: Vec<Policy> = both(document, lists, "", &Endpoint::default()).into_iter().collect();
+    let mut all: Vec<Policy> = both(document, lists, "", &Endpoint::default())
+        .into_iter()
+        .collect();
     all.extend(
         document
             .endpoints
