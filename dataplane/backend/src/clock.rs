@@ -11,8 +11,9 @@ pub struct Now {
     pub wall: Duration,
 }
 
-/// The time since the Unix epoch. It does not go back while an intent holds: no clock that is set prolongs a lease. The next
-/// intent has times by the clock of its own moment, so that the clock is read anew with it.
+/// The time since the Unix epoch. It does not go back while an intent holds: no clock that is set prolongs a lease. It
+/// is read anew with the next intent: the agent counts leases by the time since boot, and gives an intent without a lease when it
+/// ends. Rows that end by themselves while the agent is away follow the clock of the last intent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock {
     /// The latest time it showed, and when. Absent until the first look after an intent came.

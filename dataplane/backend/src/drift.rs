@@ -2,15 +2,18 @@
 
 use crate::machine::Drift;
 
-/// Rows named in the log, of each kind; the rest is counted. Of 10,000 rows that a restarted switch lost, ten say as much.
+/// Rows named in the log, of each kind. Of 10,000 rows that a restarted switch lost, ten say as much.
 const NAMED: usize = 10;
+
+/// Refused rows of one batch that a session keeps at most, where the other side can send any number of errors.
+pub const REFUSED_AT_MOST: usize = 20;
 
 /// A row that the target refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRow {
     /// The row, as status and log show it.
     pub row: String,
-    /// Why the target counts it as drift, in one sentence for status and the log.
+    /// The reason that the target gave, as status and log show it.
     pub why: String,
 }
 
@@ -54,6 +57,7 @@ pub(crate) fn log_refused(target: &str, rows: &[RefusedRow]) -> String {
     };
     match rows.len() - 1 {
         0 => format!("{row}: {why}"),
+        more if rows.len() == REFUSED_AT_MOST => format!("{row}: {why}, and at least {more} more rows"),
         more => format!("{row}: {why}, and {more} more rows"),
     }
 }

@@ -29,7 +29,7 @@ mod windows;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, Now};
-pub use drift::{RefusedRow, log_ended};
+pub use drift::{REFUSED_AT_MOST, RefusedRow, log_ended};
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
     Backend, EnforcingRow, Hit, Plan, Query, QueryError, TablePlan, TargetContext, TargetHandle, Trace,

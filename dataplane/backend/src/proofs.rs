@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis_compiler::{Class, Proved, RowCache, StageModel};
 
-/// Proved rows of classes that wait for the session at most: those beyond are proved again. An agent that checks and writes
-/// nothing, because its target is away, keeps no more.
+/// Proved rows of classes that wait for the session. When more wait, all are dropped, and proved again when they are written: an
+/// agent that checks and writes nothing, because its target is away, does not keep them all.
 const WAITING: usize = 100_000;
 
 /// The rows of classes on one stage model. A check may take long, and the session must not wait for it: each has a cache of its

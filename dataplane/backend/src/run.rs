@@ -31,7 +31,7 @@ pub trait TargetDriver: Send {
     /// What it keeps as every target does.
     fn state(&mut self) -> &mut TargetState;
 
-    /// Tries the connections that are due. Takes 5 s at most.
+    /// Tries the connections that are due. Nothing else happens meanwhile, so that each wait for a peer is bounded.
     fn connect(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Whether there is a connection to the datapath: without one, nothing is read back and nothing tried again.

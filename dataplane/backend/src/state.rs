@@ -109,7 +109,7 @@ pub struct TargetState {
     pub intent: Option<Arc<Intent>>,
     /// When rows are read back and refusals tried again.
     pub timers: Timers,
-    /// The status, as it was reported last; a session sets `detail` and `versions` itself.
+    /// The status, as it was reported last. A target sets `detail`, `versions`, `disconnects` and `drift_repaired` itself.
     pub status: TargetStatus,
     /// Time in which packets may have passed that the policy denies.
     pub windows: Windows,
@@ -191,7 +191,7 @@ impl TargetState {
         };
     }
 
-    /// A write was confirmed: nothing is refused any more.
+    /// A batch was confirmed: the next refusal is a first one, and the detail of the last one goes.
     pub fn confirmed(&mut self) {
         self.timers.confirmed();
         self.status.detail.clear();
@@ -385,9 +385,15 @@ mod tests {
             row: "a".to_string(),
             why: "b".to_string(),
         };
-        state.refused(at(1), &[row.clone(), row], false);
+        state.refused(at(1), &[row.clone(), row.clone()], false);
         let refused = "the target refused a: b, and 1 more rows; the old rows stay; trying again in 500ms";
         assert_eq!(said(&mut state), refused);
+        state.refused(at(1), &vec![row; crate::drift::REFUSED_AT_MOST], false);
+        assert!(
+            state.status.detail.contains("at least 19 more rows"),
+            "{}",
+            state.status.detail
+        );
         state.confirmed();
         assert_eq!(said(&mut state), "cached flows may lag");
     }

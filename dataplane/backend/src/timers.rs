@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 
-/// How often a session looks at its timers and at the ends of unlocks. An end counts as closed by the agent within 1 s: at most
-/// a fifth of that passes before it is noticed.
+/// How often a session looks at its timers and at the ends of unlocks, when it does not wait for a peer. An end counts as closed by
+/// the agent within 1 s: a fifth of that passes before it is noticed.
 pub const TICK: Duration = Duration::from_millis(200);
 
 /// How often rows are read back and compared, unless the configuration says otherwise. Drift stays that long at most; a
@@ -18,7 +18,8 @@ pub const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// person at a terminal.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// The wait after the first refusal. A closing that is refused once, by a switch that is busy, still happens within 1 s.
+/// The wait after the first refusal. A closing that is refused once, by a switch that is busy, still happens within 1 s, unless
+/// reading the rows back before it takes longer. What is new meanwhile does not wait.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait: each refusal in a row doubles it, five times.
 const RETRY_DOUBLES: u32 = 5;

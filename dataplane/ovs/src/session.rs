@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 pub use portcullis_backend::Now;
-use portcullis_backend::machine::{Drift, Machine};
+use portcullis_backend::machine::{Desired, Drift, Machine};
 use portcullis_backend::{Footprint, RefusedRow};
 use portcullis_openflow::{
     BundleKind, Features, FlowStats, FlowStatsRequest, Fragments, Hello, Message, MultipartRequest, PortDesc,
@@ -170,6 +170,12 @@ impl Session {
     /// Rows of this agent in tables, or under tags, that it no longer uses.
     pub fn left_over(&self) -> u64 {
         self.former.left.values().sum()
+    }
+
+    /// Sets what the bridge shall hold. It does not wait for the next attempt after a refusal: it may close something.
+    pub fn set_desired(&mut self, generation: u64, desired: Desired<UnitId, FlowKey, FlowBody>) {
+        self.held = false;
+        self.machine.set_desired(generation, desired);
     }
 
     /// While held nothing new is read or written: after a refusal, until it is time to try again.

@@ -179,7 +179,7 @@ impl Ovs {
             &Ports::default(),
         );
         let desired = self.units.build(&intent, &ports, &mut self.programs).unwrap();
-        self.session.machine.set_desired(intent.generation, desired);
+        self.session.set_desired(intent.generation, desired);
         let now = self.now();
         self.session.advance(now).unwrap();
     }

@@ -67,6 +67,15 @@ fn pass(switch: &mut Switch, agent: &mut Agent, seconds: u64) {
 }
 
 #[test]
+fn a_closing_does_not_wait_for_the_next_attempt_after_a_refusal() {
+    let (mut switch, mut agent) = in_sync(&unlocked(&[HOUR]));
+    assert!(!switch.opens(25).is_empty());
+    agent.hold();
+    agent.set(&base(), &mut switch);
+    assert!(switch.opens(25).is_empty());
+}
+
+#[test]
 fn far_ends_are_refreshed_in_time_and_that_is_no_drift() {
     let (mut switch, mut agent) = in_sync(&unlocked(&[100, 2 * DAY]));
     let mut timeouts = switch.timeouts();

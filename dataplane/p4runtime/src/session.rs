@@ -163,7 +163,7 @@ enum Stage {
     /// There is nothing to be enforced yet, so that the device keeps what it runs.
     NoPolicy,
     Pushing(Push),
-    /// The pipeline is not what is wanted; asked again at the caller's next tick.
+    /// The pipeline is not what is wanted; asked again at the next read-back.
     Stuck,
     Ready,
 }

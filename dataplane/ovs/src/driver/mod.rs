@@ -266,7 +266,9 @@ impl Driver {
         match built {
             Ok(desired) if self.overfull(&desired) => {}
             Ok(desired) => {
-                self.session.machine.set_desired(intent.generation, desired);
+                self.session.set_desired(intent.generation, desired);
+                // Setting up floods may have waited for the daemon: timeouts of rows are counted from here.
+                let now = self.now();
                 if let Err(error) = self.session.advance(now) {
                     self.switch_lost(&with_causes(&error));
                 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_backend::RefusedRow;
 use portcullis_backend::delta::{Op, Step};
 use portcullis_backend::machine::Batch;
+use portcullis_backend::{REFUSED_AT_MOST, RefusedRow};
 use portcullis_openflow::{
     BundleAdd, BundleControl, BundleKind, Command, FlowMod, Message, Version, bundle, encode,
 };
@@ -19,8 +19,6 @@ use crate::regs;
 const BUNDLE: u16 = bundle::flags::ATOMIC | bundle::flags::ORDERED;
 /// Stands where no single row is to blame.
 const WHOLE: &str = "the bundle";
-/// Refused rows that are named; the rest is counted.
-const NAMED_ERRORS: usize = 20;
 
 impl Session {
     /// The messages of a write. A row whose moment has come is removed instead of written: without a timeout it would
@@ -183,7 +181,7 @@ impl Session {
             let known = batch.rows.get(&xid).map(|key| text(&key.0, &[]));
             if known.is_some() || Some(xid) == batch.commit {
                 let row = known.unwrap_or_else(|| WHOLE.to_string());
-                if batch.refused.len() < NAMED_ERRORS {
+                if batch.refused.len() < REFUSED_AT_MOST {
                     batch.refused.push(RefusedRow {
                         row,
                         why: why.to_string(),

@@ -432,13 +432,18 @@ impl Agent {
             .units
             .build(&self.intent, &ports, &mut self.programs)
             .unwrap();
-        self.session.machine.set_desired(self.intent.generation, desired);
+        self.session.set_desired(self.intent.generation, desired);
     }
 
     pub fn connect(&mut self, switch: &mut Switch) {
         self.build(switch.wall());
         self.session.connected(now(switch)).unwrap();
         self.exchange(switch);
+    }
+
+    /// As after a refusal, until it would be time to try again.
+    pub fn hold(&mut self) {
+        self.session.hold(true);
     }
 
     pub fn set(&mut self, document: &Document, switch: &mut Switch) {
