@@ -190,7 +190,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.counts.get(&table).copied().unwrap_or(0)
     }
 
-    /// Every row that shall be there, by key.
+    /// Every desired row, by key.
     pub fn desired(&self) -> &HashMap<K, B> {
         &self.desired
     }

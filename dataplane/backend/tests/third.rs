@@ -27,7 +27,7 @@ endpoints:
 #[derive(Debug, Default)]
 struct Switch {
     there: Option<FakeSwitch>,
-    /// So many batches are refused from now on.
+    /// How many of the next batches the target refuses.
     refuses: u32,
 }
 

@@ -172,7 +172,7 @@ impl Session {
         self.former.left.values().sum()
     }
 
-    /// Sets what the bridge shall hold. It does not wait for the next attempt after a refusal: it may close something.
+    /// Sets the desired rows. They do not wait for the next attempt after a refusal, because they may close something.
     pub fn set_desired(&mut self, generation: u64, desired: Desired<UnitId, FlowKey, FlowBody>) {
         self.held = false;
         self.machine.set_desired(generation, desired);

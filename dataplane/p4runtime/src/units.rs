@@ -97,7 +97,7 @@ pub struct Attributed {
 /// What an intent comes to on a device.
 #[derive(Debug)]
 pub struct Built {
-    /// Rows by unit, as they shall be.
+    /// Desired rows by unit.
     pub desired: Desired<UnitId, RowKey, Does>,
     /// What the target cannot do.
     pub unsupported: Vec<Unsupported>,

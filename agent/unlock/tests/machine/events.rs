@@ -87,7 +87,7 @@ pub enum Event {
     Revoke(usize, bool),
     /// True seconds that go by; the clock is looked at behind them.
     Wait(u64),
-    /// The wall clock is set by so many seconds.
+    /// The wall clock is set forward by this many seconds, or back if negative.
     Jump(i64),
     /// The agent starts again; with the machine, and so long away.
     Restart(Option<u64>),

@@ -59,7 +59,7 @@ impl Priority {
         }
     }
 
-    /// The priority so many steps above the lowest, at most the highest.
+    /// The priority `steps` above the lowest, at most the highest.
     pub fn above(self, steps: u16) -> Level {
         Level(self.lowest.saturating_add(steps).min(self.highest))
     }

@@ -96,7 +96,7 @@ pub fn describe() -> String {
          higher the earlier it is, with a `hard_timeout` of the whole seconds that remain. So the switch closes what \
          unlocks opened even when the agent is dead. At most {} ends of a port and direction are rows; what ends later is \
          then closed with the last of them, unless the agent is there to write its row when earlier ones have ended. A \
-         timeout holds {} seconds at most: rows that shall last longer are written again when less than half of that is \
+         timeout holds {} seconds at most: rows that last longer are written again when less than half of that is \
          left, and end early if the agent is away that long.\n\n## Rows of each table\n\nA row has a priority, match \
          fields and actions of these lists, and no others.\n",
         expiry::ENDS,

@@ -60,7 +60,7 @@ pub enum MappingError {
     Table {
         /// Alias of the table.
         table: String,
-        /// The stage it shall serve as.
+        /// The stage that the mapping gives it.
         stage: String,
         /// All that it lacks, a sentence for each.
         reasons: Vec<String>,
