@@ -28,7 +28,7 @@ fn unknown_destinations_go_to_uplinks_and_macs_stay_where_they_are() {
     assert_eq!(world.send("internet", GATEWAY, mac(1)), ["web1"]);
     assert_eq!(world.send("web1", mac(1), GATEWAY), ["internet"]);
     for rogue in ["stray", "free1", "quiet1"] {
-        assert_eq!(world.send(rogue, GATEWAY, mac(1)), ["web1"]);
+        assert_eq!(world.teach(rogue, GATEWAY, mac(1)), ["web1"]);
         assert_eq!(
             world.send("web1", mac(1), GATEWAY),
             ["internet"],
@@ -37,21 +37,21 @@ fn unknown_destinations_go_to_uplinks_and_macs_stay_where_they_are() {
     }
     // And one that sent with it before the gateway did loses it to the uplink.
     let late = [2, 0x99, 0, 0, 0, 2];
-    world.send("stray", late, NOBODY);
+    world.teach("stray", late, NOBODY);
     assert_eq!(world.send("web1", mac(1), late), ["stray"]);
-    world.send("internet2", late, mac(1));
-    world.send("stray", late, NOBODY);
+    world.teach("internet2", late, mac(1));
+    world.teach("stray", late, NOBODY);
     assert_eq!(world.send("web1", mac(1), late), ["internet2"]);
 
     // Declared MACs are nobody else's, whether their endpoint is plugged in or not.
     for rogue in ["stray", "free1"] {
-        world.send(rogue, mac(1), NOBODY);
+        world.teach(rogue, mac(1), NOBODY);
         assert_eq!(
             world.send("internet", GATEWAY, mac(1)),
             ["web1"],
             "{rogue} as web1"
         );
-        world.send(rogue, mac(0x77), NOBODY);
+        world.teach(rogue, mac(0x77), NOBODY);
         assert_eq!(
             world.send("internet", GATEWAY, mac(0x77)),
             ["internet2"],
@@ -61,9 +61,9 @@ fn unknown_destinations_go_to_uplinks_and_macs_stay_where_they_are() {
 
     // What is learned stays with its port, and ends with it.
     let own = [2, 0x55, 0, 0, 0, 1];
-    world.send("stray", own, NOBODY);
+    world.teach("stray", own, NOBODY);
     assert_eq!(world.send("internet", GATEWAY, own), ["stray"]);
-    world.send("free1", own, NOBODY);
+    world.teach("free1", own, NOBODY);
     assert_eq!(
         world.send("internet", GATEWAY, own),
         ["stray"],
@@ -75,7 +75,7 @@ fn unknown_destinations_go_to_uplinks_and_macs_stay_where_they_are() {
     });
     std::thread::sleep(SOON);
     assert_eq!(world.send("internet", GATEWAY, own), ["internet2"]);
-    world.send("free1", own, NOBODY);
+    world.teach("free1", own, NOBODY);
     assert_eq!(world.send("internet", GATEWAY, own), ["free1"]);
 
     // At most 16 a port.
@@ -120,7 +120,7 @@ fn two_interfaces_of_one_endpoint_get_what_the_one_that_sent_last_gets() {
                 .any(|u| u.rule.contains("new and old of twice") && u.why.contains("there are 2"))
         });
         for now in ["old", "new", "old"] {
-            assert_eq!(world.send(now, mac(2), NOBODY), ["internet"]);
+            assert_eq!(world.teach(now, mac(2), NOBODY), ["internet"]);
             assert_eq!(
                 world.send("internet", GATEWAY, mac(2)),
                 [now],
@@ -134,7 +134,7 @@ fn two_interfaces_of_one_endpoint_get_what_the_one_that_sent_last_gets() {
         });
         if what == "learned" {
             // What the one that is gone taught is gone with it.
-            assert_eq!(world.send("new", mac(2), NOBODY), ["internet"]);
+            assert_eq!(world.teach("new", mac(2), NOBODY), ["internet"]);
         }
         assert_eq!(
             world.send("internet", GATEWAY, mac(2)),
@@ -170,19 +170,19 @@ fn a_shared_mac_is_where_it_was_used_last() {
         [""; 0],
         "nothing used it"
     );
-    assert_eq!(world.send("stray", virtual_mac, NOBODY), ["internet"]);
+    assert_eq!(world.teach("stray", virtual_mac, NOBODY), ["internet"]);
     assert_eq!(
         world.send("internet", GATEWAY, virtual_mac),
         [""; 0],
         "stray does not share it"
     );
     for now in ["r1", "r2", "r1"] {
-        assert_eq!(world.send(now, virtual_mac, NOBODY), ["internet"]);
+        assert_eq!(world.teach(now, virtual_mac, NOBODY), ["internet"]);
         assert_eq!(world.send("internet", GATEWAY, virtual_mac), [now]);
     }
     // The router of another host takes over.
-    world.send("internet", virtual_mac, NOBODY);
+    world.teach("internet", virtual_mac, NOBODY);
     assert_eq!(world.send("r2", mac(2), virtual_mac), ["internet"]);
-    assert_eq!(world.send("r2", virtual_mac, NOBODY), ["internet"]);
+    assert_eq!(world.teach("r2", virtual_mac, NOBODY), ["internet"]);
     assert_eq!(world.send("internet", GATEWAY, virtual_mac), ["r2"]);
 }

@@ -120,6 +120,17 @@ impl World {
             .collect()
     }
 
+    /// Like `send`, then waits until the switch has learned from the frame. A frame that takes a cached flow teaches
+    /// nothing by itself: the revalidators learn for it, once in `max-revalidator` (500 ms, ovs-vswitchd.conf.db(5)).
+    /// The pass under way may have been at this flow before the frame was; the next one has not.
+    pub fn teach(&mut self, from: &str, src: Mac, dst: Mac) -> Vec<String> {
+        let heard = self.send(from, src, dst);
+        for _pass in 0..2 {
+            self.rig.sandbox.appctl(["revalidator/wait"]).unwrap();
+        }
+        heard
+    }
+
     /// MACs that the switch learned, as `ovs-ofctl` prints their rows.
     pub fn learned(&self) -> Vec<String> {
         let args = [
