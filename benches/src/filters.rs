@@ -56,6 +56,7 @@ impl FilterSet {
             id: ClassId(1),
             fingerprint: Fingerprint::from_policy(&policy),
             policy,
+            base: None,
         };
         Ok(Intent {
             generation: 1,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_backend::Hit;
 use portcullis_compiler::{ClassId, EndpointIntent, Intent};
-use portcullis_policy::{Decider, Direction, Name, PerDirection, Policy, canonical, effective};
+use portcullis_policy::{Decider, Direction, Endpoint, Name, PerDirection, Policy, canonical, effective};
 
 use super::status::ApiError;
 use crate::engine::Base;
@@ -20,6 +20,8 @@ pub(super) struct Asker {
     intent: Arc<Intent>,
     /// Its own policies in the order of its classes'.
     own: PerDirection<Policy>,
+    /// The same without the rules and unlocks of the endpoint itself, in the order of the classes below.
+    below: PerDirection<Policy>,
 }
 
 impl Asker {
@@ -34,18 +36,29 @@ impl Asker {
         let own = PerDirection::from_fn(|direction| {
             canonical(&effective(&base.document, name.as_str(), endpoint, direction))
         });
+        let plain = Endpoint {
+            profiles: endpoint.profiles.clone(),
+            ..Endpoint::default()
+        };
+        let below =
+            PerDirection::from_fn(|direction| canonical(&effective(&base.document, "", &plain, direction)));
         Ok(Asker {
             name,
             endpoint: Arc::clone(intent),
             intent: Arc::clone(&base.intent),
             own,
+            below,
         })
     }
 
     /// Whether a hit is about it.
     pub(super) fn concerns(&self, hit: &Hit) -> bool {
         match hit.class {
-            Some(class) => class != 0 && self.endpoint.classes[hit.direction].0 == class,
+            Some(0) => false,
+            Some(class) => {
+                let own = self.endpoint.classes[hit.direction].0;
+                own == class || hit.overlays.contains(&own)
+            }
             None => hit.endpoints.iter().any(|e| e == self.name.as_str()),
         }
     }
@@ -61,7 +74,11 @@ impl Asker {
         let class = self.intent.classes.get(&ClassId(hit.class?))?;
         // A target that is behind or ahead may speak of another policy.
         let same = class.policy.origin(decider) == hit.rule;
-        same.then(|| self.own[hit.direction].origin(decider))
+        let policy = match self.endpoint.classes[hit.direction] == class.id {
+            true => &self.own,
+            false => &self.below,
+        };
+        same.then(|| policy[hit.direction].origin(decider))
     }
 }
 
@@ -119,6 +136,7 @@ endpoints:
             decider: Some(decider),
             class: Some(class.0),
             endpoints: vec!["a".to_string(), "b".to_string()],
+            overlays: Arc::default(),
             action: "deny".to_string(),
             packets: 7,
             bytes: 100,

@@ -134,6 +134,7 @@ impl Fake {
                         decider: None,
                         class: Some(e.classes.ingress.0),
                         endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
+                        overlays: Arc::default(),
                         action: "deny".to_string(),
                         packets: 5,
                         bytes: 300,

@@ -155,7 +155,7 @@ async fn a_tenant_asks_so_often_and_no_more() {
 async fn a_tenant_has_so_many_unlocks_and_rows() {
     let mut u = Unlocks::with("[limits]\ntenant_unlocks = 2\ntenant_rows = 12\n").await;
     let lasting = lasting();
-    let many: Vec<String> = (0..20).map(|n| format!("198.51.{n}.0/24")).collect();
+    let many: Vec<String> = (0..20).map(|n| format!("198.51.{}.0/24", 2 * n)).collect();
     let wide = format!(
         "{lasting}  wide:\n    opens: [{{direction: egress, protocol: tcp, ports: [25], remote: [{}]}}]\n    lease: {{default: 50h}}\n    limits: {{per_endpoint: 9}}\n",
         many.join(", ")

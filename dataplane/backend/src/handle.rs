@@ -1,5 +1,6 @@
 //! The handle the agent holds and the context that the backend works with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -120,6 +121,9 @@ pub struct Hit {
     pub class: Option<u32>,
     /// The endpoints of that class on this target.
     pub endpoints: Vec<String>,
+    /// Classes that are written as overlays above that class here: it decides about what they leave open.
+    #[serde(skip)]
+    pub overlays: Arc<BTreeSet<u32>>,
     /// Either `allow` or `deny`.
     pub action: String,
     /// Packets since the rule's rows were written; on some targets, with a delay of seconds.

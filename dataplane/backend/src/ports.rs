@@ -10,7 +10,7 @@ use portcullis_policy::{EndpointRole, MacAddr, MaskedV6, Name, PerDirection, Str
 use crate::status::Pending;
 
 /// Endpoints of a class that are named with a hit.
-const NAMED: usize = 16;
+pub const NAMED: usize = 16;
 
 /// What holds at a port.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -253,6 +253,8 @@ pub struct ClassRows {
     pub codes: Option<Arc<Codes>>,
     /// Whether rows of equal verdict were merged, so that a hit tells the verdict and not always the rule.
     pub merged: bool,
+    /// Whether these rows stand above those of the class's base and leave to them what they do not match.
+    pub overlay: bool,
     /// Rows that expanding each rule into prefixes on its own would have taken.
     pub naive: u64,
 }
@@ -261,6 +263,13 @@ impl ClassRows {
     /// How many rows it has of its own: those of the code stages are shared.
     pub fn rows(&self) -> usize {
         self.remote.len() + self.policy.len() + self.words.len()
+    }
+
+    /// These rows of an overlay and those of its base, in one table.
+    pub fn over(&self, base: &Self) -> Self {
+        let mut all = base.clone();
+        all.policy = self.policy.iter().chain(&base.policy).copied().collect();
+        all
     }
 
     /// Whether both lead every packet to the policy stage in the same way: with the same remote id, words and codes. Only

@@ -14,7 +14,7 @@ use crate::class::{Class, ClassId, EndpointIntent, Intent};
 use crate::class_rows::{ClassRows, Codes, PolicyRow, PortMatch, RowKey, Unsupported};
 use crate::lower::{Attribution, Cache, Encoder, fixed_rows, port_lift};
 use crate::model::{Field, Role, StageModel, TableModel, Weight};
-use crate::row::{Row, code_rows, policy_row, range_lines, remote_row, word_row};
+use crate::row::{Owner, Row, code_rows, policy_row, range_lines, remote_row, word_row};
 use crate::row_cache::{CompileError, RowCache};
 
 /// Rules that a refusal tries to do without.
@@ -90,7 +90,9 @@ impl Compilation {
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
         let model = programs.model().clone();
-        programs.share_codes(intent.classes.values().map(AsRef::as_ref));
+        let mut wanted: BTreeSet<ClassId> = intent.enforced();
+        let classes = wanted.iter().filter_map(|id| intent.classes.get(id));
+        programs.share_codes(classes.map(AsRef::as_ref));
         let mut compilation = Compilation {
             fixed: fixed_rows(&model),
             model,
@@ -101,7 +103,11 @@ impl Compilation {
             steps: Vec::new(),
             refusals: Vec::new(),
         };
-        for (id, class) in &intent.classes {
+        // The classes that overlays stand on have lower numbers or higher ones.
+        while let Some(id) = wanted.pop_first() {
+            let Some(class) = intent.classes.get(&id) else {
+                continue;
+            };
             let compiled = match programs.get_as(class, attribution) {
                 Ok(program) => Compiled {
                     class: Arc::clone(class),
@@ -109,12 +115,15 @@ impl Compilation {
                     ports: Ports::default(),
                 },
                 Err(CompileError::Unsupported(unsupported)) => {
-                    compilation.unsupported.push((*id, unsupported));
+                    compilation.unsupported.push((id, unsupported));
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            compilation.classes.insert(*id, compiled);
+            let base = class.base.as_ref().filter(|_| compiled.program.overlay);
+            let base = base.map(|base| base.id);
+            wanted.extend(base.filter(|base| !compilation.classes.contains_key(base)));
+            compilation.classes.insert(id, compiled);
         }
         compilation.codes = programs.codes().cloned();
         compilation.place(intent);
@@ -244,6 +253,8 @@ impl Compilation {
                     .flat_map(|transition| transition.classes),
             );
         }
+        let overlays = self.classes.values().filter(|c| c.program.overlay);
+        stays.extend(overlays.filter_map(|c| Some(c.class.base.as_ref()?.id)));
         let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));
         let mut movable: Vec<(u64, ClassId)> = movable.map(|(id, c)| (cost(table, c), *id)).collect();
         movable.sort_unstable_by_key(|(cost, id)| (std::cmp::Reverse(*cost), *id));
@@ -323,9 +334,13 @@ impl Compilation {
             } else {
                 Attribution::Rule
             };
-            let program = Encoder::new(&self.model, None)
-                .lower(&rest, attribution, &mut cache)
-                .ok()?;
+            let encoder = Encoder::new(&self.model, None);
+            let base = compiled.class.base.as_ref().filter(|_| compiled.program.overlay);
+            let overlay = base.and_then(|base| encoder.overlay(&rest, &base.policy, &mut cache));
+            let program = match overlay {
+                Some(overlay) => overlay,
+                None => encoder.lower(&rest, attribution, &mut cache).ok()?,
+            };
             let trial = Compiled {
                 program: Arc::new(program),
                 ..compiled.clone()
@@ -421,7 +436,7 @@ impl Compilation {
             .iter()
             .filter(|(direction, _)| table.serves(**direction));
         let ports: BTreeSet<&String> = ports.flat_map(|(_, ports)| ports).collect();
-        let row = |port| policy_row(table, None, Some(port), 0, &everything);
+        let row = |port| policy_row(table, Owner::Every, Some(port), 0, &everything);
         ports.into_iter().map(|port| row(port)).collect()
     }
 
@@ -478,8 +493,10 @@ impl Compilation {
         let classes = table.key(Field::Class).is_some();
         let Some((_, any)) = here.first() else { return };
         let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>, lift| {
+            let owner = class.filter(|_| classes);
+            let owner = owner.map_or(Owner::Every, |class| Owner::new(class, &c.program));
             placed.push(Placed {
-                row: policy_row(table, class.filter(|_| classes), port, lift, row),
+                row: policy_row(table, owner, port, lift, row),
                 class,
                 rule: Some(c.class.policy.origin(row.by)),
                 by: Some(row.by),

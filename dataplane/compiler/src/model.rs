@@ -20,6 +20,8 @@ pub enum Field {
     Mac,
     /// The class, as `attach` or `deliver` gave it.
     Class,
+    /// The overlay, as `attach` or `deliver` gave it: what the endpoint has beside its class.
+    Overlay,
     /// EtherType behind the tags.
     EtherType,
     /// The parser's mark on what cannot be judged.

@@ -5,7 +5,9 @@ use ipnet::IpNet;
 use portcullis_policy::{Family, Protocol, Verdict};
 
 use crate::class::ClassId;
-use crate::class_rows::{CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, WordRow};
+use crate::class_rows::{
+    ClassRows, CodeStage, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, WordRow,
+};
 use crate::model::{Field, KeyModel, MatchKind, Role, TableModel};
 
 /// What a row says about one field. Fields that are not named match anything.
@@ -72,6 +74,27 @@ pub struct Row {
     pub action: RowAction,
 }
 
+/// The packets that a policy row is about, beside its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// Those of every class that may deny something.
+    Every,
+    /// Those of one class.
+    Class(ClassId),
+    /// Those of endpoints with the overlay of this class, whatever class stands below it.
+    Overlay(ClassId),
+}
+
+impl Owner {
+    /// The owner of the rows of a class.
+    pub fn new(class: ClassId, rows: &ClassRows) -> Self {
+        match rows.overlay {
+            true => Owner::Overlay(class),
+            false => Owner::Class(class),
+        }
+    }
+}
+
 /// A whole value of a key.
 fn whole(key: &KeyModel, value: u128) -> FieldMatch {
     match key.kind {
@@ -111,6 +134,16 @@ impl<'a> Draft<'a> {
             draft
                 .keys
                 .push((Field::Port, FieldMatch::Attachment(port.to_string())));
+        }
+        draft
+    }
+
+    fn owned(table: &'a TableModel, owner: Owner, port: Option<&str>) -> Self {
+        let mut draft = Draft::new(table, None, port);
+        match owner {
+            Owner::Every => {}
+            Owner::Class(class) => draft.exactly(Field::Class, class.0.into()),
+            Owner::Overlay(class) => draft.exactly(Field::Overlay, class.0.into()),
         }
         draft
     }
@@ -170,16 +203,10 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A row of a policy stage: of every class without one, of one port where the table has no class.
-pub fn policy_row(
-    table: &TableModel,
-    class: Option<ClassId>,
-    port: Option<&str>,
-    lift: u32,
-    row: &PolicyRow,
-) -> Row {
+/// A row of a policy stage; of one port where the table has no class.
+pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, lift: u32, row: &PolicyRow) -> Row {
     let key = &row.key;
-    let mut draft = Draft::new(table, class, port);
+    let mut draft = Draft::owned(table, owner, port);
     match key.frame {
         FrameMatch::Any => {}
         FrameMatch::Arp => draft.exactly(Field::EtherType, 0x0806),

@@ -127,12 +127,20 @@ impl RowCache {
         if let Some(program) = self.known.get(&key) {
             return Ok(Arc::clone(program));
         }
+        let overlay = self.overlay(class)?;
         let codes = self
             .codes
             .as_ref()
             .filter(|_| self.coded.contains(&class.fingerprint));
-        let program = Encoder::new(&self.model, codes).lower(&class.policy, attribution, &mut self.cache)?;
-        let program = Arc::new(self.proved(class, program)?);
+        let program = match overlay {
+            Some(overlay) => overlay,
+            None => {
+                let encoder = Encoder::new(&self.model, codes);
+                let program = encoder.lower(&class.policy, attribution, &mut self.cache)?;
+                self.proved(class, program)?
+            }
+        };
+        let program = Arc::new(program);
         self.known.insert(key, Arc::clone(&program));
         // With port codes the rows of a class depend on the other classes.
         if self.codes.is_none() {
@@ -141,12 +149,36 @@ impl RowCache {
         Ok(program)
     }
 
+    /// What a class adds to its base, proved with the rows of the base; `None` where it is written as a whole.
+    fn overlay(&mut self, class: &Class) -> Result<Option<ClassRows>, CompileError> {
+        let Some(base) = &class.base else {
+            return Ok(None);
+        };
+        let encoder = Encoder::new(&self.model, None);
+        let Some(overlay) = encoder.overlay(&class.policy, &base.policy, &mut self.cache) else {
+            return Ok(None);
+        };
+        let below = self.get(base)?;
+        self.proved(class, overlay.over(&below))?;
+        Ok(Some(overlay))
+    }
+
+    /// The rows that decide about packets of a class, those of its base among them.
+    pub fn whole(&mut self, class: &Class) -> Result<Arc<ClassRows>, CompileError> {
+        let rows = self.get(class)?;
+        match &class.base {
+            Some(base) if rows.overlay => Ok(Arc::new(rows.over(&*self.get(base)?))),
+            _ => Ok(rows),
+        }
+    }
+
     /// Whether the rows of one class can become those of another in place, under one id, on this model. The encoder takes
     /// the cheapest of several ways to write a class, so that a rule without prefixes can decide whether prefixes go through
-    /// the `remote` stage: only the rows can tell. What cannot be compiled is not edited.
+    /// the `remote` stage: only the rows can tell. What cannot be compiled is not edited, nor are overlays: they change with
+    /// the class below.
     pub fn edits(&mut self, old: &Class, new: &Class) -> bool {
         match (self.get(old), self.get(new)) {
-            (Ok(old), Ok(new)) => old.leads_like(&new),
+            (Ok(old), Ok(new)) => !old.overlay && !new.overlay && old.leads_like(&new),
             _ => false,
         }
     }
@@ -178,11 +210,10 @@ impl RowCache {
     /// Compiles and proves every class of an intent, so that a later [`get`](Self::get) cannot fail. Port codes are
     /// shared between the classes here: they are used when they save rows over all classes together.
     pub fn check(&mut self, intent: &Intent) -> Result<(), CompileError> {
-        self.share_codes(intent.classes.values().map(AsRef::as_ref));
-        intent
-            .classes
-            .values()
-            .try_for_each(|class| self.get(class).map(drop))
+        let enforced = intent.enforced();
+        let classes = || enforced.iter().filter_map(|id| intent.classes.get(id));
+        self.share_codes(classes().map(AsRef::as_ref));
+        classes().try_for_each(|class| self.get(class).map(drop))
     }
 
     /// Decides which classes use port codes, and makes the codes. A pure function of the classes: a restart decides

@@ -526,6 +526,7 @@ fn by_class(programs: &mut RowCache, policy: &Policy) -> ClassRows {
     let class = Class {
         id: ClassId(1),
         fingerprint: Fingerprint::from_policy(policy),
+        base: None,
         policy: policy.clone(),
     };
     let program = programs.get_as(&class, Attribution::Class).unwrap();

@@ -199,10 +199,9 @@ fn rows_on_file_mean_the_documents() {
                         if let (Decider::Entry(_) | Decider::Default, Some(rule), false) =
                             (by, rule, case.open)
                         {
-                            assert_eq!(
-                                rule,
-                                case.policy.origin(by),
-                                "{name} {model} {}: {packet:?}",
+                            assert!(
+                                case.may_name(&compilation, packet, &rule),
+                                "{name} {model} {}: {packet:?} by {by:?}, {rule}",
                                 case.port
                             );
                             attributed += 1;

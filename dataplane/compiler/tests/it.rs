@@ -11,5 +11,6 @@ mod equal;
 mod exhaustive;
 mod golden;
 mod ortc;
+mod overlays;
 mod support;
 mod witness;

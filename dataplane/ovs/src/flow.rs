@@ -38,7 +38,10 @@ impl Key for SharedIdentity {
         if self.layer() == Layer::Dispatch {
             return None;
         }
-        let class = self.0.matching.get(regs::CLASS)?;
+        let matching = &self.0.matching;
+        let class = matching
+            .get(regs::OVERLAY)
+            .or_else(|| matching.get(regs::CLASS))?;
         u32::try_from(class.value).ok()
     }
 

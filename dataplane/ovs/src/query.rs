@@ -1,12 +1,13 @@
 //! Queries over rows: which rows enforce a verdict, and hits per rule.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::ports::members;
+use portcullis_backend::ports::{NAMED, members};
 use portcullis_backend::{EnforcingRow, Hit, Plan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
+use portcullis_compiler::row::Owner;
 use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_openflow::instruction::canonical;
 use portcullis_openflow::{Field, FlowStats, FlowStatsRequest, Match};
@@ -62,17 +63,25 @@ pub(crate) fn trace(
         );
         return Ok(keys);
     };
-    let program = programs.get(class)?;
+    let own = programs.get(class)?;
+    let program = programs.whole(class)?;
+    // Rows of an overlay do not ask for the remote id; those of the class below do.
+    let below = class.base.as_ref().filter(|_| own.overlay);
+    let base = below.map_or(class.id, |base| base.id);
     if let Some(row) = remote_row(&program, trace.packet.remote) {
-        keys.push(remote::row(class.id, trace.direction, row, pipeline, &writer).0);
+        keys.push(remote::row(base, trace.direction, row, pipeline, &writer).0);
     }
     let packet = Packet {
         frame: Frame::Ip(trace.packet.clone()),
     };
     let fixed = programs.fixed().to_vec();
     if let Some((row, _)) = deciding_row(&program, &fixed, &packet, programs.model()) {
-        let class = if fixed.contains(row) { None } else { Some(class.id) };
-        keys.push(policy::row(class, trace.direction, row, pipeline, &writer)?.0);
+        let owner = match (fixed.contains(row), own.policy.contains(row)) {
+            (true, _) => Owner::Every,
+            (false, true) => Owner::new(class.id, &own),
+            (false, false) => Owner::Class(base),
+        };
+        keys.push(policy::row(owner, trace.direction, row, pipeline, &writer)?.0);
     }
     Ok(keys)
 }
@@ -164,6 +173,37 @@ pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
 /// other members of the class, so that what decided counts too.
 type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Verdict);
 
+/// The overlays above each class. The class below decides about what they leave open, so it is listed with their members.
+fn stand_on(
+    members: &mut BTreeMap<ClassId, Vec<String>>,
+    intent: &Intent,
+    programs: &mut RowCache,
+) -> Result<BTreeMap<ClassId, Arc<BTreeSet<u32>>>, CompileError> {
+    let mut above: BTreeMap<ClassId, BTreeSet<u32>> = BTreeMap::new();
+    for class in members.keys().filter_map(|id| intent.classes.get(id)) {
+        if let Some(base) = &class.base
+            && programs.get(class)?.overlay
+        {
+            above.entry(base.id).or_default().insert(class.id.0);
+        }
+    }
+    for (base, overlays) in &above {
+        let names = overlays
+            .iter()
+            .filter_map(|id| members.get(&ClassId(*id)))
+            .flatten();
+        let names: BTreeSet<String> = names
+            .chain(members.get(base).into_iter().flatten())
+            .cloned()
+            .collect();
+        members.insert(*base, names.into_iter().take(NAMED).collect());
+    }
+    Ok(above
+        .into_iter()
+        .map(|(base, overlays)| (base, Arc::new(overlays)))
+        .collect())
+}
+
 /// How often each rule decided.
 pub(crate) fn hits(
     seen: &HashMap<FlowKey, FlowStats>,
@@ -186,7 +226,8 @@ pub(crate) fn hits(
     let ports_of_servers = ports.ports.values();
     let ports_of_servers =
         ports_of_servers.filter_map(|port| Some((&port.policed()?.policy, format!("({})", port.name))));
-    let members = members(ports_of_servers);
+    let mut members = members(ports_of_servers);
+    let above = stand_on(&mut members, intent, programs)?;
     for id in members.keys() {
         let Some(class) = intent.classes.get(id) else {
             continue;
@@ -194,7 +235,7 @@ pub(crate) fn hits(
         let direction = class.policy.direction;
         let program = programs.get(class)?;
         for row in &program.policy {
-            let key = policy::row(Some(class.id), direction, row, pipeline, &writer)?.0;
+            let key = policy::row(Owner::new(class.id, &program), direction, row, pipeline, &writer)?.0;
             add(
                 (
                     direction,
@@ -209,7 +250,7 @@ pub(crate) fn hits(
     }
     for direction in Direction::BOTH {
         for row in programs.fixed() {
-            let key = policy::row(None, direction, row, pipeline, &writer)?.0;
+            let key = policy::row(Owner::Every, direction, row, pipeline, &writer)?.0;
             let rule = if row.action.passes() {
                 "essential/arp"
             } else {
@@ -255,6 +296,7 @@ pub(crate) fn hits(
     let mut list = Vec::with_capacity(sums.len());
     for ((direction, class, rule, decider, action), (packets, bytes)) in sums {
         let endpoints = class.and_then(|c| members.get(&c)).cloned().unwrap_or_default();
+        let overlays = class.and_then(|c| above.get(&c)).cloned().unwrap_or_default();
         let (class, action) = (class.map(|c| c.0), action.to_string());
         list.push(Hit {
             direction,
@@ -262,6 +304,7 @@ pub(crate) fn hits(
             decider,
             class,
             endpoints,
+            overlays,
             action,
             packets,
             bytes,

@@ -17,6 +17,9 @@ pub const SENDER: Field = Field::Reg(4);
 /// Part of the receivers being flooded to; 0: begin.
 pub const FLOOD: Field = Field::Reg(5);
 
+/// What the sender, then the receiver, has beside its class: rules and unlocks of its own. 0: nothing.
+pub const OVERLAY: Field = Field::Reg(6);
+
 /// Bit of [`SENDER`]: a server port.
 pub const POLICED: u128 = 1;
 /// Bit of [`SENDER`]: it may send what routers send.
@@ -43,7 +46,7 @@ pub struct Register {
 }
 
 /// All of them, to be cleared before a packet leaves for a foreign pipeline.
-pub const ALL: [Register; 6] = [
+pub const ALL: [Register; 7] = [
     Register {
         field: CLASS,
         name: "class",
@@ -73,6 +76,11 @@ pub const ALL: [Register; 6] = [
         field: FLOOD,
         name: "flood",
         holds: "part of the receivers being flooded to",
+    },
+    Register {
+        field: OVERLAY,
+        name: "overlay",
+        holds: "what the sender, then the receiver, has beside its class; 0: nothing",
     },
 ];
 

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use portcullis_backend::machine::{Desired, Unit};
+use portcullis_compiler::row::Owner;
 use portcullis_compiler::{Class, ClassId, ClassRows, CompileError, Fingerprint, Intent, RowCache};
 use portcullis_policy::{Direction, MacAddr};
 
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
+use crate::overlays::Overlays;
 use crate::ports::{Ports, Role, SwitchPort};
 use crate::tables::flood::Receivers;
 use crate::tables::{
@@ -35,7 +37,7 @@ pub enum UnitId {
 #[derive(Debug)]
 pub struct Units {
     pipeline: Pipeline,
-    ports: HashMap<u32, (SwitchPort, Rows)>,
+    ports: HashMap<u32, (SwitchPort, Overlays, Rows)>,
     /// A class edited in place keeps its id and has another fingerprint.
     classes: HashMap<ClassId, (Fingerprint, Rows)>,
     steady: Option<[Rows; 2]>,
@@ -79,13 +81,17 @@ impl Units {
         };
         let mut desired = Desired::new();
         let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
-        let policed = ports.ports.values().filter_map(SwitchPort::policed);
-        for id in policed
-            .flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.expiry_chain(d)))
-            .map(|timed_row| timed_row.class)
-        {
-            if let Some(class) = intent.classes.get(&id) {
-                used.insert(id, class);
+        let mut overlays = Overlays::default();
+        for id in ports.ports.values().flat_map(led_to) {
+            let Some(class) = intent.classes.get(&id) else {
+                continue;
+            };
+            if used.insert(id, class).is_some() {
+                continue;
+            }
+            overlays.note(class, &*programs.get(class)?);
+            if let Some(base) = overlays.below(id).and_then(|base| intent.classes.get(&base)) {
+                used.insert(base.id, base);
             }
         }
         self.forward(ports.forwarding);
@@ -108,7 +114,8 @@ impl Units {
         }
         self.ports.retain(|number, _| ports.ports.contains_key(number));
         for port in ports.ports.values() {
-            desired.insert(UnitId::Port(port.number), self.port(port, &writer));
+            let overlays = overlays.of(led_to(port));
+            desired.insert(UnitId::Port(port.number), self.port(port, overlays, &writer));
         }
         for (id, unit) in self.flood(ports, &writer) {
             desired.insert(UnitId::Flood(id.0, id.1), unit);
@@ -123,7 +130,7 @@ impl Units {
         let (pipeline, forwarding) = (self.pipeline, self.forwarding);
         let fixed = Direction::BOTH.iter().flat_map(|direction| {
             let rows = programs.fixed().iter();
-            rows.map(|row| policy::row(None, *direction, row, &pipeline, writer))
+            rows.map(|row| policy::row(Owner::Every, *direction, row, &pipeline, writer))
         });
         let fixed: Vec<Flow> = fixed.collect::<Result<_, _>>()?;
         let made = [Arc::new(frame(forwarding, &pipeline, writer)), Arc::new(fixed)];
@@ -156,14 +163,21 @@ impl Units {
         unit
     }
 
-    fn port(&mut self, port: &SwitchPort, writer: &Writer) -> Rows {
-        if let Some((before, unit)) = self.ports.get(&port.number)
-            && before == port
+    fn port(&mut self, port: &SwitchPort, overlays: Overlays, writer: &Writer) -> Rows {
+        if let Some((before, stood_on, unit)) = self.ports.get(&port.number)
+            && (before, stood_on) == (port, &overlays)
         {
             return Arc::clone(unit);
         }
-        let unit = Arc::new(port_rows(port, self.forwarding, &self.pipeline, writer));
-        self.ports.insert(port.number, (port.clone(), Arc::clone(&unit)));
+        let unit = Arc::new(port_rows(
+            port,
+            &overlays,
+            self.forwarding,
+            &self.pipeline,
+            writer,
+        ));
+        self.ports
+            .insert(port.number, (port.clone(), overlays, Arc::clone(&unit)));
         unit
     }
 
@@ -199,20 +213,35 @@ fn class_rows(
     let policies = program
         .policy
         .iter()
-        .map(|r| policy::row(Some(class.id), direction, r, pipeline, writer));
+        .map(|r| policy::row(Owner::new(class.id, program), direction, r, pipeline, writer));
     remotes.chain(policies).collect()
 }
 
+/// The classes that rows of a port lead to, now or when unlocks end.
+fn led_to(port: &SwitchPort) -> impl Iterator<Item = ClassId> + '_ {
+    let policed = port.policed().into_iter();
+    let chains = policed.flat_map(|p| Direction::BOTH.into_iter().flat_map(|d| p.expiry_chain(d)));
+    chains.map(|timed_row| timed_row.class)
+}
+
 /// The rows of one port.
-fn port_rows(port: &SwitchPort, forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
-    let mut rows = attach::rows(port, forwarding, pipeline, writer);
+fn port_rows(
+    port: &SwitchPort,
+    overlays: &Overlays,
+    forwarding: Forwarding,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Vec<Flow> {
+    let mut rows = attach::rows(port, overlays, forwarding, pipeline, writer);
     rows.extend(port.macs().iter().flat_map(|mac| l2::rows(*mac, port, writer)));
     match &port.role {
         Role::ManagedPort(policed) => {
             rows.extend(guard::rows(port, policed, pipeline, writer));
             rows.extend(learn::rows(port, policed, forwarding, pipeline, writer));
             let stack = policed.expiry_chain(Direction::Ingress).into_iter();
-            rows.extend(stack.map(|timed_row| deliver::row(port.number, timed_row, pipeline, writer)));
+            rows.extend(
+                stack.map(|timed_row| deliver::row(port.number, timed_row, overlays, pipeline, writer)),
+            );
             rows.extend(output::rows(port, pipeline, writer));
         }
         Role::Uplink => {

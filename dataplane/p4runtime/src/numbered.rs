@@ -118,6 +118,8 @@ impl Numbered {
                     id,
                     policy: class.policy.clone(),
                     fingerprint: class.fingerprint,
+                    // The device's tables have no overlays.
+                    base: None,
                 })
             },
             |(_, made)| Arc::clone(made),

@@ -1,13 +1,14 @@
 //! Queries over rows: which rows enforce a verdict, and hits per rule.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::ports::members;
 use portcullis_backend::{Hit, Numbers, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
-use portcullis_compiler::row;
+use portcullis_compiler::row::{self, Owner};
 use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
 use portcullis_policy::{Decider, Direction, Frame, Packet};
 use portcullis_proto::p4::v1::CounterData;
@@ -50,14 +51,14 @@ pub(crate) fn deciding(
         deciding_row(&program, &fixed, &packet, programs.model()),
         device.model.table(Role::Policy, trace.direction),
     ) {
-        let own = (!fixed.contains(decides)).then_some(class.id);
+        let own = (!fixed.contains(decides)).then_some(Owner::Class(class.id));
         let with_class = table.key(Field::Class).is_some();
         let (own, port_name, lift) = if with_class {
-            (own, None, 0)
+            (own.unwrap_or(Owner::Every), None, 0)
         } else {
             let name = plug_name(point.at);
             let lift = own.map_or(0, |_| portcullis_compiler::lower::port_lift(programs.model()));
-            (None, Some(name), lift)
+            (Owner::Every, Some(name), lift)
         };
         let decides = row::policy_row(table, own, port_name.as_deref(), lift, decides);
         rows.extend(device.lower(&decides, &port));
@@ -125,6 +126,7 @@ pub(crate) fn hits(
             // The agent knows the class by its id.
             class: class.and_then(|c| numbers.class(c.0)).map(|c| c.0),
             endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
+            overlays: Arc::default(),
             action,
             packets,
             bytes,
@@ -136,6 +138,7 @@ pub(crate) fn hits(
         decider: None,
         class: None,
         endpoints: vec![name],
+        overlays: Arc::default(),
         action: "deny".to_string(),
         packets,
         bytes,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use portcullis_compiler::compilation::{Compilation, Compiled};
 use portcullis_compiler::model::{Field, Role};
-use portcullis_compiler::row::policy_row;
+use portcullis_compiler::row::{Owner, policy_row};
 use portcullis_compiler::{
     Attribution, Compiler, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RowCache, StageModel, TableModel,
 };
@@ -136,14 +136,16 @@ fn rows_say_all(table: &TableModel, compilation: &Compilation) -> usize {
     let classed = table.key(Field::Class).is_some();
     let here = |c: &&Compiled| table.serves(c.class.policy.direction);
     let own = compilation.classes.values().filter(here).flat_map(|c| {
-        let id = classed.then_some(c.class.id);
-        c.program.policy.iter().map(move |row| (id, row))
+        let owner = Some(c.class.id)
+            .filter(|_| classed)
+            .map_or(Owner::Every, Owner::Class);
+        c.program.policy.iter().map(move |row| (owner, row))
     });
     let mut count = 0;
-    for (class, row) in own.chain(compilation.fixed.iter().map(|row| (None, row))) {
+    for (owner, row) in own.chain(compilation.fixed.iter().map(|row| (Owner::Every, row))) {
         let port = (!classed).then_some("p");
-        let made = policy_row(table, class, port, 0, row);
-        let wanted = about(row) + usize::from(class.is_some()) + usize::from(port.is_some());
+        let made = policy_row(table, owner, port, 0, row);
+        let wanted = about(row) + usize::from(owner != Owner::Every) + usize::from(port.is_some());
         assert_eq!(made.keys.len(), wanted, "{} became {:?}", row.key, made.keys);
         for (field, _) in &made.keys {
             assert!(table.key(*field).is_some(), "{field} is no key of {}", table.name);

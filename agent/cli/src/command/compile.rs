@@ -138,6 +138,7 @@ impl Input {
                     id: ClassId(1),
                     fingerprint: Fingerprint::from_policy(&policy),
                     policy,
+                    base: None,
                 };
                 Ok(Arc::new(Intent {
                     generation: 1,

@@ -41,6 +41,14 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// The endpoint that has rules or unlocks of its own, if it is about one.
+    pub(super) fn endpoint(&self) -> Option<&Name> {
+        match self {
+            Source::Endpoint(name) | Source::ScheduledTransition(name, _) => Some(name),
+            Source::Unmanaged | Source::Profiles(_) => None,
+        }
+    }
+
     /// Where the policy of an endpoint of a document comes from.
     pub(super) fn new(name: &Name, endpoint: &Endpoint, document: &Document) -> Self {
         if endpoint.rules.is_empty() && !document.grants.contains_key(name) {
@@ -70,6 +78,8 @@ pub(super) fn falls_of(document: &Document, name: &Name) -> Vec<(u64, Vec<Grant>
 pub(super) struct Bound {
     /// Endpoints that have it.
     pub endpoints: u32,
+    /// Endpoints with rules or unlocks of their own beside it.
+    pub bases: u32,
     pub classes: PerDirection<ClassId>,
 }
 
@@ -78,10 +88,19 @@ pub(super) struct Bound {
 pub(super) struct Use {
     /// Endpoints that have it; ports without an endpoint count as one.
     pub endpoints: u32,
+    /// Classes whose base it is.
+    pub bases: u32,
     /// Whose policies they are.
     pub members: OrdSet<Source>,
     /// Whose names the class bears.
     pub named: Option<Source>,
+}
+
+impl Use {
+    /// Whether anything needs the class.
+    pub fn is_needed(&self) -> bool {
+        self.endpoints > 0 || self.bases > 0
+    }
 }
 
 impl Default for Compiler {

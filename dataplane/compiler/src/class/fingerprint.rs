@@ -19,6 +19,15 @@ impl Fingerprint {
         Self::of_canonical(&canonical(policy))
     }
 
+    /// The fingerprint of a policy over its base: neither's own.
+    pub fn over(self, base: Self) -> Self {
+        let mut hash = Sha256::new_with_prefix(VERSION);
+        hash.update(b"over");
+        hash.update(self.0);
+        hash.update(base.0);
+        Fingerprint(hash.finalize().into())
+    }
+
     /// The fingerprint of a policy in canonical form.
     pub(super) fn of_canonical(policy: &Policy) -> Self {
         // Most entries take about 25 bytes.

@@ -54,8 +54,12 @@ pub struct Class {
     /// Its policy in canonical form, under the names that one of its members has for the rules. Another member's own
     /// names stand at the same places of [`canonical`](portcullis_policy::canonical) of its effective policy.
     pub policy: Policy,
-    /// Digest of the canonical policy: equal policies have equal ones.
+    /// Digest of the canonical policy, and of that of the base if there is one: equal ones have equal digests.
     pub fingerprint: Fingerprint,
+    /// What the policy is without the rules and unlocks of the endpoint itself, if that denies anything and is not the
+    /// same. A target with overlays writes the difference above the rows of the base. Its rules may have had other names
+    /// since: the class of this id in the intent has those of now.
+    pub base: Option<Arc<Class>>,
 }
 
 /// An endpoint as targets need it.
@@ -158,6 +162,16 @@ impl Intent {
             table: "guard".to_string(),
             why,
         }
+    }
+
+    /// The classes that endpoints and ports without an endpoint have, now or when unlocks end. Others are there as bases.
+    pub fn enforced(&self) -> BTreeSet<ClassId> {
+        let endpoints = self.endpoints.values().flat_map(|endpoint| {
+            let later = endpoint.transitions.iter().map(|transition| transition.classes);
+            std::iter::once(endpoint.classes).chain(later)
+        });
+        let all = endpoints.chain([self.unmanaged]).flatten();
+        all.filter(|id| *id != ClassId::OPEN).collect()
     }
 
     /// What of a newer intent can be closed with the classes of this one: for a target that holds this one and cannot hold

@@ -16,7 +16,7 @@ use portcullis_policy::{
 };
 
 use super::affected::{Difference, same_for_everybody};
-use super::compiler::{Compiler, Source, falls_of};
+use super::compiler::{Combo, Compiler, Source, falls_of};
 use super::ids::OutOfClasses;
 use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent};
 
@@ -46,6 +46,8 @@ struct Resolved {
 struct NewClass {
     fingerprint: Fingerprint,
     policy: Policy,
+    /// What the policy is without the endpoint's own rules and unlocks.
+    base: Option<Want>,
     /// Whose policy came first.
     named: Source,
     movers: Movers,
@@ -88,6 +90,8 @@ pub(super) struct Round<'a> {
     by_fingerprint: HashMap<Fingerprint, usize>,
     /// Classes there are that somebody asked for.
     asked: HashSet<ClassId>,
+    /// Fingerprints of classes there are that may be bases.
+    known: HashMap<ClassId, Fingerprint>,
     /// Classes that may have lost or won somebody, or whose rules may have other names.
     touched: BTreeSet<ClassId>,
 }
@@ -122,6 +126,11 @@ impl<'a> Round<'a> {
             new: Vec::new(),
             by_fingerprint: HashMap::new(),
             asked: HashSet::new(),
+            known: intent
+                .classes
+                .iter()
+                .map(|(id, class)| (*id, class.fingerprint))
+                .collect(),
             touched: BTreeSet::new(),
         };
         let next = Arc::new(round.intent(&intent, &difference, first)?);
@@ -186,55 +195,90 @@ impl<'a> Round<'a> {
     fn want_unmanaged(&mut self, before: &Intent, first: bool) -> PerDirection<Want> {
         let lists = &self.compiler.lists;
         let policies = PerDirection::from_fn(|d| lists.unmanaged(self.document, d));
-        let wants = self.resolve(&Source::Unmanaged, &policies);
+        let wants = self.resolve(&Source::Unmanaged, &policies, PerDirection::default());
         self.tally(wants, (!first).then_some(before.unmanaged));
         wants
     }
 
     fn want(&mut self, name: &Name, endpoint: &Endpoint, before: Option<&Arc<EndpointIntent>>) {
         let source = Source::new(name, endpoint, self.document);
-        let resolved = self.resolved.get(&source).map(|resolved| resolved.wants);
-        let steady = || Some(self.steady(&source)?.map(Want::Class));
-        let wants = resolved.or_else(steady).unwrap_or_else(|| {
-            let policies = self.compiler.lists.both(self.document, name.as_str(), endpoint);
-            self.resolve(&source, &policies)
-        });
+        let combo: Combo = endpoint.profiles.as_slice().into();
+        let bases = self.want_profiles(&combo);
+        let wants = match &source {
+            Source::Endpoint(_) => {
+                let policies = self.compiler.lists.both(self.document, name.as_str(), endpoint);
+                self.resolve(&source, &policies, bases.map(Some))
+            }
+            _ => bases,
+        };
         self.tally(wants, before.map(|e| e.classes));
         let was = before.map_or(&[][..], |e| e.transitions.as_slice());
         for (number, (_, grants)) in (0..).zip(falls_of(self.document, name)) {
             let lists = &self.compiler.lists;
             let policies = lists.both_under(self.document, name.as_str(), endpoint, &grants);
-            let wants = self.resolve(&Source::ScheduledTransition(name.clone(), number), &policies);
+            let source = Source::ScheduledTransition(name.clone(), number);
+            let wants = self.resolve(&source, &policies, bases.map(Some));
             self.tally(wants, was.get(number as usize).map(|f| f.classes));
         }
     }
 
+    /// What endpoints without rules of their own want that bind these profiles.
+    fn want_profiles(&mut self, combo: &Combo) -> PerDirection<Want> {
+        let source = Source::Profiles(Arc::clone(combo));
+        let resolved = self.resolved.get(&source).map(|resolved| resolved.wants);
+        let steady = || Some(self.steady(combo)?.map(Want::Class));
+        resolved.or_else(steady).unwrap_or_else(|| {
+            let endpoint = Endpoint {
+                profiles: combo.to_vec(),
+                ..Endpoint::default()
+            };
+            let policies = self.compiler.lists.both(self.document, "", &endpoint);
+            self.resolve(&source, &policies, PerDirection::default())
+        })
+    }
+
     /// The classes of profiles that did not change.
-    fn steady(&self, source: &Source) -> Option<PerDirection<ClassId>> {
-        let Source::Profiles(combo) = source else {
-            return None;
-        };
+    fn steady(&self, combo: &Combo) -> Option<PerDirection<ClassId>> {
         let same = !self.everybody && combo.iter().all(|name| !self.profiles.contains(name));
         let bound = self.compiler.combos.get(combo).filter(|_| same)?;
         Some(bound.classes)
     }
 
-    fn resolve(&mut self, source: &Source, policies: &PerDirection<Policy>) -> PerDirection<Want> {
-        let interned = policies.as_ref().map(|policy| self.intern(source, policy));
+    fn resolve(
+        &mut self,
+        source: &Source,
+        policies: &PerDirection<Policy>,
+        bases: PerDirection<Option<Want>>,
+    ) -> PerDirection<Want> {
+        let interned = policies
+            .as_ref()
+            .zip(bases)
+            .map(|(policy, base)| self.intern(source, policy, base));
         let wants = interned.as_ref().map(|(want, _)| *want);
         let policies = interned.map(|(_, policy)| policy);
         self.resolved.insert(source.clone(), Resolved { wants, policies });
         wants
     }
 
-    fn intern(&mut self, source: &Source, policy: &Policy) -> (Want, Option<Policy>) {
+    fn intern(&mut self, source: &Source, policy: &Policy, base: Option<Want>) -> (Want, Option<Policy>) {
         if !policy.may_deny() {
             return (Want::Class(ClassId::OPEN), None);
         }
         let policy = canonical(policy);
-        let fingerprint = Fingerprint::of_canonical(&policy);
+        let own = Fingerprint::of_canonical(&policy);
+        let below = base.and_then(|base| self.fingerprint_of(base));
+        if let Some(base) = base.filter(|_| below == Some(own)) {
+            // Its own rules and unlocks change nothing.
+            return (base, Some(policy));
+        }
+        let base = base.filter(|_| below.is_some());
+        if let Some(Want::Class(id)) = base {
+            self.asked.insert(id);
+        }
+        let fingerprint = below.map_or(own, |below| own.over(below));
         let limit = self.compiler.ids.limit();
         if let Some(id) = self.compiler.known.get(&fingerprint).filter(|id| id.0 <= limit) {
+            self.known.insert(*id, fingerprint);
             return (Want::Class(*id), Some(policy));
         }
         let next = self.new.len();
@@ -243,11 +287,21 @@ impl<'a> Round<'a> {
             self.new.push(NewClass {
                 fingerprint,
                 policy,
+                base,
                 named: source.clone(),
                 movers: Movers::None,
             });
         }
         (Want::New(index), None)
+    }
+
+    /// The fingerprint of a class that may be a base; the open class is none.
+    fn fingerprint_of(&self, want: Want) -> Option<Fingerprint> {
+        match want {
+            Want::Class(ClassId::OPEN) => None,
+            Want::Class(id) => self.known.get(&id).copied(),
+            Want::New(index) => self.new.get(index).map(|new| new.fingerprint),
+        }
     }
 
     fn tally(&mut self, wants: PerDirection<Want>, before: Option<PerDirection<ClassId>>) {
@@ -269,7 +323,7 @@ impl<'a> Round<'a> {
     fn make(&mut self, intent: &Intent) -> Result<Vec<ClassId>, OutOfClasses> {
         let mut made = Vec::with_capacity(self.new.len());
         for new in &self.new {
-            let id = match self.succeeded(new, intent) {
+            let id = match self.succeeded(new, &made, intent) {
                 Some(class) => {
                     self.compiler.known.remove(&class.fingerprint);
                     class.id
@@ -289,7 +343,7 @@ impl<'a> Round<'a> {
     }
 
     /// The class that is edited in place to become a new one.
-    fn succeeded<'i>(&self, new: &NewClass, intent: &'i Intent) -> Option<&'i Class> {
+    fn succeeded<'i>(&self, new: &NewClass, made: &[ClassId], intent: &'i Intent) -> Option<&'i Class> {
         let Movers::From(id, movers) = new.movers else {
             return None;
         };
@@ -302,12 +356,40 @@ impl<'a> Round<'a> {
             id,
             policy: new.policy.clone(),
             fingerprint: new.fingerprint,
+            base: new.base.and_then(|base| self.base(base, made, intent)),
+        };
+        // Where rows of overlays stand on those of a class, both change together: not in place.
+        let stands = |above: &&Arc<Class>| above.base.as_ref().is_some_and(|base| base.id == id);
+        let free = || {
+            intent
+                .classes
+                .values()
+                .filter(stands)
+                .all(|above| (self.edits)(above, above))
         };
         // What is cheap to find out comes first: targets compile both classes to tell.
         let fits = id.0 <= self.compiler.ids.limit()
             && same_prefixes(&class.policy, &new.policy)
+            && free()
             && (self.edits)(class, &next());
         fits.then_some(class)
+    }
+}
+
+impl Round<'_> {
+    /// A class that others stand on, as it will be; made before them.
+    fn base(&self, want: Want, made: &[ClassId], intent: &Intent) -> Option<Arc<Class>> {
+        let index = match want {
+            Want::Class(id) => return intent.classes.get(&id).cloned(),
+            Want::New(index) => index,
+        };
+        let (new, id) = (self.new.get(index)?, made.get(index)?);
+        Some(Arc::new(Class {
+            id: *id,
+            policy: new.policy.clone(),
+            fingerprint: new.fingerprint,
+            base: None,
+        }))
     }
 }
 

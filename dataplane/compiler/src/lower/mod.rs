@@ -26,6 +26,7 @@ mod cells;
 mod codes;
 mod encode;
 pub mod ortc;
+mod overlay;
 mod plane;
 mod planes;
 mod regions;
@@ -41,6 +42,8 @@ const CATCH_ALL: u32 = 1;
 const ANNOUNCEMENTS: u32 = 2;
 /// Lowest priority of what is above it.
 const BASE: u32 = 10;
+/// An overlay of at most this many rows is not compared with the policy written as a whole.
+const FEW: usize = 24;
 
 /// What a hit on a row tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -69,10 +72,10 @@ pub fn port_lift(model: &StageModel) -> u32 {
 /// Priorities of a class's rows are below this.
 fn ceiling(model: &StageModel, direction: Direction) -> u32 {
     let table = model.table(Role::Policy, direction);
-    if table.is_some_and(|t| t.key(Field::Class).is_none()) {
-        port_lift(model)
-    } else {
-        fixed_priority(model)
+    match table {
+        Some(t) if t.key(Field::Class).is_none() => port_lift(model),
+        Some(t) if t.key(Field::Overlay).is_some() => overlay::floor(model),
+        _ => fixed_priority(model),
     }
 }
 
@@ -341,6 +344,28 @@ impl<'a> Encoder<'a> {
         program.merged |= !program.words.is_empty();
         program.codes = self.codes.filter(|_| coded).map(|c| Arc::clone(c.codes()));
         Ok(program)
+    }
+
+    /// The rows that make a base the policy, where they are fewer than the policy's own; `None` where the model has no
+    /// overlays or the policy is written as a whole.
+    pub fn overlay(&self, policy: &Policy, base: &Policy, cache: &mut Cache) -> Option<ClassRows> {
+        let table = self.model.table(Role::Policy, policy.direction)?;
+        let capabilities = self.capabilities.get(&policy.direction)?;
+        table.key(Field::Overlay)?;
+        if !policy.may_deny() || !base.may_deny() || capabilities.lacks(policy, self.model).is_some() {
+            return None;
+        }
+        let rows = overlay::lower(policy, base, self.model, capabilities, cache).ok()?;
+        let mut whole = || self.lower(policy, Attribution::Rule, cache);
+        if rows.len() > FEW && whole().is_ok_and(|whole| whole.rows() <= rows.len()) {
+            return None;
+        }
+        Some(ClassRows {
+            policy: rows,
+            naive: cells::naive(policy),
+            overlay: true,
+            ..ClassRows::default()
+        })
     }
 
     /// The cheapest rows of one IP version.

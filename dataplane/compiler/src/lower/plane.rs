@@ -252,6 +252,12 @@ impl Plane {
         colours.any(|(_, colour)| self.action(*colour).passes())
     }
 
+    /// The verdict on packets that show zero ports, or none.
+    pub(crate) fn at_zero_by(&self) -> (Verdict, Decider) {
+        let colour = self.at_point();
+        (self.action(colour), colour)
+    }
+
     /// The colour of the one point, where the protocol has no ports.
     fn at_point(&self) -> Decider {
         let line = self.grid.first().map(|(_, line)| line);

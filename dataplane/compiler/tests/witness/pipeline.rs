@@ -7,7 +7,7 @@ use portcullis_compiler::compilation::{Compilation, Placed};
 use portcullis_compiler::model::{Field, Role, StageModel};
 use portcullis_compiler::row::{FieldMatch, RowAction};
 use portcullis_compiler::{ClassId, Intent};
-use portcullis_policy::{Direction, Policy, Protocol, Verdict};
+use portcullis_policy::{Direction, Packet, Policy, Protocol, Verdict};
 
 use super::ShownFields;
 
@@ -15,6 +15,8 @@ use super::ShownFields;
 pub struct Pipeline {
     model: StageModel,
     tables: BTreeMap<String, Vec<Placed>>,
+    /// The class below each overlay.
+    below: BTreeMap<ClassId, ClassId>,
 }
 
 /// A verdict and the rule that a hit names.
@@ -29,9 +31,13 @@ impl Pipeline {
         for placed in compilation.rows() {
             tables.entry(placed.row.table.clone()).or_default().push(placed);
         }
+        let overlays = compilation.classes.values().filter(|c| c.program.overlay);
         Pipeline {
             model: compilation.model.clone(),
             tables,
+            below: overlays
+                .map(|c| (c.class.id, c.class.base.as_ref().unwrap().id))
+                .collect(),
         }
     }
 
@@ -45,7 +51,12 @@ impl Pipeline {
         shown: &ShownFields,
     ) -> Option<Told> {
         let mut fields = fields(shown);
+        let (class, overlay) = match self.below.get(&class) {
+            Some(base) => (*base, class),
+            None => (class, ClassId::OPEN),
+        };
         fields.insert(Field::Class, class.0.into());
+        fields.insert(Field::Overlay, overlay.0.into());
         for field in [Field::RemoteId, Field::SrcCode, Field::DstCode] {
             fields.insert(field, 0);
         }
@@ -153,6 +164,33 @@ pub struct Case {
     pub port: String,
     /// Nothing is denied to it, so that no row need match.
     pub open: bool,
+}
+
+impl Case {
+    /// Whether a hit on a packet may name this rule: the one that decides. A row of an overlay, or of the class below, may
+    /// name another one that says the same of the packet.
+    pub fn may_name(&self, compilation: &Compilation, packet: &Packet, rule: &str) -> bool {
+        let (action, by) = self.policy.judge(packet, compilation.model.view);
+        if self.policy.origin(by) == rule {
+            return true;
+        }
+        let compiled = compilation.classes.get(&self.class).filter(|c| c.program.overlay);
+        let base = compiled.and_then(|c| c.class.base.as_ref());
+        base.is_some_and(|base| {
+            let agrees = |policy: &Policy| {
+                let (said, by) = policy.judge(packet, compilation.model.view);
+                policy.origin(by) == rule && said == action
+            };
+            let entries = [&self.policy, &base.policy].into_iter().flat_map(|p| &p.entries);
+            let alone = entries.map(|entry| Policy {
+                entries: vec![entry.clone()],
+                // What does not match has the other verdict.
+                default: Verdict::from_passes(action.denies()),
+                ..self.policy.clone()
+            });
+            agrees(&base.policy) || alone.into_iter().any(|policy| agrees(&policy))
+        })
+    }
 }
 
 /// Every port whose policy a compilation has rows for, in both directions, and one without an endpoint.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_compiler::compilation::{Compilation, Placed};
+use portcullis_compiler::compilation::{Compilation, Compiled, Placed};
 use portcullis_compiler::model::{Field, Role, Weight};
 use portcullis_compiler::row::{FieldMatch, range_lines};
 use portcullis_compiler::{Attribution, EndpointIntent, Intent, RowCache, StageModel};
@@ -123,17 +123,21 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
                     "{} {}: {packet:?} {rule:?}",
                     compilation.model.name, case.port
                 );
-                let merged = compilation
+                let merged = |id| {
+                    let compiled = compilation.classes.get(&id);
+                    compiled.is_some_and(|c: &Compiled| c.program.merged)
+                };
+                let below = compilation
                     .classes
                     .get(&case.class)
-                    .is_some_and(|c| c.program.merged);
+                    .and_then(|c| c.class.base.as_ref());
+                let merged = merged(case.class) || below.is_some_and(|base| merged(base.id));
                 if let (Decider::Entry(_) | Decider::Default, Some(rule), false, false) =
                     (by, rule, merged, case.open)
                 {
-                    assert_eq!(
-                        rule,
-                        case.policy.origin(by),
-                        "{} {}: {packet:?}",
+                    assert!(
+                        case.may_name(compilation, &packet, &rule),
+                        "{} {}: {packet:?} by {by:?}, {rule}",
                         compilation.model.name,
                         case.port
                     );

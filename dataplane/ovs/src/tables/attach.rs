@@ -1,13 +1,13 @@
 //! `attach`: port and VLAN tag → what the sender is, its class, and the VLAN the frame belongs to.
 
 use portcullis_backend::delta::Layer;
-use portcullis_compiler::ClassId;
 use portcullis_openflow::{Action, Bits, Field, Match, port};
 use portcullis_policy::{Direction, EndpointRole};
 
 use super::{Contract, Effect, Exit, Forwarding, Miss, Pipeline, Priority, Table, learn};
 use crate::expiry::RANKS;
 use crate::flow::{Flow, Writer, then};
+use crate::overlays::Overlays;
 use crate::ports::{ManagedPort, Role, SwitchPort, Vlans};
 use crate::regs;
 
@@ -25,6 +25,7 @@ pub const TABLE: Contract = Contract {
         Effect::Drop,
         Effect::Set(regs::SENDER),
         Effect::Set(regs::CLASS),
+        Effect::Set(regs::OVERLAY),
         Effect::Set(regs::VLAN),
         Effect::PopVlan,
         Effect::Resubmit(Table::Learn),
@@ -138,6 +139,7 @@ fn sender(vlans: &Vlans, policed: &ManagedPort) -> u128 {
 /// The rows of one known port.
 pub fn rows(
     switch_port: &SwitchPort,
+    overlays: &Overlays,
     forwarding: Forwarding,
     pipeline: &Pipeline,
     writer: &Writer,
@@ -160,9 +162,7 @@ pub fn rows(
                 let sender = sender(&switch_port.vlans, policed);
                 for timed_row in policed.expiry_chain(Direction::Egress) {
                     let mut actions = vec![Action::set(regs::SENDER, sender)];
-                    if timed_row.class != ClassId::OPEN {
-                        actions.push(Action::set(regs::CLASS, u128::from(timed_row.class.0)));
-                    }
+                    actions.extend(overlays.lead(timed_row.class, true));
                     actions.extend(note.clone());
                     let then = then(actions, pipeline.number(Table::Guard));
                     let row = writer.flow(Table::Attach, KNOWN.above(timed_row.rank), matching.clone(), then);

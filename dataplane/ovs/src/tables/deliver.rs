@@ -8,6 +8,7 @@ use super::attach::TAGGED;
 use super::{Contract, Effect, Exit, Miss, Pipeline, Priority, Table, flood};
 use crate::expiry::{RANKS, TimedRow};
 use crate::flow::{Flow, Writer, then};
+use crate::overlays::Overlays;
 use crate::regs;
 
 /// Contract of `deliver`, which leads frames to the policy of their receiver.
@@ -20,6 +21,7 @@ pub const TABLE: Contract = Contract {
     effects: &[
         Effect::Drop,
         Effect::Set(regs::CLASS),
+        Effect::Set(regs::OVERLAY),
         Effect::Set(regs::REMOTE),
         Effect::Goto(Table::IngressRemote),
         Effect::Goto(Table::Output),
@@ -108,12 +110,16 @@ fn foreign(number: u8) -> Vec<Instruction> {
 }
 
 /// One row of a policed port's stack.
-pub fn row(port: u32, timed_row: TimedRow, pipeline: &Pipeline, writer: &Writer) -> Flow {
+pub fn row(
+    port: u32,
+    timed_row: TimedRow,
+    overlays: &Overlays,
+    pipeline: &Pipeline,
+    writer: &Writer,
+) -> Flow {
     let matching = Match::new().exact(regs::OUT, regs::out(port));
-    let actions = vec![
-        Action::set(regs::CLASS, u128::from(timed_row.class.0)),
-        Action::set(regs::REMOTE, 0u128),
-    ];
+    let mut actions = overlays.lead(timed_row.class, false);
+    actions.push(Action::set(regs::REMOTE, 0u128));
     let row = writer.flow(
         Table::Deliver,
         KNOWN.above(timed_row.rank),

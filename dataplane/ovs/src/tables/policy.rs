@@ -1,9 +1,8 @@
 //! `egress_policy`, `ingress_policy`: the compiled rows of a class, and those that hold for every class.
 
 use portcullis_backend::delta::Layer;
-use portcullis_compiler::{
-    ClassId, CompileError, FrameMatch, PolicyRow, PortMatch, RemoteMatch, Unsupported,
-};
+use portcullis_compiler::row::Owner;
+use portcullis_compiler::{CompileError, FrameMatch, PolicyRow, PortMatch, RemoteMatch, Unsupported};
 use portcullis_openflow::{Field, Match};
 use portcullis_policy::{Direction, Family, Protocol, Verdict};
 
@@ -18,12 +17,13 @@ pub const EGRESS: Contract = Contract {
     layer: Layer::Policy,
     keys: &[
         regs::CLASS,
+        regs::OVERLAY,
         regs::REMOTE,
         Field::EthType,
         Field::Ipv4Src,
         Field::Ipv4Dst,
-        // The sender's own; prefixes of the other side are remote ids here (`later_ipv6_protocol` of the stage model).
         Field::Ipv6Src,
+        Field::Ipv6Dst,
         Field::IpProto,
         Field::IpFrag,
         Field::TcpFlags,
@@ -38,7 +38,7 @@ pub const EGRESS: Contract = Contract {
         Field::Icmpv6Type,
         Field::Icmpv6Code,
     ],
-    priorities: &[FIXED, RULES],
+    priorities: &[FIXED, OVERLAYS, RULES],
     effects: &[Effect::Drop, Effect::Goto(remote::after(Direction::Egress))],
     miss: Miss::Drop,
     is_counted: true,
@@ -50,10 +50,12 @@ pub const INGRESS: Contract = Contract {
     does: "the receiver's policy",
     keys: &[
         regs::CLASS,
+        regs::OVERLAY,
         regs::REMOTE,
         Field::EthType,
         Field::Ipv4Src,
         Field::Ipv4Dst,
+        Field::Ipv6Src,
         Field::Ipv6Dst,
         Field::IpProto,
         Field::IpFrag,
@@ -79,10 +81,18 @@ const FIXED: Priority = Priority::new(
     FIXED_NUMBER,
     "rows of every class that denies anything: ARP passes; what may hide IP or its ports is dropped",
 );
+/// One sixteenth of the priorities below the fixed rows, as the compiler has it.
+const OVERLAYS_LOWEST: u16 = FIXED_NUMBER - FIXED_NUMBER / 16;
+const OVERLAYS: Priority = Priority::range(
+    "overlays",
+    OVERLAYS_LOWEST,
+    FIXED_NUMBER - 1,
+    "what an endpoint has beside its class: its own rules and unlocks, where they change a verdict",
+);
 const RULES: Priority = Priority::range(
     "rules",
     1,
-    FIXED_NUMBER - 1,
+    OVERLAYS_LOWEST - 1,
     "rows of one class, ordered by the compiler; the lowest one has the direction's default",
 );
 
@@ -109,9 +119,9 @@ impl From<Unmatchable> for CompileError {
     }
 }
 
-/// The flow of a compiled row; `None` for the class stands for every class that may deny something.
+/// The flow of a compiled row.
 pub fn row(
-    class: Option<ClassId>,
+    owner: Owner,
     direction: Direction,
     row: &PolicyRow,
     pipeline: &Pipeline,
@@ -119,8 +129,12 @@ pub fn row(
 ) -> Result<Flow, Unmatchable> {
     let table = Table::policy(direction);
     let lacks = |what: String| Unmatchable { table, what };
-    let matching = matching(class, direction, row).map_err(lacks)?;
-    let range = if class.is_some() { RULES } else { FIXED };
+    let matching = matching(owner, direction, row).map_err(lacks)?;
+    let range = match owner {
+        Owner::Every => FIXED,
+        Owner::Class(_) => RULES,
+        Owner::Overlay(_) => OVERLAYS,
+    };
     let priority = range
         .level(row.priority)
         .ok_or_else(|| lacks(format!("priority {} is not among `{}`", row.priority, range.name)))?;
@@ -134,12 +148,13 @@ pub fn row(
 }
 
 /// The match of a compiled row, or what it asks for that OpenFlow cannot match.
-fn matching(class: Option<ClassId>, direction: Direction, row: &PolicyRow) -> Result<Match, String> {
+fn matching(owner: Owner, direction: Direction, row: &PolicyRow) -> Result<Match, String> {
     let key = &row.key;
-    let mut m = Match::new();
-    if let Some(class) = class {
-        m = m.exact(regs::CLASS, u128::from(class.0));
-    }
+    let mut m = match owner {
+        Owner::Every => Match::new(),
+        Owner::Class(class) => Match::new().exact(regs::CLASS, u128::from(class.0)),
+        Owner::Overlay(class) => Match::new().exact(regs::OVERLAY, u128::from(class.0)),
+    };
     m = match key.frame {
         FrameMatch::Any => m,
         FrameMatch::Arp => m.exact(Field::EthType, 0x0806u128),
@@ -229,7 +244,7 @@ mod tests {
         compiled.action = Verdict::Deny;
         change(&mut compiled);
         row(
-            None,
+            Owner::Every,
             Direction::Egress,
             &compiled,
             &PIPELINE,

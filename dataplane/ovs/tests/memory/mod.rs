@@ -124,8 +124,8 @@ impl Switch {
         all.filter(|t| *t > 0).collect()
     }
 
-    /// The class that the endpoint's untagged frames get: by the highest row.
-    fn class(&self) -> Option<ClassId> {
+    /// The class and the overlay that the endpoint's untagged frames get: by the highest row.
+    fn class(&self) -> Option<[ClassId; 2]> {
         let untagged = |m: &Match| {
             m.get(portcullis_openflow::Field::VlanVid)
                 .is_some_and(|o| o.value == 0)
@@ -136,39 +136,50 @@ impl Switch {
             .iter()
             .filter(|((table, _, m), _)| *table == 0 && untagged(m));
         let (_, (row, _)) = rows.max_by_key(|((_, priority, _), _)| *priority)?;
-        let sets = |i: &Instruction| match i {
+        let sets = |i: &Instruction, register| match i {
             Instruction::ApplyActions(actions) => actions.iter().find_map(|a| match a {
-                Action::SetField(oxm) if oxm.field == regs::CLASS => Some(ClassId(oxm.value as u32)),
+                Action::SetField(oxm) if oxm.field == register => Some(ClassId(oxm.value as u32)),
                 _ => None,
             }),
             _ => None,
         };
-        Some(row.instructions.iter().find_map(sets).unwrap_or(ClassId::OPEN))
+        Some([regs::CLASS, regs::OVERLAY].map(|register| {
+            let mut all = row.instructions.iter();
+            all.find_map(|i| sets(i, register)).unwrap_or(ClassId::OPEN)
+        }))
     }
 
-    /// Why TCP to a port of others is open to the endpoint: no row of its class drops it. One reason, or none.
+    /// Why TCP to a port of others is open to the endpoint: no row of its class drops it, or one of its overlay lets it
+    /// pass. One reason, or none.
     ///
     /// The classes here deny single ports, each by a row that is exactly about it.
     pub fn opens(&self, port: u16) -> Vec<String> {
-        let Some(class) = self.class() else {
+        let Some([class, overlay]) = self.class() else {
             return Vec::new();
         };
-        let denies = self.rows.iter().any(|((table, _, m), (row, _))| {
-            *table == Table::EgressPolicy as u8
-                && m.get(regs::CLASS).is_some_and(|o| o.value == u128::from(class.0))
-                && m.get(portcullis_openflow::Field::TcpDst)
-                    .is_some_and(|o| o.value == u128::from(port))
-                && row.instructions.is_empty()
+        let has = |m: &Match, field, value: u32| m.get(field).is_some_and(|o| o.value == u128::from(value));
+        let policy = || {
+            self.rows
+                .iter()
+                .filter(|((table, ..), _)| *table == Table::EgressPolicy as u8)
+        };
+        let about = policy().filter(|((_, _, m), _)| {
+            let ours = has(m, regs::CLASS, class.0) || has(m, regs::OVERLAY, overlay.0);
+            ours && has(m, portcullis_openflow::Field::TcpDst, port.into())
         });
-        let whole = self.rows.keys().any(|(table, _, m)| {
-            *table == Table::EgressPolicy as u8
-                && m.get(regs::CLASS).is_some_and(|o| o.value == u128::from(class.0))
-        });
-        assert!(
-            whole || class == ClassId::OPEN,
-            "a row leads to class {class}, which has no rows"
-        );
-        (!denies).then(|| format!("class {class}")).into_iter().collect()
+        let decides = about.max_by_key(|((_, priority, _), _)| *priority);
+        let denies = decides.is_some_and(|(_, (row, _))| row.instructions.is_empty());
+        for (register, id) in [(regs::CLASS, class), (regs::OVERLAY, overlay)] {
+            assert!(
+                id == ClassId::OPEN || policy().any(|((_, _, m), _)| has(m, register, id.0)),
+                "a row leads to {register} {id}, which has no rows"
+            );
+        }
+        let why = match overlay {
+            ClassId::OPEN => format!("class {class}"),
+            overlay => format!("class {overlay}"),
+        };
+        (!denies).then_some(why).into_iter().collect()
     }
 
     fn write(&mut self, row: FlowMod) {

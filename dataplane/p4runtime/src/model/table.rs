@@ -99,23 +99,6 @@ pub(super) fn described(field: &MatchField) -> String {
     format!("{}: {kind} {}", shown(&field.name), field.bitwidth)
 }
 
-/// The width of a field where the packet fixes it.
-pub(super) fn fixed_width(field: Field) -> Option<u16> {
-    Some(match field {
-        Field::Unreadable | Field::Later => 1,
-        Field::Protocol | Field::IcmpType | Field::IcmpCode => 8,
-        Field::PortBlock => 10,
-        Field::Vlan | Field::TcpFlags => 12,
-        Field::EtherType | Field::SrcPort | Field::DstPort => 16,
-        Field::RemoteIpv4 | Field::LocalIpv4 => 32,
-        Field::Mac => 48,
-        Field::RemoteIpv6 | Field::LocalIpv6 => 128,
-        Field::Port | Field::Class | Field::RemoteId | Field::SrcCode | Field::DstCode | Field::WordSet => {
-            return None;
-        }
-    })
-}
-
 /// The key that a match field is, read as `field`; or why it cannot be.
 fn key(field: Field, given: &MatchField) -> Result<KeyModel, String> {
     let kind = kind(given).ok_or("its kind of match is the architecture's own")?;
@@ -130,7 +113,7 @@ fn key(field: Field, given: &MatchField) -> Result<KeyModel, String> {
             .filter(|w| (1..=128).contains(w))
             .ok_or_else(|| format!("it has {} bits", given.bitwidth))?
     };
-    match fixed_width(field) {
+    match field.width() {
         Some(fixed) if fixed != width => Err(format!("it has {width} bits, not {fixed}")),
         _ => Ok(KeyModel { field, kind, width }),
     }
@@ -504,7 +487,7 @@ mod tests {
             WordSet, PortBlock,
         ];
         for field in all {
-            match fixed_width(field) {
+            match field.width() {
                 Some(width) => {
                     assert!(!refused(field, width), "{field} in {width} bits");
                     assert!(

@@ -6,7 +6,7 @@ use portcullis_policy::{Endpoint, Name, PerDirection};
 
 use super::{OPEN, Round, class_of};
 use crate::class::affected::{Affected, Difference};
-use crate::class::compiler::{Bound, Source, falls_of};
+use crate::class::compiler::{Bound, Combo, Source, falls_of};
 use crate::class::{ClassId, EndpointIntent, Intent, ScheduledTransition};
 
 impl Round<'_> {
@@ -18,6 +18,9 @@ impl Round<'_> {
                 let classes = resolved.wants.map(|want| class_of(want, made));
                 let before = self.compiler.combos.get(combo).copied().unwrap_or_default();
                 self.rebind(source, before.classes, classes);
+                if before.bases > 0 {
+                    self.count_bases(before.classes, classes);
+                }
                 self.compiler
                     .combos
                     .insert(Arc::clone(combo), Bound { classes, ..before });
@@ -128,9 +131,21 @@ impl Round<'_> {
             let binders = self.compiler.binders.entry(profile.clone()).or_default();
             binders.insert(one.name.clone());
         }
-        if old == new {
-            return;
+        if old != new {
+            self.bind_whole(old, new);
         }
+        let stands_on = |endpoint: Option<&Arc<Endpoint>>, source: Option<&Source>| -> Option<Combo> {
+            let own = matches!(source, Some(Source::Endpoint(_)));
+            endpoint.filter(|_| own).map(|e| e.profiles.as_slice().into())
+        };
+        let (left, taken) = (stands_on(one.old, old), stands_on(one.new, new));
+        if left != taken {
+            self.rebase(left, taken);
+        }
+    }
+
+    /// Which combination an endpoint without rules of its own has.
+    fn bind_whole(&mut self, old: Option<&Source>, new: Option<&Source>) {
         if let Some(Source::Profiles(combo)) = old
             && let Some(bound) = self.compiler.combos.get_mut(combo)
         {
@@ -142,16 +157,50 @@ impl Round<'_> {
         }
     }
 
+    /// Which combination the rules and unlocks of an endpoint stand on.
+    fn rebase(&mut self, left: Option<Combo>, taken: Option<Combo>) {
+        if let Some(bound) = left.and_then(|combo| self.compiler.combos.get_mut(&combo)) {
+            bound.bases = bound.bases.saturating_sub(1);
+            let (last, classes) = (bound.bases == 0, bound.classes);
+            if last {
+                self.count_bases(classes, OPEN);
+            }
+        }
+        if let Some(combo) = taken {
+            let bound = self.compiler.combos.entry(combo).or_default();
+            bound.bases += 1;
+            let (first, classes) = (bound.bases == 1, bound.classes);
+            if first {
+                self.count_bases(OPEN, classes);
+            }
+        }
+    }
+
+    /// Counts a combination that others stand on out of some classes and into others.
+    fn count_bases(&mut self, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
+        for (was, is) in was.zip(is).into_iter().filter(|(was, is)| was != is) {
+            if let Some(class) = self.compiler.uses.get_mut(&was) {
+                class.bases = class.bases.saturating_sub(1);
+                self.touched.insert(was);
+            }
+            if is != ClassId::OPEN {
+                self.compiler.uses.entry(is).or_default().bases += 1;
+                self.touched.insert(is);
+            }
+        }
+    }
+
     /// Forgets combinations that nobody has any more.
     pub(super) fn drop_combos(&mut self, difference: &Difference<'_>) {
         let changed = difference.endpoints.iter().filter(|one| one.rules);
-        for source in changed.filter_map(|one| Some(Source::new(one.name, one.old?, self.was))) {
-            if let Source::Profiles(combo) = &source
-                && let Some(bound) = self.compiler.combos.get(combo).copied()
+        for endpoint in changed.filter_map(|one| one.old) {
+            let combo: Combo = endpoint.profiles.as_slice().into();
+            if let Some(bound) = self.compiler.combos.get(&combo).copied()
                 && bound.endpoints == 0
+                && bound.bases == 0
             {
-                self.compiler.combos.remove(combo);
-                self.forget(&source, bound.classes);
+                self.compiler.combos.remove(&combo);
+                self.forget(&Source::Profiles(combo), bound.classes);
             }
         }
     }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use portcullis_policy::{Endpoint, PerDirection, Policy, canonical};
+use portcullis_policy::{Direction, Endpoint, PerDirection, Policy, canonical};
 
-use super::{NewClass, Round, Want};
-use crate::class::compiler::{Source, falls_of};
+use super::{NewClass, Round, Want, class_of};
+use crate::class::compiler::{Source, Use, falls_of};
 use crate::class::{Class, ClassId, Fingerprint, Intent};
 
 impl Round<'_> {
@@ -14,26 +14,43 @@ impl Round<'_> {
     pub(super) fn settle(&mut self, made: &[ClassId], next: &mut Intent) {
         let new = made.iter().copied().zip(std::mem::take(&mut self.new));
         let mut new: HashMap<ClassId, NewClass> = new.collect();
-        for id in std::mem::take(&mut self.touched) {
-            let used = self.compiler.uses.get(&id).is_some_and(|u| u.endpoints > 0);
-            let changed = match (used, new.remove(&id)) {
-                (false, _) => self.release(id, next),
-                (true, Some(new)) => {
-                    let (policy, fingerprint) = (new.policy, new.fingerprint);
+        let touched = std::mem::take(&mut self.touched);
+        let uses = &self.compiler.uses;
+        let (needed, gone): (Vec<ClassId>, Vec<ClassId>) = touched
+            .into_iter()
+            .partition(|id| uses.get(id).is_some_and(Use::is_needed));
+        // Bases before what stands on them.
+        let stands = |id: &ClassId| {
+            uses.get(id)
+                .and_then(|u| u.members.get_min()?.endpoint())
+                .is_some()
+        };
+        let (above, below): (Vec<ClassId>, Vec<ClassId>) = needed.into_iter().partition(stands);
+        for id in below.into_iter().chain(above) {
+            let changed = match new.remove(&id) {
+                Some(new) => {
+                    let base = new.base.map(|want| class_of(want, made));
                     let class = Class {
                         id,
-                        policy,
-                        fingerprint,
+                        policy: new.policy,
+                        fingerprint: new.fingerprint,
+                        base: base.and_then(|id| next.classes.get(&id).cloned()),
                     };
                     next.classes.insert(id, Arc::new(class));
                     true
                 }
-                (true, None) => self.rename(id, next),
+                None => self.rename(id, next),
             };
             if changed {
                 next.changed.classes.push(id);
             }
         }
+        for id in gone {
+            if self.release(id, next) {
+                next.changed.classes.push(id);
+            }
+        }
+        next.changed.classes.sort_unstable();
         if !self.compiler.restored.is_empty() {
             self.forget_restored(next);
         }
@@ -81,26 +98,21 @@ impl Round<'_> {
                 None => return false,
             },
         };
-        let Some((policy, fingerprint)) = self.policy_of(&source, id) else {
+        let Some(named) = self.class_of(&source, id, next) else {
             return false;
         };
         if let Some(used) = self.compiler.uses.get_mut(&id) {
             used.named = Some(source);
         }
-        if class.is_some_and(|c| c.policy == policy) {
+        if class.is_some_and(|c| c.policy == named.policy) {
             return false;
         }
-        let class = Class {
-            id,
-            policy,
-            fingerprint,
-        };
-        next.classes.insert(id, Arc::new(class));
+        next.classes.insert(id, Arc::new(named));
         true
     }
 
-    /// The policy by which a source is in a class, under the source's own names.
-    fn policy_of(&mut self, source: &Source, id: ClassId) -> Option<(Policy, Fingerprint)> {
+    /// A class that a source is in, under the source's own names.
+    fn class_of(&mut self, source: &Source, id: ClassId, next: &Intent) -> Option<Class> {
         let resolved = self.resolved.get_mut(source).and_then(|resolved| {
             let (direction, _) = resolved.wants.each().find(|(_, want)| *want == Want::Class(id))?;
             resolved.policies[direction].take()
@@ -110,9 +122,24 @@ impl Round<'_> {
             None => self.effective(source)?.iter().map(canonical).collect(),
         };
         candidates.into_iter().find_map(|policy| {
-            let fingerprint = Fingerprint::of_canonical(&policy);
-            (self.compiler.known.get(&fingerprint) == Some(&id)).then_some((policy, fingerprint))
+            let own = Fingerprint::of_canonical(&policy);
+            let base = self.base_of(source, policy.direction, next);
+            let base = base.filter(|base| base.fingerprint != own);
+            let fingerprint = base.as_ref().map_or(own, |base| own.over(base.fingerprint));
+            (self.compiler.known.get(&fingerprint) == Some(&id)).then_some(Class {
+                id,
+                policy,
+                fingerprint,
+                base,
+            })
         })
+    }
+
+    /// The class that the rules and unlocks of a source stand on.
+    fn base_of(&self, source: &Source, direction: Direction, next: &Intent) -> Option<Arc<Class>> {
+        let endpoint = self.document.endpoints.get(source.endpoint()?)?;
+        let bound = self.compiler.combos.get(endpoint.profiles.as_slice())?;
+        next.classes.get(&bound.classes[direction]).cloned()
     }
 
     fn effective(&self, source: &Source) -> Option<PerDirection<Policy>> {

@@ -188,6 +188,29 @@ fn bound_to(before: &Intent, after: &Intent, class: &Class) -> Option<ClassId> {
         .then_some(*from)
 }
 
+/// What an endpoint would be without rules and unlocks of its own.
+fn below(document: &Document, name: &Name, direction: Direction) -> Policy {
+    let plain = Endpoint {
+        profiles: document.endpoints[name].profiles.clone(),
+        ..Endpoint::default()
+    };
+    canonical(&effective(document, "", &plain, direction))
+}
+
+/// The fingerprint of the class that an endpoint has to have, by what it is with and without its own rules.
+fn wanted(document: &Document, now: &Document, name: &Name, direction: Direction) -> Option<Fingerprint> {
+    let policy = effective(now, name.as_str(), &now.endpoints[name], direction);
+    let own = policy
+        .may_deny()
+        .then(|| Fingerprint::from_policy(&canonical(&policy)))?;
+    let below = below(document, name, direction);
+    let base = below.may_deny().then(|| Fingerprint::from_policy(&below));
+    Some(match base.filter(|base| *base != own) {
+        Some(base) => own.over(base),
+        None => own,
+    })
+}
+
 /// Every policy of a document in canonical form.
 fn policies(document: &Document) -> Vec<Policy> {
     let mut all = Vec::new();
@@ -200,6 +223,7 @@ fn policies(document: &Document) -> Vec<Policy> {
                 endpoint,
                 direction,
             )));
+            all.push(below(document, name, direction));
         }
     }
     for name in document.endpoints.keys() {
@@ -264,12 +288,14 @@ proptest! {
             for (name, endpoint) in &intent.endpoints {
                 let expected = transitions(&document, name);
                 prop_assert_eq!(endpoint.transitions.len(), expected.len());
+                let whole = document.clone();
+                for (direction, id) in endpoint.classes.each() {
+                    prop_assert_eq!(fingerprint(&intent, id), wanted(&whole, &whole, name, direction));
+                }
                 for (transition, (at, document)) in endpoint.transitions.iter().zip(expected) {
                     prop_assert_eq!(transition.at, at);
                     for (direction, id) in transition.classes.each() {
-                        let policy = effective(&document, name.as_str(), &document.endpoints[name], direction);
-                        let wanted = policy.may_deny().then(|| Fingerprint::from_policy(&canonical(&policy)));
-                        prop_assert_eq!(fingerprint(&intent, id), wanted);
+                        prop_assert_eq!(fingerprint(&intent, id), wanted(&whole, &document, name, direction));
                     }
                 }
             }
@@ -277,7 +303,13 @@ proptest! {
             let members = policies(&document);
             for (id, class) in &intent.classes {
                 prop_assert_eq!(*id, class.id);
-                prop_assert_eq!(Fingerprint::from_policy(&class.policy), class.fingerprint);
+                let own = Fingerprint::from_policy(&class.policy);
+                let base = class.base.as_ref().map(|base| base.fingerprint);
+                prop_assert_eq!(base.map_or(own, |base| own.over(base)), class.fingerprint);
+                if let Some(base) = &class.base {
+                    prop_assert_eq!(fingerprint(&intent, base.id), Some(base.fingerprint));
+                    prop_assert!(base.base.is_none());
+                }
                 prop_assert!(members.contains(&class.policy), "a member's own names: {:?}", class.policy);
                 match bound_to(&before, &intent, class) {
                     Some(bound) => prop_assert_eq!(*id, bound),

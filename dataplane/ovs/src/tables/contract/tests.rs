@@ -354,7 +354,9 @@ fn written(scene: &Scene) -> Vec<Row> {
     let mut document = Document::from_yaml(&format!("{}{ENDPOINTS}", scene.document)).unwrap();
     let opened = Document::from_yaml(
         "version: portcullis/v1\nbaseline: [{name: open, action: allow, direction: egress, protocol: tcp, ports: [25]}, \
-         {name: open-in, action: allow, direction: ingress, protocol: tcp, ports: [23]}]\n",
+         {name: open-in, action: allow, direction: ingress, protocol: tcp, ports: [23]}, \
+         {name: open-to, action: allow, direction: egress, protocol: tcp, ports: [26], remote: [2001:db8::/32]}, \
+         {name: open-from, action: allow, direction: ingress, protocol: tcp, ports: [26], remote: [2001:db8::/32]}]\n",
     );
     let grant = |hours: u64| Grant {
         unlock: format!("u{hours}").parse().unwrap(),
