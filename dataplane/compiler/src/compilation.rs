@@ -90,9 +90,8 @@ impl Compilation {
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
         let model = programs.model().clone();
-        let mut wanted: BTreeSet<ClassId> = intent.enforced();
-        let classes = wanted.iter().filter_map(|id| intent.classes.get(id));
-        programs.share_codes(classes.map(AsRef::as_ref));
+        programs.share_codes(intent.enforced().map(AsRef::as_ref));
+        let mut wanted: BTreeSet<ClassId> = intent.enforced().map(|class| class.id).collect();
         let mut compilation = Compilation {
             fixed: fixed_rows(&model),
             model,

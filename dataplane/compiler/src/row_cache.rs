@@ -210,10 +210,8 @@ impl RowCache {
     /// Compiles and proves every class of an intent, so that a later [`get`](Self::get) cannot fail. Port codes are
     /// shared between the classes here: they are used when they save rows over all classes together.
     pub fn check(&mut self, intent: &Intent) -> Result<(), CompileError> {
-        let enforced = intent.enforced();
-        let classes = || enforced.iter().filter_map(|id| intent.classes.get(id));
-        self.share_codes(classes().map(AsRef::as_ref));
-        classes().try_for_each(|class| self.get(class).map(drop))
+        self.share_codes(intent.enforced().map(AsRef::as_ref));
+        intent.enforced().try_for_each(|class| self.get(class).map(drop))
     }
 
     /// Decides which classes use port codes, and makes the codes. A pure function of the classes: a restart decides

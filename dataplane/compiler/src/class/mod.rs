@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use portcullis_policy::{
     Attachment, Declared, EndpointRole, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name, PerDirection,
     Policy, Reserved, StrictPrefix,
@@ -131,6 +131,8 @@ pub struct Intent {
     pub generation: u64,
     /// Every class in use.
     pub classes: OrdMap<ClassId, Arc<Class>>,
+    /// Those that nothing has, and that others stand on.
+    pub bases_only: OrdSet<ClassId>,
     /// Every endpoint of the document, by name.
     pub endpoints: OrdMap<Name, Arc<EndpointIntent>>,
     /// Classes of ports without an endpoint.
@@ -164,14 +166,11 @@ impl Intent {
         }
     }
 
-    /// The classes that endpoints and ports without an endpoint have, now or when unlocks end. Others are there as bases.
-    pub fn enforced(&self) -> BTreeSet<ClassId> {
-        let endpoints = self.endpoints.values().flat_map(|endpoint| {
-            let later = endpoint.transitions.iter().map(|transition| transition.classes);
-            std::iter::once(endpoint.classes).chain(later)
-        });
-        let all = endpoints.chain([self.unmanaged]).flatten();
-        all.filter(|id| *id != ClassId::OPEN).collect()
+    /// The classes that endpoints and ports without an endpoint have, now or when unlocks end. A target without overlays
+    /// needs no others.
+    pub fn enforced(&self) -> impl Iterator<Item = &Arc<Class>> {
+        let classes = self.classes.values();
+        classes.filter(|class| !self.bases_only.contains(&class.id))
     }
 
     /// What of a newer intent can be closed with the classes of this one: for a target that holds this one and cannot hold

@@ -16,7 +16,7 @@ use portcullis_policy::{
 };
 
 use super::affected::{Difference, same_for_everybody};
-use super::compiler::{Combo, Compiler, Source, falls_of};
+use super::compiler::{Combo, Compiler, Source, Use, falls_of};
 use super::ids::OutOfClasses;
 use super::{Changes, Class, ClassId, EndpointIntent, Fingerprint, Intent};
 
@@ -90,6 +90,8 @@ pub(super) struct Round<'a> {
     by_fingerprint: HashMap<Fingerprint, usize>,
     /// Classes there are that somebody asked for.
     asked: HashSet<ClassId>,
+    /// Combinations that endpoints with rules of their own stand on, as far as they were looked at.
+    stood_on: HashSet<Combo>,
     /// Fingerprints of classes there are that may be bases.
     known: HashMap<ClassId, Fingerprint>,
     /// Classes that may have lost or won somebody, or whose rules may have other names.
@@ -126,6 +128,7 @@ impl<'a> Round<'a> {
             new: Vec::new(),
             by_fingerprint: HashMap::new(),
             asked: HashSet::new(),
+            stood_on: HashSet::new(),
             known: intent
                 .classes
                 .iter()
@@ -206,6 +209,7 @@ impl<'a> Round<'a> {
         let bases = self.want_profiles(&combo);
         let wants = match &source {
             Source::Endpoint(_) => {
+                self.stand_on(&combo, bases);
                 let policies = self.compiler.lists.both(self.document, name.as_str(), endpoint);
                 self.resolve(&source, &policies, bases.map(Some))
             }
@@ -219,6 +223,15 @@ impl<'a> Round<'a> {
             let source = Source::ScheduledTransition(name.clone(), number);
             let wants = self.resolve(&source, &policies, bases.map(Some));
             self.tally(wants, was.get(number as usize).map(|f| f.classes));
+        }
+    }
+
+    /// Counts a combination that endpoints with rules of their own stand on, as one that moves.
+    fn stand_on(&mut self, combo: &Combo, wants: PerDirection<Want>) {
+        if self.stood_on.insert(Arc::clone(combo)) {
+            let bound = self.compiler.combos.get(combo).filter(|bound| bound.bases > 0);
+            let before = bound.map(|bound| bound.classes);
+            self.tally(wants, before);
         }
     }
 
@@ -272,9 +285,6 @@ impl<'a> Round<'a> {
             return (base, Some(policy));
         }
         let base = base.filter(|_| below.is_some());
-        if let Some(Want::Class(id)) = base {
-            self.asked.insert(id);
-        }
         let fingerprint = below.map_or(own, |below| own.over(below));
         let limit = self.compiler.ids.limit();
         if let Some(id) = self.compiler.known.get(&fingerprint).filter(|id| id.0 <= limit) {
@@ -347,7 +357,8 @@ impl<'a> Round<'a> {
         let Movers::From(id, movers) = new.movers else {
             return None;
         };
-        let whole = self.compiler.uses.get(&id).is_some_and(|u| u.endpoints == movers);
+        let all = |used: &Use| used.endpoints + used.bases == movers;
+        let whole = self.compiler.uses.get(&id).is_some_and(all);
         let class = intent
             .classes
             .get(&id)

@@ -44,6 +44,10 @@ impl Round<'_> {
             if changed {
                 next.changed.classes.push(id);
             }
+            match self.compiler.uses.get(&id).is_some_and(|used| used.endpoints > 0) {
+                true => next.bases_only.remove(&id),
+                false => next.bases_only.insert(id),
+            };
         }
         for id in gone {
             if self.release(id, next) {
@@ -59,6 +63,7 @@ impl Round<'_> {
     /// Releases a class that nobody uses.
     fn release(&mut self, id: ClassId, next: &mut Intent) -> bool {
         self.compiler.uses.remove(&id);
+        next.bases_only.remove(&id);
         let Some(class) = next.classes.remove(&id) else {
             return false;
         };

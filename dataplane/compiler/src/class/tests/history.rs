@@ -128,7 +128,7 @@ fn change() -> impl Strategy<Value = Change> {
 /// Who uses which class in which direction; ports without an endpoint have no name.
 type Users = BTreeMap<(String, Direction), ClassId>;
 
-fn users(intent: &Intent) -> Users {
+fn users(intent: &Intent, document: &Document) -> Users {
     let mut users = Users::new();
     let mut add = |name: String, classes: PerDirection<ClassId>| {
         users.extend(
@@ -144,6 +144,21 @@ fn users(intent: &Intent) -> Users {
         }
     }
     add(String::new(), intent.unmanaged);
+    // Profiles are users, too, where endpoints have rules or unlocks of their own beside them.
+    for (name, endpoint) in &document.endpoints {
+        if !endpoint.rules.is_empty() || document.grants.contains_key(name) {
+            let class = |direction| {
+                let policy = below(document, name, direction);
+                let wanted = policy.may_deny().then(|| Fingerprint::from_policy(&policy));
+                let same = intent
+                    .classes
+                    .values()
+                    .find(|class| Some(class.fingerprint) == wanted);
+                same.map_or(ClassId::OPEN, |class| class.id)
+            };
+            add(format!("{:?}", endpoint.profiles), PerDirection::from_fn(class));
+        }
+    }
     users
 }
 
@@ -158,7 +173,11 @@ fn prefixed(policy: &Policy) -> Vec<(Verdict, Matcher)> {
 }
 
 /// The id a class of `after` has to have because of `before`, if any.
-fn bound_to(before: &Intent, after: &Intent, class: &Class) -> Option<ClassId> {
+fn bound_to(
+    (before, was): (&Intent, &Users),
+    (after, is): (&Intent, &Users),
+    class: &Class,
+) -> Option<ClassId> {
     if let Some(same) = before
         .classes
         .values()
@@ -166,7 +185,6 @@ fn bound_to(before: &Intent, after: &Intent, class: &Class) -> Option<ClassId> {
     {
         return Some(same.id);
     }
-    let (was, is) = (users(before), users(after));
     let movers: BTreeSet<Option<&ClassId>> = is
         .iter()
         .filter(|(_, id)| **id == class.id)
@@ -254,7 +272,7 @@ fn transitions(document: &Document, name: &Name) -> Vec<(u64, Document)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(250))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn any_history_comes_to_what_its_end_says(
@@ -270,7 +288,7 @@ proptest! {
                 let released: Vec<_> = compiler.released().iter().map(|(id, g)| (*id, *g)).collect();
                 compiler = Compiler::new(compiler.next_id(), known, released);
                 let again = compiler.resolve(&document, generation - 1).unwrap();
-                prop_assert_eq!(users(&again), users(&before));
+                prop_assert_eq!(users(&again, &document), users(&before, &document));
                 before = again;
             }
             if thrown_away {
@@ -278,10 +296,18 @@ proptest! {
                 Change::Baseline(vec![1, 7]).apply(&mut other);
                 compiler.clone().resolve(&other, generation).unwrap();
             }
+            let was = users(&before, &document);
             changes.iter().for_each(|change| change.apply(&mut document));
             let intent = compiler.resolve_in_place(&document, generation, &|_, _| true).unwrap();
             let anew = Compiler::default().resolve(&document, generation).unwrap();
             prop_assert_eq!(essence(&intent), essence(&anew));
+            let is = users(&intent, &document);
+            let had = is.iter().filter(|((who, _), _)| !who.starts_with('['));
+            let had: BTreeSet<ClassId> = had.map(|(_, id)| *id).collect();
+            for id in intent.classes.keys() {
+                prop_assert_eq!(intent.bases_only.contains(id), !had.contains(id));
+            }
+            prop_assert!(intent.bases_only.iter().all(|id| intent.classes.contains_key(id)));
             let fingerprints = |i: &Intent| i.classes.values().map(|c| c.fingerprint).collect::<BTreeSet<_>>();
             prop_assert_eq!(fingerprints(&intent), fingerprints(&anew));
 
@@ -311,7 +337,7 @@ proptest! {
                     prop_assert!(base.base.is_none());
                 }
                 prop_assert!(members.contains(&class.policy), "a member's own names: {:?}", class.policy);
-                match bound_to(&before, &intent, class) {
+                match bound_to((&before, &was), (&intent, &is), class) {
                     Some(bound) => prop_assert_eq!(*id, bound),
                     None => prop_assert!(!used.contains(id), "{} is another's", id),
                 }
