@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::status::TargetStatus;
+use crate::timers::ANSWERS_WITHIN;
 
 /// Queries waiting at most.
 const QUEUE: usize = 64;
@@ -155,6 +156,9 @@ pub enum QueryError {
     /// The intent cannot be compiled for this target.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The connection to the datapath ended while it was being asked.
+    #[error("target {0} lost its connection before it answered: ask again; see `portcullis status`")]
+    Interrupted(String),
     /// The target's task is gone: the agent is stopping.
     #[error("target {0} is stopping")]
     Stopping(String),
@@ -288,10 +292,29 @@ impl TargetHandle {
         &self,
         query: impl FnOnce(oneshot::Sender<Result<T, QueryError>>) -> Query,
     ) -> Result<T, QueryError> {
-        let stopping = || QueryError::Stopping(self.name.to_string());
+        let name = || self.name.to_string();
         let (answer, answered) = oneshot::channel();
-        self.queries.send(query(answer)).await.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
+        let asked = self.queries.send(query(answer)).await;
+        asked.map_err(|_| QueryError::Stopping(name()))?;
+        // Whoever drops a question does not answer it: the task, or a connection that ends.
+        answered.await.map_err(|_| match self.queries.is_closed() {
+            true => QueryError::Stopping(name()),
+            false => QueryError::Interrupted(name()),
+        })?
+    }
+
+    /// A question to the datapath itself, which may never answer.
+    async fn ask_datapath<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<Result<T, QueryError>>) -> Query,
+    ) -> Result<T, QueryError> {
+        let late = |_| QueryError::Timeout {
+            target: self.name.to_string(),
+            seconds: ANSWERS_WITHIN.as_secs(),
+        };
+        tokio::time::timeout(ANSWERS_WITHIN, self.ask(query))
+            .await
+            .map_err(late)?
     }
 
     /// What would this intent change here?
@@ -301,11 +324,11 @@ impl TargetHandle {
 
     /// Which rows decide about this packet, asked back from the datapath?
     pub async fn explain(&self, trace: Trace) -> Result<Vec<EnforcingRow>, QueryError> {
-        self.ask(|answer| Query::Explain(trace, answer)).await
+        self.ask_datapath(|answer| Query::Explain(trace, answer)).await
     }
 
     /// How often did each rule decide?
     pub async fn hits(&self) -> Result<Vec<Hit>, QueryError> {
-        self.ask(Query::Hits).await
+        self.ask_datapath(Query::Hits).await
     }
 }

@@ -113,6 +113,8 @@ pub struct TargetState {
     pub status: TargetStatus,
     /// Time in which packets may have passed that the policy denies.
     pub windows: Windows,
+    /// Whether the newest intent, at the ports of now, has no rows here: those of an older one, or of fewer ports, stay.
+    pub is_behind: bool,
     lists_due: bool,
     /// When rows were read back last.
     read_at: Option<Duration>,
@@ -141,6 +143,7 @@ impl TargetState {
                 ..TargetStatus::default()
             },
             windows: Windows::default(),
+            is_behind: false,
             lists_due: true,
             read_at: None,
             note: None,
@@ -191,10 +194,13 @@ impl TargetState {
         };
     }
 
-    /// A batch was confirmed: the next refusal is a first one, and the detail of the last one goes.
+    /// A batch was confirmed: the detail of the last refusal goes, unless the newest intent has no rows here. Taking back what
+    /// did not fit is confirmed, too; only when the newest rows are all there does [`take`](Self::take) count the next refusal
+    /// as a first one.
     pub fn confirmed(&mut self) {
-        self.timers.confirmed();
-        self.status.detail.clear();
+        if !self.is_behind {
+            self.status.detail.clear();
+        }
     }
 
     /// Why a question has no answer while the rows are not known.
@@ -229,12 +235,16 @@ impl TargetState {
     /// of the rows that were confirmed as a whole last.
     pub fn take(&mut self, now: Duration, report: Report) {
         let newest = self.intent.as_ref().map_or(0, |intent| intent.generation);
+        let is_behind = self.is_behind || report.wanted < newest;
         let status = &mut self.status;
         status.state = match report.state {
             // An older state is there as a whole, or cached flows lag.
-            SessionState::InSync if report.wanted < newest || !report.is_followed => SessionState::Applying,
+            SessionState::InSync if is_behind || !report.is_followed => SessionState::Applying,
             state => state,
         };
+        if status.state == SessionState::InSync {
+            self.timers.confirmed();
+        }
         if status.state == SessionState::InSync && !report.may_lose_rows && self.windows.close(now) {
             self.lists_due = true;
         }
@@ -332,12 +342,40 @@ mod tests {
             (status.state, status.confirmed, status.applied),
             (SessionState::Applying, 7, 0)
         );
+        // The newest intent has no rows at the ports of now.
+        state.is_behind = true;
+        state.take(at(3), in_sync(7));
+        assert_eq!(state.status.state, SessionState::Applying);
+        state.is_behind = false;
         state.take(at(3), in_sync(7));
         assert_eq!(state.status.state, SessionState::InSync);
         state.take(at(4), Report::default());
         assert_eq!(
             (state.status.realized, state.status.applied, state.status.wanted),
             (0, 0, 7)
+        );
+    }
+
+    #[test]
+    fn waits_grow_until_everything_is_there() {
+        let mut state = state(7);
+        for (second, wait) in [(1, "500ms"), (2, "1s"), (3, "2s")] {
+            state.refused(at(second), &[], true);
+            assert!(
+                state.status.detail.ends_with(&format!("trying again in {wait}")),
+                "{}",
+                state.status.detail
+            );
+            // What was written is taken back, and the rows of before are there.
+            state.confirmed();
+            state.take(at(second), in_sync(6));
+        }
+        state.take(at(4), in_sync(7));
+        state.refused(at(5), &[], true);
+        assert!(
+            state.status.detail.ends_with("trying again in 500ms"),
+            "{}",
+            state.status.detail
         );
     }
 

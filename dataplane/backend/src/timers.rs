@@ -78,7 +78,7 @@ impl Timers {
         self.retry_at.take_if(|at| now >= *at).is_some()
     }
 
-    /// A write was confirmed: the next refusal is a first one.
+    /// Everything that was wanted is there: the next refusal is a first one.
     pub fn confirmed(&mut self) {
         self.refusals = 0;
     }

@@ -12,7 +12,7 @@ use portcullis_backend::{
     Trace, cause, launch, plan, ports, run,
 };
 use portcullis_compiler::{Class, ClassId, CompileError, Compiler, Intent, ScheduledTransition};
-use portcullis_policy::{Document, Name};
+use portcullis_policy::{Direction, Document, Fragment, IpPacket, L4, Name};
 use portcullis_testbed::model::{FakeBody, FakeKey, FakeSwitch};
 
 const DOCUMENT: &str = r"
@@ -29,6 +29,8 @@ struct Switch {
     there: Option<FakeSwitch>,
     /// How many of the next batches the target refuses.
     refuses: u32,
+    /// Whether its connection ends when it is asked something.
+    breaks: bool,
 }
 
 #[derive(Debug)]
@@ -151,6 +153,7 @@ impl TargetDriver for MemoryDriver {
         let Switch {
             there: Some(there),
             refuses,
+            ..
         } = &mut *switch
         else {
             return;
@@ -222,7 +225,9 @@ impl TargetDriver for MemoryDriver {
     }
 
     fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
-        drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
+        if !self.switch.lock().unwrap().breaks {
+            drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
+        }
     }
 
     fn hits(&mut self, answer: Answer<Vec<Hit>>) {
@@ -313,11 +318,51 @@ async fn a_third_kind_of_target_is_connected_filled_repaired_and_reported() {
 }
 
 #[tokio::test]
+async fn a_question_that_a_lost_connection_takes_along_does_not_say_that_the_agent_stops() {
+    let (switch, target) = start();
+    *switch.lock().unwrap() = Switch {
+        there: Some(FakeSwitch::default()),
+        breaks: true,
+        ..Switch::default()
+    };
+    target.set_intent(Arc::new(intent(1)));
+    until(&target, "in sync", |s| s.state == SessionState::InSync).await;
+    let trace = || Trace {
+        endpoint: "web".parse().unwrap(),
+        direction: Direction::Egress,
+        packet: IpPacket {
+            local: "192.0.2.1".parse().unwrap(),
+            remote: "192.0.2.9".parse().unwrap(),
+            protocol: Some(6),
+            fragment: Fragment::Whole,
+            l4: L4::Nothing,
+        },
+    };
+    assert_eq!(
+        target.explain(trace()).await.unwrap_err(),
+        QueryError::Interrupted("third".to_string())
+    );
+    target.stop();
+    until_stopped(&target, trace).await;
+}
+
+async fn until_stopped(target: &TargetHandle, trace: impl Fn() -> Trace) {
+    for _ in 0..100 {
+        if target.explain(trace()).await == Err(QueryError::Stopping("third".to_string())) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it never stopped");
+}
+
+#[tokio::test]
 async fn what_it_refuses_once_is_tried_again_soon() {
     let (switch, target) = start();
     *switch.lock().unwrap() = Switch {
         there: Some(FakeSwitch::default()),
         refuses: 1,
+        ..Switch::default()
     };
     target.set_intent(Arc::new(intent(1)));
     until(&target, "refused", |s| s.detail.contains("not today")).await;

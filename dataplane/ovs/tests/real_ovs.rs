@@ -13,6 +13,7 @@ mod real_closed;
 mod real_corpus;
 mod real_expiry;
 mod real_forward;
+mod real_full;
 mod real_readback;
 mod real_replug;
 mod real_rules;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
 use portcullis_backend::{Numbers, OutOfNumbers, PortPolicy};
@@ -75,6 +75,7 @@ impl Numbered {
         let unmanaged = intent.unmanaged.map(|id| self.here(id));
         let intent = Intent {
             classes,
+            bases_only: OrdSet::new(),
             unmanaged,
             ..intent.clone()
         };

@@ -21,13 +21,14 @@ use crate::caches::{Caches, Progress, Where};
 use crate::discover::choose;
 use crate::flow::{FlowKey, text};
 use crate::io::{Link, read_some};
-use crate::ports::{Attachments, Ports, resolve};
+use crate::ports::{Attachments, Ports};
 use crate::session::{Event, Session, SessionError};
 use crate::tables::{Pipeline, Table};
 use crate::units::Units;
 use crate::{no_flood, regs};
 
 mod answers;
+mod desired;
 mod fail_mode;
 mod footprint;
 mod report;
@@ -48,6 +49,8 @@ pub(crate) struct Driver {
     attachments: Attachments,
     bridge: Option<String>,
     ports: Ports,
+    /// The intent whose rows were made last.
+    held: Option<Arc<Intent>>,
     floods: Floods,
     /// Rows that tables take, where Flow_Table:flow_limit says so.
     limits: BTreeMap<Table, u64>,
@@ -103,6 +106,7 @@ impl Driver {
             attachments: Attachments::default(),
             bridge: None,
             ports: Ports::default(),
+            held: None,
             floods: Floods::default(),
             limits: BTreeMap::new(),
             asked: HashMap::new(),
@@ -227,54 +231,6 @@ impl Driver {
             }
         }
         self.set_desired().await;
-    }
-
-    /// Sets what the switch shall hold, from the intent and the ports that are there.
-    async fn set_desired(&mut self) {
-        let (Some(intent), Some(switch)) = (self.state.intent.clone(), self.database.snapshot()) else {
-            return;
-        };
-        let Some(bridge) = self.bridge.as_ref().and_then(|name| switch.bridges.get(name)) else {
-            return;
-        };
-        let now = self.now();
-        let config = self.backend.config();
-        self.ports = resolve(
-            &switch,
-            bridge,
-            &intent,
-            &self.attachments,
-            config,
-            now.wall,
-            &self.ports,
-        );
-        self.too_many_receivers();
-        self.state.lists_changed();
-        self.set_floods().await;
-        let built = {
-            let mut programs = self.backend.proofs().of_session();
-            let built = self.units.build(&intent, &self.ports, &mut programs);
-            programs.keep(&[&intent]);
-            built
-        };
-        let pipeline = *self.units.pipeline();
-        self.limits = bridge
-            .flow_tables
-            .iter()
-            .filter_map(|(number, table)| Some((pipeline.table(*number)?, table.flow_limit?)))
-            .collect();
-        match built {
-            Ok(desired) if self.overfull(&desired) => {}
-            Ok(desired) => {
-                self.session.set_desired(intent.generation, desired);
-                // Setting up floods may have waited for the daemon: timeouts of rows are counted from here.
-                let now = self.now();
-                if let Err(error) = self.session.advance(now) {
-                    self.switch_lost(&with_causes(&error));
-                }
-            }
-            Err(error) => self.uncompiled(&error),
-        }
     }
 
     /// ManagedPort ports are not flooded to by NORMAL; ports that were and no longer are, are again.

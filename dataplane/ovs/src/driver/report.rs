@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_backend::machine::Desired;
 use portcullis_backend::{Lists, Report, SessionState, TableUse, cause};
-use portcullis_compiler::{CompileError, Unsupported};
+use portcullis_compiler::Unsupported;
 use portcullis_ovsdb::Switch;
 use portcullis_policy::text::with_causes;
 
 use super::Driver;
 use crate::caches::Progress;
-use crate::flow::{FlowBody, FlowKey};
 use crate::session::OvsMachine;
 use crate::tables::{Pipeline, Table, flood};
-use crate::units::UnitId;
 
 /// What status says of a daemon with the fault that `caches.rs` describes.
 const PURGES: &str = "purged after each change, because this release may update the wrong cached flow; fixed in \
@@ -129,46 +126,6 @@ impl Driver {
             });
         }
         list
-    }
-
-    pub(super) fn uncompiled(&mut self, error: &CompileError) {
-        tracing::error!(target = self.name(), %error, "an intent cannot be compiled; the old rows stay");
-        self.state.status.detail = error.to_string();
-        if let CompileError::Unsupported(value) = error {
-            self.ports.resolution.unsupported.push(value.clone());
-            self.state.lists_changed();
-        }
-    }
-
-    /// Whether a table would hold more rows than it takes: then nothing is written, and the numbers are told.
-    pub(super) fn overfull(&mut self, desired: &Desired<UnitId, FlowKey, FlowBody>) -> bool {
-        if self.limits.is_empty() {
-            return false;
-        }
-        let mut rows: BTreeMap<Table, u64> = BTreeMap::new();
-        for (key, _) in desired.values().flat_map(|unit| unit.iter()) {
-            *rows.entry(key.0.table).or_default() += 1;
-        }
-        let over = rows
-            .into_iter()
-            .find(|(table, count)| self.limits.get(table).is_some_and(|limit| count > limit));
-        let Some((table, count)) = over else { return false };
-        let limit = self.limits.get(&table).copied().unwrap_or(0);
-        let why = format!(
-            "it would hold {count} rows and takes {limit} (Flow_Table:flow_limit): the old rows stay; raise the limit, \
-             or let endpoints share profiles instead of having rules of their own"
-        );
-        tracing::error!(
-            target = self.name(),
-            table = table.name(),
-            count,
-            limit,
-            "a table is too small"
-        );
-        self.state.status.detail = format!("table {}: {why}", table.name());
-        let rule = "the policy as a whole".to_string();
-        self.ports.resolution.cannot(rule, table.name(), why);
-        true
     }
 
     pub(super) fn too_many_receivers(&mut self) {

@@ -59,8 +59,12 @@ impl Driver {
         self.state.lists_changed();
         match self.set(&intent) {
             None => {}
-            Some(Ok(())) => self.problem = None,
+            Some(Ok(())) => {
+                self.state.is_behind = false;
+                self.problem = None;
+            }
             Some(Err(error)) => {
+                self.state.is_behind = true;
                 tracing::error!(target = self.name(), %error, "an intent has no rows here");
                 if matches!(error, BuildError::Numbers { .. }) {
                     // Numbers become free as rows go.
@@ -137,19 +141,20 @@ impl Driver {
         Some(built)
     }
 
-    /// The device cannot hold the newest intent: what that closes is closed with rows that are there, and the rest stays.
+    /// The device cannot hold the newest intent: what that closes is closed with rows that are there, at the present moment,
+    /// and the rest stays.
     pub(super) fn narrow(&mut self) {
         let (Some(newest), Some(held)) = (self.state.intent.clone(), self.held.clone()) else {
             return;
         };
-        let Some(narrowed) = held.narrowed(&newest) else {
-            return;
-        };
-        tracing::error!(
-            target = self.name(),
-            "what the newest policy closes is closed by ending every unlock of its endpoints"
-        );
-        if let Some(Err(error)) = self.set(&Arc::new(narrowed)) {
+        let narrowed = held.narrowed(&newest).map(Arc::new);
+        if narrowed.is_some() {
+            tracing::error!(
+                target = self.name(),
+                "what the newest policy closes is closed by ending every unlock of its endpoints"
+            );
+        }
+        if let Some(Err(error)) = self.set(&narrowed.unwrap_or(held)) {
             tracing::error!(target = self.name(), %error, "the old rows stay");
         }
     }

@@ -78,6 +78,7 @@ impl Driver {
                 Event::Refused { rows, full } => {
                     self.refused(&rows, full);
                     if full {
+                        self.state.is_behind = true;
                         self.narrow();
                         self.problem = Some(self.too_small(&rows));
                         self.state.lists_changed();
