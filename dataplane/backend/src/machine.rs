@@ -127,7 +127,13 @@ pub struct Machine<U, K, B> {
     resync: bool,
     reading: Option<Reading<K, B>>,
     writes: [u64; 3],
+    /// The target carries out a batch as one: no packet meets a part of it.
+    atomic: bool,
 }
+
+/// Writes that go out in one batch with rows that nothing needs after it, on a target that carries out batches as one. With
+/// more, those rows go later, so that they hold up nothing that packets meet.
+const TOGETHER: usize = 256;
 
 impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> {
     fn default() -> Self {
@@ -150,11 +156,22 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             resync: false,
             reading: None,
             writes: [0; 3],
+            atomic: false,
         }
     }
 }
 
 impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
+    /// For a target that carries out each batch as one, in which new rows, what leads to them and the rows that nothing leads
+    /// to any more may change at once.
+    #[must_use]
+    pub fn atomic() -> Self {
+        Machine {
+            atomic: true,
+            ..Self::default()
+        }
+    }
+
     /// Where the session stands.
     pub fn state(&self) -> SessionState {
         self.state
@@ -526,6 +543,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
                 by_step.entry(step).or_default().push(op);
             }
         }
+        if self.atomic {
+            merge(&mut by_step);
+        }
         let (step, mut ops) = by_step.pop_first()?;
         // What this batch's flip will have abandoned may go with any later batch.
         let abandoned: BTreeSet<K> = match step {
@@ -634,6 +654,24 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         plan.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.key().cmp(y.key())));
         plan.into_iter().map(|(_, op)| op).collect()
     }
+}
+
+/// Makes one step of all, in their order, but for collecting more than a few rows.
+fn merge<K, B>(by_step: &mut BTreeMap<Step, Vec<Op<K, B>>>) {
+    let collect = by_step.remove(&Step::Collect).unwrap_or_default();
+    let mut ops: Vec<Op<K, B>> = std::mem::take(by_step).into_values().flatten().collect();
+    match ops.len() {
+        0 => by_step.insert(Step::Collect, collect),
+        many if many + collect.len() > TOGETHER => {
+            by_step.insert(Step::Flip, ops);
+            by_step.insert(Step::Collect, collect)
+        }
+        _ => {
+            ops.extend(collect);
+            by_step.insert(Step::Flip, ops)
+        }
+    };
+    by_step.retain(|_, ops| !ops.is_empty());
 }
 
 #[cfg(test)]

@@ -30,6 +30,32 @@ fn a_change_of_class_is_prepared_flipped_and_collected() {
 }
 
 #[test]
+fn a_target_that_carries_out_a_batch_as_one_gets_all_at_once() {
+    let mut c = Driven {
+        machine: Machine::atomic(),
+        ..Driven::default()
+    };
+    for (generation, class) in (1..).zip([10, 11, 12]) {
+        c.machine
+            .set_desired(generation, desired(&[(1, class), (2, class)], 3));
+        c.run(None).unwrap();
+        assert_eq!(c.switch.batches as u64, generation);
+    }
+    assert_eq!(c.machine.writes(), [11, 4, 6]);
+    // Many rows that nothing needs do not hold up what packets meet.
+    c.machine.set_desired(4, desired(&[(1, 20)], 300));
+    c.run(None).unwrap();
+    let batches = c.switch.batches;
+    c.machine.set_desired(5, desired(&[(1, 21)], 3));
+    let first = c.machine.next_batch().unwrap();
+    assert_eq!(first.ops.len(), 4);
+    c.switch.execute(&first).unwrap();
+    c.machine.acknowledged();
+    c.run(None).unwrap();
+    assert_eq!((c.switch.batches, c.switch.rows.len()), (batches + 2, 4));
+}
+
+#[test]
 fn nothing_to_do_is_in_sync_at_once() {
     let mut c = Driven::default();
     c.machine.set_desired(1, desired(&[(1, 10)], 3));
@@ -148,9 +174,13 @@ proptest! {
     #[test]
     fn every_history_ends_in_sync(
         history in proptest::collection::vec(
-            (proptest::collection::btree_map(0u32..6, 0u32..4, 0..6), fault(), 0usize..40, any::<bool>()), 1..12)
+            (proptest::collection::btree_map(0u32..6, 0u32..4, 0..6), fault(), 0usize..40, any::<bool>()), 1..12),
+        atomic in any::<bool>()
     ) {
         let mut c = Driven::default();
+        if atomic {
+            c.machine = Machine::atomic();
+        }
         c.switch.foreign.insert(FakeKey::Port(77));
         // No class is edited in place here: each keeps its size.
         for (generation, (ports, fault, nth, delete)) in (1u64..).zip(history) {

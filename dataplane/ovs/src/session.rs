@@ -127,7 +127,7 @@ impl Session {
     /// A session without a connection; the first is [`Session::connected`].
     pub fn new(pipeline: Pipeline) -> Self {
         Session {
-            machine: OvsMachine::default(),
+            machine: OvsMachine::atomic(),
             pipeline,
             version: None,
             input: Vec::new(),

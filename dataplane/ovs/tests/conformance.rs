@@ -331,6 +331,8 @@ impl Ovs {
 impl Subject for Ovs {
     /// TCP loses no answer: what is lost is lost with the connection.
     const LACKS: &'static [Fault] = &[Fault::Lose];
+    /// The bridge carries out a bundle as one.
+    const BATCHES: usize = 1;
     const HISTORIES: u32 = 60;
     const PATIENCE: usize = 400;
 

@@ -20,7 +20,7 @@ use portcullis_policy::{Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol,
 use super::capabilities::Capabilities;
 use super::encode::Cache;
 use super::plane::{Plane, Source};
-use super::regions::{AddressRegion, areas};
+use super::regions::{AddressRegion, areas, distinct};
 use super::{Attribution, Declined, fixed_priority};
 use crate::class_rows::{FrameMatch, PolicyRow, RemoteMatch, RowKey};
 use crate::model::StageModel;
@@ -220,12 +220,14 @@ impl<'a> Part<'a, '_> {
         let shift = own.policy.entries.len() as u32;
         let shifted = base.entries.iter().map(|(index, e)| (index + shift, *e));
         let all: Vec<(u32, &Entry)> = own.entries.iter().copied().chain(shifted).collect();
-        let remotes = areas(&all, |e| &e.matcher.remote, self.family);
-        let locals = areas(&all, |e| &e.matcher.local, self.family);
         let protocols = self.protocols(&all);
-        if remotes.len() * locals.len() * protocols.len() > MOST_BLOCKS {
+        let regions = (distinct(&all, |e| &e.matcher.remote, self.family) + 1)
+            * (distinct(&all, |e| &e.matcher.local, self.family) + 1);
+        if regions * protocols.len() > MOST_BLOCKS {
             return Err(Declined::TooLarge("its prefixes".to_string()));
         }
+        let remotes = areas(&all, |e| &e.matcher.remote, self.family);
+        let locals = areas(&all, |e| &e.matcher.local, self.family);
         for protocol in &protocols {
             for remote in &remotes {
                 for local in &locals {

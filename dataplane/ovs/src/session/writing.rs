@@ -1,9 +1,9 @@
-//! Writes a step of the machine as one atomic bundle and handles the reply.
+//! Writes a batch of the machine as one atomic bundle and handles the reply.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use portcullis_backend::delta::{Op, Step};
+use portcullis_backend::delta::Op;
 use portcullis_backend::machine::Batch;
 use portcullis_backend::{REFUSED_AT_MOST, RefusedRow};
 use portcullis_openflow::{
@@ -88,27 +88,17 @@ impl Session {
         self.bundle = self.bundle.wrapping_add(1).max(1);
         let bundle_id = self.bundle;
         self.bundle_control(bundle_id, BundleKind::OpenRequest)?;
-        let mut batches = vec![batch];
         let moves = std::mem::take(&mut self.former.moved);
         if moves {
             for row in self.former.wipe(&self.pipeline) {
                 self.add_to_bundle(bundle_id, row)?;
             }
-            // Nothing of the old rows counts as installed, so that there are two steps at most: the rest goes with them.
-            if let Some(first) = batches.first()
-                && first.step == Step::Prepare
-            {
-                self.machine.acknowledged();
-                match self.machine.next_batch() {
-                    Some(next) => batches.push(next),
-                    None => self.machine.doubt(),
-                }
-            }
+            // Nothing of the old rows counts as installed, so that this is all of the new ones.
             self.former.left.clear();
         }
         let mut rows = HashMap::new();
         let mut timed = None;
-        for op in batches.iter().flat_map(|batch| &batch.ops) {
+        for op in &batch.ops {
             for row in self.flow_mods(op, wall) {
                 let xid = self.add_to_bundle(bundle_id, row)?;
                 rows.insert(xid, op.key().clone());

@@ -78,7 +78,7 @@ pub fn describe() -> String {
         );
     }
     text.push_str(
-        "\nPolicy rows belong to a class and are written before dispatch rows lead to it; dispatch rows are flipped in one \
+        "\nPolicy rows belong to a class. New ones, the dispatch rows that lead to them, and the deletes of old ones are one \
          atomic bundle.\n\n| register | name | holds |\n|---|---|---|\n",
     );
     for register in regs::ALL {

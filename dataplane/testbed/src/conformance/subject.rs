@@ -75,6 +75,8 @@ pub struct Report {
 pub trait Subject: Sized {
     /// The faults that it cannot have.
     const LACKS: &'static [Fault];
+    /// Batches in which a change goes out at most.
+    const BATCHES: usize = 3;
     /// Random histories that are tried.
     const HISTORIES: u32;
     /// Number of turns after which everything that was begun is over.

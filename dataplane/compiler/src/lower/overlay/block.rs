@@ -8,8 +8,8 @@ use crate::class_rows::{PortMatch, RowKey};
 use crate::lower::capabilities::{Capabilities, MatchSupport};
 use crate::lower::plane::Space;
 
-/// Pairs of strips that a block may have.
-const MOST_CELLS: usize = 100_000;
+/// Comparisons of pairs of strips with entries that a block may take.
+const MOST_WORK: usize = 20_000_000;
 /// Entries whose rows one block may have.
 const MOST_COLOURS: usize = 128;
 /// Groups of source strips that rows can tell apart.
@@ -159,7 +159,7 @@ impl<'a> Block<'a> {
             |of: fn(&RowKey) -> PortMatch| -> Vec<PortMatch> { around.iter().map(|d| of(&d.key)).collect() };
         block.src = cuts(space, &entries, &ports(|k| k.src), true);
         block.dst = cuts(space, &entries, &ports(|k| k.dst), false);
-        if block.src.len() * block.dst.len() > MOST_CELLS {
+        if block.src.len() * block.dst.len() * entries.len() > MOST_WORK {
             return Err(Declined::TooLarge("its pairs of ports".to_string()));
         }
         let told_apart = key.protocol == Some(Protocol::TCP)
