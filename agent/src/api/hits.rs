@@ -151,4 +151,54 @@ endpoints:
         let summed: Vec<u64> = by_rule(twice.to_vec()).iter().map(|h| h.packets).collect();
         assert_eq!(summed, [14, 7]);
     }
+
+    #[test]
+    fn rules_of_the_class_below_an_overlay_are_heard_of_where_a_target_has_overlays() {
+        let document = Document::from_yaml(
+            "
+version: portcullis/v1
+profiles:
+  p: {rules: [{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}]}
+  q: {rules: [{name: mail, action: deny, direction: egress, protocol: tcp, ports: [25]}]}
+endpoints:
+  a: {profiles: [p]}
+  b: {profiles: [q], rules: [{name: irc, action: deny, direction: egress, protocol: tcp, ports: [6667]}]}
+",
+        )
+        .unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let [below, own] = ["a", "b"].map(|name| intent.endpoints[name].classes.egress);
+        assert_eq!(
+            intent.classes[&own].base.as_ref().map(|base| base.id),
+            Some(below)
+        );
+        let base = Base::new(Arc::new(document), Arc::clone(&intent));
+        let hit = |class: ClassId, overlays: &[ClassId], rule: &str| {
+            let entries = &intent.classes[&class].policy.entries;
+            let at = entries.iter().position(|e| *e.origin == *rule).unwrap();
+            Hit {
+                direction: Direction::Egress,
+                rule: rule.to_string(),
+                decider: Some(Decider::Entry(at as u32)),
+                class: Some(class.0),
+                endpoints: Vec::new(),
+                overlays: Arc::new(overlays.iter().map(|id| id.0).collect()),
+                action: "deny".to_string(),
+                packets: 7,
+                bytes: 100,
+            }
+        };
+        let [a, b] = ["a", "b"].map(|name| Asker::new(&base, name.parse().unwrap()).unwrap());
+        let name = &*intent.classes[&below].policy.entries[0].origin;
+        // The rules of one class have the names of one of its profiles; each endpoint hears its own.
+        let below_overlay = hit(below, &[own], name);
+        assert!(a.concerns(&below_overlay) && b.concerns(&below_overlay));
+        assert_eq!(b.named(below_overlay.clone()).rule, "profiles/q/mail");
+        assert_eq!(a.named(below_overlay).rule, "profiles/p/smtp");
+        let above = hit(own, &[], "endpoints/b/irc");
+        assert!(!a.concerns(&above) && b.concerns(&above));
+        assert_eq!(b.named(above).rule, "endpoints/b/irc");
+        // A target that writes classes as a whole counts for each class alone.
+        assert!(!b.concerns(&hit(below, &[], name)));
+    }
 }

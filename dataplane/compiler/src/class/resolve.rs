@@ -92,8 +92,10 @@ pub(super) struct Round<'a> {
     asked: HashSet<ClassId>,
     /// Combinations that endpoints with rules of their own stand on, as far as they were looked at.
     stood_on: HashSet<Combo>,
-    /// Fingerprints of classes there are that may be bases.
-    known: HashMap<ClassId, Fingerprint>,
+    /// What was resolved last.
+    before: Arc<Intent>,
+    /// Fingerprints of classes that policies were found in.
+    found: HashMap<ClassId, Fingerprint>,
     /// Classes that may have lost or won somebody, or whose rules may have other names.
     touched: BTreeSet<ClassId>,
 }
@@ -129,11 +131,8 @@ impl<'a> Round<'a> {
             by_fingerprint: HashMap::new(),
             asked: HashSet::new(),
             stood_on: HashSet::new(),
-            known: intent
-                .classes
-                .iter()
-                .map(|(id, class)| (*id, class.fingerprint))
-                .collect(),
+            before: Arc::clone(&intent),
+            found: HashMap::new(),
             touched: BTreeSet::new(),
         };
         let next = Arc::new(round.intent(&intent, &difference, first)?);
@@ -288,7 +287,7 @@ impl<'a> Round<'a> {
         let fingerprint = below.map_or(own, |below| own.over(below));
         let limit = self.compiler.ids.limit();
         if let Some(id) = self.compiler.known.get(&fingerprint).filter(|id| id.0 <= limit) {
-            self.known.insert(*id, fingerprint);
+            self.found.insert(*id, fingerprint);
             return (Want::Class(*id), Some(policy));
         }
         let next = self.new.len();
@@ -309,7 +308,10 @@ impl<'a> Round<'a> {
     fn fingerprint_of(&self, want: Want) -> Option<Fingerprint> {
         match want {
             Want::Class(ClassId::OPEN) => None,
-            Want::Class(id) => self.known.get(&id).copied(),
+            Want::Class(id) => {
+                let before = || Some(self.before.classes.get(&id)?.fingerprint);
+                self.found.get(&id).copied().or_else(before)
+            }
             Want::New(index) => self.new.get(index).map(|new| new.fingerprint),
         }
     }
