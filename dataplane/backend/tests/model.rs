@@ -39,7 +39,7 @@ fn a_target_that_carries_out_a_batch_as_one_gets_all_at_once() {
         c.machine
             .set_desired(generation, desired(&[(1, class), (2, class)], 3));
         c.run(None).unwrap();
-        assert_eq!(c.switch.batches as u64, generation);
+        assert_eq!(c.switch.batches, generation);
     }
     assert_eq!(c.machine.writes(), [11, 4, 6]);
     // Many rows that nothing needs do not hold up what packets meet.
