@@ -296,7 +296,7 @@ impl TargetHandle {
         let (answer, answered) = oneshot::channel();
         let asked = self.queries.send(query(answer)).await;
         asked.map_err(|_| QueryError::Stopping(name()))?;
-        // Whoever drops a question does not answer it: the task, or a connection that ends.
+        // A question is dropped with the task, or with a connection that ends.
         answered.await.map_err(|_| match self.queries.is_closed() {
             true => QueryError::Stopping(name()),
             false => QueryError::Interrupted(name()),

@@ -8,7 +8,8 @@
 //!
 //! The machine holds the desired rows, the rows known to be installed, and the *suspects*: keys on which the
 //! two may differ. Work is proportional to suspects, not to rows. A batch is one [`Step`] of make before
-//! break; the next is made only after it is confirmed, from what is desired by then.
+//! break, or all of them on a target that carries out a batch as one; the next is made only after it is confirmed, from what is
+//! desired by then.
 //!
 //! **While a batch is in flight, its keys stay suspects.** The installed body of such a key is known only with the
 //! answer, so a desired body that equals the last known one proves nothing: the batch may be about to replace it.
@@ -18,11 +19,16 @@
 //! read-back for all others. Only a read-back that must establish what is there (after a connection, or after a batch
 //! whose result is unknown) delays writing.
 
+mod difference;
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::delta::{Key, Op, Step, op};
 use crate::status::SessionState;
+
+pub use difference::Drift;
 
 /// Rows that are made and dropped together: a class, a port.
 pub type Unit<K, B> = Arc<Vec<(K, B)>>;
@@ -49,39 +55,6 @@ pub struct Observed<K, B> {
     pub ours: Vec<(K, B)>,
     /// Keys of rows without it, in our tables.
     pub foreign: Vec<K>,
-}
-
-/// Rows that were not as this machine left them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drift<K> {
-    /// Written by us and gone.
-    pub missing: Vec<K>,
-    /// Written by us, with another body since.
-    pub altered: Vec<K>,
-    /// With our tag and not ours.
-    pub surplus: Vec<K>,
-}
-
-impl<K> Default for Drift<K> {
-    fn default() -> Self {
-        Drift {
-            missing: Vec::new(),
-            altered: Vec::new(),
-            surplus: Vec::new(),
-        }
-    }
-}
-
-impl<K> Drift<K> {
-    /// Number of rows that differ.
-    pub fn len(&self) -> usize {
-        self.missing.len() + self.altered.len() + self.surplus.len()
-    }
-
-    /// Whether the datapath is as this machine left it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A read-back that has begun.
@@ -130,10 +103,6 @@ pub struct Machine<U, K, B> {
     /// The target carries out a batch as one: no packet meets a part of it.
     atomic: bool,
 }
-
-/// Writes that go out in one batch with rows that nothing needs after it, on a target that carries out batches as one. With
-/// more, those rows go later, so that they hold up nothing that packets meet.
-const TOGETHER: usize = 256;
 
 impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> {
     fn default() -> Self {
@@ -544,7 +513,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             }
         }
         if self.atomic {
-            merge(&mut by_step);
+            order::merge(&mut by_step);
         }
         let (step, mut ops) = by_step.pop_first()?;
         // What this batch's flip will have abandoned may go with any later batch.
@@ -634,44 +603,6 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             self.state = SessionState::Applying;
         }
     }
-
-    /// The writes that would lead from what is installed to `units`, in the order of the steps.
-    pub fn plan(&self, units: &Desired<U, K, B>) -> Vec<Op<K, B>> {
-        let mut plan: Vec<(Step, Op<K, B>)> = Vec::new();
-        let wanted: HashMap<&K, &B> = units
-            .values()
-            .flat_map(|u| u.iter())
-            .map(|(k, b)| (k, b))
-            .collect();
-        let classes: HashSet<u32> = wanted.keys().filter_map(|k| k.class()).collect();
-        for (key, body) in &wanted {
-            plan.extend(op(*key, Some(*body), self.installed.get(*key), false));
-        }
-        for (key, body) in self.installed.iter().filter(|(k, _)| !wanted.contains_key(k)) {
-            let stays = key.class().is_some_and(|class| classes.contains(&class));
-            plan.extend(op(key, None, Some(body), stays));
-        }
-        plan.sort_unstable_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.key().cmp(y.key())));
-        plan.into_iter().map(|(_, op)| op).collect()
-    }
-}
-
-/// Makes one step of all, in their order, but for collecting more than a few rows.
-fn merge<K, B>(by_step: &mut BTreeMap<Step, Vec<Op<K, B>>>) {
-    let collect = by_step.remove(&Step::Collect).unwrap_or_default();
-    let mut ops: Vec<Op<K, B>> = std::mem::take(by_step).into_values().flatten().collect();
-    match ops.len() {
-        0 => by_step.insert(Step::Collect, collect),
-        many if many + collect.len() > TOGETHER => {
-            by_step.insert(Step::Flip, ops);
-            by_step.insert(Step::Collect, collect)
-        }
-        _ => {
-            ops.extend(collect);
-            by_step.insert(Step::Flip, ops)
-        }
-    };
-    by_step.retain(|_, ops| !ops.is_empty());
 }
 
 #[cfg(test)]
