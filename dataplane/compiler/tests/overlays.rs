@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use portcullis_compiler::model::{Field, KeyModel, MatchKind, Role};
 use portcullis_compiler::proof::deciding_row;
-use portcullis_compiler::{Class, ClassId, ClassRows, Fingerprint, RowCache, StageModel};
+use portcullis_compiler::{Class, ClassId, ClassRows, Compiler, Fingerprint, RowCache, StageModel};
 use portcullis_policy::{Direction, Document, Endpoint, Policy, canonical, effective};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -159,5 +159,37 @@ fn an_own_rule_takes_a_handful_of_rows() {
     ];
     for (defaults, rule, wanted) in cases {
         assert_eq!(counts(defaults, rule.clone()), wanted, "{defaults:?} {rule}");
+    }
+}
+
+/// Where rows of an overlay stand on those of a class, both change at once: the class gets another id.
+#[test]
+fn a_class_below_an_overlay_is_edited_in_place_only_without_overlays() {
+    let document = |ports: &str| {
+        Document::from_yaml(&format!(
+            "version: portcullis/v1\nprofiles:\n  p: {{rules: [{{name: r, action: deny, direction: egress, protocol: tcp, \
+             ports: [{ports}]}}]}}\nendpoints:\n  plain: {{profiles: [p]}}\n  own: {{profiles: [p], rules: [{{name: o, \
+             action: allow, direction: egress, protocol: tcp, ports: [25]}}]}}\n"
+        ))
+        .unwrap()
+    };
+    for (name, in_place) in [("ovs", false), ("p4-ternary", true)] {
+        let mut compiler = Compiler::default();
+        let mut cache = RowCache::new(StageModel::named(name).unwrap());
+        let before = compiler.resolve(&document("25, 465"), 1).unwrap();
+        cache.check(&before).unwrap();
+        let cache = std::cell::RefCell::new(cache);
+        let edits = |old: &Class, new: &Class| cache.borrow_mut().edits(old, new);
+        let after = compiler
+            .resolve_in_place(&document("25, 465, 587"), 2, &edits)
+            .unwrap();
+        let ids = |name: &str| [&before, &after].map(|intent| intent.endpoints[name].classes.egress);
+        for name in ["plain", "own"] {
+            let [old, new] = ids(name);
+            assert_eq!(old == new, in_place, "{name}");
+        }
+        let own = &after.classes[&ids("own")[1]];
+        assert_eq!(own.base.as_ref().map(|base| base.id), Some(ids("plain")[1]));
+        assert_eq!(cache.borrow_mut().get(own).unwrap().overlay, !in_place);
     }
 }

@@ -101,7 +101,12 @@ fn what_a_policy_closes_that_does_not_fit_is_closed() {
             rig.target.status()
         );
     }
-    assert!(connects(web, v4(9, 80)));
+    // A port that nobody knew before is none of an older policy's, which would let it pass.
+    let new = rig
+        .sandbox
+        .add_endpoint(EndpointSpec::numbered("new", 3))
+        .unwrap();
+    assert!(connects(web, v4(9, 80)) && !connects(&new, v4(9, 80)));
     let status = rig.target.status();
     assert_eq!((status.state, status.wanted), (SessionState::Applying, 2));
     assert!(

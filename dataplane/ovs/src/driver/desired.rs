@@ -23,7 +23,7 @@ struct NoRows {
 }
 
 impl Driver {
-    /// Sets what the switch shall hold, from the intent and the ports that are there.
+    /// Builds the rows of the newest intent for the bridge's ports, and sends those that differ from the installed ones.
     pub(super) async fn set_desired(&mut self) {
         let (Some(intent), Some(switch)) = (self.state.intent.clone(), self.database.snapshot()) else {
             return;

@@ -6,7 +6,7 @@ use portcullis_policy::{Endpoint, Name, PerDirection};
 
 use super::{OPEN, Round, class_of};
 use crate::class::affected::{Affected, Difference};
-use crate::class::compiler::{Bound, Combo, Source, falls_of};
+use crate::class::compiler::{Bound, Combo, Source, Use, falls_of};
 use crate::class::{ClassId, EndpointIntent, Intent, ScheduledTransition};
 
 impl Round<'_> {
@@ -178,16 +178,7 @@ impl Round<'_> {
 
     /// Counts a combination that others stand on out of some classes and into others.
     fn count_bases(&mut self, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
-        for (was, is) in was.zip(is).into_iter().filter(|(was, is)| was != is) {
-            if let Some(class) = self.compiler.uses.get_mut(&was) {
-                class.bases = class.bases.saturating_sub(1);
-                self.touched.insert(was);
-            }
-            if is != ClassId::OPEN {
-                self.compiler.uses.entry(is).or_default().bases += 1;
-                self.touched.insert(is);
-            }
-        }
+        self.recount(was, is, |used| &mut used.bases);
     }
 
     /// Forgets combinations that nobody has any more.
@@ -207,13 +198,24 @@ impl Round<'_> {
 
     /// Counts an endpoint out of some classes and into others.
     pub(super) fn count(&mut self, was: PerDirection<ClassId>, is: PerDirection<ClassId>) {
+        self.recount(was, is, |used| &mut used.endpoints);
+    }
+
+    /// One user less of some classes, and one more of others.
+    fn recount(
+        &mut self,
+        was: PerDirection<ClassId>,
+        is: PerDirection<ClassId>,
+        users: fn(&mut Use) -> &mut u32,
+    ) {
         for (was, is) in was.zip(is).into_iter().filter(|(was, is)| was != is) {
             if let Some(class) = self.compiler.uses.get_mut(&was) {
-                class.endpoints = class.endpoints.saturating_sub(1);
+                let users = users(class);
+                *users = users.saturating_sub(1);
                 self.touched.insert(was);
             }
             if is != ClassId::OPEN {
-                self.compiler.uses.entry(is).or_default().endpoints += 1;
+                *users(self.compiler.uses.entry(is).or_default()) += 1;
                 self.touched.insert(is);
             }
         }
