@@ -56,5 +56,5 @@ control MainDeparser(packet_out packet, in headers_t hdr) {
     apply { packet.emit(hdr); }
 }
 
-@pkginfo(name="portcullis", version="2")
+@pkginfo(name="portcullis", version="3")
 V1Switch(MainParser(), NoVerification(), IngressPipe(), EgressPipe(), NoChecksum(), MainDeparser()) main;

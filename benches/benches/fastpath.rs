@@ -10,7 +10,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use portcullis_fastpath::{Action, Cond, DropReason, NO_SLOT, Row, RowId, Snapshot, Table, Tables, Tally};
+use portcullis_fastpath::{
+    Action, Cond, DropReason, Lead, NO_SLOT, Row, RowId, Snapshot, Table, Tables, Tally,
+};
 
 /// Flows of a round: more than any cache of exact flows would hold.
 const FLOWS: usize = 32_768;
@@ -156,9 +158,19 @@ fn make(endpoints: u32, mix: Mix) -> Made {
         let (port, vlan) = place(endpoint);
         let class = (endpoint % 50 + 1) as u16;
         let point = [(0, Cond::exact(port)), (1, Cond::exact(vlan))];
-        let attach = made.add(Table::Attach, &point, 1, Action::SetClass(class));
+        let attach = made.add(
+            Table::Attach,
+            &point,
+            1,
+            Action::SetClass(Lead::from_class(class)),
+        );
         made.attach.push(attach);
-        made.add(Table::Deliver, &point, 1, Action::SetClass(class));
+        made.add(
+            Table::Deliver,
+            &point,
+            1,
+            Action::SetClass(Lead::from_class(class)),
+        );
         let mac = 0x0200_0000_0000u64 | u64::from(endpoint);
         made.add(Table::L2, &[(0, Cond::exact(mac))], 0, Action::Forward(port));
     }
@@ -166,7 +178,7 @@ fn make(endpoints: u32, mix: Mix) -> Made {
         Table::Deliver,
         &[(0, Cond::exact(UPLINK))],
         1,
-        Action::SetClass(1),
+        Action::SetClass(Lead::from_class(1)),
     );
     made.add(
         Table::L2,
@@ -274,7 +286,7 @@ fn one_change(c: &mut Criterion) {
         n += 7919;
         let row = made.attach[n % made.attach.len()];
         made.tables
-            .modify(row, Action::SetClass((n % 50 + 1) as u16))
+            .modify(row, Action::SetClass(Lead::from_class((n % 50 + 1) as u16)))
             .unwrap();
         made.tables.publish()
     };
@@ -303,7 +315,9 @@ fn one_change(c: &mut Criterion) {
         made.policy(Table::EgressPolicy, class, Mix::Few);
         made.tables.publish();
         let row = made.attach[usize::from(class) * 31 % made.attach.len()];
-        made.tables.modify(row, Action::SetClass(class)).unwrap();
+        made.tables
+            .modify(row, Action::SetClass(Lead::from_class(class)))
+            .unwrap();
         made.tables.publish();
         took.push(begin.elapsed());
     }

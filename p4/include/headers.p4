@@ -236,6 +236,8 @@ struct metadata_t {
     // What tables found out.
     bit<3> role;
     bit<16> class;
+    // What of the class is different for this endpoint; 0: nothing.
+    bit<16> overlay;
     bit<16> remote_id;
     bit<1> guarded;
     bit<1> check_addresses;

@@ -14,7 +14,8 @@
 #define PORTS ternary
 #endif
 
-// Both policy stages match the same keys.
+// Both policy stages match the same keys. A row names a class, or an overlay: what rules and unlocks of one endpoint change
+// in its class. Rows of overlays have higher priorities, and leave to the class what they do not match.
 #define POLICY_KEYS                                        \
         meta.class : ternary @name("class") @id(1);        \
         meta.ether_type : ternary @name("ether_type") @id(2); \
@@ -30,7 +31,8 @@
         meta.src_port : PORTS @name("src_port") @id(12);   \
         meta.dst_port : PORTS @name("dst_port") @id(13);   \
         meta.icmp_type : ternary @name("icmp_type") @id(14); \
-        meta.icmp_code : ternary @name("icmp_code") @id(15);
+        meta.icmp_code : ternary @name("icmp_code") @id(15); \
+        meta.overlay : ternary @name("overlay") @id(16);
 
 // The role that a sender needs for a frame.
 control NeededRole(in bit<48> dst, inout metadata_t meta) {
@@ -81,13 +83,18 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
     @id(3) @name("unknown")
     action unknown() { dropped = 1; }
 
+    // The class is in the lower 16 bits, the overlay in the upper ones, so that one parameter changes both at once.
     @id(4) @name("set_class")
-    action set_class(@id(1) bit<16> class) { meta.class = class; }
+    action set_class(@id(1) bit<32> class_and_overlay) {
+        meta.class = class_and_overlay[15:0];
+        meta.overlay = class_and_overlay[31:16];
+    }
 
     // The sender is held to its MACs and addresses.
     @id(5) @name("set_guarded_class")
-    action set_guarded_class(@id(1) bit<16> class) {
-        meta.class = class;
+    action set_guarded_class(@id(1) bit<32> class_and_overlay) {
+        meta.class = class_and_overlay[15:0];
+        meta.overlay = class_and_overlay[31:16];
         meta.guarded = 1;
     }
 
@@ -114,7 +121,7 @@ control Sender(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port,
 
     NeededRole() needed_role;
 
-    // Port and VLAN: the sender's class.
+    // Port and VLAN: the sender's class and overlay.
     @id(1) @name("attach")
     table attach {
         key = {
@@ -298,7 +305,10 @@ control Receiver(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port, 
     action deny() { dropped = 1; }
 
     @id(12) @name("set_class")
-    action set_class(@id(1) bit<16> class) { meta.class = class; }
+    action set_class(@id(1) bit<32> class_and_overlay) {
+        meta.class = class_and_overlay[15:0];
+        meta.overlay = class_and_overlay[31:16];
+    }
 
     @id(13) @name("set_remote_id")
     action set_remote_id(@id(1) bit<16> remote_id) { meta.remote_id = remote_id; }
@@ -306,7 +316,7 @@ control Receiver(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port, 
     @id(14) @name("not_there")
     action not_there() { dropped = 1; }
 
-    // Output port and VLAN: the receiver's class.
+    // Output port and VLAN: the receiver's class and overlay.
     @id(8) @name("deliver")
     table deliver {
         key = {
@@ -345,6 +355,7 @@ control Receiver(inout headers_t hdr, inout metadata_t meta, in bit<9> in_port, 
     apply {
         dropped = 0;
         meta.class = 0;
+        meta.overlay = 0;
         meta.remote_id = 0;
         if (in_port == out_port) {
             // Nothing goes back where it came from.

@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use portcullis_fastpath::{
-    Action, Cond, Decision, DropReason, Fields, HeaderSubset, NO_SLOT, Row, Snapshot, Table, Tables, Tally,
+    Action, Cond, Decision, DropReason, Fields, HeaderSubset, Lead, NO_SLOT, Row, Snapshot, Table, Tables,
+    Tally,
 };
 
 use crate::machine::field;
@@ -127,7 +128,12 @@ fn snapshot(policy: &Policy) -> std::sync::Arc<Snapshot> {
         add(table, vec![exact(CLASS, 1)], 1, Action::Allow);
     }
     for (table, port) in [(Table::Attach, IN), (Table::Deliver, OUT)] {
-        add(table, vec![exact(0, port.into())], 1, Action::SetClass(1));
+        add(
+            table,
+            vec![exact(0, port.into())],
+            1,
+            Action::SetClass(Lead::from_class(1)),
+        );
     }
     add(Table::L2, vec![exact(0, SINK.into())], 0, Action::Forward(OUT));
     tables.publish()

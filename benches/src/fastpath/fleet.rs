@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portcullis_backend::delta::Op;
 use portcullis_compiler::{Compiler, RowCache};
-use portcullis_fastpath::{Action, RowId, Table, Tables};
+use portcullis_fastpath::{Action, Lead, RowId, Table, Tables};
 use portcullis_p4runtime::OwnProgram;
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::units::Units;
@@ -30,7 +30,7 @@ pub struct Made {
     pub tables: Tables,
     pub rows: usize,
     /// Rows that say the class of a sender, and that class.
-    pub attached: Vec<(RowId, u16)>,
+    pub attached: Vec<(RowId, Lead)>,
     slots: u32,
 }
 

@@ -17,6 +17,7 @@ mod footprint;
 mod handle;
 pub mod machine;
 mod numbers;
+mod overlays;
 mod plan;
 pub mod ports;
 mod proofs;
@@ -36,6 +37,7 @@ pub use handle::{
     launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};
+pub use overlays::{Lead, Overlays};
 pub use plan::plan;
 pub use ports::{PortPolicy, Resolution};
 pub use proofs::Proofs;

@@ -89,7 +89,7 @@ proptest! {
 }
 
 /// What an own rule of an endpoint with the profile `web` adds in both directions.
-fn added(defaults: [&str; 2], rule: serde_json::Value) -> BTreeMap<Direction, ClassRows> {
+fn added(model: &str, defaults: [&str; 2], rule: serde_json::Value) -> BTreeMap<Direction, ClassRows> {
     let document = json!({
         "version": "portcullis/v1",
         "defaults": {"egress": defaults[0], "ingress": defaults[1]},
@@ -105,7 +105,7 @@ fn added(defaults: [&str; 2], rule: serde_json::Value) -> BTreeMap<Direction, Cl
         "endpoints": {"e": {"profiles": ["web"], "rules": [rule]}},
     });
     let document = Document::from_yaml(&document.to_string()).unwrap();
-    let mut cache = RowCache::new(StageModel::ovs());
+    let mut cache = RowCache::new(StageModel::named(model).unwrap());
     let rows = Direction::BOTH.into_iter().filter_map(|direction| {
         let class = class(&document, direction)?;
         let rows = cache.get(&class).unwrap();
@@ -116,8 +116,8 @@ fn added(defaults: [&str; 2], rule: serde_json::Value) -> BTreeMap<Direction, Cl
 }
 
 /// Rows that a rule adds to what the endpoint sends and receives, for both IP versions.
-fn counts(defaults: [&str; 2], rule: serde_json::Value) -> [usize; 2] {
-    let added = added(defaults, rule);
+fn counts(model: &str, defaults: [&str; 2], rule: serde_json::Value) -> [usize; 2] {
+    let added = added(model, defaults, rule);
     Direction::BOTH.map(|direction| added.get(&direction).map_or(0, ClassRows::rows))
 }
 
@@ -158,7 +158,16 @@ fn an_own_rule_takes_a_handful_of_rows() {
         (INBOUND, allow("ingress", "tcp", &["8000-8999"], &[]), [0, 12]),
     ];
     for (defaults, rule, wanted) in cases {
-        assert_eq!(counts(defaults, rule.clone()), wanted, "{defaults:?} {rule}");
+        assert_eq!(
+            counts("ovs", defaults, rule.clone()),
+            wanted,
+            "{defaults:?} {rule}"
+        );
+        let [egress, ingress] = counts("p4-ternary", defaults, rule.clone());
+        assert!(
+            egress <= wanted[0] && ingress <= wanted[1],
+            "{defaults:?} {rule}: {egress} and {ingress}"
+        );
     }
 }
 
@@ -173,7 +182,7 @@ fn a_class_below_an_overlay_is_edited_in_place_only_without_overlays() {
         ))
         .unwrap()
     };
-    for (name, in_place) in [("ovs", false), ("p4-ternary", true)] {
+    for (name, in_place) in [("ovs", false), ("p4-ternary", false), ("exact-bitmap", true)] {
         let mut compiler = Compiler::default();
         let mut cache = RowCache::new(StageModel::named(name).unwrap());
         let before = compiler.resolve(&document("25, 465"), 1).unwrap();

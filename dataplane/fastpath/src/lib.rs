@@ -30,7 +30,7 @@ pub use header_subset::HeaderSubset;
 pub use path::{DropReason, Forwarding, Ports, Prefetch, Tally};
 pub use ports::Port;
 pub use roles::Role;
-pub use row::{Action, ActionKind, Cond, Decision, NO_SLOT, Row, RowId};
+pub use row::{Action, ActionKind, Cond, Decision, Lead, NO_SLOT, Row, RowId};
 pub use table::{Key, Table};
 pub use tables::{Snapshot, TableError, Tables};
 

@@ -1,4 +1,4 @@
-//! Attachment points of a port by VLAN: the sender's class and guard, and the receiver's class.
+//! Attachment points of a port by VLAN: the sender's policy and guard, and the receiver's policy.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ type Chunks = Box<[Option<Arc<[AttachmentPoint]>>]>;
 /// Sender and receiver of one VLAN at a port.
 #[derive(Debug, Clone, Default)]
 pub struct AttachmentPoint {
-    /// The sender's class; without one, frames from here are dropped.
-    pub sends: Option<u16>,
+    /// The sender's policy, by its place among the compiled ones; without one, frames from here are dropped.
+    pub sends: Option<u32>,
     /// Roles of the sender, which allow frames that other servers may not send.
     pub roles: Option<Arc<Roles>>,
     /// The source guard; absent for a sender that is not guarded.
     pub guard: Option<Arc<Guard>>,
-    /// The receiver's class; without one, frames to here are dropped.
-    pub receives: Option<u16>,
+    /// The receiver's policy, by its place among the compiled ones; without one, frames to here are dropped.
+    pub receives: Option<u32>,
 }
 
 /// Everything of a port. VLANs without rows of their own have what rows for any VLAN say.

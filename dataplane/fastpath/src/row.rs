@@ -54,6 +54,30 @@ impl Decision {
     };
 }
 
+/// Where a port leads: a class, and the overlay above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lead {
+    /// The class; nothing is denied to class 0, whatever the overlay is.
+    pub class: u16,
+    /// The overlay, whose rows name it instead of the class; 0: none.
+    pub overlay: u16,
+}
+
+impl Lead {
+    /// A class without an overlay.
+    pub const fn from_class(class: u16) -> Lead {
+        Lead { class, overlay: 0 }
+    }
+
+    /// The parameter of `set_class`: the class in the lower 16 bits, the overlay in the upper ones.
+    pub const fn from_parameter(value: u32) -> Lead {
+        Lead {
+            class: value as u16,
+            overlay: (value >> 16) as u16,
+        }
+    }
+}
+
 /// What a row does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -61,10 +85,10 @@ pub enum Action {
     Allow,
     /// Drops the frame, counted by the reason.
     Deny,
-    /// The class of the sender or receiver.
-    SetClass(u16),
+    /// The class and overlay of the sender or receiver.
+    SetClass(Lead),
     /// The same, of a sender that is held to its MACs and addresses.
-    SetGuardedClass(u16),
+    SetGuardedClass(Lead),
     /// Its MAC is its own; its addresses are to be looked at.
     CheckAddresses,
     /// Which prefix the other side is in.
@@ -108,13 +132,14 @@ impl ActionKind {
         named.map(|(kind, _)| kind)
     }
 
-    /// The action with its parameter; what takes none ignores it.
-    pub fn with(self, value: u16) -> Action {
+    /// The action with its parameter; what takes none ignores it, and only classes take more than 16 bits.
+    pub fn with(self, parameter: u32) -> Action {
+        let value = parameter as u16;
         match self {
             ActionKind::Allow => Action::Allow,
             ActionKind::Deny => Action::Deny,
-            ActionKind::SetClass => Action::SetClass(value),
-            ActionKind::SetGuardedClass => Action::SetGuardedClass(value),
+            ActionKind::SetClass => Action::SetClass(Lead::from_parameter(parameter)),
+            ActionKind::SetGuardedClass => Action::SetGuardedClass(Lead::from_parameter(parameter)),
             ActionKind::CheckAddresses => Action::CheckAddresses,
             ActionKind::SetRemoteId => Action::SetRemoteId(value),
             ActionKind::Forward => Action::Forward(value),
@@ -129,6 +154,14 @@ impl Action {
         match self {
             Action::Allow => Verdict::Allow,
             _ => Verdict::Deny,
+        }
+    }
+
+    /// Where it leads, if it leads to a class.
+    pub(crate) fn lead(self) -> Option<Lead> {
+        match self {
+            Action::SetClass(lead) | Action::SetGuardedClass(lead) => Some(lead),
+            _ => None,
         }
     }
 

@@ -38,7 +38,7 @@ macro_rules! tables {
 }
 
 tables! {
-    /// Port and VLAN: the sender's class.
+    /// Port and VLAN: the sender's class and overlay.
     Attach = 1 {
         name: "attach",
         keys: POINT,
@@ -106,7 +106,7 @@ tables! {
         actions: &[A::Forward, A::ForwardToGroup],
         is_counted: false,
     }
-    /// Output port and VLAN: the receiver's class.
+    /// Output port and VLAN: the receiver's class and overlay.
     Deliver = 8 {
         name: "deliver",
         keys: POINT,
@@ -169,6 +169,7 @@ pub enum Key {
     DstIpv6,
     IcmpType,
     IcmpCode,
+    Overlay,
 }
 
 use Key as K;
@@ -190,6 +191,7 @@ const POLICY: &[Key] = &[
     K::DstPort,
     K::IcmpType,
     K::IcmpCode,
+    K::Overlay,
 ];
 
 impl Table {

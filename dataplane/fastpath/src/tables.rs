@@ -14,9 +14,10 @@ use crate::port_map::Bitmaps;
 use crate::ports::{AttachmentPoint, Port};
 use crate::remote;
 use crate::roles::Roles;
-use crate::row::{Action, Decision, NO_SLOT, Row, RowId};
+use crate::row::{Action, Decision, Lead, NO_SLOT, Row, RowId};
 use crate::table::{Key, Table};
 use crate::{PORTS, remote::Remotes};
+use pairs::Pairs;
 
 /// Classes are looked up in two steps, so that a change copies little.
 const CHUNK: usize = 256;
@@ -33,6 +34,8 @@ pub enum TableError {
     Port(u128),
     /// An action that the table does not have.
     Action(Table, Action),
+    /// Rows lead to as many pairs of class and overlay as the switch keeps.
+    Pairs,
 }
 
 impl std::fmt::Display for TableError {
@@ -42,13 +45,18 @@ impl std::fmt::Display for TableError {
             TableError::NotBits(table, key) => write!(f, "{key:?} of {table:?} cannot be a range"),
             TableError::Port(port) => write!(f, "there is no port {port}: the last is {}", PORTS - 1),
             TableError::Action(table, action) => write!(f, "{table:?} has no action {action:?}"),
+            TableError::Pairs => write!(
+                f,
+                "rows lead to {} pairs of class and overlay, and there is room for no more",
+                pairs::MOST
+            ),
         }
     }
 }
 
 impl std::error::Error for TableError {}
 
-/// Classes of one direction.
+/// Compiled policies of one direction: those of classes at their numbers, then those of pairs of class and overlay.
 #[derive(Debug, Clone)]
 struct Classes {
     chunks: Box<[Arc<Chunk>; CHUNKS]>,
@@ -56,7 +64,7 @@ struct Classes {
     nobody: Arc<Class>,
 }
 
-const CHUNKS: usize = (1 << 16) / CHUNK;
+const CHUNKS: usize = (pairs::CLASSES + pairs::MOST) as usize / CHUNK;
 type Chunk = [Option<Arc<Class>>; CHUNK];
 
 impl Classes {
@@ -79,20 +87,18 @@ impl Classes {
     }
 
     #[inline(always)]
-    fn get(&self, class: u16) -> &Class {
-        let [low, high] = class.to_le_bytes();
-        match &self.chunks[usize::from(high)][usize::from(low)] {
+    fn get(&self, place: u32) -> &Class {
+        match &self.chunks[place as usize / CHUNK % CHUNKS][place as usize % CHUNK] {
             Some(own) => own,
             None => &self.nobody,
         }
     }
 
-    fn set(&mut self, class: u16, compiled: Option<Arc<Class>>) {
-        if class == 0 {
+    fn set(&mut self, place: u32, compiled: Option<Arc<Class>>) {
+        if place == 0 {
             return;
         }
-        let [low, high] = class.to_le_bytes();
-        Arc::make_mut(&mut self.chunks[usize::from(high)])[usize::from(low)] = compiled;
+        Arc::make_mut(&mut self.chunks[place as usize / CHUNK % CHUNKS])[place as usize % CHUNK] = compiled;
     }
 
     fn bytes(&self) -> usize {
@@ -146,7 +152,7 @@ impl Snapshot {
     #[doc(hidden)]
     #[inline(always)]
     pub fn judge(&self, class: u16, headers: &HeaderSubset, fields: &Fields) -> Decision {
-        let class = self.egress(class);
+        let class = self.egress(class.into());
         let leaf = class.leaf_of(headers, Direction::Egress);
         if leaf.is_list() {
             return class.judge(fields, Direction::Egress);
@@ -180,13 +186,13 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    pub(crate) fn egress(&self, class: u16) -> &Class {
-        self.classes.egress.get(class)
+    pub(crate) fn egress(&self, place: u32) -> &Class {
+        self.classes.egress.get(place)
     }
 
     #[inline(always)]
-    pub(crate) fn ingress(&self, class: u16) -> &Class {
-        self.classes.ingress.get(class)
+    pub(crate) fn ingress(&self, place: u32) -> &Class {
+        self.classes.ingress.get(place)
     }
 
     pub(crate) fn group(&self, id: u32) -> &[u16] {
@@ -235,7 +241,9 @@ impl AttachmentRows {
 #[derive(Debug, Default)]
 struct ClassRows {
     policy: BTreeMap<u16, BTreeSet<RowId>>,
-    /// Rows that ask for no class, or for some bits of it.
+    /// Rows that ask for one overlay and no class.
+    overlays: BTreeMap<u16, BTreeSet<RowId>>,
+    /// Rows that ask for neither, for some bits, or for both.
     open: BTreeSet<RowId>,
     remote: BTreeMap<u16, BTreeSet<RowId>>,
 }
@@ -246,6 +254,7 @@ enum RowPlace {
     AttachmentPoint(u16, Option<u16>),
     Mac(u64),
     Class(u16),
+    Overlay(u16),
     Open,
     Remote(u16),
 }
@@ -259,6 +268,11 @@ struct Dirty {
     points: BTreeSet<PlugKey>,
     macs: BTreeSet<u64>,
     classes: PerDirection<BTreeSet<u16>>,
+    overlays: PerDirection<BTreeSet<u16>>,
+    /// Pairs to which a row leads for the first time.
+    pairs: PerDirection<BTreeSet<Lead>>,
+    /// Places of pairs to which no row leads any more.
+    left: PerDirection<BTreeSet<u32>>,
     open: PerDirection<bool>,
     groups: bool,
 }
@@ -272,6 +286,7 @@ pub struct Tables {
     points: BTreeMap<PlugKey, AttachmentRows>,
     macs: HashMap<u64, RowId>,
     classes: PerDirection<ClassRows>,
+    pairs: PerDirection<Pairs>,
     groups: BTreeMap<u32, Arc<[u16]>>,
     dirty: Dirty,
     maps: Bitmaps,
@@ -297,6 +312,7 @@ impl Default for Tables {
             points: BTreeMap::new(),
             macs: HashMap::new(),
             classes: PerDirection::default(),
+            pairs: PerDirection::default(),
             groups: BTreeMap::new(),
             dirty: Dirty::default(),
             maps,
@@ -317,6 +333,7 @@ impl Tables {
     pub fn insert(&mut self, table: Table, row: Row) -> Result<RowId, TableError> {
         let place = place(table, &row)?;
         check_action(table, row.action)?;
+        self.leads(table, None, row.action.lead())?;
         let id = RowId(self.next);
         self.next += 1;
         self.index(table, place, id, true);
@@ -334,8 +351,14 @@ impl Tables {
         };
         let table = *table;
         check_action(table, action)?;
-        row.action = action;
         let place = place(table, row)?;
+        let before = std::mem::replace(&mut row.action, action);
+        if let Err(why) = self.leads(table, before.lead(), action.lead()) {
+            if let Some((_, row)) = self.rows.get_mut(&id) {
+                row.action = before;
+            }
+            return Err(why);
+        }
         self.touch(table, place);
         Ok(true)
     }
@@ -346,6 +369,8 @@ impl Tables {
         if let Ok(place) = place(table, &row) {
             self.index(table, place, id, false);
         }
+        // What leads nowhere finds room.
+        let _ = self.leads(table, row.action.lead(), None);
         if let Some(count) = self.counts.get_mut(table.index()) {
             *count -= 1;
         }
@@ -381,6 +406,25 @@ impl Tables {
         Arc::clone(&self.current)
     }
 
+    /// Follows where rows lead: `before` no more, `now` from now on. Without room nothing is changed.
+    fn leads(&mut self, table: Table, before: Option<Lead>, now: Option<Lead>) -> Result<(), TableError> {
+        let direction = match table {
+            Table::Deliver => Direction::Ingress,
+            _ => Direction::Egress,
+        };
+        let pairs = &mut self.pairs[direction];
+        if now.is_some_and(|lead| !pairs.has_room(lead)) {
+            return Err(TableError::Pairs);
+        }
+        if let Some(lead) = now.filter(|lead| pairs.add(*lead)) {
+            self.dirty.pairs[direction].insert(lead);
+        }
+        if let Some(place) = before.and_then(|lead| pairs.remove(lead)) {
+            self.dirty.left[direction].insert(place);
+        }
+        Ok(())
+    }
+
     fn index(&mut self, table: Table, place: RowPlace, id: RowId, add: bool) {
         let put = |set: &mut BTreeSet<RowId>| {
             if add {
@@ -403,13 +447,14 @@ impl Tables {
                     self.macs.remove(&mac);
                 }
             }
-            RowPlace::Class(class) | RowPlace::Remote(class) => {
+            RowPlace::Class(number) | RowPlace::Overlay(number) | RowPlace::Remote(number) => {
                 let rows = &mut self.classes[table.direction()];
                 let map = match place {
                     RowPlace::Class(_) => &mut rows.policy,
+                    RowPlace::Overlay(_) => &mut rows.overlays,
                     _ => &mut rows.remote,
                 };
-                put(map.entry(class).or_default());
+                put(map.entry(number).or_default());
             }
             RowPlace::Open => {
                 put(&mut self.classes[table.direction()].open);
@@ -429,6 +474,9 @@ impl Tables {
             RowPlace::Class(class) | RowPlace::Remote(class) => {
                 self.dirty.classes[table.direction()].insert(class);
             }
+            RowPlace::Overlay(overlay) => {
+                self.dirty.overlays[table.direction()].insert(overlay);
+            }
             RowPlace::Open => {
                 self.dirty.open[table.direction()] = true;
             }
@@ -436,6 +484,7 @@ impl Tables {
     }
 }
 
+mod pairs;
 mod publish;
 
 fn port(table: Table, row: &Row) -> Result<u16, TableError> {
@@ -468,9 +517,10 @@ fn place(table: Table, row: &Row) -> Result<RowPlace, TableError> {
         Table::L2 => RowPlace::Mac(exact(Key::DstMac)? as u64),
         Table::EgressRemote | Table::IngressRemote => RowPlace::Remote(exact(Key::Class)? as u16),
         Table::EgressPolicy | Table::IngressPolicy => {
-            let bits = row.masked(table, Key::Class, 16);
-            match bits.ok_or(TableError::NotBits(table, Key::Class))? {
-                (class, 0xffff) => RowPlace::Class(class as u16),
+            let bits = |key| row.masked(table, key, 16).ok_or(TableError::NotBits(table, key));
+            match (bits(Key::Class)?, bits(Key::Overlay)?) {
+                ((class, 0xffff), (_, 0)) => RowPlace::Class(class as u16),
+                ((_, 0), (overlay @ 1.., 0xffff)) => RowPlace::Overlay(overlay as u16),
                 _ => RowPlace::Open,
             }
         }
@@ -496,22 +546,24 @@ fn ordered<'a>(rows: &'a HashMap<RowId, (Table, Row)>, ids: impl Iterator<Item =
     found.into_iter().map(|(_, row)| row).collect()
 }
 
-/// What a class's rows are compiled to. `open` are those of its rows that ask for no class, or for some bits of it.
+/// What the rows of a class and of the overlay above it are compiled to. `open` are those of its rows that ask for neither, for
+/// some bits, or for both.
 fn compiled(
     table: Table,
-    class: u16,
+    lead: Lead,
     rows: &HashMap<RowId, (Table, Row)>,
     of: &ClassRows,
     open: &[RowId],
     maps: &mut Bitmaps,
 ) -> Class {
-    let own = of.policy.get(&class).into_iter().flatten();
-    let all = ordered(rows, own.chain(open));
+    let own = of.policy.get(&lead.class).into_iter().flatten();
+    let above = of.overlays.get(&lead.overlay).into_iter().flatten();
+    let all = ordered(rows, own.chain(above).chain(open));
     let stage = match table {
         Table::EgressPolicy => Table::EgressRemote,
         _ => Table::IngressRemote,
     };
-    let prefixes = ordered(rows, of.remote.get(&class).into_iter().flatten());
+    let prefixes = ordered(rows, of.remote.get(&lead.class).into_iter().flatten());
     let remotes = remote::compile(stage, &prefixes);
     classes::compile(table, &all, remotes, maps)
 }
@@ -520,6 +572,7 @@ fn point(
     rows: &HashMap<RowId, (Table, Row)>,
     points: &BTreeMap<PlugKey, AttachmentRows>,
     (port, vlan): PlugKey,
+    pairs: &PerDirection<Pairs>,
     shapes: &mut Shapes,
 ) -> AttachmentPoint {
     let own = vlan.and_then(|v| points.get(&(port, Some(v))));
@@ -529,8 +582,8 @@ fn point(
     };
     let attach = of(|r| &r.attach).first().map(|row| row.action);
     let (sends, guarded) = match attach {
-        Some(Action::SetClass(class)) => (Some(class), false),
-        Some(Action::SetGuardedClass(class)) => (Some(class), true),
+        Some(Action::SetClass(lead)) => (Some(pairs.egress.place(lead)), false),
+        Some(Action::SetGuardedClass(lead)) => (Some(pairs.egress.place(lead)), true),
         _ => (None, false),
     };
     let guard = guarded.then(|| {
@@ -540,7 +593,7 @@ fn point(
     let roles = of(|r| &r.roles);
     let roles = (!roles.is_empty()).then(|| Arc::new(Roles::compile(&roles)));
     let receives = match of(|r| &r.deliver).first().map(|row| row.action) {
-        Some(Action::SetClass(class)) => Some(class),
+        Some(Action::SetClass(lead)) => Some(pairs.ingress.place(lead)),
         _ => None,
     };
     AttachmentPoint {

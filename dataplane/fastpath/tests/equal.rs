@@ -6,7 +6,7 @@ use crate::oracle::Oracle;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
 use portcullis_fastpath::{
-    Action, Cond, DropReason, Fields, Key, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
+    Action, Cond, DropReason, Fields, Key, Lead, NO_SLOT, Ports, Row, RowId, Table, Tables, Tally,
 };
 
 #[derive(Default)]
@@ -105,7 +105,10 @@ fn start(dice: &mut Dice) -> Both {
     // Most ports have somebody, or few frames would get far.
     for port in 0..SWITCH_PORTS as u16 {
         for table in [Table::Attach, Table::Deliver] {
-            let class = dice.below(4) as u16;
+            let class = Lead {
+                class: dice.below(4) as u16,
+                overlay: dice.below(4) as u16,
+            };
             let guarded = table == Table::Attach && dice.one_in(3);
             let row = Row {
                 conds: [(0, portcullis_fastpath::Cond::exact(port))].into(),

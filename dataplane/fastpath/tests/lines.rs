@@ -4,7 +4,9 @@
 use crate::drawn;
 
 use drawn::{Dice, SWITCH_PORTS, frame, row};
-use portcullis_fastpath::{Action, Cond, DropReason, Fields, NO_SLOT, Row, Snapshot, Table, Tables, Tally};
+use portcullis_fastpath::{
+    Action, Cond, DropReason, Fields, Lead, NO_SLOT, Row, Snapshot, Table, Tables, Tally,
+};
 use pulp::{Arch, NullaryFnOnce};
 
 /// Where a frame went, and what it met on its way.
@@ -86,8 +88,8 @@ fn plain(table: Table, key: u128, action: Action) -> (Table, Row) {
 fn tables() -> Tables {
     let mut tables = Tables::default();
     for (table, row) in [
-        plain(Table::Attach, 1, Action::SetClass(1)),
-        plain(Table::Deliver, 2, Action::SetClass(0)),
+        plain(Table::Attach, 1, Action::SetClass(Lead::from_class(1))),
+        plain(Table::Deliver, 2, Action::SetClass(Lead::from_class(0))),
         plain(Table::L2, 0x0200_0000_0002, Action::Forward(2)),
     ] {
         tables.insert(table, row).unwrap();
@@ -249,7 +251,7 @@ fn drawn_frames_over_drawn_rows() {
         }
         for port in 0..SWITCH_PORTS {
             for table in [Table::Attach, Table::Deliver] {
-                let class = Action::SetClass(dice.below(4) as u16);
+                let class = Action::SetClass(Lead::from_class(dice.below(4) as u16));
                 let (table, row) = plain(table, port.into(), class);
                 tables.insert(table, row).unwrap();
             }

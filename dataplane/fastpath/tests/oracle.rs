@@ -18,6 +18,7 @@ struct Way<'a> {
     fields: &'a Fields,
     port: u16,
     class: u16,
+    overlay: u16,
     remote: u16,
     arp_malformed: bool,
     address: u128,
@@ -30,6 +31,7 @@ impl Way<'_> {
             Key::ArpMalformed => self.arp_malformed.into(),
             Key::GuardAddress => self.address,
             Key::Class => self.class.into(),
+            Key::Overlay => self.overlay.into(),
             Key::RemoteId => self.remote.into(),
             key => value(self.fields, key),
         }
@@ -39,7 +41,7 @@ impl Way<'_> {
 /// What a frame has for a key; 0 for what only tables find out.
 pub fn value(f: &Fields, key: Key) -> u128 {
     match key {
-        Key::Port | Key::GuardAddress | Key::Class | Key::RemoteId => 0,
+        Key::Port | Key::GuardAddress | Key::Class | Key::Overlay | Key::RemoteId => 0,
         Key::Role => role(f).into(),
         Key::ArpMalformed => f.arp_malformed.into(),
         Key::Vlan => f.vlan.into(),
@@ -105,6 +107,7 @@ impl Oracle {
             fields: &fields,
             port: in_port,
             class: 0,
+            overlay: 0,
             remote: 0,
             arp_malformed: fields.arp_malformed,
             address: 0,
@@ -131,12 +134,12 @@ impl Oracle {
 
     fn may_send(&self, way: &mut Way<'_>, slots: &mut Vec<u32>) -> bool {
         let guarded = match self.meets(Table::Attach, way, slots) {
-            Some(Action::SetClass(class)) => {
-                way.class = class;
+            Some(Action::SetClass(lead)) => {
+                (way.class, way.overlay) = (lead.class, lead.overlay);
                 false
             }
-            Some(Action::SetGuardedClass(class)) => {
-                way.class = class;
+            Some(Action::SetGuardedClass(lead)) => {
+                (way.class, way.overlay) = (lead.class, lead.overlay);
                 true
             }
             _ => return false,
@@ -176,15 +179,16 @@ impl Oracle {
             fields,
             port,
             class: 0,
+            overlay: 0,
             remote: 0,
             arp_malformed: fields.arp_malformed,
             address: 0,
         };
-        let Some(Action::SetClass(class)) = self.meets(Table::Deliver, &way, slots) else {
+        let Some(Action::SetClass(lead)) = self.meets(Table::Deliver, &way, slots) else {
             return false;
         };
-        way.class = class;
-        class == 0 || self.judge(Table::IngressRemote, Table::IngressPolicy, &mut way, slots)
+        (way.class, way.overlay) = (lead.class, lead.overlay);
+        lead.class == 0 || self.judge(Table::IngressRemote, Table::IngressPolicy, &mut way, slots)
     }
 
     fn judge(&self, remote: Table, policy: Table, way: &mut Way<'_>, slots: &mut Vec<u32>) -> bool {

@@ -17,7 +17,6 @@ mod flow;
 mod io;
 mod no_flood;
 mod observe;
-pub mod overlays;
 pub mod ports;
 mod query;
 pub mod regs;

@@ -1,11 +1,11 @@
 //! Queries over rows: which rows enforce a verdict, and hits per rule.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use portcullis_backend::machine::Desired;
-use portcullis_backend::ports::{NAMED, members};
-use portcullis_backend::{EnforcingRow, Hit, Plan, Trace};
+use portcullis_backend::ports::members;
+use portcullis_backend::{EnforcingRow, Hit, Overlays, Plan, Trace};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row::Owner;
 use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
@@ -173,37 +173,6 @@ pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
 /// other members of the class, so that what decided counts too.
 type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Verdict);
 
-/// The overlays above each class. The class below decides about what they leave open, so it is listed with their members.
-fn stand_on(
-    members: &mut BTreeMap<ClassId, Vec<String>>,
-    intent: &Intent,
-    programs: &mut RowCache,
-) -> Result<BTreeMap<ClassId, Arc<BTreeSet<u32>>>, CompileError> {
-    let mut above: BTreeMap<ClassId, BTreeSet<u32>> = BTreeMap::new();
-    for class in members.keys().filter_map(|id| intent.classes.get(id)) {
-        if let Some(base) = &class.base
-            && programs.get(class)?.overlay
-        {
-            above.entry(base.id).or_default().insert(class.id.0);
-        }
-    }
-    for (base, overlays) in &above {
-        let names = overlays
-            .iter()
-            .filter_map(|id| members.get(&ClassId(*id)))
-            .flatten();
-        let names: BTreeSet<String> = names
-            .chain(members.get(base).into_iter().flatten())
-            .cloned()
-            .collect();
-        members.insert(*base, names.into_iter().take(NAMED).collect());
-    }
-    Ok(above
-        .into_iter()
-        .map(|(base, overlays)| (base, Arc::new(overlays)))
-        .collect())
-}
-
 /// How often each rule decided.
 pub(crate) fn hits(
     seen: &HashMap<FlowKey, FlowStats>,
@@ -227,7 +196,9 @@ pub(crate) fn hits(
     let ports_of_servers =
         ports_of_servers.filter_map(|port| Some((&port.policed()?.policy, format!("({})", port.name))));
     let mut members = members(ports_of_servers);
-    let above = stand_on(&mut members, intent, programs)?;
+    let overlays = Overlays::among(members.keys().copied(), intent, programs)?;
+    overlays.join_members(&mut members);
+    let above = overlays.above();
     for id in members.keys() {
         let Some(class) = intent.classes.get(id) else {
             continue;

@@ -1,6 +1,8 @@
 //! Layout of registers and cookies.
 
-use portcullis_openflow::Field;
+use portcullis_backend::Lead;
+use portcullis_compiler::ClassId;
+use portcullis_openflow::{Action, Field};
 
 use crate::flow::FlowIdentity;
 
@@ -32,6 +34,15 @@ pub const TAGS: u128 = 8;
 /// What [`OUT`] holds for a port: its number in 16 bits, as `in_port` has it in the rows that the switch learns.
 pub fn out(number: u32) -> u128 {
     u128::from(number & 0xffff)
+}
+
+/// Notes where a port leads for the rows of a policy table. `fresh`: the registers are zero.
+pub fn lead(to: Lead, fresh: bool) -> impl Iterator<Item = Action> {
+    let registers = [(CLASS, to.class), (OVERLAY, to.overlay)];
+    let wanted = registers
+        .into_iter()
+        .filter(move |(_, id)| !fresh || *id != ClassId::OPEN);
+    wanted.map(|(register, id)| Action::set(register, u128::from(id.0)))
 }
 
 /// A register of the pipeline.

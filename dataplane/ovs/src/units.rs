@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use portcullis_backend::Overlays;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::row::Owner;
 use portcullis_compiler::{Class, ClassId, ClassRows, CompileError, Fingerprint, Intent, RowCache};
 use portcullis_policy::{Direction, MacAddr};
 
 use crate::flow::{Flow, FlowBody, FlowKey, Writer};
-use crate::overlays::Overlays;
 use crate::ports::{Ports, Role, SwitchPort};
 use crate::tables::flood::Receivers;
 use crate::tables::{
@@ -80,20 +80,15 @@ impl Units {
             generation: intent.generation,
         };
         let mut desired = Desired::new();
-        let mut used: BTreeMap<ClassId, &Arc<Class>> = BTreeMap::new();
-        let mut overlays = Overlays::default();
-        for id in ports.ports.values().flat_map(led_to) {
-            let Some(class) = intent.classes.get(&id) else {
-                continue;
-            };
-            if used.insert(id, class).is_some() {
-                continue;
-            }
-            overlays.note(class, &*programs.get(class)?);
-            if let Some(base) = overlays.below(id).and_then(|base| intent.classes.get(&base)) {
-                used.insert(base.id, base);
-            }
-        }
+        let led_to_now: BTreeSet<ClassId> = ports.ports.values().flat_map(led_to).collect();
+        let overlays = Overlays::among(led_to_now.iter().copied(), intent, programs)?;
+        let bases = led_to_now.iter().filter_map(|id| overlays.below(*id));
+        let used: BTreeMap<ClassId, &Arc<Class>> = led_to_now
+            .iter()
+            .copied()
+            .chain(bases)
+            .filter_map(|id| Some((id, intent.classes.get(&id)?)))
+            .collect();
         self.forward(ports.forwarding);
         let [frame, fixed] = self.steady(programs, &writer)?;
         desired.insert(UnitId::Frame, frame);

@@ -110,21 +110,20 @@ impl DeviceTable {
         }
     }
 
-    /// The id of the class key.
-    pub fn class_field(&self) -> Option<u32> {
-        let class = self
-            .fields
-            .iter()
-            .find(|f| matches!(f.field, Some((Field::Class, _))));
-        class.map(|field| field.id)
+    /// The id of a key.
+    pub fn key_of(&self, field: Field) -> Option<u32> {
+        let is = |f: &&DeviceField| f.field.is_some_and(|(is, _)| is == field);
+        self.fields.iter().find(is).map(|f| f.id)
     }
 
-    /// The class key's value in a row.
-    pub fn class_of(&self, fields: &[(u32, Match)]) -> Option<u32> {
-        let class = self.class_field()?;
-        let (_, value) = fields.iter().find(|(id, _)| *id == class)?;
+    /// The class that a row is about, which is in its key `class` or `overlay`, and the id of that key.
+    pub fn class_of(&self, fields: &[(u32, Match)]) -> Option<(u32, u32)> {
+        let keys = [Field::Class, Field::Overlay].map(|field| self.key_of(field));
+        let (id, value) = fields.iter().find(|(id, _)| keys.contains(&Some(*id)))?;
         match value {
-            Match::Exact(v) | Match::Optional(v) | Match::Ternary { value: v, .. } => u32::try_from(*v).ok(),
+            Match::Exact(v) | Match::Optional(v) | Match::Ternary { value: v, .. } => {
+                Some((u32::try_from(*v).ok()?, *id))
+            }
             Match::Lpm { .. } | Match::Range { .. } => None,
         }
     }
@@ -146,7 +145,7 @@ impl Device {
     pub fn class_limit(&self) -> u32 {
         let keys = self.tables.iter().flat_map(|t| &t.fields);
         let keys = keys
-            .filter(|f| matches!(f.field, Some((Field::Class, _))))
+            .filter(|f| matches!(f.field, Some((Field::Class | Field::Overlay, _))))
             .map(|f| f.width);
         let params = self
             .tables
@@ -238,6 +237,14 @@ impl Device {
     /// Whether it runs our own program, whose guard and forwarding we know.
     pub fn is_own(&self) -> bool {
         self.program.0 == OWN
+    }
+
+    /// Whether rows that lead to a class name the overlay above it, too.
+    pub fn has_overlays(&self) -> bool {
+        let policies = self.model.tables.iter().filter(|t| t.stage == Role::Policy);
+        self.is_own()
+            && policies.clone().next().is_some()
+            && policies.clone().all(|t| t.key(Field::Overlay).is_some())
     }
 
     /// A table by alias, with its number.
@@ -361,7 +368,7 @@ impl DeviceTable {
     pub fn key(&self, number: u8, priority: i32, mut fields: Vec<(u32, Match)>) -> RowKey {
         fields.sort_unstable();
         let class = match self.layer() {
-            Layer::Policy => self.class_of(&fields),
+            Layer::Policy => self.class_of(&fields).map(|(class, _)| class),
             Layer::Dispatch => None,
         };
         RowKey(Arc::new(Keyed {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
 use portcullis_backend::{Numbers, OutOfNumbers, PortPolicy};
@@ -13,6 +13,7 @@ use portcullis_compiler::{Class, ClassId, Intent};
 use crate::attachment_points::AttachmentPoints;
 use crate::device::Device;
 use crate::entry::{Does, Match, Place, Row, RowKey};
+use crate::own::{OF_CLASS, OVERLAY_SHIFT};
 use crate::units::UnitId;
 
 /// A row of a class without the class's number: table, priority, other match fields, and what it does.
@@ -57,6 +58,8 @@ impl Numbered {
     ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
         let mut wanted: BTreeSet<ClassId> = points.policies().flat_map(PortPolicy::all_classes).collect();
         wanted.remove(&ClassId::OPEN);
+        let bases = self.bases(&wanted, intent);
+        wanted.extend(&bases);
         let held = || held().union(&self.seen).copied().collect();
         self.numbers.give(&wanted, limit, held)?;
         for policy in points.points.values_mut().map(|point| &mut point.policy) {
@@ -68,14 +71,14 @@ impl Numbered {
         let mut classes = OrdMap::new();
         let mut renamed = HashMap::new();
         for class in wanted.iter().filter_map(|id| intent.classes.get(id)) {
-            let id = self.here(class.id);
-            classes.insert(id, self.renamed_class(class, id, &mut renamed));
+            let here = self.renamed_class(class, &mut renamed);
+            classes.insert(here.id, here);
         }
         self.renamed = renamed;
         let unmanaged = intent.unmanaged.map(|id| self.here(id));
         let intent = Intent {
             classes,
-            bases_only: OrdSet::new(),
+            bases_only: bases.into_iter().map(|id| self.here(id)).collect(),
             unmanaged,
             ..intent.clone()
         };
@@ -103,28 +106,42 @@ impl Numbered {
         self.numbers.number(class).map_or(ClassId::OPEN, ClassId)
     }
 
+    /// The classes that stand below others of an intent and that no port has itself.
+    fn bases(&self, wanted: &BTreeSet<ClassId>, intent: &Intent) -> BTreeSet<ClassId> {
+        let classes = wanted.iter().filter_map(|id| intent.classes.get(id));
+        let bases = classes.filter_map(|class| Some(class.base.as_ref()?.id));
+        bases.filter(|id| !wanted.contains(id)).collect()
+    }
+
+    /// A class, and the one below it, under their numbers.
     fn renamed_class(
         &self,
         class: &Arc<Class>,
-        id: ClassId,
         renamed: &mut HashMap<u32, (Arc<Class>, Arc<Class>)>,
     ) -> Arc<Class> {
-        if class.id == id {
-            return Arc::clone(class);
+        let id = self.here(class.id);
+        if let Some((of, made)) = renamed.get(&id.0)
+            && Arc::ptr_eq(of, class)
+        {
+            return Arc::clone(made);
         }
+        let base = class.base.as_ref();
+        let base = base.map(|base| self.renamed_class(base, renamed));
+        let is_same = |made: &Class| {
+            let below = |class: &Class| class.base.as_ref().map(Arc::as_ptr);
+            made.id == id && below(made) == base.as_ref().map(Arc::as_ptr)
+        };
         let known = self.renamed.get(&id.0).filter(|(of, _)| Arc::ptr_eq(of, class));
-        let made = known.map_or_else(
-            || {
-                Arc::new(Class {
-                    id,
-                    policy: class.policy.clone(),
-                    fingerprint: class.fingerprint,
-                    // The device's tables have no overlays.
-                    base: None,
-                })
-            },
-            |(_, made)| Arc::clone(made),
-        );
+        let made = match known {
+            _ if is_same(class) => Arc::clone(class),
+            Some((_, made)) if is_same(made) => Arc::clone(made),
+            _ => Arc::new(Class {
+                id,
+                policy: class.policy.clone(),
+                fingerprint: class.fingerprint,
+                base,
+            }),
+        };
         renamed.insert(id.0, (Arc::clone(class), Arc::clone(&made)));
         made
     }
@@ -207,9 +224,14 @@ fn bare(device: &Device, (key, does): &Row) -> Option<(u32, Bare)> {
     else {
         return None;
     };
-    let class = device.table(*table)?.class_field()?;
-    let others = fields.iter().filter(|(id, _)| *id != class).copied().collect();
-    Some((number, (*table, *priority, others, does.clone())))
+    let (_, key) = device.table(*table)?.class_of(fields)?;
+    // Rows of a class are none of an overlay, whatever their numbers are.
+    let bare = |(id, value): &(u32, Match)| match *id == key {
+        true => (*id, Match::Exact(0)),
+        false => (*id, *value),
+    };
+    let fields = fields.iter().map(bare).collect();
+    Some((number, (*table, *priority, fields, does.clone())))
 }
 
 /// The numbers of a device's rows, and those to which rows lead.
@@ -226,8 +248,12 @@ pub fn held<'a>(
         let Some((_, params, ends)) = does.filter(|_| leads).and_then(Does::parts) else {
             continue;
         };
-        held.extend(params.first().and_then(|(_, value)| u32::try_from(*value).ok()));
-        held.extend(ends.iter().map(|end| end.value));
+        let values = params.first().and_then(|(_, value)| u32::try_from(*value).ok());
+        let values = values.into_iter().chain(ends.iter().map(|end| end.value));
+        held.extend(values.flat_map(|value| match device.has_overlays() {
+            true => [value & OF_CLASS, value >> OVERLAY_SHIFT],
+            false => [value, 0],
+        }));
     }
     held.remove(&ClassId::OPEN.0);
     held

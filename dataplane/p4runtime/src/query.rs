@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::ports::members;
-use portcullis_backend::{Hit, Numbers, Trace};
+use portcullis_backend::{Hit, Numbers, Overlays, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row::{self, Owner};
@@ -34,14 +34,18 @@ pub(crate) fn deciding(
     let Some(class) = intent.classes.get(&point.classes[trace.direction]) else {
         return Ok(Vec::new());
     };
-    let program = programs.get(class)?;
+    let own = programs.get(class)?;
+    let program = programs.whole(class)?;
+    // Rows of an overlay do not ask for the remote id; those of the class below do.
+    let below = class.base.as_ref().filter(|_| own.overlay);
+    let base = below.map_or(class.id, |base| base.id);
     let port = |name: &str| plug_port(points, trace, name);
     let mut rows = Vec::new();
     if let (Some(remote), Some(table)) = (
         remote_row(&program, trace.packet.remote),
         device.model.table(Role::Remote, trace.direction),
     ) {
-        rows.extend(device.lower(&row::remote_row(table, class.id, remote), &port));
+        rows.extend(device.lower(&row::remote_row(table, base, remote), &port));
     }
     let packet = Packet {
         frame: Frame::Ip(trace.packet.clone()),
@@ -51,7 +55,11 @@ pub(crate) fn deciding(
         deciding_row(&program, &fixed, &packet, programs.model()),
         device.model.table(Role::Policy, trace.direction),
     ) {
-        let own = (!fixed.contains(decides)).then_some(Owner::Class(class.id));
+        let own = match (fixed.contains(decides), own.policy.contains(decides)) {
+            (true, _) => None,
+            (false, true) => Some(Owner::new(class.id, &own)),
+            (false, false) => Some(Owner::Class(base)),
+        };
         let with_class = table.key(Field::Class).is_some();
         let (own, port_name, lift) = if with_class {
             (own.unwrap_or(Owner::Every), None, 0)
@@ -81,6 +89,15 @@ fn plug_port(points: &AttachmentPoints, trace: &Trace, name: &str) -> Option<u32
         .map(|p| p.at.0)
 }
 
+/// What is known of the rows that a device has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// What hits on rows tell.
+    pub hits: Attributions,
+    /// The classes that are written as overlays.
+    pub overlays: Overlays,
+}
+
 /// A verdict, by the rule and for the class it was about.
 type Decided = (Direction, Option<ClassId>, String, Option<Decider>, String);
 
@@ -88,10 +105,12 @@ type Decided = (Direction, Option<ClassId>, String, Option<Decider>, String);
 pub(crate) fn hits(
     device: &Device,
     seen: Vec<(Row, CounterData)>,
-    known: &Attributions,
+    known: &Known,
     points: &AttachmentPoints,
     numbers: &Numbers,
 ) -> Vec<Hit> {
+    // The agent knows a class by its id.
+    let id_of = |number: ClassId| numbers.class(number.0).map(|class| class.0);
     let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
     let mut guards: BTreeMap<(&str, String), (u64, u64)> = BTreeMap::new();
     for ((key, does), counter) in seen {
@@ -103,7 +122,7 @@ pub(crate) fn hits(
             sum.0 += count.0;
             sum.1 += count.1;
         };
-        if let Some(hit) = known.get(&key) {
+        if let Some(hit) = known.hits.get(&key) {
             let decided = (
                 hit.direction,
                 hit.class,
@@ -117,16 +136,23 @@ pub(crate) fn hits(
         }
     }
     let servers = points.points.values().filter(|point| !point.uplink);
-    let members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
+    let mut members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
+    known.overlays.join_members(&mut members);
+    let above = known.overlays.above();
+    let above = |class: ClassId| {
+        let overlays = above.get(&class)?.iter();
+        Some(Arc::new(
+            overlays.filter_map(|number| id_of(ClassId(*number))).collect(),
+        ))
+    };
     let rules = sums.into_iter().map(
         |((direction, class, rule, decider, action), (packets, bytes))| Hit {
             direction,
             rule,
             decider,
-            // The agent knows the class by its id.
-            class: class.and_then(|c| numbers.class(c.0)).map(|c| c.0),
+            class: class.and_then(id_of),
             endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
-            overlays: Arc::default(),
+            overlays: class.and_then(above).unwrap_or_default(),
             action,
             packets,
             bytes,

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use imbl::OrdMap;
-use portcullis_backend::OutOfNumbers;
+use imbl::{OrdMap, OrdSet};
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::{Desired, Unit};
+use portcullis_backend::{OutOfNumbers, Overlays};
 use portcullis_compiler::compilation::{Compilation, Refusal, Step};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::{
@@ -105,6 +105,8 @@ pub struct Built {
     pub steps: Vec<Step>,
     /// What hits on rows of the policy stages tell.
     pub hits: Attributions,
+    /// The classes that are written as overlays.
+    pub overlays: Overlays,
 }
 
 /// What hits on rows tell.
@@ -134,7 +136,7 @@ pub struct Units {
     /// Whether the server keeps the ends that rows carry.
     keeps_ends: bool,
     classes: HashMap<ClassId, Made>,
-    points: HashMap<At, (AttachmentPoint, Unit<RowKey, Does>)>,
+    points: HashMap<At, (AttachmentPoint, Overlays, Unit<RowKey, Does>)>,
 }
 
 /// What of an intent is about this target: its endpoints, their attachments here, the classes they use. Ports of servers
@@ -166,12 +168,18 @@ fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool)
         .flat_map(|p| p.all_classes().take(if by_port { 2 } else { usize::MAX }))
         .collect();
     let mut classes = OrdMap::new();
+    let mut bases_only = OrdSet::new();
     for (id, class) in intent.classes.iter().filter(|(id, _)| used.contains(id)) {
         classes.insert(*id, Arc::clone(class));
+        if let Some(base) = class.base.as_ref().filter(|base| !used.contains(&base.id)) {
+            classes.insert(base.id, Arc::clone(base));
+            bases_only.insert(base.id);
+        }
     }
     Intent {
         generation: intent.generation,
         classes,
+        bases_only,
         endpoints,
         unmanaged: if unmanaged {
             intent.unmanaged
@@ -238,6 +246,7 @@ impl Units {
             unsupported: compilation.unsupported.iter().map(|(_, u)| u.clone()).collect(),
             steps: compilation.steps.clone(),
             hits: Attributions::default(),
+            overlays: Overlays::default(),
         };
         if by_class(&device.model) {
             self.classes(device, &compilation, &port, &mut built)?;
@@ -245,13 +254,20 @@ impl Units {
             shared(device, &compilation, &port, &|_| true, &mut built)?;
         }
         self.points
-            .retain(|at, (point, _)| points.points.get(at) == Some(point));
+            .retain(|at, (point, ..)| points.points.get(at) == Some(point));
         if device.is_own() {
-            for point in points.points.values() {
-                built
-                    .desired
-                    .insert(UnitId::AttachmentPoint(point.at), self.point(device, point)?);
+            let mut overlays = Overlays::default();
+            for compiled in compilation.classes.values() {
+                overlays.note(&compiled.class, &compiled.program);
             }
+            for point in points.points.values() {
+                let overlays = overlays.of(point.all_classes());
+                built.desired.insert(
+                    UnitId::AttachmentPoint(point.at),
+                    self.point(device, point, overlays)?,
+                );
+            }
+            built.overlays = overlays;
             built
                 .desired
                 .insert(UnitId::Groups, Arc::new(own::groups(device, points)?));
@@ -273,16 +289,21 @@ impl Units {
         &mut self,
         device: &Device,
         point: &AttachmentPoint,
+        overlays: Overlays,
     ) -> Result<Unit<RowKey, Does>, Inexpressible> {
-        if let Some((_, unit)) = self.points.get(&point.at) {
+        if let Some((_, stood_on, unit)) = self.points.get(&point.at)
+            && *stood_on == overlays
+        {
             return Ok(Arc::clone(unit));
         }
-        let mut rows = own::plug_rows(device, point)?;
+        let mut rows = own::plug_rows(device, point, &overlays)?;
         if self.keeps_ends {
-            rows.iter_mut().for_each(|row| carry_ends(device, point, row));
+            rows.iter_mut()
+                .for_each(|row| carry_ends(device, point, &overlays, row));
         }
         let unit = Arc::new(rows);
-        self.points.insert(point.at, (point.clone(), Arc::clone(&unit)));
+        self.points
+            .insert(point.at, (point.clone(), overlays, Arc::clone(&unit)));
         Ok(unit)
     }
 
@@ -443,7 +464,7 @@ fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
 }
 
 /// Lets a row that leads a port to a class carry what the class becomes as unlocks end.
-fn carry_ends(device: &Device, point: &AttachmentPoint, (key, does): &mut Row) {
+fn carry_ends(device: &Device, point: &AttachmentPoint, overlays: &Overlays, (key, does): &mut Row) {
     let stage = device.table(key.table()).map(|table| table.stage);
     let direction = match stage {
         Some(Role::Attach) => Direction::Egress,
@@ -457,7 +478,7 @@ fn carry_ends(device: &Device, point: &AttachmentPoint, (key, does): &mut Row) {
         if next != class {
             ends.push(End {
                 at: transition.at,
-                value: next.0,
+                value: own::lead(overlays.lead(next)),
             });
             class = next;
         }

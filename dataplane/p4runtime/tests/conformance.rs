@@ -57,7 +57,13 @@ async fn class_ids_beyond_the_key_have_numbers_of_this_device() {
             .any(|hit| hit.class.is_some_and(|class| class > 65_535)),
         "{hits:?}"
     );
+    // `mail` has a rule of its own, which stands above the rows of the class of `web`.
     let (intent, rows) = (rig.intent_now(), rig.rows());
+    let class = |name: &str| intent.endpoints[name].classes.egress.0;
+    let below = hits.iter().find(|hit| hit.rule == "baseline/blocked").unwrap();
+    assert_eq!(below.class, Some(class("web")));
+    assert_eq!(*below.overlays, [class("mail")].into());
+    assert_eq!(below.endpoints, ["(port 5)", "mail", "web"]);
     rig.restart_agent();
     rig.target.set_intent(intent);
     rig.realized().await;

@@ -100,7 +100,11 @@ async fn a_row_carries_what_its_class_becomes() {
     let (first, last) = (in_seconds(1000), in_seconds(2000));
     let intent = enforced(&mut rig, &unlocked(&[(25, first), (465, last)])).await;
     let transitions = &intent.endpoints["web"].transitions;
-    let of = |id: ClassId| id.0;
+    // The overlay is in the upper 16 bits, and the class below it in the lower ones.
+    let of = |id: ClassId| match intent.classes.get(&id).and_then(|class| class.base.as_ref()) {
+        Some(base) => id.0 << 16 | base.id.0,
+        None => id.0,
+    };
     let wanted = [
         End {
             at: first,

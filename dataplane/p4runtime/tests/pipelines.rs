@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use portcullis_backend::SessionState;
-use portcullis_p4runtime::{PipelineSource, PortMatching};
+use portcullis_p4runtime::{OwnProgram, PipelineSource, PortMatching};
+use portcullis_proto::p4::v1::{self, ForwardingPipelineConfig, field_match::FieldMatchType};
+use portcullis_testbed::p4::P4Server;
 use rig::{PATIENCE, Rig, document};
 
 /// The device runs our program with another cookie, as an agent of another version left it.
@@ -66,6 +68,72 @@ async fn rows_stay_where_the_device_reconciles() {
     assert_eq!(counts(&rig), (3, 2, before.2));
     assert_eq!(rig.target.status().writes, [0; 3]);
     rig.right();
+}
+
+/// Our program as it was in version 2: a port leads to a class alone, and no row names an overlay.
+fn version_2() -> ForwardingPipelineConfig {
+    let mut config = OwnProgram::new(PortMatching::Range).unwrap().config;
+    let info = config.p4info.as_mut().unwrap();
+    info.pkg_info.as_mut().unwrap().version = "2".to_string();
+    for table in &mut info.tables {
+        table.match_fields.retain(|field| field.name != "overlay");
+    }
+    let params = info.actions.iter_mut().flat_map(|action| &mut action.params);
+    for param in params.filter(|param| param.name == "class_and_overlay") {
+        param.name = "class".to_string();
+        param.bitwidth = 16;
+    }
+    config.cookie.as_mut().unwrap().cookie ^= 1;
+    config
+}
+
+fn entries(rig: &Rig) -> Vec<v1::TableEntry> {
+    rig.server.state().entries.values().cloned().collect()
+}
+
+/// What a row names as its class, and the value that leads a port to one.
+fn class_named(entry: &v1::TableEntry) -> Option<Vec<u8>> {
+    entry.r#match.iter().find_map(|m| match &m.field_match_type {
+        Some(FieldMatchType::Ternary(t)) if m.field_id == 1 => Some(t.value.clone()),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn a_program_without_overlays_is_filled_and_its_rows_are_taken_over() {
+    let server = P4Server::start().await.unwrap();
+    server.state().config = Some(version_2());
+    server.faults().reconcile.store(true, Ordering::Relaxed);
+    let mut rig = Rig::with(server, |config| config.program = PipelineSource::Device(None)).await;
+    let intent = rig.apply(&document("25", "")).await;
+    rig.right();
+    let (before, (_, _, first)) = (entries(&rig), counts(&rig));
+    // The newer agent gives the device the newer program. Every step is watched: no packet meets a mix.
+    rig.config.program = PipelineSource::Own(PortMatching::Range);
+    rig.restart_agent();
+    rig.target.set_intent(intent);
+    pushed(&rig, 1).await;
+    rig.realized().await;
+    rig.right();
+    let (_, reconciled, updates) = counts(&rig);
+    assert_eq!(reconciled, 1);
+    // Of `mail`, which has a rule of its own, the class goes and the overlay comes; everything else stays as it was.
+    let after = entries(&rig);
+    let gone: Vec<&v1::TableEntry> = before.iter().filter(|e| !after.contains(e)).collect();
+    let new: Vec<&v1::TableEntry> = after.iter().filter(|e| !before.contains(e)).collect();
+    let [led, rows @ ..] = gone.as_slice() else {
+        panic!("{gone:#?}")
+    };
+    let led_to = match &led.action.as_ref().unwrap().r#type {
+        Some(v1::table_action::Type::Action(action)) => action.params[0].value.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(
+        rows.iter().all(|row| class_named(row).as_ref() == Some(&led_to)),
+        "{gone:#?}"
+    );
+    assert_eq!(new.len(), 2, "its port, and the one row of the overlay: {new:#?}");
+    assert_eq!((updates - first) as usize, rows.len() + new.len());
 }
 
 #[tokio::test]

@@ -125,6 +125,13 @@ fn mastership(rig: &Rig) -> Option<String> {
     rig.target.status().versions.get("mastership").cloned()
 }
 
+/// Without rules of single endpoints, so that a class keeps its number when its rules change.
+fn profiled(blocked: &str) -> String {
+    let document = document(blocked, "");
+    let rules = document.find("    rules:").unwrap();
+    document[..rules].to_string()
+}
+
 #[tokio::test]
 async fn the_role_is_named_when_it_arbitrates_and_when_it_writes() {
     for role in ["", "ports"] {
@@ -146,7 +153,7 @@ async fn controllers_of_other_roles_are_no_rivals() {
     let mut routes = Other::primary(&server, "routes", 1000).await;
     let mut all = Other::primary(&server, "", 2000).await;
     let mut rig = Rig::with(server, |config| config.role = "ports".to_string()).await;
-    rig.apply(&document("25", "")).await;
+    rig.apply(&profiled("25")).await;
     rig.right();
     assert_eq!(mastership(&rig).as_deref(), Some("primary"));
     let ours = rig.rows();
@@ -162,9 +169,9 @@ async fn controllers_of_other_roles_are_no_rivals() {
     })
     .await;
     // The agent goes on, and leaves what is theirs alone.
-    rig.apply(&document("25, 465", "")).await;
+    rig.apply(&profiled("25, 465")).await;
     rig.right();
-    rig.apply(&document("25", "")).await;
+    rig.apply(&profiled("25")).await;
     rig.until("their rows are still there", |s| {
         s.foreign_rows == 2 && s.state == SessionState::InSync
     })
@@ -210,7 +217,7 @@ async fn a_rival_of_the_same_role_is_one_and_no_other_role_is_concerned() {
     let server = P4Server::start().await.unwrap();
     let mut routes = Other::primary(&server, "routes", 5).await;
     let mut rig = Rig::with(server, |config| config.role = "ports".to_string()).await;
-    let intent = rig.apply(&document("25", "")).await;
+    let intent = rig.apply(&profiled("25")).await;
     let (rival, task) = rig.rival(100);
     until(&rival, "primary", |s| {
         s.versions.get("mastership").is_some_and(|m| m == "primary")

@@ -52,11 +52,13 @@ fn meets(state: &State, probe: &Probe) -> Option<Verdict> {
             return Some(Verdict::Deny);
         }
     }
-    let class = values.first().copied().unwrap_or(0);
+    let lead = values.first().copied().unwrap_or(0);
+    let (class, overlay) = (lead & 0xffff, lead >> 16);
     if class == 0 {
         return Some(Verdict::Allow);
     }
     packet.insert("class", class);
+    packet.insert("overlay", overlay);
     let remote = state.meets("egress_remote", &packet);
     packet.insert(
         "remote_id",

@@ -76,7 +76,7 @@ pub fn conds(shape: &TableShape, entry: &v1::TableEntry) -> Result<Conds, Refusa
                 ),
             );
         };
-        // There are no more than fifteen keys.
+        // There are no more than sixteen keys.
         found.push((at as u8, cond(shape, key, given.field_match_type.as_ref())?));
     }
     found.sort_unstable_by_key(|(at, _)| *at);
@@ -251,7 +251,6 @@ pub fn action(shape: &TableShape, entry: &v1::TableEntry) -> Result<Action, Refu
             ));
         }
     };
-    // No parameter has more than 16 bits.
-    let value = value as u16;
-    Ok(known.kind.with(value))
+    // No parameter has more than 32 bits.
+    Ok(known.kind.with(value as u32))
 }

@@ -8,8 +8,9 @@ use portcullis_policy::{Decider, Verdict};
 
 use super::capabilities::{Capabilities, MatchSupport};
 use super::cells::{exact_cells, port_cells, range_cells};
+use super::layers::{Segments, layers};
 use super::plane::{Grid, Line, Plane, Source, Space};
-use super::{Attribution, Declined};
+use super::{Attribution, Declined, OPENING};
 use crate::class_rows::PortMatch;
 use crate::model::StageModel;
 
@@ -97,7 +98,9 @@ impl PartialEq for EncodedPlane {
 pub(super) struct Cell {
     pub(super) src: PortMatch,
     pub(super) dst: PortMatch,
-    pub(super) opening: bool,
+    pub(super) flags: Option<(u16, u16)>,
+    /// Whether it stands above those of the other TCP flag state.
+    pub(super) above: bool,
     pub(super) src_rank: u16,
     pub(super) dst_rank: u16,
     pub(super) colour: Decider,
@@ -171,12 +174,28 @@ impl Cache {
             return Ok(Arc::clone(encoded));
         }
         let plane = &drawn.plane;
-        let grid = grid(plane, &plane.grid, false, space, capabilities, inherited)?;
-        let opening = match &plane.opening {
-            Some(opening) => self::grid(plane, opening, true, space, capabilities, None)?,
+        let by_entry = |state, inherited, most| match space {
+            Space::Ports => layers(plane, state, capabilities, inherited, most),
+            Space::Icmp | Space::Point => None,
+        };
+        let table = |of: &Grid, state, inherited| {
+            let opening = state == Segments::Opening;
+            let grid = grid(plane, of, opening, space, capabilities, inherited)?;
+            let layers = by_entry(state, inherited, grid.len()).filter(|_| of.len() > 1);
+            Ok(layers.unwrap_or(grid))
+        };
+        let mut grid = table(&plane.grid, Segments::NotOpening, inherited)?;
+        let mut opening = match &plane.opening {
+            Some(opening) => table(opening, Segments::Opening, None)?,
             None => Vec::new(),
         };
-        let words = capabilities.words.and_then(|_| words(plane, space, grid.len()));
+        let mut words = capabilities.words.and_then(|_| words(plane, space, grid.len()));
+        if plane.opening.is_some()
+            && words.is_none()
+            && let Some(both) = by_entry(Segments::All, inherited, grid.len() + opening.len())
+        {
+            (grid, opening, words) = (both, Vec::new(), None);
+        }
         let encoded = Arc::new(Encoded { grid, opening, words });
         if drawn.members.len() <= SHARED {
             self.encoded.insert(key, Arc::clone(&encoded));
@@ -216,7 +235,8 @@ fn grid(
             table.push(Cell {
                 src,
                 dst,
-                opening,
+                flags: opening.then_some(OPENING),
+                above: opening,
                 src_rank,
                 dst_rank,
                 colour,

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, Direction, Family, Policy, Protocol, RARP, Verdict};
+use portcullis_policy::{Decider, Direction, Family, Policy, Protocol, RARP, TCP_ACK, TCP_SYN, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::class_rows::{
@@ -25,6 +25,7 @@ mod capabilities;
 mod cells;
 mod codes;
 mod encode;
+mod layers;
 pub mod ortc;
 mod overlay;
 mod plane;
@@ -44,6 +45,12 @@ const ANNOUNCEMENTS: u32 = 2;
 const BASE: u32 = 10;
 /// An overlay of at most this many rows is not compared with the policy written as a whole.
 const FEW: usize = 24;
+
+/// TCP flags of segments that open a connection, as a row names them.
+const OPENING: (u16, u16) = (TCP_SYN, TCP_SYN | TCP_ACK);
+/// The two rows that together match all other segments.
+const NOT_OPENING: [Option<(u16, u16)>; 2] =
+    [Some((0, TCP_SYN)), Some((TCP_SYN | TCP_ACK, TCP_SYN | TCP_ACK))];
 
 /// What a hit on a row tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -10,6 +10,7 @@
 
 mod block;
 mod cover;
+mod layers;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -21,9 +21,11 @@ pub(crate) struct Plane {
     pub later: Option<(Verdict, Decider)>,
     /// Whether anything passes of what entries say about later fragments.
     passes: bool,
-    /// The verdicts of the entries it was drawn from, and the default.
-    actions: Vec<Verdict>,
+    /// The entries it was drawn from, the first first, and the default.
+    entries: Vec<(Verdict, Arc<Matcher>)>,
     default: Verdict,
+    /// There is one colour for each verdict.
+    merged: bool,
 }
 
 /// What a plane is drawn from. Equal sources of different classes are drawn and encoded once; the colour of entry n is
@@ -167,8 +169,9 @@ impl Plane {
             opening,
             later: None,
             passes: true,
-            actions: source.entries.iter().map(|(action, _)| *action).collect(),
+            entries: source.entries.clone(),
             default: source.default,
+            merged: false,
         };
         let whole_only = source.entries.iter().any(|(_, m)| !m.fragments);
         let of_fragments = whole_only.then(|| Plane::draw(&source.of_fragments(), view));
@@ -196,7 +199,10 @@ impl Plane {
     /// The verdict that a colour stands for.
     pub(crate) fn action(&self, colour: Decider) -> Verdict {
         match colour {
-            Decider::Entry(index) => self.actions.get(index as usize).copied().unwrap_or(self.default),
+            Decider::Entry(index) => {
+                let entry = self.entries.get(index as usize);
+                entry.map_or(self.default, |(action, _)| *action)
+            }
             _ => self.default,
         }
     }
@@ -225,8 +231,20 @@ impl Plane {
         Plane {
             grid,
             opening,
+            merged: true,
             ..self.clone()
         }
+    }
+
+    /// The entries it was drawn from, each with its colour.
+    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (Decider, &Matcher)> {
+        self.entries.iter().enumerate().map(|(index, (action, matcher))| {
+            let colour = match self.merged {
+                true => self.verdict_colour(*action),
+                false => Decider::Entry(index as u32),
+            };
+            (colour, &**matcher)
+        })
     }
 
     /// The colour that stands for a verdict: the default, or the first entry that gives it.
@@ -234,7 +252,7 @@ impl Plane {
         if action == self.default {
             return Decider::Default;
         }
-        let first = self.actions.iter().position(|a| *a == action);
+        let first = self.entries.iter().position(|(a, _)| *a == action);
         first
             .and_then(|i| u32::try_from(i).ok())
             .map_or(Decider::Default, Decider::Entry)

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_policy::{Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, TCP_ACK, TCP_SYN, Verdict};
+use portcullis_policy::{Decider, Entry, Family, IPV6_FRAGMENT, Policy, Protocol, Verdict};
 
 use super::capabilities::Capabilities;
 use super::encode::{Cache, Cell, Encoded, EncodedPlane};
@@ -549,7 +549,7 @@ struct Block<'a> {
 impl Block<'_> {
     fn row(&self, cell: &Cell, drawn: &EncodedPlane, levels: &Levels) -> PolicyRow {
         let rank = Rank {
-            state: u32::from(cell.opening),
+            state: u32::from(cell.above),
             src: u32::from(cell.src_rank),
             dst: u32::from(cell.dst_rank),
             ..self.rank
@@ -559,7 +559,7 @@ impl Block<'_> {
             key: RowKey {
                 src: cell.src,
                 dst: cell.dst,
-                flags: cell.opening.then_some((TCP_SYN, TCP_SYN | TCP_ACK)),
+                flags: cell.flags,
                 ..self.key
             },
             action: cell.action,

@@ -9,13 +9,11 @@
 //! declines.
 
 use ipnet::IpNet;
-use portcullis_policy::{
-    Decider, Entry, Family, FlagMatch, Policy, Protocol, Ranges, TCP_ACK, TCP_SYN, Verdict,
-};
+use portcullis_policy::{Decider, Entry, Family, FlagMatch, Policy, Protocol, Ranges, Verdict};
 
 use super::capabilities::{Capabilities, MatchSupport};
 use super::cells::prefixes;
-use super::{BASE, Declined, Part, SharedCodes, ceiling};
+use super::{BASE, Declined, NOT_OPENING, Part, SharedCodes, ceiling};
 use crate::class_rows::{FrameMatch, PolicyRow, PortMatch, RemoteMatch, RowKey};
 use crate::model::StageModel;
 
@@ -159,7 +157,7 @@ pub(super) fn direct_rows(policy: &Policy, capabilities: &Capabilities, entry: &
 }
 
 /// The rows of a port set without codes.
-fn direct(ports: &Ranges, kind: MatchSupport) -> Option<Vec<PortMatch>> {
+pub(super) fn direct(ports: &Ranges, kind: MatchSupport) -> Option<Vec<PortMatch>> {
     if ports.is_all() {
         return Some(vec![PortMatch::Any]);
     }
@@ -241,9 +239,7 @@ impl Encode<'_> {
             ..RowKey::ANY
         };
         let flags: &[Option<(u16, u16)>] = match (m.flags, m.protocol) {
-            (FlagMatch::NotOpening, Protocol::Number(Protocol::TCP)) => {
-                &[Some((0, TCP_SYN)), Some((TCP_SYN | TCP_ACK, TCP_SYN | TCP_ACK))]
-            }
+            (FlagMatch::NotOpening, Protocol::Number(Protocol::TCP)) => &NOT_OPENING,
             _ => &[None],
         };
         let fragments = !self.policy.five_tuple && partial(entry);

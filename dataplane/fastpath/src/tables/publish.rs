@@ -1,16 +1,17 @@
 //! Builds the next snapshot from changed rows. Unchanged parts are shared with the previous one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use portcullis_policy::Direction;
 
+use super::pairs::CLASSES;
 use super::{Classes, Dirty, POLICIES, Snapshot, Tables, compiled, point};
 use crate::classes::{self, Class};
 use crate::mac_table::SEVERAL;
 use crate::remote::Remotes;
-use crate::row::{Action, RowId};
-use crate::table::Key;
+use crate::row::{Action, Lead, Row, RowId};
+use crate::table::{Key, Table};
 
 impl Tables {
     /// Compiles what changed since the last time. Without a change the last snapshot stands.
@@ -40,8 +41,8 @@ impl Tables {
                 Arc::make_mut(&mut next.several).remove(mac);
             }
         }
-        for (direction, classes) in dirty.classes.each() {
-            self.classes_into(&mut next, direction, classes, dirty.open[direction]);
+        for direction in Direction::BOTH {
+            self.classes_into(&mut next, direction, &dirty);
         }
         if dirty.groups {
             next.groups = self.groups.clone();
@@ -68,17 +69,35 @@ impl Tables {
                 None => {
                     renewed.insert(*port);
                     let table = Arc::make_mut(place);
-                    table.set_any(point(&self.rows, &self.points, (*port, None), &mut self.shapes));
+                    table.set_any(point(
+                        &self.rows,
+                        &self.points,
+                        (*port, None),
+                        &self.pairs,
+                        &mut self.shapes,
+                    ));
                     for ((_, vlan), _) in self.points.range((*port, Some(0))..=(*port, Some(u16::MAX))) {
                         let vid = vlan.unwrap_or(0);
                         table.set(
                             vid,
-                            point(&self.rows, &self.points, (*port, *vlan), &mut self.shapes),
+                            point(
+                                &self.rows,
+                                &self.points,
+                                (*port, *vlan),
+                                &self.pairs,
+                                &mut self.shapes,
+                            ),
                         );
                     }
                 }
                 Some(vid) => {
-                    let made = point(&self.rows, &self.points, (*port, *vlan), &mut self.shapes);
+                    let made = point(
+                        &self.rows,
+                        &self.points,
+                        (*port, *vlan),
+                        &self.pairs,
+                        &mut self.shapes,
+                    );
                     if renewed.contains(port) && !self.points.contains_key(&(*port, *vlan)) {
                         continue;
                     }
@@ -88,61 +107,102 @@ impl Tables {
         }
     }
 
-    fn classes_into(
-        &mut self,
-        next: &mut Snapshot,
-        direction: Direction,
-        mut dirty: BTreeSet<u16>,
-        open: bool,
-    ) {
+    fn classes_into(&mut self, next: &mut Snapshot, direction: Direction, dirty: &Dirty) {
         let (into, table) = (&mut next.classes[direction], POLICIES[direction]);
         let of = &mut self.classes[direction];
-        for class in &dirty {
+        for class in &dirty.classes[direction] {
             for map in [&mut of.policy, &mut of.remote] {
-                if map.get(class).is_some_and(BTreeSet::is_empty) {
-                    map.remove(class);
-                }
+                drop_empty(map, *class);
             }
+        }
+        for overlay in &dirty.overlays[direction] {
+            drop_empty(&mut of.overlays, *overlay);
         }
         let (rows, maps) = (&self.rows, &mut self.maps);
-        let open_rows: Vec<(RowId, u128, u128)> = of
-            .open
-            .iter()
-            .filter_map(|id| {
-                let (table, row) = rows.get(id)?;
-                let (value, mask) = row.masked(*table, Key::Class, 16)?;
-                Some((*id, value, mask))
-            })
-            .collect();
-        let met = |class: u16| -> Vec<RowId> {
-            let asked = open_rows.iter().filter(|(_, v, m)| u128::from(class) & m == *v);
-            asked.map(|(id, ..)| *id).collect()
-        };
-        // Most classes meet those rows only that ask for no class at all.
-        let everywhere: Vec<RowId> = open_rows.iter().filter(|(.., m)| *m == 0).map(|r| r.0).collect();
-        let has_bits = everywhere.len() < open_rows.len();
-        if open {
+        let open = OpenRows::new(rows, &of.open);
+        let mut classes = dirty.classes[direction].clone();
+        let everywhere = open.met_by_most();
+        if dirty.open[direction] {
             let all = super::ordered(rows, everywhere.iter());
             into.nobody = Arc::new(classes::compile(table, &all, Remotes::default(), maps));
-            dirty.extend(of.policy.keys().chain(of.remote.keys()));
-            dirty.extend(into.set_classes());
-            if has_bits {
-                dirty.extend(0..=u16::MAX);
+            classes.extend(of.policy.keys().chain(of.remote.keys()));
+            classes.extend(into.set_classes());
+            if open.ask_for_classes() {
+                classes.extend(0..=u16::MAX);
             }
         }
-        // Classes without rows of their own that meet the same rows are one.
+        // Most classes meet those rows only that ask for no class at all. Classes without rows of their own that meet the same
+        // rows are one.
         let mut alike: HashMap<Vec<RowId>, Option<Arc<Class>>> = HashMap::from([(everywhere, None)]);
-        for class in dirty {
-            let open = met(class);
-            let mut make = |open: &[RowId]| Some(Arc::new(compiled(table, class, rows, of, open, maps)));
-            let own = of.policy.contains_key(&class) || of.remote.contains_key(&class);
+        for class in &classes {
+            let lead = Lead::from_class(*class);
+            let mut make = |open: &[RowId]| Some(Arc::new(compiled(table, lead, rows, of, open, maps)));
+            let own = of.policy.contains_key(class) || of.remote.contains_key(class);
+            let met = open.met(lead);
             let made = if own {
-                make(&open)
+                make(&met)
             } else {
-                alike.entry(open).or_insert_with_key(|open| make(open)).clone()
+                alike.entry(met).or_insert_with_key(|met| make(met)).clone()
             };
-            into.set(class, made);
+            into.set(u32::from(*class), made);
         }
+        for place in &dirty.left[direction] {
+            into.set(*place, None);
+        }
+        let is_stale = |lead: &Lead| {
+            dirty.open[direction]
+                || dirty.pairs[direction].contains(lead)
+                || dirty.overlays[direction].contains(&lead.overlay)
+                || classes.contains(&lead.class)
+        };
+        for (lead, place) in self.pairs[direction].iter().filter(|(lead, _)| is_stale(lead)) {
+            let made = compiled(table, lead, rows, of, &open.met(lead), maps);
+            into.set(place, Some(Arc::new(made)));
+        }
+    }
+}
+
+fn drop_empty(map: &mut BTreeMap<u16, BTreeSet<RowId>>, number: u16) {
+    if map.get(&number).is_some_and(BTreeSet::is_empty) {
+        map.remove(&number);
+    }
+}
+
+/// Rows that ask for no class and no overlay, for some bits, or for both: value and mask of each.
+struct OpenRows(Vec<(RowId, PerKey, PerKey)>);
+
+type PerKey = (u128, u128);
+
+impl OpenRows {
+    fn new(rows: &HashMap<RowId, (Table, Row)>, ids: &BTreeSet<RowId>) -> Self {
+        let asked = ids.iter().filter_map(|id| {
+            let (table, row) = rows.get(id)?;
+            let bits = |key| row.masked(*table, key, 16);
+            Some((*id, bits(Key::Class)?, bits(Key::Overlay)?))
+        });
+        OpenRows(asked.collect())
+    }
+
+    /// Those that packets of a class with an overlay meet.
+    fn met(&self, lead: Lead) -> Vec<RowId> {
+        let is_met = |number: u16, (value, mask): PerKey| u128::from(number) & mask == value;
+        let met = self
+            .0
+            .iter()
+            .filter(|(_, class, overlay)| is_met(lead.class, *class) && is_met(lead.overlay, *overlay));
+        met.map(|(id, ..)| *id).collect()
+    }
+
+    /// Whether some of them ask for bits of the class.
+    fn ask_for_classes(&self) -> bool {
+        self.0.iter().any(|(_, (_, mask), _)| *mask != 0)
+    }
+
+    /// Those that packets of every class without an overlay meet.
+    fn met_by_most(&self) -> Vec<RowId> {
+        let asks_nothing =
+            |(_, (_, class), (overlay, _)): &&(RowId, PerKey, PerKey)| *class == 0 && *overlay == 0;
+        self.0.iter().filter(asks_nothing).map(|(id, ..)| *id).collect()
     }
 }
 
@@ -150,7 +210,12 @@ impl Classes {
     /// Classes that are compiled on their own.
     fn set_classes(&self) -> Vec<u16> {
         let mut set = Vec::new();
-        for (at, chunk) in self.chunks.iter().enumerate() {
+        for (at, chunk) in self
+            .chunks
+            .iter()
+            .enumerate()
+            .take(CLASSES as usize / super::CHUNK)
+        {
             let places = chunk.iter().enumerate();
             let own = places.filter(|(_, class)| class.is_some());
             set.extend(own.map(|(low, _)| (at * super::CHUNK + low) as u16));
@@ -164,6 +229,9 @@ impl Dirty {
         self.points.is_empty()
             && self.macs.is_empty()
             && self.classes.iter().all(BTreeSet::is_empty)
+            && self.overlays.iter().all(BTreeSet::is_empty)
+            && self.pairs.iter().all(BTreeSet::is_empty)
+            && self.left.iter().all(BTreeSet::is_empty)
             && !self.open.iter().any(|open| *open)
             && !self.groups
     }

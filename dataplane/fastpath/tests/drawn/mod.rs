@@ -1,7 +1,7 @@
 //! Frames and rows drawn by chance, from small pools so that they meet.
 #![allow(dead_code, reason = "test binaries use what they need of it")]
 
-use portcullis_fastpath::{Action, Cond, Fields, Key, NO_SLOT, Row, Table};
+use portcullis_fastpath::{Action, Cond, Fields, Key, Lead, NO_SLOT, Row, Table};
 
 use crate::oracle::value;
 
@@ -240,7 +240,7 @@ fn width(key: Key) -> u32 {
         Key::GuardAddress | Key::NdTarget | Key::SrcIpv6 | Key::DstIpv6 => 128,
         Key::SrcIpv4 | Key::DstIpv4 => 32,
         Key::Protocol | Key::NdType | Key::IcmpType | Key::IcmpCode => 8,
-        Key::SrcPort | Key::DstPort | Key::Class | Key::RemoteId | Key::EtherType => 16,
+        Key::SrcPort | Key::DstPort | Key::Class | Key::Overlay | Key::RemoteId | Key::EtherType => 16,
         Key::ArpMalformed
         | Key::NdHidden
         | Key::SrcUnspecified
@@ -262,7 +262,7 @@ fn mask(dice: &mut Dice, bits: u32) -> u128 {
 fn condition(dice: &mut Dice, key: Key, f: &Fields) -> Cond {
     let given = match key {
         Key::Port => dice.below(SWITCH_PORTS).into(),
-        Key::Class | Key::RemoteId => dice.below(CLASSES).into(),
+        Key::Class | Key::Overlay | Key::RemoteId => dice.below(CLASSES).into(),
         Key::GuardAddress => dice.pick(&[u128::from(f.src_ipv4), f.src_ipv6, f.arp_sender.into()]),
         key => value(f, key),
     };
@@ -274,7 +274,7 @@ fn condition(dice: &mut Dice, key: Key, f: &Fields) -> Cond {
         };
     }
     // Some bits of the class: a row for thousands of classes, which are all made anew.
-    let whole = key == Key::Class && !dice.one_in(30);
+    let whole = (key == Key::Class && !dice.one_in(30)) || (key == Key::Overlay && !dice.one_in(8));
     let mask = if whole { 0xffff } else { mask(dice, width(key)) };
     Cond::Mask {
         value: given & mask,
@@ -309,10 +309,23 @@ pub fn row(dice: &mut Dice, table: Table, f: &Fields, slot: u32) -> Row {
             conds.push((at as u8, cond));
         }
     }
+    // A row about an overlay seldom asks for the class, too.
+    let at = |wanted| table.keys().iter().position(|key| *key == wanted);
+    if conds
+        .iter()
+        .any(|(n, _)| Some(usize::from(*n)) == at(Key::Overlay))
+        && !dice.one_in(5)
+    {
+        conds.retain(|(n, _)| Some(usize::from(*n)) != at(Key::Class));
+    }
     let number = |dice: &mut Dice| dice.below(CLASSES) as u16;
+    let lead = |dice: &mut Dice| Lead {
+        class: dice.below(CLASSES) as u16,
+        overlay: dice.below(CLASSES) as u16,
+    };
     let action = match table {
-        Table::Attach if dice.one_in(2) => Action::SetGuardedClass(number(dice)),
-        Table::Attach | Table::Deliver => Action::SetClass(number(dice)),
+        Table::Attach if dice.one_in(2) => Action::SetGuardedClass(lead(dice)),
+        Table::Attach | Table::Deliver => Action::SetClass(lead(dice)),
         Table::Guard => dice.pick(&[
             Action::Allow,
             Action::CheckAddresses,

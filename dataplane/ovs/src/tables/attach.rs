@@ -1,5 +1,6 @@
 //! `attach`: port and VLAN tag → what the sender is, its class, and the VLAN the frame belongs to.
 
+use portcullis_backend::Overlays;
 use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Bits, Field, Match, port};
 use portcullis_policy::{Direction, EndpointRole};
@@ -7,7 +8,6 @@ use portcullis_policy::{Direction, EndpointRole};
 use super::{Contract, Effect, Exit, Forwarding, Miss, Pipeline, Priority, Table, learn};
 use crate::expiry::RANKS;
 use crate::flow::{Flow, Writer, then};
-use crate::overlays::Overlays;
 use crate::ports::{ManagedPort, Role, SwitchPort, Vlans};
 use crate::regs;
 
@@ -162,7 +162,7 @@ pub fn rows(
                 let sender = sender(&switch_port.vlans, policed);
                 for timed_row in policed.expiry_chain(Direction::Egress) {
                     let mut actions = vec![Action::set(regs::SENDER, sender)];
-                    actions.extend(overlays.lead(timed_row.class, true));
+                    actions.extend(regs::lead(overlays.lead(timed_row.class), true));
                     actions.extend(note.clone());
                     let then = then(actions, pipeline.number(Table::Guard));
                     let row = writer.flow(Table::Attach, KNOWN.above(timed_row.rank), matching.clone(), then);

@@ -1,6 +1,7 @@
 //! `deliver`: output port → the receiver's class. This row, or the stack of them, alone moves a receiver to
 //! another class. Uplinks are not policed: frames to them go out.
 
+use portcullis_backend::Overlays;
 use portcullis_backend::delta::Layer;
 use portcullis_openflow::{Action, Field, Instruction, Match, port};
 
@@ -8,7 +9,6 @@ use super::attach::TAGGED;
 use super::{Contract, Effect, Exit, Miss, Pipeline, Priority, Table, flood};
 use crate::expiry::{RANKS, TimedRow};
 use crate::flow::{Flow, Writer, then};
-use crate::overlays::Overlays;
 use crate::regs;
 
 /// Contract of `deliver`, which leads frames to the policy of their receiver.
@@ -118,7 +118,8 @@ pub fn row(
     writer: &Writer,
 ) -> Flow {
     let matching = Match::new().exact(regs::OUT, regs::out(port));
-    let mut actions = overlays.lead(timed_row.class, false);
+    let lead = overlays.lead(timed_row.class);
+    let mut actions: Vec<Action> = regs::lead(lead, false).collect();
     actions.push(Action::set(regs::REMOTE, 0u128));
     let row = writer.flow(
         Table::Deliver,

@@ -14,7 +14,7 @@ use crate::attachment_points::resolve;
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::numbered::held;
 use crate::query;
-use crate::units::{Attributions, BuildError, UnitId, Units};
+use crate::units::{BuildError, UnitId, Units};
 use crate::wire::text;
 
 impl Driver {
@@ -130,7 +130,11 @@ impl Driver {
         let (Some(device), Some(mut client)) = (self.session.device().cloned(), self.client.clone()) else {
             return drop(answer.send(Err(self.state.not_ready())));
         };
-        let known: Attributions = self.built.as_ref().map(|b| b.hits.clone()).unwrap_or_default();
+        let known = self.built.as_ref().map(|built| query::Known {
+            hits: built.hits.clone(),
+            overlays: built.overlays.clone(),
+        });
+        let known = known.unwrap_or_default();
         let (points, numbers) = (self.points.clone(), self.numbered.numbers().clone());
         let (target, state) = (self.name().to_string(), self.session.state());
         self.job(async move {

@@ -46,6 +46,7 @@ const NAMES: &[(&[&str], Meaning)] = &[
         Meaning::Mac { source: false },
     ),
     (&["class", "class_id"], Meaning::Is(Field::Class)),
+    (&["overlay"], Meaning::Is(Field::Overlay)),
     (
         &["ether_type", "eth_type", "ethertype"],
         Meaning::Is(Field::EtherType),

@@ -12,6 +12,7 @@ use portcullis_proto::p4::config::v1::{Action, MatchField, P4Info, Preamble, Tab
 
 use super::names::{self, Meaning};
 use super::shown;
+use crate::device::OWN;
 use crate::mapping::{ActionMapping, ActionsMapping};
 
 /// Width of a port where the device translates ports to strings (`sdn_string`): keys of rows name attachments, so that
@@ -194,8 +195,11 @@ fn is_icmp(field: Field) -> bool {
     matches!(field, Field::IcmpType | Field::IcmpCode)
 }
 
+/// Why no row of another program names an overlay.
+const OVERLAY_OF_OTHERS: &str = "only our own program says which overlay an endpoint has";
+
 /// Keys by what the match fields are called.
-fn keys_by_name<'a>(table: &'a Table, part: &Part<'_>, keys: &mut Keys<'a>) {
+fn keys_by_name<'a>(table: &'a Table, part: &Part<'_>, own_program: bool, keys: &mut Keys<'a>) {
     let read: Vec<(&MatchField, Option<Meaning>)> = table
         .match_fields
         .iter()
@@ -212,6 +216,7 @@ fn keys_by_name<'a>(table: &'a Table, part: &Part<'_>, keys: &mut Keys<'a>) {
                 keys.leave_out(given, "it has no meaning here", false);
                 continue;
             }
+            Some(Meaning::Is(Field::Overlay)) if !own_program => Err(OVERLAY_OF_OTHERS.to_string()),
             Some(Meaning::Icmp(field, _)) if one_version(*field) => {
                 Err("it is of one IP version".to_string())
             }
@@ -233,6 +238,12 @@ fn keys_by_mapping<'a>(table: &'a Table, fields: &BTreeMap<String, Field>, keys:
     for given in &table.match_fields {
         match fields.get(&given.name).map(|field| (*field, key(*field, given))) {
             None => keys.leave_out(given, "the mapping does not name it", false),
+            Some((Field::Overlay, _)) => {
+                let name = shown(&given.name);
+                keys.wrong.push(format!(
+                    "fields: `{name}` cannot be `overlay`: {OVERLAY_OF_OTHERS}"
+                ));
+            }
             Some((_, Ok(key))) => keys.take(key, given, mapped_family(key.field, given)),
             Some((field, Err(why))) => {
                 let name = shown(&given.name);
@@ -338,6 +349,11 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// Whether it is our own program, whose `attach` and `deliver` say which overlay an endpoint has.
+    fn is_own(&self) -> bool {
+        self.info.pkg_info.as_ref().is_some_and(|p| p.name == OWN)
+    }
+
     /// The actions that rows of a table can have.
     fn row_actions(&self, table: &Table) -> Vec<&'a Action> {
         let rows = table
@@ -406,7 +422,7 @@ impl<'a> Pipeline<'a> {
         match part.fields {
             _ if part.role == Role::Other => {}
             Some(fields) => keys_by_mapping(table, fields, &mut keys),
-            None => keys_by_name(table, part, &mut keys),
+            None => keys_by_name(table, part, self.is_own(), &mut keys),
         }
         let bound = match part.actions {
             Some(given) => self.actions_by_mapping(table, given, &mut keys.wrong),

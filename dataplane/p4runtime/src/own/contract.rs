@@ -126,16 +126,24 @@ const FIXED: Priority = Priority::range(
     FIXED_NUMBER,
     "rows of every class that denies anything: ARP passes; what hides its ports is denied",
 );
+/// Where rows of overlays begin, as the compiler numbers them.
+const OVERLAYS_LOWEST: i32 = FIXED_NUMBER - (1 << 16);
+const OVERLAYS: Priority = Priority::range(
+    "overlays",
+    OVERLAYS_LOWEST,
+    FIXED_NUMBER - 1,
+    "what rules and unlocks of single endpoints change in their class, ordered by the compiler",
+);
 const RULES: Priority = Priority::range(
     "rules",
     1,
-    FIXED_NUMBER - 1,
+    OVERLAYS_LOWEST - 1,
     "rows of one class, ordered by the compiler; the lowest one has the direction's default",
 );
 
 pub const ATTACH: Contract = Contract {
     name: "attach",
-    does: "the sender's class; what a port without a row sends is dropped",
+    does: "the sender's class and overlay; what a port without a row sends is dropped",
     priorities: &[POINT],
     leads_on: false,
     denials: None,
@@ -186,7 +194,7 @@ const EGRESS_REMOTE: Contract = Contract {
 const EGRESS_POLICY: Contract = Contract {
     name: "egress_policy",
     does: "the sender's policy",
-    priorities: &[FIXED, RULES],
+    priorities: &[FIXED, OVERLAYS, RULES],
     leads_on: false,
     denials: None,
     embedded_rows: 1 << 17,
@@ -203,7 +211,7 @@ pub const L2: Contract = Contract {
 
 pub const DELIVER: Contract = Contract {
     name: "deliver",
-    does: "the receiver's class; frames to a port without a row are dropped",
+    does: "the receiver's class and overlay; frames to a port without a row are dropped",
     priorities: &[POINT],
     leads_on: false,
     denials: None,

@@ -6,6 +6,7 @@ mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis_backend::{Lead, Overlays};
 use portcullis_compiler::ClassId;
 use portcullis_policy::{EndpointRole, MacAddr};
 
@@ -110,12 +111,26 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn class(class: ClassId) -> u128 {
-    u128::from(class.0)
+/// Where the overlay begins in the parameter of `set_class` (`class_and_overlay` in `p4/include/tables.p4`).
+pub const OVERLAY_SHIFT: u32 = 16;
+/// The bits of that parameter that are the class.
+pub const OF_CLASS: u32 = (1 << OVERLAY_SHIFT) - 1;
+
+/// The parameter of an action that leads there. Without an overlay it is the class alone, as in programs that have none.
+pub fn lead(to: Lead) -> u32 {
+    match to.overlay {
+        ClassId::OPEN => to.class.0,
+        overlay => overlay.0 << OVERLAY_SHIFT | to.class.0,
+    }
 }
 
 /// The rows of one point, in all tables.
-pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, Inexpressible> {
+pub fn plug_rows(
+    device: &Device,
+    point: &AttachmentPoint,
+    overlays: &Overlays,
+) -> Result<Vec<Row>, Inexpressible> {
+    let leads = point.classes.map(|class| u128::from(lead(overlays.lead(class))));
     let mut rows = Vec::new();
     let sends = if point.guarded() {
         "set_guarded_class"
@@ -123,7 +138,7 @@ pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, I
         "set_class"
     };
     let attach = Draft::new(device, &ATTACH)?.at(point.at);
-    rows.push(attach.row(POINT.at(point.at), sends, &[class(point.classes.egress)])?);
+    rows.push(attach.row(POINT.at(point.at), sends, &[leads.egress])?);
     roles(device, point, &mut rows)?;
     if point.guarded() {
         guard::rows(device, point, &mut rows)?;
@@ -133,7 +148,7 @@ pub fn plug_rows(device: &Device, point: &AttachmentPoint) -> Result<Vec<Row>, I
         rows.push(l2.row(Level::NONE, "forward", &[point.at.0.into()])?);
     }
     let deliver = Draft::new(device, &DELIVER)?.at(point.at);
-    rows.push(deliver.row(POINT.at(point.at), "set_class", &[class(point.classes.ingress)])?);
+    rows.push(deliver.row(POINT.at(point.at), "set_class", &[leads.ingress])?);
     Ok(rows)
 }
 

@@ -142,11 +142,13 @@ impl Probe {
                 return Some(Verdict::Deny);
             }
         }
-        let class = values.first().copied().unwrap_or(0);
+        let lead = values.first().copied().unwrap_or(0);
+        let (class, overlay) = (lead & 0xffff, lead >> 16);
         if class == 0 {
             return Some(Verdict::Allow);
         }
         packet.insert("class", class);
+        packet.insert("overlay", overlay);
         let id = state
             .meets(remote_table, &packet)
             .and_then(|(_, v)| v.first().copied());

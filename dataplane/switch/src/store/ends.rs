@@ -205,9 +205,20 @@ mod tests {
     #[test]
     fn ends_that_cannot_be_kept_are_refused() {
         let mut bench = Bench::new();
-        let wide = bench.does(5, &[(1_000_001, 1 << 20)]);
-        let refused = bench.write(&Op::Add(bench.key(), wide));
-        assert!(refused[0].contains("has 16 bits"), "{refused:?}");
+        // A port has 9 bits.
+        let (number, l2) = bench.own.device.table_named("l2").unwrap();
+        let key = l2.key(
+            number,
+            0,
+            vec![(l2.named("dst_mac").unwrap().id, Match::Exact(0xa))],
+        );
+        let end = End {
+            at: 1_000_001,
+            value: 1 << 9,
+        };
+        let wide = Does::action(l2.action_named("forward").unwrap().id, vec![(1, 5)], vec![end]);
+        let refused = bench.write(&Op::Add(key, wide));
+        assert!(refused[0].contains("has 9 bits"), "{refused:?}");
         let falling = bench.does(5, &[(1_000_002, 1), (1_000_001, 2)]);
         let refused = bench.write(&Op::Add(bench.key(), falling));
         assert!(refused[0].contains("do not rise"), "{refused:?}");

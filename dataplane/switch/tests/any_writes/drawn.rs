@@ -44,7 +44,7 @@ fn value(dice: &mut Dice, field: &MatchField) -> u128 {
     };
     let few: &[u128] = match field.name.as_str() {
         "port" => &[0, 1, 2, 3, 511],
-        "class" => &[0, 1, 2],
+        "class" | "overlay" => &[0, 1, 2],
         "ether_type" => &[0x800, 0x86dd],
         "protocol" => &[6, 17],
         "dst_mac" | "mac" => &[0xa, 0xb, 0xc, 0x0200_0000_0077],
@@ -149,7 +149,10 @@ fn action(
         .find(|a| a.preamble.as_ref().unwrap().id == chosen);
     let params = known.unwrap().params.iter().map(|p| v1::action::Param {
         param_id: p.id,
-        value: bytes(dice.below(4) as u128),
+        value: bytes(match p.name.as_str() {
+            "class_and_overlay" => (dice.below(3) << 16 | dice.below(4)) as u128,
+            _ => dice.below(4) as u128,
+        }),
     });
     v1::TableAction {
         r#type: Some(v1::table_action::Type::Action(v1::Action {

@@ -17,7 +17,7 @@ def attach(port, klass, **more):
     return fy.P4TableEntry(
         "attach",
         match=fy.P4TableMatch(port=port, **more),
-        action=fy.P4TableAction("sender.set_class", **{"class": klass}),
+        action=fy.P4TableAction("sender.set_class", class_and_overlay=klass),
         priority=1,
     )
 
@@ -65,7 +65,7 @@ async def rules(switch):
     await switch.delete([attach(2, 1)], strict=False)
     await switch.write([~attach(1, 9, vlan=7)])
     [one] = await read(switch, attach(1, 9, vlan=7))
-    assert one.match == {"port": 1, "vlan": 7} and one.action.args == {"class": 9}, one
+    assert one.match == {"port": 1, "vlan": 7} and one.action.args == {"class_and_overlay": 9}, one
     await switch.write([-attach(1, 9, vlan=7)])
     assert await read(switch, attach(1, 9, vlan=7)) == []
 
@@ -74,7 +74,7 @@ async def rules(switch):
             +fy.P4TableEntry(
                 "deliver",
                 match=fy.P4TableMatch(port=2),
-                action=fy.P4TableAction("receiver.set_class", **{"class": 0}),
+                action=fy.P4TableAction("receiver.set_class", class_and_overlay=0),
                 priority=1,
             ),
             +fy.P4TableEntry(

@@ -34,7 +34,7 @@ def attach(port, klass, vlan=None):
     entry.match["port"] = str(port)
     if vlan is not None:
         entry.match["vlan"] = str(vlan)
-    entry.action["class"] = str(klass)
+    entry.action["class_and_overlay"] = str(klass)
     entry.priority = 1
     return entry
 
@@ -83,7 +83,7 @@ def main():
     assert sorted("vlan" in e.match._fields and e.match["vlan"] is not None for e in found) == [False, True]
     attach(1, 9, vlan=7).modify()
     one = list(attach(1, 9, vlan=7).read())
-    assert len(one) == 1 and one[0].action["class"].value == b"\x09", one
+    assert len(one) == 1 and one[0].action["class_and_overlay"].value == b"\x09", one
     attach(1, 9, vlan=7).delete()
     refused(attach(1, 9, vlan=7).delete, "NOT_FOUND", "attach")
     refused(attach(1, 9, vlan=7).modify, "NOT_FOUND", "attach")
@@ -92,7 +92,7 @@ def main():
     # A receiver, and where its MAC is.
     receiver = sh.TableEntry("deliver")(action="receiver.set_class")
     receiver.match["port"] = "2"
-    receiver.action["class"] = "0"
+    receiver.action["class_and_overlay"] = "0"
     receiver.priority = 1
     receiver.insert()
     station = sh.TableEntry("l2")(action="forward")
@@ -126,7 +126,7 @@ def main():
     wrong.priority = 0
     refused(wrong.insert, "INVALID_ARGUMENT", "egress_policy", "priority")
     wrong = sh.TableEntry("attach")(action="sender.set_class")
-    wrong.action["class"] = "1"
+    wrong.action["class_and_overlay"] = "1"
     wrong.priority = 1
     refused(wrong.insert, "INVALID_ARGUMENT", "attach", "`port`")
 

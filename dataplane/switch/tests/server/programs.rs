@@ -230,8 +230,8 @@ async fn other_programs_are_refused_by_name() {
             "\"fabric\"",
         ),
         (
-            changed(|i| i.pkg_info.as_mut().unwrap().version = "3".into()),
-            "\"3\"",
+            changed(|i| i.pkg_info.as_mut().unwrap().version = "2".into()),
+            "\"2\"",
         ),
         (changed(|i| i.pkg_info = None), "runs only"),
         (changed(|i| drop(i.tables.remove(0))), "`attach`"),

@@ -112,7 +112,7 @@ async fn values_are_checked_by_table_and_field() {
         ),
         (class(&[]), &["attach", "parameter", "shortest"]),
         (class(&[0, 1]), &["attach", "parameter", "shortest"]),
-        (class(&[1, 0, 0]), &["attach", "parameter", "17 bits"]),
+        (class(&[1, 0, 0, 0, 0]), &["attach", "parameter", "33 bits"]),
         // Masks and ranges that say nothing, or say it twice.
         (
             out("protocol", ternary(&[0], &[0])),

@@ -1,5 +1,8 @@
 //! One block of an overlay: the packets of one protocol between two sets of addresses.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use portcullis_policy::{Decider, Entry, FlagMatch, Matcher, Protocol, TCP_ACK, TCP_SYN, Verdict, intervals};
 
 use super::cover::{Dimension, Strip, cover, partition};
@@ -7,6 +10,7 @@ use super::{Declined, Draft, Members, Probe, Rank, decide};
 use crate::class_rows::{PortMatch, RowKey};
 use crate::lower::capabilities::{Capabilities, MatchSupport};
 use crate::lower::plane::Space;
+use crate::lower::{NOT_OPENING, OPENING};
 
 /// Comparisons of pairs of strips with entries that a block may take.
 const MOST_WORK: usize = 20_000_000;
@@ -15,22 +19,17 @@ const MOST_COLOURS: usize = 128;
 /// Groups of source strips that rows can tell apart.
 const MOST_GROUPS: usize = 128;
 
-/// TCP flags of segments that open a connection, as a row names them.
-const OPENING: (u16, u16) = (TCP_SYN, TCP_SYN | TCP_ACK);
-/// The two rows that together match all other segments.
-const NOT_OPENING: [(u16, u16); 2] = [(0, TCP_SYN), (TCP_ACK, TCP_ACK)];
-
 /// Packets of one block that no entry and no row so far tells apart.
 #[derive(Debug, Clone)]
-struct Cell {
+pub(super) struct Cell {
     action: Verdict,
     /// The entries that a hit may be counted for: the first that matches, and those behind it that say the same before
     /// one says the opposite.
-    run: Vec<Decider>,
+    pub(super) run: Vec<Decider>,
     /// Whether the base says something else.
     differs: bool,
     /// What rows of blocks around this one say.
-    outer: Option<(Verdict, Decider)>,
+    pub(super) outer: Option<(Verdict, Decider)>,
 }
 
 impl Cell {
@@ -46,15 +45,15 @@ impl Cell {
 }
 
 /// Source by source, destination by destination.
-type Cells = Vec<Cell>;
+pub(super) type Cells = Vec<Cell>;
 
 /// A row of a block, without what all rows of the block have.
 #[derive(Debug, Clone, Copy)]
-struct Piece {
-    src: PortMatch,
-    dst: PortMatch,
-    rank: u16,
-    colour: u32,
+pub(super) struct Piece {
+    pub(super) src: PortMatch,
+    pub(super) dst: PortMatch,
+    pub(super) rank: u16,
+    pub(super) colour: u32,
 }
 
 /// Rows for one TCP flag state or for all: the flags that the rows name.
@@ -63,14 +62,17 @@ type Layer = (u8, Vec<Option<(u16, u16)>>, Vec<Piece>);
 pub(super) struct Block<'a> {
     key: RowKey,
     rank: Rank,
-    capabilities: &'a Capabilities,
-    space: Space,
-    src: Vec<u16>,
-    dst: Vec<u16>,
+    pub(super) capabilities: &'a Capabilities,
+    pub(super) space: Space,
+    pub(super) src: Vec<u16>,
+    pub(super) dst: Vec<u16>,
     /// All packets, or TCP segments that open no connection and those that open one.
     states: Vec<Cells>,
     /// The entries that rows may be counted for.
     colours: Vec<Decider>,
+    /// The entries of the class in this block, and the verdict where none matches.
+    pub(super) entries: BTreeMap<Decider, (Verdict, Arc<Matcher>)>,
+    pub(super) default: Verdict,
 }
 
 fn hits(space: Space, m: &Matcher, (src, dst): (u16, u16), opening: bool) -> bool {
@@ -145,6 +147,8 @@ impl<'a> Block<'a> {
             dst: vec![0],
             states: Vec::new(),
             colours: Vec::new(),
+            entries: BTreeMap::new(),
+            default: members[0].default,
         };
         let [own, base] = members;
         let around: Vec<&Draft> = drafts
@@ -154,6 +158,10 @@ impl<'a> Block<'a> {
         if own.equals(base) && around.is_empty() {
             return Ok(block);
         }
+        let numbered = own.entries.iter();
+        let numbered =
+            numbered.map(|(index, e)| (Decider::Entry(*index), (e.action, Arc::clone(&e.matcher))));
+        block.entries = numbered.collect();
         let entries: Vec<&Entry> = own.entries.iter().chain(&base.entries).map(|(_, e)| *e).collect();
         let ports =
             |of: fn(&RowKey) -> PortMatch| -> Vec<PortMatch> { around.iter().map(|d| of(&d.key)).collect() };
@@ -241,7 +249,7 @@ impl<'a> Block<'a> {
     /// Ways to write both flag states of TCP: together, apart, or one with the other above it.
     fn by_flags(&mut self, closed: &Cells, opening: &Cells) -> Vec<Vec<Layer>> {
         let only_opening = vec![Some(OPENING)];
-        let only_closed: Vec<_> = NOT_OPENING.map(Some).to_vec();
+        let only_closed: Vec<_> = NOT_OPENING.to_vec();
         let mut ways: Vec<Vec<Layer>> = Vec::new();
         if let Ok(pieces) = self.pieces(&[closed, opening]) {
             ways.push(vec![(0, vec![None], pieces)]);
@@ -305,6 +313,7 @@ impl<'a> Block<'a> {
             dst: cut(&self.dst, |piece| piece.dst),
             states: Vec::new(),
             colours: self.colours.clone(),
+            entries: self.entries.clone(),
             ..*self
         };
         let at = |starts: &[u16], number: u16| starts.partition_point(|start| *start <= number) - 1;
@@ -353,7 +362,11 @@ impl<'a> Block<'a> {
         if lines.iter().flatten().any(|strip| strip.is_impossible()) {
             return Err(Declined::Inexact);
         }
-        let ways = [self.as_one(&lines), self.in_groups(&lines)];
+        let ways = [
+            self.as_one(&lines),
+            self.in_groups(&lines),
+            self.in_layers(states),
+        ];
         ways.into_iter()
             .flatten()
             .min_by_key(Vec::len)
@@ -382,6 +395,13 @@ impl<'a> Block<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The number of an entry that rows may be counted for.
+    pub(super) fn named(&mut self, by: Decider) -> Option<u32> {
+        self.name_colour(by);
+        let at = self.colours.iter().position(|known| *known == by)?;
+        (at < MOST_COLOURS).then_some(at as u32)
     }
 
     fn name_colour(&mut self, by: Decider) {
@@ -496,7 +516,7 @@ impl<'a> Block<'a> {
 }
 
 /// Whether a cell is right under a row of this verdict and entry, or under none.
-fn right(cell: &Cell, under: Option<(Verdict, Decider)>) -> bool {
+pub(super) fn right(cell: &Cell, under: Option<(Verdict, Decider)>) -> bool {
     match under {
         None => !cell.differs,
         Some((action, by)) => action == cell.action && cell.run.contains(&by),

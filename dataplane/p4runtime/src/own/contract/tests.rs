@@ -64,7 +64,9 @@ endpoints:
     attachments: [{port: 1, target: switch}]
     macs: ["02:00:00:00:00:01", "02:00:00:00:00:21"]
     addresses: [192.0.2.1, 192.0.2.64/28, "2001:db8::1", "2001:db8:64::/64"]
-    rules: [{name: own, action: deny, direction: egress, protocol: tcp, ports: [26]}]
+    rules:
+      - {name: own, action: deny, direction: egress, protocol: tcp, ports: [26]}
+      - {name: own-in, action: deny, direction: ingress, protocol: tcp, ports: [26]}
   tagged: {attachments: [{port: 2, vlan: 7, target: switch}], macs: ["02:00:00:00:00:02"], addresses: [192.0.2.2, "2001:db8::2"]}
   trunk: {attachments: [{port: 3, vlan: any, target: switch}], macs: ["02:00:00:00:00:03"], addresses: ["2001:db8::3"]}
   strict: {attachments: [{port: 4, target: switch}], macs: ["02:00:00:00:00:04"], addresses: ["2001:db8::4"], link_local: strict}
