@@ -28,11 +28,13 @@ fn met(state: &State, port: u128, to: u128) -> Option<String> {
     ]
     .into();
     let (_, values) = state.meets("attach", &packet)?;
-    let class = values.first().copied()?;
+    let lead = values.first().copied()?;
+    let (class, overlay) = (lead & 0xffff, lead >> 16);
     if class == 0 {
         return Some("open".to_string());
     }
     packet.insert("class", class);
+    packet.insert("overlay", overlay);
     packet.insert("remote_id", 0);
     let verdict = state.meets("egress_policy", &packet);
     Some(verdict.map_or_else(|| "nothing".to_string(), |(action, _)| action))
