@@ -455,43 +455,6 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         drift
     }
 
-    /// How the rows that were read differ from those known to be installed.
-    fn drift(&self, seen: &HashMap<K, B>) -> Drift<K> {
-        let mut drift = Drift::default();
-        let known = self
-            .installed
-            .iter()
-            .filter(|(key, _)| !self.unknown.contains(*key));
-        for (key, body) in known {
-            match seen.get(key) {
-                None => drift.missing.push(key.clone()),
-                Some(other) if other != body => drift.altered.push(key.clone()),
-                Some(_) => {}
-            }
-        }
-        let surplus = seen
-            .keys()
-            .filter(|k| !self.installed.contains_key(*k) && !self.unknown.contains(*k));
-        drift.surplus.extend(surplus.cloned());
-        drift
-    }
-
-    /// Every key on which desired and installed rows differ, or may when the batch in flight is confirmed.
-    fn differences(&self) -> BTreeSet<K> {
-        let changed = self
-            .desired
-            .iter()
-            .filter(|(key, body)| self.installed.get(*key) != Some(*body))
-            .map(|(key, _)| key);
-        let surplus = self.installed.keys().filter(|k| !self.desired.contains_key(*k));
-        let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
-        changed
-            .chain(surplus)
-            .chain(in_flight.map(Op::key))
-            .cloned()
-            .collect()
-    }
-
     fn blocked(&self, key: &K) -> bool {
         self.foreign.contains(key) && !self.installed.contains_key(key)
     }

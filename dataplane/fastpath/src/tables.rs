@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use portcullis_policy::{Direction, PerDirection};
 
+use crate::PORTS;
 use crate::classes::{self, Class};
 use crate::frame::Fields;
 use crate::guard::{Guard, Shape, Shapes};
@@ -14,13 +15,10 @@ use crate::port_map::Bitmaps;
 use crate::ports::{AttachmentPoint, Port};
 use crate::remote;
 use crate::roles::Roles;
-use crate::row::{Action, Decision, Lead, NO_SLOT, Row, RowId};
+use crate::row::{Action, Decision, Lead, Row, RowId};
 use crate::table::{Key, Table};
-use crate::{PORTS, remote::Remotes};
 use pairs::Pairs;
-
-/// Classes are looked up in two steps, so that a change copies little.
-const CHUNK: usize = 256;
+use policies::Classes;
 
 /// Why a row cannot be kept. The keys of a table are what the P4 program says, so a P4Runtime server has refused most of
 /// this before.
@@ -55,58 +53,6 @@ impl std::fmt::Display for TableError {
 }
 
 impl std::error::Error for TableError {}
-
-/// Compiled policies of one direction: those of classes at their numbers, then those of pairs of class and overlay.
-#[derive(Debug, Clone)]
-struct Classes {
-    chunks: Box<[Arc<Chunk>; CHUNKS]>,
-    /// Of classes that have no rows of their own.
-    nobody: Arc<Class>,
-}
-
-const CHUNKS: usize = (pairs::CLASSES + pairs::MOST) as usize / CHUNK;
-type Chunk = [Option<Arc<Class>>; CHUNK];
-
-impl Classes {
-    fn new(table: Table, maps: &mut Bitmaps) -> Classes {
-        let empty: Arc<Chunk> = Arc::new([const { None }; CHUNK]);
-        let mut chunks = Box::new(std::array::from_fn(|_| Arc::clone(&empty)));
-        // Nothing is denied to class 0, whatever rows say.
-        let all = Row {
-            conds: Box::default(),
-            priority: 1,
-            action: Action::Allow,
-            slot: NO_SLOT,
-        };
-        let anybody = classes::compile(table, &[&all], Remotes::default(), maps);
-        Arc::make_mut(&mut chunks[0])[0] = Some(Arc::new(anybody));
-        Classes {
-            chunks,
-            nobody: Arc::new(classes::compile(table, &[], Remotes::default(), maps)),
-        }
-    }
-
-    #[inline(always)]
-    fn get(&self, place: u32) -> &Class {
-        match &self.chunks[place as usize / CHUNK % CHUNKS][place as usize % CHUNK] {
-            Some(own) => own,
-            None => &self.nobody,
-        }
-    }
-
-    fn set(&mut self, place: u32, compiled: Option<Arc<Class>>) {
-        if place == 0 {
-            return;
-        }
-        Arc::make_mut(&mut self.chunks[place as usize / CHUNK % CHUNKS])[place as usize % CHUNK] = compiled;
-    }
-
-    fn bytes(&self) -> usize {
-        let own = |chunk: &Arc<Chunk>| chunk.iter().flatten().map(|c| c.bytes() + 16).sum::<usize>();
-        let used = self.chunks.iter().map(own).filter(|bytes| *bytes > 0);
-        used.map(|bytes| bytes + CHUNK * 8).sum()
-    }
-}
 
 /// All that a worker needs, at one generation. It never changes.
 #[derive(Debug, Clone)]
@@ -485,6 +431,7 @@ impl Tables {
 }
 
 mod pairs;
+mod policies;
 mod publish;
 
 fn port(table: Table, row: &Row) -> Result<u16, TableError> {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use portcullis_policy::Direction;
 
-use super::pairs::CLASSES;
-use super::{Classes, Dirty, POLICIES, Snapshot, Tables, compiled, point};
+use super::{Dirty, POLICIES, Snapshot, Tables, compiled, point};
 use crate::classes::{self, Class};
 use crate::mac_table::SEVERAL;
 use crate::remote::Remotes;
@@ -203,24 +202,6 @@ impl OpenRows {
         let asks_nothing =
             |(_, (_, class), (overlay, _)): &&(RowId, PerKey, PerKey)| *class == 0 && *overlay == 0;
         self.0.iter().filter(asks_nothing).map(|(id, ..)| *id).collect()
-    }
-}
-
-impl Classes {
-    /// Classes that are compiled on their own.
-    fn set_classes(&self) -> Vec<u16> {
-        let mut set = Vec::new();
-        for (at, chunk) in self
-            .chunks
-            .iter()
-            .enumerate()
-            .take(CLASSES as usize / super::CHUNK)
-        {
-            let places = chunk.iter().enumerate();
-            let own = places.filter(|(_, class)| class.is_some());
-            set.extend(own.map(|(low, _)| (at * super::CHUNK + low) as u16));
-        }
-        set
     }
 }
 
