@@ -64,6 +64,14 @@ impl<K, B> Op<K, B> {
         }
     }
 
+    /// What the row does afterwards; nothing when it is deleted.
+    pub fn body(&self) -> Option<&B> {
+        match self {
+            Op::Add(_, body) | Op::Change(_, body) => Some(body),
+            Op::Delete(_) => None,
+        }
+    }
+
     /// How golden texts and plans show it: `+`, `~` or `-`.
     pub fn sign(&self) -> char {
         match self {

@@ -89,8 +89,9 @@ pub struct Machine<U, K, B> {
     garbage: BTreeSet<K>,
     /// The batch in flight, and the policy rows that nothing leads to once it is confirmed.
     in_flight: Option<(Batch<K, B>, BTreeSet<K>)>,
-    /// Keys of batches that failed since the last read-back: what the target holds there is unknown, and no drift.
-    unknown: HashSet<K>,
+    /// Rows of batches that failed since the last read-back, with the bodies that they were to get: what the target holds there
+    /// is unknown, and no drift.
+    unknown: HashMap<K, Option<B>>,
     wanted: u64,
     applied: u64,
     has_desired: bool,
@@ -117,7 +118,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             suspects: BTreeSet::new(),
             garbage: BTreeSet::new(),
             in_flight: None,
-            unknown: HashSet::new(),
+            unknown: HashMap::new(),
             wanted: 0,
             applied: 0,
             has_desired: false,
@@ -163,12 +164,13 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     }
 
     /// Every row that the target may hold: those known to be installed, those on their way, and those of batches whose result
-    /// is unknown. Rows that are on their way have the body that they were known with, if any.
+    /// is unknown. A row that is on its way comes with its old body and with its new one; a delete has no body.
     pub fn may_hold(&self) -> impl Iterator<Item = (&K, Option<&B>)> {
         let installed = self.installed.iter().map(|(key, body)| (key, Some(body)));
         let in_flight = self.in_flight.iter().flat_map(|(batch, _)| &batch.ops);
-        let uncertain = in_flight.map(Op::key).chain(&self.unknown);
-        installed.chain(uncertain.map(|key| (key, None)))
+        let in_flight = in_flight.map(|op| (op.key(), op.body()));
+        let unknown = self.unknown.iter().map(|(key, body)| (key, body.as_ref()));
+        installed.chain(in_flight).chain(unknown)
     }
 
     /// How many rows a table is known to hold.
@@ -540,7 +542,8 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         let Some((batch, _)) = self.in_flight.take() else {
             return;
         };
-        self.unknown.extend(batch.ops.iter().map(|op| op.key().clone()));
+        let unknown = batch.ops.iter().map(|op| (op.key().clone(), op.body().cloned()));
+        self.unknown.extend(unknown);
         if let Some(reading) = &mut self.reading {
             reading.spoiled = true;
         }

@@ -359,14 +359,17 @@ impl Tables {
             _ => Direction::Egress,
         };
         let pairs = &mut self.pairs[direction];
-        if now.is_some_and(|lead| !pairs.has_room(lead)) {
+        if now.is_some_and(|lead| !pairs.has_room(before, lead)) {
             return Err(TableError::Pairs);
         }
-        if let Some(lead) = now.filter(|lead| pairs.add(*lead)) {
-            self.dirty.pairs[direction].insert(lead);
+        if before == now {
+            return Ok(());
         }
         if let Some(place) = before.and_then(|lead| pairs.remove(lead)) {
             self.dirty.left[direction].insert(place);
+        }
+        if let Some(lead) = now.filter(|lead| pairs.add(*lead)) {
+            self.dirty.pairs[direction].insert(lead);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::attachment_points::resolve;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
-use crate::numbered::{Numbered, limit_of_checks};
+use crate::numbered::{Keys, Numbered};
 use crate::program::{OwnProgram, ProgramError};
 use crate::units::{BuildError, Units};
 
@@ -121,8 +121,8 @@ impl Backend for P4Backend {
         } = &mut *encoder;
         let points = resolve(intent, &self.config.known(), port_max(device));
         let target = &self.config.name;
-        let limit = limit_of_checks(device);
-        let built = match numbered.translate(intent, points, limit, BTreeSet::new) {
+        let keys = Keys::of_checks(device);
+        let built = match numbered.translate(intent, points, keys, BTreeSet::new) {
             Ok((here, points)) => known.proofs.check(|rows| {
                 let built = units.build(device, &here, &points, target, rows);
                 rows.keep(&[intent]);

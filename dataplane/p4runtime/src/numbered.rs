@@ -22,10 +22,32 @@ type Bare = (u8, i32, Vec<(u32, Match)>, Does);
 /// Numbers that a change which opens ports leaves to those that close them, if the key has as many.
 const RESERVE: u32 = 1024;
 
-/// The highest number that a change which may be refused may use.
-pub fn limit_of_checks(device: &Device) -> u32 {
-    let limit = device.class_limit();
-    limit - RESERVE.min(limit / 64)
+/// Which numbers a device's keys take.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    /// The highest number.
+    pub limit: u32,
+    /// Classes below overlays need a number, too.
+    pub overlays: bool,
+}
+
+impl Keys {
+    /// Those of a device.
+    pub fn new(device: &Device) -> Self {
+        Keys {
+            limit: device.class_limit(),
+            overlays: device.has_overlays(),
+        }
+    }
+
+    /// Those that a change which may be refused may use.
+    pub fn of_checks(device: &Device) -> Self {
+        let Keys { limit, overlays } = Keys::new(device);
+        Keys {
+            limit: limit - RESERVE.min(limit / 64),
+            overlays,
+        }
+    }
 }
 
 /// The numbers of a device, and its classes under them.
@@ -53,15 +75,18 @@ impl Numbered {
         &mut self,
         intent: &Intent,
         mut points: AttachmentPoints,
-        limit: u32,
+        keys: Keys,
         held: impl Fn() -> BTreeSet<u32>,
     ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
         let mut wanted: BTreeSet<ClassId> = points.policies().flat_map(PortPolicy::all_classes).collect();
         wanted.remove(&ClassId::OPEN);
-        let bases = self.bases(&wanted, intent);
+        let bases = match keys.overlays {
+            true => self.bases(&wanted, intent),
+            false => BTreeSet::new(),
+        };
         wanted.extend(&bases);
         let held = || held().union(&self.seen).copied().collect();
-        self.numbers.give(&wanted, limit, held)?;
+        self.numbers.give(&wanted, keys.limit, held)?;
         for policy in points.points.values_mut().map(|point| &mut point.policy) {
             policy.classes = policy.classes.map(|id| self.here(id));
             for transition in &mut policy.transitions {
@@ -71,7 +96,7 @@ impl Numbered {
         let mut classes = OrdMap::new();
         let mut renamed = HashMap::new();
         for class in wanted.iter().filter_map(|id| intent.classes.get(id)) {
-            let here = self.renamed_class(class, &mut renamed);
+            let here = self.renamed_class(class, keys, &mut renamed);
             classes.insert(here.id, here);
         }
         self.renamed = renamed;
@@ -90,7 +115,7 @@ impl Numbered {
         &self,
         intent: &Intent,
         points: AttachmentPoints,
-        limit: u32,
+        keys: Keys,
         held: impl Fn() -> BTreeSet<u32>,
     ) -> Result<(Intent, AttachmentPoints), OutOfNumbers> {
         let mut copy = Numbered {
@@ -98,7 +123,7 @@ impl Numbered {
             seen: self.seen.clone(),
             renamed: HashMap::new(),
         };
-        copy.translate(intent, points, limit, held)
+        copy.translate(intent, points, keys, held)
     }
 
     /// A class's number; that of the open class where no port here has the class.
@@ -117,6 +142,7 @@ impl Numbered {
     fn renamed_class(
         &self,
         class: &Arc<Class>,
+        keys: Keys,
         renamed: &mut HashMap<u32, (Arc<Class>, Arc<Class>)>,
     ) -> Arc<Class> {
         let id = self.here(class.id);
@@ -125,8 +151,8 @@ impl Numbered {
         {
             return Arc::clone(made);
         }
-        let base = class.base.as_ref();
-        let base = base.map(|base| self.renamed_class(base, renamed));
+        let base = class.base.as_ref().filter(|_| keys.overlays);
+        let base = base.map(|base| self.renamed_class(base, keys, renamed));
         let is_same = |made: &Class| {
             let below = |class: &Class| class.base.as_ref().map(Arc::as_ptr);
             made.id == id && below(made) == base.as_ref().map(Arc::as_ptr)
@@ -293,8 +319,8 @@ endpoints:
             ..KnownPorts::default()
         };
         let points = resolve(&intent, &known, 511);
-        let limit = device.class_limit();
-        let (intent, points) = numbered.translate(&intent, points, limit, BTreeSet::new).unwrap();
+        let keys = Keys::new(device);
+        let (intent, points) = numbered.translate(&intent, points, keys, BTreeSet::new).unwrap();
         let mut programs = RowCache::new(device.model.clone());
         let built = Units::default().build(device, &intent, &points, "tor", &mut programs);
         built.unwrap().desired
@@ -348,14 +374,18 @@ endpoints:
     #[test]
     fn more_classes_than_numbers_are_refused_with_both() {
         let device = OwnProgram::embedded().unwrap().device;
-        assert_eq!(limit_of_checks(&device), 65_535 - 1_023);
+        assert_eq!(Keys::of_checks(&device).limit, 65_535 - 1_023);
         let known = KnownPorts {
             target: "tor".to_string(),
             ..KnownPorts::default()
         };
         let (intent, mut numbered) = (intent(70_000), Numbered::default());
+        let one = Keys {
+            limit: 1,
+            overlays: false,
+        };
         let lack = numbered
-            .translate(&intent, resolve(&intent, &known, 511), 1, BTreeSet::new)
+            .translate(&intent, resolve(&intent, &known, 511), one, BTreeSet::new)
             .unwrap_err();
         assert_eq!(
             (lack.wanted, lack.limit, lack.leaving),

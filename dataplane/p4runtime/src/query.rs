@@ -138,13 +138,11 @@ pub(crate) fn hits(
     let servers = points.points.values().filter(|point| !point.uplink);
     let mut members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
     known.overlays.join_members(&mut members);
-    let above = known.overlays.above();
-    let above = |class: ClassId| {
-        let overlays = above.get(&class)?.iter();
-        Some(Arc::new(
-            overlays.filter_map(|number| id_of(ClassId(*number))).collect(),
-        ))
-    };
+    let above = known.overlays.above().into_iter().map(|(base, overlays)| {
+        let ids = overlays.iter().filter_map(|number| id_of(ClassId(*number)));
+        (base, Arc::new(ids.collect()))
+    });
+    let above: BTreeMap<ClassId, Arc<BTreeSet<u32>>> = above.collect();
     let rules = sums.into_iter().map(
         |((direction, class, rule, decider, action), (packets, bytes))| Hit {
             direction,
@@ -152,7 +150,7 @@ pub(crate) fn hits(
             decider,
             class: class.and_then(id_of),
             endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
-            overlays: class.and_then(above).unwrap_or_default(),
+            overlays: class.and_then(|c| above.get(&c).cloned()).unwrap_or_default(),
             action,
             packets,
             bytes,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use portcullis_fastpath::{NO_SLOT, RowId, Snapshot, Table, Tables};
+use portcullis_fastpath::{NO_SLOT, RowId, Snapshot, Table, TableError, Tables};
 use portcullis_proto::p4::v1;
 use tonic::Code;
 use v1::entity::Entity;
@@ -360,7 +360,7 @@ impl Store {
             }
             Err(error) => {
                 self.slots.give(slot);
-                refuse(Code::InvalidArgument, format!("table `{}`: {error}", shape.name))
+                refuse(code_of(error), format!("table `{}`: {error}", shape.name))
             }
         }
     }
@@ -378,7 +378,7 @@ impl Store {
         }
         let action = row(shape, &new)?.action;
         if let Err(error) = self.tables.modify(kept.id, action) {
-            return refuse(Code::InvalidArgument, format!("table `{name}`: {error}"));
+            return refuse(code_of(error), format!("table `{name}`: {error}"));
         }
         let base = self.slots.base.get(&kept.slot).copied();
         if let Some(data) = &entry.counter_data {
@@ -513,6 +513,14 @@ impl Store {
 }
 
 /// An entry as it is given back.
+/// The code of a row that the fast path cannot keep.
+fn code_of(error: TableError) -> Code {
+    match error {
+        TableError::Pairs => Code::ResourceExhausted,
+        _ => Code::InvalidArgument,
+    }
+}
+
 fn stored(entry: &v1::TableEntry) -> v1::TableEntry {
     let mut entry = entry.clone();
     entry.counter_data = None;

@@ -45,7 +45,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         let known = self
             .installed
             .iter()
-            .filter(|(key, _)| !self.unknown.contains(*key));
+            .filter(|(key, _)| !self.unknown.contains_key(*key));
         for (key, body) in known {
             match seen.get(key) {
                 None => drift.missing.push(key.clone()),
@@ -55,7 +55,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         let surplus = seen
             .keys()
-            .filter(|k| !self.installed.contains_key(*k) && !self.unknown.contains(*k));
+            .filter(|k| !self.installed.contains_key(*k) && !self.unknown.contains_key(*k));
         drift.surplus.extend(surplus.cloned());
         drift
     }

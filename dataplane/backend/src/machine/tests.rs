@@ -318,6 +318,14 @@ impl Scene {
         if (0..2).any(|table| self.machine.rows_in(table) != counts.get(&table).copied().unwrap_or(0)) {
             return Err(format!("counts {counts:?} differ"));
         }
+        // Numbers are given anew by this: what a row on the switch leads to is never forgotten.
+        let held: BTreeSet<(&Row, Option<&u8>)> = self.machine.may_hold().collect();
+        let forgotten = |(row, body): &(&Row, &u8)| !held.contains(&(*row, Some(*body)));
+        if self.machine.is_known()
+            && let Some(row) = self.switch.iter().find(forgotten)
+        {
+            return Err(format!("{row:?} may be there: {held:?}"));
+        }
         Ok(())
     }
 

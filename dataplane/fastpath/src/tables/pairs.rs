@@ -7,8 +7,8 @@ use crate::row::Lead;
 
 /// Policies of classes alone: their places are the numbers of their classes.
 pub const CLASSES: u32 = 1 << 16;
-/// Pairs that one direction can have; one row leads to one of them.
-pub const MOST: u32 = 1 << 16;
+/// Pairs that one direction can have: more than there are rows in a table of the embedded switch, which may all change at once.
+pub const MOST: u32 = 3 << 16;
 
 /// The pairs of one direction that rows lead to.
 #[derive(Debug, Default)]
@@ -29,14 +29,16 @@ fn is_pair(lead: Lead) -> bool {
 }
 
 impl Pairs {
-    /// Whether a row that leads there can be kept.
-    pub fn has_room(&self, lead: Lead) -> bool {
-        !is_pair(lead) || self.known.contains_key(&lead) || (self.known.len() as u32) < MOST
+    /// Whether a row can be kept that leads there, if it led somewhere before.
+    pub fn has_room(&self, before: Option<Lead>, lead: Lead) -> bool {
+        let is_left = |lead: Lead| self.known.get(&lead).is_some_and(|pair| pair.rows == 1);
+        let room = (self.known.len() as u32) < MOST || before.is_some_and(is_left);
+        !is_pair(lead) || self.known.contains_key(&lead) || room
     }
 
-    /// Counts a row that leads there, if there [is room](Self::has_room). Whether its policy has to be compiled.
+    /// Counts a row that leads there, where there [is room](Self::has_room). Whether its policy has to be compiled.
     pub fn add(&mut self, lead: Lead) -> bool {
-        if !is_pair(lead) || !self.has_room(lead) {
+        if !is_pair(lead) || !self.has_room(None, lead) {
             return false;
         }
         if let Some(pair) = self.known.get_mut(&lead) {
@@ -104,9 +106,12 @@ mod tests {
             assert!(pairs.add(Lead::from_parameter((n / 60_000 + 1) << 16 | (n % 60_000 + 1))));
         }
         let more = Lead::from_parameter(9 << 16 | 1);
-        assert!(!pairs.has_room(more) && !pairs.add(more));
+        assert!(!pairs.has_room(None, more) && !pairs.add(more));
         assert_eq!(pairs.place(more), 1);
-        assert!(pairs.has_room(Lead::from_class(9)));
+        assert!(pairs.has_room(None, Lead::from_class(9)));
+        // The one row of a pair may lead to another.
+        let one = Lead::from_parameter(1 << 16 | 1);
+        assert!(pairs.has_room(Some(one), more));
         assert!(
             pairs
                 .iter()

@@ -107,6 +107,9 @@ impl Tables {
     }
 
     fn classes_into(&mut self, next: &mut Snapshot, direction: Direction, dirty: &Dirty) {
+        if dirty.classes_are_clean(direction) {
+            return;
+        }
         let (into, table) = (&mut next.classes[direction], POLICIES[direction]);
         let of = &mut self.classes[direction];
         for class in &dirty.classes[direction] {
@@ -209,11 +212,16 @@ impl Dirty {
     fn is_clean(&self) -> bool {
         self.points.is_empty()
             && self.macs.is_empty()
-            && self.classes.iter().all(BTreeSet::is_empty)
-            && self.overlays.iter().all(BTreeSet::is_empty)
-            && self.pairs.iter().all(BTreeSet::is_empty)
-            && self.left.iter().all(BTreeSet::is_empty)
-            && !self.open.iter().any(|open| *open)
+            && Direction::BOTH.iter().all(|d| self.classes_are_clean(*d))
             && !self.groups
+    }
+
+    /// Whether no compiled policy of a direction changes.
+    fn classes_are_clean(&self, direction: Direction) -> bool {
+        self.classes[direction].is_empty()
+            && self.overlays[direction].is_empty()
+            && self.pairs[direction].is_empty()
+            && self.left[direction].is_empty()
+            && !self.open[direction]
     }
 }

@@ -12,7 +12,7 @@ use portcullis_proto::p4::v1::CounterData;
 use super::{Done, Driver, port_max};
 use crate::attachment_points::resolve;
 use crate::entry::{Does, GROUPS, Row, RowKey};
-use crate::numbered::held;
+use crate::numbered::{Keys, held};
 use crate::query;
 use crate::units::{BuildError, UnitId, Units};
 use crate::wire::text;
@@ -30,7 +30,7 @@ impl Driver {
         let held = || held(&device, self.session.machine.may_hold());
         let (intent, points) = self
             .numbered
-            .preview(intent, points, device.class_limit(), held)
+            .preview(intent, points, Keys::new(&device), held)
             .map_err(|lack| {
                 refusal(
                     BuildError::Numbers {

@@ -10,7 +10,7 @@ use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
 use crate::device::Device;
 use crate::entry::{Does, Row, RowKey};
-use crate::numbered::{Recovered, held};
+use crate::numbered::{Keys, Recovered, held};
 use crate::units::{BuildError, Built, UnitId};
 
 impl Driver {
@@ -124,10 +124,7 @@ impl Driver {
             true => BTreeSet::new(),
             false => held(device, self.session.machine.may_hold()),
         };
-        let (local, points) = match self
-            .numbered
-            .translate(intent, points, device.class_limit(), held)
-        {
+        let (local, points) = match self.numbered.translate(intent, points, Keys::new(device), held) {
             Ok(translated) => translated,
             Err(lack) => return Some(Err(BuildError::Numbers { lack, target })),
         };

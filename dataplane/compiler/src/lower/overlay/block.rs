@@ -13,9 +13,9 @@ use crate::lower::plane::Space;
 use crate::lower::{NOT_OPENING, OPENING};
 
 /// Comparisons of pairs of strips with entries that a block may take.
-const MOST_WORK: usize = 20_000_000;
+pub(super) const MOST_WORK: usize = 20_000_000;
 /// Entries whose rows one block may have.
-const MOST_COLOURS: usize = 128;
+pub(super) const MOST_COLOURS: usize = 128;
 /// Groups of source strips that rows can tell apart.
 const MOST_GROUPS: usize = 128;
 
@@ -399,9 +399,11 @@ impl<'a> Block<'a> {
 
     /// The number of an entry that rows may be counted for.
     pub(super) fn named(&mut self, by: Decider) -> Option<u32> {
-        self.name_colour(by);
+        if self.colours.len() < MOST_COLOURS {
+            self.name_colour(by);
+        }
         let at = self.colours.iter().position(|known| *known == by)?;
-        (at < MOST_COLOURS).then_some(at as u32)
+        Some(at as u32)
     }
 
     fn name_colour(&mut self, by: Decider) {

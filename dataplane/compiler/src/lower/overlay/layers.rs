@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use portcullis_policy::{Decider, Ranges, Verdict};
 
-use super::block::{Block, Cells, Piece, right};
+use super::block::{Block, Cells, MOST_COLOURS, MOST_WORK, Piece, right};
 use crate::lower::layers::{Ports, levels};
 use crate::lower::plane::Space;
 
@@ -67,8 +67,14 @@ impl Block<'_> {
             }),
         };
         let mut written: BTreeMap<Decider, Written<'_>> = BTreeMap::new();
+        let cells: usize = states.iter().map(|cells| cells.len()).sum();
+        let mut work = 0;
         loop {
             let before = written.len();
+            work += cells * (before + 1);
+            if before > MOST_COLOURS || work > MOST_WORK {
+                return None;
+            }
             for cells in states {
                 let places = self
                     .src
