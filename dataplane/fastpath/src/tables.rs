@@ -34,6 +34,8 @@ pub enum TableError {
     Action(Table, Action),
     /// Rows lead to as many pairs of class and overlay as the switch keeps.
     Pairs,
+    /// The policies of these pairs would have more rows than the switch keeps.
+    PairRows,
 }
 
 impl std::fmt::Display for TableError {
@@ -47,6 +49,12 @@ impl std::fmt::Display for TableError {
                 f,
                 "rows lead to {} pairs of class and overlay, and there is room for no more",
                 pairs::MOST
+            ),
+            TableError::PairRows => write!(
+                f,
+                "the policies of all pairs of class and overlay would have more than {} rows together: let endpoints share rules \
+                 of their own by a profile",
+                pairs::MOST_ROWS
             ),
         }
     }
@@ -280,6 +288,9 @@ impl Tables {
         let place = place(table, &row)?;
         check_action(table, row.action)?;
         self.leads(table, None, row.action.lead())?;
+        if !self.count_for_pairs(table, place, true) {
+            return Err(TableError::PairRows);
+        }
         let id = RowId(self.next);
         self.next += 1;
         self.index(table, place, id, true);
@@ -314,6 +325,7 @@ impl Tables {
         let (table, row) = self.rows.remove(&id)?;
         if let Ok(place) = place(table, &row) {
             self.index(table, place, id, false);
+            self.count_for_pairs(table, place, false);
         }
         // What leads nowhere finds room.
         let _ = self.leads(table, row.action.lead(), None);
@@ -352,23 +364,41 @@ impl Tables {
         Arc::clone(&self.current)
     }
 
+    /// Follows a policy row that comes or goes, in all pairs that have it. Whether there is room for it.
+    fn count_for_pairs(&mut self, table: Table, place: RowPlace, more: bool) -> bool {
+        let pairs = &mut self.pairs[table.direction()];
+        match place {
+            RowPlace::Class(class) => pairs.row_of_class(class, more),
+            RowPlace::Overlay(overlay) => pairs.row_of_overlay(overlay, more),
+            _ => true,
+        }
+    }
+
     /// Follows where rows lead: `before` no more, `now` from now on. Without room nothing is changed.
     fn leads(&mut self, table: Table, before: Option<Lead>, now: Option<Lead>) -> Result<(), TableError> {
         let direction = match table {
             Table::Deliver => Direction::Ingress,
             _ => Direction::Egress,
         };
+        let of = &self.classes[direction];
         let pairs = &mut self.pairs[direction];
+        let rows = |lead: Lead| {
+            let class = of.policy.get(&lead.class).map_or(0, BTreeSet::len);
+            class + of.overlays.get(&lead.overlay).map_or(0, BTreeSet::len)
+        };
         if now.is_some_and(|lead| !pairs.has_room(before, lead)) {
             return Err(TableError::Pairs);
+        }
+        if now.is_some_and(|lead| !pairs.has_room_for_rows(lead, rows(lead))) {
+            return Err(TableError::PairRows);
         }
         if before == now {
             return Ok(());
         }
-        if let Some(place) = before.and_then(|lead| pairs.remove(lead)) {
+        if let Some(place) = before.and_then(|lead| pairs.remove(lead, rows(lead))) {
             self.dirty.left[direction].insert(place);
         }
-        if let Some(lead) = now.filter(|lead| pairs.add(*lead)) {
+        if let Some(lead) = now.filter(|lead| pairs.add(*lead, rows(*lead))) {
             self.dirty.pairs[direction].insert(lead);
         }
         Ok(())

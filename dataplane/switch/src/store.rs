@@ -516,7 +516,7 @@ impl Store {
 /// The code of a row that the fast path cannot keep.
 fn code_of(error: TableError) -> Code {
     match error {
-        TableError::Pairs => Code::ResourceExhausted,
+        TableError::Pairs | TableError::PairRows => Code::ResourceExhausted,
         _ => Code::InvalidArgument,
     }
 }

@@ -1,7 +1,7 @@
 //! Classes with overlays above them. Each pair that a row leads to is compiled as one policy, so that an overlay costs a packet
 //! nothing: rows of both stand in one order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::row::Lead;
 
@@ -10,11 +10,20 @@ pub const CLASSES: u32 = 1 << 16;
 /// Pairs that one direction can have: more than there are rows in a table of the embedded switch, which may all change at once.
 pub const MOST: u32 = 3 << 16;
 
+/// Rows that the compiled policies of all pairs of one direction may have together. Each pair has the rows of its class once more,
+/// in about 100 bytes each.
+pub const MOST_ROWS: usize = 1 << 22;
+
 /// The pairs of one direction that rows lead to.
 #[derive(Debug, Default)]
 pub struct Pairs {
     known: BTreeMap<Lead, Pair>,
     free: BTreeSet<u32>,
+    /// How many pairs have a class, and how many an overlay.
+    of_class: HashMap<u16, usize>,
+    of_overlay: HashMap<u16, usize>,
+    /// Rows of all pairs together.
+    rows: usize,
 }
 
 #[derive(Debug)]
@@ -36,8 +45,26 @@ impl Pairs {
         !is_pair(lead) || self.known.contains_key(&lead) || room
     }
 
-    /// Counts a row that leads there, where there [is room](Self::has_room). Whether its policy has to be compiled.
-    pub fn add(&mut self, lead: Lead) -> bool {
+    /// Whether a pair may be compiled that has this many rows, if there is no such pair yet.
+    pub fn has_room_for_rows(&self, lead: Lead, rows: usize) -> bool {
+        !is_pair(lead) || self.known.contains_key(&lead) || self.rows + rows <= MOST_ROWS
+    }
+
+    /// Follows a row of a class that comes or goes. Whether there is room for it.
+    pub fn row_of_class(&mut self, class: u16, more: bool) -> bool {
+        let pairs = self.of_class.get(&class).copied().unwrap_or(0);
+        count(&mut self.rows, pairs, more)
+    }
+
+    /// Follows a row of an overlay that comes or goes. Whether there is room for it.
+    pub fn row_of_overlay(&mut self, overlay: u16, more: bool) -> bool {
+        let pairs = self.of_overlay.get(&overlay).copied().unwrap_or(0);
+        count(&mut self.rows, pairs, more)
+    }
+
+    /// Counts a row that leads there, where there [is room](Self::has_room); `rows` are those of a new pair. Whether its policy has
+    /// to be compiled.
+    pub fn add(&mut self, lead: Lead, rows: usize) -> bool {
         if !is_pair(lead) || !self.has_room(None, lead) {
             return false;
         }
@@ -48,11 +75,14 @@ impl Pairs {
         let next = CLASSES + self.known.len() as u32;
         let place = self.free.pop_first().unwrap_or(next);
         self.known.insert(lead, Pair { place, rows: 1 });
+        *self.of_class.entry(lead.class).or_default() += 1;
+        *self.of_overlay.entry(lead.overlay).or_default() += 1;
+        self.rows += rows;
         true
     }
 
-    /// Forgets a row that led there. The place of its policy, if no other row leads there.
-    pub fn remove(&mut self, lead: Lead) -> Option<u32> {
+    /// Forgets a row that led there; `rows` are those of the pair. The place of its policy, if no other row leads there.
+    pub fn remove(&mut self, lead: Lead, rows: usize) -> Option<u32> {
         let pair = self.known.get_mut(&lead)?;
         pair.rows -= 1;
         if pair.rows > 0 {
@@ -60,6 +90,9 @@ impl Pairs {
         }
         let place = self.known.remove(&lead)?.place;
         self.free.insert(place);
+        less(&mut self.of_class, lead.class);
+        less(&mut self.of_overlay, lead.overlay);
+        self.rows = self.rows.saturating_sub(rows);
         Some(place)
     }
 
@@ -77,6 +110,26 @@ impl Pairs {
     }
 }
 
+/// One pair fewer.
+fn less(counts: &mut HashMap<u16, usize>, number: u16) {
+    if let Some(count) = counts.get_mut(&number) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&number);
+        }
+    }
+}
+
+/// Counts a row of so many pairs. Without room nothing is counted.
+fn count(rows: &mut usize, pairs: usize, more: bool) -> bool {
+    match more {
+        true if *rows + pairs > MOST_ROWS => return false,
+        true => *rows += pairs,
+        false => *rows = rows.saturating_sub(pairs),
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,16 +138,16 @@ mod tests {
     fn a_place_is_free_when_no_row_leads_there() {
         let lead = |class, overlay| Lead { class, overlay };
         let mut pairs = Pairs::default();
-        assert!(!pairs.add(lead(0, 5)) && !pairs.add(lead(5, 0)), "no pairs");
+        assert!(!pairs.add(lead(0, 5), 0) && !pairs.add(lead(5, 0), 0), "no pairs");
         assert_eq!((pairs.place(lead(0, 5)), pairs.place(lead(5, 0))), (0, 5));
-        assert!(pairs.add(lead(1, 7)) && !pairs.add(lead(1, 7)) && pairs.add(lead(2, 7)));
+        assert!(pairs.add(lead(1, 7), 0) && !pairs.add(lead(1, 7), 0) && pairs.add(lead(2, 7), 0));
         assert_eq!(
             (pairs.place(lead(1, 7)), pairs.place(lead(2, 7))),
             (CLASSES, CLASSES + 1)
         );
-        assert_eq!(pairs.remove(lead(1, 7)), None);
-        assert_eq!(pairs.remove(lead(1, 7)), Some(CLASSES));
-        assert!(pairs.add(lead(3, 9)) && pairs.add(lead(4, 9)));
+        assert_eq!(pairs.remove(lead(1, 7), 0), None);
+        assert_eq!(pairs.remove(lead(1, 7), 0), Some(CLASSES));
+        assert!(pairs.add(lead(3, 9), 0) && pairs.add(lead(4, 9), 0));
         let places: Vec<u32> = pairs.iter().map(|(_, place)| place).collect();
         assert_eq!(places, [CLASSES + 1, CLASSES, CLASSES + 2]);
     }
@@ -103,10 +156,10 @@ mod tests {
     fn there_are_no_more_pairs_than_places() {
         let mut pairs = Pairs::default();
         for n in 0..MOST {
-            assert!(pairs.add(Lead::from_parameter((n / 60_000 + 1) << 16 | (n % 60_000 + 1))));
+            assert!(pairs.add(Lead::from_parameter((n / 60_000 + 1) << 16 | (n % 60_000 + 1)), 0));
         }
         let more = Lead::from_parameter(9 << 16 | 1);
-        assert!(!pairs.has_room(None, more) && !pairs.add(more));
+        assert!(!pairs.has_room(None, more) && !pairs.add(more, 0));
         assert_eq!(pairs.place(more), 1);
         assert!(pairs.has_room(None, Lead::from_class(9)));
         // The one row of a pair may lead to another.
@@ -117,5 +170,20 @@ mod tests {
                 .iter()
                 .all(|(_, place)| (CLASSES..CLASSES + MOST).contains(&place))
         );
+    }
+
+    #[test]
+    fn pairs_have_so_many_rows_together() {
+        let lead = |class, overlay| Lead { class, overlay };
+        let mut pairs = Pairs::default();
+        assert!(pairs.add(lead(1, 7), MOST_ROWS - 3) && pairs.add(lead(1, 8), 1));
+        assert!(!pairs.has_room_for_rows(lead(2, 9), 3) && pairs.has_room_for_rows(lead(2, 9), 2));
+        assert!(pairs.has_room_for_rows(lead(1, 7), MOST_ROWS), "it is there");
+        // A row of the class is one of both pairs.
+        assert!(pairs.row_of_class(1, true) && !pairs.row_of_class(1, true));
+        assert!(!pairs.row_of_overlay(7, true) && pairs.row_of_overlay(9, true));
+        assert!(pairs.row_of_class(1, false) && pairs.row_of_overlay(7, true));
+        assert_eq!(pairs.remove(lead(1, 8), 1), Some(CLASSES + 1));
+        assert!(pairs.row_of_class(1, true) && pairs.row_of_class(1, true) && !pairs.row_of_class(1, true));
     }
 }
