@@ -92,7 +92,7 @@ struct Restart {
 #[derive(Debug, Args)]
 struct P4 {
     /// Endpoints whose policy rows are written.
-    #[arg(long, default_value_t = 240)]
+    #[arg(long, default_value_t = 160)]
     endpoints: u32,
     /// Measured rounds of each client.
     #[arg(long, default_value_t = 6)]
@@ -309,7 +309,7 @@ impl All {
                 rounds,
             },
             P4 {
-                endpoints: 240 / by,
+                endpoints: 160 / by,
                 rounds,
                 bmv2_rows: 5_000 / by as usize,
                 attached: 1_000 / by,

@@ -241,6 +241,8 @@ pub struct Tables {
     macs: HashMap<u64, RowId>,
     classes: PerDirection<ClassRows>,
     pairs: PerDirection<Pairs>,
+    /// Rows that the policies of all pairs of a direction may have together.
+    most_rows: usize,
     groups: BTreeMap<u32, Arc<[u16]>>,
     dirty: Dirty,
     maps: Bitmaps,
@@ -267,6 +269,7 @@ impl Default for Tables {
             macs: HashMap::new(),
             classes: PerDirection::default(),
             pairs: PerDirection::default(),
+            most_rows: pairs::MOST_ROWS,
             groups: BTreeMap::new(),
             dirty: Dirty::default(),
             maps,
@@ -320,6 +323,14 @@ impl Tables {
         Ok(true)
     }
 
+    /// Changes what a row does, however many rows the policies of all pairs have then: what ends or is taken back has to be done.
+    pub fn modify_unbounded(&mut self, id: RowId, action: Action) -> Result<bool, TableError> {
+        let most = std::mem::replace(&mut self.most_rows, usize::MAX);
+        let modified = self.modify(id, action);
+        self.most_rows = most;
+        modified
+    }
+
     /// Removes a row and gives it back.
     pub fn remove(&mut self, id: RowId) -> Option<Row> {
         let (table, row) = self.rows.remove(&id)?;
@@ -366,10 +377,10 @@ impl Tables {
 
     /// Follows a policy row that comes or goes, in all pairs that have it. Whether there is room for it.
     fn count_for_pairs(&mut self, table: Table, place: RowPlace, more: bool) -> bool {
-        let pairs = &mut self.pairs[table.direction()];
+        let (pairs, most) = (&mut self.pairs[table.direction()], self.most_rows);
         match place {
-            RowPlace::Class(class) => pairs.row_of_class(class, more),
-            RowPlace::Overlay(overlay) => pairs.row_of_overlay(overlay, more),
+            RowPlace::Class(class) => pairs.row_of_class(class, more, most),
+            RowPlace::Overlay(overlay) => pairs.row_of_overlay(overlay, more, most),
             _ => true,
         }
     }
@@ -389,7 +400,7 @@ impl Tables {
         if now.is_some_and(|lead| !pairs.has_room(before, lead)) {
             return Err(TableError::Pairs);
         }
-        if now.is_some_and(|lead| !pairs.has_room_for_rows(lead, rows(lead))) {
+        if now.is_some_and(|lead| !pairs.has_room_for_rows(lead, rows(lead), self.most_rows)) {
             return Err(TableError::PairRows);
         }
         if before == now {
@@ -466,6 +477,8 @@ impl Tables {
 mod pairs;
 mod policies;
 mod publish;
+#[cfg(test)]
+mod tests;
 
 fn port(table: Table, row: &Row) -> Result<u16, TableError> {
     let port = row

@@ -63,6 +63,13 @@ struct Slots {
     base: HashMap<u32, Count>,
 }
 
+/// Whether a change is refused for which compiled policies have no room. One that ends an unlock or takes something back is not.
+#[derive(Debug, Clone, Copy)]
+enum Room {
+    Needed,
+    NotNeeded,
+}
+
 /// How to undo an update.
 enum Undo {
     Insert(EntryKey),
@@ -318,7 +325,7 @@ impl Store {
                 }
                 Ok(Undo::Delete(place))
             }
-            (Type::Modify, true) => self.change(place, entry, sums),
+            (Type::Modify, true) => self.change(place, entry, sums, Room::Needed),
             (Type::Insert | Type::Unspecified, _) => self.add(place, entry, sums),
         }
     }
@@ -366,7 +373,13 @@ impl Store {
     }
 
     /// An entry without an action keeps the one that it has.
-    fn change(&mut self, place: EntryKey, entry: &v1::TableEntry, sums: &Sums) -> Result<Undo, Refusal> {
+    fn change(
+        &mut self,
+        place: EntryKey,
+        entry: &v1::TableEntry,
+        sums: &Sums,
+        room: Room,
+    ) -> Result<Undo, Refusal> {
         let shape = table(&self.program, entry.table_id)?;
         let name = &shape.name;
         let Some(kept) = self.entries.get_mut(&place) else {
@@ -377,7 +390,11 @@ impl Store {
             new.action.clone_from(&kept.entry.action);
         }
         let action = row(shape, &new)?.action;
-        if let Err(error) = self.tables.modify(kept.id, action) {
+        let modified = match room {
+            Room::Needed => self.tables.modify(kept.id, action),
+            Room::NotNeeded => self.tables.modify_unbounded(kept.id, action),
+        };
+        if let Err(error) = modified {
             return refuse(code_of(error), format!("table `{name}`: {error}"));
         }
         let base = self.slots.base.get(&kept.slot).copied();
@@ -477,7 +494,7 @@ impl Store {
                 if let (Some(kept), Some(base)) = (self.entries.get(&place), base) {
                     self.slots.base.insert(kept.slot, base);
                 }
-                self.change(place, &old, sums).map(drop)
+                self.change(place, &old, sums, Room::NotNeeded).map(drop)
             }
             Undo::Delete(place) => {
                 // What was deleted last comes back first.

@@ -46,20 +46,20 @@ impl Pairs {
     }
 
     /// Whether a pair may be compiled that has this many rows, if there is no such pair yet.
-    pub fn has_room_for_rows(&self, lead: Lead, rows: usize) -> bool {
-        !is_pair(lead) || self.known.contains_key(&lead) || self.rows + rows <= MOST_ROWS
+    pub fn has_room_for_rows(&self, lead: Lead, rows: usize, most: usize) -> bool {
+        !is_pair(lead) || self.known.contains_key(&lead) || self.rows + rows <= most
     }
 
     /// Follows a row of a class that comes or goes. Whether there is room for it.
-    pub fn row_of_class(&mut self, class: u16, more: bool) -> bool {
+    pub fn row_of_class(&mut self, class: u16, more: bool, most: usize) -> bool {
         let pairs = self.of_class.get(&class).copied().unwrap_or(0);
-        count(&mut self.rows, pairs, more)
+        count(&mut self.rows, pairs, more, most)
     }
 
     /// Follows a row of an overlay that comes or goes. Whether there is room for it.
-    pub fn row_of_overlay(&mut self, overlay: u16, more: bool) -> bool {
+    pub fn row_of_overlay(&mut self, overlay: u16, more: bool, most: usize) -> bool {
         let pairs = self.of_overlay.get(&overlay).copied().unwrap_or(0);
-        count(&mut self.rows, pairs, more)
+        count(&mut self.rows, pairs, more, most)
     }
 
     /// Counts a row that leads there, where there [is room](Self::has_room); `rows` are those of a new pair. Whether its policy has
@@ -121,9 +121,9 @@ fn less(counts: &mut HashMap<u16, usize>, number: u16) {
 }
 
 /// Counts a row of so many pairs. Without room nothing is counted.
-fn count(rows: &mut usize, pairs: usize, more: bool) -> bool {
+fn count(rows: &mut usize, pairs: usize, more: bool, most: usize) -> bool {
     match more {
-        true if *rows + pairs > MOST_ROWS => return false,
+        true if *rows + pairs > most => return false,
         true => *rows += pairs,
         false => *rows = rows.saturating_sub(pairs),
     }
@@ -176,14 +176,16 @@ mod tests {
     fn pairs_have_so_many_rows_together() {
         let lead = |class, overlay| Lead { class, overlay };
         let mut pairs = Pairs::default();
-        assert!(pairs.add(lead(1, 7), MOST_ROWS - 3) && pairs.add(lead(1, 8), 1));
-        assert!(!pairs.has_room_for_rows(lead(2, 9), 3) && pairs.has_room_for_rows(lead(2, 9), 2));
-        assert!(pairs.has_room_for_rows(lead(1, 7), MOST_ROWS), "it is there");
+        assert!(pairs.add(lead(1, 7), 7) && pairs.add(lead(1, 8), 1));
+        let room = |pairs: &Pairs, at, rows| pairs.has_room_for_rows(at, rows, 10);
+        assert!(!room(&pairs, lead(2, 9), 3) && room(&pairs, lead(2, 9), 2));
+        assert!(room(&pairs, lead(1, 7), 99), "it is there");
         // A row of the class is one of both pairs.
-        assert!(pairs.row_of_class(1, true) && !pairs.row_of_class(1, true));
-        assert!(!pairs.row_of_overlay(7, true) && pairs.row_of_overlay(9, true));
-        assert!(pairs.row_of_class(1, false) && pairs.row_of_overlay(7, true));
+        assert!(pairs.row_of_class(1, true, 10) && !pairs.row_of_class(1, true, 10));
+        assert!(!pairs.row_of_overlay(7, true, 10) && pairs.row_of_overlay(9, true, 10));
+        assert!(pairs.row_of_class(1, false, 10) && pairs.row_of_overlay(7, true, 10));
         assert_eq!(pairs.remove(lead(1, 8), 1), Some(CLASSES + 1));
-        assert!(pairs.row_of_class(1, true) && pairs.row_of_class(1, true) && !pairs.row_of_class(1, true));
+        assert!(pairs.row_of_class(1, true, 10) && pairs.row_of_class(1, true, 10));
+        assert!(!pairs.row_of_class(1, true, 10));
     }
 }

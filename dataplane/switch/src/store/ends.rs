@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis_p4runtime::ends;
 use portcullis_proto::p4::v1;
 
-use super::{EntryKey, Store};
+use super::{EntryKey, Room, Store};
 use crate::counters::Sums;
 use crate::entry::Refusal;
 
@@ -56,7 +56,7 @@ impl Store {
         let due: Vec<_> = due.collect();
         let (mut ended, mut refused) = (0, Vec::new());
         for (place, written, entry) in due {
-            match self.change(place.clone(), &entry, sums) {
+            match self.change(place.clone(), &entry, sums, Room::NotNeeded) {
                 Ok(_) => ended += 1,
                 Err(refusal) => refused.push(refusal),
             }
