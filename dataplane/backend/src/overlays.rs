@@ -1,4 +1,4 @@
-//! Which classes are written as overlays, and the class below each.
+//! Where a port of each class leads: to the class, to an overlay and the class below it, or past every policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use portcullis_compiler::{Class, ClassId, ClassRows, CompileError, Intent, RowCa
 
 use crate::ports::NAMED;
 
-/// The classes that stand on others, each with the one below it.
+/// The classes that stand on others, each with the one below it; and those left to another target, with the open class.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Overlays(BTreeMap<ClassId, ClassId>);
 
@@ -28,6 +28,11 @@ impl Overlays {
         }
     }
 
+    /// Notes a class that another target of its endpoints enforces: its ports lead past every policy here.
+    pub fn leave(&mut self, class: ClassId) {
+        self.0.insert(class, ClassId::OPEN);
+    }
+
     /// Those among some classes of an intent.
     pub fn among(
         classes: impl IntoIterator<Item = ClassId>,
@@ -45,33 +50,29 @@ impl Overlays {
 
     /// The class below one of these, if there is one.
     pub fn below(&self, class: ClassId) -> Option<ClassId> {
-        self.0.get(&class).copied()
+        self.0.get(&class).copied().filter(|base| *base != ClassId::OPEN)
     }
 
     /// Those of some classes.
     pub fn of(&self, classes: impl IntoIterator<Item = ClassId>) -> Self {
-        let known = classes.into_iter().filter_map(|id| Some((id, self.below(id)?)));
-        Overlays(known.collect())
+        let known = classes.into_iter().filter_map(|id| self.0.get_key_value(&id));
+        Overlays(known.map(|(id, base)| (*id, *base)).collect())
     }
 
     /// Where a port of a class leads.
     pub fn lead(&self, class: ClassId) -> Lead {
-        match self.below(class) {
-            Some(base) => Lead {
-                class: base,
-                overlay: class,
-            },
-            None => Lead {
-                class,
-                overlay: ClassId::OPEN,
-            },
-        }
+        let (class, overlay) = match self.0.get(&class) {
+            Some(&ClassId::OPEN) => (ClassId::OPEN, ClassId::OPEN),
+            Some(base) => (*base, class),
+            None => (class, ClassId::OPEN),
+        };
+        Lead { class, overlay }
     }
 
     /// The overlays above each class, by number, as [`Hit`](crate::Hit) lists them.
     pub fn above(&self) -> BTreeMap<ClassId, Arc<BTreeSet<u32>>> {
         let mut above: BTreeMap<ClassId, BTreeSet<u32>> = BTreeMap::new();
-        for (overlay, base) in &self.0 {
+        for (overlay, base) in self.0.iter().filter(|(_, base)| **base != ClassId::OPEN) {
             above.entry(*base).or_default().insert(overlay.0);
         }
         above
@@ -106,5 +107,15 @@ mod tests {
         let lead = overlays.of([ClassId(6), ClassId(9)]).lead(ClassId(6));
         assert_eq!((lead.class, lead.overlay), (ClassId(1), ClassId(6)));
         assert_eq!(overlays.lead(ClassId(1)).overlay, ClassId::OPEN);
+    }
+
+    #[test]
+    fn ports_of_a_class_left_to_another_target_lead_past_every_policy() {
+        let mut overlays = Overlays([(ClassId(5), ClassId(1))].into());
+        overlays.leave(ClassId(6));
+        let lead = overlays.of([ClassId(6)]).lead(ClassId(6));
+        assert_eq!((lead.class, lead.overlay), (ClassId::OPEN, ClassId::OPEN));
+        assert_eq!(overlays.below(ClassId(6)), None);
+        assert_eq!(overlays.above(), [(ClassId(1), Arc::new([5].into()))].into());
     }
 }

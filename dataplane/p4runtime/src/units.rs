@@ -260,6 +260,11 @@ impl Units {
             for compiled in compilation.classes.values() {
                 overlays.note(&compiled.class, &compiled.program);
             }
+            for step in &compilation.steps {
+                if let Step::Moved { class, .. } = step {
+                    overlays.leave(*class);
+                }
+            }
             for point in points.points.values() {
                 let overlays = overlays.of(point.all_classes());
                 built.desired.insert(

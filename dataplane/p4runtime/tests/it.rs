@@ -11,6 +11,7 @@ mod conformance;
 mod drawn;
 mod ends;
 mod hostile;
+mod left;
 mod mixes;
 mod odd_devices;
 mod pipelines;
