@@ -25,7 +25,7 @@ const RESERVE: u32 = 1024;
 /// Which numbers a device's keys take.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys {
-    /// The highest number.
+    /// The highest number that every key and parameter can hold.
     pub limit: u32,
     /// Classes below overlays need a number, too.
     pub overlays: bool,

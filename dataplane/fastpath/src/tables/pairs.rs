@@ -110,7 +110,7 @@ impl Pairs {
     }
 }
 
-/// One pair fewer.
+/// Counts one pair fewer of a class or an overlay, and forgets it with the last.
 fn less(counts: &mut HashMap<u16, usize>, number: u16) {
     if let Some(count) = counts.get_mut(&number) {
         *count -= 1;
