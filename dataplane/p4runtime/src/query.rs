@@ -25,15 +25,20 @@ pub(crate) fn deciding(
     intent: &Intent,
     trace: &Trace,
     points: &AttachmentPoints,
+    overlays: &Overlays,
     programs: &mut RowCache,
 ) -> Result<Vec<Row>, CompileError> {
     let Some(point) = points.of(&trace.endpoint).next() else {
         return Ok(Vec::new());
     };
-    // Nothing is denied to a class without rows.
-    let Some(class) = intent.classes.get(&point.classes[trace.direction]) else {
+    let class = point.classes[trace.direction];
+    // Nothing is denied to a class without rows, nor to one that another target enforces.
+    let Some(class) = intent.classes.get(&class) else {
         return Ok(Vec::new());
     };
+    if overlays.lead(class.id).class == ClassId::OPEN {
+        return Ok(Vec::new());
+    }
     let own = programs.get(class)?;
     let program = programs.whole(class)?;
     // Rows of an overlay do not ask for the remote id; those of the class below do.
@@ -253,5 +258,52 @@ fn named(point: &AttachmentPoint) -> String {
     match &point.endpoint {
         Some(name) => name.to_string(),
         None => format!("({})", plug_name(point.at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_compiler::Compiler;
+    use portcullis_policy::{Document, Fragment, IpPacket, L4, Protocol};
+
+    use super::*;
+    use crate::attachment_points::{KnownPorts, resolve};
+    use crate::program::OwnProgram;
+
+    #[test]
+    fn no_row_decides_where_another_target_does() {
+        let device = OwnProgram::embedded().unwrap().device;
+        let document = "version: portcullis/v1\nendpoints:\n  e: {attachments: [{port: 1, target: tor}], rules: [{name: r, \
+                        action: deny, direction: egress, protocol: tcp, ports: [25]}]}\n";
+        let document = Document::from_yaml(document).unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let known = KnownPorts {
+            target: "tor".to_string(),
+            ..KnownPorts::default()
+        };
+        let points = resolve(&intent, &known, 511);
+        let trace = Trace {
+            endpoint: "e".parse().unwrap(),
+            direction: Direction::Egress,
+            packet: IpPacket {
+                local: [192, 0, 2, 1].into(),
+                remote: [198, 51, 100, 1].into(),
+                protocol: Some(Protocol::TCP),
+                fragment: Fragment::Whole,
+                l4: L4::Ports {
+                    src: 40_000,
+                    dst: 25,
+                    flags: 2,
+                },
+            },
+        };
+        let mut programs = RowCache::new(device.model.clone());
+        let mut rows = |overlays: &Overlays| {
+            deciding(&device, &intent, &trace, &points, overlays, &mut programs).unwrap()
+        };
+        assert_eq!(rows(&Overlays::default()).len(), 1);
+        let mut left = Overlays::default();
+        left.leave(intent.endpoints["e"].classes.egress);
+        assert_eq!(rows(&left), []);
     }
 }

@@ -6,21 +6,23 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use portcullis_fastpath::{NO_SLOT, RowId, Snapshot, Table, TableError, Tables};
+use portcullis_fastpath::{RowId, Snapshot, Table, TableError, Tables};
 use portcullis_proto::p4::v1;
 use tonic::Code;
 use v1::entity::Entity;
 use v1::packet_replication_engine_entry::Type as PreType;
 use v1::update::Type;
 
-use crate::counters::{Count, SLOTS, Sums};
+use crate::counters::{Count, Sums};
 use crate::entry::{Conds, Refusal, conds, priority, refuse, row, table};
 use crate::program::{Program, TableShape};
 
 mod ends;
 mod read;
+mod slots;
 
 pub use ends::Moment;
+use slots::Slots;
 
 /// What identifies an entry: table, priority, conditions.
 type EntryKey = (Table, i32, Conds);
@@ -53,17 +55,7 @@ pub struct Store {
     timed: HashSet<EntryKey>,
 }
 
-/// Counters in use. A freed one is used again once no worker counts in it.
-#[derive(Debug, Default)]
-struct Slots {
-    free: Vec<u32>,
-    resting: Vec<u32>,
-    next: u32,
-    /// Value of a counter when its row was written.
-    base: HashMap<u32, Count>,
-}
-
-/// Whether a change is refused for which compiled policies have no room. One that ends an unlock or takes something back is not.
+/// Whether a change is refused when the compiled policies have no room for it. An end of an unlock and an undo are not refused.
 #[derive(Debug, Clone, Copy)]
 enum Room {
     Needed,
@@ -77,37 +69,6 @@ enum Undo {
     /// The entry is the last that is leaving.
     Delete(EntryKey),
     Group(u32, Option<v1::MulticastGroupEntry>),
-}
-
-impl Slots {
-    fn take(&mut self, sums: &Sums) -> Option<u32> {
-        let slot = self.free.pop().or_else(|| {
-            let next = self.next;
-            ((next as usize) < SLOTS).then(|| {
-                self.next += 1;
-                next
-            })
-        })?;
-        self.base.insert(slot, sums.row(slot));
-        Some(slot)
-    }
-
-    /// Sets what the counter shows from now on.
-    fn set(&mut self, slot: u32, data: &v1::CounterData, sums: &Sums) {
-        let now = sums.row(slot);
-        let base = Count {
-            packets: now.packets.wrapping_sub(data.packet_count as u64),
-            bytes: now.bytes.wrapping_sub(data.byte_count as u64),
-        };
-        self.base.insert(slot, base);
-    }
-
-    fn give(&mut self, slot: u32) {
-        if slot != NO_SLOT {
-            self.base.remove(&slot);
-            self.resting.push(slot);
-        }
-    }
 }
 
 impl Store {

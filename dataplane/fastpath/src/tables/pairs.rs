@@ -38,32 +38,32 @@ fn is_pair(lead: Lead) -> bool {
 }
 
 impl Pairs {
-    /// Whether a row can be kept that leads there, if it led somewhere before.
+    /// Whether there is a place for the policy of a row that is to lead to `lead` and led to `before`.
     pub fn has_room(&self, before: Option<Lead>, lead: Lead) -> bool {
         let is_left = |lead: Lead| self.known.get(&lead).is_some_and(|pair| pair.rows == 1);
         let room = (self.known.len() as u32) < MOST || before.is_some_and(is_left);
         !is_pair(lead) || self.known.contains_key(&lead) || room
     }
 
-    /// Whether a pair may be compiled that has this many rows, if there is no such pair yet.
+    /// Whether a new pair with this many rows keeps all policies within `most` rows; true for a pair that is there.
     pub fn has_room_for_rows(&self, lead: Lead, rows: usize, most: usize) -> bool {
         !is_pair(lead) || self.known.contains_key(&lead) || self.rows + rows <= most
     }
 
-    /// Follows a row of a class that comes or goes. Whether there is room for it.
+    /// Counts a row of a class that comes (`more`) or goes. `false` if it comes and all policies would have more than `most` rows.
     pub fn row_of_class(&mut self, class: u16, more: bool, most: usize) -> bool {
         let pairs = self.of_class.get(&class).copied().unwrap_or(0);
         count(&mut self.rows, pairs, more, most)
     }
 
-    /// Follows a row of an overlay that comes or goes. Whether there is room for it.
+    /// Counts a row of an overlay that comes (`more`) or goes. `false` if it comes and all policies would have more than `most` rows.
     pub fn row_of_overlay(&mut self, overlay: u16, more: bool, most: usize) -> bool {
         let pairs = self.of_overlay.get(&overlay).copied().unwrap_or(0);
         count(&mut self.rows, pairs, more, most)
     }
 
-    /// Counts a row that leads there, where there [is room](Self::has_room); `rows` are those of a new pair. Whether its policy has
-    /// to be compiled.
+    /// Counts a row that leads to `lead`, if it [has room](Self::has_room). `rows` is the number of rows of the pair's policy.
+    /// `true` if the pair is new: its policy has to be compiled.
     pub fn add(&mut self, lead: Lead, rows: usize) -> bool {
         if !is_pair(lead) || !self.has_room(None, lead) {
             return false;
@@ -81,7 +81,8 @@ impl Pairs {
         true
     }
 
-    /// Forgets a row that led there; `rows` are those of the pair. The place of its policy, if no other row leads there.
+    /// Forgets a row that led to `lead`. Returns the place of its policy if no other row leads there: the place is free then. `rows`
+    /// is the number of rows of the policy.
     pub fn remove(&mut self, lead: Lead, rows: usize) -> Option<u32> {
         let pair = self.known.get_mut(&lead)?;
         pair.rows -= 1;
@@ -120,7 +121,8 @@ fn less(counts: &mut HashMap<u16, usize>, number: u16) {
     }
 }
 
-/// Counts a row of so many pairs. Without room nothing is counted.
+/// Adds a row to, or takes it from, the policies of this many pairs. `false` and no change if all policies together would have more
+/// than `most` rows.
 fn count(rows: &mut usize, pairs: usize, more: bool, most: usize) -> bool {
     match more {
         true if *rows + pairs > most => return false,

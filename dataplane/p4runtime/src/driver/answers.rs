@@ -71,10 +71,12 @@ impl Driver {
         if self.points.of(&trace.endpoint).next().is_none() {
             return drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
         }
+        let built = self.built.as_ref();
+        let overlays = built.map(|built| built.overlays.clone()).unwrap_or_default();
         let mut rows: Vec<Row> = self.dispatch(trace);
         let decided = self
             .backend
-            .with_programs(|programs| query::deciding(&device, &intent, trace, &self.points, programs));
+            .with_programs(|rows| query::deciding(&device, &intent, trace, &self.points, &overlays, rows));
         match decided {
             Some(Ok(more)) => rows.extend(more),
             Some(Err(error)) => return drop(answer.send(Err(error.into()))),

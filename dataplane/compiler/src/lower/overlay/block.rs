@@ -362,15 +362,19 @@ impl<'a> Block<'a> {
         if lines.iter().flatten().any(|strip| strip.is_impossible()) {
             return Err(Declined::Inexact);
         }
-        let ways = [
-            self.as_one(&lines),
-            self.in_groups(&lines),
-            self.in_layers(states),
-        ];
-        ways.into_iter()
-            .flatten()
-            .min_by_key(Vec::len)
-            .ok_or(Declined::Inexact)
+        let by_ports = [self.as_one(&lines), self.in_groups(&lines)];
+        let by_ports = by_ports.into_iter().flatten().min_by_key(Vec::len);
+        let named = self.colours.len();
+        let by_entry = self.in_layers(states);
+        match (by_ports, by_entry) {
+            (Some(ports), Some(entries)) if entries.len() < ports.len() => Ok(entries),
+            (None, Some(entries)) => Ok(entries),
+            (ports, _) => {
+                // The entries that the other way named take no place from those of the next flag state.
+                self.colours.truncate(named);
+                ports.ok_or(Declined::Inexact)
+            }
+        }
     }
 
     /// Finds the entries that rows may be counted for: of cells that need one, and of those in line with them, over which
