@@ -392,4 +392,52 @@ endpoints:
             (intent.classes.len(), 1, 0)
         );
     }
+
+    #[test]
+    fn classes_below_overlays_have_numbers_where_rows_name_overlays() {
+        let document = "version: portcullis/v1\nbaseline: [{name: b, action: deny, direction: egress, protocol: tcp, ports: \
+                        [25]}]\nendpoints:\n  e: {attachments: [{port: 1, target: tor}], rules: [{name: r, action: deny, \
+                        direction: egress, protocol: tcp, ports: [26]}]}\n";
+        let document = Document::from_yaml(document).unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let known = KnownPorts {
+            target: "tor".to_string(),
+            ..KnownPorts::default()
+        };
+        for overlays in [false, true] {
+            let keys = Keys { limit: 9, overlays };
+            let points = resolve(&intent, &known, 511);
+            let translated = Numbered::default().translate(&intent, points, keys, BTreeSet::new);
+            let (here, points) = translated.unwrap();
+            let own = points.policies().next().unwrap().classes.egress;
+            assert_eq!(here.classes[&own].base.is_some(), overlays);
+            assert_eq!(here.classes.len(), 1 + usize::from(overlays));
+            assert_eq!(here.bases_only.len(), usize::from(overlays));
+        }
+    }
+
+    #[test]
+    fn a_row_holds_the_class_and_the_overlay_that_it_leads_to_now_and_later() {
+        let mut device = OwnProgram::embedded().unwrap().device;
+        let (number, table) = device.table_named("attach").unwrap();
+        let port = table.named("port").unwrap().id;
+        let key = table.key(number, 1, vec![(port, Match::Exact(1))]);
+        let later = crate::entry::End {
+            at: 1,
+            value: 9 << OVERLAY_SHIFT | 4,
+        };
+        let does = Does::action(1, vec![(1, u128::from(7u32 << OVERLAY_SHIFT | 3))], vec![later]);
+        let of = |device: &Device| held(device, [(&key, Some(&does))].into_iter());
+        assert_eq!(of(&device), [3, 4, 7, 9].into());
+        // Without overlays the parameter is one number.
+        for table in &mut device.model.tables {
+            table
+                .keys
+                .retain(|key| key.field != portcullis_compiler::model::Field::Overlay);
+        }
+        assert_eq!(
+            of(&device),
+            [7 << OVERLAY_SHIFT | 3, 9 << OVERLAY_SHIFT | 4].into()
+        );
+    }
 }
