@@ -28,6 +28,9 @@ pub enum Layer {
     Policy,
     /// Rows that lead packets to classes: attach, guard, deliver and what forwards.
     Dispatch,
+    /// What a dispatch row leads to beside a class, such as the groups that it forwards to: there before that row, deleted
+    /// after it.
+    Support,
 }
 
 /// The key of a row: what makes two writes be about the same row.
@@ -91,9 +94,11 @@ pub enum Step {
     /// Rows that a class in use loses. With the rows it got in place, each packet meets the old verdict or the new one;
     /// who is wired to the class next meets the new one only.
     Settle,
-    /// Dispatch rows, all of them at once.
+    /// Dispatch rows, all of them at once, and new support rows.
     Flip,
-    /// Content that nothing leads to any more.
+    /// Deletions that change what packets meet, and wait for the flip: rows that hold for every class, and support rows.
+    Retire,
+    /// Rows of classes that nothing leads to any more. No packet meets them: a generation is in force without this step.
     Collect,
 }
 
@@ -112,8 +117,10 @@ pub fn op<K: Key, B: Clone + PartialEq>(
         _ => return None,
     };
     let step = match (key.layer(), &op) {
-        (Layer::Dispatch, _) => Step::Flip,
+        (Layer::Support, Op::Delete(_)) => Step::Retire,
+        (Layer::Dispatch | Layer::Support, _) => Step::Flip,
         (Layer::Policy, Op::Delete(_)) if stays => Step::Settle,
+        (Layer::Policy, Op::Delete(_)) if key.class().is_none() => Step::Retire,
         (Layer::Policy, Op::Delete(_)) => Step::Collect,
         (Layer::Policy, _) => Step::Prepare,
     };

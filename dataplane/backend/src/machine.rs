@@ -6,6 +6,9 @@
 //!      └────────────── disconnected (any state) ────────┴────── rejected ───────┘ └── newer desired ──┘
 //! ```
 //!
+//! A generation is *in force* ([`Machine::is_in_force`]) as soon as packets meet its rows and nothing else; rows of classes that
+//! nothing leads to any more may still have to be deleted, which is part of Applying.
+//!
 //! The machine holds the desired rows, the rows known to be installed, and the *suspects*: keys on which the
 //! two may differ. Work is proportional to suspects, not to rows. A batch is one [`Step`] of make before
 //! break, or all of them on a target that carries out a batch as one; the next is made only after it is confirmed, from what is
@@ -19,14 +22,17 @@
 //! read-back for all others. Only a read-back that must establish what is there (after a connection, or after a batch
 //! whose result is unknown) delays writing.
 
+mod abandoned;
+mod batches;
 mod difference;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::delta::{Key, Op, Step, op};
+use crate::delta::{Key, Layer, Op, Step};
 use crate::status::SessionState;
+use abandoned::Abandoned;
 
 pub use difference::Drift;
 
@@ -85,9 +91,9 @@ pub struct Machine<U, K, B> {
     counts: BTreeMap<u8, u64>,
     foreign: HashSet<K>,
     suspects: BTreeSet<K>,
-    /// Content that nothing leads to any more: flips that abandoned it are confirmed.
-    garbage: BTreeSet<K>,
-    /// The batch in flight, and the policy rows that nothing leads to once it is confirmed.
+    /// Rows that nothing leads to any more: flips that abandoned them are confirmed.
+    abandoned: Abandoned<K>,
+    /// The batch in flight, and the rows that nothing leads to once it is confirmed.
     in_flight: Option<(Batch<K, B>, BTreeSet<K>)>,
     /// Rows of batches that failed since the last read-back, with the bodies that they were to get: what the target holds there
     /// is unknown, and no drift.
@@ -116,7 +122,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             counts: BTreeMap::new(),
             foreign: HashSet::new(),
             suspects: BTreeSet::new(),
-            garbage: BTreeSet::new(),
+            abandoned: Abandoned::new(false),
             in_flight: None,
             unknown: HashMap::new(),
             wanted: 0,
@@ -142,9 +148,29 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
     }
 
-    /// Where the session stands.
+    /// For a target in which packets may be on their way to rows that nothing leads to any more: see
+    /// [`begin_pause`](Self::begin_pause).
+    #[must_use]
+    pub fn pausing() -> Self {
+        Machine {
+            abandoned: Abandoned::new(true),
+            ..Self::default()
+        }
+    }
+
+    /// Where the session stands. It is in sync when the target holds the desired rows and no others of ours.
     pub fn state(&self) -> SessionState {
         self.state
+    }
+
+    /// Whether packets meet the newest desired rows and nothing else: they are all confirmed, and what is still to be deleted are
+    /// rows of classes that nothing leads to.
+    pub fn is_in_force(&self) -> bool {
+        self.has_desired && self.is_writing() && self.applied == self.wanted
+    }
+
+    fn is_writing(&self) -> bool {
+        matches!(self.state, SessionState::Applying | SessionState::InSync)
     }
 
     /// Generation of the newest desired state, and the one known to be installed: 0 while none is known to be, after a
@@ -227,7 +253,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.resync = false;
         self.reading = None;
         self.unknown.clear();
-        self.garbage.clear();
+        self.abandoned.forget();
     }
 
     /// Asks for a read-back. It begins with the next [`begin_observation`](Self::begin_observation) and delays no write.
@@ -238,7 +264,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// A row on the target was seen to differ from what is known to be installed: nothing is claimed and nothing is
     /// written until a read-back that began after this moment is taken.
     pub fn doubt(&mut self) {
-        if !matches!(self.state, SessionState::Applying | SessionState::InSync) {
+        if !self.is_writing() {
             return;
         }
         if let Some(reading) = &mut self.reading {
@@ -318,7 +344,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             }
             self.suspects.insert(key.clone());
             // Dispatch rows will lead to it again: it waits for the next flip before it may go.
-            self.garbage.remove(key);
+            self.abandoned.remove(key);
             if let Some((_, abandoned)) = &mut self.in_flight {
                 abandoned.remove(key);
             }
@@ -450,6 +476,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             *self.counts.entry(key.table()).or_default() += 1;
         }
         self.installed = seen;
+        self.abandoned.retain(|key| self.installed.contains_key(key));
         self.suspects = self.differences();
         self.known = true;
         self.state = SessionState::Applying;
@@ -461,113 +488,31 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         self.foreign.contains(key) && !self.installed.contains_key(key)
     }
 
-    /// The next batch, when the session may write and there is something to write.
-    pub fn next_batch(&mut self) -> Option<Batch<K, B>> {
-        if self.state != SessionState::Applying || self.in_flight.is_some() || !self.has_desired {
-            return None;
-        }
-        let mut by_step: BTreeMap<Step, Vec<Op<K, B>>> = BTreeMap::new();
-        for key in self.suspects.iter().filter(|k| !self.blocked(k)) {
-            if let Some((step, op)) = op(
-                key,
-                self.desired.get(key),
-                self.installed.get(key),
-                self.stays(key),
-            ) {
-                by_step.entry(step).or_default().push(op);
-            }
-        }
-        if self.atomic {
-            order::merge(&mut by_step);
-        }
-        let (step, mut ops) = by_step.pop_first()?;
-        // What this batch's flip will have abandoned may go with any later batch.
-        let abandoned: BTreeSet<K> = match step {
-            Step::Flip => by_step
-                .remove(&Step::Collect)
-                .unwrap_or_default()
-                .iter()
-                .map(|o| o.key().clone())
-                .collect(),
-            _ => BTreeSet::new(),
-        };
-        if step != Step::Collect {
-            let dead = self
-                .garbage
-                .iter()
-                .filter(|k| !self.desired.contains_key(*k) && self.installed.contains_key(*k));
-            ops.extend(dead.map(|k| Op::Delete(k.clone())));
-        }
-        let batch = Batch { step, ops };
-        if let Some(reading) = &mut self.reading {
-            reading
-                .touched
-                .extend(batch.ops.iter().map(|op| op.key().clone()));
-        }
-        self.in_flight = Some((batch.clone(), abandoned));
-        Some(batch)
+    /// Whether a row is one that no packet meets once nothing is left to be flipped: of a class that is not desired.
+    fn is_harmless(&self, key: &K) -> bool {
+        let of_class = key.layer() == Layer::Policy && key.class().is_some();
+        of_class && !self.desired.contains_key(key) && !self.stays(key)
     }
 
-    /// The batch in flight is confirmed.
-    pub fn acknowledged(&mut self) {
-        let Some((batch, abandoned)) = self.in_flight.take() else {
-            return;
-        };
-        for op in batch.ops {
-            let kind = match op {
-                Op::Add(key, body) => {
-                    *self.counts.entry(key.table()).or_default() += 1;
-                    self.installed.insert(key, body);
-                    0
-                }
-                Op::Change(key, body) => {
-                    self.installed.insert(key, body);
-                    1
-                }
-                Op::Delete(key) => {
-                    self.garbage.remove(&key);
-                    self.forget(&key);
-                    2
-                }
-            };
-            self.writes[kind] += 1;
-        }
-        self.garbage.extend(abandoned);
-        self.settle();
-    }
-
-    /// The batch in flight was refused as a whole, or its result is unknown: nothing is written until a read-back that
-    /// began after this moment is taken.
-    pub fn rejected(&mut self) {
-        let Some((batch, _)) = self.in_flight.take() else {
-            return;
-        };
-        let unknown = batch.ops.iter().map(|op| (op.key().clone(), op.body().cloned()));
-        self.unknown.extend(unknown);
-        if let Some(reading) = &mut self.reading {
-            reading.spoiled = true;
-        }
-        if self.state == SessionState::Applying {
-            self.state = SessionState::Observing;
-        }
-    }
-
-    /// Drops suspects on which desired and installed agree; with none left and nothing in flight, the newest generation
-    /// is installed. Keys of the batch in flight may agree now and differ when it is confirmed: they stay.
+    /// Drops suspects on which desired and installed agree. When none is left but rows that no packet meets, the newest
+    /// generation is in force. Keys of the batch in flight may agree now and differ when it is confirmed: they stay.
     fn settle(&mut self) {
-        if !matches!(self.state, SessionState::Applying | SessionState::InSync) {
+        if !self.is_writing() {
             return;
         }
         if self.in_flight.is_none() {
             let (desired, installed) = (&self.desired, &self.installed);
             self.suspects.retain(|key| desired.get(key) != installed.get(key));
         }
-        if self.suspects.is_empty() && self.has_desired && self.in_flight.is_none() {
+        let collects = |(batch, _): &(Batch<K, B>, _)| batch.step == Step::Collect;
+        let only_collects = self.in_flight.as_ref().is_none_or(collects);
+        if self.has_desired && only_collects && self.suspects.iter().all(|key| self.is_harmless(key)) {
             self.applied = self.wanted;
-            self.state = SessionState::InSync;
-        } else {
-            self.state = SessionState::Applying;
         }
+        self.state = match self.has_desired && self.suspects.is_empty() && self.in_flight.is_none() {
+            true => SessionState::InSync,
+            false => SessionState::Applying,
+        };
     }
 }
 

@@ -242,13 +242,17 @@ impl TargetState {
             SessionState::InSync if is_behind || !report.is_followed => SessionState::Applying,
             state => state,
         };
-        if status.state == SessionState::InSync {
+        // In sync, or all that is missing is the deletion of rows that no packet meets.
+        let is_writing = matches!(report.state, SessionState::Applying | SessionState::InSync);
+        let is_confirmed = is_writing && report.wanted > 0 && report.confirmed == report.wanted;
+        let is_in_force = is_confirmed && !is_behind && report.is_followed;
+        if is_in_force {
             self.timers.confirmed();
         }
-        if status.state == SessionState::InSync && !report.may_lose_rows && self.windows.close(now) {
+        if is_in_force && !report.may_lose_rows && self.windows.close(now) {
             self.lists_due = true;
         }
-        if report.state == SessionState::InSync {
+        if is_confirmed {
             status.realized = report.realized;
         }
         status.forget_while_away();

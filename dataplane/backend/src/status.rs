@@ -15,9 +15,9 @@ pub enum SessionState {
     Handshaking,
     /// Reading back what the datapath holds.
     Observing,
-    /// Writing what is missing or different.
+    /// Writing what is missing or different, or deleting rows that no packet meets any more.
     Applying,
-    /// The datapath holds what is desired.
+    /// The datapath holds what is desired, and no other rows of ours.
     InSync,
 }
 

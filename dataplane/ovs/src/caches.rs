@@ -15,6 +15,7 @@
 //! Only an answer counts. Where no daemon can be asked, or it does not answer, it is *unknown* whether cached flows
 //! follow a change: status says `confirmed`, never `applied`, and why. The question is asked again until it is answered.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,9 +76,10 @@ pub(crate) struct Caches {
     pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
     /// Rows written when the last request was made; none: what was written before is not known.
     writes: Option<[u64; 3]>,
-    /// Number of the last request, and of the last that was answered.
+    /// Number of the last request.
     asked: u64,
-    answered: u64,
+    /// Requests without an answer, and the newest generation whose rows were confirmed before each.
+    open: VecDeque<(u64, u64)>,
     /// The newest generation they follow.
     follow: u64,
     problem: Option<String>,
@@ -93,7 +95,7 @@ impl Caches {
             progress,
             writes: None,
             asked: 0,
-            answered: 0,
+            open: VecDeque::new(),
             follow: 0,
             problem: None,
         }
@@ -104,6 +106,7 @@ impl Caches {
     pub(crate) fn ask_again(&mut self) {
         self.writes = None;
         self.follow = 0;
+        self.open.clear();
     }
 
     /// The rows of a generation are confirmed, after these writes. Returns whether the caches are known to follow them.
@@ -111,21 +114,26 @@ impl Caches {
         if self.writes != Some(writes) {
             self.writes = Some(writes);
             self.asked += 1;
+            self.open.push_back((self.asked, generation));
             if self.ask.send(self.asked).is_err() {
                 self.problem =
                     Some("the task that asks ovs-vswitchd has ended; see the agent's log".to_string());
             }
         }
-        let caught_up = self.answered == self.asked;
-        if caught_up {
-            self.follow = generation;
+        match self.open.back_mut() {
+            // The same rows.
+            Some((_, newest)) => *newest = generation,
+            None => self.follow = generation,
         }
-        caught_up
+        self.open.is_empty()
     }
 
     /// The caches follow what was written up to a request. Returns whether that ends a problem.
     pub(crate) fn done(&mut self, request: u64) -> bool {
-        self.answered = self.answered.max(request);
+        while let Some((_, generation)) = self.open.front().filter(|(asked, _)| *asked <= request) {
+            self.follow = *generation;
+            self.open.pop_front();
+        }
         self.problem.take().is_some()
     }
 
@@ -475,6 +483,25 @@ mod tests {
         assert_eq!(caches.follow(), 0);
         assert!(!caches.reached(7, [0; 3]));
         assert_eq!(caches.follow(), 0);
+    }
+
+    /// Rows that no packet meets are deleted after a generation is in force.
+    #[tokio::test]
+    async fn a_generation_does_not_wait_for_the_deletions_after_it() {
+        let mut caches = Caches::start(Where {
+            folder: None,
+            socket: None,
+        });
+        assert!(!caches.reached(7, [3, 1, 0]));
+        assert!(!caches.reached(7, [3, 1, 900]));
+        caches.done(1);
+        assert_eq!(caches.follow(), 7);
+        assert!(!caches.reached(8, [3, 1, 900]), "the second is not answered");
+        assert_eq!(caches.follow(), 7);
+        caches.done(2);
+        assert_eq!(caches.follow(), 8);
+        assert!(caches.reached(9, [3, 1, 900]), "the same rows");
+        assert_eq!(caches.follow(), 9);
     }
 
     #[tokio::test]

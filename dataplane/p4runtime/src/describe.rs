@@ -82,6 +82,7 @@ fn one(table: &DeviceTable, missed: &str) -> String {
     let layer = match table.layer() {
         Layer::Policy => "policy",
         Layer::Dispatch => "dispatch",
+        Layer::Support => "support",
     };
     let actions: Vec<String> = table.actions.iter().map(action).collect();
     let mut text = format!(

@@ -14,6 +14,7 @@ use portcullis_proto::p4::config::v1::{MatchField, P4Info, Preamble, Table, matc
 use crate::entry::{Does, GROUPS, Keyed, Match, Place, Row, RowKey};
 use crate::mapping::Mapping;
 use crate::model::{Bound, MappingError, bound};
+use crate::own::contract::contract;
 use crate::value::ones;
 
 /// The name of our own P4 program, in its `pkg_info`.
@@ -102,10 +103,11 @@ impl DeviceTable {
             .find(|a| a.name == name || a.name.rsplit('.').next() == Some(name))
     }
 
-    /// Its layer: stages that rows of classes are in hold policy rows, all others dispatch rows.
+    /// Its layer: stages that rows of classes are in hold policy rows; all others dispatch rows, or what these lead to.
     pub fn layer(&self) -> Layer {
         match self.stage {
             Role::Policy | Role::Remote | Role::Words | Role::SrcCode | Role::DstCode => Layer::Policy,
+            _ if contract(&self.name).is_some_and(|contract| contract.leads_on) => Layer::Support,
             Role::Attach | Role::Guard | Role::Deliver | Role::Other => Layer::Dispatch,
         }
     }
@@ -369,7 +371,7 @@ impl DeviceTable {
         fields.sort_unstable();
         let class = match self.layer() {
             Layer::Policy => self.class_of(&fields).map(|(class, _)| class),
-            Layer::Dispatch => None,
+            Layer::Dispatch | Layer::Support => None,
         };
         RowKey(Arc::new(Keyed {
             place: Place::Table {

@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use portcullis_backend::delta::{self, Key, Layer, Op, Step};
 use portcullis_backend::machine::Batch;
 
-use crate::device::Device;
-use crate::entry::{Does, Place, RowKey};
-use crate::own::contract::contract;
+use crate::entry::{Does, RowKey};
 use crate::session::DeviceMachine;
 
 /// Updates of one request at most: a request of them stays far below gRPC's 4 MiB.
@@ -17,17 +15,11 @@ pub const UPDATES: usize = 1000;
 type Ops = Vec<Op<RowKey, Does>>;
 
 /// Requests that may be on their way together; a group begins when the one before it is confirmed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group {
-    /// Packets that were led to these rows before they were abandoned may still be on their way through the device: it
-    /// is given a moment first. P4Runtime has no barrier for packets.
-    pub drain: bool,
-    pub requests: Vec<Ops>,
-}
+pub type Group = Vec<Ops>;
 
 /// The requests of a step, in groups.
-pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMachine) -> Vec<Group> {
-    let (groups, abandoned) = match batch.step {
+pub fn requests(batch: Batch<RowKey, Does>, machine: &DeviceMachine) -> Vec<Group> {
+    let (mut groups, abandoned) = match batch.step {
         Step::Prepare => {
             let used = in_use(&batch.ops, machine);
             delta::prepare(batch.ops, |class| used.contains(&class))
@@ -36,24 +28,20 @@ pub fn requests(device: &Device, batch: Batch<RowKey, Does>, machine: &DeviceMac
             let desired: BTreeSet<u32> = machine.desired().keys().filter_map(Key::class).collect();
             delta::settle(batch.ops, |class| desired.contains(&class))
         }
-        Step::Flip => flip(device, batch.ops),
-        Step::Collect => (Vec::new(), batch.ops),
-    };
-    let group = |ops: Ops, drain: bool| Group {
-        drain,
-        requests: ops.chunks(UPDATES).map(<[_]>::to_vec).collect(),
+        Step::Flip => flip(batch.ops),
+        Step::Retire | Step::Collect => (Vec::new(), batch.ops),
     };
     let (classless, abandoned): (Ops, Ops) = abandoned.into_iter().partition(|op| holds_for_all(op.key()));
-    let groups = groups.into_iter().map(|ops| group(ops, false));
+    groups.extend(delta::from_below(classless));
+    let split = |ops: Ops| -> Group { ops.chunks(UPDATES).map(<[_]>::to_vec).collect() };
+    let mut groups: Vec<Group> = groups.into_iter().map(split).collect();
+    // No packet is on its way to what was abandoned, so that it goes beside whatever goes first.
+    match groups.first_mut() {
+        Some(first) => first.extend(split(abandoned)),
+        None => groups.push(split(abandoned)),
+    }
+    groups.retain(|group| !group.is_empty());
     groups
-        .chain([group(abandoned, true)])
-        .chain(
-            delta::from_below(classless)
-                .into_iter()
-                .map(|ops| group(ops, false)),
-        )
-        .filter(|g| !g.requests.is_empty())
-        .collect()
 }
 
 /// The classes among those of some writes that have rows on the device.
@@ -63,29 +51,25 @@ fn in_use(ops: &Ops, machine: &DeviceMachine) -> BTreeSet<u32> {
     installed.filter(|class| touched.contains(class)).collect()
 }
 
-/// Whether packets of every class meet a row of content: one that holds for all classes, or one of a table that has no
+/// Whether packets of every class meet a policy row: one that holds for all classes, or one of a table that has no
 /// classes and names ports. No flip takes packets away from such a row.
 fn holds_for_all(key: &RowKey) -> bool {
     key.layer() == Layer::Policy && key.class().is_none()
 }
 
 /// What a sender may have as its source, the roles it has, and the groups that rows forward to are there before a row leads
-/// to them, and go when none does.
-fn flip(device: &Device, ops: Ops) -> (Vec<Ops>, Ops) {
-    let (mut before, mut now, mut after) = (Vec::new(), Vec::new(), Vec::new());
+/// to them. And the deletions of rows that nothing leads to any more.
+fn flip(ops: Ops) -> (Vec<Ops>, Ops) {
+    let (mut before, mut now, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
     for op in ops {
-        let table = device.table(op.key().table());
-        let first = match &op {
-            Op::Add(key, _) if matches!(key.0.place, Place::Group(_)) => true,
-            _ => table.and_then(|t| contract(&t.name)).is_some_and(|c| c.leads_on),
-        };
-        match &op {
-            Op::Delete(_) => after.push(op),
-            _ if first => before.push(op),
+        match (&op, op.key().layer()) {
+            (Op::Delete(_), Layer::Policy | Layer::Support) => abandoned.push(op),
+            (_, Layer::Support) => before.push(op),
             _ => now.push(op),
         }
     }
-    (vec![before, now], after)
+    let groups = [before, now].into_iter().filter(|ops| !ops.is_empty());
+    (groups.collect(), abandoned)
 }
 
 #[cfg(test)]
@@ -160,25 +144,54 @@ mod tests {
 
     #[test]
     fn rows_without_a_class_go_from_below_whatever_the_step() {
-        let device = crate::program::OwnProgram::embedded().unwrap().device;
         let machine = DeviceMachine::default();
-        for step in [Step::Prepare, Step::Settle, Step::Collect] {
+        for step in [Step::Prepare, Step::Settle, Step::Retire, Step::Collect] {
             let ops = [shared(9), key(3, 5), shared(2), key(3, 1)].map(Op::Delete);
             let batch = Batch {
                 step,
                 ops: ops.to_vec(),
             };
-            let groups = requests(&device, batch, &machine);
-            let order: Vec<_> = groups.into_iter().map(|g| (g.drain, g.requests)).collect();
             assert_eq!(
-                order,
+                requests(batch, &machine),
                 [
-                    (true, vec![[key(3, 5), key(3, 1)].map(Op::Delete).to_vec()]),
-                    (false, vec![vec![Op::Delete(shared(2))]]),
-                    (false, vec![vec![Op::Delete(shared(9))]]),
+                    vec![
+                        vec![Op::Delete(shared(2))],
+                        [key(3, 5), key(3, 1)].map(Op::Delete).to_vec()
+                    ],
+                    vec![vec![Op::Delete(shared(9))]],
                 ],
                 "{step:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_flip_has_what_it_leads_to_first_and_deletes_abandoned_rows_beside_it() {
+        let of = |id, layer| {
+            RowKey(Arc::new(Keyed {
+                place: Place::Group(id),
+                layer,
+                class: None,
+            }))
+        };
+        let ops = vec![
+            Op::Change(of(1, Layer::Dispatch), does(1)),
+            Op::Add(of(2, Layer::Support), does(1)),
+            Op::Delete(of(3, Layer::Dispatch)),
+            Op::Delete(of(4, Layer::Support)),
+            Op::Delete(key(5, 1)),
+        ];
+        let batch = Batch {
+            step: Step::Flip,
+            ops: ops.clone(),
+        };
+        let one = |n: usize| ops[n].clone();
+        assert_eq!(
+            requests(batch, &DeviceMachine::default()),
+            [
+                vec![vec![one(1)], vec![one(3), one(4)]],
+                vec![vec![one(0), one(2)]]
+            ]
+        );
     }
 }

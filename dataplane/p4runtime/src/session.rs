@@ -83,11 +83,8 @@ pub enum Effect {
     SetConfig(Push),
     /// Read back every row; answer with [`Session::observed`].
     Read,
-    /// Give packets on their way through the device a moment; answer with [`Session::wrote`].
-    Drain {
-        /// Number to answer with.
-        number: u64,
-    },
+    /// Give packets on their way through the device a moment; then call [`Session::paused`].
+    Pause,
     /// Send these writes in one request; answer with [`Session::wrote`].
     Write {
         /// Number to answer with.
@@ -191,7 +188,7 @@ impl Session {
     /// A session. `overwrite`: a foreign pipeline is replaced.
     pub fn new(overwrite: bool) -> Self {
         Session {
-            machine: Machine::default(),
+            machine: Machine::pausing(),
             device: None,
             overwrite,
             stage: Stage::Disconnected,
@@ -256,7 +253,7 @@ impl Session {
         self.writing = None;
         self.held = false;
         self.effects
-            .retain(|e| !matches!(e, Effect::Write { .. } | Effect::Drain { .. } | Effect::Read));
+            .retain(|e| !matches!(e, Effect::Write { .. } | Effect::Pause | Effect::Read));
     }
 
     /// An arbitration update came.
@@ -473,9 +470,15 @@ impl Session {
         }
     }
 
+    /// Packets that were on their way through the device when [`Effect::Pause`] was asked for have left it.
+    pub fn paused(&mut self) -> Vec<Event> {
+        self.machine.paused();
+        self.advance()
+    }
+
     /// Keeps the state that is there as a whole.
     fn remember(&mut self) {
-        if self.stage == Stage::Ready && self.machine.state() == SessionState::InSync {
+        if self.stage == Stage::Ready && self.machine.is_in_force() {
             self.good = Some((self.machine.generations().1, self.machine.units().clone()));
         }
     }
@@ -497,10 +500,14 @@ impl Session {
                 events.push(Event::Confirmed);
             }
             self.request_read();
-            if self.held {
-                return events;
+            let batch = match self.held {
+                false => self.machine.next_batch(),
+                true => None,
+            };
+            if self.machine.begin_pause() {
+                self.effects.push(Effect::Pause);
             }
-            let Some(batch) = self.machine.next_batch() else {
+            let Some(batch) = batch else {
                 return events;
             };
             self.begin(batch);
@@ -508,8 +515,7 @@ impl Session {
     }
 
     fn begin(&mut self, batch: Batch<RowKey, Does>) {
-        let Some(device) = self.device.clone() else { return };
-        let groups = requests(&device, batch, &self.machine);
+        let groups = requests(batch, &self.machine);
         self.writing = Some(Writing {
             groups: groups.into(),
             ..Writing::default()
@@ -523,23 +529,14 @@ fn next_requests(writing: &mut Writing, number: &mut u64, effects: &mut Vec<Effe
         let Some(group) = writing.groups.front_mut() else {
             return writing.on_the_way.is_empty();
         };
-        if group.drain && writing.on_the_way.is_empty() {
-            group.drain = false;
-            *number += 1;
-            writing.on_the_way.push((*number, Vec::new()));
-            effects.push(Effect::Drain { number: *number });
-            return false;
-        }
-        let free = WINDOW
-            .saturating_sub(writing.on_the_way.len())
-            .min(group.requests.len());
-        for ops in group.requests.drain(..free) {
+        let free = WINDOW.saturating_sub(writing.on_the_way.len()).min(group.len());
+        for ops in group.drain(..free) {
             *number += 1;
             let keys = ops.iter().map(|op| op.key().clone()).collect();
             writing.on_the_way.push((*number, keys));
             effects.push(Effect::Write { number: *number, ops });
         }
-        if !group.requests.is_empty() || !writing.on_the_way.is_empty() {
+        if !group.is_empty() || !writing.on_the_way.is_empty() {
             return false;
         }
         writing.groups.pop_front();
@@ -554,3 +551,6 @@ pub enum WriteFailure {
     /// It is not known what became of it.
     Whole(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,7 +278,7 @@ pub fn seen_entry(device: &Device, entry: &v1::TableEntry, tag: Tag) -> Seen {
 pub fn group_key(id: u32) -> RowKey {
     RowKey(Arc::new(Keyed {
         place: Place::Group(id),
-        layer: Layer::Dispatch,
+        layer: Layer::Support,
         class: None,
     }))
 }

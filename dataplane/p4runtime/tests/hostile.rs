@@ -325,6 +325,7 @@ enum Happens {
     Observed(Option<Vec<(Index, bool)>>),
     Wrote(Index, u8),
     WroteNothingKnown(u64),
+    Paused,
     LookAgain,
     Held(bool),
     Desired(u64, bool),
@@ -343,6 +344,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         5 => prop::option::weighted(0.8, rows).prop_map(Happens::Observed),
         8 => (any::<Index>(), 0u8..6).prop_map(|(at, how)| Happens::Wrote(at, how)),
         1 => any::<u64>().prop_map(Happens::WroteNothingKnown),
+        3 => Just(Happens::Paused),
         2 => Just(Happens::LookAgain),
         1 => any::<bool>().prop_map(Happens::Held),
         3 => (1u64..5, any::<bool>()).prop_map(|(generation, all)| Happens::Desired(generation, all)),
@@ -356,6 +358,7 @@ struct Drive<'a> {
     session: Session,
     /// Whether the device said last that this is the primary.
     primary: bool,
+    is_pausing: bool,
     on_the_way: Vec<u64>,
 }
 
@@ -364,18 +367,19 @@ impl Drive<'_> {
         let session = &mut self.session;
         match what {
             Happens::Connected => {
-                (self.primary, self.on_the_way) = (false, Vec::new());
+                (self.primary, self.is_pausing, self.on_the_way) = (false, false, Vec::new());
                 session.connected();
                 Vec::new()
             }
             Happens::Disconnected => {
-                (self.primary, self.on_the_way) = (false, Vec::new());
+                (self.primary, self.is_pausing, self.on_the_way) = (false, false, Vec::new());
                 session.disconnected();
                 Vec::new()
             }
             Happens::Arbitrated(primary) => {
                 self.primary = *primary;
                 if !primary {
+                    self.is_pausing = false;
                     self.on_the_way.clear();
                 }
                 session.arbitrated(*primary)
@@ -418,6 +422,10 @@ impl Drive<'_> {
                 )
             }
             Happens::WroteNothingKnown(number) => session.wrote(number.wrapping_add(1 << 40), Ok(())),
+            Happens::Paused => match std::mem::take(&mut self.is_pausing) {
+                true => session.paused(),
+                false => Vec::new(),
+            },
             Happens::LookAgain => {
                 session.look_again();
                 Vec::new()
@@ -436,6 +444,7 @@ impl Drive<'_> {
                 Vec::new()
             }
             Happens::Changed => {
+                self.is_pausing = false;
                 session.pipeline_changed();
                 Vec::new()
             }
@@ -453,9 +462,9 @@ impl Drive<'_> {
                     prop_assert!(matches!(how, Push::Reconcile | Push::Verify));
                 }
                 Effect::Read => prop_assert!(self.primary && self.session.is_ready()),
-                Effect::Drain { number } => {
-                    prop_assert!(self.primary && self.session.is_ready());
-                    self.on_the_way.push(number);
+                Effect::Pause => {
+                    prop_assert!(self.primary && self.session.is_ready() && !self.is_pausing);
+                    self.is_pausing = true;
                 }
                 Effect::Write { number, ops } => {
                     prop_assert!(self.primary && self.session.is_ready(), "a write nobody may make");
@@ -482,7 +491,7 @@ proptest! {
         let known = &DEVICES[which];
         let mut session = Session::new(overwrite);
         session.set_device(Arc::clone(&known.device));
-        let mut drive = Drive { known, session, primary: false, on_the_way: Vec::new() };
+        let mut drive = Drive { known, session, primary: false, is_pausing: false, on_the_way: Vec::new() };
         for what in &history {
             for event in drive.one(what) {
                 match event {

@@ -7,7 +7,10 @@ use crate::delta::{Key, Op, Step, op};
 
 /// Writes that go out in one batch with rows that nothing needs after it, on a target that carries out batches as one. With
 /// more, those rows go later, so that they hold up nothing that packets meet.
-const TOGETHER: usize = 256;
+pub(super) const TOGETHER: usize = 256;
+
+/// Deletions of one batch that does nothing else. A change that comes meanwhile waits for its answer.
+pub(super) const COLLECTED: usize = 1000;
 
 impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// The writes that would lead from what is installed to `units`, in the order of the steps.

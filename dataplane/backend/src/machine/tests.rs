@@ -1,9 +1,10 @@
 //! Every history of a small machine: intents, batches, answers, refusals, lost answers, disconnects and read-backs arrive at
 //! any point. Checked in every state that can be reached:
 //!
-//! * `InSync` means that the switch holds the newest desired rows, and only then does `applied` rise;
-//! * in whatever state, `applied` is the newest generation only while the switch holds its rows;
+//! * `InSync` means that the switch holds the newest desired rows and nothing else;
+//! * in whatever state, `applied` is the newest generation only while packets meet its rows and nothing else;
 //! * every class that a port leads to is complete on the switch, after every write;
+//! * where packets are given a moment, a class stays complete while one that was led to it may be on its way;
 //! * when faults stop, the machine reaches `InSync`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,9 +15,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::delta::Layer;
 
-/// A row of the model: a port that leads to a class, or row `n` of a class.
+/// A row of the model: a group, a port that leads to a class and a group, or row `n` of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Row {
+    Group(u8),
     Port(u8),
     Class(u8, u8),
 }
@@ -24,18 +26,19 @@ enum Row {
 impl Key for Row {
     fn layer(&self) -> Layer {
         match self {
+            Row::Group(_) => Layer::Support,
             Row::Port(_) => Layer::Dispatch,
             Row::Class(..) => Layer::Policy,
         }
     }
 
     fn table(&self) -> u8 {
-        self.layer() as u8
+        u8::from(self.layer() != Layer::Policy)
     }
 
     fn class(&self) -> Option<u32> {
         match self {
-            Row::Port(_) => None,
+            Row::Group(_) | Row::Port(_) => None,
             Row::Class(class, _) => Some((*class).into()),
         }
     }
@@ -61,6 +64,16 @@ fn world(ports: &[(u8, u8)]) -> Desired<Row, Row, u8> {
     units
 }
 
+/// The same, in which a port that leads to a class leads to the group of its number, too.
+fn world_with_groups(ports: &[(u8, u8)]) -> Desired<Row, Row, u8> {
+    let mut units = world(ports);
+    for (_, class) in ports {
+        let group = Row::Group(*class);
+        units.insert(group, Arc::new(vec![(group, 0)]));
+    }
+    units
+}
+
 fn rows(world: &Desired<Row, Row, u8>) -> Rows {
     world.values().flat_map(|unit| unit.iter().copied()).collect()
 }
@@ -81,6 +94,8 @@ enum Event {
     Restart,
     AskResync,
     Doubt,
+    BeginPause,
+    EndPause,
     BeginRead,
     /// The switch reads out one of its two tables.
     ReadOut(usize),
@@ -100,6 +115,11 @@ struct Scene {
     batch: Option<(Batch<Row, u8>, bool)>,
     /// The tables read out so far by the read-back on the way.
     reading: Option<[Option<Rows>; 2]>,
+    /// Classes that packets may be on their way to although no port leads there any more: since before the pause under way, and
+    /// since it began.
+    on_the_way: [BTreeSet<u8>; 2],
+    pauses: bool,
+    is_pausing: bool,
     intents: u8,
     faults: u8,
     resyncs: u8,
@@ -109,6 +129,9 @@ impl Scene {
     fn new(worlds: &Arc<Vec<Desired<Row, Row, u8>>>, intents: u8, faults: u8, resyncs: u8) -> Self {
         Scene {
             machine: Machine::default(),
+            on_the_way: Default::default(),
+            pauses: false,
+            is_pausing: false,
             switch: Rows::new(),
             worlds: Arc::clone(worlds),
             wanted: 0,
@@ -121,8 +144,20 @@ impl Scene {
         }
     }
 
+    /// On a switch in which packets may be on their way to rows that nothing leads to.
+    fn pausing(mut self) -> Self {
+        self.machine = Machine::pausing();
+        self.pauses = true;
+        self
+    }
+
     fn possible(&self) -> Vec<Event> {
         let mut steps = Vec::new();
+        if self.is_pausing {
+            steps.push(Event::EndPause);
+        } else if self.machine.clone().begin_pause() {
+            steps.push(Event::BeginPause);
+        }
         if self.intents > 0 {
             steps.extend((0..self.worlds.len()).map(Event::Intent));
         }
@@ -189,14 +224,23 @@ impl Scene {
             }
             Event::Disconnect => {
                 self.faults -= 1;
-                self.machine.disconnected();
-                (self.batch, self.reading) = (None, None);
+                self.disconnected();
             }
             Event::Restart => {
                 self.faults -= 1;
-                self.machine.disconnected();
+                self.disconnected();
                 self.switch.clear();
-                (self.batch, self.reading) = (None, None);
+                self.on_the_way = Default::default();
+            }
+            Event::BeginPause => {
+                self.is_pausing = self.machine.begin_pause();
+                let [before, since] = &mut self.on_the_way;
+                before.append(since);
+            }
+            Event::EndPause => {
+                self.is_pausing = false;
+                self.on_the_way[0].clear();
+                self.machine.paused();
             }
             Event::AskResync => {
                 self.resyncs -= 1;
@@ -251,6 +295,17 @@ impl Scene {
         self.check(before)
     }
 
+    fn disconnected(&mut self) {
+        self.machine.disconnected();
+        (self.batch, self.reading, self.is_pausing) = (None, None, false);
+    }
+
+    /// Classes that ports on the switch lead to.
+    fn led_to(&self) -> BTreeSet<u8> {
+        let leads = |(row, class): (&Row, &u8)| matches!(row, Row::Port(_)).then_some(*class);
+        self.switch.iter().filter_map(leads).collect()
+    }
+
     fn fail(&mut self) {
         self.faults = self.faults.saturating_sub(1);
         self.batch = None;
@@ -259,11 +314,13 @@ impl Scene {
 
     /// Executes the first `count` writes of the batch.
     fn execute(&mut self, count: usize) -> Result<(), String> {
+        let led_before = self.led_to();
         let Some((batch, executed)) = &mut self.batch else {
             return Ok(());
         };
         *executed = true;
-        for op in batch.ops.iter().take(count) {
+        let ops: Vec<Op<Row, u8>> = batch.ops.iter().take(count).cloned().collect();
+        for op in &ops {
             let there = self.switch.get(op.key()).copied();
             let fits = match op {
                 Op::Add(..) => there.is_none(),
@@ -278,15 +335,42 @@ impl Scene {
                 Op::Delete(key) => self.switch.remove(key),
             };
         }
-        for (key, class) in &self.switch {
+        let led = self.led_to();
+        self.on_the_way[1].extend(led_before.difference(&led));
+        for class in &led {
+            let group = Row::Group(*class);
+            let wanted = self.machine.desired().contains_key(&group);
             let whole = (0..ROWS).all(|n| self.switch.contains_key(&Row::Class(*class, n)));
-            if matches!(key, Row::Port(_)) && !whole {
+            if !whole || (wanted && !self.switch.contains_key(&group)) {
                 return Err(format!(
-                    "{key:?} leads to class {class}, of which rows are missing"
+                    "a port leads to class {class}, of which rows are missing"
                 ));
             }
         }
-        Ok(())
+        let deleted = ops.iter().filter(|op| matches!(op, Op::Delete(_))).map(Op::key);
+        let missed = deleted.filter_map(|key| match key {
+            Row::Group(class) | Row::Class(class, _) => Some(class),
+            Row::Port(_) => None,
+        });
+        let mut missed = missed.filter(|class| self.on_the_way.iter().any(|classes| classes.contains(class)));
+        match missed.next().filter(|_| self.pauses) {
+            Some(class) => Err(format!(
+                "packets are on their way to class {class}, whose rows are deleted"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether packets meet the newest desired rows and nothing else: classes aside that no port leads to.
+    fn is_in_force(&self) -> bool {
+        let wanted = rows(&self.worlds[self.wanted]);
+        let led = self.led_to();
+        let met = |row: &&Row| match row {
+            Row::Class(class, _) => wanted.contains_key(*row) || led.contains(class),
+            Row::Group(_) | Row::Port(_) => true,
+        };
+        let held = self.switch.iter().filter(|(row, _)| met(row));
+        held.eq(wanted.iter())
     }
 
     fn check(&self, before: u64) -> Result<(), String> {
@@ -298,15 +382,18 @@ impl Scene {
                 self.generation, self.switch
             ));
         }
-        if applied > 0 && applied == self.generation && self.switch != rows(&self.worlds[self.wanted]) {
+        if self.machine.is_in_force() && applied != self.generation {
+            return Err(format!("in force at {applied} of {}", self.generation));
+        }
+        if applied > 0 && applied == self.generation && !self.is_in_force() {
             return Err(format!(
                 "{applied} is claimed in {}: {:?}",
                 self.machine.state(),
                 self.switch
             ));
         }
-        if applied > before && !in_sync {
-            return Err(format!("applied rises to {applied} in {}", self.machine.state()));
+        if applied > before && applied != self.generation {
+            return Err(format!("applied rises to {applied} of {}", self.generation));
         }
         if wanted != self.generation {
             return Err(format!("wanted is {wanted}, the newest is {}", self.generation));
@@ -364,7 +451,7 @@ impl Scene {
             self.wanted,
             sorted(&m.installed),
             m.suspects,
-            m.garbage,
+            (&m.abandoned, &self.on_the_way, self.is_pausing),
             m.unknown.iter().collect::<BTreeSet<_>>(),
             m.has_desired,
             m.known,
@@ -384,7 +471,10 @@ impl Scene {
 /// Tries every history; the first that breaks a rule is the shortest.
 fn explore(worlds: &[&[(u8, u8)]], intents: u8, faults: u8, resyncs: u8) -> usize {
     let worlds = Arc::new(worlds.iter().map(|ports| world(ports)).collect());
-    let first = Scene::new(&worlds, intents, faults, resyncs);
+    explore_from(Scene::new(&worlds, intents, faults, resyncs))
+}
+
+fn explore_from(first: Scene) -> usize {
     let mut seen = HashSet::from([first.fingerprint()]);
     // How each scene was reached: the scene before, and the step.
     let mut came: Vec<(usize, Option<Event>)> = vec![(0, None)];
@@ -428,6 +518,16 @@ fn every_history_of_two_faults() {
 fn every_history_of_two_ports_and_a_shared_class() {
     let scenes = explore(&[&[(1, 1), (2, 1)], &[(1, 2), (2, 1)], &[(1, 3)]], 3, 0, 1);
     assert!(scenes > 10_000, "{scenes} scenes");
+}
+
+#[test]
+fn every_history_in_which_packets_are_given_a_moment() {
+    let worlds: &[&[(u8, u8)]] = &[&[], &[(1, 1)], &[(1, 2)]];
+    let worlds = Arc::new(worlds.iter().map(|ports| world_with_groups(ports)).collect());
+    let scenes = explore_from(Scene::new(&worlds, 4, 0, 0).pausing());
+    assert!(scenes > 1_000, "{scenes} scenes");
+    let scenes = explore_from(Scene::new(&worlds, 3, 1, 0).pausing());
+    assert!(scenes > 5_000, "{scenes} scenes");
 }
 
 /// The shortest history that once ended in sync with the wrong row: a desired row returns while its undoing is in flight.
@@ -561,10 +661,14 @@ proptest! {
     fn no_long_history_ends_wrong(
         ports in proptest::collection::vec(proptest::collection::btree_map(0u8..4, 0u8..4, 0..4), 2..6),
         choices in proptest::collection::vec(any::<u16>(), 1..120),
+        pauses in any::<bool>(),
     ) {
         let ports: Vec<Vec<(u8, u8)>> = ports.into_iter().map(|p| p.into_iter().collect()).collect();
-        let worlds = Arc::new(ports.iter().map(|p| world(p)).collect());
+        let worlds = Arc::new(ports.iter().map(|p| world_with_groups(p)).collect());
         let mut scene = Scene::new(&worlds, 40, 20, 20);
+        if pauses {
+            scene = scene.pausing();
+        }
         let mut history = Vec::new();
         for choice in choices {
             let possible = scene.possible();

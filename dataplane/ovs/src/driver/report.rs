@@ -55,7 +55,7 @@ impl Driver {
     pub(super) fn reported(&mut self) -> Report {
         let machine = &self.session.machine;
         let report = Report::from_machine(machine, super::shown, "move them or set first_table");
-        let settled = machine.state() == SessionState::InSync;
+        let settled = machine.is_in_force();
         let caught_up = settled && self.caches.reached(report.confirmed, report.writes);
         let lags = self.caches.problem().filter(|_| settled && !caught_up);
         if lags.is_some() {

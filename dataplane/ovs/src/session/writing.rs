@@ -192,8 +192,7 @@ impl Session {
     }
     /// Once everything is in force, what is left of earlier settings goes.
     pub(super) fn remove_left_over(&mut self) -> Result<(), SessionError> {
-        let settled = self.machine.state() == portcullis_backend::SessionState::InSync;
-        if !settled || self.former.is_over() || self.former.removing.is_some() {
+        if !self.machine.is_in_force() || self.former.is_over() || self.former.removing.is_some() {
             return Ok(());
         }
         for removal in self.former.removals() {

@@ -65,6 +65,7 @@ pub fn describe() -> String {
         let layer = match contract.layer {
             Layer::Policy => "policy",
             Layer::Dispatch => "dispatch",
+            Layer::Support => "support",
         };
         let miss = match contract.miss {
             Miss::Drop => "drop".to_string(),

@@ -43,7 +43,7 @@ mod report;
 
 /// How long a packet may be on its way through a device's tables. Hardware takes microseconds; a software switch that the
 /// scheduler interrupts takes milliseconds.
-const DRAIN: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What came of a job; each belongs to the connection it was made on.
 pub(crate) enum Done {
@@ -52,6 +52,8 @@ pub(crate) enum Done {
     Pushed(Push, Result<(), ClientError>),
     Read(Box<Result<ReadBack, ClientError>>),
     Wrote(u64, Result<(), WriteFailure>),
+    /// Packets that were on their way through the device have left it.
+    Paused,
     /// The rows that enforce a verdict, for the caller that asked.
     Explained(Box<Explained>),
     /// A question was answered by the job itself.
@@ -237,6 +239,10 @@ impl Driver {
                 let events = self.session.wrote(number, result);
                 self.events(events);
             }
+            Done::Paused => {
+                let events = self.session.paused();
+                self.events(events);
+            }
         }
     }
 
@@ -363,9 +369,9 @@ impl Driver {
                     };
                     self.job(async move { Done::Read(Box::new(read_back(&mut client, &device).await)) });
                 }
-                Effect::Drain { number } => self.job(async move {
-                    tokio::time::sleep(DRAIN).await;
-                    Done::Wrote(number, Ok(()))
+                Effect::Pause => self.job(async {
+                    tokio::time::sleep(PAUSE).await;
+                    Done::Paused
                 }),
                 Effect::Write { number, ops } => {
                     let Some(device) = self.session.device().cloned() else {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Lists, RefusedRow, Report, SessionState, TableUse};
+use portcullis_backend::{Lists, RefusedRow, Report, TableUse};
 use portcullis_compiler::Unsupported;
 
 use super::Driver;
@@ -137,7 +137,7 @@ impl Driver {
         let device = self.session.device();
         let report = Report::from_machine(&self.session.machine, |key| shown(device, key), "remove them");
         let state = self.session.state();
-        if state == SessionState::InSync
+        if self.session.machine.is_in_force()
             && let Some(last) = self.last.as_ref()
             && last.generation == report.confirmed
         {
