@@ -30,6 +30,9 @@ mod order;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
 use crate::delta::{Key, Layer, Op, Step};
 use crate::status::SessionState;
 use abandoned::Abandoned;
@@ -42,8 +45,8 @@ pub type Unit<K, B> = Arc<Vec<(K, B)>>;
 /// A unit's old and new rows.
 type Before<K, B> = (Option<Unit<K, B>>, Option<Unit<K, B>>);
 
-/// Everything a target shall hold, by unit.
-pub type Desired<U, K, B> = BTreeMap<U, Unit<K, B>>;
+/// Everything a target shall hold, by unit. A map made from another by a few changes is compared with it by these alone.
+pub type Desired<U, K, B> = OrdMap<U, Unit<K, B>>;
 
 /// Writes that are sent together and confirmed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +83,7 @@ struct Reading<K, B> {
 
 /// The machine; `U` names units, `K` rows, `B` is what a row does.
 #[derive(Debug, Clone)]
-pub struct Machine<U, K, B> {
+pub struct Machine<U: Ord, K, B> {
     state: SessionState,
     units: Desired<U, K, B>,
     desired: HashMap<K, B>,
@@ -115,7 +118,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
     fn default() -> Self {
         Machine {
             state: SessionState::Disconnected,
-            units: BTreeMap::new(),
+            units: OrdMap::new(),
             desired: HashMap::new(),
             classes: HashMap::new(),
             installed: HashMap::new(),
@@ -316,14 +319,13 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// Sets the desired state. Units that are the same `Arc` cost nothing.
     pub fn set_desired(&mut self, generation: u64, units: Desired<U, K, B>) {
         let mut changed: Vec<Before<K, B>> = Vec::new();
-        for (id, unit) in &units {
-            match self.units.get(id) {
-                Some(old) if Arc::ptr_eq(old, unit) || old == unit => {}
-                old => changed.push((old.cloned(), Some(Arc::clone(unit)))),
-            }
+        for item in self.units.diff(&units) {
+            changed.push(match item {
+                DiffItem::Add(_, new) => (None, Some(Arc::clone(new))),
+                DiffItem::Update { old, new } => (Some(Arc::clone(old.1)), Some(Arc::clone(new.1))),
+                DiffItem::Remove(_, old) => (Some(Arc::clone(old)), None),
+            });
         }
-        let gone = self.units.iter().filter(|(id, _)| !units.contains_key(id));
-        changed.extend(gone.map(|(_, unit)| (Some(Arc::clone(unit)), None)));
         for (key, _) in changed
             .iter()
             .filter_map(|(old, _)| old.as_ref())

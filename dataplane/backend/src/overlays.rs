@@ -33,6 +33,11 @@ impl Overlays {
         self.0.insert(class, ClassId::OPEN);
     }
 
+    /// Forgets a class.
+    pub fn forget(&mut self, class: ClassId) {
+        self.0.remove(&class);
+    }
+
     /// Those among some classes of an intent.
     pub fn among(
         classes: impl IntoIterator<Item = ClassId>,

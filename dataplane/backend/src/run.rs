@@ -46,9 +46,6 @@ pub trait TargetDriver: Send {
     /// Sends what is to be sent; after everything that happened.
     fn flush(&mut self);
 
-    /// The intent in [`state`](Self::state) is another; [`rebuild`](Self::rebuild) follows.
-    fn intent_changed(&mut self) {}
-
     /// Builds the desired rows anew, from the newest intent, the ports and the time of now.
     fn rebuild(&mut self) -> impl Future<Output = ()> + Send;
 
@@ -105,7 +102,6 @@ pub async fn run<D: TargetDriver>(mut target: D, mut context: TargetContext) {
                 intents_open = changed.is_ok();
                 target.state().intent = context.intents.borrow_and_update().clone();
                 target.time().reset_clock();
-                target.intent_changed();
                 target.rebuild().await;
             }
             event = target.next() => target.handle(event).await,

@@ -144,7 +144,7 @@ fn table(program: &ClassRows) -> Table {
 }
 
 fn desired(table: &Table) -> Desired<u8, EditKey, Essence> {
-    Desired::from([(0, Arc::new(table.iter().map(|(k, b)| (*k, *b)).collect()))])
+    Desired::unit(0, Arc::new(table.iter().map(|(k, b)| (*k, *b)).collect()))
 }
 
 fn play_one(table: &mut Table, step: &Step) {

@@ -274,8 +274,14 @@ impl RowCache {
         self.codes.as_ref().map(SharedCodes::codes)
     }
 
-    /// Forgets what no intent of these uses.
+    /// Forgets what no intent of these uses, when there are many such rows: looking for them takes a walk over all classes.
     pub fn keep(&mut self, intents: &[&Intent]) {
+        self.fresh.clear();
+        let classes = intents.iter().map(|intent| intent.classes.len()).max();
+        let many = classes.map_or(0, |classes| classes + classes / 8 + 64);
+        if self.known.len().max(self.gains.len()) <= many {
+            return;
+        }
         let used: std::collections::HashSet<Fingerprint> = intents
             .iter()
             .flat_map(|i| i.classes.values())
@@ -284,6 +290,5 @@ impl RowCache {
         self.known
             .retain(|(fingerprint, _), _| used.contains(fingerprint));
         self.gains.retain(|fingerprint, _| used.contains(fingerprint));
-        self.fresh.clear();
     }
 }

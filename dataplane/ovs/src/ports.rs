@@ -6,6 +6,7 @@
 
 mod bypass;
 mod claims;
+mod follow;
 #[cfg(test)]
 mod tests;
 mod vlans;
@@ -25,6 +26,7 @@ use crate::config::{Config, FinalAction};
 use crate::expiry::{self, TimedRow};
 use crate::tables::{Exit, Forwarding};
 
+pub use follow::OtherClasses;
 pub use vlans::Vlans;
 
 /// A server's port: what holds there, and where frames for it go. Its fields are read as those of its policy are.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use portcullis_backend::Overlays;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_compiler::row::Owner;
@@ -37,18 +39,53 @@ pub enum UnitId {
 #[derive(Debug)]
 pub struct Units {
     pipeline: Pipeline,
-    ports: HashMap<u32, (SwitchPort, Overlays, Rows)>,
+    ports: HashMap<u32, (SwitchPort, Overlays, Part)>,
     /// A class edited in place keeps its id and has another fingerprint.
-    classes: HashMap<ClassId, (Fingerprint, Rows)>,
-    steady: Option<[Rows; 2]>,
-    withheld: Option<([Arc<BTreeSet<MacAddr>>; 2], Rows)>,
+    classes: HashMap<ClassId, (Fingerprint, Part)>,
+    steady: Option<[Part; 2]>,
+    withheld: Option<([Arc<BTreeSet<MacAddr>>; 2], Part)>,
     /// What the units kept here were built for.
     forwarding: Forwarding,
     flood: Option<(Receivers, FloodUnits)>,
+    built: Option<Built>,
 }
 
-type Rows = Unit<FlowKey, FlowBody>;
-type FloodUnits = Vec<((u16, u32), Rows)>;
+/// What was built last.
+#[derive(Debug, Default)]
+struct Built {
+    rows: Rows,
+    /// The classes of its intent.
+    classes: OrdMap<ClassId, Arc<Class>>,
+    /// How many rows lead to each class, and how many overlays stand on it.
+    uses: BTreeMap<ClassId, usize>,
+    /// The overlays among them.
+    overlays: Overlays,
+}
+
+impl Built {
+    /// Makes its classes those of an intent. Returns those that are gone, to which no row may lead after the update; `None` when
+    /// one in use is another than it was.
+    fn follow(&mut self, intent: &Intent) -> Option<Vec<ClassId>> {
+        let mut gone = Vec::new();
+        for item in self.classes.diff(&intent.classes) {
+            match item {
+                DiffItem::Update { old, new } if self.uses.contains_key(old.0) => {
+                    let below = |class: &Class| class.base.as_ref().map(|base| base.id);
+                    let same = old.1.fingerprint == new.1.fingerprint && below(old.1) == below(new.1);
+                    same.then_some(())?;
+                }
+                DiffItem::Remove(id, _) => gone.push(*id),
+                DiffItem::Add(..) | DiffItem::Update { .. } => {}
+            }
+        }
+        self.classes = intent.classes.clone();
+        Some(gone)
+    }
+}
+
+type Part = Unit<FlowKey, FlowBody>;
+type Rows = Desired<UnitId, FlowKey, FlowBody>;
+type FloodUnits = Vec<((u16, u32), Part)>;
 
 impl Units {
     /// Nothing is built until the first intent.
@@ -61,6 +98,7 @@ impl Units {
             withheld: None,
             forwarding: Forwarding::default(),
             flood: None,
+            built: None,
         }
     }
 
@@ -75,50 +113,127 @@ impl Units {
         intent: &Intent,
         ports: &Ports,
         programs: &mut RowCache,
-    ) -> Result<Desired<UnitId, FlowKey, FlowBody>, CompileError> {
+    ) -> Result<Rows, CompileError> {
         let writer = Writer {
             generation: intent.generation,
         };
-        let mut desired = Desired::new();
-        let led_to_now: BTreeSet<ClassId> = ports.ports.values().flat_map(led_to).collect();
-        let overlays = Overlays::among(led_to_now.iter().copied(), intent, programs)?;
-        let bases = led_to_now.iter().filter_map(|id| overlays.below(*id));
-        let used: BTreeMap<ClassId, &Arc<Class>> = led_to_now
-            .iter()
-            .copied()
-            .chain(bases)
-            .filter_map(|id| Some((id, intent.classes.get(&id)?)))
-            .collect();
         self.forward(ports.forwarding);
         let [frame, fixed] = self.steady(programs, &writer)?;
-        desired.insert(UnitId::Frame, frame);
-        desired.insert(UnitId::Fixed, fixed);
-        desired.insert(UnitId::Withheld, self.withheld(ports, &writer));
-        self.classes.retain(|id, _| used.contains_key(id));
-        for (id, class) in used {
-            let unit = match self.classes.get(&id) {
-                Some((fingerprint, unit)) if *fingerprint == class.fingerprint => Arc::clone(unit),
-                _ => {
-                    let rows = class_rows(class, &*programs.get(class)?, &self.pipeline, &writer)?;
-                    let unit = Arc::new(rows);
-                    self.classes.insert(id, (class.fingerprint, Arc::clone(&unit)));
-                    unit
-                }
-            };
-            desired.insert(UnitId::Class(id), unit);
+        let withheld = self.withheld(ports, &writer);
+        let mut built = Built {
+            rows: Rows::from_iter([
+                (UnitId::Frame, frame),
+                (UnitId::Fixed, fixed),
+                (UnitId::Withheld, withheld),
+            ]),
+            classes: intent.classes.clone(),
+            ..Built::default()
+        };
+        for (id, unit) in self.flood(ports, &writer) {
+            built.rows.insert(UnitId::Flood(id.0, id.1), unit);
         }
+        for class in ports.ports.values().flat_map(led_to) {
+            self.lead_to(&mut built, class, programs, &writer)?;
+        }
+        self.classes.retain(|id, _| built.uses.contains_key(id));
         self.ports.retain(|number, _| ports.ports.contains_key(number));
         for port in ports.ports.values() {
-            let overlays = overlays.of(led_to(port));
-            desired.insert(UnitId::Port(port.number), self.port(port, overlays, &writer));
+            self.port(&mut built, port, &writer);
         }
-        for (id, unit) in self.flood(ports, &writer) {
-            desired.insert(UnitId::Flood(id.0, id.1), unit);
-        }
-        Ok(desired)
+        let rows = built.rows.clone();
+        self.built = Some(built);
+        Ok(rows)
     }
 
-    fn steady(&mut self, programs: &RowCache, writer: &Writer) -> Result<[Rows; 2], CompileError> {
+    /// The same, where nothing changed since the last time but the classes of these ports, and classes are what they were.
+    pub fn update(
+        &mut self,
+        intent: &Intent,
+        ports: &Ports,
+        changed: &BTreeSet<u32>,
+        programs: &mut RowCache,
+    ) -> Result<Rows, CompileError> {
+        let mut built = self.built.take().unwrap_or_default();
+        let followed = built.follow(intent).filter(|_| !built.rows.is_empty());
+        let Some(gone) = followed else {
+            return self.build(intent, ports, programs);
+        };
+        let writer = Writer {
+            generation: intent.generation,
+        };
+        let changed: Vec<&SwitchPort> = changed.iter().filter_map(|n| ports.ports.get(n)).collect();
+        let before = changed.iter().filter_map(|port| self.ports.get(&port.number));
+        let before: Vec<ClassId> = before.flat_map(|(port, ..)| led_to(port)).collect();
+        for class in changed.iter().copied().flat_map(led_to) {
+            self.lead_to(&mut built, class, programs, &writer)?;
+        }
+        for class in before {
+            self.leave(&mut built, class);
+        }
+        if gone.iter().any(|id| built.uses.contains_key(id)) {
+            return self.build(intent, ports, programs);
+        }
+        for port in changed {
+            self.port(&mut built, port, &writer);
+        }
+        let rows = built.rows.clone();
+        self.built = Some(built);
+        Ok(rows)
+    }
+
+    /// A row leads to a class, or an overlay stands on it: its rows are there, and those of the class below.
+    fn lead_to(
+        &mut self,
+        built: &mut Built,
+        id: ClassId,
+        programs: &mut RowCache,
+        writer: &Writer,
+    ) -> Result<(), CompileError> {
+        let uses = built.uses.entry(id).or_default();
+        *uses += 1;
+        if *uses > 1 {
+            return Ok(());
+        }
+        let Some(class) = built.classes.get(&id).cloned() else {
+            return Ok(());
+        };
+        let program = programs.get(&class)?;
+        let unit = match self.classes.get(&id) {
+            Some((fingerprint, unit)) if *fingerprint == class.fingerprint => Arc::clone(unit),
+            _ => {
+                let unit = Arc::new(class_rows(&class, &program, &self.pipeline, writer)?);
+                self.classes.insert(id, (class.fingerprint, Arc::clone(&unit)));
+                unit
+            }
+        };
+        built.rows.insert(UnitId::Class(id), unit);
+        built.overlays.note(&class, &program);
+        match built.overlays.below(id) {
+            Some(base) => self.lead_to(built, base, programs, writer),
+            None => Ok(()),
+        }
+    }
+
+    /// A row does not lead to a class any more.
+    fn leave(&mut self, built: &mut Built, id: ClassId) {
+        let Some(uses) = built.uses.get_mut(&id) else {
+            return;
+        };
+        *uses -= 1;
+        if *uses > 0 {
+            return;
+        }
+        built.uses.remove(&id);
+        built.rows.remove(&UnitId::Class(id));
+        self.classes.remove(&id);
+        let below = built.overlays.below(id);
+        built.overlays.forget(id);
+        if let Some(base) = below {
+            self.leave(built, base);
+        }
+    }
+
+    fn steady(&mut self, programs: &RowCache, writer: &Writer) -> Result<[Part; 2], CompileError> {
         if let Some(known) = &self.steady {
             return Ok(known.clone());
         }
@@ -143,7 +258,7 @@ impl Units {
         }
     }
 
-    fn withheld(&mut self, ports: &Ports, writer: &Writer) -> Rows {
+    fn withheld(&mut self, ports: &Ports, writer: &Writer) -> Part {
         let now = [&ports.withheld, &ports.shared];
         if let Some((before, unit)) = &self.withheld
             && before.iter().eq(now)
@@ -158,22 +273,20 @@ impl Units {
         unit
     }
 
-    fn port(&mut self, port: &SwitchPort, overlays: Overlays, writer: &Writer) -> Rows {
-        if let Some((before, stood_on, unit)) = self.ports.get(&port.number)
-            && (before, stood_on) == (port, &overlays)
-        {
-            return Arc::clone(unit);
-        }
-        let unit = Arc::new(port_rows(
-            port,
-            &overlays,
-            self.forwarding,
-            &self.pipeline,
-            writer,
-        ));
-        self.ports
-            .insert(port.number, (port.clone(), overlays, Arc::clone(&unit)));
-        unit
+    /// Sets the rows of a port whose classes are led to.
+    fn port(&mut self, built: &mut Built, port: &SwitchPort, writer: &Writer) {
+        let overlays = built.overlays.of(led_to(port));
+        let unit = match self.ports.get(&port.number) {
+            Some((before, stood_on, unit)) if (before, stood_on) == (port, &overlays) => Arc::clone(unit),
+            _ => {
+                let rows = port_rows(port, &overlays, self.forwarding, &self.pipeline, writer);
+                let unit = Arc::new(rows);
+                let known = (port.clone(), overlays, Arc::clone(&unit));
+                self.ports.insert(port.number, known);
+                unit
+            }
+        };
+        built.rows.insert(UnitId::Port(port.number), unit);
     }
 
     fn flood(&mut self, ports: &Ports, writer: &Writer) -> FloodUnits {

@@ -8,6 +8,7 @@
 
 mod conformance;
 mod expiry;
+mod follow;
 mod former;
 mod memory;
 mod passes;

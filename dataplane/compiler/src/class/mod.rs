@@ -100,6 +100,16 @@ pub struct ScheduledTransition {
 }
 
 impl EndpointIntent {
+    /// Whether another one differs in nothing but its classes, now or when unlocks end.
+    pub fn differs_in_classes_only(&self, other: &Self) -> bool {
+        let moved = EndpointIntent {
+            classes: other.classes,
+            transitions: other.transitions.clone(),
+            ..self.clone()
+        };
+        moved == *other
+    }
+
     /// Whether it may send what this role sends.
     pub fn has_role(&self, role: EndpointRole) -> bool {
         self.roles.contains(&role)

@@ -1,18 +1,18 @@
 //! The desired rows of the bridge: built from the newest intent and the ports that are there, or from the last one that fits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_backend::machine::Desired;
-use portcullis_compiler::{CompileError, Intent, Unsupported};
+use portcullis_compiler::{CompileError, Intent, RowCache, Unsupported};
 use portcullis_ovsdb::{Bridge, Switch};
 use portcullis_policy::text::with_causes;
 
-use super::Driver;
+use super::{Driver, Source};
 use crate::flow::{FlowBody, FlowKey};
-use crate::ports::{Attachments, Ports, resolve};
+use crate::ports::{Attachments, OtherClasses, Ports, resolve};
 use crate::tables::Table;
-use crate::units::UnitId;
+use crate::units::{UnitId, Units};
 
 type Rows = Desired<UnitId, FlowKey, FlowBody>;
 
@@ -31,23 +31,35 @@ impl Driver {
         let Some(bridge) = self.bridge.as_ref().and_then(|name| switch.bridges.get(name)) else {
             return;
         };
+        if let Some(changed) = self.follow(&switch, &bridge.name, &intent) {
+            let built = self.rows(&intent, |units, ports, programs| {
+                units.update(&intent, ports, &changed, programs)
+            });
+            // What does not fit is found out again below, with everything that goes with it.
+            if let Ok(rows) = built {
+                self.wanted((&switch, bridge), &intent, rows);
+                return;
+            }
+        }
         let pipeline = *self.units.pipeline();
         let tables = bridge.flow_tables.iter();
         self.limits = tables
             .filter_map(|(number, table)| Some((pipeline.table(*number)?, table.flow_limit?)))
             .collect();
+        let index = match self.attachments.take() {
+            Some((of, index)) if Arc::ptr_eq(&of, &intent) => index,
+            _ => Attachments::new(&intent, &self.state.name),
+        };
         let before = std::mem::take(&mut self.ports);
-        let index = std::mem::take(&mut self.attachments);
         self.ports = self.resolved((&switch, bridge), &intent, &index, &before);
-        self.attachments = index;
+        self.attachments = Some((Arc::clone(&intent), index));
         self.too_many_receivers();
         self.state.lists_changed();
-        match self.rows(&intent) {
-            Ok(rows) => {
-                self.state.is_behind = false;
-                self.held = Some(Arc::clone(&intent));
-                self.write(&intent, rows);
-            }
+        let built = self.rows(&intent, |units, ports, programs| {
+            units.build(&intent, ports, programs)
+        });
+        match built {
+            Ok(rows) => self.wanted((&switch, bridge), &intent, rows),
             Err(why) => {
                 tracing::error!(
                     target = self.name(),
@@ -62,6 +74,32 @@ impl Driver {
         }
         // The daemon may take its time to answer: rows do not wait for it.
         self.set_floods().await;
+    }
+
+    /// Makes the ports those of an intent, where nothing but classes changed since they were resolved. Returns the numbers of those
+    /// that changed. Afterwards nothing is known to follow from until rows are made of all of it.
+    fn follow(&mut self, switch: &Arc<Switch>, bridge: &str, intent: &Arc<Intent>) -> Option<BTreeSet<u32>> {
+        let source = self.source.take()?;
+        let same = Arc::ptr_eq(&source.switch, switch) && source.bridge == bridge;
+        let changed = OtherClasses::between(&source.intent, intent).filter(|_| same)?;
+        let wall = self.now().wall;
+        let numbers = self.ports.follow(&changed, wall)?;
+        if let Some((of, index)) = &mut self.attachments {
+            index.follow(&changed);
+            *of = Arc::clone(intent);
+        }
+        Some(numbers)
+    }
+
+    fn wanted(&mut self, (switch, bridge): (&Arc<Switch>, &Bridge), intent: &Arc<Intent>, rows: Rows) {
+        self.state.is_behind = false;
+        self.held = Some(Arc::clone(intent));
+        self.source = Some(Source {
+            switch: Arc::clone(switch),
+            bridge: bridge.name.clone(),
+            intent: Arc::clone(intent),
+        });
+        self.write(intent, rows);
     }
 
     fn resolved(
@@ -84,10 +122,14 @@ impl Driver {
     }
 
     /// The rows of an intent at the ports of now, if the tables take them.
-    fn rows(&mut self, intent: &Arc<Intent>) -> Result<Rows, NoRows> {
+    fn rows(
+        &mut self,
+        intent: &Arc<Intent>,
+        build: impl FnOnce(&mut Units, &Ports, &mut RowCache) -> Result<Rows, CompileError>,
+    ) -> Result<Rows, NoRows> {
         let built = {
             let mut programs = self.backend.proofs().of_session();
-            let built = self.units.build(intent, &self.ports, &mut programs);
+            let built = build(&mut self.units, &self.ports, &mut programs);
             let held = self.held.as_deref().unwrap_or(intent);
             programs.keep(&[intent, held]);
             built
@@ -133,7 +175,10 @@ impl Driver {
         let newest = std::mem::replace(&mut self.ports, ports);
         self.ports.resolution.pending = newest.resolution.pending;
         self.ports.resolution.unsupported = newest.resolution.unsupported;
-        match self.rows(&intent) {
+        let built = self.rows(&intent, |units, ports, programs| {
+            units.build(&intent, ports, programs)
+        });
+        match built {
             Ok(rows) => {
                 self.held = Some(Arc::clone(&intent));
                 self.write(&intent, rows);

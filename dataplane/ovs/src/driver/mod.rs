@@ -12,7 +12,7 @@ use portcullis_backend::{
 };
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
-use portcullis_ovsdb::{Session as Database, SessionConfig};
+use portcullis_ovsdb::{Session as Database, SessionConfig, Switch};
 use portcullis_policy::Name;
 use portcullis_policy::text::with_causes;
 
@@ -46,9 +46,12 @@ pub(crate) struct Driver {
     database: Database,
     links: Links,
     units: Units,
-    attachments: Attachments,
+    /// The attachments of an intent.
+    attachments: Option<(Arc<Intent>, Attachments)>,
     bridge: Option<String>,
     ports: Ports,
+    /// What `ports` were resolved from, if rows were made of all of it.
+    source: Option<Source>,
     /// The intent whose rows were made last.
     held: Option<Arc<Intent>>,
     floods: Floods,
@@ -59,6 +62,13 @@ pub(crate) struct Driver {
     caches: Caches,
     mode: fail_mode::Mode,
     footprint: footprint::Recorded,
+}
+
+/// What ports are resolved from.
+struct Source {
+    switch: Arc<Switch>,
+    bridge: String,
+    intent: Arc<Intent>,
 }
 
 /// The two connections and when to try each again.
@@ -103,7 +113,8 @@ impl Driver {
                 absent: None,
             },
             units: Units::new(pipeline),
-            attachments: Attachments::default(),
+            attachments: None,
+            source: None,
             bridge: None,
             ports: Ports::default(),
             held: None,
@@ -433,12 +444,6 @@ impl TargetDriver for Driver {
         }
         if let Some(link) = &self.links.database {
             link.write(self.database.take_output());
-        }
-    }
-
-    fn intent_changed(&mut self) {
-        if let Some(intent) = &self.state.intent {
-            self.attachments = Attachments::new(intent, &self.state.name);
         }
     }
 

@@ -24,7 +24,7 @@ fn leads_to(class: u32) -> Desired<UnitId, RowKey, Does> {
         row(0, Layer::Dispatch, None, class),
         row(class, Layer::Policy, Some(class), 7),
     ];
-    Desired::from([(UnitId::Shared, Arc::new(rows))])
+    Desired::unit(UnitId::Shared, Arc::new(rows))
 }
 
 /// Answers requests until there is none; what was written.
