@@ -35,6 +35,8 @@ impl Proofs {
     /// The rows for the session, with what checks proved until now.
     pub fn of_session(&self) -> MutexGuard<'_, RowCache> {
         let mut rows = lock(&self.session);
+        // What the session proves itself is for nobody else.
+        drop(rows.take_proved());
         rows.adopt(std::mem::take(&mut *lock(&self.proved)));
         rows
     }
@@ -59,5 +61,39 @@ impl Proofs {
     /// The rows that a class takes; see [`Backend::rows`](crate::Backend::rows).
     pub fn rows(&self, class: &Class) -> Option<usize> {
         self.check(|rows| rows.get(class).ok().map(|class| class.rows()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_compiler::Compiler;
+    use portcullis_policy::Document;
+
+    use super::*;
+
+    #[test]
+    fn what_a_check_proved_is_not_proved_again() {
+        let document = Document::from_yaml(
+            "
+version: portcullis/v1
+baseline: [{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}]
+endpoints:
+  web: {rules: [{name: own, action: deny, direction: egress, protocol: tcp, ports: [26]}]}
+",
+        )
+        .unwrap();
+        let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let proofs = Proofs::from_model(StageModel::ovs());
+        let get_all = |rows: &mut RowCache| {
+            intent.enforced().for_each(|class| drop(rows.get(class).unwrap()));
+            rows.take_proved().len()
+        };
+        // As backends check an intent.
+        proofs.check(|rows| {
+            rows.check(&intent).unwrap();
+            rows.keep(&[&intent]);
+        });
+        assert_eq!(get_all(&mut proofs.of_session()), 0);
+        assert!(get_all(&mut Proofs::from_model(StageModel::ovs()).of_session()) > 0);
     }
 }

@@ -276,7 +276,6 @@ impl RowCache {
 
     /// Forgets what no intent of these uses, when there are many such rows: looking for them takes a walk over all classes.
     pub fn keep(&mut self, intents: &[&Intent]) {
-        self.fresh.clear();
         let classes = intents.iter().map(|intent| intent.classes.len()).max();
         let many = classes.map_or(0, |classes| classes + classes / 8 + 64);
         if self.known.len().max(self.gains.len()) <= many {
@@ -290,5 +289,7 @@ impl RowCache {
         self.known
             .retain(|(fingerprint, _), _| used.contains(fingerprint));
         self.gains.retain(|fingerprint, _| used.contains(fingerprint));
+        self.fresh
+            .retain(|Proved((fingerprint, _), _)| used.contains(fingerprint));
     }
 }
