@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use imbl::OrdMap;
-use portcullis_backend::TargetHandle;
+use portcullis_backend::{SessionState, TargetHandle};
 use portcullis_compiler::{Compiler, Intent};
 use portcullis_policy::{Document, Grant, Name};
 use portcullis_unlock::clock::Moment;
@@ -149,7 +149,14 @@ impl Core {
 
     /// Tells the compiler which class ids no target has rows of any more: every one follows a generation without them.
     fn confirm_gone(&mut self, newest: u64) {
-        let followed = self.targets.iter().map(|target| target.status().applied);
+        // A generation is applied before the rows of its last classes are deleted, and in sync after that.
+        let followed = self.targets.iter().map(|target| {
+            let status = target.status();
+            match status.state {
+                SessionState::InSync => status.applied,
+                _ => 0,
+            }
+        });
         let followed = followed.min().unwrap_or(newest);
         if followed <= self.followed {
             return;

@@ -35,13 +35,13 @@ pub enum Layer {
 
 /// The key of a row: what makes two writes be about the same row.
 pub trait Key: Clone + Eq + Ord + std::hash::Hash + fmt::Debug {
-    /// Whether it is a policy or a dispatch row, which sets the order of writing.
+    /// Which layer it is in, which sets the order of writing.
     fn layer(&self) -> Layer;
 
     /// The table it is in, as a number, so that rows are counted per table.
     fn table(&self) -> u8;
 
-    /// The class that a policy row belongs to; `None` when it holds for every class, and for dispatch rows.
+    /// The class that a policy row belongs to; `None` when it holds for every class, and for all other rows.
     fn class(&self) -> Option<u32>;
 
     /// Its priority: of overlapping rows of one table, the one with the larger number decides.

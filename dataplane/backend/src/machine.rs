@@ -104,6 +104,7 @@ pub struct Machine<U: Ord, K, B> {
     wanted: u64,
     applied: u64,
     has_desired: bool,
+    in_force: bool,
     /// The rows were known once since the connection began.
     known: bool,
     /// A read-back is wanted that delays nothing.
@@ -131,6 +132,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Default for Machine<U, K, B> 
             wanted: 0,
             applied: 0,
             has_desired: false,
+            in_force: false,
             known: false,
             resync: false,
             reading: None,
@@ -169,7 +171,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
     /// Whether packets meet the newest desired rows and nothing else: they are all confirmed, and what is still to be deleted are
     /// rows of classes that nothing leads to.
     pub fn is_in_force(&self) -> bool {
-        self.has_desired && self.is_writing() && self.applied == self.wanted
+        self.in_force && self.is_writing()
     }
 
     fn is_writing(&self) -> bool {
@@ -471,6 +473,8 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         if !drift.is_empty() {
             self.applied = 0;
+            // What leads where is not what it was left as.
+            self.abandoned.reconsider();
         }
         self.unknown.clear();
         self.counts.clear();
@@ -508,7 +512,9 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         }
         let collects = |(batch, _): &(Batch<K, B>, _)| batch.step == Step::Collect;
         let only_collects = self.in_flight.as_ref().is_none_or(collects);
-        if self.has_desired && only_collects && self.suspects.iter().all(|key| self.is_harmless(key)) {
+        self.in_force =
+            self.has_desired && only_collects && self.suspects.iter().all(|key| self.is_harmless(key));
+        if self.in_force {
             self.applied = self.wanted;
         }
         self.state = match self.has_desired && self.suspects.is_empty() && self.in_flight.is_none() {

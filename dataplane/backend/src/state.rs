@@ -27,6 +27,8 @@ pub struct Report {
     pub confirmed: u64,
     /// Generation that flows follow which the datapath has cached; `confirmed` on one without such a cache.
     pub applied: u64,
+    /// Whether packets meet the desired rows of now and nothing else, as far as the rows decide.
+    pub in_force: bool,
     /// Whether cached flows follow everything that was written.
     pub is_followed: bool,
     /// Whether the datapath may still lose what it holds, so that nothing counts as closed yet.
@@ -89,6 +91,7 @@ impl Report {
             wanted,
             confirmed: applied,
             applied,
+            in_force: machine.is_in_force(),
             is_followed: true,
             writes: machine.writes(),
             foreign: machine.foreign() as u64,
@@ -242,17 +245,14 @@ impl TargetState {
             SessionState::InSync if is_behind || !report.is_followed => SessionState::Applying,
             state => state,
         };
-        // In sync, or all that is missing is the deletion of rows that no packet meets.
-        let is_writing = matches!(report.state, SessionState::Applying | SessionState::InSync);
-        let is_confirmed = is_writing && report.wanted > 0 && report.confirmed == report.wanted;
-        let is_in_force = is_confirmed && !is_behind && report.is_followed;
-        if is_in_force {
+        if status.state == SessionState::InSync {
             self.timers.confirmed();
         }
-        if is_in_force && !report.may_lose_rows && self.windows.close(now) {
+        let is_followed = report.in_force && report.is_followed && !is_behind;
+        if is_followed && !report.may_lose_rows && self.windows.close(now) {
             self.lists_due = true;
         }
-        if is_confirmed {
+        if report.in_force {
             status.realized = report.realized;
         }
         status.forget_while_away();
@@ -319,6 +319,7 @@ mod tests {
             wanted: generation,
             confirmed: generation,
             applied: generation,
+            in_force: true,
             is_followed: true,
             realized: 3,
             ..Report::default()

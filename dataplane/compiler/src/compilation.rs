@@ -572,7 +572,11 @@ fn cost(table: &TableModel, compiled: &Compiled) -> u64 {
 }
 
 fn cost_of(table: &TableModel, rows: &[PolicyRow]) -> u64 {
-    rows.iter().map(|row| row_cost(table, row)).sum()
+    match table.weight {
+        // Not row by row: this is asked of every class several times per change.
+        Weight::Row => rows.len() as u64,
+        Weight::RangeLines => rows.iter().map(|row| row_cost(table, row)).sum(),
+    }
 }
 
 fn row_cost(table: &TableModel, row: &PolicyRow) -> u64 {

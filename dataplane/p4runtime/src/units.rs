@@ -13,7 +13,7 @@ use portcullis_compiler::{
     Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
     Unsupported,
 };
-use portcullis_policy::{Decider, Direction, Name};
+use portcullis_policy::{Attachment, Decider, Direction, Name};
 
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints, meant};
 use crate::device::{Device, Inexpressible};
@@ -146,20 +146,26 @@ fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool)
     let named = points.points.values().filter(|p| !by_port || !is_tagged(p.at.1));
     let named: HashMap<&Name, &AttachmentPoint> =
         named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
-    let mut endpoints: OrdMap<Name, Arc<EndpointIntent>> = OrdMap::new();
-    for (name, endpoint) in &intent.endpoints {
-        if let Some(point) = named.get(name) {
-            let mut endpoint = EndpointIntent::clone(endpoint);
+    let has_rows = |a: &Attachment| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid()));
+    let here = |(name, endpoint): (&Name, &Arc<EndpointIntent>)| {
+        let point = named.get(name)?;
+        let attachments = || meant(endpoint, target).filter(|a| has_rows(a));
+        let same = endpoint.classes == point.classes
+            && endpoint.transitions == point.transitions
+            && attachments().count() == endpoint.attachments.len();
+        let endpoint = match same {
+            true => Arc::clone(endpoint),
             // Unlocks may have ended since the intent was made.
-            endpoint.classes = point.classes;
-            endpoint.transitions.clone_from(&point.transitions);
-            endpoint.attachments = meant(&endpoint, target)
-                .filter(|a| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid())))
-                .cloned()
-                .collect();
-            endpoints.insert(name.clone(), Arc::new(endpoint));
-        }
-    }
+            false => Arc::new(EndpointIntent {
+                classes: point.classes,
+                transitions: point.transitions.clone(),
+                attachments: attachments().cloned().collect(),
+                ..EndpointIntent::clone(endpoint)
+            }),
+        };
+        Some((name.clone(), endpoint))
+    };
+    let endpoints: OrdMap<Name, Arc<EndpointIntent>> = intent.endpoints.iter().filter_map(here).collect();
     // Rows of the classes that unlocks fall to are there before they end: then there is room for them, and an end is a
     // change of the rows that lead to a class. Where rows name ports, a class that no port has yet has no rows.
     let used: BTreeSet<ClassId> = points

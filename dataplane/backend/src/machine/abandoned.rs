@@ -63,8 +63,8 @@ impl<K: Ord + Clone> Abandoned<K> {
     }
 
     /// Rows that may be deleted with whatever is written next.
-    pub(super) fn ripe(&self) -> impl Iterator<Item = &K> {
-        self.ripe.iter()
+    pub(super) fn ripe(&self) -> &BTreeSet<K> {
+        &self.ripe
     }
 
     /// Whether a row that nothing leads to may be deleted.
@@ -84,6 +84,11 @@ impl<K: Ord + Clone> Abandoned<K> {
     /// The pause under way is over.
     pub(super) fn paused(&mut self) {
         self.ripe.extend(self.pausing.take().unwrap_or_default());
+    }
+
+    /// Something may lead to the rows again: those that still are abandoned are found out anew. A pause under way goes on.
+    pub(super) fn reconsider(&mut self) {
+        self.retain(|_| false);
     }
 
     /// The connection ended: what is abandoned is found out anew.

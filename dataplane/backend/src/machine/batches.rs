@@ -78,19 +78,18 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         late
     }
 
-    /// Adds deletions that need no order to a batch: few enough that it is hardly longer on its way.
+    /// Adds deletions that need no order to a batch: few, so that it is hardly longer on its way, and a share of many, so that they
+    /// do not pile up while changes follow each other.
     fn add_ripe(&self, ops: &mut Vec<Op<K, B>>) {
-        if self.abandoned.ripe().next().is_none() {
+        let ripe = self.abandoned.ripe();
+        if ripe.is_empty() {
             return;
         }
-        let dead = |key: &&K| !self.desired.contains_key(*key) && self.installed.contains_key(*key);
+        let most = order::TOGETHER.max(ripe.len() / 4);
         let there: HashSet<K> = ops.iter().map(|op| op.key().clone()).collect();
-        let dead = self
-            .abandoned
-            .ripe()
-            .filter(dead)
-            .filter(|key| !there.contains(*key));
-        ops.extend(dead.take(order::TOGETHER).map(|key| Op::Delete(key.clone())));
+        let dead = |key: &&K| !self.desired.contains_key(*key) && self.installed.contains_key(*key);
+        let dead = ripe.iter().filter(dead).filter(|key| !there.contains(*key));
+        ops.extend(dead.take(most).map(|key| Op::Delete(key.clone())));
     }
 
     /// Whether packets are to be given a moment now, because they may be on their way to rows that nothing leads to any more.

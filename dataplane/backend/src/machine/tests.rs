@@ -82,6 +82,8 @@ fn rows(world: &Desired<Row, Row, u8>) -> Rows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Intent(usize),
+    /// Other rows for the newest generation: a port came, an unlock ended.
+    Rebuild(usize),
     Send,
     Execute,
     ExecuteInPart,
@@ -120,7 +122,10 @@ struct Scene {
     on_the_way: [BTreeSet<u8>; 2],
     pauses: bool,
     is_pausing: bool,
+    /// The generation has other rows than those that it was applied with.
+    was_rebuilt: bool,
     intents: u8,
+    rebuilds: u8,
     faults: u8,
     resyncs: u8,
 }
@@ -132,6 +137,8 @@ impl Scene {
             on_the_way: Default::default(),
             pauses: false,
             is_pausing: false,
+            was_rebuilt: false,
+            rebuilds: 0,
             switch: Rows::new(),
             worlds: Arc::clone(worlds),
             wanted: 0,
@@ -160,6 +167,9 @@ impl Scene {
         }
         if self.intents > 0 {
             steps.extend((0..self.worlds.len()).map(Event::Intent));
+        }
+        if self.rebuilds > 0 && self.generation > 0 {
+            steps.extend((0..self.worlds.len()).map(Event::Rebuild));
         }
         match (&self.batch, self.machine.state()) {
             (_, SessionState::Disconnected) => steps.push(Event::Connect),
@@ -204,6 +214,14 @@ impl Scene {
                 self.intents = self.intents.saturating_sub(1);
                 self.generation += 1;
                 self.wanted = world;
+                self.was_rebuilt = false;
+                self.machine
+                    .set_desired(self.generation, self.worlds[world].clone());
+            }
+            Event::Rebuild(world) => {
+                self.rebuilds = self.rebuilds.saturating_sub(1);
+                self.wanted = world;
+                self.was_rebuilt = true;
                 self.machine
                     .set_desired(self.generation, self.worlds[world].clone());
             }
@@ -382,10 +400,13 @@ impl Scene {
                 self.generation, self.switch
             ));
         }
-        if self.machine.is_in_force() && applied != self.generation {
-            return Err(format!("in force at {applied} of {}", self.generation));
+        if self.machine.is_in_force() && (applied != self.generation || !self.is_in_force()) {
+            return Err(format!(
+                "in force at {applied} of {}: {:?}",
+                self.generation, self.switch
+            ));
         }
-        if applied > 0 && applied == self.generation && !self.is_in_force() {
+        if applied > 0 && applied == self.generation && !self.was_rebuilt && !self.is_in_force() {
             return Err(format!(
                 "{applied} is claimed in {}: {:?}",
                 self.machine.state(),
@@ -418,7 +439,7 @@ impl Scene {
 
     /// Without further faults and intents the machine gets in sync.
     fn finish(mut self) -> Result<(), String> {
-        (self.intents, self.faults, self.resyncs) = (0, 0, 0);
+        (self.intents, self.rebuilds, self.faults, self.resyncs) = (0, 0, 0, 0);
         if self.generation == 0 {
             return Ok(());
         }
@@ -451,7 +472,13 @@ impl Scene {
             self.wanted,
             sorted(&m.installed),
             m.suspects,
-            (&m.abandoned, &self.on_the_way, self.is_pausing),
+            (
+                &m.abandoned,
+                &self.on_the_way,
+                self.is_pausing,
+                self.rebuilds,
+                self.was_rebuilt
+            ),
             m.unknown.iter().collect::<BTreeSet<_>>(),
             m.has_desired,
             m.known,
@@ -525,6 +552,12 @@ fn every_history_in_which_packets_are_given_a_moment() {
     let worlds: &[&[(u8, u8)]] = &[&[], &[(1, 1)], &[(1, 2)]];
     let worlds = Arc::new(worlds.iter().map(|ports| world_with_groups(ports)).collect());
     let scenes = explore_from(Scene::new(&worlds, 4, 0, 0).pausing());
+    assert!(scenes > 1_000, "{scenes} scenes");
+    let rebuilt = Scene {
+        rebuilds: 2,
+        ..Scene::new(&worlds, 2, 0, 0).pausing()
+    };
+    let scenes = explore_from(rebuilt);
     assert!(scenes > 1_000, "{scenes} scenes");
     let scenes = explore_from(Scene::new(&worlds, 3, 1, 0).pausing());
     assert!(scenes > 5_000, "{scenes} scenes");
@@ -666,6 +699,7 @@ proptest! {
         let ports: Vec<Vec<(u8, u8)>> = ports.into_iter().map(|p| p.into_iter().collect()).collect();
         let worlds = Arc::new(ports.iter().map(|p| world_with_groups(p)).collect());
         let mut scene = Scene::new(&worlds, 40, 20, 20);
+        scene.rebuilds = 20;
         if pauses {
             scene = scene.pausing();
         }

@@ -192,7 +192,8 @@ impl Session {
     }
     /// Once everything is in force, what is left of earlier settings goes.
     pub(super) fn remove_left_over(&mut self) -> Result<(), SessionError> {
-        if !self.machine.is_in_force() || self.former.is_over() || self.former.removing.is_some() {
+        let settled = self.machine.state() == portcullis_backend::SessionState::InSync;
+        if !settled || self.former.is_over() || self.former.removing.is_some() {
             return Ok(());
         }
         for removal in self.former.removals() {
