@@ -21,6 +21,7 @@ pub mod hostile;
 pub mod machine;
 pub mod offline;
 pub mod p4;
+pub mod packet;
 pub mod report;
 pub mod restart;
 pub mod switch;

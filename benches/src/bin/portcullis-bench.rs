@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use portcullis_benches::report::Report;
-use portcullis_benches::{BenchError, bulk, change, datapath, fastpath, hostile, p4, restart, unlocks};
+use portcullis_benches::{
+    BenchError, bulk, change, datapath, fastpath, hostile, p4, packet, restart, unlocks,
+};
 use portcullis_policy::text::with_causes;
 
 /// Measures Portcullis on a private Open vSwitch with DPDK that it starts and removes, for which it needs root; and on
@@ -43,6 +45,8 @@ enum What {
     /// Requests for unlocks, each durable before it is answered, and what many of them cost. Needs neither root nor Open
     /// vSwitch.
     Unlocks(Unlocks),
+    /// From a request for an unlock to the first packet that passes, and from its release to the last one.
+    Packet(Packet),
     /// One tenant at its limits on every call, beside others whose requests and leases are measured. Needs neither root nor Open
     /// vSwitch.
     Hostile(Hostile),
@@ -157,6 +161,30 @@ struct Unlocks {
 }
 
 #[derive(Debug, Args)]
+struct Packet {
+    /// Unlocks on each target.
+    #[arg(long, default_value_t = 2_000)]
+    unlocks: u32,
+    /// Endpoints that are attached, on each target.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=4_000))]
+    endpoints: u32,
+    /// Microseconds between two packets: what the figures resolve.
+    #[arg(long, default_value_t = 200)]
+    pace: u64,
+    /// What is measured: `ovs`, `embedded`, `bmv2`; by default all of them, BMv2 where it is on the PATH.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    on: Vec<On>,
+}
+
+/// A kind of switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum On {
+    Ovs,
+    Embedded,
+    Bmv2,
+}
+
+#[derive(Debug, Args)]
 struct Hostile {
     /// Other tenants that use the agent meanwhile.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=40))]
@@ -233,6 +261,26 @@ impl From<Hostile> for hostile::Options {
             tenants,
             seconds,
             calls,
+        }
+    }
+}
+
+impl From<&Packet> for packet::Options {
+    fn from(arguments: &Packet) -> Self {
+        packet::Options {
+            unlocks: arguments.unlocks,
+            endpoints: arguments.endpoints,
+            pace: Duration::from_micros(arguments.pace),
+        }
+    }
+}
+
+impl From<On> for packet::Kind {
+    fn from(on: On) -> Self {
+        match on {
+            On::Ovs => packet::Kind::Ovs,
+            On::Embedded => packet::Kind::Embedded,
+            On::Bmv2 => packet::Kind::Bmv2,
         }
     }
 }
@@ -387,6 +435,7 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
             What::Fastpath(fastpath) => fastpath::run(fastpath.into(), |section| report.add(section))?,
             What::Unlocks(unlocks) => report.add(unlocks::run(&unlocks.into(), &agent).await?),
             What::Hostile(hostile) => report.add(hostile::run(&hostile.into(), &agent).await?),
+            What::Packet(packet) => packets(&packet, &agent, &mut report).await?,
             What::All(all) => {
                 let (bulk, change, restart, p4) = all.parts();
                 report.add(bulk::run(bulk.into()).await?);
@@ -405,6 +454,13 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
                 };
                 report.add(datapath::run(&datapath.into(), &agent).await?);
                 report.add(unlocks::run(&unlocks, &agent).await?);
+                let packet = Packet {
+                    unlocks: 2_000 / by,
+                    endpoints: 1_000 / by,
+                    pace: 200,
+                    on: Vec::new(),
+                };
+                packets(&packet, &agent, &mut report).await?;
                 let hostile = hostile::Options {
                     tenants: 20,
                     seconds: u64::from(30 / by),
@@ -429,6 +485,21 @@ fn measure(arguments: CommandLine) -> Result<(), BenchError> {
 async fn changes(arguments: Change, agent: &Path, report: &mut Report) -> Result<(), BenchError> {
     for section in change::run(arguments.into(), agent).await? {
         report.add(section);
+    }
+    Ok(())
+}
+
+async fn packets(arguments: &Packet, agent: &Path, report: &mut Report) -> Result<(), BenchError> {
+    let mut on = arguments.on.clone();
+    if on.is_empty() {
+        on = vec![On::Ovs, On::Embedded];
+        match packet::bmv2_is_there() {
+            true => on.push(On::Bmv2),
+            false => println!("\nBMv2 is left out: simple_switch_grpc is not on the PATH"),
+        }
+    }
+    for kind in on {
+        report.add(packet::run(kind.into(), arguments.into(), agent).await?);
     }
     Ok(())
 }
