@@ -25,7 +25,7 @@ const OPEN: Duration = Duration::from_millis(10);
 /// A stream without packets for so long is blocked.
 const SILENCE: Duration = Duration::from_millis(40);
 
-/// What is measured.
+/// How many unlocks are measured among how many endpoints, and how finely.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Unlocks on each target, each requested and released.

@@ -27,14 +27,14 @@ const INTERNET: &str = "internet";
 const PORTS: [(u32, &str); 2] = [(1, CUSTOMER), (2, INTERNET)];
 const OTHERS: u32 = 10;
 
-/// What is measured.
+/// The switch that packets go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Open vSwitch with DPDK, the endpoints at ports of it.
+    /// Open vSwitch with DPDK, every endpoint at a port of it.
     Ovs,
-    /// The embedded switch.
+    /// The embedded switch; all endpoints but one have rows and no port.
     Embedded,
-    /// `simple_switch_grpc`.
+    /// BMv2 (`simple_switch_grpc`), with endpoints as on the embedded switch.
     Bmv2,
 }
 

@@ -510,10 +510,8 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
             let (desired, installed) = (&self.desired, &self.installed);
             self.suspects.retain(|key| desired.get(key) != installed.get(key));
         }
-        let collects = |(batch, _): &(Batch<K, B>, _)| batch.step == Step::Collect;
-        let only_collects = self.in_flight.as_ref().is_none_or(collects);
-        self.in_force =
-            self.has_desired && only_collects && self.suspects.iter().all(|key| self.is_harmless(key));
+        let idle = self.in_flight.is_none();
+        self.in_force = self.has_desired && idle && self.suspects.iter().all(|key| self.is_harmless(key));
         if self.in_force {
             self.applied = self.wanted;
         }

@@ -33,7 +33,7 @@ impl Overlays {
         self.0.insert(class, ClassId::OPEN);
     }
 
-    /// Forgets a class.
+    /// Takes a class for one that is no overlay, as before it was noted.
     pub fn forget(&mut self, class: ClassId) {
         self.0.remove(&class);
     }
