@@ -121,7 +121,9 @@ impl Scene {
                 None => json!({"port": SOURCES + source, "target": TARGET}),
             }
         };
-        self.document(at, |sink| json!({"port": SINKS + sink, "target": TARGET}))
+        // A sink is sent frames of every VLAN.
+        let sink_at = |sink| json!({"port": SINKS + sink, "vlan": "any", "target": TARGET});
+        self.document(at, sink_at)
     }
 
     /// The same with endpoints on interfaces of Open vSwitch: the first at the source, the others at dummy ports.
