@@ -45,7 +45,8 @@ pub type Unit<K, B> = Arc<Vec<(K, B)>>;
 /// A unit's old and new rows.
 type Before<K, B> = (Option<Unit<K, B>>, Option<Unit<K, B>>);
 
-/// Everything a target shall hold, by unit. A map made from another by a few changes is compared with it by these alone.
+/// Everything a target shall hold, by unit. A persistent map: comparing it with one that it was made from costs as much as they
+/// differ.
 pub type Desired<U, K, B> = OrdMap<U, Unit<K, B>>;
 
 /// Writes that are sent together and confirmed together.

@@ -23,7 +23,7 @@ const ENDPOINTS: usize = 4;
 #[derive(Debug, Clone)]
 enum Edit {
     OwnRule(usize, Option<u16>),
-    /// Unlocks of these ports, each for so many seconds.
+    /// Unlocks: the port of each, and its duration in seconds.
     Unlocks(usize, Vec<(u16, u64)>),
     Mac(usize, u8),
     IsThere(usize, bool),
