@@ -6,6 +6,7 @@ use portcullis_testbed::etherparse::PacketBuilder;
 use portcullis_testbed::probe::{TcpOutcome, UdpOutcome, tcp_echo};
 use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions, need_root};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -333,5 +334,79 @@ fn a_dropped_sandbox_leaves_nothing_behind_and_a_living_one_names_its_owner() {
     second.restart_vswitchd().unwrap();
     drop(second);
     assert!(traces(&gone[1].0, &gone[1].1).is_empty());
+    assert_eq!(hugepages_without_sandboxes(), pages);
+}
+
+#[test]
+fn what_a_killed_removal_left_the_death_of_the_owner_removes() {
+    if !need_root("what_a_killed_removal_left_the_death_of_the_owner_removes") {
+        return;
+    }
+    let pages = hugepages_without_sandboxes();
+    let owner = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
+    let mut owner = Owner(owner.unwrap());
+    let scratch = tempfile::tempdir_in("/tmp").unwrap();
+    let dir = scratch.path().join("s");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox");
+    let mut up = Command::new(script);
+    up.arg("up")
+        .arg(&dir)
+        .arg("--owner")
+        .arg(owner.0.id().to_string());
+    assert!(up.status().unwrap().success());
+    let id = conf(&dir, "id");
+    let switch = fs::read_to_string(dir.join("ovs-vswitchd.pid")).unwrap();
+    let switch = PathBuf::from("/proc").join(switch.trim());
+
+    let mut down = Owner(Command::new(script).arg("down").arg(&dir).spawn().unwrap());
+    let end = Instant::now() + SOON;
+    while switch.join("exe").exists() {
+        assert!(Instant::now() < end, "`down` does not end the switch");
+        thread::sleep(Duration::from_millis(1));
+    }
+    down.kill();
+    assert!(!traces(&id, &dir).is_empty(), "`down` was killed too late");
+    owner.kill();
+    eventually_gone(&id, &dir);
+    assert_eq!(hugepages_without_sandboxes(), pages);
+}
+
+/// Maps 128 hugepages, says so, and keeps them until its input ends.
+const HOLDER: &str = "
+import mmap, sys
+huge = 0x40000  # MAP_HUGETLB
+held = mmap.mmap(-1, 128 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | huge)
+for page in range(128):
+    held[page << 21] = 1
+print('held', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn hugepages_that_a_switch_is_slow_to_give_back_are_not_waited_for() {
+    if !need_root("hugepages_that_a_switch_is_slow_to_give_back_are_not_waited_for") {
+        return;
+    }
+    let pages = hugepages_without_sandboxes();
+    let pool = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages";
+    let before: u64 = fs::read_to_string(pool).unwrap().trim().parse().unwrap();
+    fs::write(pool, (before + 128).to_string()).unwrap();
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", HOLDER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut holder = Owner(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(holder.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    // Taken out of the pool while they are in use, as by the removal of a sandbox whose switch is slow to die.
+    fs::write(pool, before.to_string()).unwrap();
+    assert_eq!(line, "held\n");
+
+    let sandbox = Sandbox::start(passing());
+    drop(sandbox.unwrap());
+    holder.kill();
     assert_eq!(hugepages_without_sandboxes(), pages);
 }
