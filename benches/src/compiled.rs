@@ -1,10 +1,10 @@
 //! What the compiler's benches run.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run shall end")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use portcullis_compiler::compilation::Compilation;
+use portcullis_compiler::compilation::{Compilation, UNMANAGED_PORTS};
 use portcullis_compiler::{Attribution, Class, ClassId, Compiler, Intent, RowCache, RowKey, StageModel};
 use portcullis_policy::Document;
 
@@ -15,7 +15,9 @@ fn model(name: &str) -> StageModel {
 /// Compiles, proves and fits an intent from nothing; the rows of all stages together.
 pub fn compiled(intent: &Intent, name: &str) -> u64 {
     let mut programs = RowCache::new(model(name));
-    let compilation = Compilation::new(intent, &mut programs, Attribution::Rule, |_| false).unwrap();
+    let unmanaged = BTreeSet::from([UNMANAGED_PORTS.to_owned()]);
+    let compilation =
+        Compilation::new(intent, &mut programs, Attribution::Rule, &unmanaged, |_| false).unwrap();
     assert!(
         compilation.unsupported.is_empty(),
         "{:?}",

@@ -7,15 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, Direction, Entry, Policy, Tier, Verdict};
+use portcullis_policy::{Decider, Direction, Entry, Policy, Tier};
 
 pub use crate::capacity::{Refusal, Saving, Step, TableUse};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
-use crate::class_rows::{ClassRows, Codes, PolicyRow, PortMatch, RowKey, Unsupported};
-use crate::lower::{Attribution, Cache, Encoder, fixed_rows, port_lift};
+use crate::class_rows::{ClassRows, Codes, PolicyRow, PortMatch, Unsupported};
+use crate::lower::{Attribution, Cache, Encoder, fixed_rows};
 use crate::model::{Field, Role, StageModel, TableModel, Weight};
 use crate::row::{Owner, Row, code_rows, policy_row, range_lines, remote_row, word_row};
 use crate::row_cache::{CompileError, RowCache};
+
+/// How rows name the server ports without an endpoint when they are compiled for no switch, which would have their numbers.
+pub const UNMANAGED_PORTS: &str = "each port without an endpoint";
 
 /// Rules that a refusal tries to do without.
 const TRIED: usize = 5;
@@ -27,24 +30,9 @@ pub struct Compiled {
     pub class: Arc<Class>,
     /// The rows that enforce its policy, as proved.
     pub program: Arc<ClassRows>,
-    /// Where a table has no class: the attachments that get these rows, and whether all other ports do.
-    pub ports: Ports,
-}
-
-/// The ports a class stands for in a table without class metadata.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ports {
-    /// Names of attachments that get these rows.
-    pub attachments: BTreeSet<String>,
-    /// Every port that no other row names.
-    pub others: bool,
-}
-
-impl Ports {
-    /// How often the class's rows stand in the table.
-    fn copies(&self) -> u64 {
-        self.attachments.len() as u64 + u64::from(self.others)
-    }
+    /// Where a table has no class: names of the ports that get these rows. Every row names a port there, so that no row
+    /// meets what enters by an uplink.
+    pub ports: BTreeSet<String>,
 }
 
 /// All classes of an intent on one stage model.
@@ -54,8 +42,6 @@ pub struct Compilation {
     pub model: StageModel,
     /// The classes with rows on this target.
     pub classes: BTreeMap<ClassId, Compiled>,
-    /// By direction: attachments to which nothing is denied here, where a table without classes has to let them pass.
-    pub open: BTreeMap<Direction, BTreeSet<String>>,
     /// The code stages they share.
     pub codes: Option<Arc<Codes>>,
     /// The rows that hold for every class.
@@ -82,11 +68,13 @@ pub struct Placed {
 }
 
 impl Compilation {
-    /// Compiles, proves and fits an intent. `elsewhere` tells whether an endpoint is also attached to a software target.
+    /// Compiles, proves and fits an intent. `unmanaged` are names of server ports without an endpoint, where tables have
+    /// no class. `elsewhere` tells whether an endpoint is also attached to a software target.
     pub fn new(
         intent: &Intent,
         programs: &mut RowCache,
         attribution: Attribution,
+        unmanaged: &BTreeSet<String>,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
         let model = programs.model().clone();
@@ -96,7 +84,6 @@ impl Compilation {
             fixed: fixed_rows(&model),
             model,
             classes: BTreeMap::new(),
-            open: BTreeMap::new(),
             codes: None,
             unsupported: Vec::new(),
             steps: Vec::new(),
@@ -111,7 +98,7 @@ impl Compilation {
                 Ok(program) => Compiled {
                     class: Arc::clone(class),
                     program,
-                    ports: Ports::default(),
+                    ports: BTreeSet::new(),
                 },
                 Err(CompileError::Unsupported(unsupported)) => {
                     compilation.unsupported.push((id, unsupported));
@@ -125,31 +112,24 @@ impl Compilation {
             compilation.classes.insert(id, compiled);
         }
         compilation.codes = programs.codes().cloned();
-        compilation.place(intent);
+        compilation.place(intent, unmanaged);
         compilation.fit(intent, programs, attribution, elsewhere)?;
         Ok(compilation)
     }
 
     /// Which ports each class stands for, where tables have no class.
-    fn place(&mut self, intent: &Intent) {
+    fn place(&mut self, intent: &Intent, unmanaged: &BTreeSet<String>) {
         for direction in Direction::BOTH {
             if !self.by_port(direction) {
                 continue;
             }
-            let others = intent.unmanaged[direction];
-            if let Some(compiled) = self.classes.get_mut(&others) {
-                compiled.ports.others = true;
+            if let Some(compiled) = self.classes.get_mut(&intent.unmanaged[direction]) {
+                compiled.ports.extend(unmanaged.iter().cloned());
             }
             for endpoint in intent.endpoints.values() {
-                let class = endpoint.classes[direction];
-                if class == others {
-                    continue;
-                }
-                let names = endpoint.attachments.iter().map(ToString::to_string);
-                match self.classes.get_mut(&class) {
-                    Some(compiled) => compiled.ports.attachments.extend(names),
-                    None if class == ClassId::OPEN => self.open.entry(direction).or_default().extend(names),
-                    None => {}
+                if let Some(compiled) = self.classes.get_mut(&endpoint.classes[direction]) {
+                    let names = endpoint.attachments.iter().map(ToString::to_string);
+                    compiled.ports.extend(names);
                 }
             }
         }
@@ -261,11 +241,7 @@ impl Compilation {
             if cost == 0 || self.table_use(table).excess() == 0 {
                 break;
             }
-            if let Some(gone) = self.classes.remove(&class) {
-                // Where it is enforced now is not here: rows of all other ports shall not meet its ports.
-                let open = self.open.entry(gone.class.policy.direction).or_default();
-                open.extend(gone.ports.attachments);
-            }
+            self.classes.remove(&class);
             self.steps.push(Step::Moved {
                 class,
                 table: table.name.clone(),
@@ -361,8 +337,7 @@ impl Compilation {
                     .map(|c| c.program.policy.len() as u64 * copies(table, c))
                     .sum();
                 let costs: u64 = classes().map(|c| cost(table, c)).sum();
-                let open = self.open_rows(table).len() as u64;
-                (rows + fixed * times + open, costs + fixed_cost * times + open)
+                (rows + fixed * times, costs + fixed_cost * times)
             }
             Role::Remote => both(classes().map(|c| c.program.remote.len() as u64).sum()),
             Role::Words => both(classes().map(|c| c.program.words.len() as u64).sum()),
@@ -400,10 +375,10 @@ impl Compilation {
                 .values()
                 .filter(|c| table.serves(c.class.policy.direction))
         };
-        if table.key(Field::Class).is_some() || here().any(|c| c.ports.others) {
+        if table.key(Field::Class).is_some() {
             return u64::from(here().next().is_some());
         }
-        here().map(|c| c.ports.copies()).sum()
+        here().map(|c| c.ports.len() as u64).sum()
     }
 
     fn code_rows(&self, table: &TableModel) -> Vec<Row> {
@@ -412,31 +387,6 @@ impl Compilation {
             _ => &codes.dst,
         });
         stage.map(|stage| code_rows(table, stage)).unwrap_or_default()
-    }
-
-    /// Rows that let ports pass to which nothing is denied, where rows of all other ports would deny them something.
-    fn open_rows(&self, table: &TableModel) -> Vec<Row> {
-        let shadowed = self
-            .classes
-            .values()
-            .any(|c| c.ports.others && table.serves(c.class.policy.direction));
-        if table.key(Field::Class).is_some() || !shadowed {
-            return Vec::new();
-        }
-        let everything = PolicyRow {
-            priority: self.model.priority_max,
-            key: RowKey::ANY,
-            action: Verdict::Allow,
-            words: None,
-            by: Decider::Default,
-        };
-        let ports = self
-            .open
-            .iter()
-            .filter(|(direction, _)| table.serves(**direction));
-        let ports: BTreeSet<&String> = ports.flat_map(|(_, ports)| ports).collect();
-        let row = |port| policy_row(table, Owner::Every, Some(port), 0, &everything);
-        ports.into_iter().map(|port| row(port)).collect()
     }
 
     /// Every row, by table in pipeline order; rows of every class first, then by class and falling priority.
@@ -491,44 +441,33 @@ impl Compilation {
             .collect();
         let classes = table.key(Field::Class).is_some();
         let Some((_, any)) = here.first() else { return };
-        let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>, lift| {
+        let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>| {
             let owner = class.filter(|_| classes);
             let owner = owner.map_or(Owner::Every, |class| Owner::new(class, &c.program));
             placed.push(Placed {
-                row: policy_row(table, owner, port, lift, row),
+                row: policy_row(table, owner, port, row),
                 class,
                 rule: Some(c.class.policy.origin(row.by)),
                 by: Some(row.by),
             });
         };
-        let shared = classes || here.iter().any(|(_, c)| c.ports.others);
-        if shared {
+        if classes {
             // Any class can name their rules.
-            self.fixed.iter().for_each(|row| put(row, None, any, None, 0));
+            self.fixed.iter().for_each(|row| put(row, None, any, None));
         }
         for (id, c) in &here {
-            if classes || c.ports.others {
+            if classes {
                 c.program
                     .policy
                     .iter()
-                    .for_each(|row| put(row, Some(**id), c, None, 0));
-            }
-            for port in c.ports.attachments.iter().filter(|_| !classes) {
-                if !shared {
-                    self.fixed
-                        .iter()
-                        .for_each(|row| put(row, Some(**id), c, Some(port), 0));
+                    .for_each(|row| put(row, Some(**id), c, None));
+            } else {
+                for port in &c.ports {
+                    let rows = self.fixed.iter().chain(&c.program.policy);
+                    rows.for_each(|row| put(row, Some(**id), c, Some(port)));
                 }
-                let rows = c.program.policy.iter();
-                rows.for_each(|row| put(row, Some(**id), c, Some(port), port_lift(&self.model)));
             }
         }
-        placed.extend(self.open_rows(table).into_iter().map(|row| Placed {
-            row,
-            class: None,
-            rule: None,
-            by: None,
-        }));
     }
 }
 
@@ -554,7 +493,7 @@ fn copies(table: &TableModel, compiled: &Compiled) -> u64 {
     if table.key(Field::Class).is_some() {
         1
     } else {
-        compiled.ports.copies()
+        compiled.ports.len() as u64
     }
 }
 

@@ -204,7 +204,7 @@ impl<'a> Draft<'a> {
 }
 
 /// A row of a policy stage; of one port where the table has no class.
-pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, lift: u32, row: &PolicyRow) -> Row {
+pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, row: &PolicyRow) -> Row {
     let key = &row.key;
     let mut draft = Draft::owned(table, owner, port);
     match key.frame {
@@ -251,7 +251,7 @@ pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, lift: u3
             otherwise: row.action,
         },
     };
-    draft.row(row.priority + lift, action)
+    draft.row(row.priority, action)
 }
 
 /// A row of a `remote` stage.

@@ -8,7 +8,7 @@ use portcullis_compiler::model::{MatchKind, Role, Weight};
 use portcullis_compiler::{Attribution, EndpointIntent, RowCache, StageModel};
 use portcullis_policy::{Direction, Verdict};
 use serde_json::{Value, json};
-use witness::pipeline::{Pipeline, ports};
+use witness::pipeline::{Pipeline, ports, unmanaged};
 use witness::target::{
     NOWHERE, check_tables, check_verdicts, compile, document, policy_size, random_document,
 };
@@ -156,7 +156,7 @@ fn second_step_leaves_classes_to_another_target() {
     for name in ["ovs", "p4-range", "p4-ternary", "acl-ternary", "exact-bitmap"] {
         let merged = {
             let mut programs = RowCache::new(policy_size(name, 100_000));
-            Compilation::new(&intent, &mut programs, Attribution::Class, NOWHERE).unwrap()
+            Compilation::new(&intent, &mut programs, Attribution::Class, &unmanaged(), NOWHERE).unwrap()
         };
         let size = policy_cost(&merged) - 1;
         let class = |who: &str| {
@@ -438,7 +438,7 @@ fn a_refusal_leaves_nothing_half_done() {
     let intent = intent(&document(&two_endpoints()));
     let model = policy_size("p4-ternary", 5);
     let mut programs = RowCache::new(model.clone());
-    let first = Compilation::new(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
+    let first = Compilation::new(&intent, &mut programs, Attribution::Rule, &unmanaged(), NOWHERE).unwrap();
     assert!(!first.refusals.is_empty());
     // What is remembered is what it was before: each class by rule, the same answer again.
     for class in intent.classes.values() {
@@ -446,7 +446,7 @@ fn a_refusal_leaves_nothing_half_done() {
         assert!(!program.merged);
         assert_eq!(program, RowCache::new(model.clone()).get(class).unwrap());
     }
-    let second = Compilation::new(&intent, &mut programs, Attribution::Rule, NOWHERE).unwrap();
+    let second = Compilation::new(&intent, &mut programs, Attribution::Rule, &unmanaged(), NOWHERE).unwrap();
     assert_eq!((&first.steps, &first.refusals), (&second.steps, &second.refusals));
     assert_eq!(first.rows(), second.rows());
 }

@@ -16,7 +16,7 @@ use portcullis_compiler::model::Field;
 use portcullis_compiler::row::FieldMatch;
 use portcullis_compiler::{Attribution, Intent, RowCache, StageModel};
 use portcullis_policy::{Decider, Document, Protocol};
-use witness::pipeline::Pipeline;
+use witness::pipeline::{Pipeline, unmanaged};
 use witness::{Random, intent};
 
 fn directory() -> PathBuf {
@@ -39,7 +39,7 @@ fn document(name: &str) -> Document {
 
 fn compile(intent: &Intent, model: &str) -> Compilation {
     let mut programs = RowCache::new(StageModel::named(model).unwrap());
-    Compilation::new(intent, &mut programs, Attribution::Rule, |_| false)
+    Compilation::new(intent, &mut programs, Attribution::Rule, &unmanaged(), |_| false)
         .unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 

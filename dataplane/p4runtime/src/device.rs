@@ -12,7 +12,7 @@ use portcullis_proto::p4::config::v1::match_field::MatchType;
 use portcullis_proto::p4::config::v1::{MatchField, P4Info, Preamble, Table, match_field};
 
 use crate::entry::{Does, GROUPS, Keyed, Match, Place, Row, RowKey};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, ParserFacts};
 use crate::model::{Bound, MappingError, bound};
 use crate::own::contract::contract;
 use crate::value::ones;
@@ -140,6 +140,49 @@ pub struct Device {
     pub tables: Vec<DeviceTable>,
     /// Name and version of its program.
     pub program: (String, String),
+    /// What rows take its parser to show, although nothing says that it does.
+    pub assumed: Vec<Assumption>,
+}
+
+/// What rows take a parser to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assumption {
+    /// The protocol behind IPv6 extension headers.
+    Ipv6ExtensionHeaders,
+    /// Ports of SCTP packets.
+    SctpPorts,
+}
+
+impl Assumption {
+    /// Those of a program: none where its parser marks what it cannot read, or a mapping states the fact.
+    fn of_program(model: &StageModel, mapping: Option<&Mapping>) -> Vec<Self> {
+        let facts = mapping.and_then(|mapping| mapping.parser.as_ref());
+        let stated = |fact: fn(&ParserFacts) -> bool| facts.is_some_and(fact);
+        let all = [
+            (Self::Ipv6ExtensionHeaders, stated(|f| f.ipv6_extension_headers)),
+            (Self::SctpPorts, stated(|f| f.sctp_ports)),
+        ];
+        let missing = all.into_iter().filter(|(_, stated)| !model.unreadable && !stated);
+        missing.map(|(assumption, _)| assumption).collect()
+    }
+
+    /// The packets that the target may treat unlike the policy, and why.
+    pub fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ipv6ExtensionHeaders => (
+                "IPv6 packets with extension headers",
+                "nothing says that the parser of this P4 program shows the protocol behind IPv6 extension headers: where it shows \
+                 the first header's, what is denied passes behind one; have the switch drop such packets, or state \
+                 ipv6_extension_headers = true in [parser] of the mapping if it does show it",
+            ),
+            Self::SctpPorts => (
+                "SCTP packets",
+                "nothing says that the parser of this P4 program shows the ports of SCTP: where it shows zeros, all SCTP of these \
+                 ports is dropped; enforce SCTP on another target, or state sctp_ports = true in [parser] of the mapping if it \
+                 does show them",
+            ),
+        }
+    }
 }
 
 impl Device {
@@ -230,6 +273,7 @@ impl Device {
             )));
         }
         Ok(Device {
+            assumed: Assumption::of_program(&model, mapping),
             model,
             tables,
             program,
@@ -458,6 +502,9 @@ fn as_match(
             };
         }
         FieldMatch::Masked { value, mask } => (*value, *mask),
+        FieldMatch::Attachment(name) if key.width == 0 => {
+            return whole(key.kind, string_of(port(name)?)).map(Some);
+        }
         FieldMatch::Attachment(name) => (u128::from(port(name)?), all),
     };
     if value > all || mask > all {
@@ -475,6 +522,15 @@ fn as_match(
         kind if mask == all => whole(kind, value).map(Some),
         _ => None,
     }
+}
+
+/// The number of a port where the device translates ports to strings (`sdn_string` of `@p4runtime_translation`): its
+/// decimal digits in ASCII, as PINS names them. At most ten, so that they are a number of 80 bits here.
+fn string_of(port: u32) -> u128 {
+    let digits = port.to_string();
+    digits
+        .bytes()
+        .fold(0, |value, digit| (value << 8) | u128::from(digit))
 }
 
 fn whole(kind: MatchKind, value: u128) -> Option<Match> {

@@ -22,6 +22,7 @@ pub mod ends;
 pub mod entry;
 pub mod failure;
 pub mod find;
+mod limits;
 pub mod mapping;
 pub mod model;
 mod numbered;

@@ -10,6 +10,8 @@
 //! short_header = false
 //! begun_header = false
 //! later_ipv6_protocol = false
+//! ipv6_extension_headers = false
+//! sctp_ports = false
 //! unreadable = false
 //! opaque_ethertypes = [0x8100, 0x88a8]
 //!
@@ -73,6 +75,12 @@ pub struct ParserFacts {
     pub begun_header: bool,
     /// The protocol of later IPv6 fragments.
     pub later_ipv6_protocol: bool,
+    /// The protocol behind IPv6 extension headers (RFC 8200, section 4), not that of the first one. Absent means no.
+    #[serde(default)]
+    pub ipv6_extension_headers: bool,
+    /// Ports of SCTP packets, not only of TCP and UDP. Absent means no.
+    #[serde(default)]
+    pub sctp_ports: bool,
     /// There is a mark on what cannot be judged: a match field `unreadable`.
     pub unreadable: bool,
     /// EtherTypes that carry IP where the parser does not see it.

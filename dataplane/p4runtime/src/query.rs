@@ -66,14 +66,12 @@ pub(crate) fn deciding(
             (false, false) => Some(Owner::Class(base)),
         };
         let with_class = table.key(Field::Class).is_some();
-        let (own, port_name, lift) = if with_class {
-            (own.unwrap_or(Owner::Every), None, 0)
+        let (own, port_name) = if with_class {
+            (own.unwrap_or(Owner::Every), None)
         } else {
-            let name = plug_name(point.at);
-            let lift = own.map_or(0, |_| portcullis_compiler::lower::port_lift(programs.model()));
-            (Owner::Every, Some(name), lift)
+            (Owner::Every, Some(plug_name(point.at)))
         };
-        let decides = row::policy_row(table, own, port_name.as_deref(), lift, decides);
+        let decides = row::policy_row(table, own, port_name.as_deref(), decides);
         rows.extend(device.lower(&decides, &port));
     }
     Ok(rows)

@@ -18,6 +18,7 @@ use portcullis_policy::{Attachment, Decider, Direction, Name};
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints, meant};
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
+use crate::limits;
 use crate::own;
 
 /// A part of the rows that is compiled and replaced as a whole.
@@ -211,7 +212,8 @@ pub fn compile(
         let all = intent.endpoints.get(&endpoint.name);
         all.is_some_and(|e| e.attachments.iter().any(|a| a.target.as_deref() != Some(target)))
     };
-    let compilation = Compilation::new(&here, programs, Attribution::Rule, elsewhere)?;
+    let unmanaged = unmanaged_ports(points).into_keys().collect();
+    let compilation = Compilation::new(&here, programs, Attribution::Rule, &unmanaged, elsewhere)?;
     match compilation.refusals.first() {
         Some(refusal) => Err(BuildError::Full {
             refusal: Box::new(refusal.clone()),
@@ -245,7 +247,8 @@ impl Units {
         programs: &mut RowCache,
     ) -> Result<Built, BuildError> {
         let compilation = compile(intent, points, target, programs)?;
-        let ports: BTreeMap<String, u32> = named_ports(intent, target);
+        let mut ports = named_ports(intent, target);
+        ports.extend(unmanaged_ports(points));
         let port = |name: &str| ports.get(name).copied();
         let mut built = Built {
             desired: Desired::new(),
@@ -283,14 +286,17 @@ impl Units {
                 .desired
                 .insert(UnitId::Groups, Arc::new(own::groups(device, points)?));
             if !self.keeps_ends {
-                built.unsupported.extend(not_ended(points, target));
+                built.unsupported.extend(limits::not_ended(points, target));
             }
         } else {
-            built.unsupported.extend(not_ended(points, target));
-            built.unsupported.extend(not_guarded(points, target));
-            built.unsupported.extend(not_held_back(points, target));
+            built.unsupported.extend(limits::not_ended(points, target));
+            built.unsupported.extend(limits::not_guarded(points, target));
+            built.unsupported.extend(limits::not_held_back(points, target));
+            built
+                .unsupported
+                .extend(limits::assumed(device, &compilation, target));
             if !by_class(&device.model) {
-                built.unsupported.extend(not_by_vlan(points, target));
+                built.unsupported.extend(limits::not_by_vlan(points, target));
             }
         }
         Ok(built)
@@ -448,30 +454,18 @@ fn named_ports(intent: &Intent, target: &str) -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Whether a VLAN is one that frames name in a tag.
-fn is_tagged(vlan: Option<u16>) -> bool {
-    vlan.is_some_and(|vid| vid != 0)
+/// The numbers of server ports without an endpoint, as rows without classes name them.
+fn unmanaged_ports(points: &AttachmentPoints) -> BTreeMap<String, u32> {
+    let points = points.points.values();
+    points
+        .filter(|point| point.endpoint.is_none() && !point.uplink)
+        .map(|point| (format!("port {} without an endpoint", point.at.0), point.at.0))
+        .collect()
 }
 
-/// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
-fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let on_vlans = points.points.values().filter(|p| is_tagged(p.at.1));
-    on_vlans
-        .filter_map(|p| {
-            let name = p.endpoint.as_ref()?;
-            Some(Unsupported {
-                target: target.to_string(),
-                rule: format!("every rule of {name}"),
-                table: "attach".to_string(),
-                why: format!(
-                    "it is on VLAN {} of port {}, and the rows of this P4 program name whole ports: attach it to a port of \
-                     its own, or enforce it on another target",
-                    p.at.1.unwrap_or(0),
-                    p.at.0
-                ),
-            })
-        })
-        .collect()
+/// Whether a VLAN is one that frames name in a tag.
+pub(crate) fn is_tagged(vlan: Option<u16>) -> bool {
+    vlan.is_some_and(|vid| vid != 0)
 }
 
 /// Lets a row that leads a port to a class carry what the class becomes as unlocks end.
@@ -497,78 +491,4 @@ fn carry_ends(device: &Device, point: &AttachmentPoint, overlays: &Overlays, (ke
     if let Does::Action { id, params } = does {
         *does = Does::action(*id, std::mem::take(params), ends);
     }
-}
-
-/// Endpoints whose unlocks nobody ends while the agent is away.
-fn not_ended(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let unlocked = points
-        .points
-        .values()
-        .filter(|point| !point.transitions.is_empty());
-    let names: BTreeSet<&Name> = unlocked.filter_map(|point| point.endpoint.as_ref()).collect();
-    names
-        .into_iter()
-        .map(|name| Unsupported {
-            target: target.to_string(),
-            rule: format!("the end of unlocks of {name} while the agent is away"),
-            table: "attach".to_string(),
-            why: "rows of this device do not end by a moment that they carry: what unlocks opened is closed by the agent \
-                  alone, at its moment or when the agent is back; the embedded switch and Open vSwitch close it by \
-                  themselves"
-                .to_string(),
-        })
-        .collect()
-}
-
-/// What a program that is not ours does not do for endpoints: hold them to their sources.
-fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let guarded = points.points.values().filter(|p| p.guarded());
-    guarded
-        .filter_map(|p| {
-            let name = p.endpoint.as_ref()?;
-            Some(Unsupported {
-                target: target.to_string(),
-                rule: format!("guard/{name}"),
-                table: "guard".to_string(),
-                why: "this P4 program has no guard that Portcullis knows: set source_guard: false, or guard the \
-                      endpoint on another target"
-                    .to_string(),
-            })
-        })
-        .collect()
-}
-
-/// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,
-/// DHCP servers and bridges send.
-fn not_held_back(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let servers: Vec<&AttachmentPoint> = points.points.values().filter(|p| !p.uplink).collect();
-    let untagged: BTreeSet<u32> = servers
-        .iter()
-        .filter(|p| p.endpoint.is_some() && p.at.1 == Some(0))
-        .map(|p| p.at.0)
-        .collect();
-    let unsupported = |rule: &str, table: &str, why: String| Unsupported {
-        target: target.to_string(),
-        rule: rule.to_string(),
-        table: table.to_string(),
-        why,
-    };
-    let mut list = Vec::new();
-    if !untagged.is_empty() {
-        let ports: Vec<String> = untagged.iter().map(ToString::to_string).collect();
-        let why = format!(
-            "Portcullis writes no row of this P4 program that drops tagged frames at port {}: make it an untagged port on the \
-             switch, or write vlan: any where it is a trunk",
-            ports.join(", ")
-        );
-        list.push(unsupported("attachments without vlan", "attach", why));
-    }
-    if !servers.is_empty() {
-        let why = "Portcullis writes no row of this P4 program that drops router advertisements, redirects, DHCP server messages, \
-                   IGMP and MLD queries and link-layer control frames from servers: have the switch drop them (RA guard, DHCP \
-                   snooping), or attach the servers to another target"
-            .to_string();
-        list.push(unsupported("roles", own::contract::ROLES.name, why));
-    }
-    list
 }

@@ -256,7 +256,6 @@ async fn a_device_s_own_tables_are_used_by_mapping() {
     let mapping = portcullis_p4runtime::Mapping::from_toml(include_str!("fixtures/foreign.toml")).unwrap();
     let mut rig = Rig::with(server, |config| {
         config.program = portcullis_p4runtime::PipelineSource::Device(Some(mapping));
-        config.servers.clear();
     })
     .await;
     let tagged = "  tagged: {attachments: [{port: 3, vlan: 7, target: tor}], source_guard: false}\n";
@@ -287,7 +286,12 @@ async fn a_device_s_own_tables_are_used_by_mapping() {
         (meets(2, near, 25), meets(2, far, 25)),
         (said("go_on"), said("toast"))
     );
-    // Nobody spoke of the uplink, and nothing is said of a VLAN of a port.
+    // A server port without an endpoint has the baseline.
+    assert_eq!(
+        (meets(5, near, 25), meets(5, near, 80)),
+        (said("toast"), said("go_on"))
+    );
+    // No row is about the uplink, and none about a VLAN of a port.
     assert_eq!((meets(9, near, 25), meets(3, near, 25)), (None, None));
     let status = rig.target.status();
     let unsupported: Vec<String> = status.unsupported.iter().map(ToString::to_string).collect();
@@ -299,6 +303,8 @@ async fn a_device_s_own_tables_are_used_by_mapping() {
         "tagged frames at port 1, 2:",
         "roles",
         "the ingress policy",
+        "IPv6 packets with extension headers",
+        "SCTP packets",
     ] {
         assert!(
             unsupported.iter().any(|u| u.contains(what)),

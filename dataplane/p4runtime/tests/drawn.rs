@@ -1,6 +1,7 @@
 //! Stage models from P4Info files, and what the compiler makes of them.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers outside the test functions fail the test too
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use portcullis_compiler::compilation::{Compilation, Compiled};
@@ -108,6 +109,7 @@ fn compile(model: &StageModel) -> Compilation {
         &intent,
         &mut RowCache::new(model.clone()),
         Attribution::Rule,
+        &BTreeSet::new(),
         |_| false,
     )
     .unwrap_or_else(|e| panic!("{e}"))
@@ -144,7 +146,7 @@ fn rows_say_all(table: &TableModel, compilation: &Compilation) -> usize {
     let mut count = 0;
     for (owner, row) in own.chain(compilation.fixed.iter().map(|row| (Owner::Every, row))) {
         let port = (!classed).then_some("p");
-        let made = policy_row(table, owner, port, 0, row);
+        let made = policy_row(table, owner, port, row);
         let wanted = about(row) + usize::from(owner != Owner::Every) + usize::from(port.is_some());
         assert_eq!(made.keys.len(), wanted, "{} became {:?}", row.key, made.keys);
         for (field, _) in &made.keys {

@@ -7,6 +7,7 @@
 )]
 
 mod any_bytes;
+mod by_port;
 mod conformance;
 mod drawn;
 mod ends;

@@ -1,11 +1,11 @@
 //! `compile`: the compiler and its proof, without an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_compiler::compilation::{Compilation, TableUse};
+use portcullis_compiler::compilation::{Compilation, TableUse, UNMANAGED_PORTS};
 use portcullis_compiler::model::{Role, TableModel};
 use portcullis_compiler::proof::prove;
 use portcullis_compiler::{
@@ -179,7 +179,8 @@ pub fn compile(input: &Input, model: &StageModel, attribution: Attribution) -> R
     let begun = Instant::now();
     let intent = input.intent()?;
     let mut programs = RowCache::new(model.clone());
-    let compiled = Compilation::new(&intent, &mut programs, attribution, elsewhere);
+    let unmanaged = BTreeSet::from([UNMANAGED_PORTS.to_owned()]);
+    let compiled = Compilation::new(&intent, &mut programs, attribution, &unmanaged, elsewhere);
     let compile_us = micros(begun.elapsed());
     let findings = input.findings().into_iter().map(Into::into).collect();
     let empty = StatsView {

@@ -71,16 +71,10 @@ fn fixed_priority(model: &StageModel) -> u32 {
     }
 }
 
-/// How far rows of one port stand above those of all other ports, in a table without classes.
-pub fn port_lift(model: &StageModel) -> u32 {
-    fixed_priority(model) / 2
-}
-
 /// Priorities of a class's rows are below this.
 fn ceiling(model: &StageModel, direction: Direction) -> u32 {
     let table = model.table(Role::Policy, direction);
     match table {
-        Some(t) if t.key(Field::Class).is_none() => port_lift(model),
         Some(t) if t.key(Field::Overlay).is_some() => overlay::floor(model),
         _ => fixed_priority(model),
     }

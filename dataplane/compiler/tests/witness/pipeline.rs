@@ -1,9 +1,9 @@
 //! All tables of a target, read as `Compilation::rows` tells them: by field, value and mask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use portcullis_compiler::compilation::{Compilation, Placed};
+use portcullis_compiler::compilation::{Compilation, Placed, UNMANAGED_PORTS};
 use portcullis_compiler::model::{Field, Role, StageModel};
 use portcullis_compiler::row::{FieldMatch, RowAction};
 use portcullis_compiler::{ClassId, Intent};
@@ -156,11 +156,19 @@ fn fields(shown: &ShownFields) -> Fields {
     fields
 }
 
+/// Server ports without an endpoint, as rows of tables without a class name them here.
+pub fn unmanaged() -> BTreeSet<String> {
+    BTreeSet::from([UNMANAGED_PORTS.to_owned()])
+}
+
+/// A port that leads to the rest of the network: no row of a table without a class is about it.
+pub const UPLINK: &str = "an uplink";
+
 /// One port of a target, and what must hold for it.
 pub struct Case {
     pub policy: Policy,
     pub class: ClassId,
-    /// Its attachment's name; of a port without an endpoint, one that is nobody's.
+    /// Its attachment's name, [`UNMANAGED_PORTS`] or [`UPLINK`].
     pub port: String,
     /// Nothing is denied to it, so that no row need match.
     pub open: bool,
@@ -206,7 +214,11 @@ pub fn ports(intent: &Intent, compilation: &Compilation) -> Vec<Case> {
             let class = e.classes[direction];
             e.attachments.iter().map(move |a| (class, a.to_string()))
         });
-        for (class, port) in endpoints.chain([(unmanaged, "interface nobody".to_string())]) {
+        let others = [
+            (unmanaged, UNMANAGED_PORTS.to_string()),
+            (ClassId::OPEN, UPLINK.to_string()),
+        ];
+        for (class, port) in endpoints.chain(others) {
             // Frames of an open class meet no policy table that knows classes.
             let open = class == ClassId::OPEN;
             if (open && by_class) || (!open && !compilation.classes.contains_key(&class)) {

@@ -9,7 +9,7 @@ use portcullis_compiler::{Attribution, EndpointIntent, Intent, RowCache, StageMo
 use portcullis_policy::{Decider, Document};
 use serde_json::{Value, json};
 
-use super::pipeline::{Pipeline, ports};
+use super::pipeline::{Pipeline, UPLINK, ports, unmanaged};
 use super::{Random, ShownFields, grid};
 
 pub const NOWHERE: fn(&EndpointIntent) -> bool = |_| false;
@@ -37,7 +37,8 @@ pub fn compile(
     elsewhere: impl Fn(&EndpointIntent) -> bool,
 ) -> Compilation {
     let mut programs = RowCache::new(model);
-    Compilation::new(intent, &mut programs, Attribution::Rule, elsewhere).unwrap_or_else(|e| panic!("{e}"))
+    Compilation::new(intent, &mut programs, Attribution::Rule, &unmanaged(), elsewhere)
+        .unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// What a row costs, from the row alone.
@@ -118,6 +119,7 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
                     );
                     continue;
                 };
+                assert_ne!(case.port, UPLINK, "{rule:?} decides {packet:?}");
                 assert_eq!(
                     action, wanted,
                     "{} {}: {packet:?} {rule:?}",

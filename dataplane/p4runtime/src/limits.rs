@@ -1,0 +1,124 @@
+//! What a device cannot do for the ports of an intent, as status lists it.
+
+use std::collections::BTreeSet;
+
+use portcullis_compiler::Unsupported;
+use portcullis_compiler::compilation::Compilation;
+use portcullis_policy::Name;
+
+use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
+use crate::device::Device;
+use crate::own;
+use crate::units::is_tagged;
+
+/// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
+pub(crate) fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let on_vlans = points.points.values().filter(|p| is_tagged(p.at.1));
+    on_vlans
+        .filter_map(|p| {
+            let name = p.endpoint.as_ref()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("every rule of {name}"),
+                table: "attach".to_string(),
+                why: format!(
+                    "it is on VLAN {} of port {}, and the rows of this P4 program name whole ports: attach it to a port of \
+                     its own, or enforce it on another target",
+                    p.at.1.unwrap_or(0),
+                    p.at.0
+                ),
+            })
+        })
+        .collect()
+}
+
+/// Endpoints whose unlocks nobody ends while the agent is away.
+pub(crate) fn not_ended(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let unlocked = points
+        .points
+        .values()
+        .filter(|point| !point.transitions.is_empty());
+    let names: BTreeSet<&Name> = unlocked.filter_map(|point| point.endpoint.as_ref()).collect();
+    names
+        .into_iter()
+        .map(|name| Unsupported {
+            target: target.to_string(),
+            rule: format!("the end of unlocks of {name} while the agent is away"),
+            table: "attach".to_string(),
+            why: "rows of this device do not end by a moment that they carry: what unlocks opened is closed by the agent \
+                  alone, at its moment or when the agent is back; the embedded switch and Open vSwitch close it by \
+                  themselves"
+                .to_string(),
+        })
+        .collect()
+}
+
+/// What a program that is not ours does not do for endpoints: hold them to their sources.
+pub(crate) fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let guarded = points.points.values().filter(|p| p.guarded());
+    guarded
+        .filter_map(|p| {
+            let name = p.endpoint.as_ref()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("guard/{name}"),
+                table: "guard".to_string(),
+                why: "this P4 program has no guard that Portcullis knows: set source_guard: false, or guard the \
+                      endpoint on another target"
+                    .to_string(),
+            })
+        })
+        .collect()
+}
+
+/// What the parser of a program that is not ours may show otherwise than rows take it to.
+pub(crate) fn assumed(device: &Device, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
+    let mut policies = compilation.classes.values().map(|c| &c.class.policy);
+    if !policies.any(|policy| policy.may_deny()) {
+        return Vec::new();
+    }
+    let words = device.assumed.iter().map(|assumption| assumption.words());
+    words
+        .map(|(packets, why)| Unsupported {
+            target: target.to_string(),
+            rule: packets.to_string(),
+            table: "parser".to_string(),
+            why: why.to_string(),
+        })
+        .collect()
+}
+
+/// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,
+/// DHCP servers and bridges send.
+pub(crate) fn not_held_back(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let servers: Vec<&AttachmentPoint> = points.points.values().filter(|p| !p.uplink).collect();
+    let untagged: BTreeSet<u32> = servers
+        .iter()
+        .filter(|p| p.endpoint.is_some() && p.at.1 == Some(0))
+        .map(|p| p.at.0)
+        .collect();
+    let unsupported = |rule: &str, table: &str, why: String| Unsupported {
+        target: target.to_string(),
+        rule: rule.to_string(),
+        table: table.to_string(),
+        why,
+    };
+    let mut list = Vec::new();
+    if !untagged.is_empty() {
+        let ports: Vec<String> = untagged.iter().map(ToString::to_string).collect();
+        let why = format!(
+            "Portcullis writes no row of this P4 program that drops tagged frames at port {}: make it an untagged port on the \
+             switch, or write vlan: any where it is a trunk",
+            ports.join(", ")
+        );
+        list.push(unsupported("attachments without vlan", "attach", why));
+    }
+    if !servers.is_empty() {
+        let why = "Portcullis writes no row of this P4 program that drops router advertisements, redirects, DHCP server messages, \
+                   IGMP and MLD queries and link-layer control frames from servers: have the switch drop them (RA guard, DHCP \
+                   snooping), or attach the servers to another target"
+            .to_string();
+        list.push(unsupported("roles", own::contract::ROLES.name, why));
+    }
+    list
+}
