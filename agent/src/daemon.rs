@@ -76,6 +76,17 @@ pub enum AgentError {
     CutOff(String),
 }
 
+/// Reads the files that a configuration names, as a start does: mappings, certificates, keys of callers.
+pub fn check(config: &Config) -> Result<(), AgentError> {
+    targets::check(&config.targets)?;
+    let (denial_log, _denials) = access::denial_log(DENIALS);
+    Access::new(config.access.as_ref(), denial_log)?;
+    if let Some(tls) = config.api.tcp.as_ref().and_then(|tcp| tcp.tls.as_ref()) {
+        Certificates::open(tls).map_err(ListenError::from)?;
+    }
+    Ok(())
+}
+
 /// Runs the agent until a signal or a failure ends it. What goes wrong is logged as it happens.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::take().map_err(AgentError::Signals)?;

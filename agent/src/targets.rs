@@ -105,6 +105,19 @@ pub enum TargetError {
     Program { target: String, source: ProgramError },
 }
 
+/// Reads the files that targets are configured by; starts nothing.
+pub fn check(targets: &config::TargetsConfig) -> Result<(), TargetError> {
+    let config::TargetsConfig::Configured(targets) = targets else {
+        return Ok(());
+    };
+    for target in targets {
+        if let AnyTarget::P4Runtime(target) = target {
+            p4runtime(target)?;
+        }
+    }
+    Ok(())
+}
+
 /// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
 /// started all the same: its session waits for it.
 pub async fn start(targets: &config::TargetsConfig) -> Result<Vec<Launched>, TargetError> {

@@ -11,6 +11,7 @@ use portcullis_cli::command::docs::markdown;
 use portcullis_cli::error::Failure;
 use portcullis_cli::term::{Term, terminal_width};
 use portcullis_cli::{self as cli, Exit};
+use portcullis_policy::text::with_causes;
 
 use crate::{config, daemon, logging, metrics};
 
@@ -55,7 +56,7 @@ pub struct AgentArgs {
     /// Configuration file; every setting has a default.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
-    /// Validate the configuration and exit.
+    /// Validate the configuration and the files it names, and exit.
     #[arg(long)]
     check: bool,
     /// Allow changes that briefly remove rows from a target: fail_mode = "secure" on a bridge that has rows.
@@ -133,6 +134,9 @@ async fn run_agent(agent: AgentArgs) -> u8 {
         Err(error) => return failed(2, &error.to_string()),
     };
     if agent.check {
+        if let Err(error) = daemon::check(&config) {
+            return failed(2, &format!("{}: {}", agent.config.display(), with_causes(&error)));
+        }
         println!("{}: configuration is valid", agent.config.display());
         return 0;
     }

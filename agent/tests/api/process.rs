@@ -300,6 +300,32 @@ fn the_configuration_is_checked_before_anything_starts() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/agent.toml");
     assert_eq!(printed, std::fs::read(&shipped).unwrap());
     assert_eq!(run(&shipped, &["--check"]), (Some(0), String::new()));
+
+    // Files that it names are read.
+    let mapping = folder.path().join("tor.toml");
+    let target = format!(
+        "[[target]]\nname = \"tor\"\nkind = \"p4runtime\"\naddress = \"127.0.0.1:1\"\nprogram = \"device\"\nmapping = {mapping:?}\n"
+    );
+    std::fs::write(&file, &target).unwrap();
+    let refused = |expected: &str| {
+        let (code, text) = run(&file, &["--check"]);
+        let begins = format!("portcullis: {}: ", file.display());
+        assert!(
+            code == Some(2) && text.starts_with(&begins) && text.contains(expected),
+            "{expected}: {code:?} {text}"
+        );
+    };
+    refused("target tor: cannot read the mapping");
+    std::fs::write(&mapping, "[[table]]\ntable = \"acl\"\nstage = \"polcy\"\n").unwrap();
+    refused("unknown variant `polcy`");
+    std::fs::write(&mapping, "").unwrap();
+    assert_eq!(run(&file, &["--check"]), (Some(0), String::new()));
+    let certificate = folder.path().join("none.pem");
+    let tls = format!(
+        "[api]\nlisten = \"127.0.0.1:0\"\n[api.tls]\ncert = {certificate:?}\nkey = {certificate:?}\n"
+    );
+    std::fs::write(&file, tls).unwrap();
+    refused("none.pem");
 }
 
 #[tokio::test]
