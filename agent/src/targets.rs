@@ -88,6 +88,13 @@ pub enum TargetError {
         file: String,
         source: std::io::Error,
     },
+    /// A certificate or key that cannot be read.
+    #[error("target {target}: cannot read {file} of tls")]
+    TlsFile {
+        target: String,
+        file: String,
+        source: std::io::Error,
+    },
     /// A mapping that is wrong.
     #[error("target {target}: {file}")]
     Mapping {
@@ -113,7 +120,24 @@ pub fn check(targets: &config::TargetsConfig) -> Result<(), TargetError> {
     for target in targets {
         if let AnyTarget::P4Runtime(target) = target {
             p4runtime(target)?;
+            target
+                .tls
+                .as_ref()
+                .map_or(Ok(()), |tls| readable(&target.name, tls))?;
         }
+    }
+    Ok(())
+}
+
+/// The files are read again with each connection, so that they can be renewed.
+fn readable(target: &str, tls: &portcullis_p4runtime::Tls) -> Result<(), TargetError> {
+    let own = tls.client.iter().flat_map(|(cert, key)| [cert, key]);
+    for file in own.chain([&tls.ca]) {
+        std::fs::read(file).map_err(|source| TargetError::TlsFile {
+            target: target.to_string(),
+            file: file.display().to_string(),
+            source,
+        })?;
     }
     Ok(())
 }

@@ -321,6 +321,8 @@ fn the_configuration_is_checked_before_anything_starts() {
     std::fs::write(&mapping, "").unwrap();
     assert_eq!(run(&file, &["--check"]), (Some(0), String::new()));
     let certificate = folder.path().join("none.pem");
+    std::fs::write(&file, format!("{target}tls = {{ ca = {certificate:?} }}\n")).unwrap();
+    refused("target tor: cannot read");
     let tls = format!(
         "[api]\nlisten = \"127.0.0.1:0\"\n[api.tls]\ncert = {certificate:?}\nkey = {certificate:?}\n"
     );

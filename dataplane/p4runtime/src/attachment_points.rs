@@ -66,6 +66,9 @@ impl AttachmentPoint {
 pub struct AttachmentPoints {
     /// By port and VLAN.
     pub points: BTreeMap<At, AttachmentPoint>,
+    /// Ports of servers where endpoints are on VLANs only. Where rows name whole ports, these have the policy of ports without
+    /// an endpoint.
+    pub tagged_servers: BTreeSet<u32>,
     /// MACs that are at several ports.
     pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
     /// What became of the endpoints. What is unsupported holds for our own program: it learns no MACs and no addresses, and tells
@@ -114,7 +117,14 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
         resolution: Resolution::new(&known.target),
         ..AttachmentPoints::default()
     };
-    for port in &known.uplinks {
+    let exists = |port: &&u32| u128::from(**port) <= port_max;
+    for port in known.uplinks.iter().chain(&known.servers).filter(|p| !exists(p)) {
+        let why = format!("port {port} cannot be: the ports of this switch go to {port_max}");
+        found
+            .resolution
+            .cannot("uplinks and servers".to_string(), "attach", why);
+    }
+    for port in known.uplinks.iter().filter(exists) {
         let point = AttachmentPoint {
             uplink: true,
             ..AttachmentPoint::new((*port, None), PortPolicy::open())
@@ -137,7 +147,13 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
         found.resolution.realized += u64::from(realized);
     }
     let taken = found.ports();
-    for port in known.servers.iter().filter(|port| !taken.contains(port)) {
+    let tagged = |port: &&u32| {
+        let mut vlans = found.points.keys().filter(|at| at.0 == **port);
+        taken.contains(port) && vlans.all(|(_, vlan)| vlan.is_some_and(|vid| vid != 0))
+    };
+    found.tagged_servers = known.servers.iter().filter(tagged).copied().collect();
+    let servers = known.servers.iter().filter(exists);
+    for port in servers.filter(|port| !taken.contains(port)) {
         let point = AttachmentPoint::new((*port, UNTAGGED), PortPolicy::unmanaged(intent));
         found.points.insert(point.at, point);
     }

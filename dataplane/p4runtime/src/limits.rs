@@ -23,13 +23,49 @@ pub(crate) fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupp
                 table: "attach".to_string(),
                 why: format!(
                     "it is on VLAN {} of port {}, and the rows of this P4 program name whole ports: attach it to a port of \
-                     its own, or enforce it on another target",
+                     its own, or enforce it on another target; {}",
                     p.at.1.unwrap_or(0),
-                    p.at.0
+                    p.at.0,
+                    if points.tagged_servers.contains(&p.at.0) {
+                        "the port has the policy of ports without an endpoint"
+                    } else if whole_ports(points).any(|other| other.at.0 == p.at.0) {
+                        "the port has the policy of the endpoint that is attached to all of it"
+                    } else {
+                        "nothing is enforced on the port, which `servers` does not list"
+                    }
                 ),
             })
         })
         .collect()
+}
+
+/// Points that stand for whole ports of servers, where rows name whole ports.
+fn whole_ports(points: &AttachmentPoints) -> impl Iterator<Item = &AttachmentPoint> {
+    points
+        .points
+        .values()
+        .filter(|p| p.endpoint.is_some() && !is_tagged(p.at.1))
+}
+
+/// Endpoints that share a whole port, one as a trunk: rows would be for both.
+pub(crate) fn not_apart(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
+    let mut list = Vec::new();
+    for point in whole_ports(points).filter(|p| p.at.1.is_none()) {
+        let untagged = whole_ports(points).find(|other| other.at.0 == point.at.0 && other.at != point.at);
+        if let (Some(name), Some(other)) = (&point.endpoint, untagged.and_then(|p| p.endpoint.as_ref())) {
+            list.push(Unsupported {
+                target: target.to_string(),
+                rule: format!("every rule of {name} and {other}"),
+                table: "attach".to_string(),
+                why: format!(
+                    "both are attached to port {}, and the rows of this P4 program name whole ports: a packet may meet a rule \
+                     of either; attach them to ports of their own, or enforce them on another target",
+                    point.at.0
+                ),
+            });
+        }
+    }
+    list
 }
 
 /// Endpoints whose unlocks nobody ends while the agent is away.

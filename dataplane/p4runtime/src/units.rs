@@ -143,14 +143,24 @@ pub struct Units {
 /// What of an intent is about this target: its endpoints, their attachments here, the classes they use. Ports of servers
 /// without an endpoint have rows of their own; uplinks have none. Where rows name ports (`by_port`), a VLAN of one has none.
 fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool) -> Intent {
-    let unmanaged = points.points.values().any(|p| p.endpoint.is_none() && !p.uplink);
+    let unmanaged = points.points.values().any(|p| p.endpoint.is_none() && !p.uplink)
+        || (by_port && !points.tagged_servers.is_empty());
     let named = points.points.values().filter(|p| !by_port || !is_tagged(p.at.1));
     let named: HashMap<&Name, &AttachmentPoint> =
         named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
-    let has_rows = |a: &Attachment| a.port.is_some() && !(by_port && is_tagged(a.vlan.vid()));
+    // An attachment that cannot be here, at an uplink say, has none.
+    let is_here = |name: &Name, at: At| {
+        let point = points.points.get(&at);
+        point.is_some_and(|point| point.endpoint.as_ref() == Some(name))
+    };
+    let has_rows = |name: &Name, a: &Attachment| {
+        let vlan = a.vlan.vid();
+        a.port
+            .is_some_and(|port| !by_port || (!is_tagged(vlan) && is_here(name, (port, vlan))))
+    };
     let here = |(name, endpoint): (&Name, &Arc<EndpointIntent>)| {
         let point = named.get(name)?;
-        let attachments = || meant(endpoint, target).filter(|a| has_rows(a));
+        let attachments = || meant(endpoint, target).filter(|a| has_rows(name, a));
         let same = endpoint.classes == point.classes
             && endpoint.transitions == point.transitions
             && attachments().count() == endpoint.attachments.len();
@@ -169,10 +179,12 @@ fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool)
     let endpoints: OrdMap<Name, Arc<EndpointIntent>> = intent.endpoints.iter().filter_map(here).collect();
     // Rows of the classes that unlocks fall to are there before they end: then there is room for them, and an end is a
     // change of the rows that lead to a class. Where rows name ports, a class that no port has yet has no rows.
+    let of_servers = intent.unmanaged.into_iter().filter(|_| unmanaged);
     let used: BTreeSet<ClassId> = points
         .points
         .values()
         .flat_map(|p| p.all_classes().take(if by_port { 2 } else { usize::MAX }))
+        .chain(of_servers)
         .collect();
     let mut classes = OrdMap::new();
     let mut bases_only = OrdSet::new();
@@ -297,6 +309,7 @@ impl Units {
                 .extend(limits::assumed(device, &compilation, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));
+                built.unsupported.extend(limits::not_apart(points, target));
             }
         }
         Ok(built)
@@ -456,10 +469,14 @@ fn named_ports(intent: &Intent, target: &str) -> BTreeMap<String, u32> {
 
 /// The numbers of server ports without an endpoint, as rows without classes name them.
 fn unmanaged_ports(points: &AttachmentPoints) -> BTreeMap<String, u32> {
-    let points = points.points.values();
-    points
-        .filter(|point| point.endpoint.is_none() && !point.uplink)
-        .map(|point| (format!("port {} without an endpoint", point.at.0), point.at.0))
+    let alone = points
+        .points
+        .values()
+        .filter(|p| p.endpoint.is_none() && !p.uplink);
+    let ports = alone.map(|point| point.at.0);
+    ports
+        .chain(points.tagged_servers.iter().copied())
+        .map(|port| (format!("port {port} without an endpoint"), port))
         .collect()
 }
 

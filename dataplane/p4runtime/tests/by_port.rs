@@ -8,10 +8,11 @@ use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
 use portcullis_p4runtime::parse;
-use portcullis_p4runtime::units::Units;
+use portcullis_p4runtime::units::{Built, Units};
 use portcullis_policy::Document;
 
-/// Port 1 has an endpoint with a policy of its own, port 2 one that is like a port without an endpoint, port 3 none.
+/// Port 1 has an endpoint with a policy of its own, which claims an uplink, too, and a port that is not there; port 2 one that
+/// is like a port without an endpoint; port 3 none; port 4 one on a VLAN.
 fn document(unmanaged: &str) -> String {
     format!(
         "
@@ -21,32 +22,41 @@ baseline:
   - {{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}}
 endpoints:
   web:
-    attachments: [{{port: 1, target: tor}}]
+    attachments: [{{port: 1, target: tor}}, {{port: 49, target: tor}}, {{port: 600, target: tor}}]
     source_guard: false
     rules: [{{name: r, action: deny, direction: egress, protocol: udp, ports: [19]}}]
   plain:
     attachments: [{{port: 2, target: tor}}]
     source_guard: false
+  tagged:
+    attachments: [{{port: 4, vlan: 7, target: tor}}]
+    source_guard: false
 "
     )
 }
 
-/// The ports that rows name, as the device writes them, and the number of rows.
-fn named(unmanaged: &str) -> (BTreeSet<Vec<u8>>, usize) {
+/// What a device with one table without classes is given.
+fn built(document: &str) -> (Device, Built) {
     let info = parse(include_bytes!("fixtures/acl.txtpb")).unwrap();
     let device = Device::new(&info, "tor", None).unwrap();
-    let document = Document::from_yaml(&document(unmanaged)).unwrap();
+    let document = Document::from_yaml(document).unwrap();
     let intent = Compiler::default().resolve(&document, 1).unwrap();
     let known = KnownPorts {
         target: "tor".to_string(),
         uplinks: [49].into(),
-        servers: [1, 2, 3].into(),
+        servers: [1, 2, 3, 4, 700].into(),
     };
-    let points = resolve(&intent, &known, u128::from(u32::MAX));
+    let points = resolve(&intent, &known, 511);
     let mut rows = RowCache::new(device.model.clone());
     let built = Units::default()
         .build(&device, &intent, &points, "tor", &mut rows)
         .unwrap();
+    (device, built)
+}
+
+/// The ports that rows name, as the device writes them, and the number of rows.
+fn named(unmanaged: &str) -> (BTreeSet<Vec<u8>>, usize) {
+    let (device, built) = built(&document(unmanaged));
     let (mut ports, mut count) = (BTreeSet::new(), 0);
     for (key, _) in built.desired.values().flat_map(|unit| unit.iter()) {
         let Place::Table { table, fields, .. } = &key.0.place else {
@@ -73,8 +83,30 @@ fn strings(ports: &[&str]) -> BTreeSet<Vec<u8>> {
 fn ports_without_an_endpoint_have_rows_of_their_own_and_uplinks_none() {
     for unmanaged in ["baseline", "deny"] {
         let (ports, rows) = named(unmanaged);
-        assert_eq!(ports, strings(&["1", "2", "3"]), "{unmanaged}");
-        assert!(rows > 3 * 3, "{unmanaged}: {rows}");
+        assert_eq!(ports, strings(&["1", "2", "3", "4"]), "{unmanaged}");
+        assert!(rows > 4 * 3, "{unmanaged}: {rows}");
     }
     assert_eq!(named("allow").0, strings(&["1", "2"]));
+}
+
+#[test]
+fn what_whole_ports_do_not_tell_apart_is_reported() {
+    let why = |document: &str| {
+        let (_, built) = built(document);
+        let mut why = built.unsupported.iter().map(|u| format!("{}: {}", u.rule, u.why));
+        why.find(|text| text.contains("name whole ports"))
+            .unwrap_or_default()
+    };
+    let on_vlan = why(&document("deny"));
+    assert!(
+        on_vlan.contains("the port has the policy of ports without an endpoint"),
+        "{on_vlan}"
+    );
+    let trunk = "  trunk: {attachments: [{port: 2, vlan: any, target: tor}], source_guard: false}\n";
+    let without_vlan = document("deny").replace("port: 4, vlan: 7", "port: 5");
+    let shared = why(&format!("{without_vlan}{trunk}"));
+    assert!(
+        shared.starts_with("every rule of trunk and plain: both are attached to port 2"),
+        "{shared}"
+    );
 }

@@ -104,6 +104,11 @@ pub(super) fn described(field: &MatchField) -> String {
 fn key(field: Field, given: &MatchField) -> Result<KeyModel, String> {
     let kind = kind(given).ok_or("its kind of match is the architecture's own")?;
     let string = given.bitwidth == 0 && given.type_name.is_some();
+    if string && !matches!(kind, MatchKind::Exact | MatchKind::Optional) {
+        return Err(format!(
+            "it is translated to a string, which `{kind}` does not match"
+        ));
+    }
     let width = if string && field == Field::Port {
         STRING_PORT_WIDTH
     } else if string {
