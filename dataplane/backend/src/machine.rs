@@ -45,8 +45,8 @@ pub type Unit<K, B> = Arc<Vec<(K, B)>>;
 /// A unit's old and new rows.
 type Before<K, B> = (Option<Unit<K, B>>, Option<Unit<K, B>>);
 
-/// Everything a target shall hold, by unit. A persistent map: comparing it with one that it was made from costs as much as they
-/// differ.
+/// Every row that a target has to hold, by unit. A persistent map: a comparison with the map that it was made from takes time in
+/// proportion to what differs.
 pub type Desired<U, K, B> = OrdMap<U, Unit<K, B>>;
 
 /// Writes that are sent together and confirmed together.

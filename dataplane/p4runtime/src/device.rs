@@ -525,7 +525,7 @@ fn as_match(
 }
 
 /// The number of a port where the device translates ports to strings (`sdn_string` of `@p4runtime_translation`): its
-/// decimal digits in ASCII, as PINS names them. At most ten, so that they are a number of 80 bits here.
+/// decimal digits in ASCII. At most ten, so that they are a number of 80 bits here.
 fn string_of(port: u32) -> u128 {
     let digits = port.to_string();
     digits

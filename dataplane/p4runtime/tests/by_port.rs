@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use portcullis_compiler::model::Field;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
-use portcullis_p4runtime::device::Device;
+use portcullis_p4runtime::device::{Assumption, Device};
 use portcullis_p4runtime::entry::{Match, Place};
-use portcullis_p4runtime::parse;
 use portcullis_p4runtime::units::{Built, Units};
+use portcullis_p4runtime::{Mapping, parse};
 use portcullis_policy::Document;
 
 /// Port 1 has an endpoint with a policy of its own, which claims an uplink, too, and a port that is not there; port 2 one that
@@ -109,4 +109,20 @@ fn what_whole_ports_do_not_tell_apart_is_reported() {
         shared.starts_with("every rule of trunk and plain: both are attached to port 2"),
         "{shared}"
     );
+}
+
+#[test]
+fn what_a_mapping_states_of_the_parser_is_not_assumed() {
+    let info = parse(include_bytes!("fixtures/acl.txtpb")).unwrap();
+    let assumed = |mapping| Device::new(&info, "tor", mapping).unwrap().assumed;
+    let all = [Assumption::Ipv6ExtensionHeaders, Assumption::SctpPorts];
+    assert_eq!(assumed(None), all);
+    let facts = "[parser]\nfragment_offset = false\nshort_header = false\nlater_ipv6_protocol = false\nunreadable = false\n";
+    let some = Mapping::from_toml(&format!("{facts}sctp_ports = true\n")).unwrap();
+    assert_eq!(assumed(Some(&some)), all[..1]);
+    let both = Mapping::from_toml(&format!(
+        "{facts}sctp_ports = true\nipv6_extension_headers = true\n"
+    ))
+    .unwrap();
+    assert_eq!(assumed(Some(&both)), []);
 }

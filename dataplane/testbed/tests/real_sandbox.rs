@@ -260,10 +260,17 @@ fn eventually_gone(id: &str, dir: &Path) {
     }
 }
 
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox");
+
 /// A process that is killed when the test ends, however it ends.
 struct Owner(std::process::Child);
 
 impl Owner {
+    fn start() -> Self {
+        let process = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
+        Owner(process.unwrap())
+    }
+
     fn kill(&mut self) {
         self.0.kill().unwrap(); // SIGKILL
         self.0.wait().unwrap();
@@ -283,13 +290,11 @@ fn a_killed_owner_leaves_nothing_behind() {
         return;
     }
     let pages = hugepages_without_sandboxes();
-    let owner = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
-    let mut owner = Owner(owner.unwrap());
+    let mut owner = Owner::start();
     let scratch = tempfile::tempdir_in("/tmp").unwrap();
     let dir = scratch.path().join("s");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox");
     let run = |arguments: &[&str]| {
-        let done = Command::new(script)
+        let done = Command::new(SCRIPT)
             .arg(arguments[0])
             .arg(&dir)
             .args(&arguments[1..])
@@ -343,12 +348,10 @@ fn what_a_killed_removal_left_the_death_of_the_owner_removes() {
         return;
     }
     let pages = hugepages_without_sandboxes();
-    let owner = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
-    let mut owner = Owner(owner.unwrap());
+    let mut owner = Owner::start();
     let scratch = tempfile::tempdir_in("/tmp").unwrap();
     let dir = scratch.path().join("s");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/sandbox");
-    let mut up = Command::new(script);
+    let mut up = Command::new(SCRIPT);
     up.arg("up")
         .arg(&dir)
         .arg("--owner")
@@ -358,7 +361,7 @@ fn what_a_killed_removal_left_the_death_of_the_owner_removes() {
     let switch = fs::read_to_string(dir.join("ovs-vswitchd.pid")).unwrap();
     let switch = PathBuf::from("/proc").join(switch.trim());
 
-    let mut down = Owner(Command::new(script).arg("down").arg(&dir).spawn().unwrap());
+    let mut down = Owner(Command::new(SCRIPT).arg("down").arg(&dir).spawn().unwrap());
     let end = Instant::now() + SOON;
     while switch.join("exe").exists() {
         assert!(Instant::now() < end, "`down` does not end the switch");
