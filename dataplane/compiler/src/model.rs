@@ -315,6 +315,10 @@ struct RawParser {
     #[serde(default)]
     begun_header: bool,
     later_ipv6_protocol: bool,
+    #[serde(default)]
+    ipv6_extension_headers: bool,
+    #[serde(default)]
+    sctp_ports: bool,
     unreadable: bool,
     #[serde(default)]
     opaque_ethertypes: Vec<u16>,
@@ -333,6 +337,8 @@ impl StageModel {
                 short_header: raw.parser.short_header,
                 begun_header: raw.parser.begun_header,
                 later_v6_protocol: raw.parser.later_ipv6_protocol,
+                ipv6_extension_headers: raw.parser.ipv6_extension_headers,
+                sctp_ports: raw.parser.sctp_ports,
             },
             unreadable: raw.parser.unreadable,
             priority_max: raw.priority_max,

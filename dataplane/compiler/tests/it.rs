@@ -10,6 +10,7 @@ mod capacity;
 mod equal;
 mod exhaustive;
 mod golden;
+mod hidden;
 mod layers;
 mod ortc;
 mod overlays;

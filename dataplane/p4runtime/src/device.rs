@@ -12,7 +12,7 @@ use portcullis_proto::p4::config::v1::match_field::MatchType;
 use portcullis_proto::p4::config::v1::{MatchField, P4Info, Preamble, Table, match_field};
 
 use crate::entry::{Does, GROUPS, Keyed, Match, Place, Row, RowKey};
-use crate::mapping::{Mapping, ParserFacts};
+use crate::mapping::Mapping;
 use crate::model::{Bound, MappingError, bound};
 use crate::own::contract::contract;
 use crate::value::ones;
@@ -140,49 +140,6 @@ pub struct Device {
     pub tables: Vec<DeviceTable>,
     /// Name and version of its program.
     pub program: (String, String),
-    /// What rows take its parser to show, although nothing says that it does.
-    pub assumed: Vec<Assumption>,
-}
-
-/// What rows take a parser to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assumption {
-    /// The protocol behind IPv6 extension headers.
-    Ipv6ExtensionHeaders,
-    /// Ports of SCTP packets.
-    SctpPorts,
-}
-
-impl Assumption {
-    /// Those of a program: none where its parser marks what it cannot read, or a mapping states the fact.
-    fn of_program(model: &StageModel, mapping: Option<&Mapping>) -> Vec<Self> {
-        let facts = mapping.and_then(|mapping| mapping.parser.as_ref());
-        let stated = |fact: fn(&ParserFacts) -> bool| facts.is_some_and(fact);
-        let all = [
-            (Self::Ipv6ExtensionHeaders, stated(|f| f.ipv6_extension_headers)),
-            (Self::SctpPorts, stated(|f| f.sctp_ports)),
-        ];
-        let missing = all.into_iter().filter(|(_, stated)| !model.unreadable && !stated);
-        missing.map(|(assumption, _)| assumption).collect()
-    }
-
-    /// The packets that the target may treat unlike the policy, and why.
-    pub fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Ipv6ExtensionHeaders => (
-                "IPv6 packets with extension headers",
-                "nothing says that the parser of this P4 program shows the protocol behind IPv6 extension headers: where it shows \
-                 the first header's, what is denied passes behind one; have the switch drop such packets, or state \
-                 ipv6_extension_headers = true in [parser] of the mapping if it does show it",
-            ),
-            Self::SctpPorts => (
-                "SCTP packets",
-                "nothing says that the parser of this P4 program shows the ports of SCTP: where it shows zeros, all SCTP of these \
-                 ports is dropped; enforce SCTP on another target, or state sctp_ports = true in [parser] of the mapping if it \
-                 does show them",
-            ),
-        }
-    }
 }
 
 impl Device {
@@ -273,7 +230,6 @@ impl Device {
             )));
         }
         Ok(Device {
-            assumed: Assumption::of_program(&model, mapping),
             model,
             tables,
             program,

@@ -107,21 +107,34 @@ pub(crate) fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupp
         .collect()
 }
 
-/// What the parser of a program that is not ours may show otherwise than rows take it to.
-pub(crate) fn assumed(device: &Device, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
-    let mut policies = compilation.classes.values().map(|c| &c.class.policy);
-    if !policies.any(|policy| policy.may_deny()) {
-        return Vec::new();
+/// Packets that are dropped although the policy lets them pass, because nothing says that the parser shows what it takes to tell
+/// them from others.
+pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
+    let (view, classes) = (device.model.view, || compilation.classes.values());
+    let unsupported = |rule: &str, why: &str| Unsupported {
+        target: target.to_string(),
+        rule: rule.to_string(),
+        table: "parser".to_string(),
+        why: why.to_string(),
+    };
+    let mut list = Vec::new();
+    if !view.ipv6_extension_headers && classes().any(|c| c.class.policy.may_deny()) {
+        list.push(unsupported(
+            "IPv6 packets with extension headers",
+            "nothing says that the parser of this P4 program finds the protocol behind them: where it shows the number of a \
+             hop-by-hop, routing, fragment or destination options header instead, the packet is dropped; state \
+             ipv6_extension_headers = true in [parser] of the mapping if the parser finds it",
+        ));
     }
-    let words = device.assumed.iter().map(|assumption| assumption.words());
-    words
-        .map(|(packets, why)| Unsupported {
-            target: target.to_string(),
-            rule: packets.to_string(),
-            table: "parser".to_string(),
-            why: why.to_string(),
-        })
-        .collect()
+    if !view.sctp_ports && classes().any(|c| c.class.policy.names_sctp_ports()) {
+        list.push(unsupported(
+            "SCTP packets",
+            "nothing says that the parser of this P4 program shows the ports of SCTP: where a rule names such ports, packets pass \
+             only if every port is open; enforce SCTP on another target, or state sctp_ports = true in [parser] of the mapping if \
+             the parser shows them",
+        ));
+    }
+    list
 }
 
 /// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,

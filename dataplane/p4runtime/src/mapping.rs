@@ -4,15 +4,9 @@
 //! # The highest priority the device takes; P4Runtime itself allows 2147483647.
 //! priority_max = 65535
 //!
-//! # What the parser shows of a packet; without this, as little as there can be.
+//! # What the parser shows of a packet; what is not stated is not relied on.
 //! [parser]
-//! fragment_offset = false
-//! short_header = false
-//! begun_header = false
-//! later_ipv6_protocol = false
-//! ipv6_extension_headers = false
-//! sctp_ports = false
-//! unreadable = false
+//! ipv6_extension_headers = true
 //! opaque_ethertypes = [0x8100, 0x88a8]
 //!
 //! [[table]]
@@ -62,30 +56,26 @@ pub struct Mapping {
     pub tables: Vec<TableMapping>,
 }
 
-/// What a parser shows of a packet; as in a stage model.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What a parser shows of a packet. What is not stated is not relied on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ParserFacts {
     /// Fragment offsets, not only "first" and "later".
     pub fragment_offset: bool,
     /// A header that is too short, by the mark.
     pub short_header: bool,
-    /// Ports and flags of a first fragment whose header is not whole; absent means no.
-    #[serde(default)]
+    /// Ports and flags of a first fragment whose header is not whole.
     pub begun_header: bool,
     /// The protocol of later IPv6 fragments.
     pub later_ipv6_protocol: bool,
-    /// The protocol behind IPv6 extension headers (RFC 8200, section 4), not that of the first one. Absent means no.
-    #[serde(default)]
+    /// The protocol behind IPv6 extension headers (RFC 8200, section 4), not the number of the first one.
     pub ipv6_extension_headers: bool,
-    /// Ports of SCTP packets, not only of TCP and UDP. Absent means no.
-    #[serde(default)]
+    /// Ports of SCTP packets, not only of TCP and UDP.
     pub sctp_ports: bool,
     /// There is a mark on what cannot be judged: a match field `unreadable`.
     pub unreadable: bool,
-    /// EtherTypes that carry IP where the parser does not see it.
-    #[serde(default)]
-    pub opaque_ethertypes: Vec<u16>,
+    /// EtherTypes that carry IP where the parser does not see it; when absent VLAN tags, MPLS and PPPoE sessions.
+    pub opaque_ethertypes: Option<Vec<u16>>,
 }
 
 /// What one table of the P4Info is to Portcullis.

@@ -306,7 +306,7 @@ impl Units {
             built.unsupported.extend(limits::not_held_back(points, target));
             built
                 .unsupported
-                .extend(limits::assumed(device, &compilation, target));
+                .extend(limits::not_shown(device, &compilation, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));
                 built.unsupported.extend(limits::not_apart(points, target));

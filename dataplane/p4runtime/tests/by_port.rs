@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use portcullis_compiler::model::Field;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
-use portcullis_p4runtime::device::{Assumption, Device};
+use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
 use portcullis_p4runtime::units::{Built, Units};
 use portcullis_p4runtime::{Mapping, parse};
@@ -37,8 +37,12 @@ endpoints:
 
 /// What a device with one table without classes is given.
 fn built(document: &str) -> (Device, Built) {
+    built_with(document, None)
+}
+
+fn built_with(document: &str, mapping: Option<&Mapping>) -> (Device, Built) {
     let info = parse(include_bytes!("fixtures/acl.txtpb")).unwrap();
-    let device = Device::new(&info, "tor", None).unwrap();
+    let device = Device::new(&info, "tor", mapping).unwrap();
     let document = Document::from_yaml(document).unwrap();
     let intent = Compiler::default().resolve(&document, 1).unwrap();
     let known = KnownPorts {
@@ -111,18 +115,23 @@ fn what_whole_ports_do_not_tell_apart_is_reported() {
     );
 }
 
+/// The rules that are not wholly enforced on a device of this mapping, of the parser's making.
+fn not_shown(document: &str, mapping: Option<&str>) -> Vec<String> {
+    let mapping = mapping.map(|text| Mapping::from_toml(text).unwrap());
+    let (_, built) = built_with(document, mapping.as_ref());
+    let parser = built.unsupported.into_iter().filter(|u| u.table == "parser");
+    parser.map(|u| u.rule).collect()
+}
+
 #[test]
-fn what_a_mapping_states_of_the_parser_is_not_assumed() {
-    let info = parse(include_bytes!("fixtures/acl.txtpb")).unwrap();
-    let assumed = |mapping| Device::new(&info, "tor", mapping).unwrap().assumed;
-    let all = [Assumption::Ipv6ExtensionHeaders, Assumption::SctpPorts];
-    assert_eq!(assumed(None), all);
-    let facts = "[parser]\nfragment_offset = false\nshort_header = false\nlater_ipv6_protocol = false\nunreadable = false\n";
-    let some = Mapping::from_toml(&format!("{facts}sctp_ports = true\n")).unwrap();
-    assert_eq!(assumed(Some(&some)), all[..1]);
-    let both = Mapping::from_toml(&format!(
-        "{facts}sctp_ports = true\nipv6_extension_headers = true\n"
-    ))
-    .unwrap();
-    assert_eq!(assumed(Some(&both)), []);
+fn what_a_parser_may_hide_is_reported_unless_a_mapping_states_it() {
+    let headers = "IPv6 packets with extension headers".to_string();
+    let sctp = "SCTP packets".to_string();
+    assert_eq!(not_shown(&document("deny"), None), std::slice::from_ref(&headers));
+    let associations = document("deny").replace("protocol: udp", "protocol: sctp");
+    assert_eq!(not_shown(&associations, None), [headers.clone(), sctp.clone()]);
+    let stated = |facts: &str| not_shown(&associations, Some(&format!("[parser]\n{facts}")));
+    assert_eq!(stated("sctp_ports = true\n"), [headers]);
+    assert_eq!(stated("ipv6_extension_headers = true\n"), [sctp]);
+    assert!(stated("sctp_ports = true\nipv6_extension_headers = true\n").is_empty());
 }

@@ -304,7 +304,6 @@ async fn a_device_s_own_tables_are_used_by_mapping() {
         "roles",
         "the ingress policy",
         "IPv6 packets with extension headers",
-        "SCTP packets",
     ] {
         assert!(
             unsupported.iter().any(|u| u.contains(what)),

@@ -224,7 +224,12 @@ fn a_mapping_corrects_what_names_give() {
     let model = draw(ACL, Some(mapping)).unwrap();
     assert_eq!((model.priority_max, model.few_masks), (4000, true));
     assert!(model.view.fragment_offset && model.view.later_v6_protocol && !model.view.short_header);
-    assert!(model.opaque_ethertypes.is_empty());
+    assert!(
+        model.opaque_ethertypes.contains(&0x8847),
+        "what is not stated may be hidden"
+    );
+    let stated = "[parser]\nopaque_ethertypes = []\n";
+    assert!(draw(ACL, Some(stated)).unwrap().opaque_ethertypes.is_empty());
     // The same table by its full name, for the other direction; fields and actions by name.
     let mapping = "[[table]]\ntable = \"ingress.acl_ingress.acl_ingress_table\"\nstage = \"policy\"\ndirection = \"ingress\"\n";
     let model = draw(ACL, Some(mapping)).unwrap();
@@ -454,7 +459,11 @@ fn what_is_wrong_in_a_mapping_is_named() {
         ),
         ("[parser]", "[parsers]", "unknown field `parsers`"),
         ("allow = { name", "allow = { named", "unknown field `named`"),
-        ("unreadable = false\n", "", "missing field `unreadable`"),
+        (
+            "unreadable = false\n",
+            "unread = false\n",
+            "unknown field `unread`",
+        ),
     ];
     for (from, to, wanted) in shapes {
         let message = Mapping::from_toml(&changed(FOREIGN_MAPPING, from, to))

@@ -119,6 +119,13 @@ impl Policy {
         self.five_tuple || Protocol::has_ports(protocol)
     }
 
+    /// Whether some entry names ports of SCTP.
+    pub fn names_sctp_ports(&self) -> bool {
+        let sctp = Protocol::Number(Protocol::SCTP);
+        let mut matchers = self.entries.iter().map(|e| &e.matcher);
+        matchers.any(|m| m.protocol == sctp && !m.is_of_all_ports())
+    }
+
     /// Whether packets of this protocol and IP version show an ICMP type and code.
     pub fn shows_icmp(&self, protocol: u8, family: Family) -> bool {
         !self.five_tuple

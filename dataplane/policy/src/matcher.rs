@@ -374,6 +374,11 @@ impl Matcher {
             && covers_prefixes(&self.local, &other.local)
     }
 
+    /// Whether it names no ports.
+    pub fn is_of_all_ports(&self) -> bool {
+        self.src_ports.is_all() && self.dst_ports.is_all()
+    }
+
     /// Whether it matches packets of this version, protocol and these addresses, ports aside.
     pub fn matches_addresses(&self, protocol: u8, local: IpAddr, remote: IpAddr) -> bool {
         self.families.contains(Family::from_address(remote))

@@ -130,7 +130,17 @@ pub struct View {
     /// fragment of any protocol does, since without its first fragment, which is judged, nothing can be
     /// reassembled, and receivers discard overlapping IPv6 fragments (RFC 5722).
     pub later_v6_protocol: bool,
+    /// It finds the protocol behind IPv6 extension headers. Where it may show the number of the first one instead, packets that
+    /// show such a number are denied: any protocol could be behind it.
+    pub ipv6_extension_headers: bool,
+    /// It shows ports of SCTP. Where it may show other numbers in their place, SCTP packets pass when packets of every port
+    /// would.
+    pub sctp_ports: bool,
 }
+
+/// The IPv6 extension headers behind which ports are found: hop-by-hop options, routing, fragment, destination options
+/// (RFC 8200, section 4).
+pub const IPV6_EXTENSIONS: [u8; 4] = [0, 43, IPV6_FRAGMENT, 60];
 
 /// What a target that does not tell the protocol of later IPv6 fragments shows instead: the fragment header's own
 /// number (RFC 8200).
@@ -143,7 +153,16 @@ impl View {
         short_header: true,
         begun_header: true,
         later_v6_protocol: true,
+        ipv6_extension_headers: true,
+        sctp_ports: true,
     };
+
+    /// Whether this number in the place of the protocol leaves open which protocol it is.
+    pub fn hides_protocol(self, family: Family, shown: u8) -> bool {
+        // Protocol 0 is the hop-by-hop header: a chain that ends there has no end.
+        shown == 0
+            || (family == Family::V6 && !self.ipv6_extension_headers && IPV6_EXTENSIONS.contains(&shown))
+    }
 }
 
 fn first_match(
@@ -173,6 +192,16 @@ fn hits_icmp(entry: &Entry, kind: u8, code: u8) -> bool {
         .is_none_or(|m| m.kind == kind && m.code.is_none_or(|c| c == code))
 }
 
+/// Source and destination ports that stand for all that these entries tell apart.
+fn distinct_ports(candidates: &[(u32, &Entry)]) -> impl Iterator<Item = (u16, u16)> {
+    let matchers = || candidates.iter().map(|(_, entry)| &*entry.matcher);
+    let sources = starts(matchers().flat_map(|m| m.src_ports.iter()), u16::MAX);
+    let destinations = starts(matchers().flat_map(|m| m.dst_ports.iter()), u16::MAX);
+    sources
+        .into_iter()
+        .flat_map(move |src| destinations.clone().into_iter().map(move |dst| (src, dst)))
+}
+
 impl Policy {
     /// The verdict on a packet, and what decided it, on a target that sees as much as `view` says.
     pub fn judge(&self, packet: &Packet, view: View) -> (Verdict, Decider) {
@@ -191,12 +220,13 @@ impl Policy {
             Frame::Other => (self.default, Decider::Default),
             Frame::Opaque => (Verdict::Deny, Decider::Evasion),
             Frame::Ip(ip) if ip.is_later() && ip.remote.is_ipv6() && !view.later_v6_protocol => {
-                self.judge_later_unknown(ip)
+                self.judge_later_unknown(ip, view)
             }
             Frame::Ip(ip) => match ip.protocol {
-                // Protocol 0 is the hop-by-hop header: a chain that ends there has no end.
-                None | Some(0) => (Verdict::Deny, Decider::Evasion),
-                Some(protocol) => self.judge_ip(ip, protocol, view),
+                Some(protocol) if !view.hides_protocol(Family::from_address(ip.remote), protocol) => {
+                    self.judge_ip(ip, protocol, view)
+                }
+                _ => (Verdict::Deny, Decider::Evasion),
             },
         }
     }
@@ -246,6 +276,9 @@ impl Policy {
             },
             L4::Icmp { kind: 0, code: 0 },
         );
+        if self.hides_ports(protocol, view) {
+            return self.judge_any_port(&candidates, protocol);
+        }
         if self.shows_ports(protocol) {
             return match ip.shown(view) {
                 // Of other protocols, five-tuples alone show ports, and they are never too short.
@@ -284,30 +317,43 @@ impl Policy {
         if protocol == Protocol::TCP && view.fragment_offset && offset == 1 {
             return (Verdict::Deny, Decider::Evasion);
         }
-        let entries = || candidates.iter().map(|(_, entry)| &*entry.matcher);
-        let sources = starts(entries().flat_map(|m| m.src_ports.iter()), u16::MAX);
-        let destinations = starts(entries().flat_map(|m| m.dst_ports.iter()), u16::MAX);
         let mut passes = false;
-        for src in &sources {
-            for dst in &destinations {
-                let verdict = |flags| {
-                    first_match(candidates, self.default, |e| {
-                        hits_ports(e, protocol, *src, *dst, flags)
-                    })
-                    .0
-                };
-                let (opening, other) = (verdict(TCP_SYN), verdict(TCP_ACK));
-                if protocol == Protocol::TCP && !view.fragment_offset && opening != other {
-                    return (Verdict::Deny, Decider::Evasion);
-                }
-                passes |= other.passes() || opening.passes();
+        for (src, dst) in distinct_ports(candidates) {
+            let verdict = |flags| {
+                first_match(candidates, self.default, |e| {
+                    hits_ports(e, protocol, src, dst, flags)
+                })
+                .0
+            };
+            let (opening, other) = (verdict(TCP_SYN), verdict(TCP_ACK));
+            if protocol == Protocol::TCP && !view.fragment_offset && opening != other {
+                return (Verdict::Deny, Decider::Evasion);
             }
+            passes |= other.passes() || opening.passes();
         }
         (Verdict::from_passes(passes), Decider::Fragment)
     }
 
+    /// Whether packets of this protocol have ports that a target does not show.
+    pub fn hides_ports(&self, protocol: u8, view: View) -> bool {
+        protocol == Protocol::SCTP && !view.sctp_ports && !self.five_tuple
+    }
+
+    /// Passes when packets of every port would; decided by the first entry that gives this verdict to some of them.
+    fn judge_any_port(&self, candidates: &[(u32, &Entry)], protocol: u8) -> (Verdict, Decider) {
+        let verdicts: Vec<(Verdict, Decider)> = distinct_ports(candidates)
+            .map(|(src, dst)| first_match(candidates, self.default, |e| hits_ports(e, protocol, src, dst, 0)))
+            .collect();
+        let verdict = Verdict::from_passes(verdicts.iter().all(|(verdict, _)| verdict.passes()));
+        let deciders = verdicts.into_iter().filter(|(own, _)| *own == verdict);
+        (
+            verdict,
+            deciders.map(|(_, by)| by).min().unwrap_or(Decider::Default),
+        )
+    }
+
     /// Passes when a fragment of any protocol would: of those the entries name, or of one that none names.
-    fn judge_later_unknown(&self, ip: &IpPacket) -> (Verdict, Decider) {
+    fn judge_later_unknown(&self, ip: &IpPacket, view: View) -> (Verdict, Decider) {
         let named: BTreeSet<u8> = self
             .entries
             .iter()
@@ -323,7 +369,7 @@ impl Policy {
             .iter()
             .copied()
             .chain(unnamed)
-            .filter(|n| *n != 0)
+            .filter(|n| !view.hides_protocol(Family::V6, *n))
             .any(|protocol| {
                 let one = IpPacket {
                     protocol: Some(protocol),

@@ -110,12 +110,21 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 fn view() -> impl Strategy<Value = View> {
-    any::<[bool; 4]>().prop_map(
-        |[fragment_offset, short_header, begun_header, later_v6_protocol]| View {
+    any::<[bool; 6]>().prop_map(
+        |[
             fragment_offset,
             short_header,
             begun_header,
             later_v6_protocol,
+            extensions,
+            sctp,
+        ]| View {
+            fragment_offset,
+            short_header,
+            begun_header,
+            later_v6_protocol,
+            ipv6_extension_headers: extensions,
+            sctp_ports: sctp,
         },
     )
 }

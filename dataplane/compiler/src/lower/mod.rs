@@ -13,7 +13,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, Direction, Family, Policy, Protocol, RARP, TCP_ACK, TCP_SYN, Verdict};
+use portcullis_policy::{
+    Decider, Direction, Family, IPV6_EXTENSIONS, IPV6_FRAGMENT, Policy, Protocol, RARP, TCP_ACK, TCP_SYN,
+    Verdict,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::class_rows::{
@@ -96,6 +99,7 @@ pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
         Decider::Arp,
         frame(FrameMatch::Arp),
     )];
+    rows.extend(hidden_protocols(model).map(deny));
     if model.unreadable {
         rows.push(deny(frame(FrameMatch::Unreadable)));
         return rows;
@@ -109,7 +113,8 @@ pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
             ..ip
         }));
         // A header that is too short shows as zeros.
-        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+        let ported = [Protocol::TCP, Protocol::UDP].into_iter();
+        for protocol in ported.chain(model.view.sctp_ports.then_some(Protocol::SCTP)) {
             rows.push(deny(RowKey {
                 protocol: Some(protocol),
                 later: Some(false),
@@ -121,6 +126,21 @@ pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
         }
     }
     rows
+}
+
+/// Packets that show the number of an IPv6 extension header in the place of their protocol, where a parser may do that.
+fn hidden_protocols(model: &StageModel) -> impl Iterator<Item = RowKey> {
+    let view = model.view;
+    let extensions = IPV6_EXTENSIONS.into_iter();
+    extensions
+        .filter(move |number| *number != 0 && view.hides_protocol(Family::V6, *number))
+        .map(move |number| RowKey {
+            frame: FrameMatch::Ip(Family::V6),
+            protocol: Some(number),
+            // Later fragments may be shown with the fragment header's number; they have a verdict of their own then.
+            later: (number == IPV6_FRAGMENT && !view.later_v6_protocol).then_some(false),
+            ..RowKey::ANY
+        })
 }
 
 /// Port 0, as the key of this field matches it.
@@ -353,7 +373,12 @@ impl<'a> Encoder<'a> {
         let table = self.model.table(Role::Policy, policy.direction)?;
         let capabilities = self.capabilities.get(&policy.direction)?;
         table.key(Field::Overlay)?;
-        if !policy.may_deny() || !base.may_deny() || capabilities.lacks(policy, self.model).is_some() {
+        let hidden = !self.model.view.sctp_ports && (policy.names_sctp_ports() || base.names_sctp_ports());
+        if !policy.may_deny()
+            || !base.may_deny()
+            || hidden
+            || capabilities.lacks(policy, self.model).is_some()
+        {
             return None;
         }
         let rows = overlay::lower(policy, base, self.model, capabilities, cache).ok()?;

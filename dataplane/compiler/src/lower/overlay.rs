@@ -351,7 +351,10 @@ impl<'a> Part<'a, '_> {
         protocols: &[Option<u8>],
     ) -> [(Verdict, Decider); 2] {
         let mut passes = [false; 2];
-        for protocol in protocols {
+        let view = self.model.view;
+        let shown =
+            |protocol: &&Option<u8>| protocol.is_none_or(|number| !view.hides_protocol(Family::V6, number));
+        for protocol in protocols.iter().filter(shown) {
             let members = self.members(*protocol, remote, local, shift);
             for (passes, members) in passes.iter_mut().zip(&members) {
                 *passes |= members.plane(*protocol, self.cache, self.model).passes_later();

@@ -179,6 +179,9 @@ impl Plane {
             Some(drawn) => drawn.passes,
             None => plane.passes_some(),
         };
+        if source.protocol == Some(Protocol::SCTP) && !view.sctp_ports && !source.five_tuple {
+            plane.hide_ports();
+        }
         plane.later = match (&of_fragments, space) {
             _ if source.five_tuple => None,
             (None, Space::Point) => None,
@@ -194,6 +197,20 @@ impl Plane {
             }
         };
         plane
+    }
+
+    /// One verdict for all ports: what packets of every port get, or else deny.
+    fn hide_ports(&mut self) {
+        let all = || {
+            self.grid
+                .iter()
+                .flat_map(|(_, line)| line.iter())
+                .map(|(_, colour)| *colour)
+        };
+        let verdict = Verdict::from_passes(all().all(|colour| self.action(colour).passes()));
+        let colour = all().filter(|colour| self.action(*colour) == verdict).min();
+        let line = vec![(0, colour.unwrap_or(Decider::Default))];
+        self.grid = vec![(0, Arc::new(line))];
     }
 
     /// The verdict that a colour stands for.

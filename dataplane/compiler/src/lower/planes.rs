@@ -313,12 +313,16 @@ impl<'a> Planes<'a> {
 
     /// Gives all later fragments the one verdict they have, in the table of the protocol they are shown with.
     fn merge_later(&self, groups: &mut [(Option<u8>, Vectors)]) {
+        let view = self.model.view;
+        let shows = |(protocol, _): &&(Option<u8>, Vectors)| {
+            protocol.is_none_or(|number| !view.hides_protocol(Family::V6, number))
+        };
         let passing: Vec<Vec<bool>> = match groups.first() {
             None => return,
             Some((_, first)) => (0..first.len())
                 .map(|remote| {
                     let passes = |local: usize| {
-                        groups.iter().any(|(_, vectors)| {
+                        groups.iter().filter(shows).any(|(_, vectors)| {
                             let plane = vectors.get(remote).and_then(|v| v.get(local));
                             plane.is_some_and(|p| p.plane.passes_later())
                         })

@@ -96,6 +96,7 @@ fn decline(
             && (e.matcher.protocol == Protocol::Any || !model.view.fragment_offset)
     };
     let inexact = Capabilities::blind(model, family)
+        || (!model.view.sctp_ports && policy.names_sctp_ports())
         || !capabilities.later
         || entries.iter().any(|(_, e)| flagged(e))
         || denied_piecemeal(policy, entries);

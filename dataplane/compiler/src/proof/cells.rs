@@ -1,6 +1,8 @@
 //! The engine for most classes: for each set of entries and rows that some pair of addresses reaches, every protocol.
 
-use portcullis_policy::{Entry, Family, Fragment, IPV6_FRAGMENT, L4, Packet, Protocol, Verdict};
+use portcullis_policy::{
+    Entry, Family, Fragment, IPV6_EXTENSIONS, IPV6_FRAGMENT, L4, Packet, Protocol, Verdict,
+};
 
 use super::addresses::{Addresses, ones};
 use super::case::{AddressPair, Case, Point, Proof};
@@ -18,8 +20,10 @@ pub(super) struct Slices {
 
 /// What packets of a protocol show.
 fn kind_of(case: &Case<'_>, family: Family, protocol: u8) -> PacketShape {
-    if protocol == 0 {
+    if case.parser.view.hides_protocol(family, protocol) {
         PacketShape::Broken
+    } else if case.policy.hides_ports(protocol, case.parser.view) {
+        PacketShape::HiddenPorts
     } else if case.policy.shows_ports(protocol) {
         PacketShape::Ports {
             flags: protocol == Protocol::TCP && !case.policy.five_tuple,
@@ -47,6 +51,13 @@ impl Slices {
         name(Protocol::TCP, true);
         if case.parser.hides_later(family) {
             name(IPV6_FRAGMENT, false);
+        }
+        let view = case.parser.view;
+        for protocol in IPV6_EXTENSIONS
+            .into_iter()
+            .filter(|p| view.hides_protocol(family, *p))
+        {
+            name(protocol, false);
         }
         for row in &case.rows {
             if let Some(protocol) = row.key.protocol {
@@ -183,21 +194,19 @@ impl Cell<'_, '_> {
         let (passes, torn) = match slice.kind {
             PacketShape::Broken => {
                 let wanted = Verdict::Deny;
-                self.check(
-                    slice,
-                    wanted,
-                    Fragment::Whole,
-                    L4::Nothing,
-                    self.marked(case.blank(false, true)),
-                )?;
+                // Only a chain without an end bears the mark.
+                let shown = |point: Point| match slice.protocol {
+                    0 => self.marked(point),
+                    _ => Some(Point {
+                        marked: false,
+                        ..point
+                    }),
+                };
+                let whole = shown(case.blank(false, true));
+                self.check(slice, wanted, Fragment::Whole, L4::Nothing, whole)?;
                 if fragments {
-                    self.check(
-                        slice,
-                        wanted,
-                        at_offset(2),
-                        L4::Nothing,
-                        self.marked(case.later(true)),
-                    )?;
+                    let later = shown(case.later(true));
+                    self.check(slice, wanted, at_offset(2), L4::Nothing, later)?;
                 }
                 return Ok(false);
             }
@@ -214,6 +223,7 @@ impl Cell<'_, '_> {
                 let later = says(slice.entries(case).find(|e| e.matcher.fragments));
                 (later.passes(), false)
             }
+            PacketShape::HiddenPorts => (self.hidden_ports(slice, memo)?, false),
             PacketShape::Ports { .. } | PacketShape::Icmp => {
                 let outcome = memo.prove(slice, case, |spot| self.differs(slice, spot))?;
                 if case.parser.view.short_header && !case.policy.five_tuple {
@@ -241,6 +251,15 @@ impl Cell<'_, '_> {
             }
         }
         Ok(passes)
+    }
+
+    /// Compares a protocol whose ports a parser may show as anything: rows must give one verdict to all of them, allow only if
+    /// packets of every port pass. Tells whether its later fragments pass.
+    fn hidden_ports(&self, slice: &Slice, memo: &mut Memo) -> Proof<bool> {
+        let outcome = memo.outcome_of_entries(slice, self.case);
+        let rows = slice.of_one_verdict(Verdict::from_passes(!outcome.denies));
+        memo.prove(&rows, self.case, |spot| self.differs(slice, spot))?;
+        Ok(outcome.passes)
     }
 
     /// What rows see of a packet that cannot be judged: with the mark where the parser makes it. `None` when it is

@@ -168,7 +168,8 @@ impl<'c, 'a> Plane<'c, 'a> {
         let mut from = Vec::new();
         for (index, row) in slice.rows.iter().zip(slice.rows(case)) {
             let k = &row.key;
-            let shown = k.frame != FrameMatch::Unreadable || (broken && case.parser.unreadable);
+            let marked = slice.protocol == 0 && case.parser.unreadable;
+            let shown = k.frame != FrameMatch::Unreadable || marked;
             if !shown || k.later == Some(true) || k.flags.is_some_and(|(value, _)| value != 0) {
                 continue;
             }

@@ -37,7 +37,7 @@ impl ParserView {
         }
         let family = Family::from_address(ip.remote);
         let titled = |protocol| {
-            Protocol::has_ports(protocol)
+            (Protocol::has_ports(protocol) && (protocol != Protocol::SCTP || self.view.sctp_ports))
                 || matches!(
                     (protocol, family),
                     (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6)
@@ -45,7 +45,7 @@ impl ParserView {
         };
         let rewrites = ip.protocol == Some(Protocol::TCP) && ip.fragment == Fragment::Later { offset: 1 };
         let short = !ip.is_later() && ip.shown(self.view) == L4::Short && ip.protocol.is_some_and(titled);
-        matches!(ip.protocol, None | Some(0))
+        ip.protocol.is_none_or(|protocol| protocol == 0)
             || (rewrites && self.view.fragment_offset)
             || (short && self.view.short_header)
     }

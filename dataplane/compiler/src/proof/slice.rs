@@ -4,6 +4,7 @@
 //! of IPv4, in a thousand classes. Slices that were proved are remembered, by their whole content.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use portcullis_policy::{Entry, FlagMatch, Protocol, Verdict};
@@ -23,7 +24,10 @@ pub(super) enum PacketShape {
     },
     Icmp,
     Point,
-    /// Protocol 0: a chain of headers without an end.
+    /// Numbers in the place of ports that may be anything.
+    HiddenPorts,
+    /// The number of an extension header in the place of the protocol: a chain of headers without an end, or one that the
+    /// parser does not follow.
     Broken,
 }
 
@@ -36,6 +40,8 @@ pub(super) struct Slice {
     pub named: bool,
     pub entries: Vec<u32>,
     pub rows: Vec<u32>,
+    /// The verdict where no entry matches, if it is not the policy's.
+    default: Option<Verdict>,
 }
 
 impl Slice {
@@ -46,6 +52,16 @@ impl Slice {
             named,
             entries: Vec::new(),
             rows: Vec::new(),
+            default: None,
+        }
+    }
+
+    /// The same rows, and one verdict that they shall give to everything.
+    pub fn of_one_verdict(&self, verdict: Verdict) -> Self {
+        Slice {
+            entries: Vec::new(),
+            default: Some(verdict),
+            ..self.clone()
         }
     }
 
@@ -79,8 +95,10 @@ impl Slice {
         Space {
             last: if self.is_icmp() { 255 } else { u16::MAX },
             flags: self.kind == PacketShape::Ports { flags: true },
-            blank: Protocol::has_ports(self.protocol) && !case.parser.view.short_header,
-            default: case.policy.default,
+            blank: Protocol::has_ports(self.protocol)
+                && !case.parser.view.short_header
+                && self.kind != PacketShape::HiddenPorts,
+            default: self.default.unwrap_or(case.policy.default),
         }
     }
 
@@ -116,7 +134,7 @@ impl Slice {
     /// The codes of its ports.
     pub fn codings<'c>(&self, case: &'c Case<'_>) -> (Coding<'c>, Coding<'c>) {
         match self.kind {
-            PacketShape::Ports { .. } => (case.src_coding(), case.dst_coding()),
+            PacketShape::Ports { .. } | PacketShape::HiddenPorts => (case.src_coding(), case.dst_coding()),
             _ => (Coding::Constant(0), Coding::Constant(0)),
         }
     }
@@ -295,6 +313,18 @@ pub(super) struct Memo {
 }
 
 impl Memo {
+    /// What the entries of a slice mean, whatever its rows say. Never remembered: it proves nothing.
+    pub fn outcome_of_entries(&mut self, slice: &Slice, case: &Case<'_>) -> Outcome {
+        slice.load(case, &mut self.sweep);
+        let compared = self
+            .sweep
+            .compare(slice.space(case), |_| Ok::<(), Infallible>(()));
+        match compared {
+            Ok(outcome) => outcome,
+            Err(never) => match never {},
+        }
+    }
+
     /// Proves a slice of ports or of types and codes, unless it was proved before.
     pub fn prove<E>(
         &mut self,

@@ -58,6 +58,8 @@ pub(super) struct Spot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Outcome {
     pub passes: bool,
+    /// Some whole packet is denied.
+    pub denies: bool,
     /// Some packet gets another verdict when it opens a connection.
     pub torn: bool,
 }
@@ -333,6 +335,7 @@ impl Sweep {
                     .unwrap_or(space.default)
             };
             let wanted = action(entry);
+            outcome.denies |= wanted.denies();
             let got = self.decided(row_mask, rows_here);
             if got != Some(wanted) {
                 let Lane { src, flags, .. } = *lane;

@@ -69,8 +69,20 @@ impl ShownFields {
                 ..Self::frame(0x8847)
             }],
             Frame::Opaque => model.opaque_ethertypes.iter().map(|t| Self::frame(*t)).collect(),
+            Frame::Ip(ip)
+                if ip.protocol == Some(Protocol::SCTP) && !ip.is_later() && !model.view.sctp_ports =>
+            {
+                Self::any_ports(&Self::ip(ip, model))
+            }
             Frame::Ip(ip) => vec![Self::ip(ip, model)],
         }
+    }
+
+    /// Where a parser does not show ports, it may show zeros, the true ones, or bytes of something else.
+    fn any_ports(shown: &Self) -> Vec<Self> {
+        let ports = [(shown.src, shown.dst), (0, 0), (1, 25), (25, 1), (0xffff, 80)];
+        let with = |(src, dst)| ShownFields { src, dst, ..*shown };
+        ports.map(with).into()
     }
 
     fn ip(ip: &IpPacket, model: &StageModel) -> Self {

@@ -159,6 +159,8 @@ pub fn bound(
             short_header: false,
             begun_header: false,
             later_v6_protocol: false,
+            ipv6_extension_headers: false,
+            sctp_ports: false,
         },
         unreadable: false,
         priority_max: PRIORITY_MAX,
@@ -184,8 +186,12 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
             short_header: facts.short_header,
             begun_header: facts.begun_header,
             later_v6_protocol: facts.later_ipv6_protocol,
+            ipv6_extension_headers: facts.ipv6_extension_headers,
+            sctp_ports: facts.sctp_ports,
         };
-        model.opaque_ethertypes.clone_from(&facts.opaque_ethertypes);
+        if let Some(opaque) = &facts.opaque_ethertypes {
+            model.opaque_ethertypes.clone_from(opaque);
+        }
     } else if marked {
         model.unreadable = true;
         model.view = View::FULL;

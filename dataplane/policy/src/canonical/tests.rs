@@ -283,6 +283,8 @@ fn views() -> [View; 2] {
         short_header: false,
         begun_header: false,
         later_v6_protocol: false,
+        ipv6_extension_headers: false,
+        sctp_ports: false,
     };
     [View::FULL, blind]
 }

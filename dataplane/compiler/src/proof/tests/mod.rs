@@ -117,17 +117,25 @@ fn policy() -> impl Strategy<Value = Policy> {
     })
 }
 
-/// Those of the built-in models, and two that no built-in model has.
+/// Those of the built-in models, and some that no built-in model has.
 static SIGHTS: LazyLock<Vec<ParserView>> = LazyLock::new(|| {
     let mut list: Vec<ParserView> = StageModel::names()
         .iter()
         .map(|name| ParserView::from_model(&StageModel::named(name).unwrap()))
         .collect();
-    for (fragment_offset, later_v6_protocol) in [(true, false), (false, true)] {
+    for (fragment_offset, later_v6_protocol, ipv6_extension_headers, sctp_ports) in [
+        (true, false, true, true),
+        (false, true, true, true),
+        (true, false, false, true),
+        (true, true, true, false),
+        (false, true, false, false),
+    ] {
         list.push(ParserView {
             view: View {
                 fragment_offset,
                 later_v6_protocol,
+                ipv6_extension_headers,
+                sctp_ports,
                 short_header: true,
                 begun_header: true,
             },
