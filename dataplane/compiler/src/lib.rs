@@ -16,6 +16,7 @@ pub mod compilation;
 pub mod lower;
 pub mod model;
 pub mod proof;
+pub mod restriction;
 pub mod row;
 pub mod row_cache;
 

@@ -5,8 +5,11 @@
 
 use std::fmt;
 
-use portcullis_policy::{Direction, View};
+use portcullis_policy::{Direction, TCP_FLAGS, View};
 use serde::{Deserialize, Serialize};
+
+use crate::restriction::Restriction;
+use crate::row::ones;
 
 /// What a key of a table matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +27,12 @@ pub enum Field {
     Overlay,
     /// EtherType behind the tags.
     EtherType,
+    /// Whether it is IPv4: in the place of EtherType 0x0800.
+    IsIpv4,
+    /// Whether it is IPv6: in the place of EtherType 0x86dd.
+    IsIpv6,
+    /// Whether it is IP of either version. Rows never name it: what they say of IP is of one version.
+    IsIp,
     /// The parser's mark on what cannot be judged.
     Unreadable,
     /// IP protocol, behind extension headers.
@@ -67,7 +76,7 @@ impl Field {
             Field::Vlan => 12,
             Field::Mac => 48,
             Field::EtherType | Field::SrcPort | Field::DstPort => 16,
-            Field::Unreadable | Field::Later => 1,
+            Field::Unreadable | Field::Later | Field::IsIpv4 | Field::IsIpv6 | Field::IsIp => 1,
             Field::Protocol | Field::IcmpType | Field::IcmpCode => 8,
             Field::TcpFlags => 12,
             Field::RemoteIpv4 | Field::LocalIpv4 => 32,
@@ -75,6 +84,31 @@ impl Field {
             Field::PortBlock => 10,
             _ => return None,
         })
+    }
+}
+
+impl Field {
+    /// Whether a key on it can have this many bits. Of IPv6 addresses the first 64 bits are enough for most rules, and of TCP
+    /// flags the 8 from FIN to CWR for all.
+    pub fn can_have(self, width: u16) -> bool {
+        self.width().is_none_or(|whole| {
+            width == whole
+                || match self {
+                    Field::RemoteIpv6 | Field::LocalIpv6 => width == 64,
+                    Field::TcpFlags => (8..whole).contains(&width),
+                    _ => false,
+                }
+        })
+    }
+}
+
+impl Field {
+    /// The low bits that a key of this width does not have: those behind the first ones of an IPv6 address.
+    pub fn low_bits_missing(self, width: u16) -> u32 {
+        match self {
+            Field::RemoteIpv6 | Field::LocalIpv6 => u32::from(128u16.saturating_sub(width)),
+            _ => 0,
+        }
     }
 }
 
@@ -238,6 +272,9 @@ pub struct TableModel {
     /// Whether its rows can expire by themselves.
     #[serde(default)]
     pub expires: bool,
+    /// What the P4 program demands of its rows.
+    #[serde(skip)]
+    pub restrictions: Vec<Restriction>,
 }
 
 impl TableModel {
@@ -274,6 +311,15 @@ pub struct StageModel {
     pub opaque_ethertypes: Vec<u16>,
     /// The tables in pipeline order.
     pub tables: Vec<TableModel>,
+}
+
+/// The TCP flags that every policy stage with a key for them shows.
+pub fn shown_flags(tables: &[TableModel]) -> u16 {
+    let policies = tables.iter().filter(|t| t.stage == Role::Policy);
+    let widths = policies.filter_map(|t| t.key(Field::TcpFlags)).map(|k| k.width);
+    widths
+        .min()
+        .map_or(TCP_FLAGS, |width| ones(width) as u16 & TCP_FLAGS)
 }
 
 /// A model that cannot be read.
@@ -339,6 +385,7 @@ impl StageModel {
                 later_v6_protocol: raw.parser.later_ipv6_protocol,
                 ipv6_extension_headers: raw.parser.ipv6_extension_headers,
                 sctp_ports: raw.parser.sctp_ports,
+                tcp_flags: shown_flags(&raw.tables),
             },
             unreadable: raw.parser.unreadable,
             priority_max: raw.priority_max,
@@ -383,7 +430,7 @@ impl StageModel {
                 if key.width == 0 || key.width > 128 {
                     return wrong(at + ".width", "is not between 1 and 128 bits");
                 }
-                if key.field.width().is_some_and(|w| w != key.width) {
+                if !key.field.can_have(key.width) {
                     return wrong(at + ".width", "is not the width of this field in a packet");
                 }
             }

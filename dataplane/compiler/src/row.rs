@@ -74,6 +74,19 @@ pub struct Row {
     pub action: RowAction,
 }
 
+impl Row {
+    /// The IP version that it is about, where it names one.
+    pub fn family(&self) -> Option<Family> {
+        self.keys.iter().find_map(|(field, given)| match (field, given) {
+            (Field::EtherType, FieldMatch::Masked { value: 0x0800, .. })
+            | (Field::IsIpv4, FieldMatch::Masked { value: 1, .. }) => Some(Family::V4),
+            (Field::EtherType, FieldMatch::Masked { value: 0x86dd, .. })
+            | (Field::IsIpv6, FieldMatch::Masked { value: 1, .. }) => Some(Family::V6),
+            _ => None,
+        })
+    }
+}
+
 /// The packets that a policy row is about, beside its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
@@ -109,7 +122,8 @@ fn whole(key: &KeyModel, value: u128) -> FieldMatch {
     }
 }
 
-fn ones(width: u16) -> u128 {
+/// A number of this many ones.
+pub(crate) fn ones(width: u16) -> u128 {
     u128::MAX
         .checked_shr(128 - u32::from(width.clamp(1, 128)))
         .unwrap_or(u128::MAX)
@@ -151,6 +165,18 @@ impl<'a> Draft<'a> {
     fn exactly(&mut self, field: Field, value: u128) {
         if let Some(key) = self.table.key(field) {
             self.keys.push((field, whole(key, value)));
+        }
+    }
+
+    /// The IP version: by a key of its own where the table has one, or by the EtherType.
+    fn family(&mut self, family: Family) {
+        let (own, ether_type) = match family {
+            Family::V4 => (Field::IsIpv4, 0x0800),
+            Family::V6 => (Field::IsIpv6, 0x86dd),
+        };
+        match self.table.key(own) {
+            Some(_) => self.exactly(own, 1),
+            None => self.exactly(Field::EtherType, ether_type),
         }
     }
 
@@ -210,8 +236,7 @@ pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, row: &Po
     match key.frame {
         FrameMatch::Any => {}
         FrameMatch::Arp => draft.exactly(Field::EtherType, 0x0806),
-        FrameMatch::Ip(Family::V4) => draft.exactly(Field::EtherType, 0x0800),
-        FrameMatch::Ip(Family::V6) => draft.exactly(Field::EtherType, 0x86dd),
+        FrameMatch::Ip(family) => draft.family(family),
         FrameMatch::EtherType(t) => draft.exactly(Field::EtherType, t.into()),
         FrameMatch::Unreadable => draft.exactly(Field::Unreadable, 1),
     }
@@ -258,13 +283,7 @@ pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, row: &Po
 pub fn remote_row(table: &TableModel, class: ClassId, row: &RemoteRow) -> Row {
     let mut draft = Draft::new(table, Some(class), None);
     // A prefix of no bits says nothing of the IP version, and a field that a packet lacks may read as zeros.
-    draft.exactly(
-        Field::EtherType,
-        match row.prefix {
-            IpNet::V4(_) => 0x0800,
-            IpNet::V6(_) => 0x86dd,
-        },
-    );
+    draft.family(Family::from_address(row.prefix.addr()));
     draft.prefix(Field::RemoteIpv4, Field::RemoteIpv6, row.prefix);
     let set = RowAction::Set {
         field: Field::RemoteId,

@@ -281,7 +281,7 @@ impl Device {
             table: table.name.clone(),
             what,
         };
-        let family = family_of(row);
+        let family = row.family();
         let mut fields = Vec::with_capacity(row.keys.len());
         for (field, value) in &row.keys {
             let of = |f: &&DeviceField| {
@@ -422,15 +422,6 @@ impl DeviceTable {
     }
 }
 
-/// The IP version that a row is about, by its EtherType.
-fn family_of(row: &LogicalRow) -> Option<Family> {
-    row.keys.iter().find_map(|(field, value)| match (field, value) {
-        (Field::EtherType, FieldMatch::Masked { value: 0x0800, .. }) => Some(Family::V4),
-        (Field::EtherType, FieldMatch::Masked { value: 0x86dd, .. }) => Some(Family::V6),
-        _ => None,
-    })
-}
-
 /// What a row says of a match field: `Some(None)` when it may hold anything, `None` when it cannot be said.
 fn as_match(
     key: &DeviceField,
@@ -457,7 +448,16 @@ fn as_match(
                 _ => None,
             };
         }
-        FieldMatch::Masked { value, mask } => (*value, *mask),
+        FieldMatch::Masked { value, mask } => {
+            // A key of 64 bits has the first ones of an IPv6 address.
+            let cut = key
+                .field
+                .map_or(0, |(field, _)| field.low_bits_missing(key.width));
+            if mask.trailing_zeros() < cut {
+                return None;
+            }
+            (value.unbounded_shr(cut), mask.unbounded_shr(cut))
+        }
         FieldMatch::Attachment(name) if key.width == 0 => {
             return whole(key.kind, string_of(port(name)?)).map(Some);
         }

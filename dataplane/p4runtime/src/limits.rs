@@ -2,14 +2,52 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_compiler::Unsupported;
 use portcullis_compiler::compilation::Compilation;
+use portcullis_compiler::{ClassId, Intent, Unsupported};
 use portcullis_policy::Name;
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
 use crate::device::Device;
 use crate::own;
 use crate::units::is_tagged;
+
+/// Endpoints that one message names.
+const NAMED: usize = 3;
+
+/// Policies that the tables cannot hold because of one of their rules: nothing of them is enforced.
+pub(crate) fn not_held(intent: &Intent, compilation: &Compilation) -> Vec<Unsupported> {
+    let policy = |(id, unsupported): &(ClassId, Unsupported)| {
+        let class = intent.classes.get(id)?;
+        let direction = class.policy.direction;
+        let endpoints = intent.endpoints.values();
+        let mut names: Vec<&str> = endpoints
+            .filter(|endpoint| endpoint.classes[direction] == *id)
+            .map(|endpoint| endpoint.name.as_str())
+            .collect();
+        if intent.unmanaged[direction] == *id {
+            names.push("ports without an endpoint");
+        }
+        let more = match names.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        names.truncate(NAMED);
+        // The rule that is the reason, unless the whole policy is.
+        let because = match unsupported.rule.starts_with("the ") {
+            true => String::new(),
+            false => format!("{}: ", unsupported.rule),
+        };
+        Some(Unsupported {
+            rule: format!("the {direction} policy of {}{more}", names.join(", ")),
+            why: format!(
+                "{because}{}; no rule of this policy is enforced here",
+                unsupported.why
+            ),
+            ..unsupported.clone()
+        })
+    };
+    compilation.unsupported.iter().filter_map(policy).collect()
+}
 
 /// Endpoints on a VLAN of a port, where rows name whole ports: rows for one would hold for all VLANs.
 pub(crate) fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
@@ -135,6 +173,25 @@ pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str
         ));
     }
     list
+}
+
+/// Restrictions of policy tables that cannot be read, so that rows may break them.
+pub(crate) fn not_read(device: &Device, target: &str) -> Vec<Unsupported> {
+    let tables = device.model.tables.iter();
+    let restrictions = tables.flat_map(|table| table.restrictions.iter().map(move |r| (table, r)));
+    restrictions
+        .filter_map(|(table, restriction)| {
+            let error = restriction.demand.as_ref().err()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("rows that break `{}`", restriction.text),
+                table: table.name.clone(),
+                why: format!(
+                    "this restriction of the P4 program cannot be read ({error}), and the device may refuse rows that break it"
+                ),
+            })
+        })
+        .collect()
 }
 
 /// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,

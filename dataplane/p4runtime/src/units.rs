@@ -264,7 +264,7 @@ impl Units {
         let port = |name: &str| ports.get(name).copied();
         let mut built = Built {
             desired: Desired::new(),
-            unsupported: compilation.unsupported.iter().map(|(_, u)| u.clone()).collect(),
+            unsupported: limits::not_held(intent, &compilation),
             steps: compilation.steps.clone(),
             hits: Attributions::default(),
             overlays: Overlays::default(),
@@ -307,6 +307,7 @@ impl Units {
             built
                 .unsupported
                 .extend(limits::not_shown(device, &compilation, target));
+            built.unsupported.extend(limits::not_read(device, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));
                 built.unsupported.extend(limits::not_apart(points, target));

@@ -16,6 +16,7 @@ mod left;
 mod mixes;
 mod odd_devices;
 mod pipelines;
+mod restricted;
 mod rig;
 mod roles;
 mod suite;

@@ -50,5 +50,6 @@ pub use program::{
 pub use types::{Family, IcmpMatch, MacAddr, Name, ParseError, PortRange, Protocol, StrictPrefix, Verdict};
 pub use validate::{DocumentError, FieldError};
 pub use verdict::{
-    Fragment, Frame, IPV6_EXTENSIONS, IPV6_FRAGMENT, IpPacket, L4, Packet, RARP, TCP_ACK, TCP_SYN, View,
+    Fragment, Frame, IPV6_EXTENSIONS, IPV6_FRAGMENT, IpPacket, L4, Packet, RARP, TCP_ACK, TCP_FLAGS, TCP_SYN,
+    View,
 };

@@ -136,7 +136,12 @@ pub struct View {
     /// It shows ports of SCTP. Where it may show other numbers in their place, SCTP packets pass when packets of every port
     /// would.
     pub sctp_ports: bool,
+    /// The TCP flags it shows, as a mask: 12 bits with the reserved ones, or the 8 flags from FIN to CWR (RFC 9293).
+    pub tcp_flags: u16,
 }
+
+/// The TCP flags (RFC 9293), with the reserved bits.
+pub const TCP_FLAGS: u16 = 0xfff;
 
 /// The IPv6 extension headers behind which ports are found: hop-by-hop options, routing, fragment, destination options
 /// (RFC 8200, section 4).
@@ -155,6 +160,7 @@ impl View {
         later_v6_protocol: true,
         ipv6_extension_headers: true,
         sctp_ports: true,
+        tcp_flags: TCP_FLAGS,
     };
 
     /// Whether this number in the place of the protocol leaves open which protocol it is.
@@ -268,21 +274,17 @@ impl Policy {
             }
             return first_match(&candidates, self.default, |_| true);
         }
-        let blank = (
-            L4::Ports {
-                src: 0,
-                dst: 0,
-                flags: 0,
-            },
-            L4::Icmp { kind: 0, code: 0 },
-        );
         if self.hides_ports(protocol, view) {
             return self.judge_any_port(&candidates, protocol);
         }
         if self.shows_ports(protocol) {
             return match ip.shown(view) {
                 // Of other protocols, five-tuples alone show ports, and they are never too short.
-                l4 if l4 == blank.0 && !view.short_header && Protocol::has_ports(protocol) => {
+                L4::Ports {
+                    src: 0,
+                    dst: 0,
+                    flags,
+                } if flags & view.tcp_flags == 0 && !view.short_header && Protocol::has_ports(protocol) => {
                     (Verdict::Deny, Decider::Evasion)
                 }
                 L4::Ports { src, dst, flags } => first_match(&candidates, self.default, |e| {
@@ -293,7 +295,7 @@ impl Policy {
         }
         if is_icmp {
             return match if ip.l4 == L4::Short && !view.short_header {
-                blank.1
+                L4::Icmp { kind: 0, code: 0 }
             } else {
                 ip.l4
             } {

@@ -125,6 +125,7 @@ fn view() -> impl Strategy<Value = View> {
             later_v6_protocol,
             ipv6_extension_headers: extensions,
             sctp_ports: sctp,
+            tcp_flags: if sctp { 0xfff } else { 0xff },
         },
     )
 }

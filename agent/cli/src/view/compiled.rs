@@ -71,6 +71,8 @@ impl KeyView {
             (FieldMatch::Masked { value: 0x0800, .. }, Field::EtherType) => "ipv4".to_string(),
             (FieldMatch::Masked { value: 0x86dd, .. }, Field::EtherType) => "ipv6".to_string(),
             (FieldMatch::Masked { value: 0x0806, .. }, Field::EtherType) => "arp".to_string(),
+            (FieldMatch::Masked { value: 1, .. }, Field::IsIpv4) => "ipv4".to_string(),
+            (FieldMatch::Masked { value: 1, .. }, Field::IsIpv6) => "ipv6".to_string(),
             (FieldMatch::Masked { value, .. }, Field::EtherType) => format!("ether_type={value:#06x}"),
             (FieldMatch::Masked { value, .. }, Field::Protocol) => {
                 let name = u8::try_from(*value).map_or_else(|_| value.to_string(), Protocol::name);

@@ -1,5 +1,6 @@
 //! Capabilities of a model's policy stage, computed once.
 
+use ipnet::IpNet;
 use portcullis_policy::{Direction, Entry, Family, FlagMatch, Policy, Protocol};
 
 use crate::class_rows::Unsupported;
@@ -33,6 +34,8 @@ pub(crate) struct Capabilities {
     pub remote: bool,
     /// Local prefixes as keys.
     pub local: bool,
+    /// The longest IPv6 prefix that keys for remote and local addresses match.
+    longest: [u16; 2],
     /// Bits of source and destination codes.
     pub codes: Option<(u16, u16)>,
     /// Sets of words a class may have.
@@ -51,6 +54,12 @@ fn kind(model: &StageModel, direction: Direction, field: Field) -> MatchSupport 
         Some(MatchKind::Ternary | MatchKind::Lpm) => MatchSupport::Masked,
         Some(MatchKind::Range) => MatchSupport::Range,
     }
+}
+
+/// Whether some IPv6 prefix is longer than this.
+fn longer(prefixes: &[IpNet], longest: u16) -> bool {
+    let mut v6 = prefixes.iter().filter(|p| matches!(p, IpNet::V6(_)));
+    v6.any(|p| u16::from(p.prefix_len()) > longest)
 }
 
 /// What both can do.
@@ -99,6 +108,14 @@ impl Capabilities {
             ids: ids.then(|| room(width(Field::RemoteId))),
             remote: masked(Field::RemoteIpv4) && masked(Field::RemoteIpv6),
             local: masked(Field::LocalIpv4) && masked(Field::LocalIpv6),
+            longest: [
+                model
+                    .table(Role::Remote, direction)
+                    .and_then(|t| t.key(Field::RemoteIpv6))
+                    .map_or(128, |k| k.width)
+                    .min(policy.key(Field::RemoteIpv6).map_or(128, |k| k.width)),
+                policy.key(Field::LocalIpv6).map_or(128, |k| k.width),
+            ],
             codes: codes.then(|| (width(Field::SrcCode), width(Field::DstCode))),
             words,
             small: model.priority_max <= SMALL,
@@ -141,6 +158,12 @@ impl Capabilities {
                     refuse(e, "remote prefixes", Field::RemoteIpv4)
                 }
                 _ if !self.local && !m.local.is_empty() => refuse(e, "local prefixes", Field::LocalIpv4),
+                _ if longer(&m.remote, self.longest[0]) => {
+                    refuse(e, "IPv6 prefixes longer than its key", Field::RemoteIpv6)
+                }
+                _ if longer(&m.local, self.longest[1]) => {
+                    refuse(e, "IPv6 prefixes longer than its key", Field::LocalIpv6)
+                }
                 _ => return None,
             })
         })

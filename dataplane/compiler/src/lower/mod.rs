@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::class_rows::{
     ClassRows, Codes, FrameMatch, PolicyRow, PortMatch, RemoteRow, RowKey, Unsupported, WordRow,
 };
-use crate::model::{Field, KeyModel, MatchKind, Role, StageModel};
+use crate::model::{Field, KeyModel, MatchKind, Role, StageModel, TableModel};
+use crate::restriction::Restriction;
+use crate::row::{Owner, policy_row};
 
 mod capabilities;
 mod cells;
@@ -118,7 +120,7 @@ pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
             rows.push(deny(RowKey {
                 protocol: Some(protocol),
                 later: Some(false),
-                flags: (protocol == Protocol::TCP).then_some((0, 0xfff)),
+                flags: (protocol == Protocol::TCP).then_some((0, model.view.tcp_flags)),
                 src: zero(model, Field::SrcPort),
                 dst: zero(model, Field::DstPort),
                 ..ip
@@ -267,6 +269,34 @@ impl SharedCodes {
     }
 }
 
+/// The first of these rows that breaks a restriction of its table.
+pub fn broken<'r>(table: &'r TableModel, rows: &'r [PolicyRow]) -> Option<(&'r PolicyRow, &'r Restriction)> {
+    if table.restrictions.is_empty() {
+        return None;
+    }
+    rows.iter().find_map(|row| {
+        let shown = policy_row(table, Owner::Every, Some(""), row);
+        let broken = table.restrictions.iter().find(|r| r.is_broken_by(&shown))?;
+        Some((row, broken))
+    })
+}
+
+/// Why a policy cannot be on a table whose restrictions its rows break.
+fn restricted(model: &StageModel, policy: &Policy, rows: &[PolicyRow]) -> Option<Unsupported> {
+    let table = model.table(Role::Policy, policy.direction)?;
+    let (row, restriction) = broken(table, rows)?;
+    Some(Unsupported {
+        target: model.name.clone(),
+        rule: policy.origin(row.by),
+        table: table.name.clone(),
+        why: format!(
+            "the P4 program restricts the rows of this table, and one of this rule's would break `{}`: change the rule, or enforce \
+             it on another target",
+            restriction.text
+        ),
+    })
+}
+
 /// Encodes one policy, each hit attributed to its rule, without port codes. The rows are not proved yet.
 pub fn lower(policy: &Policy, model: &StageModel) -> Result<ClassRows, Unsupported> {
     Encoder::new(model, None).lower(policy, Attribution::Rule, &mut Cache::default())
@@ -364,7 +394,10 @@ impl<'a> Encoder<'a> {
         // A bit of a word tells the verdict, not the rule.
         program.merged |= !program.words.is_empty();
         program.codes = self.codes.filter(|_| coded).map(|c| Arc::clone(c.codes()));
-        Ok(program)
+        match restricted(self.model, policy, &program.policy) {
+            Some(unsupported) => Err(unsupported),
+            None => Ok(program),
+        }
     }
 
     /// The rows that make a base the policy, where they are fewer than the policy's own; `None` where the model has no

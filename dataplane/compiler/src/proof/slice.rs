@@ -98,6 +98,7 @@ impl Slice {
             blank: Protocol::has_ports(self.protocol)
                 && !case.parser.view.short_header
                 && self.kind != PacketShape::HiddenPorts,
+            shown_flags: case.parser.view.tcp_flags,
             default: self.default.unwrap_or(case.policy.default),
         }
     }

@@ -4,7 +4,7 @@
 //! Source ports and flags give a few masks of these bits; at each stop the first bit of "reaches here" and "in the
 //! mask" is the entry, or the row, that decides.
 
-use portcullis_policy::Verdict;
+use portcullis_policy::{TCP_FLAGS, Verdict};
 
 use super::case::is_opening;
 use super::ports::Run;
@@ -38,6 +38,8 @@ pub(super) struct Space {
     pub flags: bool,
     /// Zero ports and flags are denied, because a header that is too short looks the same.
     pub blank: bool,
+    /// The flags that such a header shows as zeros.
+    pub shown_flags: u16,
     /// The verdict where no entry matches.
     pub default: Verdict,
 }
@@ -203,7 +205,7 @@ impl Sweep {
         if space.blank {
             let zero = |pool: &mut Vec<Run>| pool.push((0, 0));
             let flags = if space.flags {
-                Flags::Masked(0, ALL_FLAGS)
+                Flags::Masked(0, space.shown_flags)
             } else {
                 Flags::Any
             };
@@ -388,8 +390,6 @@ impl Sweep {
 
 /// Source ports whose bits are compared with those of the next one.
 const RECENT: usize = 16;
-/// The TCP flags (RFC 9293), with the reserved bits.
-const ALL_FLAGS: u16 = 0xfff;
 /// Flag questions that are remembered.
 const KNOWN: usize = 64;
 
@@ -465,7 +465,7 @@ impl FlagCells {
         }
         let mut seen = std::collections::HashSet::new();
         let answers = |flags: u16| -> Vec<bool> { self.asked.iter().map(|a| a.hits(flags)).collect() };
-        let reps = (0..=ALL_FLAGS)
+        let reps = (0..=TCP_FLAGS)
             .filter(|flags| seen.insert(answers(*flags)))
             .collect();
         if self.known.len() >= KNOWN {

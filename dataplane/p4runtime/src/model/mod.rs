@@ -21,9 +21,11 @@
 mod ids;
 mod names;
 mod needs;
+mod restrictions;
 mod table;
 
-use portcullis_compiler::model::{Field, Role, Weight};
+use portcullis_compiler::lower::{broken, fixed_rows};
+use portcullis_compiler::model::{Field, Role, Weight, shown_flags};
 use portcullis_compiler::{ModelError, StageModel, TableModel};
 use portcullis_policy::{Direction, View};
 use portcullis_proto::p4::config::v1::{P4Info, Table};
@@ -161,6 +163,7 @@ pub fn bound(
             later_v6_protocol: false,
             ipv6_extension_headers: false,
             sctp_ports: false,
+            tcp_flags: shown_flags(&tables),
         },
         unreadable: false,
         priority_max: PRIORITY_MAX,
@@ -188,6 +191,7 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
             later_v6_protocol: facts.later_ipv6_protocol,
             ipv6_extension_headers: facts.ipv6_extension_headers,
             sctp_ports: facts.sctp_ports,
+            tcp_flags: model.view.tcp_flags,
         };
         if let Some(opaque) = &facts.opaque_ethertypes {
             model.opaque_ethertypes.clone_from(opaque);
@@ -214,6 +218,16 @@ fn check(model: &StageModel) -> Result<(), MappingError> {
         let reasons = needs::lacking(table, model.unreadable);
         if !reasons.is_empty() {
             return refuse(table, reasons);
+        }
+    }
+    let fixed = fixed_rows(model);
+    for table in model.tables.iter().filter(|t| t.stage == Role::Policy) {
+        if let Some((_, restriction)) = broken(table, &fixed) {
+            let why = format!(
+                "rows of every policy would break its restriction `{}`",
+                restriction.text
+            );
+            return refuse(table, vec![why]);
         }
     }
     for (name, why) in needs::unlike(&model.tables) {

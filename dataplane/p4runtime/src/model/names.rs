@@ -51,6 +51,9 @@ const NAMES: &[(&[&str], Meaning)] = &[
         &["ether_type", "eth_type", "ethertype"],
         Meaning::Is(Field::EtherType),
     ),
+    (&["is_ipv4"], Meaning::Is(Field::IsIpv4)),
+    (&["is_ipv6"], Meaning::Is(Field::IsIpv6)),
+    (&["is_ip"], Meaning::Is(Field::IsIp)),
     (&["unreadable"], Meaning::Is(Field::Unreadable)),
     (
         &["protocol", "ip_protocol", "ip_proto"],
@@ -286,7 +289,7 @@ mod tests {
             "inner.src_port",
             "hdr.ipv4_base.protocol",
             "hdr.arp.protocol",
-            "is_ipv4",
+            "inner.is_ipv4",
             "",
         ] {
             assert_eq!(meaning(name), None, "{name}");

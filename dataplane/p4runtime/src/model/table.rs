@@ -11,6 +11,7 @@ use portcullis_proto::p4::config::v1::table::IdleTimeoutBehavior;
 use portcullis_proto::p4::config::v1::{Action, MatchField, P4Info, Preamble, Table};
 
 use super::names::{self, Meaning};
+use super::restrictions;
 use super::shown;
 use crate::device::OWN;
 use crate::mapping::{ActionMapping, ActionsMapping};
@@ -80,7 +81,7 @@ pub(super) fn is_called(preamble: Option<&Preamble>, name: &str) -> bool {
 }
 
 /// How a match field matches; `None` for what P4Runtime leaves to the architecture.
-fn kind(field: &MatchField) -> Option<MatchKind> {
+pub(super) fn kind(field: &MatchField) -> Option<MatchKind> {
     let Some(Match::MatchType(number)) = field.r#match else {
         return None;
     };
@@ -120,7 +121,7 @@ fn key(field: Field, given: &MatchField) -> Result<KeyModel, String> {
             .ok_or_else(|| format!("it has {} bits", given.bitwidth))?
     };
     match field.width() {
-        Some(fixed) if fixed != width => Err(format!("it has {width} bits, not {fixed}")),
+        Some(fixed) if !field.can_have(width) => Err(format!("it has {width} bits, not {fixed}")),
         _ => Ok(KeyModel { field, kind, width }),
     }
 }
@@ -238,6 +239,12 @@ fn keys_by_name<'a>(table: &'a Table, part: &Part<'_>, own_program: bool, keys: 
     }
 }
 
+/// Whether a field of one bit is called as another field of one bit is: `is_ip` is not the mark of later fragments.
+fn of_one_bit_otherwise(given: &MatchField, field: Field) -> bool {
+    let one_bit = |field: Field| field.width() == Some(1);
+    matches!(names::meaning(&given.name), Some(Meaning::Is(called)) if one_bit(called) && called != field)
+}
+
 /// Keys as a mapping says.
 fn keys_by_mapping<'a>(table: &'a Table, fields: &BTreeMap<String, Field>, keys: &mut Keys<'a>) {
     for given in &table.match_fields {
@@ -249,6 +256,10 @@ fn keys_by_mapping<'a>(table: &'a Table, fields: &BTreeMap<String, Field>, keys:
                     "fields: `{name}` cannot be `overlay`: {OVERLAY_OF_OTHERS}"
                 ));
             }
+            Some((field, Ok(_))) if of_one_bit_otherwise(given, field) => keys.wrong.push(format!(
+                "fields: `{}` cannot be `{field}`: its name says that it is something else",
+                shown(&given.name)
+            )),
             Some((_, Ok(key))) => keys.take(key, given, mapped_family(key.field, given)),
             Some((field, Err(why))) => {
                 let name = shown(&given.name);
@@ -459,6 +470,7 @@ impl<'a> Pipeline<'a> {
             actions,
             counters: self.counts(table),
             expires: expires(table),
+            restrictions: restrictions::of_table(table, &keys.bound),
         };
         Ok(MappedTable {
             model,

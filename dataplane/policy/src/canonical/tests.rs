@@ -285,6 +285,7 @@ fn views() -> [View; 2] {
         later_v6_protocol: false,
         ipv6_extension_headers: false,
         sctp_ports: false,
+        tcp_flags: 0xff,
     };
     [View::FULL, blind]
 }

@@ -136,6 +136,7 @@ static SIGHTS: LazyLock<Vec<ParserView>> = LazyLock::new(|| {
                 later_v6_protocol,
                 ipv6_extension_headers,
                 sctp_ports,
+                tcp_flags: if sctp_ports { 0xfff } else { 0xff },
                 short_header: true,
                 begun_header: true,
             },
