@@ -109,7 +109,7 @@ pub enum Failure {
     #[error(transparent)]
     Program(#[from] portcullis_p4runtime::ProgramError),
     /// A P4 program's description, or the mapping for it, is wrong.
-    #[error("{} cannot be used as a stage model", path.display())]
+    #[error("{} cannot be used as a stage model or a mapping", path.display())]
     P4Info {
         path: PathBuf,
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -77,7 +77,23 @@ impl Compilation {
         unmanaged: &BTreeSet<String>,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
-        let model = programs.model().clone();
+        let taken = BTreeMap::new();
+        Self::beside(intent, programs, attribution, (unmanaged, &taken), elsewhere)
+    }
+
+    /// The same beside rows of others: how many of them each table holds, by its name.
+    pub fn beside(
+        intent: &Intent,
+        programs: &mut RowCache,
+        attribution: Attribution,
+        (unmanaged, taken): (&BTreeSet<String>, &BTreeMap<String, u64>),
+        elsewhere: impl Fn(&EndpointIntent) -> bool,
+    ) -> Result<Self, CompileError> {
+        let mut model = programs.model().clone();
+        for table in &mut model.tables {
+            let others = taken.get(&table.name).copied().unwrap_or(0);
+            table.size = table.size.map(|size| size.saturating_sub(others));
+        }
         programs.share_codes(intent.enforced().map(AsRef::as_ref));
         let mut wanted: BTreeSet<ClassId> = intent.enforced().map(|class| class.id).collect();
         let mut compilation = Compilation {

@@ -302,6 +302,8 @@ pub struct StageModel {
     ///
     /// [`FrameMatch::Unreadable`]: crate::FrameMatch::Unreadable
     pub unreadable: bool,
+    /// The lowest priority of rows of policy stages, 1 unless rows of others have their place below ours.
+    pub priority_min: u32,
     /// The highest priority a row may have.
     pub priority_max: u32,
     /// Every combination of masks in a table costs each packet (tuple space search, as in Open vSwitch), so that
@@ -344,6 +346,8 @@ struct Raw {
     name: String,
     #[serde(default)]
     summary: String,
+    #[serde(default = "lowest")]
+    priority_min: u32,
     priority_max: u32,
     #[serde(default)]
     few_masks: bool,
@@ -370,7 +374,17 @@ struct RawParser {
     opaque_ethertypes: Vec<u16>,
 }
 
+/// The lowest priority of P4Runtime and OpenFlow that a row with others below it can have.
+fn lowest() -> u32 {
+    1
+}
+
 impl StageModel {
+    /// How many priorities rows of policy stages have.
+    pub fn priorities(&self) -> u32 {
+        (self.priority_max + 1).saturating_sub(self.priority_min.max(1))
+    }
+
     /// Reads and checks a model.
     pub fn from_toml(text: &str) -> Result<Self, ModelError> {
         let raw: Raw =
@@ -388,6 +402,7 @@ impl StageModel {
                 tcp_flags: shown_flags(&raw.tables),
             },
             unreadable: raw.parser.unreadable,
+            priority_min: raw.priority_min,
             priority_max: raw.priority_max,
             few_masks: raw.few_masks,
             opaque_ethertypes: raw.parser.opaque_ethertypes,
@@ -407,6 +422,12 @@ impl StageModel {
         };
         if self.name.is_empty() {
             return wrong("name".into(), "is empty: give the model a name");
+        }
+        if self.priority_min == 0 || self.priority_min > self.priority_max {
+            return wrong(
+                "priority_min".into(),
+                "is not between 1 and priority_max: our rows have the priorities from one to the other",
+            );
         }
         if self.view.short_header && !self.unreadable {
             return wrong(
@@ -508,6 +529,7 @@ impl StageModel {
             summary: String::new(),
             view: View::FULL,
             unreadable: true,
+            priority_min: 1,
             priority_max: 0,
             few_masks: false,
             opaque_ethertypes: Vec::new(),
@@ -545,53 +567,4 @@ const BUILT_IN: [(&str, &str); 5] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_built_in_models_are_sound() {
-        for (name, text) in BUILT_IN {
-            let model = StageModel::from_toml(text).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert_eq!(model.name, name);
-            assert!(!model.summary.is_empty(), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let text = StageModel::source("acl-ternary").expect("built in");
-        let cases = [
-            ("size = 255", "size = 0", "table.acl.size: is 0"),
-            (
-                "width = 8",
-                "width = 9",
-                "table.acl.keys.protocol.width: is not the width",
-            ),
-            ("match = \"ternary\"", "match = \"fuzzy\"", "fuzzy"),
-            ("priority_max", "priority_min", "priority_min"),
-            (
-                "stage = \"policy\"",
-                "stage = \"other\"",
-                "no table plays the stage `policy`",
-            ),
-            (
-                "    { field = \"later\", match = \"optional\", width = 1 },\n",
-                "",
-                "table.acl.keys: lack `later`",
-            ),
-            (
-                "field = \"protocol\", match = \"ternary\"",
-                "field = \"protocol\", match = \"exact\"",
-                "table.acl.keys.protocol.match: is `exact`",
-            ),
-            ("name = \"acl-ternary\"", "name = \"\"", "name: is empty"),
-        ];
-        for (from, to, message) in cases {
-            assert!(text.contains(from), "{from}");
-            let error = StageModel::from_toml(&text.replacen(from, to, 1))
-                .expect_err(to)
-                .to_string();
-            assert!(error.contains(message), "{error} does not say {message}");
-        }
-    }
-}
+mod tests;

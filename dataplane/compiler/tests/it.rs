@@ -14,5 +14,6 @@ mod hidden;
 mod layers;
 mod ortc;
 mod overlays;
+mod priorities;
 mod support;
 mod witness;

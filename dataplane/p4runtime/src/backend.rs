@@ -1,6 +1,6 @@
 //! The [`Backend`] of one device.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -82,6 +82,13 @@ impl P4Backend {
             }),
         };
         *lock(&self.known) = Some(Arc::new(known));
+    }
+
+    /// Rows of others in the device's tables, so that checks know what room there is.
+    pub(crate) fn set_taken(&self, taken: &BTreeMap<String, u64>) {
+        if let Some(known) = self.known() {
+            lock(&known.encoder).units.set_taken(taken);
+        }
     }
 
     fn known(&self) -> Option<Arc<Known>> {

@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 
 use portcullis_compiler::compilation::Compilation;
+use portcullis_compiler::lower::fixed_rows;
+use portcullis_compiler::model::Role;
 use portcullis_compiler::{ClassId, Intent, Unsupported};
 use portcullis_policy::Name;
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
 use crate::device::Device;
+use crate::entry::{Place, RowKey};
 use crate::own;
 use crate::units::is_tagged;
+use crate::wire::text;
 
 /// Endpoints that one message names.
 const NAMED: usize = 3;
@@ -192,6 +196,47 @@ pub(crate) fn not_read(device: &Device, target: &str) -> Vec<Unsupported> {
             })
         })
         .collect()
+}
+
+/// Rows of other controllers in tables without a class that ours stand above.
+pub(crate) fn beside(device: &Device, foreign: &[RowKey], target: &str) -> Vec<Unsupported> {
+    if device.is_own() {
+        return Vec::new();
+    }
+    let top = fixed_rows(&device.model).iter().map(|row| row.priority).max();
+    let top = top.unwrap_or(0);
+    let mut list = Vec::new();
+    for (number, table) in (0u8..)
+        .zip(&device.tables)
+        .filter(|(_, t)| t.stage == Role::Policy)
+    {
+        let mut below: Vec<&RowKey> = foreign
+            .iter()
+            .filter(|key| match &key.0.place {
+                Place::Table { table, priority, .. } => {
+                    *table == number && u32::try_from(*priority).is_ok_and(|own| own <= top)
+                }
+                _ => false,
+            })
+            .collect();
+        below.sort_unstable();
+        if let Some(first) = below.first() {
+            list.push(Unsupported {
+                target: target.to_string(),
+                rule: match below.len() {
+                    1 => "1 row of other controllers".to_string(),
+                    count => format!("{count} rows of other controllers"),
+                },
+                table: table.name.clone(),
+                why: format!(
+                    "the priorities of ours reach {top}, and what stands below is not met where ours match; the first: {}; give them \
+                     higher ones, or ours lower ones (priority_max in the mapping)",
+                    text(device, first, None)
+                ),
+            });
+        }
+    }
+    list
 }
 
 /// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,

@@ -1,8 +1,10 @@
 //! A mapping: which tables, match fields and actions of a foreign P4 program play which stage, field and verdict. TOML:
 //!
 //! ```toml
-//! # The highest priority the device takes; P4Runtime itself allows 2147483647.
-//! priority_max = 65535
+//! # Our rows have the priorities from one to the other: an operator's own rows stand above and below. Without them, from 1
+//! # to 65535 in a table without a class, or to 2147483647, which is P4Runtime's highest.
+//! priority_min = 1000
+//! priority_max = 60000
 //!
 //! # What the parser shows of a packet; what is not stated is not relied on.
 //! [parser]
@@ -40,9 +42,12 @@ pub const PRIORITY_MAX: u32 = i32::MAX as u32;
 
 /// What the tables of a P4 program are to us.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping")]
 pub struct Mapping {
-    /// The highest priority the device takes.
+    /// The lowest priority of our rows; rows of others may stand below it.
+    #[serde(default)]
+    pub priority_min: Option<u32>,
+    /// The highest priority of our rows: what the device takes, or less where rows of others stand above.
     #[serde(default)]
     pub priority_max: Option<u32>,
     /// Every combination of masks in a table costs each packet (see [`StageModel`](portcullis_compiler::StageModel)).
@@ -58,7 +63,11 @@ pub struct Mapping {
 
 /// What a parser shows of a packet. What is not stated is not relied on.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a section: [parser], with facts that are true or false"
+)]
 pub struct ParserFacts {
     /// Fragment offsets, not only "first" and "later".
     pub fragment_offset: bool,
@@ -80,7 +89,7 @@ pub struct ParserFacts {
 
 /// What one table of the P4Info is to Portcullis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a section: [[table]]")]
 pub struct TableMapping {
     /// Its alias or full name.
     pub table: String,
@@ -102,7 +111,7 @@ pub struct TableMapping {
 
 /// Which action does what.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a section: [table.actions]")]
 pub struct ActionsMapping {
     /// Lets pass; takes no parameters.
     #[serde(default)]
@@ -134,7 +143,7 @@ impl ActionsMapping {
 
 /// An action by name, with the parameters that are used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table such as { name = \"drop\" }")]
 pub struct ActionMapping {
     /// Its alias or full name.
     pub name: String,

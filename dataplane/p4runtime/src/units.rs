@@ -136,6 +136,8 @@ type Made = (Fingerprint, bool, Unit<RowKey, Does>, Arc<Hits>);
 pub struct Units {
     /// Whether the server keeps the ends that rows carry.
     keeps_ends: bool,
+    /// Rows of others in each table, by its name.
+    taken: BTreeMap<String, u64>,
     classes: HashMap<ClassId, Made>,
     points: HashMap<At, (AttachmentPoint, Overlays, Unit<RowKey, Does>)>,
 }
@@ -217,6 +219,7 @@ pub fn compile(
     points: &AttachmentPoints,
     target: &str,
     programs: &mut RowCache,
+    taken: &BTreeMap<String, u64>,
 ) -> Result<Compilation, BuildError> {
     let here = here(intent, points, target, !by_class(programs.model()));
     // An endpoint that is attached to another target, too, may be left to that one.
@@ -225,7 +228,8 @@ pub fn compile(
         all.is_some_and(|e| e.attachments.iter().any(|a| a.target.as_deref() != Some(target)))
     };
     let unmanaged = unmanaged_ports(points).into_keys().collect();
-    let compilation = Compilation::new(&here, programs, Attribution::Rule, &unmanaged, elsewhere)?;
+    let compilation =
+        Compilation::beside(&here, programs, Attribution::Rule, (&unmanaged, taken), elsewhere)?;
     match compilation.refusals.first() {
         Some(refusal) => Err(BuildError::Full {
             refusal: Box::new(refusal.clone()),
@@ -244,6 +248,13 @@ impl Units {
         }
     }
 
+    /// Sets how many rows of others each table holds; whether that is news.
+    pub fn set_taken(&mut self, taken: &BTreeMap<String, u64>) -> bool {
+        let is_news = self.taken != *taken;
+        self.taken.clone_from(taken);
+        is_news
+    }
+
     /// Whether rows carry their ends.
     pub fn keeps_ends(&self) -> bool {
         self.keeps_ends
@@ -258,7 +269,7 @@ impl Units {
         target: &str,
         programs: &mut RowCache,
     ) -> Result<Built, BuildError> {
-        let compilation = compile(intent, points, target, programs)?;
+        let compilation = compile(intent, points, target, programs, &self.taken)?;
         let mut ports = named_ports(intent, target);
         ports.extend(unmanaged_ports(points));
         let port = |name: &str| ports.get(name).copied();

@@ -375,6 +375,31 @@ fn what_a_device_cannot_do_is_said() {
     assert!(!message.contains("ipv4_table"), "{message}");
 }
 
+/// The example in the docs is a mapping, and they name every field.
+#[test]
+fn the_docs_say_how_a_mapping_is_written() {
+    let docs = include_str!("../../../docs/p4runtime.md");
+    let (_, section) = docs.split_once("## Mappings").unwrap();
+    let (_, example) = section.split_once("```toml\n").unwrap();
+    let (example, fields) = example.split_once("```\n").unwrap();
+    let mapping = Mapping::from_toml(example).unwrap();
+    assert_eq!(
+        (mapping.priority_min, mapping.priority_max),
+        (Some(1000), Some(5999))
+    );
+    let unknown =
+        Mapping::from_toml("[[table]]\ntable = \"t\"\nstage = \"policy\"\n[table.fields]\na = \"b\"\n");
+    let known = unknown.unwrap_err().to_string();
+    let (_, list) = known.split_once("expected one of ").unwrap();
+    for field in list
+        .split(", ")
+        .map(str::trim)
+        .filter(|field| *field != "`overlay`")
+    {
+        assert!(fields.contains(field), "{field}");
+    }
+}
+
 #[test]
 fn what_is_wrong_in_a_mapping_is_named() {
     let cases = [
@@ -441,6 +466,11 @@ fn what_is_wrong_in_a_mapping_is_named() {
     let twice =
         format!("{FOREIGN_MAPPING}\n[[table]]\ntable = \"SwitchIngress.fw.rules\"\nstage = \"guard\"\n");
     assert!(error(FOREIGN, Some(&twice)).contains("is there twice"));
+    let number = Mapping::from_toml("parser = 3").unwrap_err().to_string();
+    assert!(
+        number.contains("expected a section: [parser], with facts"),
+        "{number}"
+    );
     let shapes = [
         (
             "priority_max = 16777215",
@@ -463,6 +493,11 @@ fn what_is_wrong_in_a_mapping_is_named() {
             "unreadable = false\n",
             "unread = false\n",
             "unknown field `unread`",
+        ),
+        (
+            "{ name = \"go_on\" }",
+            "\"go_on\"",
+            "expected a table such as { name = \"drop\" }",
         ),
     ];
     for (from, to, wanted) in shapes {

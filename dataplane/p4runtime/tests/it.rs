@@ -7,6 +7,7 @@
 )]
 
 mod any_bytes;
+mod beside;
 mod by_port;
 mod conformance;
 mod drawn;

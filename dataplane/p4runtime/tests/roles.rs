@@ -20,7 +20,7 @@ use v1::stream_message_request::Update as Request;
 use v1::stream_message_response::Update as Response;
 
 /// Another controller, without anything of ours.
-struct Other {
+pub(crate) struct Other {
     rpc: P4RuntimeClient<Channel>,
     role: String,
     election_id: u64,
@@ -30,7 +30,7 @@ struct Other {
 
 impl Other {
     /// Connects, and waits until it is the primary of its role.
-    async fn primary(server: &P4Server, role: &str, election_id: u64) -> Other {
+    pub(crate) async fn primary(server: &P4Server, role: &str, election_id: u64) -> Other {
         let address = format!("http://{}", server.address());
         let mut rpc = P4RuntimeClient::connect(address).await.unwrap();
         let (requests, queue) = mpsc::channel(4);
@@ -73,7 +73,7 @@ impl Other {
     }
 
     /// Inserts an entry in the name of a role.
-    async fn insert(&mut self, role: &str, entry: v1::TableEntry) -> Result<(), Status> {
+    pub(crate) async fn insert(&mut self, role: &str, entry: v1::TableEntry) -> Result<(), Status> {
         let entity = v1::Entity {
             entity: Some(v1::entity::Entity::TableEntry(entry)),
         };

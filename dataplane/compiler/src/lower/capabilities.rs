@@ -17,8 +17,8 @@ pub(crate) enum MatchSupport {
     Range,
 }
 
-/// Highest priority of a nested table where 16 bits are all there is.
-const SMALL: u32 = u16::MAX as u32;
+/// Priorities that have no room for a nested table of every prefix length: it takes 29 million.
+const SMALL: u32 = (1 << 25) - 1;
 
 /// What a direction's tables can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct Capabilities {
     pub codes: Option<(u16, u16)>,
     /// Sets of words a class may have.
     pub words: Option<u16>,
-    /// Priorities end at 65,535.
+    /// There are too few priorities for every prefix length.
     pub small: bool,
     /// Combinations of masks are scarce (tuple space search).
     pub few_masks: bool,
@@ -118,7 +118,7 @@ impl Capabilities {
             ],
             codes: codes.then(|| (width(Field::SrcCode), width(Field::DstCode))),
             words,
-            small: model.priority_max <= SMALL,
+            small: model.priorities() <= SMALL,
             few_masks: model.few_masks,
         })
     }

@@ -68,11 +68,18 @@ pub enum Attribution {
     Class,
 }
 
-/// Priority of the rows that hold for every class, above all others.
+/// Priority of the rows that hold for every class, above all others. Priorities are counted from 1 here; [`shift`] moves them to
+/// those that the model has.
 fn fixed_priority(model: &StageModel) -> u32 {
-    match model.priority_max {
-        max if max <= u32::from(u16::MAX) => max.saturating_sub(max / 12),
-        _ => 1 << 30,
+    let count = model.priorities();
+    count.saturating_sub(count / 12).min(1 << 30)
+}
+
+/// Moves priorities that are counted from 1 to those of the model.
+fn shift(rows: &mut [PolicyRow], model: &StageModel) {
+    let below = model.priority_min.saturating_sub(1);
+    for row in rows {
+        row.priority += below;
     }
 }
 
@@ -87,6 +94,12 @@ fn ceiling(model: &StageModel, direction: Direction) -> u32 {
 
 /// The rows that hold for every class that may deny something: ARP passes; what hides its ports does not.
 pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
+    let mut rows = fixed_from_one(model);
+    shift(&mut rows, model);
+    rows
+}
+
+fn fixed_from_one(model: &StageModel) -> Vec<PolicyRow> {
     let row = |action, by, key| PolicyRow {
         priority: fixed_priority(model),
         key,
@@ -176,6 +189,8 @@ impl Part {
 enum Declined {
     /// It would take this many tables or rows.
     TooLarge(String),
+    /// It would take this many priorities, and the model has room for fewer.
+    Priorities(u32),
     /// It cannot express the policy exactly.
     Inexact,
 }
@@ -394,6 +409,7 @@ impl<'a> Encoder<'a> {
         // A bit of a word tells the verdict, not the rule.
         program.merged |= !program.words.is_empty();
         program.codes = self.codes.filter(|_| coded).map(|c| Arc::clone(c.codes()));
+        shift(&mut program.policy, self.model);
         match restricted(self.model, policy, &program.policy) {
             Some(unsupported) => Err(unsupported),
             None => Ok(program),
@@ -414,7 +430,8 @@ impl<'a> Encoder<'a> {
         {
             return None;
         }
-        let rows = overlay::lower(policy, base, self.model, capabilities, cache).ok()?;
+        let mut rows = overlay::lower(policy, base, self.model, capabilities, cache).ok()?;
+        shift(&mut rows, self.model);
         let mut whole = || self.lower(policy, Attribution::Rule, cache);
         if rows.len() > FEW && whole().is_ok_and(|whole| whole.rows() <= rows.len()) {
             return None;
@@ -452,6 +469,7 @@ impl<'a> Encoder<'a> {
             (Ok(planes), _) => Ok(planes),
             (Err(_), Ok(rules)) => Ok(rules),
             (Err(Declined::TooLarge(why)), Err(_)) => Err(self.declined(policy, &why)),
+            (Err(Declined::Priorities(needed)), Err(_)) => Err(self.unprioritized(policy, needed)),
             (Err(Declined::Inexact), Err(_)) => Err(self.declined(policy, "its rules")),
         }
     }
@@ -459,6 +477,17 @@ impl<'a> Encoder<'a> {
     fn prefer(&self, capabilities: &Capabilities, rules: &Part, planes: &Part) -> bool {
         let weight = if capabilities.few_masks { 4 } else { 1 };
         rules.rows() * weight < planes.rows()
+    }
+
+    fn unprioritized(&self, policy: &Policy, needed: u32) -> Unsupported {
+        let (low, high) = (self.model.priority_min, self.model.priority_max);
+        Unsupported {
+            why: format!(
+                "its rows need {needed} priorities, which {low} to {high} have no room for: let rows have more of them \
+                 (priority_min, priority_max), or use fewer prefix lengths and rules that overlap less"
+            ),
+            ..self.declined(policy, "")
+        }
     }
 
     fn declined(&self, policy: &Policy, what: &str) -> Unsupported {

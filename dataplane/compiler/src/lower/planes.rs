@@ -110,9 +110,7 @@ fn compact(rows: &mut [PolicyRow], top: u32) -> Result<(), Declined> {
     let used: BTreeSet<u32> = rows.iter().map(|r| r.priority).collect();
     let needed = BASE + used.len() as u32;
     if needed > top {
-        return Err(Declined::TooLarge(format!(
-            "its prefix and port lengths take {needed} priorities of {top}"
-        )));
+        return Err(Declined::Priorities(needed));
     }
     let numbers: HashMap<u32, u32> = used.into_iter().zip(BASE..).collect();
     for row in rows {

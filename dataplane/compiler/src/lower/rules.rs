@@ -44,10 +44,7 @@ pub(super) fn part(
     for ((index, entry), level) in entries.iter().zip(levels) {
         let priority = BASE + level;
         if priority >= ceiling(model, policy.direction) {
-            return Err(Declined::TooLarge(format!(
-                "{} of its rules overlap in one chain and there is room for fewer priorities",
-                level
-            )));
+            return Err(Declined::Priorities(priority));
         }
         for key in encode.keys(entry)? {
             part.coded |= [key.src, key.dst]

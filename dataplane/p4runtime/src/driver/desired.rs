@@ -1,8 +1,9 @@
 //! The desired rows of a device: built from the newest intent, under the class numbers of the rows that it holds already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
 use portcullis_compiler::Intent;
 
@@ -10,6 +11,7 @@ use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
 use crate::device::Device;
 use crate::entry::{Does, Row, RowKey};
+use crate::limits;
 use crate::numbered::{Keys, Recovered, held};
 use crate::units::{BuildError, Built, UnitId};
 
@@ -22,6 +24,25 @@ impl Driver {
             return;
         };
         if self.last.is_some() && self.recover_numbers(&device, &machine.units().clone(), seen) {
+            self.set_desired();
+        }
+    }
+
+    /// Rows of others were read: they take room, and those below ours are not met.
+    pub(super) fn foreign_seen(&mut self, foreign: &[RowKey]) {
+        let Some(device) = self.session.device().cloned() else {
+            return;
+        };
+        let mut taken: BTreeMap<String, u64> = BTreeMap::new();
+        for key in foreign {
+            if let Some(table) = device.table(Key::table(key)) {
+                *taken.entry(table.name.clone()).or_default() += 1;
+            }
+        }
+        self.beside = limits::beside(&device, foreign, self.name());
+        self.state.lists_changed();
+        if self.units.set_taken(&taken) {
+            self.backend.set_taken(&taken);
             self.set_desired();
         }
     }

@@ -97,6 +97,8 @@ pub(crate) struct Driver {
     attempts: Attempts,
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
+    /// Rows of others that ours stand above.
+    beside: Vec<portcullis_compiler::Unsupported>,
 }
 
 impl Driver {
@@ -128,6 +130,7 @@ impl Driver {
             ports: ReplicaPorts::default(),
             attempts: Attempts::new(3),
             problem: None,
+            beside: Vec::new(),
             backend,
         }
     }
@@ -333,6 +336,7 @@ impl Driver {
                         .extend(groups.map(|(k, d)| (k.clone(), d.clone())));
                 }
                 self.ended(&read.observed.ours);
+                self.foreign_seen(&read.observed.foreign);
                 self.first_seen(&read.observed.ours);
                 Ok(read.observed)
             }

@@ -164,7 +164,11 @@ impl Driver {
         // How a foreign program forwards is its own affair.
         let own = self.session.device().is_some_and(|device| device.is_own());
         let list = self.points.resolution.unsupported.iter().filter(|_| own).cloned();
-        list.chain(built).chain(self.problem.clone()).collect()
+        let beside = self.beside.iter().cloned();
+        list.chain(built)
+            .chain(beside)
+            .chain(self.problem.clone())
+            .collect()
     }
 
     fn tables(&self) -> Vec<TableUse> {

@@ -40,6 +40,9 @@ const ACL_PRIORITY_MAX: u32 = u16::MAX as u32;
 /// What hides IP from a parser that is not known: VLAN tags (802.1Q, 802.1ad, the old 0x9100), MPLS, PPPoE sessions.
 const OPAQUE: [u16; 6] = [0x8100, 0x88a8, 0x9100, 0x8847, 0x8848, 0x8864];
 
+/// Tables that one message lists.
+const LISTED: usize = 5;
+
 /// The longest name that messages show, in characters.
 const SHOWN: usize = 100;
 
@@ -102,11 +105,19 @@ fn policy_message(several: bool, tables: &[Found]) -> String {
     } else {
         "no table can play the stage `policy`; the tables are:".to_string()
     };
-    for found in tables.iter().filter(|t| !several || t.reasons.is_empty()) {
+    let found: Vec<&Found> = tables
+        .iter()
+        .filter(|t| !several || t.reasons.is_empty())
+        .collect();
+    let more = found.len().saturating_sub(LISTED);
+    for found in found.into_iter().take(LISTED) {
         text += &format!("\n  {} ({})", found.table, found.fields.join(", "));
         if !found.reasons.is_empty() {
             text += &format!(": {}", found.reasons.join("; "));
         }
+    }
+    if more > 0 {
+        text += &format!("\n  and {more} more, which lack as much or more");
     }
     text += "\na mapping needs, for a [[table]]: `table` (its name here), `stage = \"policy\"`, `direction`, under \
              `fields` which match field is ether_type, protocol, later, tcp_flags, src_port, dst_port (or unreadable), \
@@ -166,6 +177,7 @@ pub fn bound(
             tcp_flags: shown_flags(&tables),
         },
         unreadable: false,
+        priority_min: mapping.and_then(|m| m.priority_min).unwrap_or(1),
         priority_max: PRIORITY_MAX,
         few_masks: mapping.is_some_and(|m| m.few_masks),
         opaque_ethertypes: OPAQUE.to_vec(),
