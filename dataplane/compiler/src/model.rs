@@ -382,7 +382,9 @@ fn lowest() -> u32 {
 impl StageModel {
     /// How many priorities rows of policy stages have.
     pub fn priorities(&self) -> u32 {
-        (self.priority_max + 1).saturating_sub(self.priority_min.max(1))
+        self.priority_max
+            .saturating_add(1)
+            .saturating_sub(self.priority_min.max(1))
     }
 
     /// Reads and checks a model.
@@ -433,6 +435,12 @@ impl StageModel {
             return wrong(
                 "parser.short_header".into(),
                 "is true although parser.unreadable is false: a header that is too short can only be told by that mark",
+            );
+        }
+        if self.unreadable && !self.view.short_header {
+            return wrong(
+                "parser.unreadable".into(),
+                "is true although parser.short_header is false: the mark has to be on headers that are too short, too",
             );
         }
         for (index, table) in self.tables.iter().enumerate() {

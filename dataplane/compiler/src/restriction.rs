@@ -88,6 +88,8 @@ enum Value {
     Bits(u128, u16),
     /// A match of this width: its two halves are value and mask, or low and high.
     Match(u128, u128, u16, MatchKind),
+    /// One value of this many bits in all of them, which is not known here.
+    Whole(u16),
     Unknown,
 }
 
@@ -153,7 +155,7 @@ impl KeyName {
         let named = row.keys.iter().find(|(field, _)| Some(*field) == self.field);
         let of_other = self.family.is_some() && row.family() != self.family;
         let (first, second) = match named.filter(|_| !of_other).map(|(_, given)| given) {
-            Some(FieldMatch::Attachment(_)) => return Value::Unknown,
+            Some(FieldMatch::Attachment(_)) => return Value::Whole(self.width),
             Some(FieldMatch::Masked { value, mask }) => {
                 // Addresses are whole in rows; a key of 64 bits has the first ones.
                 let cut = self.field.map_or(0, |field| field.low_bits_missing(self.width));
@@ -192,6 +194,11 @@ impl Value {
                 negative: false,
                 size: mask.count_ones().into(),
             },
+            (Value::Whole(width), Part::Mask) => Value::Bits(ones(width), width),
+            (Value::Whole(width), Part::PrefixLength) => Value::Int {
+                negative: false,
+                size: width.into(),
+            },
             (Value::Match(low, _, width, Range), Part::Low) => Value::Bits(low, width),
             (Value::Match(_, high, width, Range), Part::High) => Value::Bits(high, width),
             _ => Value::Unknown,
@@ -209,7 +216,7 @@ impl Value {
                 size,
             } => Some(size & all),
             Value::Int { negative: true, size } => Some(size.wrapping_neg() & all),
-            Value::Match(..) | Value::Unknown => None,
+            Value::Match(..) | Value::Whole(_) | Value::Unknown => None,
         }
     }
 }

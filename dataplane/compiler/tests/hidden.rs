@@ -73,6 +73,29 @@ fn a_port_is_closed_behind_extension_headers_that_a_parser_may_not_follow() {
     assert_eq!(says(&rows, &blind, true, Protocol::TCP, (1, 80)), Verdict::Allow);
 }
 
+/// A parser with a mark that does not follow these headers has nothing to mark.
+#[test]
+fn a_mark_does_not_stand_for_headers_that_are_not_followed() {
+    let policy = policy(&deny("tcp", &["25"]));
+    for name in ["p4-range", "p4-ternary"] {
+        let mut model = StageModel::named(name).unwrap();
+        model.view.ipv6_extension_headers = false;
+        let rows = rows(&policy, &model);
+        for number in IPV6_EXTENSIONS {
+            let said = says(&rows, &model, true, number, (1, 1));
+            assert_eq!(said, Verdict::Deny, "{name}: header {number}");
+        }
+        // Without these rows the proof fails.
+        let mut fixed = fixed_rows(&model);
+        fixed.retain(|row| row.key.protocol != Some(0));
+        let example = prove(&policy, &rows, &fixed, &model).unwrap_err();
+        let Frame::Ip(ip) = &example.packet.frame else {
+            panic!("{example}")
+        };
+        assert_eq!(ip.protocol, Some(0), "{example}");
+    }
+}
+
 #[test]
 fn sctp_passes_where_every_port_does_whatever_a_parser_shows() {
     let model = unknown();

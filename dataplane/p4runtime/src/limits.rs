@@ -1,9 +1,8 @@
 //! What a device cannot do for the ports of an intent, as status lists it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::lower::fixed_rows;
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{ClassId, Intent, Unsupported};
 use portcullis_policy::Name;
@@ -36,6 +35,10 @@ pub(crate) fn not_held(intent: &Intent, compilation: &Compilation) -> Vec<Unsupp
             more => format!(" and {more} more"),
         };
         names.truncate(NAMED);
+        if names.is_empty() {
+            // Ends of unlocks lead to it, or an overlay stands on it.
+            names.push("endpoints with unlocks or rules of their own");
+        }
         // The rule that is the reason, unless the whole policy is.
         let because = match unsupported.rule.starts_with("the ") {
             true => String::new(),
@@ -198,24 +201,33 @@ pub(crate) fn not_read(device: &Device, target: &str) -> Vec<Unsupported> {
         .collect()
 }
 
-/// Rows of other controllers in tables without a class that ours stand above.
-pub(crate) fn beside(device: &Device, foreign: &[RowKey], target: &str) -> Vec<Unsupported> {
-    if device.is_own() {
+/// Rows of other controllers in policy tables of a program that is not ours, that `ours` stand above.
+pub(crate) fn beside<'k>(
+    device: &Device,
+    foreign: &[RowKey],
+    ours: impl Iterator<Item = &'k RowKey>,
+    target: &str,
+) -> Vec<Unsupported> {
+    if foreign.is_empty() {
         return Vec::new();
     }
-    let top = fixed_rows(&device.model).iter().map(|row| row.priority).max();
-    let top = top.unwrap_or(0);
+    let mut tops: BTreeMap<u8, i32> = BTreeMap::new();
+    for key in ours {
+        if let Place::Table { table, priority, .. } = &key.0.place {
+            let top = tops.entry(*table).or_default();
+            *top = (*priority).max(*top);
+        }
+    }
     let mut list = Vec::new();
     for (number, table) in (0u8..)
         .zip(&device.tables)
         .filter(|(_, t)| t.stage == Role::Policy)
     {
+        let top = tops.get(&number).copied().unwrap_or(0);
         let mut below: Vec<&RowKey> = foreign
             .iter()
             .filter(|key| match &key.0.place {
-                Place::Table { table, priority, .. } => {
-                    *table == number && u32::try_from(*priority).is_ok_and(|own| own <= top)
-                }
+                Place::Table { table, priority, .. } => *table == number && *priority <= top,
                 _ => false,
             })
             .collect();

@@ -248,6 +248,15 @@ impl Units {
         }
     }
 
+    /// Without anything built, for a server that keeps the ends that rows carry, or one that does not, beside the same rows of
+    /// others.
+    pub fn anew(&self, keeps_ends: bool) -> Self {
+        Units {
+            taken: self.taken.clone(),
+            ..Units::new(keeps_ends)
+        }
+    }
+
     /// Sets how many rows of others each table holds; whether that is news.
     pub fn set_taken(&mut self, taken: &BTreeMap<String, u64>) -> bool {
         let is_news = self.taken != *taken;
@@ -275,7 +284,13 @@ impl Units {
         let port = |name: &str| ports.get(name).copied();
         let mut built = Built {
             desired: Desired::new(),
-            unsupported: limits::not_held(intent, &compilation),
+            unsupported: match compilation.unsupported.is_empty() {
+                true => Vec::new(),
+                false => {
+                    let here = here(intent, points, target, !by_class(programs.model()));
+                    limits::not_held(&here, &compilation)
+                }
+            },
             steps: compilation.steps.clone(),
             hits: Attributions::default(),
             overlays: Overlays::default(),

@@ -55,6 +55,10 @@ endpoints:
     attachments: [{{port: 1, target: tor}}]
     source_guard: false
     rules: [{rules}]
+  zeta:
+    attachments: [{{port: 1, target: another}}]
+    source_guard: false
+    rules: [{rules}]
 "
     ))
     .unwrap()

@@ -365,7 +365,7 @@ impl Policy {
             })
             .chain([Protocol::TCP])
             .collect();
-        let unnamed = (1..=255u8).find(|n| !named.contains(n));
+        let unnamed = (1..=255u8).find(|n| !named.contains(n) && !view.hides_protocol(Family::V6, *n));
         let fragment = Fragment::Later { offset: 2 };
         let passes = named
             .iter()

@@ -24,7 +24,7 @@ use crate::class_rows::{
 };
 use crate::model::{Field, KeyModel, MatchKind, Role, StageModel, TableModel};
 use crate::restriction::Restriction;
-use crate::row::{Owner, policy_row};
+use crate::row::{FieldMatch, Owner, policy_row};
 
 mod capabilities;
 mod cells;
@@ -114,6 +114,7 @@ fn fixed_from_one(model: &StageModel) -> Vec<PolicyRow> {
         Decider::Arp,
         frame(FrameMatch::Arp),
     )];
+    // Even where there is a mark: a parser that does not follow these headers sees nothing to mark.
     rows.extend(hidden_protocols(model).map(deny));
     if model.unreadable {
         rows.push(deny(frame(FrameMatch::Unreadable)));
@@ -123,10 +124,13 @@ fn fixed_from_one(model: &StageModel) -> Vec<PolicyRow> {
     rows.extend(opaque.map(|t| deny(frame(FrameMatch::EtherType(*t)))));
     for family in Family::BOTH {
         let ip = frame(FrameMatch::Ip(family));
-        rows.push(deny(RowKey {
+        let endless = RowKey {
             protocol: Some(0),
             ..ip
-        }));
+        };
+        if rows.iter().all(|row| row.key != endless) {
+            rows.push(deny(endless));
+        }
         // A header that is too short shows as zeros.
         let ported = [Protocol::TCP, Protocol::UDP].into_iter();
         for protocol in ported.chain(model.view.sctp_ports.then_some(Protocol::SCTP)) {
@@ -148,7 +152,7 @@ fn hidden_protocols(model: &StageModel) -> impl Iterator<Item = RowKey> {
     let view = model.view;
     let extensions = IPV6_EXTENSIONS.into_iter();
     extensions
-        .filter(move |number| *number != 0 && view.hides_protocol(Family::V6, *number))
+        .filter(move |number| !view.ipv6_extension_headers && view.hides_protocol(Family::V6, *number))
         .map(move |number| RowKey {
             frame: FrameMatch::Ip(Family::V6),
             protocol: Some(number),
@@ -284,13 +288,22 @@ impl SharedCodes {
     }
 }
 
-/// The first of these rows that breaks a restriction of its table.
-pub fn broken<'r>(table: &'r TableModel, rows: &'r [PolicyRow]) -> Option<(&'r PolicyRow, &'r Restriction)> {
+/// The first of these rows that breaks a restriction of its table. `of_class`: they name a class, where the table has one.
+pub fn broken<'r>(
+    table: &'r TableModel,
+    rows: &'r [PolicyRow],
+    of_class: bool,
+) -> Option<(&'r PolicyRow, &'r Restriction)> {
     if table.restrictions.is_empty() {
         return None;
     }
     rows.iter().find_map(|row| {
-        let shown = policy_row(table, Owner::Every, Some(""), row);
+        let mut shown = policy_row(table, Owner::Every, Some(""), row);
+        if of_class && table.key(Field::Class).is_some() {
+            shown
+                .keys
+                .push((Field::Class, FieldMatch::Attachment(String::new())));
+        }
         let broken = table.restrictions.iter().find(|r| r.is_broken_by(&shown))?;
         Some((row, broken))
     })
@@ -299,7 +312,7 @@ pub fn broken<'r>(table: &'r TableModel, rows: &'r [PolicyRow]) -> Option<(&'r P
 /// Why a policy cannot be on a table whose restrictions its rows break.
 fn restricted(model: &StageModel, policy: &Policy, rows: &[PolicyRow]) -> Option<Unsupported> {
     let table = model.table(Role::Policy, policy.direction)?;
-    let (row, restriction) = broken(table, rows)?;
+    let (row, restriction) = broken(table, rows, true)?;
     Some(Unsupported {
         target: model.name.clone(),
         rule: policy.origin(row.by),

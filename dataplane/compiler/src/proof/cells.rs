@@ -70,9 +70,10 @@ impl Slices {
             }
         }
         // Stands for all that no entry names; the other for all that rows do not name either.
-        let others =
-            (1..=u8::MAX).find(|n| named.get(usize::from(*n)).is_some_and(|(_, by_entry)| !by_entry));
-        let unnamed = (1..=u8::MAX).find(|n| named.get(usize::from(*n)).is_some_and(|(known, _)| !known));
+        let mut shown = (1..=u8::MAX).filter(|n| !view.hides_protocol(family, *n));
+        let mut unnamed = shown.clone();
+        let others = shown.find(|n| named.get(usize::from(*n)).is_some_and(|(_, by_entry)| !by_entry));
+        let unnamed = unnamed.find(|n| named.get(usize::from(*n)).is_some_and(|(known, _)| !known));
         let mut slices = Slices {
             family,
             list: Vec::new(),
@@ -194,10 +195,10 @@ impl Cell<'_, '_> {
         let (passes, torn) = match slice.kind {
             PacketShape::Broken => {
                 let wanted = Verdict::Deny;
-                // Only a chain without an end bears the mark.
-                let shown = |point: Point| match slice.protocol {
-                    0 => self.marked(point),
-                    _ => Some(Point {
+                let is_marked = case.parser.marks_protocol(self.place.family, slice.protocol);
+                let shown = |point: Point| match is_marked {
+                    true => self.marked(point),
+                    false => Some(Point {
                         marked: false,
                         ..point
                     }),
@@ -259,6 +260,10 @@ impl Cell<'_, '_> {
         let outcome = memo.outcome_of_entries(slice, self.case);
         let rows = slice.of_one_verdict(Verdict::from_passes(!outcome.denies));
         memo.prove(&rows, self.case, |spot| self.differs(slice, spot))?;
+        // It may also show no ports at all, which then have no code.
+        let wanted = Verdict::from_passes(!outcome.denies);
+        let without = Some(self.case.blank(false, false));
+        self.check(slice, wanted, Fragment::Whole, L4::Nothing, without)?;
         Ok(outcome.passes)
     }
 

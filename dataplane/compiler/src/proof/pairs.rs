@@ -26,7 +26,7 @@ pub(super) fn prove(case: &Case<'_>, addresses: &Addresses) -> Proof {
     let mut slices = Slices::new(case, addresses.family);
     let everything = 0..case.policy.entries.len() + case.rows.len();
     for slice in slices.fill(case, everything) {
-        if slice.protocol != 0 || !case.marked_denied {
+        if !case.marked_denied || !case.parser.marks_protocol(addresses.family, slice.protocol) {
             plane.slice(slice)?;
         }
     }
@@ -168,7 +168,8 @@ impl<'c, 'a> Plane<'c, 'a> {
         let mut from = Vec::new();
         for (index, row) in slice.rows.iter().zip(slice.rows(case)) {
             let k = &row.key;
-            let marked = slice.protocol == 0 && case.parser.unreadable;
+            let marked =
+                case.parser.unreadable && case.parser.marks_protocol(self.addresses.family, slice.protocol);
             let shown = k.frame != FrameMatch::Unreadable || marked;
             if !shown || k.later == Some(true) || k.flags.is_some_and(|(value, _)| value != 0) {
                 continue;

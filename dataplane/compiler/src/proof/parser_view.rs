@@ -29,6 +29,12 @@ impl ParserView {
         family == Family::V6 && !self.view.later_v6_protocol
     }
 
+    /// Whether a packet that shows this number in the place of its protocol is certain to bear the mark, where there is one: not
+    /// where the parser may not follow extension headers, and sees nothing to mark.
+    pub fn marks_protocol(&self, family: Family, shown: u8) -> bool {
+        shown == 0 && (family == Family::V4 || self.view.ipv6_extension_headers)
+    }
+
     /// Whether a packet bears the mark. A parser marks headers that are too short, and TCP fragments at offset 1, only
     /// where it tells them apart.
     pub fn marks(&self, ip: &IpPacket) -> bool {
@@ -45,7 +51,8 @@ impl ParserView {
         };
         let rewrites = ip.protocol == Some(Protocol::TCP) && ip.fragment == Fragment::Later { offset: 1 };
         let short = !ip.is_later() && ip.shown(self.view) == L4::Short && ip.protocol.is_some_and(titled);
-        ip.protocol.is_none_or(|protocol| protocol == 0)
+        ip.protocol
+            .is_none_or(|protocol| self.marks_protocol(family, protocol))
             || (rewrites && self.view.fragment_offset)
             || (short && self.view.short_header)
     }

@@ -14,7 +14,7 @@ use crate::attachment_points::resolve;
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::numbered::{Keys, held};
 use crate::query;
-use crate::units::{BuildError, UnitId, Units};
+use crate::units::{BuildError, UnitId};
 use crate::wire::text;
 
 impl Driver {
@@ -40,11 +40,10 @@ impl Driver {
                     &target,
                 )
             })?;
+        let mut units = self.units.anew(keeps_ends);
         let built = self
             .backend
-            .with_programs(|programs| {
-                Units::new(keeps_ends).build(&device, &intent, &points, &target, programs)
-            })
+            .with_programs(|programs| units.build(&device, &intent, &points, &target, programs))
             .ok_or(not_ready)?
             .map_err(|error| refusal(error, &target))?;
         let machine = &self.session.machine;

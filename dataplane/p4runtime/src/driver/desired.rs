@@ -11,7 +11,6 @@ use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
 use crate::device::Device;
 use crate::entry::{Does, Row, RowKey};
-use crate::limits;
 use crate::numbered::{Keys, Recovered, held};
 use crate::units::{BuildError, Built, UnitId};
 
@@ -39,10 +38,12 @@ impl Driver {
                 *taken.entry(table.name.clone()).or_default() += 1;
             }
         }
-        self.beside = limits::beside(&device, foreign, self.name());
+        self.foreign = foreign.to_vec();
         self.state.lists_changed();
-        if self.units.set_taken(&taken) {
-            self.backend.set_taken(&taken);
+        self.backend.set_taken(&taken);
+        // Rows that are there fit, whatever stands beside them.
+        let matters = !self.session.machine.is_known() || self.state.is_behind;
+        if self.units.set_taken(&taken) && matters {
             self.set_desired();
         }
     }

@@ -97,8 +97,8 @@ pub(crate) struct Driver {
     attempts: Attempts,
     /// Why the newest intent has no rows.
     problem: Option<portcullis_compiler::Unsupported>,
-    /// Rows of others that ours stand above.
-    beside: Vec<portcullis_compiler::Unsupported>,
+    /// Rows of others that the last read-back found.
+    foreign: Vec<RowKey>,
 }
 
 impl Driver {
@@ -130,7 +130,7 @@ impl Driver {
             ports: ReplicaPorts::default(),
             attempts: Attempts::new(3),
             problem: None,
-            beside: Vec::new(),
+            foreign: Vec::new(),
             backend,
         }
     }
@@ -278,7 +278,7 @@ impl Driver {
     /// Whether rows may carry their ends is known with the connection, and before anything is read or written.
     fn keeps_ends(&mut self, keeps_ends: bool) {
         if self.units.keeps_ends() != keeps_ends {
-            self.units = Units::new(keeps_ends);
+            self.units = self.units.anew(keeps_ends);
             self.set_desired();
         }
     }

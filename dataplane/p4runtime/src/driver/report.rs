@@ -10,6 +10,7 @@ use super::Driver;
 use crate::config::PipelineSource;
 use crate::device::Device;
 use crate::entry::{GROUPS, RowKey};
+use crate::limits;
 use crate::session::{Event, Mastership, RESOURCE_EXHAUSTED, Refused};
 use crate::wire::text;
 
@@ -164,7 +165,11 @@ impl Driver {
         // How a foreign program forwards is its own affair.
         let own = self.session.device().is_some_and(|device| device.is_own());
         let list = self.points.resolution.unsupported.iter().filter(|_| own).cloned();
-        let beside = self.beside.iter().cloned();
+        let ours = self.built.iter().flat_map(|b| b.desired.values());
+        let ours = ours.flat_map(|unit| unit.iter().map(|(key, _)| key));
+        let beside = self.session.device().filter(|device| !device.is_own());
+        let beside = beside.map(|device| limits::beside(device, &self.foreign, ours, self.name()));
+        let beside = beside.unwrap_or_default();
         list.chain(built)
             .chain(beside)
             .chain(self.problem.clone())

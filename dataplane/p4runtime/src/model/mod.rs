@@ -234,7 +234,7 @@ fn check(model: &StageModel) -> Result<(), MappingError> {
     }
     let fixed = fixed_rows(model);
     for table in model.tables.iter().filter(|t| t.stage == Role::Policy) {
-        if let Some((_, restriction)) = broken(table, &fixed) {
+        if let Some((_, restriction)) = broken(table, &fixed, false) {
             let why = format!(
                 "rows of every policy would break its restriction `{}`",
                 restriction.text

@@ -12,6 +12,9 @@ use super::table::kind;
 /// Parentheses, negations and operators within each other.
 const DEPTH: u32 = 64;
 
+/// Restrictions of one table.
+const RESTRICTIONS: usize = 256;
+
 /// Tokens of one restriction.
 const TOKENS: usize = 2_000;
 
@@ -22,14 +25,25 @@ type BoundFields = [(u32, Field, Option<Family>)];
 pub(super) fn of_table(table: &Table, bound: &BoundFields) -> Vec<Restriction> {
     let annotations = table.preamble.iter().flat_map(|p| &p.annotations);
     let own = annotations.filter_map(|text| text.trim_start().strip_prefix("@entry_restriction"));
-    own.flat_map(|text| match literals(text) {
-        Some(text) => conjuncts(&text, table, bound),
-        None => vec![Restriction {
-            text: shown(text.trim()),
-            demand: Err("it is not a string in parentheses".to_string()),
-        }],
-    })
-    .collect()
+    let own = own.filter(|text| text.trim_start().starts_with('('));
+    let mut list: Vec<Restriction> = own
+        .flat_map(|text| match literals(text) {
+            Some(text) => conjuncts(&text, table, bound),
+            None => vec![Restriction {
+                text: shown(text.trim()),
+                demand: Err("it is not a string in parentheses".to_string()),
+            }],
+        })
+        .take(RESTRICTIONS + 1)
+        .collect();
+    if list.len() > RESTRICTIONS {
+        list.truncate(RESTRICTIONS);
+        list.push(Restriction {
+            text: "the rest".to_string(),
+            demand: Err(format!("a table may have {RESTRICTIONS} restrictions")),
+        });
+    }
+    list
 }
 
 /// The text of `("…" "…")`: literals that follow each other are one.

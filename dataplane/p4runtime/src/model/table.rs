@@ -470,7 +470,10 @@ impl<'a> Pipeline<'a> {
             actions,
             counters: self.counts(table),
             expires: expires(table),
-            restrictions: restrictions::of_table(table, &keys.bound),
+            restrictions: match part.role {
+                Role::Policy => restrictions::of_table(table, &keys.bound),
+                _ => Vec::new(),
+            },
         };
         Ok(MappedTable {
             model,

@@ -124,6 +124,8 @@ fn what_is_not_known_breaks_nothing() {
         assert!(!broken(text), "{text}");
     }
     assert!(broken("in_port == 3 && vrf == 8"));
+    // A row names one port, whichever it is.
+    assert!(broken("in_port::mask == 0") && !broken("in_port::mask != 0"));
 }
 
 #[test]
@@ -185,6 +187,8 @@ fn what_cannot_be_read_says_why() {
             .unwrap_err()
             .contains("within each other")
     );
+    let many = read(&format!("\"{}\"", "true;".repeat(1_000)));
+    assert!(many.len() == 257 && many[256].demand.is_err());
     let long = format!("\"true{}\"", " && true".repeat(900));
     assert!(read(&long)[0].demand.is_ok() && !read(&long)[0].is_broken_by(&row()));
 }
