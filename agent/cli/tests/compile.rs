@@ -77,6 +77,26 @@ fn nothing_denied_is_no_rows() {
     );
 }
 
+/// Nothing here sees what endpoints are sent.
+#[test]
+fn what_cannot_be_held_is_not_called_open_or_proved() {
+    let text = "version: portcullis/v1\ndefaults: {ingress: deny}\nendpoints: {web: {attachments: [{port: 1, target: tor}]}}\n";
+    let document = Document::from_yaml(text).expect("a document");
+    let input = Input::Document(Box::new(document));
+    let model = StageModel::named("acl-ternary").expect("built in");
+    let view = compile(&input, &model, Attribution::Rule).expect("resolves");
+    assert!(!view.unsupported.is_empty());
+    let text = view.text(None);
+    assert!(
+        text.starts_with("no rows: no policy that denies something can be held\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("proof: of classes that are not named as unsupported, equal"),
+        "{text}"
+    );
+}
+
 #[test]
 fn a_counterexample_is_shown() {
     let example = Counterexample {

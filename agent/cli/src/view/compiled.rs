@@ -338,7 +338,9 @@ impl CompiledView {
             ]);
         }
         // One row is one line, however narrow the terminal.
-        if grid.is_empty() {
+        if grid.is_empty() && !self.unsupported.is_empty() {
+            "no rows: no policy that denies something can be held\n".to_string()
+        } else if grid.is_empty() {
             "no rows: nothing is denied to anybody\n".to_string()
         } else {
             grid.text(None)
@@ -372,6 +374,9 @@ impl CompiledView {
 
     fn proof_text(&self) -> String {
         match &self.proof {
+            ProofView::Equal if !self.unsupported.is_empty() => {
+                "proof: of classes that are not named as unsupported, equal on every packet\n".to_string()
+            }
             ProofView::Equal => "proof: equal, on every packet\n".to_string(),
             ProofView::Counterexample(c) => format!(
                 "proof: NOT equal, in class {}: the policy says {} and the rows say {} for {}\n",
