@@ -43,8 +43,13 @@ fn built(document: &str) -> (Device, Built) {
 fn built_with(document: &str, mapping: Option<&Mapping>) -> (Device, Built) {
     let info = parse(include_bytes!("fixtures/acl.txtpb")).unwrap();
     let device = Device::new(&info, "tor", mapping).unwrap();
-    let document = Document::from_yaml(document).unwrap();
-    let intent = Compiler::default().resolve(&document, 1).unwrap();
+    let built = rows_of(&device, &Document::from_yaml(document).unwrap());
+    (device, built)
+}
+
+/// What a device is given, with an uplink, servers at ports 1 to 4, and one at a port that it does not have.
+pub(crate) fn rows_of(device: &Device, document: &Document) -> Built {
+    let intent = Compiler::default().resolve(document, 1).unwrap();
     let known = KnownPorts {
         target: "tor".to_string(),
         uplinks: [49].into(),
@@ -52,10 +57,9 @@ fn built_with(document: &str, mapping: Option<&Mapping>) -> (Device, Built) {
     };
     let points = resolve(&intent, &known, 511);
     let mut rows = RowCache::new(device.model.clone());
-    let built = Units::default()
-        .build(&device, &intent, &points, "tor", &mut rows)
-        .unwrap();
-    (device, built)
+    Units::default()
+        .build(device, &intent, &points, "tor", &mut rows)
+        .unwrap()
 }
 
 /// The ports that rows name, as the device writes them, and the number of rows.

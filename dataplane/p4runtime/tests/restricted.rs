@@ -1,14 +1,14 @@
 //! Foreign tables that restrict their rows, or whose fields are narrower than ours: rows are as the P4 program wants them, or the
 //! rule that needs others is refused.
 
-use portcullis_compiler::{Compiler, RowCache};
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
-use portcullis_p4runtime::units::{Built, Units};
+use portcullis_p4runtime::units::Built;
 use portcullis_p4runtime::{Mapping, parse};
 use portcullis_policy::Document;
 use portcullis_proto::p4::config::v1::P4Info;
+
+use crate::by_port::rows_of;
 
 const ACL: &[u8] = include_bytes!("fixtures/acl.txtpb");
 
@@ -64,19 +64,10 @@ endpoints:
     .unwrap()
 }
 
+/// A device of this P4Info, and what it is given.
 fn build(info: &P4Info, rules: &str) -> (Device, Built) {
     let device = Device::new(info, "tor", None).unwrap();
-    let intent = Compiler::default().resolve(&document(rules), 1).unwrap();
-    let known = KnownPorts {
-        target: "tor".to_string(),
-        uplinks: [49].into(),
-        servers: [1, 2].into(),
-    };
-    let points = resolve(&intent, &known, 511);
-    let mut rows = RowCache::new(device.model.clone());
-    let built = Units::default()
-        .build(&device, &intent, &points, "tor", &mut rows)
-        .unwrap();
+    let built = rows_of(&device, &document(rules));
     (device, built)
 }
 

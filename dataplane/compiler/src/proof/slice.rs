@@ -56,7 +56,7 @@ impl Slice {
         }
     }
 
-    /// The same rows, and one verdict that they shall give to everything.
+    /// The same rows, compared with one verdict for every packet.
     pub fn of_one_verdict(&self, verdict: Verdict) -> Self {
         Slice {
             entries: Vec::new(),
