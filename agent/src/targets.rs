@@ -1,11 +1,12 @@
 //! The targets: starts their backends and follows their status.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use portcullis_backend::{Footprints, TargetHandle, Unstored};
 use portcullis_ovs::OvsBackend;
 use portcullis_p4runtime::{
-    Mapping, MappingError, P4Backend, PipelineSource, PortMatching, ProgramError, Tag,
+    Mapping, MappingError, P4Backend, PipelineSource, PortMatching, ProgramError, Tag, pipelines,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -208,26 +209,35 @@ fn prepare_p4(target: &config::P4Target) -> Result<PreparedTarget<'_>, TargetErr
     Ok(PreparedTarget::P4Runtime(backend, supervisor.transpose()?))
 }
 
+/// The mapping of a file, or the description of this name, with what the target accepts.
+fn mapping(target: &config::P4Target, path: &Path) -> Result<Mapping, TargetError> {
+    let file = path.display().to_string();
+    let text = match pipelines::source(&file) {
+        Some(text) => text.to_string(),
+        None => std::fs::read_to_string(path).map_err(|source| TargetError::MappingFile {
+            target: target.name.clone(),
+            file: file.clone(),
+            source,
+        })?,
+    };
+    let read = Mapping::from_toml(&text).and_then(|mut mapping| {
+        mapping.accept_also(target.accept.iter().copied())?;
+        Ok(mapping)
+    });
+    read.map_err(|source| TargetError::Mapping {
+        target: target.name.clone(),
+        file,
+        source,
+    })
+}
+
 fn p4runtime(target: &config::P4Target) -> Result<portcullis_p4runtime::Config, TargetError> {
     let program = match &target.program {
         P4Program::Portcullis { range: true } => PipelineSource::Own(PortMatching::Range),
         P4Program::Portcullis { range: false } => PipelineSource::Own(PortMatching::Ternary),
         P4Program::Embedded => PipelineSource::Embedded,
         P4Program::Device(None) => PipelineSource::Device(None),
-        P4Program::Device(Some(path)) => {
-            let file = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|source| TargetError::MappingFile {
-                target: target.name.clone(),
-                file: file.clone(),
-                source,
-            })?;
-            let mapping = Mapping::from_toml(&text).map_err(|source| TargetError::Mapping {
-                target: target.name.clone(),
-                file,
-                source,
-            })?;
-            PipelineSource::Device(Some(mapping))
-        }
+        P4Program::Device(Some(path)) => PipelineSource::Device(Some(mapping(target, path)?)),
     };
     Ok(portcullis_p4runtime::Config {
         name: target.name.clone(),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
+use portcullis_compiler::model::PacketKind;
 use portcullis_policy::{
     Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange, Protocol,
     Span, StrictPrefix, Verdict, Vlan,
@@ -294,9 +295,14 @@ pub struct Compile {
     /// Stage model to compile for: a built-in one by name, `model:FILE` in TOML, or `p4info:FILE` of a P4 program.
     #[arg(long, value_name = "MODEL")]
     pub target: String,
-    /// TOML file that maps tables and fields of a P4 program to stages; for `p4info:FILE` with other names.
+    /// TOML file that maps tables and fields of a P4 program to stages, or the name of a pipeline description; for `p4info:FILE`
+    /// with other names.
     #[arg(long, value_name = "FILE")]
     pub mapping: Option<PathBuf>,
+    /// Kinds of packets that rows of a partial point may deny although the policy lets them pass: later-fragments, ip-options,
+    /// extension-headers, sctp.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', requires = "mapping")]
+    pub accept: Vec<PacketKind>,
     /// Attribution of hits: per rule, or per class and verdict with fewer rows.
     #[arg(long, value_enum, default_value_t = HitAttribution::Rule)]
     pub attribution: HitAttribution,

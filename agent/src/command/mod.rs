@@ -79,6 +79,8 @@ pub enum DocsPage {
     OvsPipeline,
     /// The tables of our P4 program.
     P4Pipeline,
+    /// The descriptions of public P4 programs.
+    Pipelines,
     /// The agent's Prometheus metrics.
     Metrics,
     /// Who may call what.
@@ -108,6 +110,7 @@ fn print(page: DocsPage, term: &mut Term<'_>) -> Result<Exit, Failure> {
         DocsPage::Cli => markdown(CommandLine::command()),
         DocsPage::OvsPipeline => portcullis_ovs::tables::describe(),
         DocsPage::P4Pipeline => portcullis_p4runtime::describe()?,
+        DocsPage::Pipelines => portcullis_p4runtime::pipelines::describe(),
         DocsPage::Metrics => metrics::reference(),
         DocsPage::Access => crate::access::reference(),
     };

@@ -1,5 +1,6 @@
 //! The embedded switch: a P4Runtime device that the agent starts.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use toml::Spanned;
@@ -50,6 +51,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     };
     let arguments = arguments(&raw, &socket);
     Ok(P4Target {
+        accept: BTreeSet::new(),
         address: format!("unix:{}", socket.display()),
         device_id: 1,
         role: String::new(),
@@ -140,6 +142,7 @@ fn of_p4runtime(raw: &raw::Target) -> Settings {
         ("election_id", raw.election_id.as_ref().map(Spanned::span)),
         ("program", raw.program.as_ref().map(Spanned::span)),
         ("mapping", raw.mapping.as_ref().map(Spanned::span)),
+        ("accept", raw.accept.first().map(Spanned::span)),
         (
             "overwrite_pipeline",
             raw.overwrite_pipeline.as_ref().map(Spanned::span),
@@ -166,6 +169,7 @@ pub(super) fn foreign_to_others(path: &str, raw: &raw::Target) -> Result<()> {
 /// The switch that is found where nothing is configured.
 pub(super) fn found() -> P4Target {
     P4Target {
+        accept: BTreeSet::new(),
         name: "embedded".to_string(),
         address: format!("unix:{DEFAULT_SOCKET}"),
         device_id: 1,

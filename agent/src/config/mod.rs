@@ -11,9 +11,12 @@ mod role;
 mod san;
 mod value;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use portcullis_compiler::model::PacketKind;
 
 pub use access::{
     ANY_TENANT, AccessConfig, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
@@ -186,6 +189,8 @@ pub struct P4Target {
     pub election_id: u128,
     /// What it shall run.
     pub program: P4Program,
+    /// Kinds of packets that rows of a partial point may deny although the policy lets them pass.
+    pub accept: BTreeSet<PacketKind>,
     /// Whether a foreign program is replaced by ours.
     pub overwrite_pipeline: bool,
     /// Ports that are no servers.

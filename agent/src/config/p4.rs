@@ -1,5 +1,8 @@
 //! Settings of P4Runtime targets.
 
+use std::collections::BTreeSet;
+
+use portcullis_compiler::model::PacketKind;
 use toml::Spanned;
 
 use super::resolve::{Result, foreign, refuse, resync};
@@ -39,6 +42,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         }
         other => other.as_ref().map_or(1, |id| *id.get_ref()),
     };
+    let accept = accepted(path, &raw.accept, raw.mapping.is_some())?;
     let program = program(path, raw.program.as_ref(), raw.mapping)?;
     if let Some(overwrite) = &raw.overwrite_pipeline
         && *overwrite.get_ref()
@@ -58,6 +62,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         role: raw.role.map(Spanned::into_inner).unwrap_or_default(),
         election_id: election_id.into(),
         program,
+        accept,
         overwrite_pipeline: raw.overwrite_pipeline.is_some_and(Spanned::into_inner),
         uplinks,
         servers,
@@ -106,6 +111,20 @@ fn is_address(text: &str) -> bool {
         || text
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+}
+
+/// Kinds of packets that rows of a partial point may deny against the policy.
+fn accepted(path: &str, names: &[Spanned<String>], is_mapped: bool) -> Result<BTreeSet<PacketKind>> {
+    let mut kinds = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        let field = format!("{path}.accept[{index}]");
+        match name.get_ref().parse() {
+            Ok(_) if !is_mapped => return refuse(name, field, "goes with the mapping of a partial point"),
+            Ok(kind) => drop(kinds.insert(kind)),
+            Err(problem) => return refuse(name, field, problem),
+        }
+    }
+    Ok(kinds)
 }
 
 fn program(

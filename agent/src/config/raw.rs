@@ -188,6 +188,8 @@ pub(super) struct Target {
     pub election_id: Option<Spanned<u64>>,
     pub program: Option<Spanned<String>>,
     pub mapping: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub accept: Vec<Spanned<String>>,
     pub overwrite_pipeline: Option<Spanned<bool>>,
     #[serde(default)]
     pub servers: Vec<Spanned<u32>>,

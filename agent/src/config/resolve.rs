@@ -268,6 +268,7 @@ fn only_p4runtime(path: &str, raw: &raw::Target) -> Result<()> {
         ("election_id", raw.election_id.as_ref().map(Spanned::span)),
         ("program", raw.program.as_ref().map(Spanned::span)),
         ("mapping", raw.mapping.as_ref().map(Spanned::span)),
+        ("accept", raw.accept.first().map(Spanned::span)),
         (
             "overwrite_pipeline",
             raw.overwrite_pipeline.as_ref().map(Spanned::span),

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use portcullis_policy::{Decider, Family, Protocol, Verdict};
 use serde::Serialize;
 
+use crate::proof::Coverage;
+
 /// What a row says about the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrameMatch {
@@ -257,6 +259,19 @@ pub struct ClassRows {
     pub overlay: bool,
     /// Rows that expanding each rule into prefixes on its own would have taken.
     pub naive: u64,
+    /// At a partial point: rules that are not written as they are, and why.
+    pub shortfalls: Vec<Shortfall>,
+    /// At a partial point: how much of each rule that denies is enforced, as proved.
+    pub coverage: Option<Arc<Coverage>>,
+}
+
+/// A rule that a partial point does not hold as it is: one that denies is left out, one that allows is written wider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// The rule.
+    pub by: Decider,
+    /// What the table lacks, or what its parser hides.
+    pub why: String,
 }
 
 impl ClassRows {

@@ -13,6 +13,7 @@ pub mod capacity;
 pub mod class;
 pub mod class_rows;
 pub mod compilation;
+pub mod enforced;
 pub mod lower;
 pub mod model;
 pub mod proof;
@@ -25,8 +26,9 @@ pub use class::{
 };
 pub use class_rows::{
     ClassRows, CodeRow, CodeStage, Codes, FrameMatch, PolicyRow, PortMatch, RemoteMatch, RemoteRow, RowKey,
-    Unsupported, WordRow,
+    Shortfall, Unsupported, WordRow,
 };
+pub use enforced::Enforced;
 pub use lower::Attribution;
 pub use model::{ModelError, StageModel, TableModel};
 pub use proof::Counterexample;

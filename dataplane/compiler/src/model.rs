@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::restriction::Restriction;
 use crate::row::ones;
 
+mod partial;
+mod read;
+pub use partial::{PacketKind, PartialPoint};
+
 /// What a key of a table matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -302,6 +306,10 @@ pub struct StageModel {
     ///
     /// [`FrameMatch::Unreadable`]: crate::FrameMatch::Unreadable
     pub unreadable: bool,
+    /// Its parser finds what follows IPv4 options (RFC 791, section 3.1).
+    pub ipv4_options: bool,
+    /// Its policy stages deny a part of what the policy denies, and leave the rest to others.
+    pub partial: Option<PartialPoint>,
     /// The lowest priority of rows of policy stages, 1 unless rows of others have their place below ours.
     pub priority_min: u32,
     /// The highest priority a row may have.
@@ -340,78 +348,12 @@ pub enum ModelError {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    name: String,
-    #[serde(default)]
-    summary: String,
-    #[serde(default = "lowest")]
-    priority_min: u32,
-    priority_max: u32,
-    #[serde(default)]
-    few_masks: bool,
-    parser: RawParser,
-    #[serde(rename = "table")]
-    tables: Vec<TableModel>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawParser {
-    fragment_offset: bool,
-    short_header: bool,
-    /// A fact that a model does not state is not relied on.
-    #[serde(default)]
-    begun_header: bool,
-    later_ipv6_protocol: bool,
-    #[serde(default)]
-    ipv6_extension_headers: bool,
-    #[serde(default)]
-    sctp_ports: bool,
-    unreadable: bool,
-    #[serde(default)]
-    opaque_ethertypes: Vec<u16>,
-}
-
-/// The lowest priority of P4Runtime and OpenFlow that a row with others below it can have.
-fn lowest() -> u32 {
-    1
-}
-
 impl StageModel {
     /// How many priorities rows of policy stages have.
     pub fn priorities(&self) -> u32 {
         self.priority_max
             .saturating_add(1)
             .saturating_sub(self.priority_min.max(1))
-    }
-
-    /// Reads and checks a model.
-    pub fn from_toml(text: &str) -> Result<Self, ModelError> {
-        let raw: Raw =
-            toml::from_str(text).map_err(|e| ModelError::Toml(e.to_string().trim().to_string()))?;
-        let model = StageModel {
-            name: raw.name,
-            summary: raw.summary,
-            view: View {
-                fragment_offset: raw.parser.fragment_offset,
-                short_header: raw.parser.short_header,
-                begun_header: raw.parser.begun_header,
-                later_v6_protocol: raw.parser.later_ipv6_protocol,
-                ipv6_extension_headers: raw.parser.ipv6_extension_headers,
-                sctp_ports: raw.parser.sctp_ports,
-                tcp_flags: shown_flags(&raw.tables),
-            },
-            unreadable: raw.parser.unreadable,
-            priority_min: raw.priority_min,
-            priority_max: raw.priority_max,
-            few_masks: raw.few_masks,
-            opaque_ethertypes: raw.parser.opaque_ethertypes,
-            tables: raw.tables,
-        };
-        model.check()?;
-        Ok(model)
     }
 
     /// Checks what the shape alone does not tell.
@@ -490,7 +432,13 @@ impl StageModel {
             // The compiler writes nothing here.
             return Ok(());
         }
-        let named = table.stage.named(self.unreadable);
+        let has = |field: &Field| table.key(*field).is_some();
+        let versions = [Field::IsIpv4, Field::IsIpv6];
+        let named: &[Field] = match (&self.partial, table.stage) {
+            (Some(_), Role::Policy) if versions.iter().all(has) => &[Field::Protocol],
+            (Some(_), Role::Policy) => &[Field::EtherType, Field::Protocol],
+            _ => table.stage.named(self.unreadable),
+        };
         if let Some(field) = named.iter().find(|f| table.key(**f).is_none()) {
             return Err(ModelError::Field {
                 field: at("keys"),
@@ -537,6 +485,8 @@ impl StageModel {
             summary: String::new(),
             view: View::FULL,
             unreadable: true,
+            ipv4_options: true,
+            partial: None,
             priority_min: 1,
             priority_max: 0,
             few_masks: false,

@@ -8,7 +8,8 @@ use portcullis_policy::{Direction, Entry};
 use crate::class::{Class, ClassId, Fingerprint, Intent};
 use crate::class_rows::{ClassRows, PolicyRow, Unsupported};
 use crate::lower::{Attribution, Cache, Capabilities, Encoder, PortSets, SharedCodes, fixed_rows};
-use crate::model::{Role, StageModel};
+use crate::model::{PartialPoint, Role, StageModel};
+use crate::proof::partial::{self, Unproved};
 use crate::proof::{Counterexample, Prover};
 
 /// Why an intent has no rows on a target. Nothing was changed.
@@ -184,6 +185,9 @@ impl RowCache {
     }
 
     fn proved(&mut self, class: &Class, program: ClassRows) -> Result<ClassRows, CompileError> {
+        if let Some(point) = &self.model.partial {
+            return self.proved_in_part(class, program, point);
+        }
         match self.prover.prove(&class.policy, &program) {
             Ok(()) => Ok(program),
             Err(example) => Err(CompileError::Unproved {
@@ -191,6 +195,38 @@ impl RowCache {
                 model: self.model.name.clone(),
                 example,
             }),
+        }
+    }
+
+    /// The rows of a partial point, with what they cover.
+    fn proved_in_part(
+        &self,
+        class: &Class,
+        program: ClassRows,
+        point: &PartialPoint,
+    ) -> Result<ClassRows, CompileError> {
+        match partial::prove(&class.policy, &program, &self.model, point) {
+            Ok(coverage) => Ok(ClassRows {
+                coverage: Some(Arc::new(coverage)),
+                ..program
+            }),
+            Err(Unproved::Differs(example)) => Err(CompileError::Unproved {
+                class: class.id,
+                model: self.model.name.clone(),
+                example,
+            }),
+            Err(Unproved::TooLarge) => {
+                let direction = class.policy.direction;
+                let table = self.model.table(Role::Policy, direction);
+                Err(CompileError::Unsupported(Unsupported {
+                    target: self.model.name.clone(),
+                    rule: format!("the {direction} policy"),
+                    table: table.map_or_else(String::new, |t| t.name.clone()),
+                    why: "its rules name too many prefixes and ports to prove what a partial point denies of them: use fewer, or \
+                          enforce it on another target"
+                        .to_string(),
+                }))
+            }
         }
     }
 

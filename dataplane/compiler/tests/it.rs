@@ -14,6 +14,7 @@ mod hidden;
 mod layers;
 mod ortc;
 mod overlays;
+mod partial;
 mod priorities;
 mod support;
 mod witness;

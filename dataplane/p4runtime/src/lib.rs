@@ -29,6 +29,7 @@ mod numbered;
 mod order;
 mod own;
 pub mod p4info;
+pub mod pipelines;
 mod program;
 mod query;
 pub mod session;

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_compiler::compilation::Compilation;
-use portcullis_compiler::model::Role;
+use portcullis_compiler::model::{PacketKind, Role};
+use portcullis_compiler::proof::Extent;
 use portcullis_compiler::{ClassId, Intent, Unsupported};
-use portcullis_policy::Name;
+use portcullis_policy::{Direction, Name};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
 use crate::device::Device;
@@ -30,11 +31,6 @@ pub(crate) fn not_held(intent: &Intent, compilation: &Compilation) -> Vec<Unsupp
         if intent.unmanaged[direction] == *id {
             names.push("ports without an endpoint");
         }
-        let more = match names.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        names.truncate(NAMED);
         if names.is_empty() {
             // Ends of unlocks lead to it, or an overlay stands on it.
             names.push("endpoints with unlocks or rules of their own");
@@ -45,7 +41,7 @@ pub(crate) fn not_held(intent: &Intent, compilation: &Compilation) -> Vec<Unsupp
             false => format!("{}: ", unsupported.rule),
         };
         Some(Unsupported {
-            rule: format!("the {direction} policy of {}{more}", names.join(", ")),
+            rule: format!("the {direction} policy of {}", some_of(names)),
             why: format!(
                 "{because}{}; no rule of this policy is enforced here",
                 unsupported.why
@@ -155,6 +151,10 @@ pub(crate) fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupp
 /// Packets that are dropped although the policy lets them pass, because nothing says that the parser shows what it takes to tell
 /// them from others.
 pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
+    if device.model.partial.is_some() {
+        // What each rule misses is listed by rule.
+        return Vec::new();
+    }
     let (view, classes) = (device.model.view, || compilation.classes.values());
     let unsupported = |rule: &str, why: &str| Unsupported {
         target: target.to_string(),
@@ -167,8 +167,16 @@ pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str
         list.push(unsupported(
             "IPv6 packets with extension headers",
             "nothing says that the parser of this P4 program finds the protocol behind them: where it shows the number of a \
-             hop-by-hop, routing, fragment or destination options header instead, the packet is dropped; state \
+             hop-by-hop, routing, fragment, authentication or destination options header instead, the packet is dropped; state \
              ipv6_extension_headers = true in [parser] of the mapping if the parser finds it",
+        ));
+    }
+    if !device.model.ipv4_options && classes().any(|c| c.class.policy.may_deny()) {
+        list.push(unsupported(
+            "IPv4 packets with options",
+            "nothing says that the parser of this P4 program finds the ports behind them: where it reads options as ports, such packets \
+             pass or are dropped by what the options hold; state ipv4_options = true in [parser] of the mapping if the parser \
+             follows the header length",
         ));
     }
     if !view.sctp_ports && classes().any(|c| c.class.policy.names_sctp_ports()) {
@@ -180,6 +188,78 @@ pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str
         ));
     }
     list
+}
+
+/// Rules of which a partial point enforces a part or nothing, those with the same reason together.
+pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupported> {
+    let Some(point) = &compilation.model.partial else {
+        return Vec::new();
+    };
+    let mut groups: BTreeMap<(Direction, Extent, Vec<PacketKind>, String), (BTreeSet<String>, String)> =
+        BTreeMap::new();
+    for rule in compilation.enforced() {
+        if let Some((_, example)) = rule.passes.first() {
+            let kinds = rule.passes.iter().map(|(kind, _)| *kind).collect();
+            let group = groups.entry((rule.direction, rule.extent, kinds, rule.why));
+            let (rules, _) = group.or_insert_with(|| (BTreeSet::new(), example.clone()));
+            rules.insert(rule.rule);
+        }
+    }
+    let table = |direction| {
+        let table = compilation.model.table(Role::Policy, direction);
+        table.map_or_else(String::new, |table| table.name.clone())
+    };
+    let mut list: Vec<Unsupported> = groups
+        .into_iter()
+        .map(|((direction, extent, kinds, why), (rules, example))| {
+            let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
+            let enforced = match extent {
+                Extent::None => "not enforced here",
+                Extent::Whole | Extent::Part => "enforced in part",
+            };
+            Unsupported {
+                target: target.to_string(),
+                rule: some_of(rules.iter().map(String::as_str).collect()),
+                table: table(direction),
+                why: format!(
+                    "{enforced}: {} pass, for example {example}: {why}",
+                    kinds.join(", ")
+                ),
+            }
+        })
+        .collect();
+    let denies = compilation.classes.values().any(|c| c.class.policy.may_deny());
+    if denies {
+        list.push(Unsupported {
+            target: target.to_string(),
+            rule: "packets that hide what they are".to_string(),
+            table: "parser".to_string(),
+            why: "this target is a partial point: headers that are cut short, chains of headers without an end, TCP fragments at offset \
+                  1 and IP behind tags are left to other targets on the way"
+                .to_string(),
+        });
+    }
+    if denies && !point.accept.is_empty() {
+        let kinds: Vec<String> = point.accept.iter().map(ToString::to_string).collect();
+        list.push(Unsupported {
+            target: target.to_string(),
+            rule: format!("passing {}", kinds.join(", ")),
+            table: "parser".to_string(),
+            why: "rows for ports may deny some of them although the policy lets them pass: accepted by the configuration (accept)"
+                .to_string(),
+        });
+    }
+    list
+}
+
+/// The first of these names, and how many more there are.
+fn some_of(mut names: Vec<&str>) -> String {
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.truncate(NAMED);
+    format!("{}{more}", names.join(", "))
 }
 
 /// Restrictions of policy tables that cannot be read, so that rows may break them.

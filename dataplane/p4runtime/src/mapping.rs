@@ -6,6 +6,11 @@
 //! priority_min = 1000
 //! priority_max = 60000
 //!
+//! # The tables lack keys that a whole policy needs: they deny a part of what it denies, and nothing else, but for packets of these
+//! # kinds.
+//! partial = true
+//! accept = ["later-fragments", "ip-options"]
+//!
 //! # What the parser shows of a packet; what is not stated is not relied on.
 //! [parser]
 //! ipv6_extension_headers = true
@@ -29,9 +34,9 @@
 //! [`model`](crate::model)). Fields and actions are named as `portcullis compile` knows them: the models it carries show
 //! all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_compiler::model::{ActionModel, Field, Role, Weight};
+use portcullis_compiler::model::{ActionModel, Field, PacketKind, Role, Weight};
 use portcullis_policy::Direction;
 use serde::Deserialize;
 
@@ -53,6 +58,12 @@ pub struct Mapping {
     /// Every combination of masks in a table costs each packet (see [`StageModel`](portcullis_compiler::StageModel)).
     #[serde(default)]
     pub few_masks: bool,
+    /// The policy tables are partial points: they lack keys that a whole policy needs, and deny a part of what it denies.
+    #[serde(default)]
+    pub partial: bool,
+    /// Kinds of packets that rows of a partial point may deny although the policy lets them pass.
+    #[serde(default, deserialize_with = "accepted")]
+    pub accept: BTreeSet<PacketKind>,
     /// What the parser shows.
     #[serde(default)]
     pub parser: Option<ParserFacts>,
@@ -81,6 +92,8 @@ pub struct ParserFacts {
     pub ipv6_extension_headers: bool,
     /// Ports of SCTP packets, not only of TCP and UDP.
     pub sctp_ports: bool,
+    /// What follows IPv4 options (RFC 791, section 3.1), by the header length.
+    pub ipv4_options: bool,
     /// There is a mark on what cannot be judged: a match field `unreadable`.
     pub unreadable: bool,
     /// EtherTypes that carry IP where the parser does not see it; when absent VLAN tags, MPLS and PPPoE sessions.
@@ -155,11 +168,37 @@ pub struct ActionMapping {
     pub otherwise: Option<String>,
 }
 
+/// Reads kinds of packets by the names that may be accepted.
+fn accepted<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeSet<PacketKind>, D::Error> {
+    let names = Vec::<String>::deserialize(from)?;
+    let kinds = names.iter().map(|name| name.parse());
+    kinds
+        .collect::<Result<_, String>>()
+        .map_err(serde::de::Error::custom)
+}
+
 impl Mapping {
+    /// Lets rows of a partial point deny packets of these kinds, too.
+    pub fn accept_also(&mut self, kinds: impl IntoIterator<Item = PacketKind>) -> Result<(), MappingError> {
+        self.accept.extend(kinds);
+        self.check_accepted()
+    }
+
+    fn check_accepted(&self) -> Result<(), MappingError> {
+        match self.partial || self.accept.is_empty() {
+            true => Ok(()),
+            false => Err(MappingError::Field {
+                field: "accept".to_string(),
+                why: "goes with partial = true in the mapping: whole tables deny nothing that the policy lets pass".to_string(),
+            }),
+        }
+    }
+
     /// Reads a mapping from TOML.
     pub fn from_toml(text: &str) -> Result<Self, MappingError> {
         let mapping: Mapping =
             toml::from_str(text).map_err(|e| MappingError::Toml(e.to_string().trim().to_string()))?;
+        mapping.check_accepted()?;
         match mapping.priority_max {
             Some(max) if max == 0 || max > PRIORITY_MAX => Err(MappingError::Field {
                 field: "priority_max".to_string(),

@@ -333,6 +333,7 @@ impl Units {
             built
                 .unsupported
                 .extend(limits::not_shown(device, &compilation, target));
+            built.unsupported.extend(limits::in_part(&compilation, target));
             built.unsupported.extend(limits::not_read(device, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));

@@ -130,12 +130,21 @@ fn not_shown(document: &str, mapping: Option<&str>) -> Vec<String> {
 #[test]
 fn what_a_parser_may_hide_is_reported_unless_a_mapping_states_it() {
     let headers = "IPv6 packets with extension headers".to_string();
+    let options = "IPv4 packets with options".to_string();
     let sctp = "SCTP packets".to_string();
-    assert_eq!(not_shown(&document("deny"), None), std::slice::from_ref(&headers));
+    assert_eq!(
+        not_shown(&document("deny"), None),
+        [headers.clone(), options.clone()]
+    );
     let associations = document("deny").replace("protocol: udp", "protocol: sctp");
-    assert_eq!(not_shown(&associations, None), [headers.clone(), sctp.clone()]);
+    assert_eq!(
+        not_shown(&associations, None),
+        [headers.clone(), options.clone(), sctp.clone()]
+    );
     let stated = |facts: &str| not_shown(&associations, Some(&format!("[parser]\n{facts}")));
-    assert_eq!(stated("sctp_ports = true\n"), [headers]);
-    assert_eq!(stated("ipv6_extension_headers = true\n"), [sctp]);
-    assert!(stated("sctp_ports = true\nipv6_extension_headers = true\n").is_empty());
+    assert_eq!(stated("sctp_ports = true\n"), [headers.clone(), options.clone()]);
+    assert_eq!(stated("ipv4_options = true\n"), [headers, sctp.clone()]);
+    assert_eq!(stated("ipv6_extension_headers = true\n"), [options, sctp]);
+    let all = "sctp_ports = true\nipv6_extension_headers = true\nipv4_options = true\n";
+    assert!(stated(all).is_empty());
 }

@@ -265,7 +265,7 @@ fn no_policy_table_is_drawn_without_what_rows_name() {
     let mapped = changed(FOREIGN_MAPPING, "\"ig_md.lkp.frag\" = \"later\"\n", "");
     assert_eq!(
         error(FOREIGN, Some(&mapped)),
-        "table.fw.rules cannot serve as `policy`: it has no `later`"
+        "table.fw.rules cannot serve as `policy`: it has no `later`; it can hold a part of a policy: set partial = true in the mapping"
     );
     // The mark is no use to a table that cannot match it.
     let marked = changed(FOREIGN_MAPPING, "unreadable = false", "unreadable = true");

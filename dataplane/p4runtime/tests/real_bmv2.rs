@@ -3,7 +3,9 @@
 
 mod device;
 
+use device::vendor::corpus_over_a_vendors_switch;
 use device::{PortMatching, Which, corpus_over};
+use portcullis_compiler::model::PacketKind;
 
 const BMV2: Which = Which::Bmv2;
 
@@ -31,6 +33,26 @@ corpus_tests! {
     ports_without_ranges_say_the_same_closed: "closed", Ternary;
     ports_without_ranges_say_the_same_shut: "shut", Ternary;
     ports_without_ranges_say_the_same_whole: "whole", Ternary;
+}
+
+macro_rules! vendor_tests {
+    ($($name:ident: $case:literal, $accept:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                corpus_over_a_vendors_switch(stringify!($name), $case, &$accept);
+            }
+        )*
+    };
+}
+
+vendor_tests! {
+    a_vendors_switch_denies_no_more_than_the_policy_blocked: "blocked", [];
+    a_vendors_switch_denies_no_more_than_the_policy_closed: "closed", [];
+    a_vendors_switch_denies_what_it_says_blocked: "blocked", PacketKind::OBSCURE;
+    a_vendors_switch_denies_what_it_says_closed: "closed", PacketKind::OBSCURE;
+    a_vendors_switch_denies_what_it_says_shut: "shut", [PacketKind::LaterFragments, PacketKind::IpOptions];
+    a_vendors_switch_denies_what_it_says_whole: "whole", [];
 }
 
 #[test]

@@ -143,9 +143,9 @@ pub struct View {
 /// The TCP flags (RFC 9293), with the reserved bits.
 pub const TCP_FLAGS: u16 = 0xfff;
 
-/// The IPv6 extension headers behind which ports are found: hop-by-hop options, routing, fragment, destination options
-/// (RFC 8200, section 4).
-pub const IPV6_EXTENSIONS: [u8; 4] = [0, 43, IPV6_FRAGMENT, 60];
+/// The IPv6 extension headers behind which ports are found: hop-by-hop options, routing, fragment, authentication (RFC 4302),
+/// destination options (RFC 8200, section 4).
+pub const IPV6_EXTENSIONS: [u8; 5] = [0, 43, IPV6_FRAGMENT, 51, 60];
 
 /// What a target that does not tell the protocol of later IPv6 fragments shows instead: the fragment header's own
 /// number (RFC 8200).

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_compiler::compilation::{Compilation, TableUse, UNMANAGED_PORTS};
-use portcullis_compiler::model::{Role, TableModel};
-use portcullis_compiler::proof::prove;
+use portcullis_compiler::model::{PacketKind, Role, TableModel};
+use portcullis_compiler::proof::{partial, prove};
 use portcullis_compiler::{
     Attribution, Class, ClassId, CompileError, Compiler, EndpointIntent, Fingerprint, Intent, RowCache,
     StageModel,
 };
 use portcullis_p4runtime::mapping::Mapping;
 use portcullis_p4runtime::model::from_p4info;
+use portcullis_p4runtime::pipelines;
 use portcullis_policy::{Document, Finding, PerDirection, Policy, canonical, classbench, findings};
 
 use crate::args::{Compile, CompileFormat};
@@ -23,6 +24,7 @@ use crate::view::compiled::{
     ClassStatsView, CompiledView, CounterexampleView, ProofView, RowView, StatsView, TableStatsView,
     UnsupportedClassView,
 };
+use crate::view::enforced::EnforcedView;
 use crate::{Exit, Output};
 
 pub fn run(args: &Compile, term: &mut Term<'_>) -> Result<Exit, Failure> {
@@ -57,7 +59,7 @@ fn model(args: &Compile) -> Result<StageModel, Failure> {
     };
     match args.target.split_once(':') {
         Some(("model", path)) => StageModel::from_toml(&read(path)?).map_err(|e| bad(path, e)),
-        Some(("p4info", path)) => p4info(path, args.mapping.as_deref()),
+        Some(("p4info", path)) => p4info(path, args.mapping.as_deref(), &args.accept),
         _ => StageModel::named(&args.target).ok_or_else(|| {
             Failure::Misuse(Misuse::Target {
                 name: args.target.clone(),
@@ -68,7 +70,7 @@ fn model(args: &Compile) -> Result<StageModel, Failure> {
 }
 
 /// The stage model of a P4 program, by a mapping or by the names of its tables and fields.
-fn p4info(path: &str, mapping: Option<&Path>) -> Result<StageModel, Failure> {
+fn p4info(path: &str, mapping: Option<&Path>, accept: &[PacketKind]) -> Result<StageModel, Failure> {
     let failed = |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| Failure::P4Info {
         path: path.to_path_buf(),
         source,
@@ -76,8 +78,15 @@ fn p4info(path: &str, mapping: Option<&Path>) -> Result<StageModel, Failure> {
     let mapping = match mapping {
         None => None,
         Some(path) => {
-            let text = super::read(path)?;
-            Some(Mapping::from_toml(&text).map_err(|e| failed(path, Box::new(e)))?)
+            let text = match path.to_str().and_then(pipelines::source) {
+                Some(text) => text.to_string(),
+                None => super::read(path)?,
+            };
+            let read = Mapping::from_toml(&text).and_then(|mut mapping| {
+                mapping.accept_also(accept.iter().copied())?;
+                Ok(mapping)
+            });
+            Some(read.map_err(|e| failed(path, Box::new(e)))?)
         }
     };
     let path = Path::new(path);
@@ -199,7 +208,12 @@ pub fn compile(input: &Input, model: &StageModel, attribution: Attribution) -> R
     let blank = CompiledView {
         rows: Vec::new(),
         stats: empty,
-        proof: ProofView::Equal,
+        proof: match model.partial {
+            Some(_) => ProofView::Sound,
+            None => ProofView::Equal,
+        },
+        enforced: Vec::new(),
+        accepted: accepted(model),
         unsupported: Vec::new(),
         steps: Vec::new(),
         refused: Vec::new(),
@@ -246,6 +260,7 @@ fn filled(blank: CompiledView, compilation: &Compilation, intent: &Intent) -> Co
         },
         rows,
         proof,
+        enforced: compilation.enforced().iter().map(EnforcedView::new).collect(),
         unsupported: unsupported
             .map(|(class, u)| UnsupportedClassView::new(*class, u))
             .collect(),
@@ -263,7 +278,24 @@ fn ratio(a: u64, b: u64) -> Option<f64> {
     (b > 0).then(|| (a as f64 / b as f64 * 1000.0).round() / 1000.0)
 }
 
+/// Kinds of packets that rows of a partial point may deny although the policy lets them pass.
+fn accepted(model: &StageModel) -> Vec<String> {
+    let point = model.partial.iter();
+    let kinds = point.flat_map(|point| point.accept.iter());
+    kinds.map(|kind| kind.name().to_string()).collect()
+}
+
 fn proof(compilation: &Compilation) -> ProofView {
+    if let Some(point) = &compilation.model.partial {
+        let differs = compilation.classes.iter().find_map(|(id, c)| {
+            match partial::prove(&c.class.policy, &c.program, &compilation.model, point) {
+                Err(partial::Unproved::Differs(example)) => Some(CounterexampleView::new(id.0, &example)),
+                // What is too large was refused before.
+                Ok(_) | Err(partial::Unproved::TooLarge) => None,
+            }
+        });
+        return differs.map_or(ProofView::Sound, ProofView::Counterexample);
+    }
     let differs = compilation.classes.iter().find_map(|(id, c)| {
         let example = prove(
             &c.class.policy,

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::bound_text;
 use super::change::FindingView;
+use super::enforced::EnforcedView;
 use crate::table::{Grid, facts};
 use crate::term::View;
 
@@ -244,6 +245,8 @@ pub struct StatsView {
 #[serde(rename_all = "lowercase")]
 pub enum ProofView {
     Equal,
+    /// They deny a part of what the policy denies, and nothing else but what is accepted.
+    Sound,
     /// Not on this one.
     Counterexample(CounterexampleView),
 }
@@ -298,6 +301,12 @@ pub struct CompiledView {
     pub rows: Vec<RowView>,
     pub stats: StatsView,
     pub proof: ProofView,
+    /// Of a partial point: what of each rule that denies something it enforces.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub enforced: Vec<EnforcedView>,
+    /// Of a partial point: kinds of packets that rows may deny although the policy lets them pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<String>,
     /// Classes that the target cannot enforce; they have no rows.
     pub unsupported: Vec<UnsupportedClassView>,
     /// What was done so that it fits.
@@ -314,7 +323,9 @@ pub struct CompiledView {
 impl CompiledView {
     /// Whether the target can take it as it is.
     pub fn is_whole(&self) -> bool {
-        self.proof == ProofView::Equal && self.unsupported.is_empty() && self.refused.is_empty()
+        matches!(self.proof, ProofView::Equal | ProofView::Sound)
+            && self.unsupported.is_empty()
+            && self.refused.is_empty()
     }
 
     /// The steps and refusals of a ladder, as text.
@@ -340,6 +351,8 @@ impl CompiledView {
         // One row is one line, however narrow the terminal.
         if grid.is_empty() && !self.unsupported.is_empty() {
             "no rows: no policy that denies something can be held\n".to_string()
+        } else if grid.is_empty() && !self.enforced.is_empty() {
+            "no rows: no rule that denies something can be held\n".to_string()
         } else if grid.is_empty() {
             "no rows: nothing is denied to anybody\n".to_string()
         } else {
@@ -374,6 +387,13 @@ impl CompiledView {
 
     fn proof_text(&self) -> String {
         match &self.proof {
+            ProofView::Sound if self.accepted.is_empty() => {
+                "proof: rows deny only what the policy denies, whatever the parser shows\n".to_string()
+            }
+            ProofView::Sound => format!(
+                "proof: rows deny only what the policy denies, whatever the parser shows, but for what is accepted: {}\n",
+                self.accepted.join(", ")
+            ),
             ProofView::Equal if !self.unsupported.is_empty() => {
                 "proof: of classes that are not named as unsupported, equal on every packet\n".to_string()
             }
@@ -483,6 +503,11 @@ impl View for CompiledView {
         } else {
             format!("\n{notes}")
         };
-        format!("{}{stats}{notes}\n{}", self.rows_text(), self.proof_text())
+        let enforced = EnforcedView::text(&self.enforced, width);
+        format!(
+            "{}{stats}{enforced}{notes}\n{}",
+            self.rows_text(),
+            self.proof_text()
+        )
     }
 }

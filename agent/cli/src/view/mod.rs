@@ -6,6 +6,7 @@ pub mod audit;
 pub mod bypass;
 pub mod change;
 pub mod compiled;
+pub mod enforced;
 pub mod events;
 pub mod explained;
 pub mod hits;

@@ -33,6 +33,7 @@ mod encode;
 mod layers;
 pub mod ortc;
 mod overlay;
+mod partial;
 mod plane;
 mod planes;
 mod regions;
@@ -92,8 +93,11 @@ fn ceiling(model: &StageModel, direction: Direction) -> u32 {
     }
 }
 
-/// The rows that hold for every class that may deny something: ARP passes; what hides its ports does not.
+/// The rows that hold for every class that may deny something: ARP passes; what hides its ports does not. A partial point has none.
 pub fn fixed_rows(model: &StageModel) -> Vec<PolicyRow> {
+    if model.partial.is_some() {
+        return Vec::new();
+    }
     let mut rows = fixed_from_one(model);
     shift(&mut rows, model);
     rows
@@ -366,6 +370,9 @@ impl<'a> Encoder<'a> {
         if !policy.may_deny() {
             return Ok(program);
         }
+        if let Some(partial) = &self.model.partial {
+            return partial::lower(policy, self.model, partial, attribution);
+        }
         let capabilities = self
             .capabilities
             .get(&policy.direction)
@@ -435,6 +442,9 @@ impl<'a> Encoder<'a> {
         let table = self.model.table(Role::Policy, policy.direction)?;
         let capabilities = self.capabilities.get(&policy.direction)?;
         table.key(Field::Overlay)?;
+        if self.model.partial.is_some() {
+            return None;
+        }
         let hidden = !self.model.view.sctp_ports && (policy.names_sctp_ports() || base.names_sctp_ports());
         if !policy.may_deny()
             || !base.may_deny()

@@ -297,7 +297,7 @@ fn hides_unicast(content: &Content) -> bool {
 }
 
 /// The packet from the endpoint's side.
-fn packet(content: &Content, direction: Direction) -> Packet {
+pub fn packet(content: &Content, direction: Direction) -> Packet {
     let frame = match content {
         Content::Arp(_) => Judged::Arp,
         Content::Rarp => Judged::Rarp,

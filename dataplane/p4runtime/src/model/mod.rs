@@ -25,7 +25,7 @@ mod restrictions;
 mod table;
 
 use portcullis_compiler::lower::{broken, fixed_rows};
-use portcullis_compiler::model::{Field, Role, Weight, shown_flags};
+use portcullis_compiler::model::{Field, PartialPoint, Role, Weight, shown_flags};
 use portcullis_compiler::{ModelError, StageModel, TableModel};
 use portcullis_policy::{Direction, View};
 use portcullis_proto::p4::config::v1::{P4Info, Table};
@@ -177,6 +177,10 @@ pub fn bound(
             tcp_flags: shown_flags(&tables),
         },
         unreadable: false,
+        ipv4_options: false,
+        partial: mapping.filter(|m| m.partial).map(|m| PartialPoint {
+            accept: m.accept.clone(),
+        }),
         priority_min: mapping.and_then(|m| m.priority_min).unwrap_or(1),
         priority_max: PRIORITY_MAX,
         few_masks: mapping.is_some_and(|m| m.few_masks),
@@ -196,6 +200,7 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
     let classes = policies.all(|t| t.key(Field::Class).is_some());
     if let Some(facts) = mapping.and_then(|m| m.parser.as_ref()) {
         model.unreadable = facts.unreadable;
+        model.ipv4_options = facts.ipv4_options;
         model.view = View {
             fragment_offset: facts.fragment_offset,
             short_header: facts.short_header,
@@ -210,6 +215,7 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
         }
     } else if marked {
         model.unreadable = true;
+        model.ipv4_options = true;
         model.view = View::FULL;
         model.opaque_ethertypes.clear();
     }
@@ -227,8 +233,12 @@ fn check(model: &StageModel) -> Result<(), MappingError> {
         })
     };
     for table in &model.tables {
-        let reasons = needs::lacking(table, model.unreadable);
+        let mut reasons = needs::lacking(table, model.unreadable, model.partial.is_some());
         if !reasons.is_empty() {
+            if table.stage == Role::Policy && needs::lacking(table, model.unreadable, true).is_empty() {
+                let why = "it can hold a part of a policy: set partial = true in the mapping";
+                reasons.push(why.to_string());
+            }
             return refuse(table, reasons);
         }
     }
@@ -385,7 +395,8 @@ fn acl(pipeline: &Pipeline<'_>) -> Result<MappedTable, MappingError> {
         let (drawable, reasons) = match pipeline.draw(table, &part) {
             Err(reasons) => (false, reasons),
             Ok(drawn) => {
-                let mut reasons = needs::lacking(&drawn.model, drawn.model.key(Field::Unreadable).is_some());
+                let mut reasons =
+                    needs::lacking(&drawn.model, drawn.model.key(Field::Unreadable).is_some(), false);
                 if drawn.model.key(Field::Class).is_some() {
                     reasons.push(
                         "it has `class` and is not called `egress_policy` or `ingress_policy`".to_string(),

@@ -6,9 +6,14 @@ use portcullis_compiler::model::{ActionModel, Field, MatchKind, Role};
 use portcullis_policy::Direction;
 
 /// Fields that some rows of a stage name. `unreadable`: the parser marks what cannot be judged; without the mark, rows
-/// find it by ports and flags of zero.
-fn named(table: &TableModel, unreadable: bool) -> Vec<Field> {
-    let mut fields = table.stage.named(unreadable).to_vec();
+/// find it by ports and flags of zero. `partial`: rows name the version of IP and its protocol, and else what is there.
+fn named(table: &TableModel, unreadable: bool, partial: bool) -> Vec<Field> {
+    let versions = [Field::IsIpv4, Field::IsIpv6];
+    let mut fields = match table.stage {
+        Role::Policy if partial && versions.iter().all(|f| table.key(*f).is_some()) => vec![Field::Protocol],
+        Role::Policy if partial => vec![Field::EtherType, Field::Protocol],
+        stage => stage.named(unreadable).to_vec(),
+    };
     match table.stage {
         Role::Policy if table.key(Field::Class).is_none() => fields.push(Field::Port),
         Role::Attach => fields.push(Field::Port),
@@ -36,9 +41,9 @@ fn action_name(action: ActionModel) -> &'static str {
     }
 }
 
-/// Every reason why a table cannot play its stage.
-pub(super) fn lacking(table: &TableModel, unreadable: bool) -> Vec<String> {
-    let missing: Vec<Field> = named(table, unreadable)
+/// Every reason why a table cannot play its stage. `partial`: of a policy, a part is enough.
+pub(super) fn lacking(table: &TableModel, unreadable: bool, partial: bool) -> Vec<String> {
+    let missing: Vec<Field> = named(table, unreadable, partial)
         .into_iter()
         .filter(|f| table.key(*f).is_none())
         .collect();

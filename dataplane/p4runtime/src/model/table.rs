@@ -268,6 +268,14 @@ fn keys_by_mapping<'a>(table: &'a Table, fields: &BTreeMap<String, Field>, keys:
             }
         }
     }
+    for (_, field, family) in &keys.bound {
+        let other = |(_, of, version): &(u32, Field, Option<Family>)| of == field && version != family;
+        if family.is_some() && !keys.bound.iter().any(other) {
+            keys.wrong.push(format!(
+                "fields: what is mapped to `{field}` is of one IP version by its name: map the field of the other, too, or leave both out"
+            ));
+        }
+    }
     for name in fields
         .keys()
         .filter(|name| !table.match_fields.iter().any(|f| f.name == **name))

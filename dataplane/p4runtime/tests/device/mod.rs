@@ -3,6 +3,7 @@
 
 #[path = "../../../ovs/tests/corpus/mod.rs"]
 mod corpus;
+pub mod vendor;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +67,15 @@ struct Rig {
 
 impl Rig {
     fn start(which: Which, program: PipelineSource) -> (Rig, Vec<NetnsHost>) {
+        Self::start_with(which, program, |_, _, _| {})
+    }
+
+    /// The same with something done to the configuration and the device before the agent meets it.
+    fn start_with(
+        which: Which,
+        program: PipelineSource,
+        before: impl FnOnce(&mut Config, &Device, &Runtime),
+    ) -> (Rig, Vec<NetnsHost>) {
         let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
         let hosts: Vec<NetnsHost> = HOSTS
             .iter()
@@ -93,6 +103,7 @@ impl Rig {
             .enable_all()
             .build()
             .unwrap();
+        before(&mut config, &device, &runtime);
         let (target, task) = {
             let _entered = runtime.enter();
             launch("tor", P4Backend::new(config.clone()).unwrap())

@@ -1,0 +1,89 @@
+//! What a partial point enforces of each rule, in words.
+
+use std::collections::BTreeSet;
+
+use portcullis_policy::{Decider, Direction, Policy};
+
+use crate::class::ClassId;
+use crate::class_rows::ClassRows;
+use crate::compilation::Compilation;
+use crate::model::PacketKind;
+use crate::proof::{Coverage, Extent, RuleCoverage, example};
+
+/// How much of one rule a partial point enforces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enforced {
+    /// The class whose policy it is.
+    pub class: ClassId,
+    /// Whether the policy is about what endpoints send or receive.
+    pub direction: Direction,
+    /// The rule, as `baseline/smtp`, or the default.
+    pub rule: String,
+    /// Every packet that it denies, some, or none.
+    pub extent: Extent,
+    /// The packets that pass although it denies them: of each kind one, in words.
+    pub passes: Vec<(PacketKind, String)>,
+    /// Why they pass.
+    pub why: String,
+}
+
+impl Compilation {
+    /// What is enforced of each rule that denies something, where the policy stages are partial points.
+    pub fn enforced(&self) -> Vec<Enforced> {
+        let classes = self.classes.iter();
+        let covered = classes.filter_map(|(id, c)| Some((*id, c, c.program.coverage.as_ref()?)));
+        covered
+            .flat_map(|(id, c, coverage)| of_class(id, &c.class.policy, &c.program, coverage))
+            .collect()
+    }
+}
+
+fn of_class(id: ClassId, policy: &Policy, rows: &ClassRows, coverage: &Coverage) -> Vec<Enforced> {
+    let rules = coverage.rules.iter();
+    rules
+        .map(|(by, rule)| Enforced {
+            class: id,
+            direction: policy.direction,
+            rule: policy.origin(*by),
+            extent: rule.extent(),
+            passes: rule
+                .passes
+                .iter()
+                .map(|(kind, passing)| (*kind, example(&passing.packet, *kind)))
+                .collect(),
+            why: why(*by, rule, policy, rows),
+        })
+        .collect()
+}
+
+/// Why packets pass that a rule denies: what its own row lacks, what is written wider above it, what the parser hides.
+fn why(by: Decider, rule: &RuleCoverage, policy: &Policy, rows: &ClassRows) -> String {
+    let lacks = |by: Decider| {
+        rows.shortfalls
+            .iter()
+            .filter(move |s| s.by == by)
+            .map(|s| s.why.as_str())
+    };
+    let mut reasons: BTreeSet<String> = lacks(by).map(str::to_string).collect();
+    let wider = rule.passes.get(&PacketKind::Plain).and_then(|passing| passing.by);
+    if let Some(wider) = wider.filter(|wider| *wider != by) {
+        let lacking: Vec<&str> = lacks(wider).collect();
+        reasons.insert(format!(
+            "{} stands above it and is written wider: {}",
+            policy.origin(wider),
+            lacking.join("; ")
+        ));
+    }
+    let hidden = rule
+        .passes
+        .keys()
+        .filter(|kind| PacketKind::OBSCURE.contains(kind));
+    let hidden: Vec<String> = hidden.map(ToString::to_string).collect();
+    if !hidden.is_empty() {
+        reasons.insert(format!(
+            "the parser may show other ports or another protocol for {}",
+            hidden.join(", ")
+        ));
+    }
+    reasons.into_iter().collect::<Vec<_>>().join("; ")
+}
