@@ -48,6 +48,11 @@ fn the_p4_pipeline_is_current() {
 }
 
 #[test]
+fn the_pipeline_descriptions_are_current() {
+    compare("pipelines");
+}
+
+#[test]
 fn the_metrics_reference_is_current() {
     compare("metrics");
 }

@@ -268,7 +268,7 @@ pub struct ClassRows {
 /// A rule that a partial point does not hold as it is: one that denies is left out, one that allows is written wider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortfall {
-    /// The rule.
+    /// The entry of the policy that is written otherwise, or its default.
     pub by: Decider,
     /// What the table lacks, or what its parser hides.
     pub why: String,

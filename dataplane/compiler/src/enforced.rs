@@ -23,7 +23,7 @@ pub struct Enforced {
     pub extent: Extent,
     /// The packets that pass although it denies them: of each kind one, in words.
     pub passes: Vec<(PacketKind, String)>,
-    /// Why they pass.
+    /// What the table lacks or the parser hides, so that they pass; empty where none does.
     pub why: String,
 }
 

@@ -25,12 +25,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// All of them, as a page of documentation.
 pub fn describe() -> String {
-    let mut text = "# Pipeline descriptions\n\n\
-        Printed by `portcullis docs pipelines`. A description is a [mapping](p4runtime.md#mappings) of a public P4 program, written from \
-        its source. Name it where a\nmapping file goes: `mapping = \"pins-tor\"` in a `[[target]]`, or `--mapping pins-tor`. To change \
-        one, save it as a file of your own and\nname that.\n\n\
-        All of these are [partial points](p4runtime.md#partial-points): they deny a part of what the policy denies.\n"
-        .to_string();
+    let mut text = "# Pipeline descriptions
+
+Printed by `portcullis docs pipelines`. A description is a [mapping](p4runtime.md#mappings) of a public P4 program, written from its
+source. Name it where a mapping file goes: `mapping = \"pins-tor\"` in a `[[target]]`, or `--mapping pins-tor`. To change one, save it as
+a file of your own and name that.
+
+All of these are [partial points](p4runtime.md#partial-points): they deny a part of what the policy denies.
+"
+    .to_string();
     for (name, source) in KNOWN {
         text += &format!("\n## {name}\n\n```toml\n{}\n```\n", source.trim());
     }

@@ -16,6 +16,7 @@ mod hostile;
 mod left;
 mod mixes;
 mod odd_devices;
+mod partial;
 mod pipelines;
 mod restricted;
 mod rig;

@@ -23,7 +23,7 @@ pub struct EnforcedView {
     pub rule: String,
     /// `whole`, `part` or `none` of the packets that it denies.
     pub enforced: String,
-    /// Packets that pass.
+    /// Packets that it denies and that pass here, by kind.
     pub passes: Vec<PassingView>,
     /// Why they pass; empty where none does.
     pub why: String,

@@ -27,7 +27,7 @@ pub struct RuleCoverage {
 /// A packet that a rule denies and a partial point lets pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passing {
-    /// The packet.
+    /// One such packet, at the lowest addresses and ports that are like it.
     pub packet: Packet,
     /// The rule whose row lets it pass; `None` where no row matches it.
     pub by: Option<Decider>,
@@ -40,7 +40,7 @@ pub enum Extent {
     Whole,
     /// Some are, and some pass.
     Part,
-    /// None is.
+    /// All of them pass.
     None,
 }
 
