@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use portcullis_backend::OnGap;
 use toml::Spanned;
 
 use super::resolve::{Result, foreign, refuse, resync};
@@ -52,6 +53,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     let arguments = arguments(&raw, &socket);
     Ok(P4Target {
         accept: BTreeSet::new(),
+        on_gap: OnGap::Refuse,
         address: format!("unix:{}", socket.display()),
         device_id: 1,
         role: String::new(),
@@ -143,6 +145,7 @@ fn of_p4runtime(raw: &raw::Target) -> Settings {
         ("program", raw.program.as_ref().map(Spanned::span)),
         ("mapping", raw.mapping.as_ref().map(Spanned::span)),
         ("accept", raw.accept.first().map(Spanned::span)),
+        ("on_gap", raw.on_gap.as_ref().map(Spanned::span)),
         (
             "overwrite_pipeline",
             raw.overwrite_pipeline.as_ref().map(Spanned::span),
@@ -170,6 +173,7 @@ pub(super) fn foreign_to_others(path: &str, raw: &raw::Target) -> Result<()> {
 pub(super) fn found() -> P4Target {
     P4Target {
         accept: BTreeSet::new(),
+        on_gap: OnGap::Refuse,
         name: "embedded".to_string(),
         address: format!("unix:{DEFAULT_SOCKET}"),
         device_id: 1,

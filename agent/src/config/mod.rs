@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
 
 pub use access::{
@@ -191,6 +192,8 @@ pub struct P4Target {
     pub program: P4Program,
     /// Kinds of packets that rows of a partial point may deny although the policy lets them pass.
     pub accept: BTreeSet<PacketKind>,
+    /// What becomes of a change that leaves an endpoint with a gap.
+    pub on_gap: OnGap,
     /// Whether a foreign program is replaced by ours.
     pub overwrite_pipeline: bool,
     /// Ports that are no servers.

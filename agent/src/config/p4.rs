@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
 use toml::Spanned;
 
@@ -44,6 +45,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     };
     let accept = accepted(path, &raw.accept, raw.mapping.is_some())?;
     let program = program(path, raw.program.as_ref(), raw.mapping)?;
+    let on_gap = on_gap(path, raw.on_gap.as_ref(), &program)?;
     if let Some(overwrite) = &raw.overwrite_pipeline
         && *overwrite.get_ref()
         && matches!(program, P4Program::Device(_))
@@ -63,6 +65,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         election_id: election_id.into(),
         program,
         accept,
+        on_gap,
         overwrite_pipeline: raw.overwrite_pipeline.is_some_and(Spanned::into_inner),
         uplinks,
         servers,
@@ -125,6 +128,28 @@ fn accepted(path: &str, names: &[Spanned<String>], is_mapped: bool) -> Result<BT
         }
     }
     Ok(kinds)
+}
+
+/// What becomes of a change that leaves a gap: only programs that are not ours hold a part of a policy.
+fn on_gap(path: &str, given: Option<&Spanned<String>>, program: &P4Program) -> Result<OnGap> {
+    let Some(given) = given else {
+        return Ok(OnGap::Refuse);
+    };
+    let field = format!("{path}.on_gap");
+    match given.get_ref().as_str() {
+        "refuse" => Ok(OnGap::Refuse),
+        "report" if !matches!(program, P4Program::Device(_)) => refuse(
+            given,
+            field,
+            "goes with program = \"device\": our own program holds every policy whole",
+        ),
+        "report" => Ok(OnGap::Report),
+        other => refuse(
+            given,
+            field,
+            format!("`{other}` is neither \"refuse\" nor \"report\""),
+        ),
+    }
 }
 
 fn program(

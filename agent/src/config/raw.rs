@@ -190,6 +190,7 @@ pub(super) struct Target {
     pub mapping: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub accept: Vec<Spanned<String>>,
+    pub on_gap: Option<Spanned<String>>,
     pub overwrite_pipeline: Option<Spanned<bool>>,
     #[serde(default)]
     pub servers: Vec<Spanned<u32>>,

@@ -269,6 +269,7 @@ fn only_p4runtime(path: &str, raw: &raw::Target) -> Result<()> {
         ("program", raw.program.as_ref().map(Spanned::span)),
         ("mapping", raw.mapping.as_ref().map(Spanned::span)),
         ("accept", raw.accept.first().map(Spanned::span)),
+        ("on_gap", raw.on_gap.as_ref().map(Spanned::span)),
         (
             "overwrite_pipeline",
             raw.overwrite_pipeline.as_ref().map(Spanned::span),

@@ -326,6 +326,22 @@ fn p4runtime_targets_are_checked() {
             "mapping = \"m.toml\"",
             "target[0].mapping: goes with program = \"device\"",
         ),
+        (
+            "accept = [\"ip-options\"]",
+            "target[0].accept[0]: goes with the mapping of a partial point",
+        ),
+        (
+            "accept = [\"everything\"]",
+            "target[0].accept[0]: `everything` is not one of `later-fragments`,",
+        ),
+        (
+            "on_gap = \"report\"",
+            "target[0].on_gap: goes with program = \"device\"",
+        ),
+        (
+            "on_gap = \"ignore\"",
+            "target[0].on_gap: `ignore` is neither \"refuse\" nor \"report\"",
+        ),
         ("uplinks = [\"eth0\"]", "target[0].uplinks[0]: is no port"),
         (
             "bridge = \"br0\"",

@@ -14,6 +14,7 @@ mod core;
 mod edit;
 mod error;
 mod extent;
+mod gaps;
 mod load;
 mod preview;
 mod queue;

@@ -9,7 +9,7 @@ use portcullis_unlock::clock::Moment;
 use portcullis_unlock::ledger::Unlock;
 
 use super::worker::{check, resolve};
-use super::{Base, ChangeError, Edit, edit};
+use super::{Base, ChangeError, Edit, edit, gaps};
 use crate::config::Limits;
 use crate::store::{Change, Key};
 
@@ -51,6 +51,7 @@ pub fn preview(
     let mut compiler = base.compiler.clone();
     let intent = resolve(&mut compiler, targets, &edited.document, base.generation)?;
     check(targets, &intent)?;
+    gaps::refuse_new(targets, &intent, &base.intent)?;
     Ok(Preview {
         document: edited.document,
         changes: edited.changes,

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, oneshot};
 use super::bypass;
 use super::core::{Desired, Grants, PreparedChange};
 use super::worker::{Worker, check, resolve};
-use super::{Base, ChangeError, ClosingState, quota};
+use super::{Base, ChangeError, ClosingState, gaps, quota};
 use crate::store::{Change, Entry, Generation, IdempotencyKey, IdempotencyRecord, Key, Kind, SideWrites};
 
 /// Requests that are made durable together at most.
@@ -364,6 +364,7 @@ impl Worker {
         let number = base.generation + 1;
         let intent = resolve(&mut compiler, &self.targets, &document, base.generation)?;
         check(&self.targets, &intent)?;
+        gaps::refuse_new(&self.targets, &intent, &base.intent)?;
         quota::rows(
             changes,
             (&document, &intent),

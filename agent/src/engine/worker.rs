@@ -19,6 +19,7 @@ use super::classes::StoredClasses;
 use super::closing::{Health, Note};
 use super::core::{Desired, PreparedChange, SharedCore};
 use super::edit::{self, Edited};
+use super::gaps;
 use super::queue::{ChangeRequest, Work, Works};
 use super::unlocks::{announce, entries_of, note_unlocks};
 use super::{Baseline, ChangeError, Clock, Edit, MakeEdit, Outcome, State, Who};
@@ -226,6 +227,7 @@ impl Worker {
             let mut compiler = base.compiler;
             let intent = resolve(&mut compiler, &self.targets, &document, base.generation)?;
             check(&self.targets, &intent)?;
+            gaps::refuse_new(&self.targets, &intent, &base.intent)?;
             let generation = Generation {
                 number: base.generation + 1,
                 at: now.seconds(),

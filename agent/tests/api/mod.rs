@@ -16,6 +16,7 @@ mod grants;
 mod limits;
 mod oidc;
 mod pair;
+mod partial;
 mod process;
 mod reading;
 mod refusals;

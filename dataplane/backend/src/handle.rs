@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use portcullis_compiler::{Class, CompileError, Intent};
+use portcullis_compiler::{Class, CompileError, Intent, Unsupported};
 use portcullis_policy::{Decider, Direction, IpPacket, Name};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,8 +37,28 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// What becomes of a change that leaves a gap here; `None` where every policy is held whole or refused.
+    fn on_gap(&self) -> Option<OnGap> {
+        None
+    }
+
+    /// Rules of a class that are not, or not wholly, enforced here, each with the reason. Nothing while the target is not known.
+    fn gaps(&self, _class: &Class) -> Vec<Unsupported> {
+        Vec::new()
+    }
+
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, context: TargetContext);
+}
+
+/// What becomes of a change that would leave an endpoint with rules that no target of it holds wholly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnGap {
+    /// The change is refused with the rule, the endpoint and the reason; nothing is written.
+    #[default]
+    Refuse,
+    /// It is made, and status lists the gap.
+    Report,
 }
 
 /// What a backend works with.
@@ -192,6 +212,8 @@ trait DynBackend: Send + Sync {
     fn check(&self, intent: &Intent) -> Result<(), CompileError>;
     fn edits(&self, old: &Class, new: &Class) -> bool;
     fn rows(&self, class: &Class) -> Option<usize>;
+    fn on_gap(&self) -> Option<OnGap>;
+    fn gaps(&self, class: &Class) -> Vec<Unsupported>;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -207,6 +229,14 @@ impl<B: Backend> DynBackend for B {
 
     fn rows(&self, class: &Class) -> Option<usize> {
         Backend::rows(self, class)
+    }
+
+    fn on_gap(&self) -> Option<OnGap> {
+        Backend::on_gap(self)
+    }
+
+    fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+        Backend::gaps(self, class)
     }
 }
 
@@ -266,6 +296,16 @@ impl TargetHandle {
     /// The rows that a class takes here; see [`Backend::rows`].
     pub fn rows(&self, class: &Class) -> Option<usize> {
         self.backend.rows(class)
+    }
+
+    /// What becomes of a change that leaves a gap here; see [`Backend::on_gap`].
+    pub fn on_gap(&self) -> Option<OnGap> {
+        self.backend.on_gap()
+    }
+
+    /// Rules of a class that are not wholly enforced here; see [`Backend::gaps`].
+    pub fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+        self.backend.gaps(class)
     }
 
     /// Sets what the datapath shall hold.

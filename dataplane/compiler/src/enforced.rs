@@ -38,6 +38,12 @@ impl Compilation {
     }
 }
 
+/// What the proved rows of a class enforce of each rule that denies something; nothing where they are not of a partial point.
+pub fn of_rows(id: ClassId, policy: &Policy, rows: &ClassRows) -> Vec<Enforced> {
+    let coverage = rows.coverage.as_deref();
+    coverage.map_or_else(Vec::new, |coverage| of_class(id, policy, rows, coverage))
+}
+
 fn of_class(id: ClassId, policy: &Policy, rows: &ClassRows, coverage: &Coverage) -> Vec<Enforced> {
     let rules = coverage.rules.iter();
     rules

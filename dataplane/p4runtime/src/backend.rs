@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Proofs, TargetContext, run};
-use portcullis_compiler::{Class, CompileError, Intent, RowCache};
+use portcullis_backend::{Backend, OnGap, Proofs, TargetContext, run};
+use portcullis_compiler::model::Role;
+use portcullis_compiler::{Class, CompileError, Intent, RowCache, Unsupported, enforced};
 
 use crate::attachment_points::resolve;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
+use crate::limits;
 use crate::numbered::{Keys, Numbered};
 use crate::program::{OwnProgram, ProgramError};
 use crate::units::{BuildError, Units};
@@ -157,6 +159,35 @@ impl Backend for P4Backend {
 
     fn rows(&self, class: &Class) -> Option<usize> {
         self.known()?.proofs.rows(class)
+    }
+
+    /// Our own programs hold every policy, or refuse it.
+    fn on_gap(&self) -> Option<OnGap> {
+        self.own.is_none().then_some(self.config.on_gap)
+    }
+
+    fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+        let Some(known) = self.known().filter(|_| self.own.is_none()) else {
+            return Vec::new();
+        };
+        let direction = class.policy.direction;
+        let (table, rows) = known.proofs.check(|rows| {
+            let table = rows.model().table(Role::Policy, direction);
+            (
+                table.map_or_else(String::new, |t| t.name.clone()),
+                rows.get(class),
+            )
+        });
+        match rows {
+            Ok(rows) => limits::gaps(
+                &enforced::of_rows(class.id, &class.policy, &rows),
+                &table,
+                &self.config.name,
+            ),
+            Err(CompileError::Unsupported(unsupported)) => vec![unsupported],
+            // A fault of the compiler: the change is refused for that.
+            Err(CompileError::Unproved { .. }) => Vec::new(),
+        }
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {

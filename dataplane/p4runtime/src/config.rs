@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_backend::OnGap;
 use portcullis_backend::timers::RESYNC_INTERVAL;
 
 use crate::attachment_points::KnownPorts;
@@ -57,6 +58,8 @@ pub struct Config {
     pub election_id: u128,
     /// What it shall run.
     pub program: PipelineSource,
+    /// What becomes of a change that a program which is not ours holds in part.
+    pub on_gap: OnGap,
     /// Whether a foreign program is replaced by ours.
     pub overwrite: bool,
     /// Ports that are no servers.
@@ -84,6 +87,7 @@ impl Config {
             role: String::new(),
             election_id: 1,
             program: PipelineSource::Own(PortMatching::Range),
+            on_gap: OnGap::Refuse,
             overwrite: false,
             uplinks: BTreeSet::new(),
             servers: BTreeSet::new(),

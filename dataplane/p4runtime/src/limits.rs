@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use portcullis_compiler::compilation::Compilation;
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
-use portcullis_compiler::{ClassId, Intent, Unsupported};
+use portcullis_compiler::{ClassId, Enforced, Intent, Unsupported};
 use portcullis_policy::{Direction, Name};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
@@ -190,13 +190,15 @@ pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str
     list
 }
 
+/// What rules have in common that are listed together: direction, extent, the kinds that pass, and why.
+type SameGap = (Direction, Extent, Vec<PacketKind>, String);
+
 /// Rules of which a partial point enforces a part or nothing, those with the same reason together.
 pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupported> {
     let Some(point) = &compilation.model.partial else {
         return Vec::new();
     };
-    let mut groups: BTreeMap<(Direction, Extent, Vec<PacketKind>, String), (BTreeSet<String>, String)> =
-        BTreeMap::new();
+    let mut groups: BTreeMap<SameGap, (BTreeSet<String>, String)> = BTreeMap::new();
     for rule in compilation.enforced() {
         if let Some((_, example)) = rule.passes.first() {
             let kinds = rule.passes.iter().map(|(kind, _)| *kind).collect();
@@ -211,22 +213,14 @@ pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupporte
     };
     let mut list: Vec<Unsupported> = groups
         .into_iter()
-        .map(|((direction, extent, kinds, why), (rules, example))| {
-            let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-            let enforced = match extent {
-                Extent::None => "not enforced here",
-                Extent::Whole | Extent::Part => "enforced in part",
-            };
-            Unsupported {
+        .map(
+            |((direction, extent, kinds, why), (rules, example))| Unsupported {
                 target: target.to_string(),
                 rule: some_of(rules.iter().map(String::as_str).collect()),
                 table: table(direction),
-                why: format!(
-                    "{enforced}: {} pass, for example {example}: {why}",
-                    kinds.join(", ")
-                ),
-            }
-        })
+                why: passing(extent, kinds.into_iter(), &example, &why),
+            },
+        )
         .collect();
     let denies = compilation.classes.values().any(|c| c.class.policy.may_deny());
     if denies {
@@ -250,6 +244,38 @@ pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupporte
         });
     }
     list
+}
+
+/// Rules of a class that a partial point does not enforce wholly.
+pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Unsupported> {
+    let gap = |rule: &Enforced| {
+        let (_, example) = rule.passes.first()?;
+        Some(Unsupported {
+            target: target.to_string(),
+            rule: rule.rule.clone(),
+            table: table.to_string(),
+            why: passing(
+                rule.extent,
+                rule.passes.iter().map(|(kind, _)| *kind),
+                example,
+                &rule.why,
+            ),
+        })
+    };
+    rules.iter().filter_map(gap).collect()
+}
+
+/// What of a rule passes, and why.
+fn passing(extent: Extent, kinds: impl Iterator<Item = PacketKind>, example: &str, why: &str) -> String {
+    let kinds: Vec<String> = kinds.map(|kind| kind.to_string()).collect();
+    let enforced = match extent {
+        Extent::None => "not enforced here",
+        Extent::Whole | Extent::Part => "enforced in part",
+    };
+    format!(
+        "{enforced}: {} pass, for example {example}: {why}",
+        kinds.join(", ")
+    )
 }
 
 /// The first of these names, and how many more there are.

@@ -1,0 +1,174 @@
+//! A vendor's switch that holds a part of a policy (`p4/vendor.p4`), alone and with a switch that holds all of it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portcullis::daemon::Agent;
+use portcullis::targets;
+use portcullis_proto::p4;
+use portcullis_proto::v1;
+use portcullis_testbed::p4::{Fields, P4Server};
+use tonic::Code;
+
+use super::pair::{p4runtime, passes};
+use super::support::*;
+
+/// A switch on which a vendor's program runs already.
+async fn vendor() -> P4Server {
+    let server = P4Server::start().await.unwrap();
+    let info = include_bytes!("../../../p4/compiled/vendor.p4info.txtpb");
+    server.state().config = Some(p4::v1::ForwardingPipelineConfig {
+        p4info: Some(portcullis_p4runtime::parse(info).unwrap()),
+        ..Default::default()
+    });
+    server
+}
+
+fn tor(server: &P4Server, more: &str) -> String {
+    let target = p4runtime("tor", server);
+    format!("{target}program = \"device\"\nmapping = \"vendor\"\nservers = [1, 2]\n{more}")
+}
+
+/// Whether a TCP segment over IPv4 passes the switch of the vendor.
+fn passes_vendor(server: &P4Server, port: u128, to: u128) -> bool {
+    let packet: Fields = [
+        ("in_port", port),
+        ("is_ip", 1),
+        ("is_ipv4", 1),
+        ("ether_type", 0x0800),
+        ("ip_protocol", 6),
+        ("l4_src_port", 40_000),
+        ("l4_dst_port", to),
+    ]
+    .into();
+    let met = server.state().meets("acl_ingress", &packet);
+    met.is_none_or(|(action, _)| action != "acl_drop")
+}
+
+fn document(attachments: &str, ports: &str) -> String {
+    format!(
+        "version: portcullis/v1\nbaseline:\n  - {{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [{ports}]}}\n\
+         endpoints:\n  web1:\n    attachments: [{attachments}]\n    source_guard: false\n"
+    )
+}
+
+const ACCEPT: &str = "accept = [\"later-fragments\", \"ip-options\", \"extension-headers\"]\n";
+
+struct Bed {
+    agent: Agent,
+    client: Client,
+}
+
+impl Bed {
+    async fn start(folder: &Path, targets: &str) -> Bed {
+        let config = config(folder, targets);
+        let launched = targets::start(&config.targets).await.unwrap();
+        let agent = Agent::start(config, launched).await.unwrap();
+        let client = Client::unix(&folder.join("agent.sock")).await;
+        Bed { agent, client }
+    }
+
+    async fn status(&mut self, name: &str) -> v1::Target {
+        let request = v1::ListTargetsRequest {};
+        let list = self.client.targets.list_targets(request).await.unwrap();
+        let mut targets = list.into_inner().targets.into_iter();
+        targets.find(|target| target.name == name).unwrap()
+    }
+
+    /// Waits until a target holds a generation.
+    async fn holds(&mut self, name: &str, generation: u64) -> v1::Target {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.status(name).await;
+            if status.state == "InSync" && status.generation_applied == generation {
+                return status;
+            }
+            assert!(Instant::now() < end, "{status:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gap_is_refused_where_no_other_target_holds_the_rule() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let mut bed = Bed::start(folder.path(), &tor(&server, ACCEPT)).await;
+    // Nothing is denied yet: there is no gap, and the switch is known then.
+    let open = "version: portcullis/v1\nendpoints:\n  web1: {attachments: [{port: 1, target: tor}], source_guard: false}\n";
+    bed.client.apply(open).await.unwrap();
+    bed.holds("tor", 1).await;
+    let refused = bed
+        .client
+        .apply(&document("{port: 1, target: tor}", "25"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    for part in [
+        "acl_ingress of tor cannot enforce baseline/smtp of web1: enforced in part: packets with IPv4 options",
+        "for example IPv4 tcp to port 25, with IPv4 options",
+        "set on_gap = \"report\" for tor",
+    ] {
+        assert!(refused.message().contains(part), "{refused}");
+    }
+    assert_eq!(bed.status("tor").await.generation_wanted, 1);
+    bed.agent.stop().await.unwrap();
+
+    // Told to report gaps, the agent makes the change, and status lists them.
+    let targets = tor(&server, &format!("{ACCEPT}on_gap = \"report\"\n"));
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    bed.holds("tor", 1).await;
+    let applied = bed
+        .client
+        .apply(&document("{port: 1, target: tor}", "25"))
+        .await
+        .unwrap();
+    let status = bed.holds("tor", applied.generation).await;
+    let rules: Vec<&str> = status.unsupported.iter().map(|u| u.rule.as_str()).collect();
+    assert!(rules.contains(&"baseline/smtp"), "{rules:?}");
+    assert!(!passes_vendor(&server, 1, 25) && passes_vendor(&server, 1, 80));
+    bed.agent.stop().await.unwrap();
+
+    // What was there before keeps nothing from being closed.
+    let mut bed = Bed::start(folder.path(), &tor(&server, ACCEPT)).await;
+    bed.holds("tor", applied.generation).await;
+    let wider = bed
+        .client
+        .apply(&document("{port: 1, target: tor}", "25, 465"))
+        .await
+        .unwrap();
+    bed.holds("tor", wider.generation).await;
+    assert!(!passes_vendor(&server, 1, 465));
+    bed.agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let leaf = P4Server::start().await.unwrap();
+    let targets = [tor(&server, ACCEPT), p4runtime("leaf", &leaf)].concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let both = "{port: 1, target: tor}, {port: 7, target: leaf}";
+    bed.client.apply(&document(both, "25")).await.unwrap();
+    let status = bed.holds("tor", 1).await;
+    bed.holds("leaf", 1).await;
+    assert!(
+        status.unsupported.iter().any(|u| u.rule == "baseline/smtp"),
+        "{status:#?}"
+    );
+    let on = |port| (passes_vendor(&server, 1, port), passes(&leaf, 7, port));
+    assert_eq!((on(25), on(80)), ((false, Some(false)), (true, Some(true))));
+    // The other switch gone from the endpoint, the gap is one.
+    let refused = bed
+        .client
+        .apply(&document("{port: 1, target: tor}", "25"))
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("baseline/smtp of web1"), "{refused}");
+    // An opening opens both.
+    let opened = bed.client.apply(&document(both, "26")).await.unwrap();
+    for target in ["tor", "leaf"] {
+        bed.holds(target, opened.generation).await;
+    }
+    assert_eq!((on(25), on(26)), ((true, Some(true)), (false, Some(false))));
+    bed.agent.stop().await.unwrap();
+}
