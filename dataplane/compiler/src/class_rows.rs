@@ -18,6 +18,8 @@ pub enum FrameMatch {
     Arp,
     /// IP of this version.
     Ip(Family),
+    /// IP of either version, where a table has a key for it.
+    AnyIp,
     /// This EtherType, behind the tags that are parsed.
     EtherType(u16),
     /// What the parser of a target marks as impossible to judge ([`StageModel::unreadable`]): a chain of headers it
@@ -138,6 +140,7 @@ impl fmt::Display for RowKey {
             FrameMatch::Any => f.write_str("any")?,
             FrameMatch::Arp => f.write_str("arp")?,
             FrameMatch::Ip(family) => write!(f, "{family}")?,
+            FrameMatch::AnyIp => f.write_str("ip")?,
             FrameMatch::EtherType(t) => write!(f, "ethertype={t:#06x}")?,
             FrameMatch::Unreadable => f.write_str("unreadable")?,
         }

@@ -35,7 +35,7 @@ pub enum Field {
     IsIpv4,
     /// Whether it is IPv6: in the place of EtherType 0x86dd.
     IsIpv6,
-    /// Whether it is IP of either version. Rows never name it: what they say of IP is of one version.
+    /// Whether it is IP of either version. Rows of partial points name it for what they say of both.
     IsIp,
     /// The parser's mark on what cannot be judged.
     Unreadable,
@@ -308,6 +308,9 @@ pub struct StageModel {
     pub unreadable: bool,
     /// Its parser finds what follows IPv4 options (RFC 791, section 3.1).
     pub ipv4_options: bool,
+    /// Its parser shows the number of the first IPv6 extension header as the protocol, where there is one, and never another. Of use
+    /// where it does not find the protocol behind them.
+    pub ipv6_first_header: bool,
     /// Its policy stages deny a part of what the policy denies, and leave the rest to others.
     pub partial: Option<PartialPoint>,
     /// The lowest priority of rows of policy stages, 1 unless rows of others have their place below ours.
@@ -486,6 +489,7 @@ impl StageModel {
             view: View::FULL,
             unreadable: true,
             ipv4_options: true,
+            ipv6_first_header: false,
             partial: None,
             priority_min: 1,
             priority_max: 0,

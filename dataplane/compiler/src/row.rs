@@ -237,6 +237,7 @@ pub fn policy_row(table: &TableModel, owner: Owner, port: Option<&str>, row: &Po
         FrameMatch::Any => {}
         FrameMatch::Arp => draft.exactly(Field::EtherType, 0x0806),
         FrameMatch::Ip(family) => draft.family(family),
+        FrameMatch::AnyIp => draft.exactly(Field::IsIp, 1),
         FrameMatch::EtherType(t) => draft.exactly(Field::EtherType, t.into()),
         FrameMatch::Unreadable => draft.exactly(Field::Unreadable, 1),
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use portcullis_compiler::lower::lower;
-use portcullis_compiler::model::{Field, PacketKind, PartialPoint};
+use portcullis_compiler::model::{Field, KeyModel, MatchKind, PacketKind, PartialPoint};
 use portcullis_compiler::proof::partial::{Unproved, prove};
 use portcullis_compiler::proof::{Coverage, Extent};
 use portcullis_compiler::{ClassRows, FrameMatch, PolicyRow, RemoteMatch, StageModel};
@@ -35,18 +35,26 @@ const OPTIONAL: [Field; 9] = [
 /// A vendor's table that lacks some keys, of whose parser some facts are known, with some kinds accepted.
 fn models() -> impl Strategy<Value = StageModel> {
     let lacking = prop::sample::subsequence(OPTIONAL.to_vec(), 0..OPTIONAL.len());
-    let facts = any::<[bool; 4]>();
+    let joint = any::<bool>();
+    let facts = any::<[bool; 5]>();
     let accept = prop::sample::subsequence(PacketKind::OBSCURE.to_vec(), 0..=4);
     let short = any::<bool>();
-    (lacking, facts, accept, short).prop_map(|(lacking, facts, accept, short)| {
+    (lacking, facts, accept, short, joint).prop_map(|(lacking, facts, accept, short, joint)| {
         let mut model = partial(&lacking, &accept);
         [
             model.view.ipv6_extension_headers,
             model.view.sctp_ports,
             model.view.later_v6_protocol,
             model.ipv4_options,
+            model.ipv6_first_header,
         ] = facts;
         for table in &mut model.tables {
+            // As SAI has it: IP of either version.
+            table.keys.extend(joint.then_some(KeyModel {
+                field: Field::IsIp,
+                kind: MatchKind::Optional,
+                width: 1,
+            }));
             for key in &mut table.keys {
                 if short && matches!(key.field, Field::RemoteIpv6 | Field::LocalIpv6) {
                     key.width = 32;
@@ -131,12 +139,16 @@ fn kinds(ip: &IpPacket, model: &StageModel, dressed: bool) -> BTreeSet<PacketKin
 
 /// What a parser that follows only the model's facts may show, `None` for a packet that no policy lets pass.
 fn show(ip: &IpPacket, model: &StageModel, dressed: bool, answer: Answer) -> Option<Shown> {
-    let real = ip.protocol?;
     let v6 = ip.remote.is_ipv6();
+    // No IPv6 packet ends in an extension header.
+    let real = ip.protocol.filter(|number| !v6 || !IPV6_EXTENSIONS.contains(number))?;
     let has_headers = v6 && (dressed || ip.fragment != Fragment::Whole);
     let lost = has_headers && !model.view.ipv6_extension_headers;
     let protocol = match answer.protocol {
         Some(number) if lost => number,
+        None if lost && model.ipv6_first_header => {
+            IPV6_EXTENSIONS[usize::from(answer.src) % IPV6_EXTENSIONS.len()]
+        }
         Some(_) if v6 && ip.is_later() && !model.view.later_v6_protocol => IPV6_FRAGMENT,
         _ => real,
     };
@@ -163,7 +175,7 @@ fn verdict(rows: &[PolicyRow], ip: &IpPacket, shown: Shown) -> Option<Verdict> {
     let hits = |row: &&PolicyRow| {
         let key = &row.key;
         (match key.frame {
-            FrameMatch::Any => true,
+            FrameMatch::Any | FrameMatch::AnyIp => true,
             FrameMatch::Ip(family) => family == Family::from_address(ip.remote),
             _ => false,
         }) && key.protocol.is_none_or(|p| p == shown.protocol)

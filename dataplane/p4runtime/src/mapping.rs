@@ -94,6 +94,8 @@ pub struct ParserFacts {
     pub sctp_ports: bool,
     /// What follows IPv4 options (RFC 791, section 3.1), by the header length.
     pub ipv4_options: bool,
+    /// The number of the first IPv6 extension header as the protocol, and never another, where it does not find the one behind.
+    pub ipv6_first_header: bool,
     /// There is a mark on what cannot be judged: a match field `unreadable`.
     pub unreadable: bool,
     /// EtherTypes that carry IP where the parser does not see it; when absent VLAN tags, MPLS and PPPoE sessions.

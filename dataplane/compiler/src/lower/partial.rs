@@ -87,6 +87,13 @@ pub(super) fn lower(
     writer.write().map_err(|why| refuse(&table.name, why))?;
     let Writer { rows, shortfalls, .. } = writer;
     let mut rows = prune::prune(rows, attribution);
+    if point.has(Field::IsIp) {
+        rows = prune::join_versions(rows, |row| {
+            // ICMP has a protocol for each version.
+            let icmp = matches!(row.key.protocol, Some(Protocol::ICMP | Protocol::ICMPV6));
+            !icmp && point.may_hold(&row.key, row.action).is_none()
+        });
+    }
     let levels = levels(&mut rows, model.priorities());
     let levels = levels.map_err(|needed| {
         refuse(
@@ -166,10 +173,21 @@ impl Point<'_> {
         self.has(Field::Later) && (family == Family::V4 || self.model.view.ipv6_extension_headers)
     }
 
+    /// Whether packets with IPv6 extension headers show the first one's number as their protocol, all of them.
+    fn shows_first_header(&self) -> bool {
+        self.model.ipv6_first_header && !self.model.view.ipv6_extension_headers
+    }
+
     /// The kinds of packets of a protocol that may show ports that are not theirs and that rows must not deny by them.
     fn unsure(&self, family: Family, protocol: Protocol) -> Vec<PacketKind> {
         let view = self.model.view;
         let holds = |kind: &PacketKind| match kind {
+            // What shows the number of an extension header meets no row of another protocol.
+            PacketKind::LaterFragments | PacketKind::ExtensionHeaders
+                if family == Family::V6 && self.shows_first_header() =>
+            {
+                false
+            }
             PacketKind::LaterFragments => !self.marks_later(family),
             PacketKind::IpOptions => family == Family::V4 && !self.model.ipv4_options,
             PacketKind::ExtensionHeaders => family == Family::V6 && !view.ipv6_extension_headers,

@@ -42,6 +42,8 @@ struct RawParser {
     sctp_ports: bool,
     #[serde(default)]
     ipv4_options: bool,
+    #[serde(default)]
+    ipv6_first_header: bool,
     unreadable: bool,
     #[serde(default)]
     opaque_ethertypes: Vec<u16>,
@@ -82,6 +84,7 @@ impl StageModel {
             },
             unreadable: raw.parser.unreadable,
             ipv4_options: raw.parser.ipv4_options,
+            ipv6_first_header: raw.parser.ipv6_first_header,
             partial: raw.partial.then_some(PartialPoint { accept }),
             priority_min: raw.priority_min,
             priority_max: raw.priority_max,

@@ -207,7 +207,7 @@ impl Addresses {
         for row in &case.rows {
             let k = &row.key;
             let reaches = match k.frame {
-                FrameMatch::Any | FrameMatch::Unreadable => true,
+                FrameMatch::Any | FrameMatch::AnyIp | FrameMatch::Unreadable => true,
                 FrameMatch::Ip(f) => f == family,
                 FrameMatch::Arp | FrameMatch::EtherType(_) => false,
             };

@@ -124,7 +124,7 @@ impl Slices {
                 .and_then(|r| Some((r, case.rows.get(r)?)))
             {
                 let reaches = match row.1.key.frame {
-                    FrameMatch::Any => true,
+                    FrameMatch::Any | FrameMatch::AnyIp => true,
                     FrameMatch::Unreadable => case.parser.unreadable,
                     FrameMatch::Ip(family) => family == self.family,
                     FrameMatch::Arp | FrameMatch::EtherType(_) => false,

@@ -82,7 +82,7 @@ fn hits_frame(key: &RowKey, frame: &Frame, parser: &ParserView) -> bool {
             FrameMatch::EtherType(RARP) => *frame == Frame::Rarp,
             FrameMatch::EtherType(t) => *frame == Frame::Opaque && parser.opaque.contains(&t),
             FrameMatch::Unreadable => *frame == Frame::Opaque && parser.unreadable,
-            FrameMatch::Ip(_) => false,
+            FrameMatch::Ip(_) | FrameMatch::AnyIp => false,
         }
 }
 
@@ -211,7 +211,7 @@ impl Shown {
 
     fn hit(&self, k: &RowKey) -> bool {
         let frame = match k.frame {
-            FrameMatch::Any => true,
+            FrameMatch::Any | FrameMatch::AnyIp => true,
             FrameMatch::Ip(family) => family == self.family,
             FrameMatch::Unreadable => self.marked,
             FrameMatch::Arp | FrameMatch::EtherType(_) => false,

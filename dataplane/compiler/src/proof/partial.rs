@@ -88,10 +88,10 @@ fn is_plain(row: &PolicyRow) -> bool {
     let has_numbers = match (key.protocol, key.frame) {
         (Some(Protocol::ICMP), FrameMatch::Ip(Family::V4)) => true,
         (Some(Protocol::ICMPV6), FrameMatch::Ip(Family::V6)) => true,
-        (Some(number), FrameMatch::Ip(_)) => Protocol::has_ports(number),
+        (Some(number), FrameMatch::Ip(_) | FrameMatch::AnyIp) => Protocol::has_ports(number),
         _ => false,
     };
-    let about_ip = matches!(key.frame, FrameMatch::Ip(_));
+    let about_ip = matches!(key.frame, FrameMatch::Ip(_) | FrameMatch::AnyIp);
     row.words.is_none()
         && !coded(key.src)
         && !coded(key.dst)
@@ -152,7 +152,7 @@ impl<'a> Proof<'a> {
                 FrameMatch::Any => true,
                 FrameMatch::Arp => number == 0x0806,
                 FrameMatch::EtherType(t) => t == number,
-                FrameMatch::Ip(_) | FrameMatch::Unreadable => false,
+                FrameMatch::Ip(_) | FrameMatch::AnyIp | FrameMatch::Unreadable => false,
             };
             let rows: Vec<&PolicyRow> = self.rows.iter().copied().filter(hit).collect();
             let inside = Inside {
@@ -259,7 +259,7 @@ impl<'a> Proof<'a> {
                 Family::V6 => 0x86dd,
             };
             let frame = match row.key.frame {
-                FrameMatch::Any => true,
+                FrameMatch::Any | FrameMatch::AnyIp => true,
                 FrameMatch::Ip(version) => version == family,
                 FrameMatch::EtherType(number) => number == ether_type,
                 FrameMatch::Arp | FrameMatch::Unreadable => false,
@@ -432,8 +432,12 @@ impl<'a> Proof<'a> {
         self.later(slice)
     }
 
+    /// What rows do with packets that have IPv6 extension headers in front of this protocol.
     fn with_stray(&mut self, slice: &Slice<'a>, own: Range) -> Result<Range, Unproved> {
-        let mut range = own;
+        let mut range = match self.model.ipv6_first_header {
+            true => Range::NOTHING,
+            false => own,
+        };
         for rows in &slice.stray {
             range = range.join(self.anything(slice, rows, &[false])?);
         }
@@ -468,7 +472,13 @@ impl<'a> Proof<'a> {
         let marked = self.later_key && (slice.family == Family::V4 || self.model.view.ipv6_extension_headers);
         // Where the key may be missing on some, either answer is possible.
         let later: &[bool] = if marked { &[true] } else { &[false, true] };
-        let mut range = self.anything(slice, &slice.rows, later)?;
+        let first_header = slice.family == Family::V6
+            && self.model.ipv6_first_header
+            && !self.model.view.ipv6_extension_headers;
+        let mut range = match first_header {
+            true => Range::NOTHING,
+            false => self.anything(slice, &slice.rows, later)?,
+        };
         for rows in &slice.stray {
             range = range.join(self.anything(slice, rows, later)?);
         }

@@ -223,6 +223,7 @@ fn matches(row: &PolicyRow, shown: &ShownFields, id: u32, codes: (u64, u64)) -> 
         FrameMatch::Any => true,
         FrameMatch::Arp => shown.ether_type == 0x0806,
         FrameMatch::Ip(family) => shown.family() == Some(family),
+        FrameMatch::AnyIp => shown.family().is_some(),
         FrameMatch::EtherType(t) => shown.ether_type == t,
         FrameMatch::Unreadable => shown.unreadable,
     }) && key.protocol.is_none_or(|p| shown.protocol == p)

@@ -161,6 +161,7 @@ fn matching(owner: Owner, direction: Direction, row: &PolicyRow) -> Result<Match
         FrameMatch::Ip(Family::V4) => m.exact(Field::EthType, 0x0800u128),
         FrameMatch::Ip(Family::V6) => m.exact(Field::EthType, 0x86ddu128),
         FrameMatch::EtherType(t) => m.exact(Field::EthType, u128::from(t)),
+        FrameMatch::AnyIp => return Err("OpenFlow has no match for IP of either version".to_string()),
         FrameMatch::Unreadable => {
             return Err("OpenFlow has no match for a header that cannot be read".to_string());
         }
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn what_cannot_be_matched_is_an_error_and_no_narrower_or_wider_row() {
         type Change = fn(&mut PolicyRow);
-        let changes: [(&str, Change); 5] = [
+        let changes: [(&str, Change); 6] = [
             ("the range 25-465", |r| {
                 r.key.dst = PortMatch::Range { low: 25, high: 465 }
             }),
@@ -263,6 +264,7 @@ mod tests {
                 r.key.src = PortMatch::Code { value: 1, mask: 1 }
             }),
             ("cannot be read", |r| r.key.frame = FrameMatch::Unreadable),
+            ("IP of either version", |r| r.key.frame = FrameMatch::AnyIp),
             ("no ports for protocol Some(47)", |r| {
                 r.key.protocol = Some(47);
                 r.key.dst = PortMatch::Masked {

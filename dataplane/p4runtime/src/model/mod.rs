@@ -178,6 +178,7 @@ pub fn bound(
         },
         unreadable: false,
         ipv4_options: false,
+        ipv6_first_header: false,
         partial: mapping.filter(|m| m.partial).map(|m| PartialPoint {
             accept: m.accept.clone(),
         }),
@@ -201,6 +202,7 @@ fn set_facts(model: &mut StageModel, mapping: Option<&Mapping>) {
     if let Some(facts) = mapping.and_then(|m| m.parser.as_ref()) {
         model.unreadable = facts.unreadable;
         model.ipv4_options = facts.ipv4_options;
+        model.ipv6_first_header = facts.ipv6_first_header;
         model.view = View {
             fragment_offset: facts.fragment_offset,
             short_header: facts.short_header,

@@ -1,7 +1,9 @@
 //! Leaves out rows without which every packet has the same verdict.
 
+use std::collections::HashMap;
+
 use ipnet::IpNet;
-use portcullis_policy::Verdict;
+use portcullis_policy::{Decider, Family, Verdict};
 
 use super::super::Attribution;
 use super::Draft;
@@ -40,13 +42,41 @@ pub(super) fn prune(rows: Vec<Draft>, attribution: Attribution) -> Vec<Draft> {
     needed
 }
 
+/// Rows that say the same of IPv4 and of IPv6 as one, at the place of the lower: what stands between the two is of the same verdict,
+/// or of the lower one's version.
+pub(super) fn join_versions(rows: Vec<Draft>, may_hold: impl Fn(&Draft) -> bool) -> Vec<Draft> {
+    let mut of_v4: HashMap<(RowKey, Verdict, Decider), usize> = HashMap::new();
+    let mut joined: Vec<Option<Draft>> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let both = Draft {
+            key: RowKey {
+                frame: FrameMatch::AnyIp,
+                ..row.key
+            },
+            ..row
+        };
+        let same = (both.key, row.action, row.by);
+        match row.key.frame {
+            // Rows of one entry stand together, and those that let later fragments pass do not.
+            _ if !matches!(row.by, Decider::Entry(_) | Decider::Default) => {}
+            FrameMatch::Ip(Family::V4) => drop(of_v4.insert(same, joined.len())),
+            FrameMatch::Ip(Family::V6) if may_hold(&both) => {
+                if let Some(first) = of_v4.remove(&same).and_then(|at| joined.get_mut(at)) {
+                    *first = None;
+                    joined.push(Some(both));
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        joined.push(Some(row));
+    }
+    joined.into_iter().flatten().collect()
+}
+
 /// Whether some packet can match both.
 fn meets(a: &RowKey, b: &RowKey) -> bool {
-    let frames = match (a.frame, b.frame) {
-        (FrameMatch::Any, _) | (_, FrameMatch::Any) => true,
-        (a, b) => a == b,
-    };
-    frames
+    (frame_covers(a.frame, b.frame) || frame_covers(b.frame, a.frame))
         && both(a.protocol, b.protocol, |a, b| a == b)
         && both(a.later, b.later, |a, b| a == b)
         && both(a.flags, b.flags, |(a, m), (b, n)| a & n == b & m)
@@ -58,7 +88,7 @@ fn meets(a: &RowKey, b: &RowKey) -> bool {
 
 /// Whether every packet that matches `b` matches `a`.
 fn covers(a: &RowKey, b: &RowKey) -> bool {
-    (a.frame == FrameMatch::Any || a.frame == b.frame)
+    frame_covers(a.frame, b.frame)
         && over(a.protocol, b.protocol, |a, b| a == b)
         && over(a.later, b.later, |a, b| a == b)
         && over(a.flags, b.flags, |(a, m), (b, n)| n & m == m && b & m == a)
@@ -66,6 +96,14 @@ fn covers(a: &RowKey, b: &RowKey) -> bool {
         && over(a.local, b.local, |a, b| a.contains(&b))
         && port_covers(a.src, b.src)
         && port_covers(a.dst, b.dst)
+}
+
+fn frame_covers(a: FrameMatch, b: FrameMatch) -> bool {
+    match a {
+        FrameMatch::Any => true,
+        FrameMatch::AnyIp => matches!(b, FrameMatch::AnyIp | FrameMatch::Ip(_)),
+        other => other == b,
+    }
 }
 
 fn remote(key: &RowKey) -> Option<IpNet> {

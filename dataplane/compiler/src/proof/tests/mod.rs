@@ -472,7 +472,7 @@ proptest! {
                         FrameMatch::Arp => ether_type == 0x0806,
                         FrameMatch::EtherType(t) => t == ether_type,
                         FrameMatch::Unreadable => marked && frame == Frame::Opaque,
-                        FrameMatch::Ip(_) => false,
+                        FrameMatch::Ip(_) | FrameMatch::AnyIp => false,
                     };
                     let later = if k.later == Some(false) { None } else { k.later };
                     frame_hit && RowKey { frame: FrameMatch::Any, later, ..k } == RowKey::ANY
