@@ -1,45 +1,86 @@
 //! Gaps: what a policy denies an endpoint and no target of it holds wholly.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use portcullis_backend::{OnGap, TargetHandle};
+use portcullis_backend::{Gap, OnGap, TargetHandle};
 use portcullis_compiler::{ClassId, EndpointIntent, Intent, Unsupported};
 
 use super::ChangeError;
 
 /// Gaps of classes on targets, looked up once each.
-#[derive(Default)]
-struct Known(HashMap<(usize, ClassId), Vec<Unsupported>>);
+type Known = HashMap<(usize, ClassId), Vec<Gap>>;
 
-/// Rules with a gap at an endpoint, by direction and rule, each with the first target that has it.
-type Gaps = BTreeMap<String, (usize, Unsupported)>;
+/// Gaps of one endpoint by direction and rule, each at one target.
+type Gaps = BTreeMap<String, (usize, Gap)>;
 
-/// Targets that may hold less than a whole policy, by name.
-struct Lacking<'t> {
-    targets: &'t [TargetHandle],
-    by_name: BTreeMap<&'t str, usize>,
+/// Targets, and those of them that may hold less than a whole policy.
+struct Targets<'t> {
+    all: &'t [TargetHandle],
+    by_name: BTreeMap<&'t str, (usize, bool)>,
 }
 
-impl<'t> Lacking<'t> {
-    fn new(targets: &'t [TargetHandle]) -> Self {
-        let lacking = targets
-            .iter()
-            .enumerate()
-            .filter(|(_, target)| target.on_gap().is_some());
-        Lacking {
-            targets,
-            by_name: lacking.map(|(at, target)| (target.name(), at)).collect(),
+impl<'t> Targets<'t> {
+    fn new(all: &'t [TargetHandle]) -> Self {
+        let named = all.iter().enumerate();
+        Targets {
+            all,
+            by_name: named
+                .map(|(at, target)| (target.name(), (at, target.on_gap().is_some())))
+                .collect(),
         }
     }
 
-    /// The targets of an endpoint; `None` where one of them holds every policy whole.
-    fn of(&self, endpoint: &EndpointIntent) -> Option<BTreeSet<usize>> {
-        let names = endpoint.attachments.iter().map(|a| a.target.as_deref());
-        let all: Option<BTreeSet<usize>> = names.map(|name| self.by_name.get(name?).copied()).collect();
-        all.filter(|targets| !targets.is_empty())
+    fn refuses(&self, at: usize) -> bool {
+        self.all.get(at).and_then(TargetHandle::on_gap) == Some(OnGap::Refuse)
     }
 
-    /// What an endpoint's present classes, and those that its unlocks lead to, leave open at these targets.
+    /// The targets of an endpoint that may lack something; `None` where another of its targets holds every policy whole.
+    fn lacking(&self, endpoint: &EndpointIntent) -> Option<BTreeSet<usize>> {
+        let mut lacking = BTreeSet::new();
+        for attachment in &endpoint.attachments {
+            let found = match attachment.target.as_deref() {
+                Some(name) => self.by_name.get(name).copied(),
+                // An interface that any bridge may have.
+                None => self.by_name.values().copied().find(|(_, lacks)| !lacks),
+            };
+            match found {
+                Some((_, false)) => return None,
+                Some((at, true)) => drop(lacking.insert(at)),
+                // A target that is not there holds nothing.
+                None => {}
+            }
+        }
+        Some(lacking).filter(|lacking| !lacking.is_empty())
+    }
+
+    /// What the classes of an endpoint, and those that its unlocks lead to, leave open at one target.
+    fn at(&self, at: usize, intent: &Intent, endpoint: &EndpointIntent, known: &mut Known) -> Gaps {
+        let mut gaps = Gaps::new();
+        let Some(target) = self.all.get(at) else {
+            return gaps;
+        };
+        for gap in target.gaps_of_place(endpoint) {
+            gaps.insert(gap.what.rule.clone(), (at, gap));
+        }
+        let later = endpoint
+            .transitions
+            .iter()
+            .flat_map(|transition| transition.classes);
+        let classes: BTreeSet<ClassId> = endpoint.classes.into_iter().chain(later).collect();
+        for class in classes.into_iter().filter_map(|id| intent.classes.get(&id)) {
+            let found = known.entry((at, class.id)).or_insert_with(|| target.gaps(class));
+            for gap in found.iter() {
+                let place = format!("{} {}", class.policy.direction, gap.what.rule);
+                let other = gaps.entry(place).or_insert_with(|| (at, gap.clone()));
+                other.1.passes.extend(&gap.passes);
+                other.1.is_all |= gap.is_all;
+            }
+        }
+        gaps
+    }
+
+    /// What no target of an endpoint holds wholly: a rule that one of them holds has no gap.
     fn gaps(
         &self,
         intent: &Intent,
@@ -47,68 +88,88 @@ impl<'t> Lacking<'t> {
         at: &BTreeSet<usize>,
         known: &mut Known,
     ) -> Gaps {
-        let later = endpoint
-            .transitions
-            .iter()
-            .flat_map(|transition| transition.classes);
-        let classes: BTreeSet<ClassId> = endpoint.classes.into_iter().chain(later).collect();
-        let mut gaps = Gaps::new();
-        for class in classes.into_iter().filter_map(|id| intent.classes.get(&id)) {
-            for target in at {
-                let found = known.0.entry((*target, class.id)).or_insert_with(|| {
-                    let target = self.targets.get(*target);
-                    target.map_or_else(Vec::new, |target| target.gaps(class))
-                });
-                for gap in found {
-                    let place = format!("{} {}", class.policy.direction, gap.rule);
-                    gaps.entry(place).or_insert_with(|| (*target, gap.clone()));
-                }
-            }
-        }
-        gaps
+        let mut each = at.iter().map(|at| self.at(*at, intent, endpoint, known));
+        let first = each.next().unwrap_or_default();
+        each.fold(first, |mut common, other| {
+            common.retain(|rule, _| other.contains_key(rule) || other.contains_key(EVERY_RULE));
+            common
+        })
     }
 }
 
-/// Refuses a change that leaves an endpoint with a gap that it did not have before, unless its targets only report gaps. What
-/// was there before is no reason: a change that closes something must not wait for it.
+/// The gap of an attachment that no row can be about.
+const EVERY_RULE: &str = "every rule";
+
+/// Whether nothing changed that gaps of an endpoint come from.
+fn is_unchanged(endpoint: &Arc<EndpointIntent>, intent: &Intent, before: &Intent) -> bool {
+    let Some(old) = before.endpoints.get(&endpoint.name) else {
+        return false;
+    };
+    let later = |e: &EndpointIntent| e.transitions.iter().map(|t| t.classes).collect::<Vec<_>>();
+    let same = Arc::ptr_eq(endpoint, old)
+        || (endpoint.classes == old.classes
+            && endpoint.attachments == old.attachments
+            && later(endpoint) == later(old));
+    let later = endpoint.transitions.iter().flat_map(|t| t.classes);
+    let fingerprint = |intent: &Intent, id| intent.classes.get(&id).map(|class| class.fingerprint);
+    same && endpoint
+        .classes
+        .into_iter()
+        .chain(later)
+        .all(|id| fingerprint(intent, id) == fingerprint(before, id))
+}
+
+/// Refuses a change that leaves an endpoint with a gap that it did not have before, unless its targets only report gaps. A gap that
+/// was there before, and lets nothing more pass, is no reason.
 pub(super) fn refuse_new(
     targets: &[TargetHandle],
     intent: &Intent,
     before: &Intent,
 ) -> Result<(), ChangeError> {
-    let lacking = Lacking::new(targets);
-    if lacking.by_name.is_empty() {
+    let targets = Targets::new(targets);
+    if !targets.by_name.values().any(|(at, _)| targets.refuses(*at)) {
         return Ok(());
     }
-    let refuses = |at: &usize| targets.get(*at).and_then(TargetHandle::on_gap) == Some(OnGap::Refuse);
-    let (mut now, mut then) = (Known::default(), Known::default());
+    let (mut now, mut then) = (Known::new(), Known::new());
     for endpoint in intent.endpoints.values() {
-        let Some(at) = lacking.of(endpoint).filter(|at| at.iter().any(refuses)) else {
+        let lacking = targets.lacking(endpoint);
+        let Some(at) = lacking.filter(|at| at.iter().any(|at| targets.refuses(*at))) else {
             continue;
         };
-        let gaps = lacking.gaps(intent, endpoint, &at, &mut now);
+        if is_unchanged(endpoint, intent, before) {
+            continue;
+        }
+        let gaps = targets.gaps(intent, endpoint, &at, &mut now);
         if gaps.is_empty() {
             continue;
         }
         let old = before.endpoints.get(&endpoint.name);
-        let old = old.and_then(|old| Some(lacking.gaps(before, old, &lacking.of(old)?, &mut then)));
+        let old = old.and_then(|old| Some(targets.gaps(before, old, &targets.lacking(old)?, &mut then)));
         let old = old.unwrap_or_default();
-        if let Some((_, (at, gap))) = gaps.into_iter().find(|(place, _)| !old.contains_key(place)) {
-            let target = targets
-                .get(at)
-                .map_or_else(String::new, |target| target.name().to_string());
-            return Err(ChangeError::Unsupported {
-                unsupported: Box::new(Unsupported {
-                    rule: format!("{} of {}", gap.rule, endpoint.name),
-                    why: format!(
-                        "{}; no other target of the endpoint holds it: attach it to one that does, or set on_gap = \"report\" for {target}",
-                        gap.why
-                    ),
-                    ..gap
-                }),
-                target,
-            });
+        let is_new = |(place, (_, gap)): &(String, (usize, Gap))| {
+            old.get(place).is_none_or(|(_, before)| !gap.is_within(before))
+        };
+        if let Some((_, (at, gap))) = gaps.into_iter().find(is_new) {
+            return Err(refused(&targets, at, gap.what, endpoint));
         }
     }
     Ok(())
+}
+
+fn refused(targets: &Targets<'_>, at: usize, gap: Unsupported, endpoint: &EndpointIntent) -> ChangeError {
+    let target = targets
+        .all
+        .get(at)
+        .map_or_else(String::new, |target| target.name().to_string());
+    ChangeError::Unsupported {
+        unsupported: Box::new(Unsupported {
+            rule: format!("{} of {}", gap.rule, endpoint.name),
+            why: format!(
+                "{}; no other target of the endpoint holds it: attach it to one that does, or set on_gap = \"report\" for {target}",
+                gap.why
+            ),
+            ..gap
+        }),
+        target,
+    }
 }

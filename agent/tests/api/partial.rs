@@ -157,6 +157,30 @@ async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
     );
     let on = |port| (passes_vendor(&server, 1, port), passes(&leaf, 7, port));
     assert_eq!((on(25), on(80)), ((false, Some(false)), (true, Some(true))));
+    // What the part does not deny, it leaves to others, and says so.
+    let explained = |port| v1::ExplainRequest {
+        endpoint: "web1".to_string(),
+        direction: v1::Direction::Egress.into(),
+        protocol: "tcp".to_string(),
+        port,
+        ..Default::default()
+    };
+    for (port, rows) in [(25, 1), (80, 0)] {
+        let answer = bed
+            .client
+            .policy
+            .explain(explained(port))
+            .await
+            .unwrap()
+            .into_inner();
+        let tor = answer.targets.iter().find(|t| t.target == "tor").unwrap();
+        assert_eq!(tor.rows.len(), rows, "{tor:#?}");
+        assert_eq!(
+            tor.unavailable.contains("it is a partial point"),
+            rows == 0,
+            "{tor:#?}"
+        );
+    }
     // The other switch gone from the endpoint, the gap is one.
     let refused = bed
         .client
@@ -170,5 +194,54 @@ async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
         bed.holds(target, opened.generation).await;
     }
     assert_eq!((on(25), on(26)), ((true, Some(true)), (false, Some(false))));
+    bed.agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_no_row_can_be_about_is_a_gap_and_a_gap_may_not_grow() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let targets = tor(&server, &format!("{ACCEPT}on_gap = \"report\"\n"));
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let applied = bed
+        .client
+        .apply(&document("{port: 1, target: tor}", "25"))
+        .await
+        .unwrap();
+    bed.holds("tor", applied.generation).await;
+    bed.agent.stop().await.unwrap();
+    let mut bed = Bed::start(folder.path(), &tor(&server, ACCEPT)).await;
+    bed.holds("tor", applied.generation).await;
+    // The rule had a gap for packets with options; what needs TCP flags has one for plain packets, too.
+    let grown = document("{port: 1, target: tor}", "25").replace(
+        "endpoints:",
+        "  - {name: first, action: allow, direction: egress, protocol: tcp, source_ports: [80], ports: [25]}\nendpoints:",
+    );
+    let same = bed.client.apply(&grown).await.unwrap();
+    bed.holds("tor", same.generation).await;
+    for (attachment, why) in [
+        (
+            "{port: 2, vlan: any, target: tor}",
+            "every rule for tagged frames of web1: port 2 is a trunk",
+        ),
+        (
+            "{port: 2, vlan: 7, target: tor}",
+            "every rule of web1: it is on a VLAN of port 2",
+        ),
+    ] {
+        let refused = bed.client.apply(&document(attachment, "25")).await.unwrap_err();
+        assert!(refused.message().contains(why), "{refused}");
+    }
+    // A rule without ports is held whole, and one more rule with ports is a new gap.
+    let bogons = document("{port: 1, target: tor}", "25").replace(
+        "endpoints:",
+        "  - {name: bogons, action: deny, direction: egress, remote: [203.0.113.0/24]}\nendpoints:",
+    );
+    bed.client.apply(&bogons).await.unwrap();
+    let more = bogons.replace(
+        "endpoints:",
+        "  - {name: dns, action: deny, direction: egress, protocol: udp, ports: [53]}\nendpoints:",
+    );
+    let refused = bed.client.apply(&more).await.unwrap_err();
+    assert!(refused.message().contains("baseline/dns of web1"), "{refused}");
     bed.agent.stop().await.unwrap();
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use portcullis_compiler::{Class, CompileError, Intent, Unsupported};
+use portcullis_compiler::model::PacketKind;
+use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, Unsupported};
 use portcullis_policy::{Decider, Direction, IpPacket, Name};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -42,13 +43,46 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Rules of a class that are not, or not wholly, enforced here, each with the reason. Nothing while the target is not known.
-    fn gaps(&self, _class: &Class) -> Vec<Unsupported> {
+    /// Rules of a class that are not, or not wholly, enforced here. Nothing while the target is not known.
+    fn gaps(&self, _class: &Class) -> Vec<Gap> {
+        Vec::new()
+    }
+
+    /// What of an endpoint's traffic no row here can be about, because of where it is attached.
+    fn gaps_of_place(&self, _endpoint: &EndpointIntent) -> Vec<Gap> {
         Vec::new()
     }
 
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, context: TargetContext);
+}
+
+/// A rule that a target does not hold wholly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The rule, the table, the reason and what would help.
+    pub what: Unsupported,
+    /// The kinds of packets that pass.
+    pub passes: BTreeSet<PacketKind>,
+    /// Whether nothing that the rule denies is denied.
+    pub is_all: bool,
+}
+
+impl Gap {
+    /// Nothing of a rule is enforced.
+    pub fn all(what: Unsupported) -> Self {
+        let obscure = PacketKind::OBSCURE.into_iter();
+        Gap {
+            what,
+            passes: obscure.chain([PacketKind::Plain, PacketKind::NotIp]).collect(),
+            is_all: true,
+        }
+    }
+
+    /// Whether it lets nothing pass that another does not.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.passes.is_subset(&other.passes) && (other.is_all || !self.is_all)
+    }
 }
 
 /// What becomes of a change that would leave an endpoint with rules that no target of it holds wholly.
@@ -170,6 +204,12 @@ pub enum QueryError {
         target: String,
         why: String,
     },
+    /// The target is a partial point, and leaves the packet to others.
+    #[error(
+        "target {0} decides nothing about this packet: it is a partial point, which holds a part of the policy and leaves the rest to \
+         other targets; see `portcullis status`"
+    )]
+    Undecided(String),
     /// The datapath did not answer in time.
     #[error("target {target} did not answer within {seconds} s; see its log")]
     Timeout { target: String, seconds: u64 },
@@ -213,7 +253,8 @@ trait DynBackend: Send + Sync {
     fn edits(&self, old: &Class, new: &Class) -> bool;
     fn rows(&self, class: &Class) -> Option<usize>;
     fn on_gap(&self) -> Option<OnGap>;
-    fn gaps(&self, class: &Class) -> Vec<Unsupported>;
+    fn gaps(&self, class: &Class) -> Vec<Gap>;
+    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap>;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -235,8 +276,12 @@ impl<B: Backend> DynBackend for B {
         Backend::on_gap(self)
     }
 
-    fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+    fn gaps(&self, class: &Class) -> Vec<Gap> {
         Backend::gaps(self, class)
+    }
+
+    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
+        Backend::gaps_of_place(self, endpoint)
     }
 }
 
@@ -304,8 +349,13 @@ impl TargetHandle {
     }
 
     /// Rules of a class that are not wholly enforced here; see [`Backend::gaps`].
-    pub fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+    pub fn gaps(&self, class: &Class) -> Vec<Gap> {
         self.backend.gaps(class)
+    }
+
+    /// What of an endpoint's traffic no row here can be about; see [`Backend::gaps_of_place`].
+    pub fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
+        self.backend.gaps_of_place(endpoint)
     }
 
     /// Sets what the datapath shall hold.

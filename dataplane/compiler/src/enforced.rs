@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_policy::{Decider, Direction, Policy};
+use portcullis_policy::{Decider, Direction, Family, Frame, Packet, Policy, Protocol};
 
 use crate::class::ClassId;
 use crate::class_rows::ClassRows;
@@ -64,6 +64,9 @@ fn of_class(id: ClassId, policy: &Policy, rows: &ClassRows, coverage: &Coverage)
 
 /// Why packets pass that a rule denies: what its own row lacks, what is written wider above it, what the parser hides.
 fn why(by: Decider, rule: &RuleCoverage, policy: &Policy, rows: &ClassRows) -> String {
+    if rule.passes.is_empty() {
+        return String::new();
+    }
     let lacks = |by: Decider| {
         rows.shortfalls
             .iter()
@@ -71,14 +74,17 @@ fn why(by: Decider, rule: &RuleCoverage, policy: &Policy, rows: &ClassRows) -> S
             .map(|s| s.why.as_str())
     };
     let mut reasons: BTreeSet<String> = lacks(by).map(str::to_string).collect();
-    let wider = rule.passes.get(&PacketKind::Plain).and_then(|passing| passing.by);
-    if let Some(wider) = wider.filter(|wider| *wider != by) {
-        let lacking: Vec<&str> = lacks(wider).collect();
-        reasons.insert(format!(
-            "{} stands above it and is written wider: {}",
-            policy.origin(wider),
-            lacking.join("; ")
-        ));
+    if let Some(passing) = rule.passes.get(&PacketKind::Plain) {
+        let wider = passing
+            .by
+            .or_else(|| written_wider(by, &passing.packet, policy, rows));
+        if let Some(wider) = wider.filter(|wider| *wider != by) {
+            reasons.insert(format!(
+                "{} stands above it and is written wider: {}",
+                policy.origin(wider),
+                lacks(wider).collect::<Vec<_>>().join("; ")
+            ));
+        }
     }
     let hidden = rule
         .passes
@@ -91,5 +97,32 @@ fn why(by: Decider, rule: &RuleCoverage, policy: &Policy, rows: &ClassRows) -> S
             hidden.join(", ")
         ));
     }
+    if rule.passes.contains_key(&PacketKind::NotIp) {
+        reasons
+            .insert("frames that are no IP to the parser may carry IP that the policy lets pass".to_string());
+    }
     reasons.into_iter().collect::<Vec<_>>().join("; ")
+}
+
+/// The first rule above another that is written wider and may let a packet pass: its row is left out where nothing below it denies.
+fn written_wider(by: Decider, packet: &Packet, policy: &Policy, rows: &ClassRows) -> Option<Decider> {
+    let Frame::Ip(ip) = &packet.frame else {
+        return None;
+    };
+    let above = match by {
+        Decider::Entry(index) => index as usize,
+        _ => policy.entries.len(),
+    };
+    let entries = (0u32..).zip(policy.entries.iter().take(above));
+    let differs = |index: u32| rows.shortfalls.iter().any(|s| s.by == Decider::Entry(index));
+    let mut wider = entries.filter(|(index, e)| {
+        let m = &e.matcher;
+        e.action.passes()
+            && differs(*index)
+            && ip.protocol.is_some_and(|protocol| {
+                m.protocol == Protocol::Any || m.protocol == Protocol::Number(protocol)
+            })
+            && m.families.contains(Family::from_address(ip.remote))
+    });
+    wider.next().map(|(index, _)| Decider::Entry(index))
 }

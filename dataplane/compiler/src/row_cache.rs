@@ -39,6 +39,8 @@ pub struct RowCache {
     fixed: Vec<PolicyRow>,
     codes: Option<SharedCodes>,
     known: HashMap<(Fingerprint, Attribution), Arc<ClassRows>>,
+    /// At a partial point: classes without rows, so that they are not tried again with every change.
+    refused: HashMap<(Fingerprint, Attribution), Unsupported>,
     /// What was proved since it was asked for last, for others to adopt.
     fresh: Vec<Proved>,
     /// Classes that use them.
@@ -96,6 +98,7 @@ impl RowCache {
             model,
             codes: None,
             known: HashMap::new(),
+            refused: HashMap::new(),
             fresh: Vec::new(),
             coded: BTreeSet::new(),
             gains: HashMap::new(),
@@ -128,26 +131,37 @@ impl RowCache {
         if let Some(program) = self.known.get(&key) {
             return Ok(Arc::clone(program));
         }
-        let overlay = self.overlay(class)?;
-        let codes = self
-            .codes
-            .as_ref()
-            .filter(|_| self.coded.contains(&class.fingerprint));
-        let program = match overlay {
-            Some(overlay) => overlay,
-            None => {
-                let encoder = Encoder::new(&self.model, codes);
-                let program = encoder.lower(&class.policy, attribution, &mut self.cache)?;
-                self.proved(class, program)?
-            }
-        };
-        let program = Arc::new(program);
+        if let Some(unsupported) = self.refused.get(&key) {
+            return Err(CompileError::Unsupported(unsupported.clone()));
+        }
+        let made = self.make(class, attribution);
+        if let (Err(CompileError::Unsupported(unsupported)), true) = (&made, self.model.partial.is_some()) {
+            self.refused.insert(key, unsupported.clone());
+        }
+        let program = Arc::new(made?);
         self.known.insert(key, Arc::clone(&program));
         // With port codes the rows of a class depend on the other classes.
         if self.codes.is_none() {
             self.fresh.push(Proved(key, Arc::clone(&program)));
         }
         Ok(program)
+    }
+
+    /// Encodes and proves a class.
+    fn make(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, CompileError> {
+        let overlay = self.overlay(class)?;
+        let codes = self
+            .codes
+            .as_ref()
+            .filter(|_| self.coded.contains(&class.fingerprint));
+        match overlay {
+            Some(overlay) => Ok(overlay),
+            None => {
+                let encoder = Encoder::new(&self.model, codes);
+                let program = encoder.lower(&class.policy, attribution, &mut self.cache)?;
+                self.proved(class, program)
+            }
+        }
     }
 
     /// What a class adds to its base, proved with the rows of the base; `None` where it is written as a whole.
@@ -314,7 +328,7 @@ impl RowCache {
     pub fn keep(&mut self, intents: &[&Intent]) {
         let classes = intents.iter().map(|intent| intent.classes.len()).max();
         let many = classes.map_or(0, |classes| classes + classes / 8 + 64);
-        if self.known.len().max(self.gains.len()) <= many {
+        if self.known.len().max(self.gains.len()).max(self.refused.len()) <= many {
             return;
         }
         let used: std::collections::HashSet<Fingerprint> = intents
@@ -325,6 +339,8 @@ impl RowCache {
         self.known
             .retain(|(fingerprint, _), _| used.contains(fingerprint));
         self.gains.retain(|fingerprint, _| used.contains(fingerprint));
+        self.refused
+            .retain(|(fingerprint, _), _| used.contains(fingerprint));
         self.fresh
             .retain(|Proved((fingerprint, _), _)| used.contains(fingerprint));
     }

@@ -11,7 +11,7 @@ use portcullis_compiler::proof::{Coverage, Extent};
 use portcullis_compiler::{ClassRows, FrameMatch, PolicyRow, RemoteMatch, StageModel};
 use portcullis_policy::{
     Decider, Direction, Document, Family, Fragment, Frame, IPV6_EXTENSIONS, IPV6_FRAGMENT, IpPacket, L4,
-    Packet, Policy, Protocol, Verdict, View, effective,
+    Packet, Policy, Protocol, Verdict, effective,
 };
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -141,7 +141,9 @@ fn kinds(ip: &IpPacket, model: &StageModel, dressed: bool) -> BTreeSet<PacketKin
 fn show(ip: &IpPacket, model: &StageModel, dressed: bool, answer: Answer) -> Option<Shown> {
     let v6 = ip.remote.is_ipv6();
     // No IPv6 packet ends in an extension header.
-    let real = ip.protocol.filter(|number| !v6 || !IPV6_EXTENSIONS.contains(number))?;
+    let real = ip
+        .protocol
+        .filter(|number| !v6 || !IPV6_EXTENSIONS.contains(number))?;
     let has_headers = v6 && (dressed || ip.fragment != Fragment::Whole);
     let lost = has_headers && !model.view.ipv6_extension_headers;
     let protocol = match answer.protocol {
@@ -203,7 +205,7 @@ fn is_wrong(
     let Frame::Ip(ip) = &packet.frame else {
         return false;
     };
-    let passes = policy.judge(packet, View::FULL).0.passes();
+    let passes = policy.judge(packet, PartialPoint::VIEW).0.passes();
     let accepted = kinds(ip, model, *dressed)
         .iter()
         .any(|kind| accepts(model, *kind));
@@ -220,7 +222,7 @@ fn is_hidden(
     (packet, dressed, answer): &(Packet, bool, Answer),
 ) -> Option<Decider> {
     let Frame::Ip(ip) = &packet.frame else { return None };
-    let (wanted, by) = policy.judge(packet, View::FULL);
+    let (wanted, by) = policy.judge(packet, PartialPoint::VIEW);
     if wanted.passes() || by == Decider::Evasion {
         return None;
     }

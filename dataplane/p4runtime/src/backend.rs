@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, OnGap, Proofs, TargetContext, run};
+use portcullis_backend::{Backend, Gap, OnGap, Proofs, TargetContext, run};
 use portcullis_compiler::model::Role;
-use portcullis_compiler::{Class, CompileError, Intent, RowCache, Unsupported, enforced};
+use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, RowCache, enforced};
 
 use crate::attachment_points::resolve;
 use crate::config::{Config, PipelineSource};
@@ -166,7 +166,7 @@ impl Backend for P4Backend {
         self.own.is_none().then_some(self.config.on_gap)
     }
 
-    fn gaps(&self, class: &Class) -> Vec<Unsupported> {
+    fn gaps(&self, class: &Class) -> Vec<Gap> {
         let Some(known) = self.known().filter(|_| self.own.is_none()) else {
             return Vec::new();
         };
@@ -184,10 +184,18 @@ impl Backend for P4Backend {
                 &table,
                 &self.config.name,
             ),
-            Err(CompileError::Unsupported(unsupported)) => vec![unsupported],
+            Err(CompileError::Unsupported(unsupported)) => vec![Gap::all(unsupported)],
             // A fault of the compiler: the change is refused for that.
             Err(CompileError::Unproved { .. }) => Vec::new(),
         }
+    }
+
+    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
+        let known = self.known().filter(|_| self.own.is_none());
+        known.map_or_else(Vec::new, |known| {
+            let model = known.proofs.check(|rows| rows.model().clone());
+            limits::gaps_of_place(endpoint, &self.config, &model)
+        })
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {

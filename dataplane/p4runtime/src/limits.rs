@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis_backend::Gap;
 use portcullis_compiler::compilation::Compilation;
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
-use portcullis_compiler::{ClassId, Enforced, Intent, Unsupported};
+use portcullis_compiler::{ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
 use portcullis_policy::{Direction, Name};
 
-use crate::attachment_points::{AttachmentPoint, AttachmentPoints};
+use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
+use crate::config::Config;
 use crate::device::Device;
 use crate::entry::{Place, RowKey};
 use crate::own;
-use crate::units::is_tagged;
+use crate::units::{by_class, is_tagged};
 use crate::wire::text;
 
 /// Endpoints that one message names.
@@ -216,7 +218,7 @@ pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupporte
         .map(
             |((direction, extent, kinds, why), (rules, example))| Unsupported {
                 target: target.to_string(),
-                rule: some_of(rules.iter().map(String::as_str).collect()),
+                rule: rules.into_iter().collect::<Vec<_>>().join(", "),
                 table: table(direction),
                 why: passing(extent, kinds.into_iter(), &example, &why),
             },
@@ -247,23 +249,59 @@ pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupporte
 }
 
 /// Rules of a class that a partial point does not enforce wholly.
-pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Unsupported> {
+pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Gap> {
     let gap = |rule: &Enforced| {
         let (_, example) = rule.passes.first()?;
-        Some(Unsupported {
-            target: target.to_string(),
-            rule: rule.rule.clone(),
-            table: table.to_string(),
-            why: passing(
-                rule.extent,
-                rule.passes.iter().map(|(kind, _)| *kind),
-                example,
-                &rule.why,
-            ),
+        let kinds = || rule.passes.iter().map(|(kind, _)| *kind);
+        Some(Gap {
+            what: Unsupported {
+                target: target.to_string(),
+                rule: rule.rule.clone(),
+                table: table.to_string(),
+                why: passing(rule.extent, kinds(), example, &rule.why),
+            },
+            passes: kinds().collect(),
+            is_all: rule.extent == Extent::None,
         })
     };
     rules.iter().filter_map(gap).collect()
 }
+
+/// What of an endpoint's traffic the rows of another program than ours cannot be about: they name whole ports, and their parser may
+/// see no IP behind tags.
+pub(crate) fn gaps_of_place(endpoint: &EndpointIntent, config: &Config, model: &StageModel) -> Vec<Gap> {
+    let gap = |rule: &str, why: String| {
+        Gap::all(Unsupported {
+            target: config.name.clone(),
+            rule: rule.to_string(),
+            table: "attach".to_string(),
+            why,
+        })
+    };
+    let mut gaps = Vec::new();
+    for attachment in meant(endpoint, &config.name) {
+        let vlan = attachment.vlan.vid();
+        match attachment.port {
+            Some(port) if config.uplinks.contains(&port) => {
+                gaps.push(gap("every rule", format!("port {port} is an uplink, and no row is about one")));
+            }
+            Some(port) if is_tagged(vlan) && !by_class(model) => gaps.push(gap(
+                "every rule",
+                format!("it is on a VLAN of port {port}, and the rows of this P4 program name whole ports"),
+            )),
+            Some(port) if vlan.is_none() && model.opaque_ethertypes.contains(&TAG) => gaps.push(gap(
+                "every rule for tagged frames",
+                format!("port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"),
+            )),
+            Some(_) => {}
+            None => gaps.push(gap("every rule", "the attachment names no port of the switch".to_string())),
+        }
+    }
+    gaps
+}
+
+/// The EtherType of a VLAN tag (IEEE 802.1Q).
+const TAG: u16 = 0x8100;
 
 /// What of a rule passes, and why.
 fn passing(extent: Extent, kinds: impl Iterator<Item = PacketKind>, example: &str, why: &str) -> String {

@@ -9,8 +9,8 @@ use portcullis_backend::{Hit, Numbers, Overlays, Trace};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row::{self, Owner};
-use portcullis_compiler::{ClassId, CompileError, Intent, RowCache};
-use portcullis_policy::{Decider, Direction, Frame, Packet};
+use portcullis_compiler::{ClassId, ClassRows, CompileError, Intent, RowCache, StageModel};
+use portcullis_policy::{Decider, Direction, Fragment, Frame, IpPacket, Packet, Protocol};
 use portcullis_proto::p4::v1::CounterData;
 
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
@@ -55,6 +55,9 @@ pub(crate) fn deciding(
     let packet = Packet {
         frame: Frame::Ip(trace.packet.clone()),
     };
+    if is_undecided(&trace.packet, &packet, &program, programs.model()) {
+        return Ok(Vec::new());
+    }
     let fixed = programs.fixed().to_vec();
     if let (Some((decides, _)), Some(table)) = (
         deciding_row(&program, &fixed, &packet, programs.model()),
@@ -75,6 +78,18 @@ pub(crate) fn deciding(
         rows.extend(device.lower(&decides, &port));
     }
     Ok(rows)
+}
+
+/// Whether a partial point leaves a packet to other targets: no row denies it, or nothing says what its parser shows of it.
+fn is_undecided(ip: &IpPacket, packet: &Packet, program: &ClassRows, model: &StageModel) -> bool {
+    if model.partial.is_none() {
+        return false;
+    }
+    let hides_ports = ip.protocol == Some(Protocol::SCTP) && !model.view.sctp_ports;
+    let hides_headers =
+        ip.remote.is_ipv6() && ip.fragment != Fragment::Whole && !model.view.ipv6_extension_headers;
+    let denied = deciding_row(program, &[], packet, model).is_some_and(|(_, verdict)| verdict.denies());
+    !denied || ip.is_later() || hides_ports || hides_headers
 }
 
 fn plug_name(at: At) -> String {

@@ -432,7 +432,7 @@ impl Units {
 }
 
 /// Whether the policy stages have classes, so that rows belong to one.
-fn by_class(model: &StageModel) -> bool {
+pub(crate) fn by_class(model: &StageModel) -> bool {
     Direction::BOTH.iter().all(|d| {
         model
             .table(Role::Policy, *d)

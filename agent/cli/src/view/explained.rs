@@ -26,7 +26,7 @@ pub struct EnforcingRowView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetExplanationView {
     pub target: String,
-    /// Why it was not asked.
+    /// Why it shows no rows.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unavailable: String,
     /// Its rows, in the order in which the packet meets them.
@@ -116,7 +116,7 @@ impl View for ExplainView {
         }
         text += &grid.text(width);
         for target in self.targets.iter().filter(|t| !t.unavailable.is_empty()) {
-            text += &format!("\n{}: not asked: {}\n", target.target, target.unavailable);
+            text += &format!("\n{}: no rows: {}\n", target.target, target.unavailable);
         }
         text
     }

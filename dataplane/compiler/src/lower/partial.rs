@@ -272,9 +272,9 @@ impl Writer<'_> {
                     Family::V4 => &mut opened.v4,
                     Family::V6 => &mut opened.v6,
                 };
-                self.let_obscure_pass(family, &entry.matcher, opened);
+                self.let_obscure_pass(family, &entry.matcher, opened)?;
                 match entry.action {
-                    Verdict::Allow => self.write_allow(family, index, entry),
+                    Verdict::Allow => self.write_allow(family, index, entry)?,
                     Verdict::Deny => self.write_deny(family, index, entry),
                 }
             }
@@ -297,10 +297,26 @@ impl Writer<'_> {
         self.rows.push(Draft { key, action, by });
     }
 
-    fn allow(&mut self, key: RowKey, by: Decider) {
-        // A row that the table may not hold is written wider.
-        let key = self.widened(key);
-        self.push(key, Verdict::Allow, by);
+    /// Lets packets pass, with a wider row where the table may not hold this one.
+    fn allow(&mut self, key: RowKey, by: Decider) -> Result<(), Reason> {
+        let mut wide = key;
+        let steps: [fn(&mut RowKey); 5] = [
+            |key| key.flags = None,
+            |key| (key.src, key.dst) = (PortMatch::Any, PortMatch::Any),
+            |key| (key.remote, key.local) = (RemoteMatch::Any, None),
+            |key| (key.protocol, key.later) = (None, None),
+            |key| key.frame = FrameMatch::Any,
+        ];
+        let mut steps = steps.iter();
+        while let Some(why) = self.point.may_hold(&wide, Verdict::Allow) {
+            let Some(step) = steps.next() else {
+                return Err(format!("no row may let packets pass: {why}"));
+            };
+            step(&mut wide);
+            self.fall_short(by, why);
+        }
+        self.push(wide, Verdict::Allow, by);
+        Ok(())
     }
 
     /// The default, of IP alone: a frame that is no IP to the parser may carry IP behind tags, or be one that the policy lets pass.
@@ -326,7 +342,12 @@ impl Writer<'_> {
 
     /// Rows for packets that entries from here on cannot tell from others: later fragments by their key, and packets that show an
     /// extension header for a protocol. Each once, in front of the first entry that they could miss.
-    fn let_obscure_pass(&mut self, family: Family, m: &Matcher, (later, stray): &mut (bool, bool)) {
+    fn let_obscure_pass(
+        &mut self,
+        family: Family,
+        m: &Matcher,
+        (later, stray): &mut (bool, bool),
+    ) -> Result<(), Reason> {
         let frame = FrameMatch::Ip(family);
         let names_protocol = m.protocol != Protocol::Any;
         let hidden = family == Family::V6 && !self.point.model.view.later_v6_protocol;
@@ -339,7 +360,7 @@ impl Writer<'_> {
                 later: Some(true),
                 ..RowKey::ANY
             };
-            self.allow(key, Decider::Fragment);
+            self.allow(key, Decider::Fragment)?;
         }
         if !*stray && family == Family::V6 && names_protocol {
             *stray = true;
@@ -349,18 +370,19 @@ impl Writer<'_> {
                     protocol: Some(number),
                     ..RowKey::ANY
                 };
-                self.allow(key, Decider::Evasion);
+                self.allow(key, Decider::Evasion)?;
             }
         }
+        Ok(())
     }
 
-    fn write_allow(&mut self, family: Family, index: u32, entry: &Entry) {
+    fn write_allow(&mut self, family: Family, index: u32, entry: &Entry) -> Result<(), Reason> {
         let named = self.point.name_wider(family, &entry.matcher);
-        for why in &named.wider {
+        for why in &named.differs {
             self.fall_short(Decider::Entry(index), why.clone());
         }
-        let rows = product(family, &entry.matcher, &named);
-        rows.for_each(|key| self.allow(key, Decider::Entry(index)));
+        let mut rows = product(family, &entry.matcher, &named);
+        rows.try_for_each(|key| self.allow(key, Decider::Entry(index)))
     }
 
     fn write_deny(&mut self, family: Family, index: u32, entry: &Entry) {
@@ -375,6 +397,9 @@ impl Writer<'_> {
             Ok(named) => named,
             Err(why) => return self.fall_short(by, why),
         };
+        for why in &named.differs {
+            self.fall_short(by, why.clone());
+        }
         for key in product(family, m, &named) {
             match self.point.may_hold(&key, Verdict::Deny) {
                 None => self.push(key, Verdict::Deny, by),
@@ -396,24 +421,5 @@ impl Writer<'_> {
         let below = self.policy.entries.iter().skip(index as usize + 1);
         let mut allows = below.filter(|e| e.action.passes());
         self.policy.default.passes() || allows.any(|e| e.matcher.meets(&outside, false))
-    }
-
-    /// A key that the table may hold and that matches all that this one does.
-    fn widened(&self, key: RowKey) -> RowKey {
-        let mut wide = key;
-        let steps: [fn(&mut RowKey); 5] = [
-            |key| key.flags = None,
-            |key| (key.src, key.dst) = (PortMatch::Any, PortMatch::Any),
-            |key| (key.remote, key.local) = (RemoteMatch::Any, None),
-            |key| (key.protocol, key.later) = (None, None),
-            |key| key.frame = FrameMatch::Any,
-        ];
-        for step in steps {
-            if self.point.may_hold(&wide, Verdict::Allow).is_none() {
-                break;
-            }
-            step(&mut wide);
-        }
-        wide
     }
 }

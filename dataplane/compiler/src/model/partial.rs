@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use portcullis_policy::View;
 use serde::{Deserialize, Serialize};
 
 /// Packets of one kind, as a parser may or may not tell them from others.
@@ -84,6 +85,13 @@ pub struct PartialPoint {
 }
 
 impl PartialPoint {
+    /// The policy that its rows are held to: every packet as it is. First fragments that cut off the TCP header are what the policy
+    /// denies, as on targets that do not show them (RFC 1858): a parser may find nothing in them.
+    pub const VIEW: View = View {
+        begun_header: false,
+        ..View::FULL
+    };
+
     /// Whether rows may deny packets of this kind against the policy.
     pub fn accepts(&self, kind: PacketKind) -> bool {
         self.accept.contains(&kind)

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 use portcullis_policy::{
     Decider, Entry, Family, Fragment, Frame, IPV6_EXTENSIONS, IPV6_FRAGMENT, L4, Packet, Policy, Protocol,
-    RARP, Verdict, View, intervals,
+    RARP, Verdict, intervals,
 };
 
 use super::addresses::{address, last};
@@ -23,8 +23,8 @@ use crate::model::{Field, PacketKind, PartialPoint, Role, StageModel};
 mod shown;
 use shown::{Inside, Range, Says, Slice, cuts, deciding, flag_values, says};
 
-/// Comparisons of a packet with a row that one proof may take: some seconds.
-const MOST: u64 = 400_000_000;
+/// Comparisons of a packet with a row that one proof may take: a few seconds.
+const MOST: u64 = 200_000_000;
 
 /// Why there is no proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,7 @@ pub fn prove(
         later_key: table.is_some_and(|t| t.key(Field::Later).is_some()),
         coverage: Coverage::default(),
         seen: HashSet::new(),
+        spots: HashSet::new(),
         left: MOST,
     };
     if !policy.may_deny() {
@@ -116,6 +117,8 @@ struct Proof<'a> {
     coverage: Coverage,
     /// Slices that were looked at: version, protocol, indexes of entries and rows.
     seen: HashSet<(Family, u8, Vec<u32>, Vec<u32>)>,
+    /// Pairs of addresses that were looked at: version, indexes of entries and rows.
+    spots: HashSet<(Family, Vec<u32>, Vec<u32>)>,
     /// Comparisons that it may still take.
     left: u64,
 }
@@ -163,7 +166,7 @@ impl<'a> Proof<'a> {
             };
             let got = says(&rows, inside);
             let packet = Packet { frame };
-            let (wanted, by) = self.policy.judge(&packet, View::FULL);
+            let (wanted, by) = self.policy.judge(&packet, PartialPoint::VIEW);
             match (wanted, got) {
                 (Verdict::Allow, Says::Pass) => {}
                 (Verdict::Allow, _) => return Err(differs(packet, Some(Verdict::Deny))),
@@ -277,10 +280,33 @@ impl<'a> Proof<'a> {
             shown.copied().collect()
         };
         let stray = self.stray_numbers(family);
+        let within = |prefixes: &[IpNet], a| prefixes.is_empty() || prefixes.iter().any(|p| p.contains(&a));
+        let applies = |e: &Entry| {
+            let m = &e.matcher;
+            m.families.contains(family) && within(&m.remote, at) && within(&m.local, own)
+        };
+        let entries_here: Vec<(u32, &'a Entry)> = (0u32..)
+            .zip(&self.policy.entries)
+            .filter(|(_, e)| applies(e))
+            .collect();
+        // Most pairs of addresses are like others.
+        let spot = (
+            family,
+            entries_here.iter().map(|(n, _)| *n).collect(),
+            rows.iter().map(|(n, _)| *n).collect(),
+        );
+        if !self.spots.insert(spot) {
+            return Ok(());
+        }
         for protocol in protocols {
-            let entries: Vec<(u32, &'a Entry)> = (0u32..)
-                .zip(&self.policy.entries)
-                .filter(|(_, e)| e.matcher.matches_addresses(*protocol, own, at))
+            self.spend(1, entries_here.len() + rows.len() * (1 + stray.len()))?;
+            let entries: Vec<(u32, &'a Entry)> = entries_here
+                .iter()
+                .filter(|(_, e)| {
+                    let of = e.matcher.protocol;
+                    of == Protocol::Any || of == Protocol::Number(*protocol)
+                })
+                .copied()
                 .collect();
             let own_rows = showing(*protocol);
             let strays: Vec<Vec<(u32, &'a PolicyRow)>> =
@@ -468,7 +494,7 @@ impl<'a> Proof<'a> {
 
     fn later(&mut self, slice: &Slice<'a>) -> Result<(), Unproved> {
         let packet = slice.packet(Fragment::Later { offset: 2 }, L4::Nothing);
-        let (wanted, by) = self.policy.judge(&packet, View::FULL);
+        let (wanted, by) = self.policy.judge(&packet, PartialPoint::VIEW);
         let marked = self.later_key && (slice.family == Family::V4 || self.model.view.ipv6_extension_headers);
         // Where the key may be missing on some, either answer is possible.
         let later: &[bool] = if marked { &[true] } else { &[false, true] };

@@ -77,6 +77,10 @@ impl Driver {
             .backend
             .with_programs(|rows| query::deciding(&device, &intent, trace, &self.points, &overlays, rows));
         match decided {
+            Some(Ok(more)) if more.is_empty() && device.model.partial.is_some() => {
+                let undecided = QueryError::Undecided(self.name().to_string());
+                return drop(answer.send(Err(undecided)));
+            }
             Some(Ok(more)) => rows.extend(more),
             Some(Err(error)) => return drop(answer.send(Err(error.into()))),
             None => return drop(answer.send(Err(self.state.not_ready()))),

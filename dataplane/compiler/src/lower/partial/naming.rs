@@ -20,8 +20,8 @@ pub(super) struct Named {
     flags: Vec<Option<(u16, u16)>>,
     src: Vec<PortMatch>,
     dst: Vec<PortMatch>,
-    /// Why it is wider than the entry.
-    pub(super) wider: Vec<Reason>,
+    /// Why it is wider or narrower than the entry.
+    pub(super) differs: Vec<Reason>,
 }
 
 fn is_icmp(family: Family, protocol: Protocol) -> bool {
@@ -73,7 +73,8 @@ pub(super) fn product<'n>(
 type Part<T> = Result<Vec<T>, Reason>;
 
 impl Point<'_> {
-    /// Exactly what an entry matches of plain packets, or why the table cannot name it.
+    /// What an entry matches of plain packets and nothing else, or why the table cannot name it. Prefixes that are too long for a key
+    /// are left out.
     pub(super) fn name_exactly(&self, family: Family, m: &Matcher) -> Result<Named, Reason> {
         let names = match m.protocol {
             Protocol::Any => None,
@@ -83,13 +84,15 @@ impl Point<'_> {
             return Err("its protocol is the number of an IPv6 extension header".to_string());
         }
         let (src, dst) = self.ports(family, m);
+        let (remote, some_remote) = self.prefixes(family, &m.remote, REMOTE, "remote prefixes")?;
+        let (local, some_local) = self.prefixes(family, &m.local, LOCAL, "local prefixes")?;
         Ok(Named {
-            remote: self.remote(family, m)?,
-            local: self.local(family, m)?,
+            remote: as_remote(remote),
+            local,
             flags: self.flags(m)?,
             src: src?,
             dst: dst?,
-            wider: Vec::new(),
+            differs: some_remote.into_iter().chain(some_local).collect(),
         })
     }
 
@@ -112,31 +115,28 @@ impl Point<'_> {
         if !unsure.is_empty() && looks_inside(m) {
             let kinds: Vec<String> = unsure.iter().map(ToString::to_string).collect();
             wider.push(format!(
-                "the parser may show other ports for {}",
+                "its ports and types are left open, since the parser may show others for {}, unless they are accepted (accept)",
                 kinds.join(", ")
             ));
             (src, dst, flags) = (vec![PortMatch::Any], vec![PortMatch::Any], vec![None]);
         }
         let mut addresses = |prefixes: &[IpNet], fields, what| {
-            let named = self.prefixes(family, prefixes, fields, what);
-            named.unwrap_or_else(|why| {
-                wider.push(why);
-                self.shortened(family, prefixes, fields)
-            })
+            let why = match self.prefixes(family, prefixes, fields, what) {
+                Ok((all, None)) => return all,
+                Ok((_, Some(why))) | Err(why) => why,
+            };
+            wider.push(why);
+            self.shortened(family, prefixes, fields)
         };
-        let remote = addresses(&m.remote, REMOTE, "remote prefixes");
+        let remote = as_remote(addresses(&m.remote, REMOTE, "remote prefixes"));
         let local = addresses(&m.local, LOCAL, "local prefixes");
-        let remote = remote
-            .into_iter()
-            .map(|p| p.map_or(RemoteMatch::Any, RemoteMatch::Prefix))
-            .collect();
         Named {
             remote,
             local,
             flags,
             src,
             dst,
-            wider,
+            differs: wider,
         }
     }
 
@@ -205,18 +205,6 @@ impl Point<'_> {
         }
     }
 
-    fn remote(&self, family: Family, m: &Matcher) -> Part<RemoteMatch> {
-        let prefixes = self.prefixes(family, &m.remote, REMOTE, "remote prefixes")?;
-        let matches = prefixes
-            .into_iter()
-            .map(|p| p.map_or(RemoteMatch::Any, RemoteMatch::Prefix));
-        Ok(matches.collect())
-    }
-
-    fn local(&self, family: Family, m: &Matcher) -> Part<Option<IpNet>> {
-        self.prefixes(family, &m.local, LOCAL, "local prefixes")
-    }
-
     /// Prefixes of one version, as many bits of each as the key has; everywhere where there is none.
     fn shortened(&self, family: Family, prefixes: &[IpNet], (v4, v6): (Field, Field)) -> Vec<Option<IpNet>> {
         let field = match family {
@@ -239,16 +227,16 @@ impl Point<'_> {
         own.map(short).collect()
     }
 
-    /// The prefixes of one version; `None` for everywhere.
+    /// The prefixes of one version that a key can match, `None` for everywhere; and why some are missing, if they are.
     fn prefixes(
         &self,
         family: Family,
         prefixes: &[IpNet],
         (v4, v6): (Field, Field),
         what: &str,
-    ) -> Part<Option<IpNet>> {
+    ) -> Result<Prefixes, Reason> {
         if prefixes.is_empty() {
-            return Ok(vec![None]);
+            return Ok((vec![None], None));
         }
         let field = match family {
             Family::V4 => v4,
@@ -261,14 +249,26 @@ impl Point<'_> {
         let own = prefixes
             .iter()
             .filter(|p| Family::from_address(p.addr()) == family);
-        let longer = |p: &&IpNet| u16::from(p.prefix_len()) > width;
-        match own.clone().find(longer) {
-            Some(prefix) => Err(format!(
-                "its key `{field}` has {width} bits, and {prefix} names more"
-            )),
-            None => Ok(own.map(|prefix| Some(*prefix)).collect()),
+        let (fitting, longer): (Vec<IpNet>, Vec<IpNet>) =
+            own.partition(|prefix| u16::from(prefix.prefix_len()) <= width);
+        let why = longer
+            .first()
+            .map(|prefix| format!("its key `{field}` has {width} bits, and {prefix} names more"));
+        match why {
+            Some(why) if fitting.is_empty() => Err(why),
+            why => Ok((fitting.into_iter().map(Some).collect(), why)),
         }
     }
+}
+
+/// Prefixes, `None` for everywhere, and why some are missing.
+type Prefixes = (Vec<Option<IpNet>>, Option<Reason>);
+
+fn as_remote(prefixes: Vec<Option<IpNet>>) -> Vec<RemoteMatch> {
+    let matches = prefixes
+        .into_iter()
+        .map(|p| p.map_or(RemoteMatch::Any, RemoteMatch::Prefix));
+    matches.collect()
 }
 
 /// The keys for addresses of the other side and the endpoint's own, IPv4 and IPv6.
