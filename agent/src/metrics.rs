@@ -422,9 +422,10 @@ pub(crate) fn store_waits(waiting: u64, failing: bool) {
     gauge!(STORE_FAILS).set(if failing { 1.0 } else { 0.0 });
 }
 
-const STATES: [SessionState; 5] = [
+const STATES: [SessionState; 6] = [
     SessionState::Disconnected,
     SessionState::Handshaking,
+    SessionState::Unusable,
     SessionState::Observing,
     SessionState::Applying,
     SessionState::InSync,

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portcullis_backend::{SessionState, TargetHandle, TargetStatus};
+use portcullis_backend::{TargetHandle, TargetStatus};
 use portcullis_unlock::ledger::{BypassChange, Change as UnlockChange, Subject, Unlock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -356,11 +356,7 @@ impl Engine {
 
 /// Whether a target confirmed a generation, and can still be asked.
 fn holds(status: &TargetStatus, generation: u64) -> bool {
-    let away = matches!(
-        status.state,
-        SessionState::Disconnected | SessionState::Handshaking
-    );
-    status.applied >= generation && !away
+    status.applied >= generation && !status.state.is_away()
 }
 
 /// What a target waits for before it holds a generation.

@@ -245,3 +245,35 @@ async fn what_no_row_can_be_about_is_a_gap_and_a_gap_may_not_grow() {
     assert!(refused.message().contains("baseline/dns of web1"), "{refused}");
     bed.agent.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_switch_that_cannot_play_its_part_is_unusable_and_apply_warns() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    // Without the mapping its tables are refused: they lack keys of a whole policy.
+    let target = format!("{}program = \"device\"\n", p4runtime("tor", &server));
+    let mut bed = Bed::start(folder.path(), &target).await;
+    let file = folder.path().join("policy.yaml");
+    std::fs::write(&file, document("{port: 1, target: tor}", "25")).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while bed.status("tor").await.state != "Unusable" {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let socket = folder.path().join("agent.sock");
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .arg("--socket")
+        .arg(&socket)
+        .args(["apply", "-f"])
+        .arg(&file)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("warning: nothing is enforced on target tor, which cannot be used: "),
+        "{said}"
+    );
+    assert!(said.contains("no table can play the stage `policy`"), "{said}");
+    bed.agent.stop().await.unwrap();
+}

@@ -288,7 +288,7 @@ impl<U: Ord + Clone, K: Key, B: Clone + PartialEq> Machine<U, K, B> {
         let wanted = match self.state {
             SessionState::Observing => true,
             SessionState::Applying | SessionState::InSync => self.resync,
-            SessionState::Disconnected | SessionState::Handshaking => false,
+            SessionState::Disconnected | SessionState::Handshaking | SessionState::Unusable => false,
         };
         if !wanted || self.reading.is_some() {
             return false;

@@ -13,12 +13,25 @@ pub enum SessionState {
     Disconnected,
     /// Connected; versions and features are being settled.
     Handshaking,
+    /// Connected, and the datapath cannot be used as it is: another P4 program, tables that cannot play their part. `detail` says what.
+    /// It is looked at again with every read-back.
+    Unusable,
     /// Reading back what the datapath holds.
     Observing,
     /// Writing what is missing or different, or deleting rows that no packet meets any more.
     Applying,
     /// The datapath holds what is desired, and no other rows of ours.
     InSync,
+}
+
+impl SessionState {
+    /// Whether nothing is known of what the datapath holds.
+    pub fn is_away(self) -> bool {
+        match self {
+            SessionState::Disconnected | SessionState::Handshaking | SessionState::Unusable => true,
+            SessionState::Observing | SessionState::Applying | SessionState::InSync => false,
+        }
+    }
 }
 
 impl std::fmt::Display for SessionState {
@@ -107,7 +120,7 @@ pub struct TargetStatus {
 impl TargetStatus {
     /// Takes back what cannot be known of a datapath without a session.
     pub fn forget_while_away(&mut self) {
-        if matches!(self.state, SessionState::Disconnected | SessionState::Handshaking) {
+        if self.state.is_away() {
             self.realized = 0;
         }
     }

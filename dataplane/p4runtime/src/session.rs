@@ -173,6 +173,8 @@ pub struct Session {
     device: Option<Arc<Device>>,
     overwrite: bool,
     stage: Stage,
+    /// The device cannot play its part, as far as is known, also while it is asked again.
+    is_unusable: bool,
     reading: bool,
     held: bool,
     /// Whether there is anything to be enforced.
@@ -192,6 +194,7 @@ impl Session {
             device: None,
             overwrite,
             stage: Stage::Disconnected,
+            is_unusable: false,
             reading: false,
             held: false,
             has_desired: false,
@@ -227,6 +230,7 @@ impl Session {
         match self.stage {
             Stage::Disconnected => SessionState::Disconnected,
             Stage::Ready => self.machine.state(),
+            _ if self.is_unusable => SessionState::Unusable,
             _ => SessionState::Handshaking,
         }
     }
@@ -244,6 +248,7 @@ impl Session {
         self.machine.disconnected();
         self.stop();
         self.effects.clear();
+        self.is_unusable = false;
         self.stage = Stage::Disconnected;
     }
 
@@ -270,6 +275,7 @@ impl Session {
             (_, false) => {
                 self.stop();
                 self.machine.connected();
+                self.is_unusable = false;
                 self.stage = Stage::Backup;
                 vec![Event::Mastership(Mastership::Backup)]
             }
@@ -289,6 +295,7 @@ impl Session {
         match running {
             Running::Wanted => self.ready(false),
             _ if !self.has_desired => {
+                self.is_unusable = false;
                 self.stage = Stage::NoPolicy;
                 vec![Event::NoPolicy]
             }
@@ -296,7 +303,7 @@ impl Session {
             Running::OtherOfOurs => self.push(Push::Reconcile),
             Running::Foreign(_) if self.overwrite => self.push(Push::Verify),
             Running::Foreign(name) => {
-                self.stage = Stage::Stuck;
+                self.stick();
                 vec![Event::ForeignPipeline(name)]
             }
         }
@@ -308,8 +315,13 @@ impl Session {
         if self.stage != Stage::Asking {
             return Vec::new();
         }
-        self.stage = Stage::Stuck;
+        self.stick();
         vec![Event::PipelineRefused(why)]
+    }
+
+    fn stick(&mut self) {
+        self.stage = Stage::Stuck;
+        self.is_unusable = true;
     }
 
     fn push(&mut self, how: Push) -> Vec<Event> {
@@ -325,7 +337,7 @@ impl Session {
             (Stage::Pushing(_), Ok(())) => self.ready(true),
             (Stage::Pushing(Push::Reconcile), Err(NotPushed::Declined(_))) => self.push(Push::Verify),
             (Stage::Pushing(_), Err(NotPushed::Declined(why) | NotPushed::Failed(why))) => {
-                self.stage = Stage::Stuck;
+                self.stick();
                 vec![Event::PipelineRefused(why)]
             }
             _ => Vec::new(),
@@ -334,6 +346,7 @@ impl Session {
 
     fn ready(&mut self, pushed: bool) -> Vec<Event> {
         self.stage = Stage::Ready;
+        self.is_unusable = false;
         self.machine.ready();
         self.advance();
         vec![Event::Pipeline { pushed }]

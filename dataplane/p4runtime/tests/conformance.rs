@@ -204,6 +204,11 @@ async fn a_foreign_program_is_left_alone_unless_told_otherwise() {
     rig.set(&document("25", ""));
     rig.until("told", |s| s.detail.contains("overwrite_pipeline = true"))
         .await;
+    // Also while it is asked again.
+    for _ in 0..20 {
+        assert_eq!(rig.target.status().state, SessionState::Unusable);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(rig.server.state().config, Some(theirs));
     assert_eq!(rig.server.state().pushes, 0);
     rig.config.overwrite = true;

@@ -84,6 +84,26 @@ async fn settle(
     Ok(Some(status.realized))
 }
 
+/// Names the targets that cannot be used as they are, so that nothing is enforced there until somebody does something. Callers
+/// who may not see targets are not told.
+async fn warn_of_unusable(client: &Client, term: &mut Term<'_>) -> Result<(), Failure> {
+    let answer = match client.targets().list_targets(v1::ListTargetsRequest {}).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if status.code() == Code::PermissionDenied => return Ok(()),
+        Err(status) => return Err(client.failure(status)),
+    };
+    for target in answer.targets.iter().filter(|target| target.state == UNUSABLE) {
+        term.complain(&format!(
+            "warning: nothing is enforced on target {}, which cannot be used: {}",
+            target.name, target.detail
+        ));
+    }
+    Ok(())
+}
+
+/// The state of a target that cannot be used as it is.
+const UNUSABLE: &str = "Unusable";
+
 /// Names the targets that do not hold a generation after `seconds`.
 fn behind(generation: u64, seconds: u32, targets: &[TargetView]) -> String {
     let mut text = format!("generation {generation} is durable and not realized after {seconds} s");

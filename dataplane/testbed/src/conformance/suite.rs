@@ -122,10 +122,7 @@ impl<S: Subject> Run<S> {
             );
         }
         self.held_at = held.then_some(report.applied);
-        if matches!(
-            report.state,
-            SessionState::Disconnected | SessionState::Handshaking
-        ) {
+        if report.state.is_away() {
             assert_eq!(report.applied, 0, "claimed without a connection: {report:?}");
             self.noticed = true;
         }
