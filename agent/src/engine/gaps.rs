@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use portcullis_backend::{Gap, OnGap, TargetHandle};
-use portcullis_compiler::{ClassId, EndpointIntent, Intent, Unsupported};
+use portcullis_compiler::{Class, ClassId, EndpointIntent, Intent, Unsupported};
 
 use super::ChangeError;
 
-/// Gaps of classes on targets, looked up once each.
-type Known = HashMap<(usize, ClassId), Vec<Gap>>;
+/// Gaps of classes on targets, looked up once each; `None` where a target is not known yet.
+type Known = HashMap<(usize, ClassId), Option<Vec<Gap>>>;
 
-/// Gaps of one endpoint by direction and rule, each at one target.
-type Gaps = BTreeMap<String, (usize, Gap)>;
+/// Gaps of one endpoint, by direction and rule.
+type Gaps = BTreeMap<String, Gap>;
 
-/// Targets, and those of them that may hold less than a whole policy.
+/// Targets, and whether they may hold less than a whole policy.
 struct Targets<'t> {
     all: &'t [TargetHandle],
     by_name: BTreeMap<&'t str, (usize, bool)>,
@@ -35,14 +35,19 @@ impl<'t> Targets<'t> {
         self.all.get(at).and_then(TargetHandle::on_gap) == Some(OnGap::Refuse)
     }
 
+    /// A bridge, which takes interfaces that name no target.
+    fn bridge(&self) -> Option<(usize, bool)> {
+        let at = self.all.iter().position(|target| target.kind() == "ovs")?;
+        Some((at, false))
+    }
+
     /// The targets of an endpoint that may lack something; `None` where another of its targets holds every policy whole.
     fn lacking(&self, endpoint: &EndpointIntent) -> Option<BTreeSet<usize>> {
         let mut lacking = BTreeSet::new();
         for attachment in &endpoint.attachments {
             let found = match attachment.target.as_deref() {
                 Some(name) => self.by_name.get(name).copied(),
-                // An interface that any bridge may have.
-                None => self.by_name.values().copied().find(|(_, lacks)| !lacks),
+                None => self.bridge(),
             };
             match found {
                 Some((_, false)) => return None,
@@ -54,33 +59,30 @@ impl<'t> Targets<'t> {
         Some(lacking).filter(|lacking| !lacking.is_empty())
     }
 
-    /// What the classes of an endpoint, and those that its unlocks lead to, leave open at one target.
-    fn at(&self, at: usize, intent: &Intent, endpoint: &EndpointIntent, known: &mut Known) -> Gaps {
+    /// What the classes of an endpoint, and those that its unlocks lead to, leave open at one target; `None` where it is not known.
+    fn at(&self, at: usize, intent: &Intent, endpoint: &EndpointIntent, known: &mut Known) -> Option<Gaps> {
+        let target = self.all.get(at)?;
+        let place = target.place(endpoint);
         let mut gaps = Gaps::new();
-        let Some(target) = self.all.get(at) else {
-            return gaps;
-        };
-        for gap in target.gaps_of_place(endpoint) {
-            gaps.insert(gap.what.rule.clone(), (at, gap));
-        }
-        let later = endpoint
-            .transitions
-            .iter()
-            .flat_map(|transition| transition.classes);
-        let classes: BTreeSet<ClassId> = endpoint.classes.into_iter().chain(later).collect();
-        for class in classes.into_iter().filter_map(|id| intent.classes.get(&id)) {
+        for class in classes(intent, endpoint) {
             let found = known.entry((at, class.id)).or_insert_with(|| target.gaps(class));
-            for gap in found.iter() {
-                let place = format!("{} {}", class.policy.direction, gap.what.rule);
-                let other = gaps.entry(place).or_insert_with(|| (at, gap.clone()));
-                other.1.passes.extend(&gap.passes);
-                other.1.is_all |= gap.is_all;
+            let of_place = place
+                .nothing
+                .as_ref()
+                .map(|what| Gap::of_policy(&class.policy, what));
+            for gap in of_place.as_ref().or(found.as_ref())? {
+                let rule = format!("{} {}", class.policy.direction, gap.what.rule);
+                let other = gaps.entry(rule).or_insert_with(|| gap.clone());
+                other.passes.extend(&gap.passes);
+                other.is_all |= gap.is_all;
             }
         }
-        gaps
+        let tagged = place.tagged.map(|what| (what.rule.clone(), Gap::all(what)));
+        gaps.extend(tagged);
+        Some(gaps)
     }
 
-    /// What no target of an endpoint holds wholly: a rule that one of them holds has no gap.
+    /// What passes at every target of an endpoint that is known: what one of them denies has no gap.
     fn gaps(
         &self,
         intent: &Intent,
@@ -88,39 +90,42 @@ impl<'t> Targets<'t> {
         at: &BTreeSet<usize>,
         known: &mut Known,
     ) -> Gaps {
-        let mut each = at.iter().map(|at| self.at(*at, intent, endpoint, known));
-        let first = each.next().unwrap_or_default();
-        each.fold(first, |mut common, other| {
-            common.retain(|rule, _| other.contains_key(rule) || other.contains_key(EVERY_RULE));
-            common
-        })
+        let each = at.iter().filter_map(|at| self.at(*at, intent, endpoint, known));
+        let common = each.reduce(|common, other| {
+            let both = common.into_iter().filter_map(|(rule, gap)| {
+                let gap = gap.common(other.get(&rule)?);
+                Some((rule, gap)).filter(|(_, gap)| !gap.passes.is_empty())
+            });
+            both.collect()
+        });
+        common.unwrap_or_default()
     }
 }
 
-/// The gap of an attachment that no row can be about.
-const EVERY_RULE: &str = "every rule";
+/// The classes of an endpoint, and those that its unlocks lead to.
+fn classes<'i>(intent: &'i Intent, endpoint: &EndpointIntent) -> impl Iterator<Item = &'i Arc<Class>> {
+    let later = endpoint
+        .transitions
+        .iter()
+        .flat_map(|transition| transition.classes);
+    let ids: BTreeSet<ClassId> = endpoint.classes.into_iter().chain(later).collect();
+    ids.into_iter().filter_map(|id| intent.classes.get(&id))
+}
 
 /// Whether nothing changed that gaps of an endpoint come from.
 fn is_unchanged(endpoint: &Arc<EndpointIntent>, intent: &Intent, before: &Intent) -> bool {
     let Some(old) = before.endpoints.get(&endpoint.name) else {
         return false;
     };
-    let later = |e: &EndpointIntent| e.transitions.iter().map(|t| t.classes).collect::<Vec<_>>();
-    let same = Arc::ptr_eq(endpoint, old)
-        || (endpoint.classes == old.classes
-            && endpoint.attachments == old.attachments
-            && later(endpoint) == later(old));
-    let later = endpoint.transitions.iter().flat_map(|t| t.classes);
-    let fingerprint = |intent: &Intent, id| intent.classes.get(&id).map(|class| class.fingerprint);
-    same && endpoint
-        .classes
-        .into_iter()
-        .chain(later)
-        .all(|id| fingerprint(intent, id) == fingerprint(before, id))
+    let same = Arc::ptr_eq(endpoint, old) || endpoint.attachments == old.attachments;
+    let fingerprints = |intent, endpoint: &EndpointIntent| -> Vec<_> {
+        classes(intent, endpoint).map(|class| class.fingerprint).collect()
+    };
+    same && fingerprints(intent, endpoint) == fingerprints(before, old)
 }
 
 /// Refuses a change that leaves an endpoint with a gap that it did not have before, unless its targets only report gaps. A gap that
-/// was there before, and lets nothing more pass, is no reason.
+/// was there before, and through which no other kind of packets passes, is no reason.
 pub(super) fn refuse_new(
     targets: &[TargetHandle],
     intent: &Intent,
@@ -132,8 +137,10 @@ pub(super) fn refuse_new(
     }
     let (mut now, mut then) = (Known::new(), Known::new());
     for endpoint in intent.endpoints.values() {
-        let lacking = targets.lacking(endpoint);
-        let Some(at) = lacking.filter(|at| at.iter().any(|at| targets.refuses(*at))) else {
+        let Some(at) = targets.lacking(endpoint) else {
+            continue;
+        };
+        let Some(refusing) = at.iter().copied().find(|at| targets.refuses(*at)) else {
             continue;
         };
         if is_unchanged(endpoint, intent, before) {
@@ -146,30 +153,34 @@ pub(super) fn refuse_new(
         let old = before.endpoints.get(&endpoint.name);
         let old = old.and_then(|old| Some(targets.gaps(before, old, &targets.lacking(old)?, &mut then)));
         let old = old.unwrap_or_default();
-        let is_new = |(place, (_, gap)): &(String, (usize, Gap))| {
-            old.get(place).is_none_or(|(_, before)| !gap.is_within(before))
-        };
-        if let Some((_, (at, gap))) = gaps.into_iter().find(is_new) {
-            return Err(refused(&targets, at, gap.what, endpoint));
+        let is_new = |(rule, gap): &(String, Gap)| old.get(rule).is_none_or(|before| !gap.is_within(before));
+        if let Some((rule, gap)) = gaps.into_iter().find(is_new) {
+            return Err(refused(&targets, refusing, &rule, gap.what, endpoint));
         }
     }
     Ok(())
 }
 
-fn refused(targets: &Targets<'_>, at: usize, gap: Unsupported, endpoint: &EndpointIntent) -> ChangeError {
-    let target = targets
+fn refused(
+    targets: &Targets<'_>,
+    refusing: usize,
+    rule: &str,
+    gap: Unsupported,
+    endpoint: &EndpointIntent,
+) -> ChangeError {
+    let refusing = targets
         .all
-        .get(at)
+        .get(refusing)
         .map_or_else(String::new, |target| target.name().to_string());
     ChangeError::Unsupported {
+        target: gap.target.clone(),
         unsupported: Box::new(Unsupported {
-            rule: format!("{} of {}", gap.rule, endpoint.name),
+            rule: format!("{rule} of {}", endpoint.name),
             why: format!(
-                "{}; no other target of the endpoint holds it: attach it to one that does, or set on_gap = \"report\" for {target}",
+                "{}; no other target of the endpoint holds it: attach it to one that does, or set on_gap = \"report\" for {refusing}",
                 gap.why
             ),
             ..gap
         }),
-        target,
     }
 }

@@ -104,7 +104,7 @@ async fn a_gap_is_refused_where_no_other_target_holds_the_rule() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
     for part in [
-        "acl_ingress of tor cannot enforce baseline/smtp of web1: enforced in part: packets with IPv4 options",
+        "acl_ingress of tor cannot enforce egress baseline/smtp of web1: enforced in part: packets with IPv4 options",
         "for example IPv4 tcp to port 25, with IPv4 options",
         "set on_gap = \"report\" for tor",
     ] {
@@ -187,7 +187,10 @@ async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
         .apply(&document("{port: 1, target: tor}", "25"))
         .await
         .unwrap_err();
-    assert!(refused.message().contains("baseline/smtp of web1"), "{refused}");
+    assert!(
+        refused.message().contains("egress baseline/smtp of web1"),
+        "{refused}"
+    );
     // An opening opens both.
     let opened = bed.client.apply(&document(both, "26")).await.unwrap();
     for target in ["tor", "leaf"] {
@@ -225,7 +228,7 @@ async fn what_no_row_can_be_about_is_a_gap_and_a_gap_may_not_grow() {
         ),
         (
             "{port: 2, vlan: 7, target: tor}",
-            "every rule of web1: it is on a VLAN of port 2",
+            "egress baseline/smtp of web1: it is on a VLAN of port 2",
         ),
     ] {
         let refused = bed.client.apply(&document(attachment, "25")).await.unwrap_err();
@@ -242,7 +245,10 @@ async fn what_no_row_can_be_about_is_a_gap_and_a_gap_may_not_grow() {
         "  - {name: dns, action: deny, direction: egress, protocol: udp, ports: [53]}\nendpoints:",
     );
     let refused = bed.client.apply(&more).await.unwrap_err();
-    assert!(refused.message().contains("baseline/dns of web1"), "{refused}");
+    assert!(
+        refused.message().contains("egress baseline/dns of web1"),
+        "{refused}"
+    );
     bed.agent.stop().await.unwrap();
 }
 
@@ -271,9 +277,69 @@ async fn a_switch_that_cannot_play_its_part_is_unusable_and_apply_warns() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("warning: nothing is enforced on target tor, which cannot be used: "),
+        said.contains("warning: target tor is Unusable, and the change is not enforced there yet: "),
         "{said}"
     );
     assert!(said.contains("no table can play the stage `policy`"), "{said}");
+    bed.agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rule_that_one_of_two_partial_points_holds_has_no_gap() {
+    let (folder, server, other) = (tempfile::tempdir().unwrap(), vendor().await, vendor().await);
+    // The first holds rules for ports of IPv6 alone, the second those of IPv4, too.
+    let second = tor(&other, ACCEPT).replace("name = \"tor\"", "name = \"tor2\"");
+    let targets = [tor(&server, ""), second].concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let ends = |attachments: &str| {
+        format!(
+            "version: portcullis/v1\nendpoints:\n  web1: {{attachments: [{attachments}], source_guard: false}}\n"
+        )
+    };
+    let (first, both) = (
+        "{port: 1, target: tor}",
+        "{port: 1, target: tor}, {port: 1, target: tor2}",
+    );
+    bed.client.apply(&ends(both)).await.unwrap();
+    for target in ["tor", "tor2"] {
+        bed.holds(target, 1).await;
+    }
+    let bogons = |attachments: &str, more: &str| {
+        format!(
+            "version: portcullis/v1\nbaseline:\n  - {{name: bogons, action: deny, direction: egress, remote: [203.0.113.0/24]}}\n{more}{}",
+            ends(attachments).replace("version: portcullis/v1\n", "")
+        )
+    };
+    // Both hold it whole.
+    let held = bed.client.apply(&bogons(both, "")).await.unwrap();
+    bed.holds("tor", held.generation).await;
+    // Neither holds a rule for ports whole: packets with options pass both.
+    let smtp = "  - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}\n";
+    let refused = bed.client.apply(&bogons(both, smtp)).await.unwrap_err();
+    assert!(
+        refused.message().contains("egress baseline/smtp of web1"),
+        "{refused}"
+    );
+    // One alone still holds what needs no ports.
+    let alone = bed.client.apply(&bogons(first, "")).await.unwrap();
+    bed.holds("tor", alone.generation).await;
+    // At an uplink no row holds anything; the other point does.
+    bed.agent.stop().await.unwrap();
+    let uplink = tor(&server, "uplinks = [5]\n");
+    let second = tor(&other, ACCEPT).replace("name = \"tor\"", "name = \"tor2\"");
+    let mut bed = Bed::start(folder.path(), &[uplink, second].concat()).await;
+    bed.holds("tor2", alone.generation).await;
+    let at_uplink = "{port: 5, target: tor}";
+    let refused = bed.client.apply(&bogons(at_uplink, "")).await.unwrap_err();
+    assert!(
+        refused
+            .message()
+            .contains("egress baseline/bogons of web1: port 5 is an uplink"),
+        "{refused}"
+    );
+    bed.client
+        .apply(&bogons(&format!("{at_uplink}, {{port: 1, target: tor2}}"), ""))
+        .await
+        .unwrap();
     bed.agent.stop().await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use portcullis_compiler::model::PacketKind;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, Unsupported};
-use portcullis_policy::{Decider, Direction, IpPacket, Name};
+use portcullis_policy::{Decider, Direction, IpPacket, Name, Policy};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -43,14 +43,14 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Rules of a class that are not, or not wholly, enforced here. Nothing while the target is not known.
-    fn gaps(&self, _class: &Class) -> Vec<Gap> {
-        Vec::new()
+    /// Rules of a class that are not, or not wholly, enforced here. `None` while the target is not known.
+    fn gaps(&self, _class: &Class) -> Option<Vec<Gap>> {
+        Some(Vec::new())
     }
 
     /// What of an endpoint's traffic no row here can be about, because of where it is attached.
-    fn gaps_of_place(&self, _endpoint: &EndpointIntent) -> Vec<Gap> {
-        Vec::new()
+    fn place(&self, _endpoint: &EndpointIntent) -> Place {
+        Place::default()
     }
 
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
@@ -68,6 +68,15 @@ pub struct Gap {
     pub is_all: bool,
 }
 
+/// What no row of a target can be about, because of where an endpoint is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Why no rule is enforced for it.
+    pub nothing: Option<Unsupported>,
+    /// Why its tagged frames are not judged, on a port where it may send some.
+    pub tagged: Option<Unsupported>,
+}
+
 impl Gap {
     /// Nothing of a rule is enforced.
     pub fn all(what: Unsupported) -> Self {
@@ -79,7 +88,32 @@ impl Gap {
         }
     }
 
-    /// Whether it lets nothing pass that another does not.
+    /// Nothing is enforced of a policy: each rule that denies something, for one reason.
+    pub fn of_policy(policy: &Policy, what: &Unsupported) -> Vec<Self> {
+        if !policy.may_deny() {
+            return Vec::new();
+        }
+        let entries = (0u32..)
+            .zip(&policy.entries)
+            .filter(|(_, entry)| entry.action.denies());
+        let rules = entries.map(|(index, _)| Decider::Entry(index));
+        let default = policy.default.denies().then_some(Decider::Default);
+        let all = rules.chain(default).chain([Decider::Fragment]);
+        let names: BTreeSet<String> = all.map(|by| policy.origin(by)).collect();
+        let gap = |rule| Gap::all(Unsupported { rule, ..what.clone() });
+        names.into_iter().map(gap).collect()
+    }
+
+    /// What passes at both of two targets.
+    pub fn common(self, other: &Self) -> Self {
+        Gap {
+            passes: self.passes.intersection(&other.passes).copied().collect(),
+            is_all: self.is_all && other.is_all,
+            ..self
+        }
+    }
+
+    /// Whether no kind of packets passes that does not pass by another, and something is denied where it denies something.
     pub fn is_within(&self, other: &Self) -> bool {
         self.passes.is_subset(&other.passes) && (other.is_all || !self.is_all)
     }
@@ -253,8 +287,8 @@ trait DynBackend: Send + Sync {
     fn edits(&self, old: &Class, new: &Class) -> bool;
     fn rows(&self, class: &Class) -> Option<usize>;
     fn on_gap(&self) -> Option<OnGap>;
-    fn gaps(&self, class: &Class) -> Vec<Gap>;
-    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap>;
+    fn gaps(&self, class: &Class) -> Option<Vec<Gap>>;
+    fn place(&self, endpoint: &EndpointIntent) -> Place;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -276,12 +310,12 @@ impl<B: Backend> DynBackend for B {
         Backend::on_gap(self)
     }
 
-    fn gaps(&self, class: &Class) -> Vec<Gap> {
+    fn gaps(&self, class: &Class) -> Option<Vec<Gap>> {
         Backend::gaps(self, class)
     }
 
-    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
-        Backend::gaps_of_place(self, endpoint)
+    fn place(&self, endpoint: &EndpointIntent) -> Place {
+        Backend::place(self, endpoint)
     }
 }
 
@@ -349,13 +383,13 @@ impl TargetHandle {
     }
 
     /// Rules of a class that are not wholly enforced here; see [`Backend::gaps`].
-    pub fn gaps(&self, class: &Class) -> Vec<Gap> {
+    pub fn gaps(&self, class: &Class) -> Option<Vec<Gap>> {
         self.backend.gaps(class)
     }
 
-    /// What of an endpoint's traffic no row here can be about; see [`Backend::gaps_of_place`].
-    pub fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
-        self.backend.gaps_of_place(endpoint)
+    /// What of an endpoint's traffic no row here can be about; see [`Backend::place`].
+    pub fn place(&self, endpoint: &EndpointIntent) -> Place {
+        self.backend.place(endpoint)
     }
 
     /// Sets what the datapath shall hold.

@@ -362,6 +362,34 @@ fn a_rule_without_ports_needs_nothing_accepted() {
 }
 
 #[test]
+fn a_rule_of_too_many_rows_is_left_out_by_name_before_they_are_made() {
+    let prefixes = |of: &str| {
+        (0..250)
+            .step_by(2)
+            .map(|n| format!("{of}.{n}.0/24"))
+            .collect::<Vec<_>>()
+    };
+    let mut rules = smtp();
+    rules.as_array_mut().unwrap().push(json!({
+        "name": "many", "action": "deny", "direction": "egress", "protocol": "udp", "ports": ["1-65534"],
+        "remote": prefixes("198.18"), "local": prefixes("198.19"),
+    }));
+    let policy = sends(&rules, "allow");
+    let rows = lower(&policy, &vendor(&PacketKind::OBSCURE)).unwrap();
+    assert_eq!(rows.policy.len(), 2, "{}", rows.policy.len());
+    let many = rows
+        .shortfalls
+        .iter()
+        .find(|s| s.by == Decider::Entry(1))
+        .unwrap();
+    assert!(
+        many.why.contains("endpoints/e/many takes more than 65536 rows"),
+        "{}",
+        many.why
+    );
+}
+
+#[test]
 fn what_a_table_cannot_tell_apart_passes_and_is_named() {
     // Replies from port 80 pass by their flags, and everything else is denied.
     let rules = json!([{"name": "web", "action": "allow", "direction": "ingress", "protocol": "tcp", "ports": ["80"]}]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use portcullis_backend::{Backend, Gap, OnGap, Proofs, TargetContext, run};
+use portcullis_backend::{Backend, Gap, OnGap, Place, Proofs, TargetContext, run};
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, RowCache, enforced};
 
@@ -166,35 +166,32 @@ impl Backend for P4Backend {
         self.own.is_none().then_some(self.config.on_gap)
     }
 
-    fn gaps(&self, class: &Class) -> Vec<Gap> {
-        let Some(known) = self.known().filter(|_| self.own.is_none()) else {
-            return Vec::new();
-        };
-        let direction = class.policy.direction;
-        let (table, rows) = known.proofs.check(|rows| {
-            let table = rows.model().table(Role::Policy, direction);
-            (
-                table.map_or_else(String::new, |t| t.name.clone()),
-                rows.get(class),
-            )
-        });
-        match rows {
-            Ok(rows) => limits::gaps(
-                &enforced::of_rows(class.id, &class.policy, &rows),
-                &table,
-                &self.config.name,
-            ),
-            Err(CompileError::Unsupported(unsupported)) => vec![Gap::all(unsupported)],
-            // A fault of the compiler: the change is refused for that.
-            Err(CompileError::Unproved { .. }) => Vec::new(),
+    fn gaps(&self, class: &Class) -> Option<Vec<Gap>> {
+        if self.own.is_some() {
+            return Some(Vec::new());
         }
+        let policy = &class.policy;
+        self.known()?.proofs.check(|rows| {
+            let table = rows.model().table(Role::Policy, policy.direction);
+            let table = table.map_or_else(String::new, |t| t.name.clone());
+            Some(match rows.get(class) {
+                Ok(rows) => limits::gaps(
+                    &enforced::of_rows(class.id, policy, &rows),
+                    &table,
+                    &self.config.name,
+                ),
+                Err(CompileError::Unsupported(unsupported)) => Gap::of_policy(policy, &unsupported),
+                // A fault of the compiler: the change is refused for that.
+                Err(CompileError::Unproved { .. }) => Vec::new(),
+            })
+        })
     }
 
-    fn gaps_of_place(&self, endpoint: &EndpointIntent) -> Vec<Gap> {
+    fn place(&self, endpoint: &EndpointIntent) -> Place {
         let known = self.known().filter(|_| self.own.is_none());
-        known.map_or_else(Vec::new, |known| {
-            let model = known.proofs.check(|rows| rows.model().clone());
-            limits::gaps_of_place(endpoint, &self.config, &model)
+        known.map_or_else(Place::default, |known| {
+            let place = |rows: &mut RowCache| limits::place(endpoint, &self.config, rows.model());
+            known.proofs.check(place)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_backend::Gap;
+use portcullis_backend::{Gap, Place};
 use portcullis_compiler::compilation::Compilation;
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
@@ -12,7 +12,7 @@ use portcullis_policy::{Direction, Name};
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
 use crate::config::Config;
 use crate::device::Device;
-use crate::entry::{Place, RowKey};
+use crate::entry::{Place as RowPlace, RowKey};
 use crate::own;
 use crate::units::{by_class, is_tagged};
 use crate::wire::text;
@@ -150,8 +150,8 @@ pub(crate) fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupp
         .collect()
 }
 
-/// Packets that are dropped although the policy lets them pass, because nothing says that the parser shows what it takes to tell
-/// them from others.
+/// Packets that are dropped although the policy lets them pass, or pass or not by what they hold, because nothing says that the
+/// parser shows what it takes to tell them from others.
 pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
     if device.model.partial.is_some() {
         // What each rule misses is listed by rule.
@@ -269,35 +269,62 @@ pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Gap> {
 
 /// What of an endpoint's traffic the rows of another program than ours cannot be about: they name whole ports, and their parser may
 /// see no IP behind tags.
-pub(crate) fn gaps_of_place(endpoint: &EndpointIntent, config: &Config, model: &StageModel) -> Vec<Gap> {
-    let gap = |rule: &str, why: String| {
-        Gap::all(Unsupported {
-            target: config.name.clone(),
-            rule: rule.to_string(),
-            table: "attach".to_string(),
-            why,
-        })
+pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageModel) -> Place {
+    let unsupported = |rule: &str, why: String| Unsupported {
+        target: config.name.clone(),
+        rule: rule.to_string(),
+        table: "attach".to_string(),
+        why,
     };
-    let mut gaps = Vec::new();
+    let mut place = Place::default();
     for attachment in meant(endpoint, &config.name) {
         let vlan = attachment.vlan.vid();
-        match attachment.port {
+        let nothing = match attachment.port {
+            None => "the attachment names no port of the switch".to_string(),
             Some(port) if config.uplinks.contains(&port) => {
-                gaps.push(gap("every rule", format!("port {port} is an uplink, and no row is about one")));
+                format!("port {port} is an uplink, and no row is about one")
             }
-            Some(port) if is_tagged(vlan) && !by_class(model) => gaps.push(gap(
-                "every rule",
-                format!("it is on a VLAN of port {port}, and the rows of this P4 program name whole ports"),
-            )),
-            Some(port) if vlan.is_none() && model.opaque_ethertypes.contains(&TAG) => gaps.push(gap(
-                "every rule for tagged frames",
-                format!("port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"),
-            )),
-            Some(_) => {}
-            None => gaps.push(gap("every rule", "the attachment names no port of the switch".to_string())),
-        }
+            Some(port) if is_tagged(vlan) && !by_class(model) => {
+                format!("it is on a VLAN of port {port}, and the rows of this P4 program name whole ports")
+            }
+            Some(port) => {
+                let unseen = model.partial.is_some() && model.opaque_ethertypes.contains(&TAG);
+                if vlan.is_none() && unseen {
+                    let why = format!(
+                        "port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"
+                    );
+                    place.tagged = Some(unsupported("every rule for tagged frames", why));
+                }
+                continue;
+            }
+        };
+        place.nothing = Some(unsupported("every rule", nothing));
     }
-    gaps
+    place
+}
+
+/// Trunks whose tagged frames the rows of another program than ours do not judge.
+pub(crate) fn not_tagged(points: &AttachmentPoints, model: &StageModel, target: &str) -> Vec<Unsupported> {
+    let trunks = whole_ports(points).filter(|p| p.at.1.is_none() && model.opaque_ethertypes.contains(&TAG));
+    let what = match model.partial {
+        Some(_) => "they pass here",
+        None => "they are dropped where the policy denies anything",
+    };
+    trunks
+        .filter_map(|p| {
+            let name = p.endpoint.as_ref()?;
+            Some(Unsupported {
+                target: target.to_string(),
+                rule: format!("every rule for tagged frames of {name}"),
+                table: "parser".to_string(),
+                why: format!(
+                    "port {} is a trunk, and nothing says that the parser of this P4 program sees IP behind VLAN tags: {what}; leave 0x8100 \
+                     out of opaque_ethertypes in [parser] of the mapping if it does",
+                    p.at.0
+                ),
+            })
+        })
+        .collect()
 }
 
 /// The EtherType of a VLAN tag (IEEE 802.1Q).
@@ -357,7 +384,7 @@ pub(crate) fn beside<'k>(
     }
     let mut tops: BTreeMap<u8, i32> = BTreeMap::new();
     for key in ours {
-        if let Place::Table { table, priority, .. } = &key.0.place {
+        if let RowPlace::Table { table, priority, .. } = &key.0.place {
             let top = tops.entry(*table).or_default();
             *top = (*priority).max(*top);
         }
@@ -371,7 +398,7 @@ pub(crate) fn beside<'k>(
         let mut below: Vec<&RowKey> = foreign
             .iter()
             .filter(|key| match &key.0.place {
-                Place::Table { table, priority, .. } => *table == number && *priority <= top,
+                RowPlace::Table { table, priority, .. } => *table == number && *priority <= top,
                 _ => false,
             })
             .collect();

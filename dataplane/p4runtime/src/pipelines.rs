@@ -27,8 +27,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn describe() -> String {
     let mut text = "# Pipeline descriptions
 
-Printed by `portcullis docs pipelines`. A description is a [mapping](p4runtime.md#mappings) of a public P4 program, written from its
-source. Name it where a mapping file goes: `mapping = \"pins-tor\"` in a `[[target]]`, or `--mapping pins-tor`. To change one, save it as
+Printed by `portcullis docs pipelines`. A description is a [mapping](p4runtime.md#mappings) of a P4 program, written from its source:
+those of PINS are public, and `vendor` is `p4/vendor.p4`. Name one where a mapping file goes: `mapping = \"pins-tor\"` in a `[[target]]`, or `--mapping pins-tor`. To change one, save it as
 a file of your own and name that.
 
 All of these are [partial points](p4runtime.md#partial-points): they deny a part of what the policy denies.

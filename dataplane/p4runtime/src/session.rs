@@ -309,13 +309,23 @@ impl Session {
         }
     }
 
-    /// The device could not be asked, or what it runs cannot be used.
+    /// What the device runs cannot be used.
     pub fn unusable(&mut self, why: String) -> Vec<Event> {
         // A backup asks nothing: the answer is to an earlier question.
         if self.stage != Stage::Asking {
             return Vec::new();
         }
         self.stick();
+        vec![Event::PipelineRefused(why)]
+    }
+
+    /// The device could not be asked what it runs: it is asked again.
+    pub fn unasked(&mut self, why: String) -> Vec<Event> {
+        // A backup asks nothing: the answer is to an earlier question.
+        if self.stage != Stage::Asking {
+            return Vec::new();
+        }
+        self.stage = Stage::Stuck;
         vec![Event::PipelineRefused(why)]
     }
 
@@ -336,8 +346,12 @@ impl Session {
         match (self.stage, result) {
             (Stage::Pushing(_), Ok(())) => self.ready(true),
             (Stage::Pushing(Push::Reconcile), Err(NotPushed::Declined(_))) => self.push(Push::Verify),
-            (Stage::Pushing(_), Err(NotPushed::Declined(why) | NotPushed::Failed(why))) => {
+            (Stage::Pushing(_), Err(NotPushed::Declined(why))) => {
                 self.stick();
+                vec![Event::PipelineRefused(why)]
+            }
+            (Stage::Pushing(_), Err(NotPushed::Failed(why))) => {
+                self.stage = Stage::Stuck;
                 vec![Event::PipelineRefused(why)]
             }
             _ => Vec::new(),

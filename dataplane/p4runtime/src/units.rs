@@ -334,6 +334,9 @@ impl Units {
                 .unsupported
                 .extend(limits::not_shown(device, &compilation, target));
             built.unsupported.extend(limits::in_part(&compilation, target));
+            built
+                .unsupported
+                .extend(limits::not_tagged(points, &device.model, target));
             built.unsupported.extend(limits::not_read(device, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));

@@ -79,6 +79,33 @@ fn status_says_what_a_partial_point_enforces() {
 }
 
 #[test]
+fn tagged_frames_of_trunks_are_reported() {
+    let document = "
+version: portcullis/v1
+baseline: [{name: bogons, action: deny, direction: egress, remote: [203.0.113.0/24]}]
+endpoints:
+  trunk: {attachments: [{port: 1, vlan: any, target: tor}], source_guard: false}
+  plain: {attachments: [{port: 2, target: tor}], source_guard: false}
+";
+    let said_by = |mapping: Mapping| {
+        let device = Device::new(&parse(VENDOR).unwrap(), "tor", Some(&mapping)).unwrap();
+        let built = rows_of(&device, &Document::from_yaml(document).unwrap());
+        said(&built, "tagged frames")
+    };
+    let blind = said_by(vendor(&[]));
+    assert!(
+        blind.contains("every rule for tagged frames of trunk: port 1 is a trunk")
+            && blind.contains("they pass here"),
+        "{blind}"
+    );
+    assert!(!blind.contains("plain"), "{blind}");
+    let sees = pipelines::source("vendor")
+        .unwrap()
+        .replace("[parser]", "[parser]\nopaque_ethertypes = [0x88a8]");
+    assert_eq!(said_by(Mapping::from_toml(&sees).unwrap()), "");
+}
+
+#[test]
 fn every_description_is_a_mapping_of_a_partial_point() {
     let names: Vec<&str> = pipelines::names().collect();
     assert_eq!(names, ["pins-tor", "pins-fabric-border-router", "vendor"]);

@@ -23,10 +23,10 @@ pub async fn run(args: &Apply, client: &Client, term: &mut Term<'_>) -> Result<E
         .map_err(|s| client.failure(s))?
         .into_inner();
     let realized = super::settle(client, args.wait, answer.generation, term).await?;
-    if realized.is_none() && !args.dry_run {
-        super::warn_of_unusable(client, term).await?;
-    }
     term.show(&ApplyView::new(answer, args.dry_run, realized))?;
+    if realized.is_none() && !args.dry_run {
+        super::warn_of_away(client, term).await;
+    }
     Ok(if realized == Some(false) {
         Exit::NotRealized
     } else {

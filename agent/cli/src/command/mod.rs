@@ -84,25 +84,22 @@ async fn settle(
     Ok(Some(status.realized))
 }
 
-/// Names the targets that cannot be used as they are, so that nothing is enforced there until somebody does something. Callers
-/// who may not see targets are not told.
-async fn warn_of_unusable(client: &Client, term: &mut Term<'_>) -> Result<(), Failure> {
-    let answer = match client.targets().list_targets(v1::ListTargetsRequest {}).await {
-        Ok(answer) => answer.into_inner(),
-        Err(status) if status.code() == Code::PermissionDenied => return Ok(()),
-        Err(status) => return Err(client.failure(status)),
+/// Names the targets on which a change is not enforced yet, because they are away or cannot be used. The change is made, whatever
+/// the answer is: callers who may not see targets, or whose agent is gone by now, are not told.
+async fn warn_of_away(client: &Client, term: &mut Term<'_>) {
+    let Ok(answer) = client.targets().list_targets(v1::ListTargetsRequest {}).await else {
+        return;
     };
-    for target in answer.targets.iter().filter(|target| target.state == UNUSABLE) {
-        term.complain(&format!(
-            "warning: nothing is enforced on target {}, which cannot be used: {}",
-            target.name, target.detail
-        ));
+    let away = ["Disconnected", "Handshaking", "Unusable"];
+    for target in answer.into_inner().targets {
+        if away.contains(&target.state.as_str()) {
+            term.complain(&format!(
+                "warning: target {} is {}, and the change is not enforced there yet: {}",
+                target.name, target.state, target.detail
+            ));
+        }
     }
-    Ok(())
 }
-
-/// The state of a target that cannot be used as it is.
-const UNUSABLE: &str = "Unusable";
 
 /// Names the targets that do not hold a generation after `seconds`.
 fn behind(generation: u64, seconds: u32, targets: &[TargetView]) -> String {

@@ -94,7 +94,7 @@ pub(super) fn lower(
             !icmp && point.may_hold(&row.key, row.action).is_none()
         });
     }
-    let levels = levels(&mut rows, model.priorities());
+    let levels = levels(&rows, model.priorities());
     let levels = levels.map_err(|needed| {
         refuse(
             &table.name,
@@ -129,7 +129,7 @@ pub(super) fn lower(
 
 /// A priority for each row, the first the highest, counted from 1: one for each decider, or for each run of one verdict where there
 /// are too few. An error is how many there would have to be.
-fn levels(rows: &mut [Draft], most: u32) -> Result<Vec<u32>, u32> {
+fn levels(rows: &[Draft], most: u32) -> Result<Vec<u32>, u32> {
     let by_run = |same: fn(&Draft, &Draft) -> bool| -> Vec<u32> {
         let mut level = 1;
         let mut levels = vec![level; rows.len()];
@@ -252,6 +252,10 @@ fn left_out(kinds: &BTreeSet<PacketKind>) -> Reason {
         words.join(", "),
         names.join(", ")
     )
+}
+
+fn too_many(rule: &str) -> Reason {
+    format!("{rule} takes more than {MOST} rows: use fewer prefixes and ranges")
 }
 
 /// Whether an entry looks at more than addresses and the protocol.
@@ -381,6 +385,9 @@ impl Writer<'_> {
         for why in &named.differs {
             self.fall_short(Decider::Entry(index), why.clone());
         }
+        if named.rows() > MOST {
+            return Err(too_many(&entry.origin));
+        }
         let mut rows = product(family, &entry.matcher, &named);
         rows.try_for_each(|key| self.allow(key, Decider::Entry(index)))
     }
@@ -399,6 +406,9 @@ impl Writer<'_> {
         };
         for why in &named.differs {
             self.fall_short(by, why.clone());
+        }
+        if named.rows() > MOST {
+            return self.fall_short(by, too_many(&entry.origin));
         }
         for key in product(family, m, &named) {
             match self.point.may_hold(&key, Verdict::Deny) {

@@ -295,7 +295,7 @@ impl Driver {
 
     fn found(&mut self, result: Result<Result<Found, String>, ClientError>) {
         let events = match result {
-            Err(error) => self.session.unusable(with_causes(&error)),
+            Err(error) => self.session.unasked(with_causes(&error)),
             Ok(Err(why)) => self.session.unusable(why),
             Ok(Ok(found)) => {
                 self.cookie = found.cookie;

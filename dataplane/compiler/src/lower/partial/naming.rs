@@ -31,6 +31,20 @@ fn is_icmp(family: Family, protocol: Protocol) -> bool {
     )
 }
 
+impl Named {
+    /// How many rows it takes.
+    pub(super) fn rows(&self) -> usize {
+        let parts = [
+            self.remote.len(),
+            self.local.len(),
+            self.flags.len(),
+            self.src.len(),
+            self.dst.len(),
+        ];
+        parts.into_iter().fold(1, usize::saturating_mul)
+    }
+}
+
 /// Every row of an entry: one for each prefix, port and flags.
 pub(super) fn product<'n>(
     family: Family,
