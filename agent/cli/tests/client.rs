@@ -59,6 +59,41 @@ async fn apply_passes_its_options_on() {
 }
 
 #[tokio::test]
+async fn apply_warns_of_targets_that_are_away_and_of_no_others() {
+    let states = ["Disconnected", "Handshaking", "Unusable", "Applying", "InSync"];
+    let target = |state: &str| Target {
+        detail: "what is the matter".to_string(),
+        ..messages::target(state, state, 0, 7)
+    };
+    let agent = Agent::start(State {
+        apply: Some(Ok(messages::applied())),
+        targets: ListTargetsResponse {
+            targets: states.map(target).to_vec(),
+            ..ListTargetsResponse::default()
+        },
+        ..State::default()
+    });
+    let file = document();
+    let path = file.path().to_str().expect("UTF-8");
+    let ran = run(agent.socket(), &["apply", "-f", path]).await;
+    let warning = |name: &str| {
+        format!(
+            "warning: target {name} is {name}, and the change is not enforced there yet: what is the matter\n"
+        )
+    };
+    assert_eq!(
+        (ran.exit, ran.err),
+        (
+            Exit::Done,
+            [warning("Disconnected"), warning("Unusable")].concat()
+        )
+    );
+    assert!(!ran.out.is_empty());
+    let tried = run(agent.socket(), &["apply", "-f", path, "--dry-run"]).await;
+    assert_eq!(tried.err, "", "nothing was changed");
+}
+
+#[tokio::test]
 async fn a_refused_document_prints_nothing_on_stdout() {
     let details = ErrorDetails::with_bad_request_violation("version", "is missing");
     let status = Status::with_error_details(Code::InvalidArgument, "1 field", details);

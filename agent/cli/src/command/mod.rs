@@ -84,13 +84,14 @@ async fn settle(
     Ok(Some(status.realized))
 }
 
-/// Names the targets on which a change is not enforced yet, because they are away or cannot be used. The change is made, whatever
-/// the answer is: callers who may not see targets, or whose agent is gone by now, are not told.
+/// Names the targets on which a change is not enforced because they are away or cannot be used. One whose connection is being set up
+/// is not named: every first apply meets one. The change is made, whatever the answer is: callers who may not see targets, or whose
+/// agent is gone by now, are not told.
 async fn warn_of_away(client: &Client, term: &mut Term<'_>) {
     let Ok(answer) = client.targets().list_targets(v1::ListTargetsRequest {}).await else {
         return;
     };
-    let away = ["Disconnected", "Handshaking", "Unusable"];
+    let away = ["Disconnected", "Unusable"];
     for target in answer.into_inner().targets {
         if away.contains(&target.state.as_str()) {
             term.complain(&format!(

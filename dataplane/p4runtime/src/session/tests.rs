@@ -95,3 +95,32 @@ fn a_generation_is_in_force_and_the_next_is_written_while_packets_are_given_a_mo
     assert_eq!(settle(&mut session), (vec![deleted(2)], false));
     assert_eq!(session.state(), SessionState::InSync);
 }
+
+#[test]
+fn a_device_that_cannot_be_used_is_unusable_until_it_can_and_one_that_was_not_reached_is_not() {
+    let mut session = Session::new(false);
+    let asked = |session: &mut Session| {
+        session.connected();
+        session.arbitrated(true);
+        session.take_effects();
+    };
+    asked(&mut session);
+    session.unasked("no answer within 30 s".to_string());
+    assert_eq!(session.state(), SessionState::Handshaking);
+    session.look_again();
+    session.unusable("it has no tables".to_string());
+    assert_eq!(session.state(), SessionState::Unusable);
+    // While it is asked again, too, and when there is no answer.
+    session.look_again();
+    assert_eq!(session.state(), SessionState::Unusable);
+    session.unasked("no answer within 30 s".to_string());
+    assert_eq!(session.state(), SessionState::Unusable);
+    session.look_again();
+    session.runs(Running::Wanted);
+    assert!(session.is_ready());
+    assert_ne!(session.state(), SessionState::Unusable);
+    // Nothing of it outlives the connection.
+    session.disconnected();
+    asked(&mut session);
+    assert_eq!(session.state(), SessionState::Handshaking);
+}
