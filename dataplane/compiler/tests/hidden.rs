@@ -55,7 +55,8 @@ fn a_port_is_closed_behind_extension_headers_that_a_parser_may_not_follow() {
     let policy = policy(&deny("tcp", &["25"]));
     let (blind, mut sighted) = (unknown(), unknown());
     sighted.view.ipv6_extension_headers = true;
-    for number in IPV6_EXTENSIONS {
+    // Hop-by-hop options, routing, fragment, authentication (RFC 4302), destination options.
+    for number in [0, 43, 44, 51, 60] {
         let shown = |model, v6| says(&rows(&policy, model), model, v6, number, (1, 1));
         assert_eq!(shown(&blind, true), Verdict::Deny, "header {number}");
         // These are headers of IPv6: IPv4 has protocols of the same numbers, but for hop-by-hop options.

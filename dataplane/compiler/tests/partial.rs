@@ -361,6 +361,37 @@ fn a_rule_without_ports_needs_nothing_accepted() {
     assert_eq!(passes, [PacketKind::LaterFragments, PacketKind::ExtensionHeaders]);
 }
 
+/// What a parser takes for no IP may carry some: in LLC and SNAP, or behind tags.
+#[test]
+fn frames_that_are_no_ip_to_a_parser_are_not_denied() {
+    let rules = json!([{"name": "web", "action": "allow", "direction": "egress", "protocol": "tcp", "ports": ["80"]}]);
+    let policy = sends(&rules, "deny");
+    let model = vendor(&PacketKind::OBSCURE);
+    let (mut held, coverage) = rows(&policy, &model);
+    assert!(
+        held.policy
+            .iter()
+            .all(|row| matches!(row.key.frame, FrameMatch::Ip(_))),
+        "{held:?}"
+    );
+    assert!(
+        coverage.rules[&Decider::Default]
+            .passes
+            .contains_key(&PacketKind::NotIp)
+    );
+    // A row that denies them is refuted, be it about every frame or about those with a VLAN tag.
+    for frame in [FrameMatch::Any, FrameMatch::EtherType(0x8100)] {
+        let last = held.policy.last_mut().unwrap();
+        assert_eq!(last.action, Verdict::Deny);
+        last.key.frame = frame;
+        let refuted = prove(&policy, &held, &model, model.partial.as_ref().unwrap());
+        assert!(
+            matches!(refuted, Err(Unproved::Differs(_))),
+            "{frame:?}: {refuted:?}"
+        );
+    }
+}
+
 #[test]
 fn a_rule_of_too_many_rows_is_left_out_by_name_before_they_are_made() {
     let prefixes = |of: &str| {
