@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     std::fs::write(out.join("portcullis.bin"), api.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(api)?;
+    let switch = protox::compile(["portcullis/switch/v1/switch.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds(switch)?;
     let p4 = FileDescriptorSet::decode(std::fs::read("p4/p4runtime.fds")?.as_slice())?;
     tonic_prost_build::configure()
         .include_file("p4runtime.rs")

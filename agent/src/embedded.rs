@@ -41,7 +41,7 @@ pub enum KeepError {
 }
 
 /// Whether a server answers on a socket.
-pub async fn answers(socket: &Path) -> bool {
+async fn answers(socket: &Path) -> bool {
     UnixStream::connect(socket).await.is_ok()
 }
 

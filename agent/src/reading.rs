@@ -116,7 +116,7 @@ fn label_of(running: &Config) -> String {
 fn uninterrupted(targets: &TargetsConfig) -> TargetsConfig {
     let mut targets = targets.clone();
     match &mut targets {
-        TargetsConfig::Discover(target, _) => target.allow_interruption = false,
+        TargetsConfig::Discover(discovery) => discovery.allow_interruption = false,
         TargetsConfig::Configured(targets) => {
             for target in targets {
                 if let AnyTarget::Ovs(target) = target {

@@ -1,5 +1,7 @@
 //! The targets: starts their backends and follows their status.
 
+mod local;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -108,6 +110,18 @@ pub enum TargetError {
         target: String,
         source: embedded::KeepError,
     },
+    /// The file that keeps what was found.
+    #[error("cannot read {file}, which keeps what datapath was found")]
+    DiscoveredFile { file: String, source: std::io::Error },
+    /// The same, when it is no configuration.
+    #[error("{file} keeps what datapath was found, and is wrong: delete it to have the agent look again")]
+    Discovered {
+        file: String,
+        source: Box<config::ConfigError>,
+    },
+    /// The same, when it was changed beyond what it is for.
+    #[error("{file} keeps what datapath was found, and {what}: move it to the agent's configuration")]
+    Unfit { file: String, what: &'static str },
     /// The program that this binary carries.
     #[error("target {target}")]
     Program { target: String, source: ProgramError },
@@ -115,8 +129,9 @@ pub enum TargetError {
 
 /// Reads the files that targets are configured by; starts nothing.
 pub fn check(targets: &config::TargetsConfig) -> Result<(), TargetError> {
-    let config::TargetsConfig::Configured(targets) = targets else {
-        return Ok(());
+    let targets = match targets {
+        config::TargetsConfig::Configured(targets) => targets,
+        config::TargetsConfig::Discover(discovery) => return local::check(discovery),
     };
     for target in targets {
         if let AnyTarget::P4Runtime(target) = target {
@@ -143,7 +158,7 @@ fn readable(target: &str, tls: &portcullis_p4runtime::Tls) -> Result<(), TargetE
     Ok(())
 }
 
-/// Starts what the configuration names, or what is found when it names nothing. A datapath that is not there yet is
+/// Starts what the configuration names, or a search when it names nothing. A datapath that is not there yet is
 /// started all the same: its session waits for it.
 pub async fn start(targets: &config::TargetsConfig) -> Result<Vec<Launched>, TargetError> {
     start_with(targets, Arc::new(Unstored::default())).await
@@ -161,7 +176,7 @@ pub async fn start_with(
             let launch = |prepared: PreparedTarget<'_>| prepared.launch(targets, &records);
             Ok(prepared.into_iter().map(launch).collect())
         }
-        config::TargetsConfig::Discover(ovs, switch) => discover(ovs, switch, &records).await,
+        config::TargetsConfig::Discover(discovery) => Ok(vec![local::launch(discovery, &records)?]),
     }
 }
 
@@ -273,40 +288,4 @@ fn shares_bridge(target: &portcullis_ovs::Config, other: &AnyTarget) -> Option<u
     let bridges = target.bridge.as_ref().zip(other.bridge.as_ref());
     let apart = other.ovsdb != target.ovsdb || bridges.is_some_and(|(a, b)| a != b);
     (other.name != target.name && !apart).then_some(other.cookie)
-}
-
-/// Open vSwitch when it is there, else the embedded switch, else whatever of the former comes. One line says what was
-/// found and what was not.
-async fn discover(
-    bridge: &portcullis_ovs::Config,
-    switch: &config::P4Target,
-    records: &Arc<dyn Footprints>,
-) -> Result<Vec<Launched>, TargetError> {
-    const OTHERS: &str = "not looked for: P4Runtime devices, which have to be configured";
-    match portcullis_ovs::discover(bridge).await {
-        Ok(found) => tracing::info!(
-            "found Open vSwitch {} with DPDK {} at {}, bridge {}: target {}; {OTHERS}",
-            found.ovs_version,
-            found.dpdk_version,
-            bridge.ovsdb,
-            found.bridge,
-            bridge.name
-        ),
-        Err(why) if embedded::answers(config::EMBEDDED_SOCKET.as_ref()).await => {
-            tracing::info!(
-                "found the embedded switch at {}: target {}; not found: {why}; {OTHERS}. Its uplinks are not known: \
-                 configure it with kind = \"embedded\" to name them",
-                switch.address,
-                switch.name
-            );
-            return Ok(vec![prepare_p4(switch)?.launch(&[], records)]);
-        }
-        Err(why) => tracing::warn!(
-            "found no datapath; not found: {why}; the embedded switch does not answer at {}; target {} waits for Open \
-             vSwitch. To have the embedded switch started, configure it with kind = \"embedded\" and its ports; {OTHERS}",
-            config::EMBEDDED_SOCKET,
-            bridge.name
-        ),
-    }
-    Ok(vec![launch_ovs(bridge, &[], records)])
 }

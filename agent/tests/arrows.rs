@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crate, and what of ours it may import.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("dataplane/policy", &[]),
     ("dataplane/compiler", &["policy"]),
     ("dataplane/backend", &["policy", "compiler"]),
@@ -34,6 +34,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "audit",
             "checks",
             "cli",
+            "discovery",
             "ovs",
             "p4runtime",
             "proto",
@@ -44,6 +45,10 @@ const ARROWS: [(&str, &[&str]); 19] = [
     (
         "agent/cli",
         &["policy", "compiler", "p4runtime", "proto", "audit"],
+    ),
+    (
+        "agent/discovery",
+        &["policy", "compiler", "ovs", "ovsdb", "p4runtime", "proto"],
     ),
     ("agent/unlock", &["policy"]),
     ("agent/checks", &["policy"]),
@@ -86,8 +91,9 @@ const LAYERS: [&str; 16] = [
 ];
 
 /// Files that decide without I/O: whole crates, or parts of them; and the files of a part that do the I/O.
-const PURE: [(&str, &[&str]); 16] = [
+const PURE: [(&str, &[&str]); 17] = [
     ("agent/audit/src", &[]),
+    ("agent/discovery/src", &["look.rs"]),
     ("agent/unlock/src", &[]),
     ("agent/src/access/accounts.rs", &[]),
     ("agent/src/access/caller.rs", &[]),
@@ -113,7 +119,7 @@ const PURE: [(&str, &[&str]); 16] = [
     ),
     (
         "dataplane/p4runtime/src",
-        &["backend.rs", "client.rs", "config.rs", "driver"],
+        &["backend.rs", "client.rs", "config.rs", "driver", "look.rs"],
     ),
     (
         "dataplane/switch/src",

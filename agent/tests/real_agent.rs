@@ -10,6 +10,7 @@ mod bed;
 #[path = "api/pair.rs"]
 mod pair;
 mod real_bypass;
+mod real_discovery;
 mod real_soak;
 mod real_two_targets;
 mod real_upgrade;

@@ -1,10 +1,15 @@
-//! Generated code: the portcullis.v1 API and P4Runtime.
+//! Generated code: the portcullis.v1 API, the service of the embedded switch, and P4Runtime.
 // Generated code carries the comments of its .proto; what has none there has none here.
 #![allow(missing_docs, clippy::all)]
 
 /// The port-policy API, from `proto/portcullis/v1`.
 pub mod v1 {
     tonic::include_proto!("portcullis.v1");
+}
+
+/// The service of the embedded switch beside P4Runtime, from `proto/portcullis/switch/v1`.
+pub mod switch {
+    tonic::include_proto!("portcullis.switch.v1");
 }
 
 /// Encoded `FileDescriptorSet` of the API, for reflection.

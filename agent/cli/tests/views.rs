@@ -213,7 +213,11 @@ fn realized_is_in_sync_and_applied_everywhere() {
 fn hits() {
     insta::assert_snapshot!(both(&HitsView::from(messages::hits())));
     assert_eq!(
-        written(&HitsView { hits: Vec::new() }, Output::Table, None),
+        written(
+            &HitsView::from(v1::ListHitsResponse::default()),
+            Output::Table,
+            None
+        ),
         "no hits\n"
     );
 }

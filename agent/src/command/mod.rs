@@ -2,6 +2,7 @@
 
 mod database;
 mod database_view;
+mod discover;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ pub enum Command {
     /// Back up the agent's database, examine it, restore it: on the agent's machine, as its user.
     #[command(subcommand)]
     Database(database::DatabaseCommand),
+    /// Show the datapaths of this machine: what each can hold, its uplink, and a `[[target]]` section for it. Needs no agent; reads only.
+    Discover(discover::Discover),
     /// Print reference documentation as Markdown.
     #[command(hide = true)]
     Docs {
@@ -100,6 +103,7 @@ pub async fn execute(CommandLine { globals, command }: CommandLine, term: &mut T
         Command::Agent(agent) => return run_agent(agent).await,
         Command::Client(command) => cli::execute(command, &globals, CommandLine::command(), term).await,
         Command::Database(command) => cli::finish(database::run(&command, term), term),
+        Command::Discover(args) => cli::finish(discover::run(args, term).await, term),
         Command::Docs { page } => cli::finish(print(page, term), term),
     };
     exit.code()

@@ -4,20 +4,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use portcullis_backend::OnGap;
+use portcullis_discovery::EMBEDDED_SOCKET;
 use toml::Spanned;
 
 use super::resolve::{Result, foreign, refuse, resync};
 use super::{Embedded, P4Program, P4Target, p4, raw};
-
-/// Where the switch is when nothing else is said; `portcullis-switch` listens there by itself, too.
-pub const DEFAULT_SOCKET: &str = "/run/portcullis-switch/p4runtime.sock";
 
 pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     let at = |field: &str| format!("{path}.{field}");
     foreign(path, "ovs", &of_ovs(&raw))?;
     foreign(path, "p4runtime", &of_p4runtime(&raw))?;
     let socket = match &raw.address {
-        None => PathBuf::from(DEFAULT_SOCKET),
+        None => PathBuf::from(EMBEDDED_SOCKET),
         Some(address) => match address.get_ref().strip_prefix("unix:") {
             Some(file) if file.starts_with('/') => PathBuf::from(file),
             _ => {
@@ -167,25 +165,4 @@ pub(super) fn foreign_to_others(path: &str, raw: &raw::Target) -> Result<()> {
         ("outlives_agent", raw.outlives_agent.as_ref().map(Spanned::span)),
     ];
     foreign(path, "embedded", &settings)
-}
-
-/// The switch that is found where nothing is configured.
-pub(super) fn found() -> P4Target {
-    P4Target {
-        accept: BTreeSet::new(),
-        on_gap: OnGap::Refuse,
-        name: "embedded".to_string(),
-        address: format!("unix:{DEFAULT_SOCKET}"),
-        device_id: 1,
-        role: String::new(),
-        election_id: 1,
-        program: P4Program::Embedded,
-        overwrite_pipeline: false,
-        uplinks: Vec::new(),
-        servers: Vec::new(),
-        tls: None,
-        resync_interval: super::resolve::default_target().resync_interval,
-        cookie: portcullis_p4runtime::Config::DEFAULT_TAG,
-        embedded: None,
-    }
 }

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
+use portcullis_discovery::Places;
 
 pub use access::{
     ANY_TENANT, AccessConfig, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
 };
-pub use embedded::DEFAULT_SOCKET as EMBEDDED_SOCKET;
 pub use oidc::{Algorithm, KeySource, OidcConfig, OidcKeys};
 pub use role::Role;
 pub use san::{Pattern, San, is_plain};
@@ -153,10 +153,21 @@ pub enum ClientAuth {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetsConfig {
-    /// Look for what is there: Open vSwitch with these settings, else the embedded switch, else wait for the former.
-    Discover(Box<portcullis_ovs::Config>, Box<P4Target>),
+    /// None is configured: look for the one datapath of this machine.
+    Discover(Discovery),
     /// As configured; at least one.
     Configured(Vec<AnyTarget>),
+}
+
+/// How the datapath of an agent without a `[[target]]` is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// Addresses of the servers that are asked.
+    pub places: Places,
+    /// Where it is kept which datapath was found.
+    pub file: PathBuf,
+    /// Whether the target may make changes that remove its rows for a moment.
+    pub allow_interruption: bool,
 }
 
 /// A datapath of any sort.
@@ -236,7 +247,7 @@ impl TargetsConfig {
     /// Lets targets make changes that remove their rows for a moment.
     pub fn allow_interruption(&mut self) {
         match self {
-            TargetsConfig::Discover(target, _) => target.allow_interruption = true,
+            TargetsConfig::Discover(discovery) => discovery.allow_interruption = true,
             TargetsConfig::Configured(targets) => {
                 for target in targets {
                     if let AnyTarget::Ovs(target) = target {

@@ -109,7 +109,7 @@ pub(super) fn ports(
     Ok((uplinks, servers))
 }
 
-fn is_address(text: &str) -> bool {
+pub(super) fn is_address(text: &str) -> bool {
     text.starts_with("unix:/")
         || text
             .rsplit_once(':')

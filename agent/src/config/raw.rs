@@ -20,6 +20,7 @@ pub(super) struct Raw {
     pub checks: Checks,
     pub store: Store,
     pub audit: Audit,
+    pub discovery: Discovery,
     pub target: Vec<Spanned<Target>>,
     pub metrics: Metrics,
     pub log: Log,
@@ -154,6 +155,13 @@ pub(super) struct Checks {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Store {
     pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Discovery {
+    pub ovsdb: Option<Spanned<String>>,
+    pub servers: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_compiler::StageModel;
+use portcullis_discovery::Places;
 use portcullis_ovs::FinalAction;
 use portcullis_policy::Name;
 use toml::Spanned;
 
 use super::{
-    AccessConfig, AnyTarget, ApiConfig, ApiTls, Audit, ClientAuth, Config, Limits, Log, Problem,
+    AccessConfig, AnyTarget, ApiConfig, ApiTls, Audit, ClientAuth, Config, Discovery, Limits, Log, Problem,
     TargetsConfig, Tcp, access, checks, embedded, p4, raw,
 };
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
 const LAST_TABLE: u8 = 253;
+/// The file, beside the database, that keeps which datapath was found.
+const DISCOVERED: &str = "discovered.toml";
 /// Longest path of a Unix socket, in bytes (`sockaddr_un`, Linux).
 const LONGEST_SOCKET: usize = 107;
 /// Fewest entries of the audit log that stay in the database.
@@ -38,17 +41,23 @@ pub(super) fn refuse<T, S>(
 
 pub(super) fn resolve(raw: raw::Raw, file: &Path) -> Result<Config> {
     let access = raw.access.map(access::access).transpose()?;
+    let store = raw
+        .store
+        .path
+        .unwrap_or_else(|| "/var/lib/portcullis/portcullis.db".into());
+    let discovery = Discovery {
+        places: places(raw.discovery)?,
+        file: store.with_file_name(DISCOVERED),
+        allow_interruption: false,
+    };
     Ok(Config {
         file: file.to_path_buf(),
         api: api(raw.api, access.as_ref())?,
         access,
         checks: checks::checks(raw.checks)?,
-        store: raw
-            .store
-            .path
-            .unwrap_or_else(|| "/var/lib/portcullis/portcullis.db".into()),
+        store,
         audit: audit(raw.audit)?,
-        targets: targets(raw.target)?,
+        targets: targets(raw.target, discovery)?,
         metrics: raw.metrics.listen,
         log: log(raw.log)?,
         limits: limits(raw.limits)?,
@@ -183,12 +192,34 @@ pub(super) fn default_target() -> portcullis_ovs::Config {
     portcullis_ovs::Config::new("ovs", portcullis_ovs::Config::DEFAULT_OVSDB)
 }
 
-fn targets(raw: Vec<Spanned<raw::Target>>) -> Result<TargetsConfig> {
+/// Where an agent without a `[[target]]` looks for a datapath.
+fn places(raw: raw::Discovery) -> Result<Places> {
+    let default = Places::default();
+    let server = |(index, text): (usize, Spanned<String>)| match p4::is_address(text.get_ref()) {
+        true => Ok(text.into_inner()),
+        false => {
+            let problem = format!(
+                "`{}` is no address: write HOST:PORT or unix:/PATH",
+                text.get_ref()
+            );
+            refuse(&text, format!("discovery.servers[{index}]"), problem)
+        }
+    };
+    let servers = raw
+        .servers
+        .map(|list| list.into_iter().enumerate().map(server).collect());
+    Ok(Places {
+        ovsdb: match raw.ovsdb {
+            None => default.ovsdb,
+            Some(text) => ovsdb(text, "discovery.ovsdb".to_string())?,
+        },
+        servers: servers.transpose()?.unwrap_or(default.servers),
+    })
+}
+
+fn targets(raw: Vec<Spanned<raw::Target>>, discovery: Discovery) -> Result<TargetsConfig> {
     if raw.is_empty() {
-        return Ok(TargetsConfig::Discover(
-            Box::new(default_target()),
-            Box::new(embedded::found()),
-        ));
+        return Ok(TargetsConfig::Discover(discovery));
     }
     let mut targets: Vec<AnyTarget> = Vec::new();
     for (index, entry) in raw.into_iter().enumerate() {

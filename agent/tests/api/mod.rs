@@ -8,6 +8,7 @@ mod certificates;
 mod closing;
 mod crowds;
 mod database;
+mod discovery;
 mod documents;
 mod embedded;
 mod evidence;

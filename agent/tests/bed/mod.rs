@@ -184,6 +184,12 @@ impl Bed {
 /// An agent; killed by SIGKILL when it is dropped.
 pub struct Agent(Child);
 
+impl Agent {
+    pub fn new(child: Child) -> Self {
+        Agent(child)
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // It may have ended already.

@@ -1,5 +1,6 @@
-//! Discovery: whether Open vSwitch with DPDK runs at an address, and which bridge to program.
+//! Looks at an Open vSwitch: what its database says, and which bridge a configuration means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_ovsdb::{Bridge, Session, SessionConfig, Switch};
@@ -10,24 +11,16 @@ use crate::io::Link;
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The bridge to program, and versions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Name of the bridge.
-    pub bridge: String,
-    /// Version of Open vSwitch, when it says.
-    pub ovs_version: String,
-    /// Version of DPDK, when it says.
-    pub dpdk_version: String,
-}
-
 /// Why there is nothing to program.
 #[allow(missing_docs, reason = "each message names its fields")]
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum NotFound {
     /// The server cannot be reached.
-    #[error("no OVSDB server at {address}: {why}")]
-    NoDatabase { address: String, why: String },
+    #[error("no OVSDB server at {address}: {source}")]
+    NoDatabase {
+        address: String,
+        source: Arc<std::io::Error>,
+    },
     /// It does not behave.
     #[error("the OVSDB server at {address} cannot be used: {why}")]
     Unusable { address: String, why: String },
@@ -84,17 +77,16 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// Reads the database once and chooses the bridge.
-pub async fn discover(config: &Config) -> Result<Found, NotFound> {
-    let address = config.ovsdb.clone();
-    let mut link = Link::connect(&address)
+/// Reads the database once: every bridge with its ports. Nothing is written.
+pub async fn look(address: &str) -> Result<Switch, NotFound> {
+    let mut link = Link::connect(address)
         .await
         .map_err(|error| NotFound::NoDatabase {
-            address: address.clone(),
-            why: error.to_string(),
+            address: address.to_string(),
+            source: Arc::new(error),
         })?;
     let unusable = |why: String| NotFound::Unusable {
-        address: address.clone(),
+        address: address.to_string(),
         why,
     };
     let mut session = Session::new(SessionConfig::default());
@@ -103,13 +95,7 @@ pub async fn discover(config: &Config) -> Result<Found, NotFound> {
         loop {
             link.write(session.take_output());
             if let Some(switch) = session.switch() {
-                let bridge = choose(switch, config)?;
-                let said = |v: &Option<String>| v.clone().unwrap_or_else(|| "unknown".to_string());
-                return Ok(Found {
-                    bridge: bridge.name.clone(),
-                    ovs_version: said(&switch.ovs_version),
-                    dpdk_version: said(&switch.dpdk_version),
-                });
+                return Ok(switch.clone());
             }
             let bytes = link.read().await.map_err(|e| unusable(e.to_string()))?.to_vec();
             session
@@ -119,5 +105,5 @@ pub async fn discover(config: &Config) -> Result<Found, NotFound> {
     };
     tokio::time::timeout(PATIENCE, ask)
         .await
-        .unwrap_or_else(|_| Err(unusable(format!("no answer within {PATIENCE:?}"))))
+        .unwrap_or_else(|_| Err(unusable(format!("no answer within {} s", PATIENCE.as_secs()))))
 }

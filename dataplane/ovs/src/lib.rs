@@ -26,5 +26,5 @@ pub mod units;
 
 pub use backend::OvsBackend;
 pub use config::{Config, FailMode, FinalAction};
-pub use discover::{Found, NotFound, discover};
+pub use discover::{NotFound, look};
 pub use flow::{Flow, FlowBody, FlowIdentity, FlowKey, SharedIdentity, Writer, text};

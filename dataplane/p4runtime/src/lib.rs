@@ -6,7 +6,7 @@
 //! intent ─▶ points (who is where), the compiler's rows ─▶ units ─▶ session ─order─▶ requests ─wire─▶ client
 //! ```
 //!
-//! I/O: `backend`, `client`, `driver`. Everything else is pure.
+//! I/O: `backend`, `client`, `driver`, `look`. Everything else is pure.
 //!
 //! A P4 program that uses our names needs no mapping ([`model`] lists them); neither does an ingress ACL table whose
 //! match fields have names that mean one thing to everybody. For anything else a [`Mapping`] says what is what.
@@ -23,6 +23,7 @@ pub mod entry;
 pub mod failure;
 pub mod find;
 mod limits;
+mod look;
 pub mod mapping;
 pub mod model;
 mod numbered;
@@ -40,6 +41,7 @@ pub mod wire;
 pub use backend::P4Backend;
 pub use config::{Config, PipelineSource, PortMatching, Tls};
 pub use describe::describe;
+pub use look::{NoServer, SeenDevice, Server, look};
 pub use mapping::Mapping;
 pub use model::{MappingError, from_p4info};
 pub use order::UPDATES;

@@ -196,14 +196,14 @@ impl PortSpec {
     }
 }
 
-impl fmt::Display for PortSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=", self.number)?;
-        match &self.kind {
-            Kind::Tap(name) => write!(f, "tap:{name}"),
-            Kind::AfPacket(name) => write!(f, "af_packet:{name}"),
-            Kind::Pci(address) => write!(f, "pci:{address}"),
-            Kind::VhostUser(path) => write!(f, "vhost_user:{path}"),
+impl Kind {
+    /// Its word and what follows it, as they are written; nothing follows `ring` and `null`.
+    pub fn parts(&self) -> (&'static str, String) {
+        match self {
+            Kind::Tap(name) => ("tap", name.clone()),
+            Kind::AfPacket(name) => ("af_packet", name.clone()),
+            Kind::Pci(address) => ("pci", address.clone()),
+            Kind::VhostUser(path) => ("vhost_user", path.clone()),
             Kind::Pcap { rx, tx, repeat } => {
                 let parts = [
                     rx.as_ref().map(|file| format!("rx={file}")),
@@ -211,12 +211,23 @@ impl fmt::Display for PortSpec {
                     repeat.then(|| "repeat".to_string()),
                 ];
                 let parts: Vec<String> = parts.into_iter().flatten().collect();
-                write!(f, "pcap:{}", parts.join(","))
+                ("pcap", parts.join(","))
             }
-            Kind::Ring => f.write_str("ring"),
-            Kind::Null => f.write_str("null"),
-            Kind::Device(args) => write!(f, "device:{args}"),
+            Kind::Ring => ("ring", String::new()),
+            Kind::Null => ("null", String::new()),
+            Kind::Device(args) => ("device", args.clone()),
         }
+    }
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, what) = self.kind.parts();
+        write!(f, "{}={kind}", self.number)?;
+        if what.is_empty() {
+            return Ok(());
+        }
+        write!(f, ":{what}")
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use portcullis_proto::switch::switch_service_server::SwitchServiceServer;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ use tonic::transport::Server;
 use crate::config::{Config, Listen};
 use crate::engine::Engine;
 use crate::report;
-use crate::server::Service;
+use crate::server::{PortList, Service};
 use crate::switch::{Switch, SwitchError};
 
 /// How often it is looked whether workers still run.
@@ -100,7 +101,12 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
     let mut switch = Switch::start(config)?;
     let service = Service::new(Arc::clone(&switch.engine), config.device_id);
     let (stop, stopped) = watch::channel(false);
-    let mut server = tokio::spawn(p4runtime(bound, service, stopped.clone()));
+    let mut server = tokio::spawn(p4runtime(
+        bound,
+        service,
+        PortList::server(&config.ports),
+        stopped.clone(),
+    ));
     let mut ending = tokio::spawn(end_rows(Arc::clone(&switch.engine)));
     let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<String>>(4);
     let mut scraped = tokio::spawn(scrape(metrics, ask, stopped));
@@ -173,11 +179,13 @@ async fn end_rows(engine: Arc<Engine>) {
 async fn p4runtime(
     bound: Bound,
     service: Arc<Service>,
+    ports: SwitchServiceServer<PortList>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     let router = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(service.server());
+        .add_service(service.server())
+        .add_service(ports);
     let end = async move {
         // The sender goes only with the whole program.
         let _gone = stopped.wait_for(|stop| *stop).await;

@@ -67,16 +67,14 @@ impl Device {
     }
 
     fn start(sandbox: &Sandbox, program: Vec<String>, log: &str) -> Result<Self> {
-        let dir = sandbox.dir();
-        let id = field(&dir.join("sandbox.conf"), "id")?;
-        let mut command = ["ip", "netns", "exec", &format!("pc{id}-ovs")]
+        let mut command = ["ip", "netns", "exec", &sandbox.namespace()?]
             .map(str::to_string)
             .to_vec();
         command.extend(program);
-        let log = dir.join(log);
+        let log = sandbox.dir().join(log);
         let mut device = Device {
-            child: in_sandbox(dir, &command, &log)?,
-            socket: dir.join(SOCKET),
+            child: in_sandbox(sandbox.dir(), &command, &log)?,
+            socket: sandbox.dir().join(SOCKET),
             command,
             log,
         };
@@ -141,10 +139,7 @@ impl Device {
 
     /// Takes the cable of one of its ports out, or puts it back.
     pub fn link(&self, sandbox: &Sandbox, name: &str, up: bool) -> Result<()> {
-        let dir = sandbox.dir();
-        let id = field(&dir.join("sandbox.conf"), "id")?;
-        let veth = field(&dir.join("endpoints").join(name), "veth")?;
-        let namespace = format!("pc{id}-ovs");
+        let (namespace, veth) = (sandbox.namespace()?, sandbox.switch_side(name)?);
         let state = if up { "up" } else { "down" };
         crate::sandbox::run(Command::new("ip").args(["-n", &namespace, "link", "set", &veth, state]))
             .map(drop)
@@ -193,24 +188,8 @@ fn listen(sandbox: &Sandbox) -> String {
 
 /// The interfaces of endpoints on the switch's side.
 fn veths(sandbox: &Sandbox, ports: &[(u32, &str)]) -> Result<Vec<(u32, String)>> {
-    let records = sandbox.dir().join("endpoints");
-    let veth = |(number, name): &(u32, &str)| Ok((*number, field(&records.join(name), "veth")?));
+    let veth = |(number, name): &(u32, &str)| Ok((*number, sandbox.switch_side(name)?));
     ports.iter().map(veth).collect()
-}
-
-/// A field of one of the sandbox's records.
-fn field(file: &Path, name: &str) -> Result<String> {
-    let text = std::fs::read_to_string(file).map_err(|source| TestbedError::File {
-        path: file.to_path_buf(),
-        source,
-    })?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_string));
-    value.ok_or_else(|| TestbedError::File {
-        path: file.to_path_buf(),
-        source: std::io::Error::other(format!("it has no {name}")),
-    })
 }
 
 fn in_sandbox(dir: &Path, command: &[String], log: &Path) -> Result<Child> {

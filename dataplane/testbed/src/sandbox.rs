@@ -110,6 +110,25 @@ impl Sandbox {
         self.dir.join(format!("{bridge}.mgmt"))
     }
 
+    /// Name of the network namespace that the switch runs in.
+    pub fn namespace(&self) -> Result<String> {
+        let id = field(&self.dir.join("sandbox.conf"), "id")?;
+        Ok(format!("pc{id}-ovs"))
+    }
+
+    /// The interface of an endpoint on the switch's side.
+    pub fn switch_side(&self, name: &str) -> Result<String> {
+        field(&self.dir.join("endpoints").join(name), "veth")
+    }
+
+    /// Lets the default route of the switch's namespace leave by an endpoint.
+    pub fn default_route(&self, name: &str) -> Result<()> {
+        let (namespace, veth) = (self.namespace()?, self.switch_side(name)?);
+        run(std::process::Command::new("ip")
+            .args(["-n", &namespace, "route", "replace", "default", "dev", &veth]))
+        .map(drop)
+    }
+
     /// Process id of ovs-vswitchd.
     pub fn vswitchd_pid(&self) -> Result<u32> {
         let path = self.dir.join("ovs-vswitchd.pid");
@@ -271,6 +290,21 @@ impl Sandbox {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
+}
+
+/// A field of one of the sandbox's records.
+fn field(file: &Path, name: &str) -> Result<String> {
+    let text = std::fs::read_to_string(file).map_err(|source| TestbedError::File {
+        path: file.to_path_buf(),
+        source,
+    })?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_string));
+    value.ok_or_else(|| TestbedError::File {
+        path: file.to_path_buf(),
+        source: std::io::Error::other(format!("it has no {name}")),
+    })
 }
 
 /// RFC 7047 section 4.1.3: the transaction that makes the ports and puts them into the bridge.

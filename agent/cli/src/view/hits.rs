@@ -31,6 +31,15 @@ pub struct HitView {
 pub struct HitsView {
     /// In the agent's order.
     pub hits: Vec<HitView>,
+    /// Targets whose hits are not among these.
+    pub unavailable: Vec<UnavailableView>,
+}
+
+/// A target that could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnavailableView {
+    pub target: String,
+    pub why: String,
 }
 
 impl From<v1::ListHitsResponse> for HitsView {
@@ -46,8 +55,13 @@ impl From<v1::ListHitsResponse> for HitsView {
             packets: h.packets,
             bytes: h.bytes,
         };
+        let unavailable = |u: v1::Unavailable| UnavailableView {
+            target: u.target,
+            why: u.why,
+        };
         HitsView {
             hits: answer.hits.into_iter().map(hit).collect(),
+            unavailable: answer.unavailable.into_iter().map(unavailable).collect(),
         }
     }
 }
@@ -96,10 +110,13 @@ impl View for HitsView {
                 h.endpoints(),
             ]);
         }
-        if grid.is_empty() {
-            "no hits\n".to_string()
-        } else {
-            grid.text(width)
+        let mut text = match grid.is_empty() {
+            true => "no hits\n".to_string(),
+            false => grid.text(width),
+        };
+        for UnavailableView { target, why } in &self.unavailable {
+            text += &format!("{target}: no hits: {why}\n");
         }
+        text
     }
 }
