@@ -1,6 +1,6 @@
 //! The embedded switch: a P4Runtime device that the agent starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use portcullis_backend::OnGap;
@@ -58,6 +58,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         election_id: 1,
         program: P4Program::Embedded,
         overwrite_pipeline: false,
+        behind: BTreeMap::new(),
         uplinks,
         servers,
         tls: None,

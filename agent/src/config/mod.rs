@@ -3,6 +3,7 @@
 mod access;
 mod checks;
 mod embedded;
+mod links;
 mod oidc;
 mod p4;
 mod raw;
@@ -11,7 +12,7 @@ mod role;
 mod san;
 mod value;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
 use portcullis_discovery::Places;
+use portcullis_p4runtime::behind::Inner;
 
 pub use access::{
     ANY_TENANT, AccessConfig, Account, NamedCertificate, Principal, Provisioner, Rate, Rates, Token, User,
@@ -207,6 +209,8 @@ pub struct P4Target {
     pub on_gap: OnGap,
     /// Whether a foreign program is replaced by ours.
     pub overwrite_pipeline: bool,
+    /// Targets that are cabled to a port, nearer to the endpoints: their `links` name it.
+    pub behind: BTreeMap<u32, Vec<Inner>>,
     /// Ports that are no servers.
     pub uplinks: Vec<u32>,
     /// Ports of servers, with or without an endpoint.

@@ -1,6 +1,6 @@
 //! Settings of P4Runtime targets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
@@ -67,6 +67,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         accept,
         on_gap,
         overwrite_pipeline: raw.overwrite_pipeline.is_some_and(Spanned::into_inner),
+        behind: BTreeMap::new(),
         uplinks,
         servers,
         tls: raw.tls.map(|tls| device_tls(path, tls)).transpose()?,

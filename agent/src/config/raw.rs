@@ -204,6 +204,8 @@ pub(super) struct Target {
     pub servers: Vec<Spanned<u32>>,
     pub tls: Option<Spanned<DeviceTls>>,
     #[serde(default)]
+    pub links: Vec<Link>,
+    #[serde(default)]
     pub ports: Vec<Spanned<String>>,
     pub switch: Option<Spanned<PathBuf>>,
     #[serde(default)]
@@ -213,6 +215,13 @@ pub(super) struct Target {
     pub buffers: Option<Spanned<u32>>,
     pub switch_metrics: Option<Spanned<SocketAddr>>,
     pub outlives_agent: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    pub to: Spanned<String>,
+    pub port: Spanned<u32>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,7 @@ use portcullis_ovs::FinalAction;
 use portcullis_policy::Name;
 use toml::Spanned;
 
+use super::links::Links;
 use super::{
     AccessConfig, AnyTarget, ApiConfig, ApiTls, Audit, ClientAuth, Config, Discovery, Limits, Log, Problem,
     TargetsConfig, Tcp, access, checks, embedded, p4, raw,
@@ -222,9 +223,12 @@ fn targets(raw: Vec<Spanned<raw::Target>>, discovery: Discovery) -> Result<Targe
         return Ok(TargetsConfig::Discover(discovery));
     }
     let mut targets: Vec<AnyTarget> = Vec::new();
+    let mut links = Links::default();
     for (index, entry) in raw.into_iter().enumerate() {
         let (span, path) = (Spanned::new(entry.span(), ()), format!("target[{index}]"));
-        let target = target(&path, entry.into_inner(), &targets)?;
+        let mut entry = entry.into_inner();
+        links.take(&path, &mut entry);
+        let target = target(&path, entry, &targets)?;
         if let Some(other) = targets.iter().find(|t| same(t, &target)) {
             let what = match other {
                 AnyTarget::Ovs(_) => "bridge",
@@ -238,6 +242,7 @@ fn targets(raw: Vec<Spanned<raw::Target>>, discovery: Discovery) -> Result<Targe
         }
         targets.push(target);
     }
+    links.connect(&mut targets)?;
     Ok(TargetsConfig::Configured(targets))
 }
 

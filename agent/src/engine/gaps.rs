@@ -1,4 +1,7 @@
-//! Gaps: what a policy denies an endpoint and no target of it holds wholly.
+//! Gaps: what a policy denies an endpoint, and a target that is nearest to it does not hold wholly.
+//!
+//! Every path of a packet passes the nearest target of an endpoint; a target that is cabled behind it (`links`) is not on the way
+//! to neighbours. So a rule has a gap where one of the nearest targets lacks it, whatever the others hold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,23 +14,24 @@ use super::ChangeError;
 /// Gaps of classes on targets, looked up once each; `None` where a target is not known yet.
 type Known = HashMap<(usize, ClassId), Option<Vec<Gap>>>;
 
-/// Gaps of one endpoint, by direction and rule.
-type Gaps = BTreeMap<String, Gap>;
+/// Gaps of one endpoint, by target, and by direction and rule.
+type Gaps = BTreeMap<(usize, String), Gap>;
 
-/// Targets, and whether they may hold less than a whole policy.
+/// Targets, of which some may hold less than a whole policy.
 struct Targets<'t> {
     all: &'t [TargetHandle],
-    by_name: BTreeMap<&'t str, (usize, bool)>,
+    by_name: BTreeMap<&'t str, usize>,
 }
 
 impl<'t> Targets<'t> {
     fn new(all: &'t [TargetHandle]) -> Self {
-        let named = all.iter().enumerate();
+        let lacking = all
+            .iter()
+            .enumerate()
+            .filter(|(_, target)| target.on_gap().is_some());
         Targets {
             all,
-            by_name: named
-                .map(|(at, target)| (target.name(), (at, target.on_gap().is_some())))
-                .collect(),
+            by_name: lacking.map(|(at, target)| (target.name(), at)).collect(),
         }
     }
 
@@ -35,35 +39,42 @@ impl<'t> Targets<'t> {
         self.all.get(at).and_then(TargetHandle::on_gap) == Some(OnGap::Refuse)
     }
 
-    /// A bridge, which takes interfaces that name no target.
-    fn bridge(&self) -> Option<(usize, bool)> {
-        let at = self.all.iter().position(|target| target.kind() == "ovs")?;
-        Some((at, false))
+    /// The targets that may lack something and refuse it, among those that are nearest to an endpoint.
+    fn refusing(&self, endpoint: &EndpointIntent) -> BTreeSet<usize> {
+        let named = endpoint.attachments.iter().filter_map(|a| a.target.as_deref());
+        let lacking = named.filter_map(|name| self.by_name.get(name).copied());
+        let nearest = |at: &usize| self.all.get(*at).is_some_and(|target| !target.is_outer(endpoint));
+        lacking.filter(|at| self.refuses(*at) && nearest(at)).collect()
     }
 
-    /// The targets of an endpoint that may lack something; `None` where another of its targets holds every policy whole.
-    fn lacking(&self, endpoint: &EndpointIntent) -> Option<BTreeSet<usize>> {
-        let mut lacking = BTreeSet::new();
-        for attachment in &endpoint.attachments {
-            let found = match attachment.target.as_deref() {
-                Some(name) => self.by_name.get(name).copied(),
-                None => self.bridge(),
-            };
-            match found {
-                Some((_, false)) => return None,
-                Some((at, true)) => drop(lacking.insert(at)),
-                // A target that is not there holds nothing.
-                None => {}
-            }
+    /// What the classes of an endpoint, and those that its unlocks lead to, leave open at these targets. One that was never reached is
+    /// not known, and has none.
+    fn gaps(
+        &self,
+        intent: &Intent,
+        endpoint: &EndpointIntent,
+        at: &BTreeSet<usize>,
+        known: &mut Known,
+    ) -> Gaps {
+        let mut gaps = Gaps::new();
+        for at in at {
+            let found = self.at(*at, intent, endpoint, known).unwrap_or_default();
+            gaps.extend(found.into_iter().map(|(rule, gap)| ((*at, rule), gap)));
         }
-        Some(lacking).filter(|lacking| !lacking.is_empty())
+        gaps
     }
 
-    /// What the classes of an endpoint, and those that its unlocks lead to, leave open at one target; `None` where it is not known.
-    fn at(&self, at: usize, intent: &Intent, endpoint: &EndpointIntent, known: &mut Known) -> Option<Gaps> {
+    /// The same at one target, by direction and rule.
+    fn at(
+        &self,
+        at: usize,
+        intent: &Intent,
+        endpoint: &EndpointIntent,
+        known: &mut Known,
+    ) -> Option<BTreeMap<String, Gap>> {
         let target = self.all.get(at)?;
         let place = target.place(endpoint);
-        let mut gaps = Gaps::new();
+        let mut gaps: BTreeMap<String, Gap> = BTreeMap::new();
         for class in classes(intent, endpoint) {
             let found = known.entry((at, class.id)).or_insert_with(|| target.gaps(class));
             let of_place = place
@@ -80,25 +91,6 @@ impl<'t> Targets<'t> {
         let tagged = place.tagged.map(|what| (what.rule.clone(), Gap::all(what)));
         gaps.extend(tagged);
         Some(gaps)
-    }
-
-    /// What passes at every target of an endpoint that is known: what one of them denies has no gap.
-    fn gaps(
-        &self,
-        intent: &Intent,
-        endpoint: &EndpointIntent,
-        at: &BTreeSet<usize>,
-        known: &mut Known,
-    ) -> Gaps {
-        let each = at.iter().filter_map(|at| self.at(*at, intent, endpoint, known));
-        let common = each.reduce(|common, other| {
-            let both = common.into_iter().filter_map(|(rule, gap)| {
-                let gap = gap.common(other.get(&rule)?);
-                Some((rule, gap)).filter(|(_, gap)| !gap.passes.is_empty())
-            });
-            both.collect()
-        });
-        common.unwrap_or_default()
     }
 }
 
@@ -124,26 +116,21 @@ fn is_unchanged(endpoint: &Arc<EndpointIntent>, intent: &Intent, before: &Intent
     same && fingerprints(intent, endpoint) == fingerprints(before, old)
 }
 
-/// Refuses a change that leaves an endpoint with a gap that it did not have before, unless its targets only report gaps. A gap that
-/// was there before, and through which no other kind of packets passes, is no reason.
+/// Refuses a change that leaves an endpoint with a gap that it did not have before, unless the target only reports gaps. A gap that
+/// was there before, and through which no other kind of packets passes, is no reason; it may move with the endpoint to another target.
 pub(super) fn refuse_new(
     targets: &[TargetHandle],
     intent: &Intent,
     before: &Intent,
 ) -> Result<(), ChangeError> {
     let targets = Targets::new(targets);
-    if !targets.by_name.values().any(|(at, _)| targets.refuses(*at)) {
+    if !targets.by_name.values().any(|at| targets.refuses(*at)) {
         return Ok(());
     }
     let (mut now, mut then) = (Known::new(), Known::new());
     for endpoint in intent.endpoints.values() {
-        let Some(at) = targets.lacking(endpoint) else {
-            continue;
-        };
-        let Some(refusing) = at.iter().copied().find(|at| targets.refuses(*at)) else {
-            continue;
-        };
-        if is_unchanged(endpoint, intent, before) {
+        let at = targets.refusing(endpoint);
+        if at.is_empty() || is_unchanged(endpoint, intent, before) {
             continue;
         }
         let gaps = targets.gaps(intent, endpoint, &at, &mut now);
@@ -151,11 +138,16 @@ pub(super) fn refuse_new(
             continue;
         }
         let old = before.endpoints.get(&endpoint.name);
-        let old = old.and_then(|old| Some(targets.gaps(before, old, &targets.lacking(old)?, &mut then)));
+        let old = old.map(|old| targets.gaps(before, old, &targets.refusing(old), &mut then));
         let old = old.unwrap_or_default();
-        let is_new = |(rule, gap): &(String, Gap)| old.get(rule).is_none_or(|before| !gap.is_within(before));
-        if let Some((rule, gap)) = gaps.into_iter().find(is_new) {
-            return Err(refused(&targets, refusing, &rule, gap.what, endpoint));
+        let is_new = |((here, rule), gap): &(&(usize, String), &Gap)| {
+            let mut known = old
+                .iter()
+                .filter(|((was, of), _)| of == rule && (was == here || !at.contains(was)));
+            !known.any(|(_, before)| gap.is_within(before))
+        };
+        if let Some(((at, rule), gap)) = gaps.iter().find(is_new) {
+            return Err(refused(&targets, *at, rule, gap.what.clone(), endpoint));
         }
     }
     Ok(())
@@ -163,21 +155,19 @@ pub(super) fn refuse_new(
 
 fn refused(
     targets: &Targets<'_>,
-    refusing: usize,
+    at: usize,
     rule: &str,
     gap: Unsupported,
     endpoint: &EndpointIntent,
 ) -> ChangeError {
-    let refusing = targets
-        .all
-        .get(refusing)
-        .map_or_else(String::new, |target| target.name().to_string());
+    let name = targets.all.get(at).map_or("", TargetHandle::name);
     ChangeError::Unsupported {
         target: gap.target.clone(),
         unsupported: Box::new(Unsupported {
             rule: format!("{rule} of {}", endpoint.name),
             why: format!(
-                "{}; no other target of the endpoint holds it: attach it to one that does, or set on_gap = \"report\" for {refusing}",
+                "{}; no target nearer to the endpoint holds it: attach it to one that does and is cabled to its port (`links` of that \
+                 [[target]]), or set on_gap = \"report\" for {name}",
                 gap.why
             ),
             ..gap

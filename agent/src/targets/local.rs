@@ -355,6 +355,12 @@ impl Backend for LocalTarget {
             .map_or_else(Place::default, |backend| backend.place(endpoint))
     }
 
+    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
+        self.backend
+            .get()
+            .is_some_and(|backend| backend.is_outer(endpoint))
+    }
+
     async fn run(self: Arc<Self>, mut context: TargetContext) {
         let (found, seen) = watch::channel(None);
         // Ends when this function does.

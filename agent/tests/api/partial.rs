@@ -106,6 +106,7 @@ async fn a_gap_is_refused_where_no_other_target_holds_the_rule() {
     for part in [
         "acl_ingress of tor cannot enforce egress baseline/smtp of web1: enforced in part: packets with IPv4 options",
         "for example IPv4 tcp to port 25, with IPv4 options",
+        "no target nearer to the endpoint holds it",
         "set on_gap = \"report\" for tor",
     ] {
         assert!(refused.message().contains(part), "{refused}");
@@ -145,12 +146,27 @@ async fn a_gap_is_refused_where_no_other_target_holds_the_rule() {
 async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
     let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
     let leaf = P4Server::start().await.unwrap();
+    let both = "{port: 1, target: tor}, {port: 7, target: leaf}";
+    // Side by side, the traffic of one does not pass the other.
     let targets = [tor(&server, ACCEPT), p4runtime("leaf", &leaf)].concat();
     let mut bed = Bed::start(folder.path(), &targets).await;
-    let both = "{port: 1, target: tor}, {port: 7, target: leaf}";
+    let open = format!(
+        "version: portcullis/v1\nendpoints:\n  web1: {{attachments: [{both}], source_guard: false}}\n"
+    );
+    let opened = bed.client.apply(&open).await.unwrap();
+    bed.holds("tor", opened.generation).await;
+    let refused = bed.client.apply(&document(both, "25")).await.unwrap_err();
+    assert!(
+        refused.message().contains("egress baseline/smtp of web1"),
+        "{refused}"
+    );
+    bed.agent.stop().await.unwrap();
+    // One behind the other, the nearer one holds what the other lacks.
+    let targets = [targets.as_str(), "links = [{to = \"tor\", port = 1}]\n"].concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
     bed.client.apply(&document(both, "25")).await.unwrap();
-    let status = bed.holds("tor", 1).await;
-    bed.holds("leaf", 1).await;
+    let status = bed.holds("tor", 2).await;
+    bed.holds("leaf", 2).await;
     assert!(
         status.unsupported.iter().any(|u| u.rule == "baseline/smtp"),
         "{status:#?}"
@@ -285,61 +301,75 @@ async fn a_switch_that_cannot_play_its_part_is_unusable_and_apply_warns() {
 }
 
 #[tokio::test]
-async fn a_rule_that_one_of_two_partial_points_holds_has_no_gap() {
+async fn a_rule_has_a_gap_where_the_nearest_point_lacks_it_whatever_others_hold() {
     let (folder, server, other) = (tempfile::tempdir().unwrap(), vendor().await, vendor().await);
-    // The first holds rules for ports of IPv6 alone, the second those of IPv4, too.
+    // The nearer one holds rules for ports of IPv6 alone, the other one those of IPv4, too.
+    let link = "links = [{to = \"tor2\", port = 1}]\n";
     let second = tor(&other, ACCEPT).replace("name = \"tor\"", "name = \"tor2\"");
-    let targets = [tor(&server, ""), second].concat();
+    let targets = [&tor(&server, link), second.as_str()].concat();
     let mut bed = Bed::start(folder.path(), &targets).await;
     let ends = |attachments: &str| {
         format!(
             "version: portcullis/v1\nendpoints:\n  web1: {{attachments: [{attachments}], source_guard: false}}\n"
         )
     };
-    let (first, both) = (
+    let (first, both, outer) = (
         "{port: 1, target: tor}",
         "{port: 1, target: tor}, {port: 1, target: tor2}",
+        "{port: 1, target: tor2}",
     );
     bed.client.apply(&ends(both)).await.unwrap();
     for target in ["tor", "tor2"] {
         bed.holds(target, 1).await;
     }
-    let bogons = |attachments: &str, more: &str| {
-        format!(
-            "version: portcullis/v1\nbaseline:\n  - {{name: bogons, action: deny, direction: egress, remote: [203.0.113.0/24]}}\n{more}{}",
-            ends(attachments).replace("version: portcullis/v1\n", "")
-        )
+    let with = |attachments: &str, rules: &str| {
+        let ends = ends(attachments).replace("version: portcullis/v1\n", "");
+        format!("version: portcullis/v1\nbaseline:\n{rules}{ends}")
     };
-    // Both hold it whole.
-    let held = bed.client.apply(&bogons(both, "")).await.unwrap();
-    bed.holds("tor", held.generation).await;
-    // Neither holds a rule for ports whole: packets with options pass both.
+    let bogons = "  - {name: bogons, action: deny, direction: egress, remote: [203.0.113.0/24]}\n";
     let smtp = "  - {name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}\n";
-    let refused = bed.client.apply(&bogons(both, smtp)).await.unwrap_err();
+    let gre = "  - {name: gre, action: deny, direction: egress, protocol: gre}\n";
+    // Both hold it whole.
+    let held = bed.client.apply(&with(both, bogons)).await.unwrap();
+    bed.holds("tor", held.generation).await;
+    // What the nearer one lacks, its neighbours would still get, also where the other one holds it.
+    for rule in [smtp, gre] {
+        let rules = [bogons, rule].concat();
+        let refused = bed.client.apply(&with(both, &rules)).await.unwrap_err();
+        assert!(
+            refused
+                .message()
+                .contains("of tor cannot enforce egress baseline/"),
+            "{refused}"
+        );
+    }
+    // One alone holds what needs no ports.
+    let alone = bed.client.apply(&with(first, bogons)).await.unwrap();
+    bed.holds("tor", alone.generation).await;
+    // Without the nearer one, the other one is the nearest.
+    let refused = bed
+        .client
+        .apply(&with(outer, &[bogons, smtp].concat()))
+        .await
+        .unwrap_err();
     assert!(
-        refused.message().contains("egress baseline/smtp of web1"),
+        refused
+            .message()
+            .contains("of tor2 cannot enforce egress baseline/smtp of web1"),
         "{refused}"
     );
-    // One alone still holds what needs no ports.
-    let alone = bed.client.apply(&bogons(first, "")).await.unwrap();
-    bed.holds("tor", alone.generation).await;
-    // At an uplink no row holds anything; the other point does.
+    // At an uplink no row holds anything.
     bed.agent.stop().await.unwrap();
     let uplink = tor(&server, "uplinks = [5]\n");
-    let second = tor(&other, ACCEPT).replace("name = \"tor\"", "name = \"tor2\"");
     let mut bed = Bed::start(folder.path(), &[uplink, second].concat()).await;
     bed.holds("tor2", alone.generation).await;
     let at_uplink = "{port: 5, target: tor}";
-    let refused = bed.client.apply(&bogons(at_uplink, "")).await.unwrap_err();
+    let refused = bed.client.apply(&with(at_uplink, bogons)).await.unwrap_err();
     assert!(
         refused
             .message()
             .contains("egress baseline/bogons of web1: port 5 is an uplink"),
         "{refused}"
     );
-    bed.client
-        .apply(&bogons(&format!("{at_uplink}, {{port: 1, target: tor2}}"), ""))
-        .await
-        .unwrap();
     bed.agent.stop().await.unwrap();
 }

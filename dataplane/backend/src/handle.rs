@@ -53,6 +53,11 @@ pub trait Backend: Send + Sync + 'static {
         Place::default()
     }
 
+    /// Whether all traffic of an endpoint here passes another of its targets, too, which is nearer to it: what is missing here is no gap.
+    fn is_outer(&self, _endpoint: &EndpointIntent) -> bool {
+        false
+    }
+
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, context: TargetContext);
 }
@@ -102,15 +107,6 @@ impl Gap {
         let names: BTreeSet<String> = all.map(|by| policy.origin(by)).collect();
         let gap = |rule| Gap::all(Unsupported { rule, ..what.clone() });
         names.into_iter().map(gap).collect()
-    }
-
-    /// What passes at both of two targets.
-    pub fn common(self, other: &Self) -> Self {
-        Gap {
-            passes: self.passes.intersection(&other.passes).copied().collect(),
-            is_all: self.is_all && other.is_all,
-            ..self
-        }
     }
 
     /// Whether no kind of packets passes that does not pass by another, and something is denied where it denies something.
@@ -289,6 +285,7 @@ trait DynBackend: Send + Sync {
     fn on_gap(&self) -> Option<OnGap>;
     fn gaps(&self, class: &Class) -> Option<Vec<Gap>>;
     fn place(&self, endpoint: &EndpointIntent) -> Place;
+    fn is_outer(&self, endpoint: &EndpointIntent) -> bool;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -316,6 +313,10 @@ impl<B: Backend> DynBackend for B {
 
     fn place(&self, endpoint: &EndpointIntent) -> Place {
         Backend::place(self, endpoint)
+    }
+
+    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
+        Backend::is_outer(self, endpoint)
     }
 }
 
@@ -390,6 +391,11 @@ impl TargetHandle {
     /// What of an endpoint's traffic no row here can be about; see [`Backend::place`].
     pub fn place(&self, endpoint: &EndpointIntent) -> Place {
         self.backend.place(endpoint)
+    }
+
+    /// Whether all traffic of an endpoint here passes a nearer target, too; see [`Backend::is_outer`].
+    pub fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
+        self.backend.is_outer(endpoint)
     }
 
     /// Sets what the datapath shall hold.

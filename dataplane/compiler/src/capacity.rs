@@ -36,9 +36,9 @@ pub enum Step {
         /// What it costs now.
         to: u64,
     },
-    /// A class is left to a software target that all its endpoints are also attached to.
+    /// A class is left to a target that is nearer to all its endpoints and holds every policy whole.
     Moved {
-        /// Class that is left to the other target.
+        /// Class that is left to the nearer target.
         class: ClassId,
         /// The table that was too full.
         table: String,
@@ -62,7 +62,7 @@ impl std::fmt::Display for Step {
             ),
             Step::Moved { class, table, cost } => write!(
                 f,
-                "{table} is too full: class {class} ({cost} of it) is left to the other target of its endpoints"
+                "{table} is too full: class {class} ({cost} of it) is left to the target behind its ports, which enforces it whole"
             ),
         }
     }

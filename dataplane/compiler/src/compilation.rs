@@ -1,7 +1,7 @@
 //! Compilation of all classes for one target: rows per table, and the steps taken when a table is too small.
 //!
 //! The ladder, each step with its reason: rows of equal verdict are merged, class by class, where that saves most;
-//! then classes are left to a software target that all their endpoints are also attached to; then the target is
+//! then classes are left to a target nearer to all their endpoints that holds every policy whole; then the target is
 //! refused, with the numbers and with what would make it fit.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ pub struct Placed {
 
 impl Compilation {
     /// Compiles, proves and fits an intent. `unmanaged` are names of server ports without an endpoint, where tables have
-    /// no class. `elsewhere` tells whether an endpoint is also attached to a software target.
+    /// no class. `elsewhere` tells whether a target nearer to an endpoint enforces its whole policy.
     pub fn new(
         intent: &Intent,
         programs: &mut RowCache,
@@ -228,7 +228,7 @@ impl Compilation {
         Ok(())
     }
 
-    /// Second step: leave classes to the software target that all their endpoints are also attached to.
+    /// Second step: leave classes to the nearer target of all their endpoints.
     fn move_away(
         &mut self,
         table: &TableModel,

@@ -8,6 +8,8 @@ use portcullis_backend::{PortPolicy, Resolution};
 use portcullis_compiler::{EndpointIntent, Intent};
 use portcullis_policy::{Attachment, MacAddr, Name};
 
+use crate::behind::{Inner, is_behind};
+
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KnownPorts {
@@ -17,6 +19,8 @@ pub struct KnownPorts {
     pub uplinks: BTreeSet<u32>,
     /// Ports of servers, with or without an endpoint: those without one are unmanaged, and untagged.
     pub servers: BTreeSet<u32>,
+    /// Targets that are cabled to a port, nearer to the endpoints.
+    pub behind: BTreeMap<u32, Vec<Inner>>,
 }
 
 /// A port, and the VLAN of it that is meant: 0 for frames without a tag, any when absent.
@@ -69,6 +73,8 @@ pub struct AttachmentPoints {
     /// Ports of servers where endpoints are on VLANs only. Where rows name whole ports, these have the policy of ports without
     /// an endpoint.
     pub tagged_servers: BTreeSet<u32>,
+    /// Endpoints that a target behind their ports polices whole, so that a table which is too small may leave them to it.
+    pub policed_behind: BTreeSet<Name>,
     /// MACs that are at several ports.
     pub several: BTreeMap<MacAddr, BTreeSet<u32>>,
     /// What became of the endpoints. What is unsupported holds for our own program: it learns no MACs and no addresses, and tells
@@ -145,6 +151,9 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
             }
         }
         found.resolution.realized += u64::from(realized);
+        if is_behind(endpoint, known, true) {
+            found.policed_behind.insert(endpoint.name.clone());
+        }
     }
     let taken = found.ports();
     let tagged = |port: &&u32| {
@@ -306,6 +315,7 @@ endpoints:
             target: "tor".to_string(),
             uplinks: [9].into(),
             servers: [1, 5].into(),
+            ..KnownPorts::default()
         };
         let found = resolve(&intent, &known, 511);
         let at: Vec<At> = found.points.keys().copied().collect();
@@ -356,6 +366,7 @@ endpoints:
             target: "tor".to_string(),
             uplinks: [9].into(),
             servers: [1, 2, 7, 8].into(),
+            ..KnownPorts::default()
         };
         resolve(&intent, &known, 511)
     }

@@ -9,6 +9,7 @@ use portcullis_compiler::model::Role;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, RowCache, enforced};
 
 use crate::attachment_points::resolve;
+use crate::behind::is_behind;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
@@ -193,6 +194,10 @@ impl Backend for P4Backend {
             let place = |rows: &mut RowCache| limits::place(endpoint, &self.config, rows.model());
             known.proofs.check(place)
         })
+    }
+
+    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
+        is_behind(endpoint, &self.config.known(), false)
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {

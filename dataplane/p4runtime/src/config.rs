@@ -1,6 +1,6 @@
 //! Configuration of a P4Runtime target.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use portcullis_backend::OnGap;
 use portcullis_backend::timers::RESYNC_INTERVAL;
 
 use crate::attachment_points::KnownPorts;
+use crate::behind::Inner;
 use crate::mapping::Mapping;
 use crate::wire::Tag;
 
@@ -66,6 +67,8 @@ pub struct Config {
     pub uplinks: BTreeSet<u32>,
     /// Ports of servers, with or without an endpoint.
     pub servers: BTreeSet<u32>,
+    /// Targets that are cabled to a port, nearer to the endpoints.
+    pub behind: BTreeMap<u32, Vec<Inner>>,
     /// The mark of our rows.
     pub tag: Tag,
     /// TLS, when the device speaks it.
@@ -91,6 +94,7 @@ impl Config {
             overwrite: false,
             uplinks: BTreeSet::new(),
             servers: BTreeSet::new(),
+            behind: BTreeMap::new(),
             tag: Tag(Self::DEFAULT_TAG),
             tls: None,
             resync_interval: RESYNC_INTERVAL,
@@ -103,6 +107,7 @@ impl Config {
             target: self.name.clone(),
             uplinks: self.uplinks.clone(),
             servers: self.servers.clone(),
+            behind: self.behind.clone(),
         }
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod attachment_points;
 mod backend;
+pub mod behind;
 pub mod client;
 mod config;
 mod describe;

@@ -222,11 +222,7 @@ pub fn compile(
     taken: &BTreeMap<String, u64>,
 ) -> Result<Compilation, BuildError> {
     let here = here(intent, points, target, !by_class(programs.model()));
-    // An endpoint that is attached to another target, too, may be left to that one.
-    let elsewhere = |endpoint: &EndpointIntent| {
-        let all = intent.endpoints.get(&endpoint.name);
-        all.is_some_and(|e| e.attachments.iter().any(|a| a.target.as_deref() != Some(target)))
-    };
+    let elsewhere = |endpoint: &EndpointIntent| points.policed_behind.contains(&endpoint.name);
     let unmanaged = unmanaged_ports(points).into_keys().collect();
     let compilation =
         Compilation::beside(&here, programs, Attribution::Rule, (&unmanaged, taken), elsewhere)?;

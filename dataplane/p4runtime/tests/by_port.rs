@@ -54,6 +54,7 @@ pub(crate) fn rows_of(device: &Device, document: &Document) -> Built {
         target: "tor".to_string(),
         uplinks: [49].into(),
         servers: [1, 2, 3, 4, 700].into(),
+        ..KnownPorts::default()
     };
     let points = resolve(&intent, &known, 511);
     let mut rows = RowCache::new(device.model.clone());

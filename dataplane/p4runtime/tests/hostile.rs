@@ -59,6 +59,7 @@ fn known(device: Device) -> Known {
         target: "tor".to_string(),
         uplinks: [9].into(),
         servers: [2].into(),
+        ..KnownPorts::default()
     };
     let points = resolve(&intent, &ports, 511);
     let mut programs = RowCache::new(device.model.clone());

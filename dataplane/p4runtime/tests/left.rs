@@ -1,14 +1,15 @@
-//! A table that is too small: classes are left to the other target of their endpoints, and their ports are open here.
+//! A table that is too small: classes are left to a target that is nearer to their endpoints, and their ports are open here.
 
 use portcullis_compiler::compilation::Step;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::OwnProgram;
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::behind::Inner;
 use portcullis_p4runtime::entry::{Match, Place};
-use portcullis_p4runtime::units::Units;
+use portcullis_p4runtime::units::{BuildError, Units};
 use portcullis_policy::Document;
 
-/// `both` is at a host's switch, too; `here` is nowhere else.
+/// `both` is at a host's switch, too, which is cabled to port 1; `here` is nowhere else.
 const POLICY: &str = r#"
 version: portcullis/v1
 endpoints:
@@ -22,17 +23,50 @@ endpoints:
     rules: [{name: r, action: deny, direction: egress, protocol: udp, ports: [19]}]
 "#;
 
+/// A switch with a host's switch at port 1, which holds every policy whole or maybe a part; or with nothing that is known there.
+fn known(host: Option<bool>) -> KnownPorts {
+    let inner = host.map(|is_whole| Inner {
+        target: "host".to_string(),
+        takes_interfaces: false,
+        is_whole,
+    });
+    KnownPorts {
+        target: "tor".to_string(),
+        behind: [(1, inner.into_iter().collect())].into(),
+        ..KnownPorts::default()
+    }
+}
+
+/// Two switches that an endpoint is attached to side by side would each leave to the other what neither has room for.
+#[test]
+fn nothing_is_left_to_a_target_that_is_not_behind_the_port_or_may_hold_a_part() {
+    let mut device = OwnProgram::embedded().unwrap().device;
+    for table in device
+        .model
+        .tables
+        .iter_mut()
+        .filter(|t| t.name == "egress_policy")
+    {
+        table.size = Some(8);
+    }
+    let intent = Compiler::default()
+        .resolve(&Document::from_yaml(POLICY).unwrap(), 1)
+        .unwrap();
+    for host in [None, Some(false)] {
+        let points = resolve(&intent, &known(host), 511);
+        let mut rows = RowCache::new(device.model.clone());
+        let built = Units::new(true).build(&device, &intent, &points, "tor", &mut rows);
+        assert!(matches!(built, Err(BuildError::Full { .. })), "{host:?}");
+    }
+}
+
 #[test]
 fn a_class_that_its_other_target_enforces_is_open_and_not_closed() {
     let mut device = OwnProgram::embedded().unwrap().device;
     let intent = Compiler::default()
         .resolve(&Document::from_yaml(POLICY).unwrap(), 1)
         .unwrap();
-    let known = KnownPorts {
-        target: "tor".to_string(),
-        ..KnownPorts::default()
-    };
-    let points = resolve(&intent, &known, 511);
+    let points = resolve(&intent, &known(Some(true)), 511);
     for (size, moved) in [(1000, 0), (8, 1)] {
         let tables = device.model.tables.iter_mut();
         tables

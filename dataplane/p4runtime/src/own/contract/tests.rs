@@ -125,6 +125,7 @@ fn rows(program: &OwnProgram, document: &str) -> Vec<(u8, Row)> {
         target: TARGET.to_string(),
         uplinks: BTreeSet::from([20]),
         servers: BTreeSet::from([21]),
+        ..KnownPorts::default()
     };
     let points = resolve(&intent, &known, 511);
     assert_eq!(points.resolution.pending, [], "every endpoint is here");
