@@ -1,5 +1,6 @@
 //! Reads `[access]` again while the agent runs. What cannot be used changes nothing; what needs a start is named.
 
+use portcullis_discovery::Places;
 use portcullis_policy::text::with_causes;
 
 use crate::access::Access;
@@ -96,7 +97,13 @@ fn differing(running: &Config, fresh: &Config) -> Vec<String> {
         ("[audit]", running.audit != fresh.audit),
         (
             "[[target]]",
-            uninterrupted(&running.targets) != uninterrupted(&fresh.targets),
+            configured(&running.targets) != configured(&fresh.targets),
+        ),
+        (
+            "[discovery]",
+            places(&running.targets)
+                .zip(places(&fresh.targets))
+                .is_some_and(|(running, fresh)| running != fresh),
         ),
         ("metrics.listen", running.metrics != fresh.metrics),
         ("[log]", running.log != fresh.log),
@@ -112,20 +119,26 @@ fn label_of(running: &Config) -> String {
     set.unwrap_or_else(|| config::TENANT_LABEL.to_string())
 }
 
-/// Targets without what the command line adds.
-fn uninterrupted(targets: &TargetsConfig) -> TargetsConfig {
+/// The configured targets without what the command line adds; none when they are looked for.
+fn configured(targets: &TargetsConfig) -> Vec<AnyTarget> {
+    let TargetsConfig::Configured(targets) = targets else {
+        return Vec::new();
+    };
     let mut targets = targets.clone();
-    match &mut targets {
-        TargetsConfig::Discover(discovery) => discovery.allow_interruption = false,
-        TargetsConfig::Configured(targets) => {
-            for target in targets {
-                if let AnyTarget::Ovs(target) = target {
-                    target.allow_interruption = false;
-                }
-            }
+    for target in &mut targets {
+        if let AnyTarget::Ovs(target) = target {
+            target.allow_interruption = false;
         }
     }
     targets
+}
+
+/// Where a datapath is looked for, when none is configured.
+fn places(targets: &TargetsConfig) -> Option<&Places> {
+    match targets {
+        TargetsConfig::Discover(discovery) => Some(&discovery.places),
+        TargetsConfig::Configured(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +165,7 @@ mod tests {
             ("[checks]\nattempts = 3\n", "[checks]"),
             ("[audit]\nentries = 0\n", "[audit]"),
             ("[metrics]\nlisten = \"127.0.0.1:1\"\n", "metrics.listen"),
+            ("[discovery]\novsdb = \"tcp:127.0.0.1:6640\"\n", "[discovery]"),
             ("[[target]]\nname = \"ovs\"\nkind = \"ovs\"\n", "[[target]]"),
         ] {
             assert_eq!(differing(&running, &parse(text)), [name], "{text}");

@@ -1,5 +1,6 @@
 //! The targets: starts their backends and follows their status.
 
+mod kept;
 mod local;
 
 use std::path::Path;

@@ -10,7 +10,7 @@ use portcullis_proto::v1;
 use portcullis_testbed::probe::TcpOutcome;
 use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions, need_root};
 
-use crate::bed::Agent;
+use crate::bed::{Agent, Bed, Kind};
 use crate::support::Client;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -29,13 +29,17 @@ endpoints:
 
 /// Starts an agent in the switch's namespace that looks at the sandbox and nowhere else.
 fn start(sandbox: &Sandbox, folder: &Path) -> (Agent, PathBuf) {
+    let none = format!("unix:{}/none.sock", folder.display());
+    let ovsdb = format!("unix:{}", sandbox.ovsdb_socket().display());
+    start_beside(sandbox, folder, &ovsdb, &none)
+}
+
+fn start_beside(sandbox: &Sandbox, folder: &Path, ovsdb: &str, server: &str) -> (Agent, PathBuf) {
     let socket = folder.join("agent.sock");
     let text = format!(
-        "[store]\npath = \"{}/p.db\"\n[api]\nsocket = \"{}\"\n[discovery]\novsdb = \"unix:{}\"\nservers = [\"unix:{}/none.sock\"]\n",
+        "[store]\npath = \"{}/p.db\"\n[api]\nsocket = \"{}\"\n[discovery]\novsdb = \"{ovsdb}\"\nservers = [\"{server}\"]\n",
         folder.display(),
-        socket.display(),
-        sandbox.ovsdb_socket().display(),
-        folder.display()
+        socket.display()
     );
     let config = folder.join("agent.toml");
     std::fs::write(&config, text).unwrap();
@@ -171,7 +175,8 @@ async fn none_of_several_bridges_is_programmed_also_when_one_is_left() {
         .unwrap();
     let (agent, socket) = start(&sandbox, folder.path());
     let mut client = Client::unix(&socket).await;
-    let several = |t: &v1::Target| t.detail.contains("several datapaths");
+    client.apply(DOCUMENT).await.unwrap();
+    let several = |t: &v1::Target| t.detail.contains("several datapaths were found");
     until(&mut client, folder.path(), "several", several).await;
     sandbox.vsctl(["del-br", "other"]).unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -204,4 +209,40 @@ async fn none_of_several_bridges_is_programmed_also_when_one_is_left() {
     ] {
         assert!(text.contains(words), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_switch_is_programmed_unasked_and_again_after_a_start() {
+    if !need_root("an_embedded_switch_is_programmed_unasked_and_again_after_a_start") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (bed, hosts) = Bed::new(Kind::Embedded, &[("web1", 1), ("internet", 9)]);
+    let [web, internet] = hosts.as_slice() else {
+        panic!("two hosts")
+    };
+    let _serving = [25, 80].map(|port| internet.tcp_echo(port).unwrap());
+    bed.sandbox.default_route("internet").unwrap();
+    let address = format!("unix:{}/p4runtime.sock", bed.sandbox.dir().display());
+    // The sandbox has a bridge, too.
+    let none = format!("unix:{}/none.sock", folder.path().display());
+    let document = DOCUMENT.replace("{interface: web1}", "{port: 1, target: local}");
+    for start in 1..=2 {
+        let (_agent, socket) = start_beside(&bed.sandbox, folder.path(), &none, &address);
+        let mut client = Client::unix(&socket).await;
+        if start == 1 {
+            client.apply(&document).await.unwrap();
+        }
+        let is_held =
+            |t: &v1::Target| t.kind == "p4runtime" && t.state == "InSync" && t.generation_applied == 1;
+        let target = until(&mut client, folder.path(), "programmed", is_held).await;
+        assert_eq!(target.name, "local");
+        assert_eq!(
+            (connects(web, 25), connects(web, 80)),
+            (false, true),
+            "start {start}"
+        );
+    }
+    let file = std::fs::read_to_string(folder.path().join("discovered.toml")).unwrap();
+    assert!(file.contains("uplinks = [9]\nservers = [1]\n"), "{file}");
 }

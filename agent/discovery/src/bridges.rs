@@ -87,7 +87,8 @@ fn behind(interface: &Interface) -> Behind {
         "dpdk" => interface
             .options
             .get("dpdk-devargs")
-            .map_or(Behind::Other, |devargs| Behind::devargs(devargs)),
+            .map_or(Behind::Unknown, |devargs| Behind::devargs(devargs)),
+        // What servers have, and what leads to other switches; a tunnel leaves by a port of another bridge, or by the kernel.
         _ => Behind::Other,
     }
 }

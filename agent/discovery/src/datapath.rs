@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use portcullis_policy::text::plain;
 use serde::Serialize;
 
 use crate::bridges::bridges;
@@ -66,13 +67,20 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// What it is, in a few words.
+    /// What it is, in a few words on one line.
     pub fn title(&self) -> String {
-        match self.kind {
+        let title = match self.kind {
             DatapathKind::Ovs => format!("Open vSwitch bridge {} at {}", self.name, self.address),
             DatapathKind::Embedded => format!("the embedded switch at {}", self.address),
             DatapathKind::P4runtime => format!("a P4Runtime server at {}", self.address),
-        }
+        };
+        plain(&title).into_owned()
+    }
+
+    /// Names of the ports that were identified as the way to the network.
+    pub fn uplinks(&self) -> Vec<&str> {
+        let ports = self.ports.iter().flatten().filter(|port| port.uplink);
+        ports.map(|port| port.name.as_str()).collect()
     }
 }
 

@@ -13,11 +13,15 @@ pub enum Decision<'a> {
     Unclear(&'a Datapath, &'a str),
     /// There are several, so that a person has to say which is meant.
     Several(Vec<&'a Datapath>),
+    /// Some places could not be read: there may be more.
+    Unread(&'a [String]),
 }
 
-/// Decides. Those that Portcullis cannot program count, too: servers may be on them.
-pub fn decide(datapaths: &[Datapath]) -> Decision<'_> {
+/// Decides. Those that Portcullis cannot program count, too: servers may be on them. `unread` are places that could not be read, as
+/// [`Findings::unread`](crate::Findings::unread) says them.
+pub fn decide<'a>(datapaths: &'a [Datapath], unread: &'a [String]) -> Decision<'a> {
     match datapaths {
+        [] | [_] if !unread.is_empty() => Decision::Unread(unread),
         [] => Decision::Nothing,
         [one] => match &one.needs_target {
             None => Decision::Program(one),

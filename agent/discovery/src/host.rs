@@ -7,6 +7,9 @@ const UP: u32 = 0x1;
 /// `RTF_REJECT`: packets are answered with an error.
 const REJECT: u32 = 0x200;
 
+/// `RTF_ADDRCONF`: the route came with a router advertisement, which a server on a port may send, too.
+const ADVERTISED: u32 = 0x40000;
+
 /// The interfaces of this machine that say where its network is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Host {
@@ -56,9 +59,22 @@ pub fn ipv6_defaults(text: &str) -> BTreeSet<String> {
         };
         let flags = u32::from_str_radix(flags, 16).ok()?;
         let is_default = destination.bytes().all(|b| b == b'0') && *length == "00" && *source_length == "00";
-        (is_default && flags & UP != 0 && flags & REJECT == 0).then(|| (*interface).to_string())
+        (is_default && flags & UP != 0 && flags & (REJECT | ADVERTISED) == 0)
+            .then(|| (*interface).to_string())
     };
     text.lines().filter_map(default).collect()
+}
+
+/// Whether `phys_port_name` of an interface is that of a representor, the host's end of a function that a server has: `pf0vf3`,
+/// `c1pf0sf88`.
+pub fn is_representor(phys_port_name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let Some((controller, function)) = phys_port_name.trim().split_once("pf") else {
+        return false;
+    };
+    let of_controller = controller.is_empty() || controller.strip_prefix('c').is_some_and(number);
+    let parts = function.split_once("vf").or_else(|| function.split_once("sf"));
+    of_controller && parts.is_some_and(|(physical, virtual_)| number(physical) && number(virtual_))
 }
 
 #[cfg(test)]
@@ -84,9 +100,24 @@ mod tests {
         let v6 = format!(
             "{none} 00 {none} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     ens3\n\
              {none} 00 {none} 00 {none} ffffffff 00000001 00000000 00200200       lo\n\
+             {none} 00 {none} 00 fe800000000000000000000000000002 00000400 00000001 00000000 00440003     guest\n\
              fe800000000000000000000000000000 40 {none} 00 {none} 00000100 00000001 00000000 00000001     eth9\n"
         );
         assert_eq!(names(&ipv6_defaults(&v6)), ["ens3"]);
+    }
+
+    #[test]
+    fn representors_are_told_from_physical_ports() {
+        for (name, is_one) in [
+            ("pf0vf3\n", true),
+            ("pf1sf88", true),
+            ("c1pf0vf0", true),
+            ("p0", false),
+            ("pf0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_representor(name), is_one, "{name}");
+        }
     }
 
     proptest! {

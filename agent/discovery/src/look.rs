@@ -9,7 +9,7 @@ use portcullis_ovsdb::Switch;
 use portcullis_p4runtime::{NoServer, Server};
 use portcullis_policy::text::with_causes;
 
-use crate::host::{Host, ipv4_defaults, ipv6_defaults};
+use crate::host::{Host, ipv4_defaults, ipv6_defaults, is_representor};
 
 /// Addresses of the servers that are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,16 @@ pub struct Absent {
 }
 
 impl Findings {
+    /// Places where there may be a datapath that could not be read.
+    pub fn unread(&self) -> Vec<String> {
+        let ovs = self.ovs.as_ref().err().filter(|error| !nothing_listens(*error));
+        let silent = self.servers.iter().filter_map(|(_, seen)| match seen {
+            Err(error @ NoServer::Silent { .. }) => Some(error.to_string()),
+            _ => None,
+        });
+        ovs.map(ToString::to_string).into_iter().chain(silent).collect()
+    }
+
     /// The places without a datapath.
     pub fn absent(&self) -> Vec<Absent> {
         let mut absent = Vec::new();
@@ -148,11 +158,18 @@ fn host() -> Host {
     Host {
         cards: cards
             .into_iter()
-            .filter(|name| Path::new("/sys/class/net").join(name).join("device").exists())
+            .filter(|name| is_card(&Path::new("/sys/class/net").join(name)))
             .collect(),
         default_routes,
         pci: entries(Path::new("/sys/bus/pci/devices")),
     }
+}
+
+/// Whether a device is behind an interface, and it is not the host's end of one that a server has.
+fn is_card(interface: &Path) -> bool {
+    // Most drivers have no such name, and refuse to be asked.
+    let name = std::fs::read_to_string(interface.join("phys_port_name")).unwrap_or_default();
+    interface.join("device").exists() && !is_representor(&name)
 }
 
 /// The names in a folder; none where it cannot be read, as on a machine without PCI.

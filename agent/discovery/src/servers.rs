@@ -58,15 +58,37 @@ fn embedded(
         let these = ports.iter().filter(|port| is_uplink(port) == uplink);
         these.map(|port| port.number).collect()
     };
+    let unfit = unfit(address, server);
     Datapath {
         kind: DatapathKind::Embedded,
         name: address.to_string(),
         address: address.to_string(),
         versions: versions(server),
         ports: Some(seen.collect()),
-        holds: "every policy".to_string(),
-        needs_target: identified.err(),
-        section: Some(Section::embedded(address, numbers(true), numbers(false))),
+        holds: match &unfit {
+            None => "every policy".to_string(),
+            Some(why) => format!("nothing: {why}"),
+        },
+        section: unfit
+            .is_none()
+            .then(|| Section::embedded(address, numbers(true), numbers(false))),
+        needs_target: unfit.or_else(|| identified.err()),
+    }
+}
+
+/// Why a target of kind "embedded" cannot be made of a switch.
+fn unfit(address: &str, server: &Server) -> Option<String> {
+    if !address.starts_with("unix:/") {
+        let why = "it listens on TCP, and the agent takes an embedded switch on a Unix socket: start it with --grpc unix:PATH";
+        return Some(why.to_string());
+    }
+    match &server.device {
+        Ok(device) if device.id == 1 => None,
+        Ok(device) => Some(format!(
+            "its device id is {}, and 1 is what the agent takes",
+            device.id
+        )),
+        Err(why) => Some(format!("it has no device 1: {why}")),
     }
 }
 

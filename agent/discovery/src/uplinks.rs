@@ -9,9 +9,27 @@ pub(crate) enum Behind {
     Interface(String),
     /// A PCI device at this address that DPDK drives.
     Pci(String),
-    /// Anything else: a virtual machine, a tunnel.
+    /// A virtual machine, a tunnel, the host's end of a function that a server has: no way to the network.
     Other,
+    /// Nothing that is understood: it may be a network card.
+    Unknown,
 }
+
+/// DPDK's drivers of virtual devices that lead to servers, or nowhere.
+const VIRTUAL: [&str; 9] = [
+    "net_tap",
+    "net_vhost",
+    "eth_vhost",
+    "net_virtio_user",
+    "virtio_user",
+    "net_memif",
+    "net_pcap",
+    "net_ring",
+    "net_null",
+];
+
+/// DPDK's drivers over an interface of the kernel.
+const OVER_INTERFACE: [&str; 3] = ["net_af_packet", "eth_af_packet", "net_af_xdp"];
 
 impl Behind {
     /// What a DPDK device string is about (`dpdk-devargs` of Open vSwitch, `device:` of the embedded switch): a PCI address with
@@ -28,13 +46,12 @@ impl Behind {
                 false => Behind::Pci(full(address)),
             };
         }
-        let over_interface = ["net_af_packet", "eth_af_packet", "net_af_xdp"];
+        let is_of = |drivers: &[&str]| drivers.iter().any(|driver| device.starts_with(driver));
         let interface = options.find(|(key, _)| *key == "iface").map(|(_, name)| name);
         match interface {
-            Some(name) if over_interface.iter().any(|driver| device.starts_with(driver)) => {
-                Behind::Interface(name.to_string())
-            }
-            _ => Behind::Other,
+            Some(name) if is_of(&OVER_INTERFACE) => Behind::Interface(name.to_string()),
+            _ if is_of(&VIRTUAL) => Behind::Other,
+            _ => Behind::Unknown,
         }
     }
 
@@ -46,7 +63,17 @@ impl Behind {
         match self {
             Behind::Interface(name) => host.cards.contains(name),
             Behind::Pci(address) => host.pci.contains(address),
-            Behind::Other => false,
+            Behind::Other | Behind::Unknown => false,
+        }
+    }
+
+    /// Whether it cannot be said if it is a network card.
+    fn is_unknown(&self, host: &Host) -> bool {
+        match self {
+            Behind::Unknown => true,
+            // In a container, the devices of the machine are not seen.
+            Behind::Pci(address) => !host.pci.contains(address),
+            Behind::Interface(_) | Behind::Other => false,
         }
     }
 }
@@ -84,37 +111,65 @@ pub(crate) struct PortGroup {
     pub(crate) members: Vec<(String, Behind)>,
 }
 
-/// The interfaces of the one port that carries the default route, else of the one port that is physical. In words why there is
-/// none: with two physical ports one may be a server's, and an uplink is not policed.
+/// The interfaces of the port that leads to the network, where that is certain: of the one port that is a network card, if no other one
+/// carries the default route; or of the one that carries it, if no other one is a network card. In words why there is none.
 pub(crate) fn uplinks(ports: &[PortGroup], host: &Host) -> Result<Vec<String>, String> {
     let with = |what: &dyn Fn(&Behind) -> bool| -> Vec<&PortGroup> {
         let has = |port: &&PortGroup| port.members.iter().any(|(_, behind)| what(behind));
         ports.iter().filter(has).collect()
     };
+    let unknown = with(&|behind| behind.is_unknown(host));
     let routed = with(&|behind| behind.carries_default_route(host));
     let physical = with(&|behind| behind.is_physical(host));
-    let all = |port: &PortGroup| port.members.iter().map(|(name, _)| name.clone()).collect();
-    match (routed.as_slice(), physical.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(all(one)),
-        ([], []) => Err(
-            "none of its ports is a network card of this machine or carries its default route".to_string(),
-        ),
-        ([], several) => Err(format!(
-            "which of its ports is the uplink is not known: {} are network cards, and none carries the default route",
-            list(several)
+    let which = "which of its ports is the uplink is not known: ";
+    if !unknown.is_empty() {
+        return Err(format!("{which}what is behind {} cannot be told", list(&unknown)));
+    }
+    let one = match (routed.as_slice(), physical.as_slice()) {
+        ([], []) => {
+            return Err(
+                "none of its ports is a network card of this machine or carries its default route"
+                    .to_string(),
+            );
+        }
+        ([one], []) | ([], [one]) => *one,
+        ([route], [card]) if route == card => *route,
+        ([], cards) => {
+            let cards = list(cards);
+            return Err(format!(
+                "{which}{cards} are network cards, and none carries the default route"
+            ));
+        }
+        ([route], cards) => {
+            let (route, cards) = (list(&[*route]), list(cards));
+            return Err(format!(
+                "{which}{route} carries the default route, and network cards are {cards}"
+            ));
+        }
+        (routes, _) => return Err(format!("{which}{} carry default routes", list(routes))),
+    };
+    let names: Vec<String> = one.members.iter().map(|(name, _)| name.clone()).collect();
+    match names.iter().find(|name| name.contains('*')) {
+        Some(name) => Err(format!(
+            "the name of its uplink, {name}, has an asterisk, which means any text in `uplinks`"
         )),
-        (several, _) => Err(format!(
-            "which of its ports is the uplink is not known: {} carry default routes",
-            list(several)
-        )),
+        None => Ok(names),
     }
 }
+
+/// Ports that a reason names.
+const NAMED: usize = 8;
 
 fn list(ports: &[&PortGroup]) -> String {
     let names = ports
         .iter()
         .flat_map(|port| port.members.iter().map(|(name, _)| name.as_str()));
-    names.collect::<Vec<_>>().join(", ")
+    let all: Vec<&str> = names.collect();
+    let named = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 #[cfg(test)]
@@ -142,11 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn the_default_route_counts_more_than_a_card_and_one_of_several_is_not_guessed() {
+    fn card_and_default_route_must_agree_and_one_of_several_is_not_guessed() {
         let found = |ports: &[PortGroup]| uplinks(ports, &host());
         assert_eq!(found(&[kernel("tap0"), kernel("ens3")]).unwrap(), ["ens3"]);
-        assert_eq!(found(&[kernel("ens3"), kernel("ens4")]).unwrap(), ["ens4"]);
-        assert_eq!(found(&[kernel("wan"), kernel("ens3")]).unwrap(), ["wan"]);
+        assert_eq!(found(&[kernel("ens4"), kernel("tap0")]).unwrap(), ["ens4"]);
+        assert_eq!(found(&[kernel("wan"), kernel("tap0")]).unwrap(), ["wan"]);
         let bond = port(&[
             ("p0", Behind::devargs("0000:03:00.0")),
             ("p1", Behind::devargs("03:00.1,n_rxq_desc=2048")),
@@ -156,6 +211,34 @@ mod tests {
             (vec![kernel("tap0")], "none of its ports is a network card"),
             (vec![bond, kernel("ens3")], "p0, p1, ens3 are network cards"),
             (
+                vec![kernel("ens3"), kernel("ens4")],
+                "ens4 carries the default route, and network cards are ens3, ens4",
+            ),
+            (
+                vec![kernel("wan"), kernel("ens3")],
+                "wan carries the default route, and network cards are ens3",
+            ),
+            (
+                vec![kernel("ens3"), odd("net_bonding0,member=0000:03:00.0")],
+                "what is behind odd cannot be told",
+            ),
+            (
+                vec![kernel("ens3"), odd("class=eth,mac=00:11:22:33:44:55")],
+                "what is behind odd cannot be told",
+            ),
+            (
+                vec![kernel("ens3"), odd("0000:99:00.0")],
+                "what is behind odd cannot be told",
+            ),
+            (
+                vec![port(&[("n*", Behind::Interface("ens3".to_string()))])],
+                "the name of its uplink, n*, has an asterisk",
+            ),
+            (
+                (0..20).map(|_| kernel("ens3")).collect(),
+                "ens3 and 12 more are network cards",
+            ),
+            (
                 vec![kernel("wan"), kernel("ens4")],
                 "wan, ens4 carry default routes",
             ),
@@ -163,6 +246,10 @@ mod tests {
             let why = found(&ports).unwrap_err();
             assert!(why.contains(words), "{why}");
         }
+    }
+
+    fn odd(devargs: &str) -> PortGroup {
+        port(&[("odd", Behind::devargs(devargs))])
     }
 
     #[test]
@@ -180,9 +267,11 @@ mod tests {
             ("net_af_xdp0,iface=ens4", interface("ens4")),
             ("net_tap0,iface=ens3", Behind::Other),
             ("net_vhost0,iface=/run/vm.sock", Behind::Other),
-            ("class=eth,mac=00:11:22:33:44:55", Behind::Other),
-            ("3:00.0", Behind::Other),
-            ("", Behind::Other),
+            ("class=eth,mac=00:11:22:33:44:55", Behind::Unknown),
+            ("auxiliary:mlx5_core.sf.4", Behind::Unknown),
+            ("net_bonding0,member=0000:03:00.0", Behind::Unknown),
+            ("3:00.0", Behind::Unknown),
+            ("", Behind::Unknown),
         ] {
             assert_eq!(Behind::devargs(text), behind, "{text}");
         }

@@ -78,7 +78,7 @@ fn a_bridge_alone_with_one_card_is_programmed() {
         true,
         vec![bridge("br0", "netdev", &[NIC, VM, ("br0", "internal", &[])])],
     );
-    let Decision::Program(one) = decide(&all) else {
+    let Decision::Program(one) = decide(&all, &[]) else {
         panic!("{all:?}");
     };
     assert_eq!(
@@ -116,12 +116,18 @@ fn what_is_not_clear_is_not_programmed() {
         ),
     ] {
         let all = found(dpdk, bridges);
-        let Decision::Unclear(_, why) = decide(&all) else {
+        let Decision::Unclear(_, why) = decide(&all, &[]) else {
             panic!("{all:?}");
         };
         assert!(why.contains(words), "{why}");
     }
-    assert_eq!(decide(&[]), Decision::Nothing);
+    assert_eq!(decide(&[], &[]), Decision::Nothing);
+    // What could not be read may be another one.
+    let unread = ["no answer".to_string()];
+    let all = found(true, vec![bridge("br0", "netdev", &[NIC])]);
+    for all in [all.as_slice(), &[]] {
+        assert_eq!(decide(all, &unread), Decision::Unread(&unread));
+    }
 }
 
 #[test]
@@ -133,7 +139,7 @@ fn one_of_several_is_never_programmed_also_where_the_others_cannot_be() {
             bridge("docker", "system", &[]),
         ],
     );
-    let Decision::Several(several) = decide(&all) else {
+    let Decision::Several(several) = decide(&all, &[]) else {
         panic!("{all:?}");
     };
     assert_eq!(several.len(), 2);

@@ -26,7 +26,7 @@ pub async fn run(args: Discover, term: &mut Term<'_>) -> Result<Exit, Failure> {
     .await;
     let found = datapaths(&findings);
     let targets = sections(&found).map_err(|error| Failure::Local(Box::new(error)))?;
-    let verdict = verdict(&decide(&found));
+    let verdict = verdict(&decide(&found, &findings.unread()));
     let found = found.into_iter().zip(targets);
     term.show(&DiscoveryView {
         datapaths: found
@@ -47,6 +47,10 @@ fn verdict(decision: &Decision<'_>) -> String {
             one.title()
         ),
         Decision::Unclear(one, why) => format!("it does not program {}: {why}", one.title()),
+        Decision::Unread(why) => format!(
+            "it programs nothing, since there may be a datapath where nothing could be read: {}",
+            why.join("; ")
+        ),
         Decision::Several(several) => format!(
             "it programs none of the {} datapaths: a [[target]] has to say which is meant",
             several.len()
@@ -101,7 +105,10 @@ impl View for DiscoveryView {
         if !nothing.is_empty() {
             text += &format!("nothing listens at {}\n", nothing.join(", "));
         }
-        text += &format!("\nAn agent without a [[target]]: {}.\n", self.without_target);
+        text += &format!(
+            "\nAn agent without a [[target]], at its first start: {}.\n",
+            self.without_target
+        );
         let sections = self.datapaths.iter().filter_map(|found| found.target.as_ref());
         for section in sections {
             text += &format!("\n{section}");

@@ -4,8 +4,6 @@
 //! Where there are several, none does until a person says which. Later arrivals are logged and nothing else.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,69 +18,26 @@ use portcullis_policy::text::with_causes;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::kept::{self, KeepError, Kept};
 use super::{Launched, PreparedTarget, TargetError, prepare};
-use crate::config::{self, AnyTarget, Discovery, TargetsConfig};
+use crate::config::{AnyTarget, Discovery};
 
 /// Time between looks while there is no datapath to program.
 const SEARCH: Duration = Duration::from_secs(2);
 /// Time between looks afterwards, which only log what comes and goes.
 const WATCH: Duration = Duration::from_secs(60);
-
-/// What earlier looks have decided.
-#[derive(Debug)]
-enum Kept {
-    /// Nothing: there was no datapath, or it was not clear what it is for.
-    Undecided,
-    /// This target is programmed.
-    Target(Box<AnyTarget>),
-    /// There were several, and none is programmed.
-    Several,
-}
-
-/// Reads what is kept of earlier starts.
-fn kept(file: &Path) -> Result<Kept, TargetError> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::Undecided),
-        Err(source) => {
-            return Err(TargetError::DiscoveredFile {
-                file: file.display().to_string(),
-                source,
-            });
-        }
-    };
-    let wrong = |source: config::ConfigError| TargetError::Discovered {
-        file: file.display().to_string(),
-        source: Box::new(source),
-    };
-    match config::parse(file, &text).map_err(wrong)?.targets {
-        TargetsConfig::Discover(_) => Ok(Kept::Several),
-        TargetsConfig::Configured(mut targets) => match (targets.pop(), targets.is_empty()) {
-            (Some(AnyTarget::P4Runtime(target)), true) if target.embedded.is_some() => {
-                Err(unfit(file, "sets `ports` of an embedded switch"))
-            }
-            (Some(target), true) => Ok(Kept::Target(Box::new(target))),
-            _ => Err(unfit(file, "has several [[target]]")),
-        },
-    }
-}
-
-fn unfit(file: &Path, what: &'static str) -> TargetError {
-    TargetError::Unfit {
-        file: file.display().to_string(),
-        what,
-    }
-}
+/// Looks that have to find the same before it is kept: while a machine starts, datapaths and ports come one after the other.
+const EQUAL_LOOKS: u32 = 6;
 
 /// Reads the file, as a start does.
 pub(super) fn check(discovery: &Discovery) -> Result<(), TargetError> {
-    kept(&discovery.file).map(drop)
+    kept::read(&discovery.file).map(drop)
 }
 
 /// Starts the target, whether or not its datapath is known.
 pub(super) fn launch(discovery: &Discovery, records: &Arc<dyn Footprints>) -> Result<Launched, TargetError> {
-    let kept = kept(&discovery.file)?;
-    let local = LocalTarget {
+    let kept = kept::read(&discovery.file)?;
+    let mut local = LocalTarget {
         discovery: discovery.clone(),
         records: Arc::clone(records),
         were_several: matches!(kept, Kept::Several),
@@ -97,8 +52,7 @@ pub(super) fn launch(discovery: &Discovery, records: &Arc<dyn Footprints>) -> Re
                 file = %discovery.file.display(),
                 "programming the datapath that was found before; without the file the agent looks again"
             );
-            let backend = local.prepare(&target)?;
-            local.backend.get_or_init(|| backend);
+            local.backend = OnceLock::from(local.prepare(&target)?);
             name
         }
     };
@@ -116,6 +70,32 @@ struct LocalTarget {
     backend: OnceLock<Arc<dyn Backend>>,
 }
 
+/// What a look found.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    datapaths: Vec<Datapath>,
+    /// Places that could not be read.
+    unread: Vec<String>,
+}
+
+/// The last decision, and how many looks have led to it.
+#[derive(Debug, Default)]
+struct Settling {
+    what: String,
+    looks: u32,
+}
+
+impl Settling {
+    /// Whether enough looks have found the same.
+    fn is_settled(&mut self, what: String) -> bool {
+        if self.what != what {
+            *self = Settling { what, looks: 0 };
+        }
+        self.looks += 1;
+        self.looks >= EQUAL_LOOKS
+    }
+}
+
 impl LocalTarget {
     fn prepare(&self, target: &AnyTarget) -> Result<Arc<dyn Backend>, TargetError> {
         Ok(match prepare(target)? {
@@ -128,74 +108,44 @@ impl LocalTarget {
         })
     }
 
-    /// Keeps a datapath as the one to program, and makes the backend for it from what is kept.
-    fn adopt(&self, datapath: &Datapath) -> Result<Arc<dyn Backend>, AdoptError> {
-        let section = datapath.section.as_ref().ok_or(AdoptError::Unusable)?;
-        let text = format!(
-            "# Written by the Portcullis agent, which has no [[target]] in its configuration: it found\n# {}\n# as the only datapath \
-             of this machine, and programs it, whether or not it is there. To have the agent look again, stop it and delete\n# this \
-             file; to change a setting, move the section to the agent's configuration.\n{}",
-            datapath.title(),
-            section.toml(LOCAL)?
-        );
-        write(&self.discovery.file, &text)?;
-        match kept(&self.discovery.file)? {
-            Kept::Target(target) => Ok(self.prepare(&target)?),
-            Kept::Undecided | Kept::Several => Err(AdoptError::Unusable),
-        }
+    /// Makes the backend of a datapath, and keeps the datapath as the one to program.
+    fn adopt(&self, datapath: &Datapath) -> Result<Arc<dyn Backend>, KeepError> {
+        let file = &self.discovery.file;
+        let (text, target) = kept::target_of(file, datapath)?;
+        let backend = self.prepare(&target)?;
+        kept::write(file, &text)?;
+        Ok(backend)
     }
-
-    /// Keeps that there were several, so that none is programmed when the others are away.
-    fn hold(&self, several: &[&Datapath]) -> io::Result<()> {
-        let list: String = several
-            .iter()
-            .map(|one| format!("#   {}\n", one.title()))
-            .collect();
-        let text = format!(
-            "# Written by the Portcullis agent, which has no [[target]] in its configuration: it found several datapaths\n{list}# and \
-             programs none of them. Add a [[target]] to its configuration (`portcullis discover` prints one for each), or stop the\n\
-             # agent and delete this file to have it look again.\n"
-        );
-        write(&self.discovery.file, &text)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum AdoptError {
-    #[error("cannot keep it")]
-    Write(#[from] io::Error),
-    #[error("cannot write its settings")]
-    Toml(#[from] toml::ser::Error),
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    #[error("it has no settings")]
-    Unusable,
-}
-
-/// Writes a file that is whole or not there.
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    let new = file.with_extension("toml.new");
-    let mut written = std::fs::File::create(&new)?;
-    written.write_all(text.as_bytes())?;
-    written.sync_all()?;
-    std::fs::rename(&new, file)
 }
 
 /// Looks for ever, and logs what comes and goes.
-async fn lookout(target: Arc<LocalTarget>, seen: watch::Sender<Option<Vec<Datapath>>>) {
+async fn lookout(target: Arc<LocalTarget>, seen: watch::Sender<Seen>) {
     let mut known = BTreeSet::new();
     loop {
         let findings = look(&target.discovery.places).await;
-        let found = datapaths(&findings);
-        let titles: BTreeSet<String> = found.iter().map(Datapath::title).collect();
-        for datapath in found.iter().filter(|d| !known.contains(&d.title())) {
-            tracing::info!(holds = datapath.holds, versions = ?datapath.versions, "found {}", datapath.title());
+        // A P4Info can be large.
+        let looked = tokio::task::spawn_blocking(move || Seen {
+            datapaths: datapaths(&findings),
+            unread: findings.unread(),
+        });
+        let Ok(found) = looked.await else {
+            tracing::error!("a look for datapaths failed; the next one follows");
+            tokio::time::sleep(WATCH).await;
+            continue;
+        };
+        let title = |datapath: &Datapath| match datapath.uplinks().as_slice() {
+            [] => datapath.title(),
+            uplinks => format!("{}, uplink {}", datapath.title(), uplinks.join(", ")),
+        };
+        let titles: BTreeSet<String> = found.datapaths.iter().map(title).collect();
+        for datapath in found.datapaths.iter().filter(|d| !known.contains(&title(d))) {
+            tracing::info!(holds = datapath.holds, versions = ?datapath.versions, "found {}", title(datapath));
         }
         for gone in known.difference(&titles) {
-            tracing::warn!("{gone} is gone");
+            tracing::warn!("not there any more: {gone}");
         }
         known = titles;
-        seen.send_replace(Some(found));
+        seen.send_replace(found);
         let pause = match target.backend.get() {
             None => SEARCH,
             Some(_) => WATCH,
@@ -209,11 +159,12 @@ impl LocalTarget {
     async fn search(
         &self,
         context: &mut TargetContext,
-        mut seen: watch::Receiver<Option<Vec<Datapath>>>,
+        mut seen: watch::Receiver<Seen>,
     ) -> Option<Arc<dyn Backend>> {
         // Not the context's own: its backend has to see the newest intent as new.
         let mut intents = context.intents.clone();
         let mut is_held = self.were_several;
+        let mut settling = Settling::default();
         let mut detail = "looking for a datapath on this machine".to_string();
         loop {
             publish(context, &detail);
@@ -227,8 +178,14 @@ impl LocalTarget {
                 query = context.queries.recv() => refuse(query?),
                 changed = seen.changed() => {
                     changed.ok()?;
-                    let found = seen.borrow_and_update().clone().unwrap_or_default();
-                    match self.decide(&found, &mut is_held) {
+                    let found = seen.borrow_and_update().clone();
+                    // Before the engine's first word this may be a second agent, which finds the socket or the database taken.
+                    let is_policy_known = intents.borrow().is_some();
+                    let decided = match is_policy_known {
+                        true => self.decide(&found, &mut is_held, &mut settling),
+                        false => Err(undecided(&found)),
+                    };
+                    match decided {
                         Ok(backend) => return Some(backend),
                         Err(why) if why == detail => {}
                         Err(why) => {
@@ -242,50 +199,77 @@ impl LocalTarget {
     }
 
     /// The backend of what is to be programmed, or in words why there is none.
-    fn decide(&self, found: &[Datapath], is_held: &mut bool) -> Result<Arc<dyn Backend>, String> {
+    fn decide(
+        &self,
+        found: &Seen,
+        is_held: &mut bool,
+        settling: &mut Settling,
+    ) -> Result<Arc<dyn Backend>, String> {
         let file = self.discovery.file.display();
+        let held = format!(
+            "several datapaths were found and none is programmed: add a [[target]] to the configuration, see `portcullis discover`; or \
+             delete {file} and restart the agent to have it look again"
+        );
         if *is_held {
-            return Err(format!(
-                "several datapaths were found and none is programmed: add a [[target]] to the configuration, see `portcullis \
-                 discover`; or delete {file} and restart the agent to have it look again"
-            ));
+            return Err(held);
         }
-        match decide(found) {
+        match decide(&found.datapaths, &found.unread) {
             Decision::Nothing => Err(format!(
                 "no datapath on this machine, looking again every {} s at {}, {}; `portcullis discover` shows what is there",
                 SEARCH.as_secs(),
                 self.discovery.places.ovsdb,
                 self.discovery.places.servers.join(", ")
             )),
+            Decision::Unread(why) => Err(format!(
+                "a datapath may be where nothing could be read, so that none is programmed: {}; set other addresses in [discovery] if \
+                 there is none",
+                why.join("; ")
+            )),
             Decision::Unclear(one, why) => Err(format!(
                 "found {}, which is not programmed without a [[target]]: {why}; see `portcullis discover`",
                 one.title()
             )),
             Decision::Several(several) => {
-                let list: Vec<String> = several.iter().map(|one| one.title()).collect();
-                let list = list.join("; ");
-                if let Err(error) = self.hold(&several) {
-                    return Err(format!(
-                        "several datapaths were found and none is programmed: {list}; cannot write {file}: {error}"
-                    ));
+                let list = several
+                    .iter()
+                    .map(|one| one.title())
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                if !settling.is_settled(list.clone()) {
+                    return Err(format!("found {list}; looking whether that stays so"));
                 }
+                let written = kept::write_several(&self.discovery.file, &several);
+                written.map_err(|error| {
+                    format!("found {list}, and cannot write {file}: {}", with_causes(&error))
+                })?;
                 *is_held = true;
-                self.decide(found, is_held)
+                Err(held)
             }
-            Decision::Program(one) => match self.adopt(one) {
-                Ok(backend) => {
-                    tracing::info!(%file, "programming {}, the only datapath of this machine", one.title());
-                    Ok(backend)
+            Decision::Program(one) => {
+                if !settling.is_settled(format!("{one:?}")) {
+                    return Err(format!("found {}; looking whether that stays so", one.title()));
                 }
-                Err(error) => {
+                let backend = self.adopt(one);
+                let backend = backend.map_err(|error| {
                     let why = with_causes(&error);
-                    Err(format!(
-                        "found {}, and cannot program it: {why} ({file})",
-                        one.title()
-                    ))
-                }
-            },
+                    format!("found {}, and cannot program it: {why} ({file})", one.title())
+                })?;
+                tracing::info!(%file, "programming {}, the only datapath of this machine", one.title());
+                Ok(backend)
+            }
         }
+    }
+}
+
+/// What is found while no policy was ever applied, and nothing is decided.
+fn undecided(found: &Seen) -> String {
+    let titles: Vec<String> = found.datapaths.iter().map(Datapath::title).collect();
+    match titles.is_empty() {
+        true => "no datapath is found on this machine, and no policy was applied yet".to_string(),
+        false => format!(
+            "found {}; the target is chosen once a policy is applied",
+            titles.join("; ")
+        ),
     }
 }
 
@@ -362,7 +346,7 @@ impl Backend for LocalTarget {
     }
 
     async fn run(self: Arc<Self>, mut context: TargetContext) {
-        let (found, seen) = watch::channel(None);
+        let (found, seen) = watch::channel(Seen::default());
         // Ends when this function does.
         let mut looking = JoinSet::new();
         looking.spawn(lookout(Arc::clone(&self), found));

@@ -4,6 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use portcullis_discovery::{Host, sections, server};
+use portcullis_p4runtime::{SeenDevice, Server};
+use portcullis_proto::switch::Port as SwitchPort;
 use portcullis_proto::v1;
 
 use crate::api::process::{PROGRAM, Process};
@@ -140,12 +143,13 @@ async fn none_of_several_is_programmed_and_discover_shows_them() {
     let _switches = [0, 1].map(|n| Switch::start(&sockets[n]));
     let agent = Process::start(&config, &[]);
     let mut client = Client::unix(&folder.path().join("agent.sock")).await;
+    until(&mut client, "the target is chosen once a policy is applied").await;
+    client.apply(DOCUMENT).await.unwrap();
+    until(&mut client, "looking whether that stays so").await;
+    assert!(!folder.path().join("discovered.toml").exists());
     until(&mut client, "several datapaths were found and none is programmed").await;
     let kept = std::fs::read_to_string(folder.path().join("discovered.toml")).unwrap();
-    assert!(
-        kept.contains("it found several datapaths") && kept.contains("b.sock"),
-        "{kept}"
-    );
+    assert!(kept.contains("several = [") && kept.contains("b.sock"), "{kept}");
     drop(agent);
     let shown = Command::new(PROGRAM)
         .args([
@@ -184,6 +188,8 @@ async fn a_kept_file_that_is_wrong_is_refused_by_name() {
             "`wire` is no kind of target",
         ),
         ("[[target", "delete it to have the agent look again"),
+        ("", "has no [[target]]"),
+        ("# several\n", "has no [[target]]"),
         (
             "[[target]]\nname = \"a\"\nkind = \"ovs\"\n[[target]]\nname = \"b\"\nkind = \"ovs\"\nbridge = \"b\"\n",
             "has several [[target]]",
@@ -240,11 +246,80 @@ async fn servers_that_are_none_are_named_so() {
         .unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     for words in [
-        format!("the server at {silent} did not answer within 3 s"),
+        format!("not found: the server at {silent} did not answer within 3 s"),
         format!("the server at {address} does not speak P4Runtime"),
         "`here` is not an address".to_string(),
-        "it waits until there is a datapath".to_string(),
+        "it programs nothing, since there may be a datapath where nothing could be read".to_string(),
     ] {
         assert!(text.contains(&words), "`{words}` is not in {text}");
     }
+}
+
+/// A gRPC server that wants credentials is no P4Runtime server until it says so.
+#[tokio::test]
+async fn a_server_that_refuses_every_call_does_not_count() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let refuse = |_: tonic::Request<()>| Err(tonic::Status::unauthenticated("who are you?"));
+    let (_, health) = tonic_health::server::health_reporter();
+    let server = tonic::transport::Server::builder()
+        .layer(tonic::service::InterceptorLayer::new(refuse))
+        .add_service(health);
+    tokio::spawn(server.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
+    let shown = tokio::process::Command::new(PROGRAM)
+        .args(["discover", "--ovsdb", "unix:/nowhere", "--server", &address])
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        text.contains("does not speak P4Runtime") && text.contains("No datapath found"),
+        "{text}"
+    );
+}
+
+/// Every section that is printed can be pasted into a configuration.
+#[test]
+fn printed_sections_are_configurations() {
+    let host = Host::default();
+    let port = |number: u32, kind: &str, device: &str| SwitchPort {
+        number,
+        kind: kind.to_string(),
+        device: device.to_string(),
+    };
+    let seen = |ports: Option<Vec<SwitchPort>>, id: u64, program: Option<&str>| Server {
+        version: "1.6.0".to_string(),
+        device: Ok(SeenDevice {
+            id,
+            program: program.map(|name| {
+                let file = format!(
+                    "{}/../p4/compiled/{name}.p4info.txtpb",
+                    env!("CARGO_MANIFEST_DIR")
+                );
+                portcullis_p4runtime::parse(&std::fs::read(file).unwrap()).unwrap()
+            }),
+        }),
+        ports,
+    };
+    let of_switch = vec![port(1, "tap", "vm\"1"), port(9, "ring", "")];
+    let all = [
+        server("unix:/run/a.sock", &seen(Some(of_switch.clone()), 1, None), &host),
+        server("127.0.0.1:9559", &seen(Some(of_switch.clone()), 1, None), &host),
+        server("unix:/run/a.sock", &seen(Some(of_switch), 7, None), &host),
+        server("127.0.0.1:9559", &seen(None, 1, None), &host),
+        server(
+            "127.0.0.1:9559",
+            &seen(None, 3, Some("portcullis-ternary")),
+            &host,
+        ),
+        server("unix:/sock/p4rt.sock", &seen(None, 1, Some("vendor")), &host),
+    ];
+    let printed = all.map(|datapath| {
+        let section = sections(std::slice::from_ref(&datapath)).unwrap().remove(0)?;
+        let config = portcullis::config::parse(Path::new("agent.toml"), &section);
+        assert!(config.is_ok(), "{section}: {config:?}");
+        Some(section)
+    });
+    let are: Vec<bool> = printed.iter().map(Option::is_some).collect();
+    assert_eq!(are, [true, false, false, true, true, true], "{printed:#?}");
 }

@@ -17,6 +17,8 @@ use crate::client::ClientError;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of an answer at most; the P4Info of a large program takes some hundreds of kilobytes.
 const LARGEST: usize = 16 << 20;
+/// Ports of an embedded switch at most: their numbers have 9 bits.
+const MOST_PORTS: usize = 512;
 /// The ids that a device on its own usually has: 1 is the default of most agents, 0 that of BMv2.
 const USUAL_IDS: [u64; 2] = [1, 0];
 
@@ -71,20 +73,23 @@ async fn ask(address: &str) -> Result<Server, NoServer> {
     let channel = channel(address).await?;
     let mut rpc = P4RuntimeClient::new(channel.clone()).max_decoding_message_size(LARGEST);
     // Servers before P4Runtime 1.1 do not have Capabilities; whether it is such a server says the next call.
-    let version = match rpc.capabilities(v1::CapabilitiesRequest::default()).await {
-        Ok(answer) => answer.into_inner().p4runtime_api_version,
-        Err(_) => String::new(),
-    };
-    let device = device(&mut rpc)
+    let answer = rpc.capabilities(v1::CapabilitiesRequest::default()).await;
+    let version = answer
+        .ok()
+        .map(|answer| answer.into_inner().p4runtime_api_version);
+    let device = device(&mut rpc, version.is_some())
         .await
         .ok_or_else(|| NoServer::Other(address.to_string()))?;
     let list = SwitchServiceClient::new(channel)
         .list_ports(ListPortsRequest::default())
         .await;
     Ok(Server {
-        version,
+        version: version.unwrap_or_default(),
         device,
-        ports: list.ok().map(|answer| answer.into_inner().ports),
+        ports: list
+            .ok()
+            .map(|answer| answer.into_inner().ports)
+            .filter(|ports| ports.len() <= MOST_PORTS),
     })
 }
 
@@ -107,7 +112,12 @@ async fn channel(address: &str) -> Result<Channel, ClientError> {
 ///
 /// A server answers NOT_FOUND to an id that it does not have (P4Runtime 1.6.0, GetForwardingPipelineConfig). BMv2 answers the same
 /// to such an id as for a device without a program: a device with one comes first.
-async fn device(rpc: &mut P4RuntimeClient<Channel>) -> Option<Result<SeenDevice, String>> {
+///
+/// A server that refuses each call may be any that asks for credentials, unless it `is_known` to speak P4Runtime.
+async fn device(
+    rpc: &mut P4RuntimeClient<Channel>,
+    mut is_known: bool,
+) -> Option<Result<SeenDevice, String>> {
     let mut bare = None;
     let mut refusals = Vec::new();
     for id in USUAL_IDS {
@@ -126,17 +136,20 @@ async fn device(rpc: &mut P4RuntimeClient<Channel>) -> Option<Result<SeenDevice,
             }
             Err(status) if status.code() == Code::FailedPrecondition => bare = bare.or(Some(id)),
             Err(status) if is_of_another_service(&status) => return None,
-            Err(status) => refusals.push(format!(
-                "device {id}: {} ({})",
-                crate::failure::shown(status.message()),
-                status.code()
-            )),
+            Err(status) => {
+                is_known |= status.code() == Code::NotFound;
+                refusals.push(format!(
+                    "device {id}: {} ({})",
+                    crate::failure::shown(status.message()),
+                    status.code()
+                ));
+            }
         }
     }
-    Some(match bare {
-        Some(id) => Ok(SeenDevice { id, program: None }),
-        None => Err(refusals.join("; ")),
-    })
+    match bare {
+        Some(id) => Some(Ok(SeenDevice { id, program: None })),
+        None => is_known.then(|| Err(refusals.join("; "))),
+    }
 }
 
 /// Whether an answer is that of a server without this service, or no answer of a gRPC server: such a status has a cause in the
