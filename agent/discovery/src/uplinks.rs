@@ -123,7 +123,10 @@ pub(crate) fn uplinks(ports: &[PortGroup], host: &Host) -> Result<Vec<String>, S
     let physical = with(&|behind| behind.is_physical(host));
     let which = "which of its ports is the uplink is not known: ";
     if !unknown.is_empty() {
-        return Err(format!("{which}what is behind {} cannot be told", list(&unknown)));
+        return Err(format!(
+            "{which}what is behind {} is not understood",
+            list(&unknown)
+        ));
     }
     let one = match (routed.as_slice(), physical.as_slice()) {
         ([], []) => {
@@ -220,15 +223,15 @@ mod tests {
             ),
             (
                 vec![kernel("ens3"), odd("net_bonding0,member=0000:03:00.0")],
-                "what is behind odd cannot be told",
+                "what is behind odd is not understood",
             ),
             (
                 vec![kernel("ens3"), odd("class=eth,mac=00:11:22:33:44:55")],
-                "what is behind odd cannot be told",
+                "what is behind odd is not understood",
             ),
             (
                 vec![kernel("ens3"), odd("0000:99:00.0")],
-                "what is behind odd cannot be told",
+                "what is behind odd is not understood",
             ),
             (
                 vec![port(&[("n*", Behind::Interface("ens3".to_string()))])],

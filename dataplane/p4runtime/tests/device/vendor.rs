@@ -88,6 +88,11 @@ async fn set_up(address: &str) {
         ..Default::default()
     };
     client.write(request).await.unwrap();
+    // Who only looks sees what it runs, before anyone is primary of it again.
+    let seen = portcullis_p4runtime::look(address).await.unwrap();
+    let device = seen.device.unwrap();
+    assert_eq!((device.id, seen.ports), (1, None));
+    assert_eq!(device.program, Some(parse(P4INFO).unwrap()));
 }
 
 /// Where the switch sends a frame that nothing drops.
