@@ -4,8 +4,8 @@ use portcullis_compiler::StageModel;
 use portcullis_compiler::model::Role;
 use portcullis_p4runtime::device::OWN;
 use portcullis_p4runtime::{Mapping, P4Info, SeenDevice, Server, from_p4info, pipelines};
-use portcullis_proto::p4::config::v1::match_field::Match;
-use portcullis_proto::p4::config::v1::match_field::MatchType;
+use portcullis_proto::p4::config::v1::match_field::{Match, MatchType};
+use portcullis_proto::switch::Port;
 
 use crate::datapath::{Datapath, DatapathKind, PortSeen};
 use crate::host::Host;
@@ -28,24 +28,19 @@ fn versions(server: &Server) -> std::collections::BTreeMap<String, String> {
         .collect()
 }
 
-fn embedded(
-    address: &str,
-    server: &Server,
-    ports: &[portcullis_proto::switch::Port],
-    host: &Host,
-) -> Datapath {
-    let behind = |port: &portcullis_proto::switch::Port| match port.kind.as_str() {
+fn embedded(address: &str, server: &Server, ports: &[Port], host: &Host) -> Datapath {
+    let behind = |port: &Port| match port.kind.as_str() {
         "af_packet" => Behind::Interface(port.device.clone()),
         "pci" | "device" => Behind::devargs(&port.device),
         _ => Behind::Other,
     };
-    let group = |port: &portcullis_proto::switch::Port| PortGroup {
+    let group = |port: &Port| PortGroup {
         members: vec![(port.number.to_string(), behind(port))],
     };
     let groups: Vec<PortGroup> = ports.iter().map(group).collect();
     let identified = uplinks(&groups, host);
     let names = identified.clone().unwrap_or_default();
-    let is_uplink = |port: &portcullis_proto::switch::Port| names.contains(&port.number.to_string());
+    let is_uplink = |port: &Port| names.contains(&port.number.to_string());
     let seen = ports.iter().map(|port| PortSeen {
         name: port.number.to_string(),
         kind: match port.device.as_str() {
@@ -114,7 +109,7 @@ fn device(address: &str, server: &Server) -> Datapath {
 /// What a device can hold with the program that it runs, and how it is configured.
 fn held(address: &str, device: &SeenDevice) -> (String, Option<Section>) {
     if device.id == 0 {
-        let why = "nothing: its device id is 0, which is none (P4Runtime: ids are positive); start it with another, such as \
+        let why = "nothing: its device id is 0, which a [[target]] cannot have: start it with another one, such as \
                    --device-id 1 of BMv2";
         return (why.to_string(), None);
     }
@@ -161,18 +156,11 @@ fn held(address: &str, device: &SeenDevice) -> (String, Option<Section>) {
             let why = from_p4info(info, "device", None)
                 .err()
                 .map(|error| error.to_string());
-            let first = why
-                .unwrap_or_default()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_string();
-            (
-                format!(
-                    "nothing as it is: {first} Write a mapping for it, see `portcullis compile --target p4info:FILE`"
-                ),
-                None,
-            )
+            let why = why.unwrap_or_default();
+            let first = why.lines().next().unwrap_or_default();
+            let first = first.split(';').next().unwrap_or_default();
+            let holds = format!("nothing without a mapping: {first}; see docs/p4runtime.md");
+            (holds, None)
         }
     }
 }
