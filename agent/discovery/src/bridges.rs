@@ -88,7 +88,8 @@ fn behind(interface: &Interface) -> Behind {
             .options
             .get("dpdk-devargs")
             .map_or(Behind::Unknown, |devargs| Behind::devargs(devargs)),
-        // What servers have, and what leads to other switches; a tunnel leaves by a port of another bridge, or by the kernel.
-        _ => Behind::Other,
+        "internal" | "tap" | "dpdkvhostuser" | "dpdkvhostuserclient" | "dpdkr" | "dummy" => Behind::Other,
+        // Patches and tunnels, of whatever kind.
+        _ => Behind::Onward,
     }
 }

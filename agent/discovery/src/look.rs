@@ -72,8 +72,8 @@ impl Findings {
     pub fn unread(&self) -> Vec<String> {
         let ovs = self.ovs.as_ref().err().filter(|error| !nothing_listens(*error));
         let silent = self.servers.iter().filter_map(|(_, seen)| match seen {
-            Err(error @ NoServer::Silent { .. }) => Some(error.to_string()),
-            _ => None,
+            Err(NoServer::Other(_)) | Ok(_) => None,
+            Err(error) => (!nothing_listens(error)).then(|| with_causes(error)),
         });
         ovs.map(ToString::to_string).into_iter().chain(silent).collect()
     }
@@ -169,7 +169,9 @@ fn host() -> Host {
 fn is_card(interface: &Path) -> bool {
     // Most drivers have no such name, and refuse to be asked.
     let name = std::fs::read_to_string(interface.join("phys_port_name")).unwrap_or_default();
-    interface.join("device").exists() && !is_representor(&name)
+    // A bond, a VLAN or the like of other interfaces leads where these do.
+    let is_stacked = entries(interface).iter().any(|entry| entry.starts_with("lower_"));
+    (interface.join("device").exists() || is_stacked) && !is_representor(&name)
 }
 
 /// The names in a folder; none where it cannot be read, as on a machine without PCI.

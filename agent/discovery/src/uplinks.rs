@@ -9,8 +9,10 @@ pub(crate) enum Behind {
     Interface(String),
     /// A PCI device at this address that DPDK drives.
     Pci(String),
-    /// A virtual machine, a tunnel, the host's end of a function that a server has: no way to the network.
+    /// A virtual machine, the host's end of a function that a server has: no way to the network.
     Other,
+    /// A tunnel or a patch to another bridge, which may lead to the network.
+    Onward,
     /// Nothing that is understood: it may be a network card.
     Unknown,
 }
@@ -63,7 +65,7 @@ impl Behind {
         match self {
             Behind::Interface(name) => host.cards.contains(name),
             Behind::Pci(address) => host.pci.contains(address),
-            Behind::Other | Behind::Unknown => false,
+            Behind::Other | Behind::Onward | Behind::Unknown => false,
         }
     }
 
@@ -73,7 +75,7 @@ impl Behind {
             Behind::Unknown => true,
             // In a container, the devices of the machine are not seen.
             Behind::Pci(address) => !host.pci.contains(address),
-            Behind::Interface(_) | Behind::Other => false,
+            Behind::Interface(_) | Behind::Other | Behind::Onward => false,
         }
     }
 }
@@ -121,6 +123,7 @@ pub(crate) fn uplinks(ports: &[PortGroup], host: &Host) -> Result<Vec<String>, S
     let unknown = with(&|behind| behind.is_unknown(host));
     let routed = with(&|behind| behind.carries_default_route(host));
     let physical = with(&|behind| behind.is_physical(host));
+    let onward = with(&|behind| *behind == Behind::Onward);
     let which = "which of its ports is the uplink is not known: ";
     if !unknown.is_empty() {
         return Err(format!(
@@ -134,6 +137,9 @@ pub(crate) fn uplinks(ports: &[PortGroup], host: &Host) -> Result<Vec<String>, S
                 "none of its ports is a network card of this machine or carries its default route"
                     .to_string(),
             );
+        }
+        ([], [_]) if !onward.is_empty() => {
+            return Err(format!("{which}{} may lead to the network, too", list(&onward)));
         }
         ([one], []) | ([], [one]) => *one,
         ([route], [card]) if route == card => *route,
@@ -228,6 +234,10 @@ mod tests {
             (
                 vec![kernel("ens3"), odd("class=eth,mac=00:11:22:33:44:55")],
                 "what is behind odd is not understood",
+            ),
+            (
+                vec![kernel("ens3"), port(&[("vxlan0", Behind::Onward)])],
+                "vxlan0 may lead to the network, too",
             ),
             (
                 vec![kernel("ens3"), odd("0000:99:00.0")],

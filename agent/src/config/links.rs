@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_p4runtime::behind::Inner;
+use portcullis_p4runtime::behind::{Inner, Takes};
 use toml::Spanned;
 
 use super::resolve::{Result, refuse};
@@ -99,13 +99,22 @@ impl Links {
 
 /// A target, seen from the switch that it is cabled to; `bridges` is the number of Open vSwitch targets.
 fn inner(target: &AnyTarget, bridges: usize) -> Inner {
-    let (takes_interfaces, is_whole) = match target {
-        AnyTarget::Ovs(_) => (bridges == 1, true),
-        AnyTarget::P4Runtime(target) => (false, !matches!(target.program, P4Program::Device(_))),
+    let (takes, is_whole) = match target {
+        AnyTarget::Ovs(_) => {
+            let without_target = bridges == 1;
+            (Takes::Interfaces { without_target }, true)
+        }
+        AnyTarget::P4Runtime(target) => {
+            let uplinks = target.uplinks.iter().copied().collect();
+            (
+                Takes::Ports { uplinks },
+                !matches!(target.program, P4Program::Device(_)),
+            )
+        }
     };
     Inner {
         target: target.name().to_string(),
-        takes_interfaces,
+        takes,
         is_whole,
     }
 }

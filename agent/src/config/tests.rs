@@ -564,8 +564,12 @@ fn cables_lead_to_switches_and_not_in_a_circle() {
     };
     let behind = |target: &super::P4Target, port: u32| -> Vec<(String, bool, bool)> {
         let list = target.behind.get(&port).into_iter().flatten();
-        list.map(|i| (i.target.clone(), i.takes_interfaces, i.is_whole))
-            .collect()
+        {
+            let takes = |i: &portcullis_p4runtime::behind::Inner| {
+                i.takes == portcullis_p4runtime::behind::Takes::Interfaces { without_target: true }
+            };
+            list.map(|i| (i.target.clone(), takes(i), i.is_whole)).collect()
+        }
     };
     assert_eq!(behind(nic, 1), [("host".to_string(), true, true)]);
     assert_eq!(

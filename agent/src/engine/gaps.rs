@@ -39,12 +39,19 @@ impl<'t> Targets<'t> {
         self.all.get(at).and_then(TargetHandle::on_gap) == Some(OnGap::Refuse)
     }
 
-    /// The targets that may lack something and refuse it, among those that are nearest to an endpoint.
-    fn refusing(&self, endpoint: &EndpointIntent) -> BTreeSet<usize> {
+    /// The targets that may lack something, among those that are nearest to an endpoint.
+    fn lacking(&self, endpoint: &EndpointIntent) -> BTreeSet<usize> {
         let named = endpoint.attachments.iter().filter_map(|a| a.target.as_deref());
         let lacking = named.filter_map(|name| self.by_name.get(name).copied());
         let nearest = |at: &usize| self.all.get(*at).is_some_and(|target| !target.is_outer(endpoint));
-        lacking.filter(|at| self.refuses(*at) && nearest(at)).collect()
+        lacking.filter(nearest).collect()
+    }
+
+    /// Those of them that refuse gaps.
+    fn refusing(&self, endpoint: &EndpointIntent) -> BTreeSet<usize> {
+        let mut lacking = self.lacking(endpoint);
+        lacking.retain(|at| self.refuses(*at));
+        lacking
     }
 
     /// What the classes of an endpoint, and those that its unlocks lead to, leave open at these targets. One that was never reached is
@@ -138,12 +145,13 @@ pub(super) fn refuse_new(
             continue;
         }
         let old = before.endpoints.get(&endpoint.name);
-        let old = old.map(|old| targets.gaps(before, old, &targets.refusing(old), &mut then));
+        let old = old.map(|old| targets.gaps(before, old, &targets.lacking(old), &mut then));
         let old = old.unwrap_or_default();
+        let lacking = targets.lacking(endpoint);
         let is_new = |((here, rule), gap): &(&(usize, String), &Gap)| {
             let mut known = old
                 .iter()
-                .filter(|((was, of), _)| of == rule && (was == here || !at.contains(was)));
+                .filter(|((was, of), _)| of == rule && (was == here || !lacking.contains(was)));
             !known.any(|(_, before)| gap.is_within(before))
         };
         if let Some(((at, rule), gap)) = gaps.iter().find(is_new) {

@@ -213,7 +213,11 @@ impl LocalTarget {
         if *is_held {
             return Err(held);
         }
-        match decide(&found.datapaths, &found.unread) {
+        let decision = decide(&found.datapaths, &found.unread);
+        if !matches!(decision, Decision::Several(_) | Decision::Program(_)) {
+            *settling = Settling::default();
+        }
+        match decision {
             Decision::Nothing => Err(format!(
                 "no datapath on this machine, looking again every {} s at {}, {}; `portcullis discover` shows what is there",
                 SEARCH.as_secs(),
@@ -246,7 +250,7 @@ impl LocalTarget {
                 Err(held)
             }
             Decision::Program(one) => {
-                if !settling.is_settled(format!("{one:?}")) {
+                if !settling.is_settled(format!("{} {:?}", one.title(), one.section)) {
                     return Err(format!("found {}; looking whether that stays so", one.title()));
                 }
                 let backend = self.adopt(one);
@@ -359,5 +363,85 @@ impl Backend for LocalTarget {
             },
         };
         backend.run(context).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_backend::Unstored;
+    use portcullis_discovery::{Host, Places, server};
+    use portcullis_p4runtime::{SeenDevice, Server};
+    use portcullis_proto::switch::Port;
+
+    use super::*;
+
+    /// A switch whose port 9 is a card, or one that has a second card.
+    fn seen(cards: &[u32]) -> Seen {
+        let port = |number: u32| Port {
+            number,
+            kind: "af_packet".to_string(),
+            device: format!("eth{number}"),
+        };
+        let host = Host {
+            cards: cards.iter().map(|number| format!("eth{number}")).collect(),
+            ..Host::default()
+        };
+        let switch = Server {
+            version: "1.6.0".to_string(),
+            device: Ok(SeenDevice { id: 1, program: None }),
+            ports: Some(vec![port(1), port(9)]),
+        };
+        Seen {
+            datapaths: vec![server("unix:/run/sw.sock", &switch, &host)],
+            unread: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_before_enough_looks_in_a_row_found_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = LocalTarget {
+            discovery: Discovery {
+                places: Places::default(),
+                file: folder.path().join("discovered.toml"),
+                allow_interruption: false,
+            },
+            records: Arc::new(Unstored::default()),
+            were_several: false,
+            backend: OnceLock::new(),
+        };
+        let (mut is_held, mut settling) = (false, Settling::default());
+        let mut look = |cards: &[u32]| {
+            local
+                .decide(&seen(cards), &mut is_held, &mut settling)
+                .map(|_| ())
+        };
+        // The second card, a server's, comes up and goes again; then the other one is alone.
+        for cards in [
+            &[9][..],
+            &[9],
+            &[9],
+            &[9],
+            &[9],
+            &[1, 9],
+            &[9],
+            &[9],
+            &[1],
+            &[9],
+            &[9],
+            &[9],
+            &[9],
+            &[9],
+        ] {
+            let why = look(cards).unwrap_err();
+            assert!(
+                why.contains("looking whether that stays so") || why.contains("not programmed"),
+                "{why}"
+            );
+            assert!(!local.discovery.file.exists());
+        }
+        look(&[9]).unwrap();
+        let kept = std::fs::read_to_string(&local.discovery.file).unwrap();
+        assert!(kept.contains("uplinks = [9]"), "{kept}");
     }
 }

@@ -247,7 +247,7 @@ async fn servers_that_are_none_are_named_so() {
     let text = String::from_utf8(shown.stdout).unwrap();
     for words in [
         format!("not found: the server at {silent} did not answer within 3 s"),
-        format!("the server at {address} does not speak P4Runtime"),
+        format!("the server at {address} does not speak gRPC without TLS"),
         "`here` is not an address".to_string(),
         "it programs nothing, since there may be a datapath where nothing could be read".to_string(),
     ] {
@@ -273,7 +273,7 @@ async fn a_server_that_refuses_every_call_does_not_count() {
         .unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(
-        text.contains("does not speak P4Runtime") && text.contains("No datapath found"),
+        text.contains("does not serve P4Runtime") && text.contains("No datapath found"),
         "{text}"
     );
 }

@@ -372,4 +372,26 @@ async fn a_rule_has_a_gap_where_the_nearest_point_lacks_it_whatever_others_hold(
         "{refused}"
     );
     bed.agent.stop().await.unwrap();
+
+    // Where the nearer one only reports its gaps, one that goes with it is none that is new; a rule more is.
+    let folder = tempfile::tempdir().unwrap();
+    let link = "links = [{to = \"tor2\", port = 1}]\non_gap = \"report\"\n";
+    let second = tor(&other, ACCEPT).replace("name = \"tor\"", "name = \"tor2\"");
+    let mut bed = Bed::start(folder.path(), &[&tor(&server, link), second.as_str()].concat()).await;
+    bed.client.apply(&ends(both)).await.unwrap();
+    for target in ["tor", "tor2"] {
+        bed.holds(target, 1).await;
+    }
+    bed.client.apply(&with(both, smtp)).await.unwrap();
+    bed.client.apply(&with(outer, smtp)).await.unwrap();
+    let refused = bed
+        .client
+        .apply(&with(outer, &[smtp, gre].concat()))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message().contains("egress baseline/gre of web1"),
+        "{refused}"
+    );
+    bed.agent.stop().await.unwrap();
 }

@@ -1,7 +1,9 @@
 //! Targets nearer to the endpoints: what is behind a port of this switch, and polices the same traffic first.
 
+use std::collections::BTreeSet;
+
 use portcullis_compiler::EndpointIntent;
-use portcullis_policy::Attachment;
+use portcullis_policy::{Attachment, Vlan};
 
 use crate::attachment_points::{KnownPorts, meant};
 
@@ -10,32 +12,74 @@ use crate::attachment_points::{KnownPorts, meant};
 pub struct Inner {
     /// Name of the target, as configured.
     pub target: String,
-    /// Whether it takes attachments that name an interface and no target.
-    pub takes_interfaces: bool,
+    /// What attachments to it name.
+    pub takes: Takes,
     /// Whether it holds every policy whole: Open vSwitch, and our own P4 program. A foreign program may hold a part.
     pub is_whole: bool,
 }
 
+/// What an attachment to a target names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Takes {
+    /// An interface of Open vSwitch.
+    Interfaces {
+        /// Whether one that names no target is meant as well: there is no other Open vSwitch.
+        without_target: bool,
+    },
+    /// A port of a switch that is none of these uplinks.
+    Ports {
+        /// Ports that nothing is policed at.
+        uplinks: BTreeSet<u32>,
+    },
+}
+
 impl Inner {
-    fn has(&self, endpoint: &EndpointIntent) -> bool {
-        let is_here = |attachment: &Attachment| match &attachment.target {
-            Some(target) => *target == self.target,
-            None => self.takes_interfaces && attachment.port.is_none(),
+    /// The attachments of an endpoint that this target polices.
+    fn attachments<'e>(&self, endpoint: &'e EndpointIntent) -> impl Iterator<Item = &'e Attachment> {
+        endpoint.attachments.iter().filter(|attachment| {
+            let is_named = attachment.target.as_ref() == Some(&self.target);
+            match (&self.takes, attachment.port) {
+                (Takes::Interfaces { without_target }, None) => {
+                    is_named || (attachment.target.is_none() && *without_target)
+                }
+                (Takes::Ports { uplinks }, Some(port)) => is_named && !uplinks.contains(&port),
+                _ => false,
+            }
+        })
+    }
+
+    /// Whether an attachment's MACs and VLAN are all attached here. `outer` is how many attachments of the endpoint lead here.
+    fn polices(&self, endpoint: &EndpointIntent, attachment: &Attachment, outer: usize) -> bool {
+        let inner: Vec<&Attachment> = self.attachments(endpoint).collect();
+        // No MACs stand for all that the endpoint declares.
+        let all_macs = inner.iter().any(|inner| inner.macs.is_empty());
+        let macs = match attachment.macs.as_slice() {
+            [] => &endpoint.macs,
+            macs => macs,
         };
-        endpoint.attachments.iter().any(is_here)
+        let has_mac = |mac| inner.iter().any(|inner| inner.macs.contains(mac));
+        let has_vlans = inner.len() >= outer || inner.iter().any(|inner| inner.vlan == Vlan::Any);
+        !inner.is_empty() && has_vlans && (all_macs || (!macs.is_empty() && macs.iter().all(has_mac)))
     }
 }
 
 /// Whether all that an endpoint sends and receives at this switch passes a target behind its port, to which it is attached as well; with
 /// `whole`, one that holds every policy whole.
 pub fn is_behind(endpoint: &EndpointIntent, known: &KnownPorts, whole: bool) -> bool {
-    let covered = |attachment: &Attachment| {
+    let here: Vec<&Attachment> = meant(endpoint, &known.target).collect();
+    let behind = |attachment: &Attachment| {
         let inner = attachment.port.and_then(|port| known.behind.get(&port));
-        let mut inner = inner.into_iter().flatten();
-        inner.any(|inner| (inner.is_whole || !whole) && inner.has(endpoint))
+        inner.into_iter().flatten()
     };
-    let mut here = meant(endpoint, &known.target).peekable();
-    here.peek().is_some() && here.all(covered)
+    let leads_to =
+        |attachment: &&&Attachment, inner: &Inner| behind(attachment).any(|i| i.target == inner.target);
+    let covered = |attachment: &&Attachment| {
+        behind(attachment).any(|inner| {
+            let outer = here.iter().filter(|other| leads_to(other, inner)).count();
+            (inner.is_whole || !whole) && inner.polices(endpoint, attachment, outer)
+        })
+    };
+    !here.is_empty() && here.iter().all(covered)
 }
 
 #[cfg(test)]
@@ -58,21 +102,32 @@ endpoints:
   two: {attachments: [{port: 1, vlan: 13, target: tor, macs: ['02:00:00:00:00:01']}, {port: 4, target: tor, macs: ['02:00:00:00:00:02']},
     {interface: v4, target: host, macs: ['02:00:00:00:00:01']}], macs: ['02:00:00:00:00:01', '02:00:00:00:00:02']}
   away: {attachments: [{interface: v5, target: host}]}
+  uplink: {attachments: [{port: 2, vlan: 20, target: tor}, {port: 9, target: nic}]}
+  interface: {attachments: [{port: 2, vlan: 21, target: tor}, {interface: x, target: nic}]}
+  port: {attachments: [{port: 1, vlan: 14, target: tor}, {port: 5, target: host}]}
+  mac: {attachments: [{port: 1, vlan: 15, target: tor, macs: ['02:00:00:00:01:01']}, {port: 5, target: tor, macs: ['02:00:00:00:01:02']},
+    {interface: v6, target: host, macs: ['02:00:00:00:01:01']}], macs: ['02:00:00:00:01:01', '02:00:00:00:01:02']}
+  macs: {attachments: [{port: 1, vlan: 16, target: tor, macs: ['02:00:00:00:02:01']}, {port: 5, vlan: 16, target: tor, macs: ['02:00:00:00:02:02']},
+    {interface: v7, target: host, macs: ['02:00:00:00:02:01']}, {interface: v8, target: host, macs: ['02:00:00:00:02:02']}],
+    macs: ['02:00:00:00:02:01', '02:00:00:00:02:02']}
+  vlans: {attachments: [{port: 1, vlan: 17, target: tor}, {port: 1, vlan: 18, target: tor}, {interface: v9, target: host}]}
+  trunk: {attachments: [{port: 1, vlan: 30, target: tor}, {port: 1, vlan: 31, target: tor}, {interface: v10, vlan: any, target: host}]}
 ",
         )
         .unwrap();
-        let inner = |target: &str, takes_interfaces, is_whole| Inner {
-            target: target.to_string(),
-            takes_interfaces,
-            is_whole,
+        let host = Inner {
+            target: "host".to_string(),
+            takes: Takes::Interfaces { without_target: true },
+            is_whole: true,
+        };
+        let nic = Inner {
+            target: "nic".to_string(),
+            takes: Takes::Ports { uplinks: [9].into() },
+            is_whole: false,
         };
         let known = KnownPorts {
             target: "tor".to_string(),
-            behind: [
-                (1, vec![inner("host", true, true)]),
-                (2, vec![inner("nic", false, false)]),
-            ]
-            .into(),
+            behind: [(1, vec![host.clone()]), (2, vec![nic]), (5, vec![host])].into(),
             ..KnownPorts::default()
         };
         let intent = Compiler::default().resolve(&document, 1).unwrap();
@@ -83,7 +138,7 @@ endpoints:
             names.sort_unstable();
             names
         };
-        assert_eq!(found(false), ["any", "linked", "part"]);
-        assert_eq!(found(true), ["any", "linked"]);
+        assert_eq!(found(false), ["any", "linked", "macs", "part", "trunk"]);
+        assert_eq!(found(true), ["any", "linked", "macs", "trunk"]);
     }
 }

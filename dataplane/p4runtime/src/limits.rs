@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::{Gap, Place};
-use portcullis_compiler::compilation::Compilation;
+use portcullis_compiler::compilation::{Compilation, Step};
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
-use portcullis_compiler::{ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
+use portcullis_compiler::{Class, ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
 use portcullis_policy::{Direction, Name};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
@@ -20,30 +20,60 @@ use crate::wire::text;
 /// Endpoints that one message names.
 const NAMED: usize = 3;
 
+/// What has a class.
+fn members<'i>(intent: &'i Intent, class: &Class) -> Vec<&'i str> {
+    let direction = class.policy.direction;
+    let endpoints = intent.endpoints.values();
+    let mut names: Vec<&str> = endpoints
+        .filter(|endpoint| endpoint.classes[direction] == class.id)
+        .map(|endpoint| endpoint.name.as_str())
+        .collect();
+    if intent.unmanaged[direction] == class.id {
+        names.push("ports without an endpoint");
+    }
+    if names.is_empty() {
+        // Ends of unlocks lead to it, or an overlay stands on it.
+        names.push("endpoints with unlocks or rules of their own");
+    }
+    names
+}
+
+/// Policies that a table had no room for.
+pub(crate) fn left(intent: &Intent, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
+    let policy = |step: &Step| {
+        let Step::Moved { class, table, cost } = step else {
+            return None;
+        };
+        let class = intent.classes.get(class)?;
+        Some(Unsupported {
+            target: target.to_string(),
+            rule: format!(
+                "the {} policy of {}",
+                class.policy.direction,
+                some_of(members(intent, class))
+            ),
+            table: table.clone(),
+            why: format!(
+                "the table has no room for its {cost} rows: it is left to the targets behind the ports, and holds as far as these are in \
+                 sync and have the endpoint realized"
+            ),
+        })
+    };
+    compilation.steps.iter().filter_map(policy).collect()
+}
+
 /// Policies that the tables cannot hold because of one of their rules: nothing of them is enforced.
 pub(crate) fn not_held(intent: &Intent, compilation: &Compilation) -> Vec<Unsupported> {
     let policy = |(id, unsupported): &(ClassId, Unsupported)| {
         let class = intent.classes.get(id)?;
-        let direction = class.policy.direction;
-        let endpoints = intent.endpoints.values();
-        let mut names: Vec<&str> = endpoints
-            .filter(|endpoint| endpoint.classes[direction] == *id)
-            .map(|endpoint| endpoint.name.as_str())
-            .collect();
-        if intent.unmanaged[direction] == *id {
-            names.push("ports without an endpoint");
-        }
-        if names.is_empty() {
-            // Ends of unlocks lead to it, or an overlay stands on it.
-            names.push("endpoints with unlocks or rules of their own");
-        }
+        let names = members(intent, class);
         // The rule that is the reason, unless the whole policy is.
         let because = match unsupported.rule.starts_with("the ") {
             true => String::new(),
             false => format!("{}: ", unsupported.rule),
         };
         Some(Unsupported {
-            rule: format!("the {direction} policy of {}", some_of(names)),
+            rule: format!("the {} policy of {}", class.policy.direction, some_of(names)),
             why: format!(
                 "{because}{}; no rule of this policy is enforced here",
                 unsupported.why

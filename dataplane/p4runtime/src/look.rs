@@ -49,11 +49,14 @@ pub enum NoServer {
     /// Nothing listens there, or it does not speak gRPC without TLS.
     #[error(transparent)]
     Unreachable(#[from] ClientError),
-    /// A server of something else.
-    #[error(
-        "the server at {0} does not speak P4Runtime; one that asks for TLS needs a [[target]] with `tls`"
-    )]
+    /// A gRPC server of something else.
+    #[error("the gRPC server at {0} does not serve P4Runtime")]
     Other(String),
+    /// No gRPC server, or one that asks for TLS.
+    #[error(
+        "the server at {0} does not speak gRPC without TLS; a P4Runtime server with TLS needs a [[target]] with `tls`"
+    )]
+    NotGrpc(String),
     /// A server that is silent.
     #[error("the server at {address} did not answer within {} s", PATIENCE.as_secs())]
     Silent { address: String },
@@ -77,9 +80,7 @@ async fn ask(address: &str) -> Result<Server, NoServer> {
     let version = answer
         .ok()
         .map(|answer| answer.into_inner().p4runtime_api_version);
-    let device = device(&mut rpc, version.is_some())
-        .await
-        .ok_or_else(|| NoServer::Other(address.to_string()))?;
+    let device = device(&mut rpc, address, version.is_some()).await?;
     let list = SwitchServiceClient::new(channel)
         .list_ports(ListPortsRequest::default())
         .await;
@@ -108,7 +109,7 @@ async fn channel(address: &str) -> Result<Channel, ClientError> {
     })
 }
 
-/// The device with one of the usual ids, or why it cannot be read; `None` when the server does not speak P4Runtime.
+/// The device with one of the usual ids, or why it cannot be read.
 ///
 /// A server answers NOT_FOUND to an id that it does not have (P4Runtime 1.6.0, GetForwardingPipelineConfig). BMv2 answers the same
 /// to such an id as for a device without a program: a device with one comes first.
@@ -116,8 +117,9 @@ async fn channel(address: &str) -> Result<Channel, ClientError> {
 /// A server that refuses each call may be any that asks for credentials, unless it `is_known` to speak P4Runtime.
 async fn device(
     rpc: &mut P4RuntimeClient<Channel>,
+    address: &str,
     mut is_known: bool,
-) -> Option<Result<SeenDevice, String>> {
+) -> Result<Result<SeenDevice, String>, NoServer> {
     let mut bare = None;
     let mut refusals = Vec::new();
     for id in USUAL_IDS {
@@ -130,12 +132,18 @@ async fn device(
                 let config = answer.into_inner().config;
                 let program = config.and_then(|c| c.p4info).filter(|i| !i.tables.is_empty());
                 if program.is_some() {
-                    return Some(Ok(SeenDevice { id, program }));
+                    return Ok(Ok(SeenDevice { id, program }));
                 }
                 bare = bare.or(Some(id));
             }
             Err(status) if status.code() == Code::FailedPrecondition => bare = bare.or(Some(id)),
-            Err(status) if is_of_another_service(&status) => return None,
+            Err(status) if std::error::Error::source(&status).is_some() => {
+                // No answer of a gRPC server: the cause is in the connection.
+                return Err(NoServer::NotGrpc(address.to_string()));
+            }
+            Err(status) if is_of_another_service(&status) && !is_known && bare.is_none() => {
+                return Err(NoServer::Other(address.to_string()));
+            }
             Err(status) => {
                 is_known |= status.code() == Code::NotFound;
                 refusals.push(format!(
@@ -147,17 +155,16 @@ async fn device(
         }
     }
     match bare {
-        Some(id) => Some(Ok(SeenDevice { id, program: None })),
-        None => is_known.then(|| Err(refusals.join("; "))),
+        Some(id) => Ok(Ok(SeenDevice { id, program: None })),
+        None if is_known => Ok(Err(refusals.join("; "))),
+        None => Err(NoServer::Other(address.to_string())),
     }
 }
 
-/// Whether an answer is that of a server without this service, or no answer of a gRPC server: such a status has a cause in the
-/// connection.
+/// Whether an answer is that of a gRPC server without this service.
 fn is_of_another_service(status: &Status) -> bool {
-    let unserved = matches!(
+    matches!(
         status.code(),
         Code::Unimplemented | Code::Unknown | Code::Internal
-    );
-    unserved || std::error::Error::source(status).is_some()
+    )
 }

@@ -280,11 +280,13 @@ impl Units {
         let port = |name: &str| ports.get(name).copied();
         let mut built = Built {
             desired: Desired::new(),
-            unsupported: match compilation.unsupported.is_empty() {
+            unsupported: match compilation.unsupported.is_empty() && compilation.steps.is_empty() {
                 true => Vec::new(),
                 false => {
                     let here = here(intent, points, target, !by_class(programs.model()));
-                    limits::not_held(&here, &compilation)
+                    let mut list = limits::not_held(&here, &compilation);
+                    list.extend(limits::left(&here, &compilation, target));
+                    list
                 }
             },
             steps: compilation.steps.clone(),

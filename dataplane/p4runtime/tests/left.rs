@@ -4,7 +4,7 @@ use portcullis_compiler::compilation::Step;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::OwnProgram;
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
-use portcullis_p4runtime::behind::Inner;
+use portcullis_p4runtime::behind::{Inner, Takes};
 use portcullis_p4runtime::entry::{Match, Place};
 use portcullis_p4runtime::units::{BuildError, Units};
 use portcullis_policy::Document;
@@ -27,7 +27,9 @@ endpoints:
 fn known(host: Option<bool>) -> KnownPorts {
     let inner = host.map(|is_whole| Inner {
         target: "host".to_string(),
-        takes_interfaces: false,
+        takes: Takes::Interfaces {
+            without_target: false,
+        },
         is_whole,
     });
     KnownPorts {
@@ -81,6 +83,12 @@ fn a_class_that_its_other_target_enforces_is_open_and_not_closed() {
             .iter()
             .filter(|step| matches!(step, Step::Moved { .. }));
         assert_eq!(left.count(), moved, "{:?}", built.steps);
+        let told: Vec<&str> = built.unsupported.iter().map(|u| u.rule.as_str()).collect();
+        assert_eq!(
+            told.contains(&"the egress policy of both"),
+            moved == 1,
+            "{told:?}"
+        );
         let (attach, table) = device.table_named("attach").unwrap();
         let port = table.named("port").unwrap().id;
         let led_to = |at: u128| {

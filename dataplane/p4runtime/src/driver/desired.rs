@@ -6,6 +6,7 @@ use std::sync::Arc;
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
 use portcullis_compiler::Intent;
+use portcullis_compiler::compilation::Step;
 
 use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
@@ -41,8 +42,10 @@ impl Driver {
         self.foreign = foreign.to_vec();
         self.state.lists_changed();
         self.backend.set_taken(&taken);
-        // Rows that are there fit, whatever stands beside them.
-        let matters = !self.session.machine.is_known() || self.state.is_behind;
+        // Rows that are there fit, whatever stands beside them; for those that are left to other targets there may be room now.
+        let has_left = |built: &Built| built.steps.iter().any(|step| matches!(step, Step::Moved { .. }));
+        let has_left = self.built.as_ref().is_some_and(has_left);
+        let matters = !self.session.machine.is_known() || self.state.is_behind || has_left;
         if self.units.set_taken(&taken) && matters {
             self.set_desired();
         }
