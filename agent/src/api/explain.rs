@@ -1,5 +1,6 @@
 //! Explain: the verdict for a packet, the deciding rule, and the rows that enforce it on each target.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -341,7 +342,7 @@ fn judge(name: &Name, endpoint: &Endpoint, policy: &Policy, packet: &IpPacket) -
     }
 }
 
-async fn ask(target: TargetHandle, trace: Trace) -> v1::TargetExplanation {
+async fn ask(target: TargetHandle, trace: Trace, nearer: BTreeSet<String>) -> v1::TargetExplanation {
     let rows = match tokio::time::timeout(TIMEOUT, target.explain(trace)).await {
         Ok(rows) => rows.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
@@ -361,6 +362,7 @@ async fn ask(target: TargetHandle, trace: Trace) -> v1::TargetExplanation {
         target: target.name().to_string(),
         rows: rows.into_iter().map(row).collect(),
         unavailable,
+        nearer: nearer.into_iter().collect(),
     }
 }
 
@@ -393,9 +395,15 @@ pub(super) async fn explain(
         Role::Tenant => &[],
         _ => api.targets().handles(),
     };
+    let placed = base.intent.endpoints.get(name);
+    let nearer =
+        |target: &TargetHandle| placed.map_or_else(BTreeSet::new, |endpoint| target.nearer(endpoint));
+    let mut handles: Vec<_> = handles.iter().map(|target| (nearer(target), target)).collect();
+    // The nearest first; otherwise as configured.
+    handles.sort_by_key(|(nearer, _)| nearer.len());
     let asked: Vec<_> = handles
-        .iter()
-        .map(|target| tokio::spawn(ask(target.clone(), trace.clone())))
+        .into_iter()
+        .map(|(nearer, target)| tokio::spawn(ask(target.clone(), trace.clone(), nearer)))
         .collect();
     let mut targets = Vec::with_capacity(asked.len());
     for answer in asked {

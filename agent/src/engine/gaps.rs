@@ -43,7 +43,11 @@ impl<'t> Targets<'t> {
     fn lacking(&self, endpoint: &EndpointIntent) -> BTreeSet<usize> {
         let named = endpoint.attachments.iter().filter_map(|a| a.target.as_deref());
         let lacking = named.filter_map(|name| self.by_name.get(name).copied());
-        let nearest = |at: &usize| self.all.get(*at).is_some_and(|target| !target.is_outer(endpoint));
+        let nearest = |at: &usize| {
+            self.all
+                .get(*at)
+                .is_some_and(|target| target.nearer(endpoint).is_empty())
+        };
         lacking.filter(nearest).collect()
     }
 

@@ -343,10 +343,9 @@ impl Backend for LocalTarget {
             .map_or_else(Place::default, |backend| backend.place(endpoint))
     }
 
-    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
-        self.backend
-            .get()
-            .is_some_and(|backend| backend.is_outer(endpoint))
+    fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
+        let backend = self.backend.get();
+        backend.map_or_else(BTreeSet::new, |backend| backend.nearer(endpoint))
     }
 
     async fn run(self: Arc<Self>, mut context: TargetContext) {

@@ -191,6 +191,13 @@ async fn a_part_at_the_top_of_the_rack_and_the_whole_behind_it() {
             .into_inner();
         let tor = answer.targets.iter().find(|t| t.target == "tor").unwrap();
         assert_eq!(tor.rows.len(), rows, "{tor:#?}");
+        // The nearest target is the first, and the other one is said to be behind it.
+        let order: Vec<(&str, &[String])> = answer
+            .targets
+            .iter()
+            .map(|t| (t.target.as_str(), t.nearer.as_slice()))
+            .collect();
+        assert_eq!(order, [("leaf", &[][..]), ("tor", &["leaf".to_string()][..])]);
         assert_eq!(
             tor.unavailable.contains("it is a partial point"),
             rows == 0,
@@ -392,6 +399,60 @@ async fn a_rule_has_a_gap_where_the_nearest_point_lacks_it_whatever_others_hold(
     assert!(
         refused.message().contains("egress baseline/gre of web1"),
         "{refused}"
+    );
+    bed.agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_no_table_counts_is_said_and_not_shown_as_zero() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let config = server.state().config.clone();
+    let mut config = config.unwrap();
+    let info = config.p4info.as_mut().unwrap();
+    let counters: Vec<u32> = std::mem::take(&mut info.direct_counters)
+        .into_iter()
+        .filter_map(|counter| Some(counter.preamble?.id))
+        .collect();
+    for table in &mut info.tables {
+        table.direct_resource_ids.retain(|id| !counters.contains(id));
+    }
+    server.state().config = Some(config);
+    let targets = tor(&server, &format!("{ACCEPT}on_gap = \"report\"\n"));
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    bed.client
+        .apply(&document("{port: 1, target: tor}", "25"))
+        .await
+        .unwrap();
+    let status = bed.holds("tor", 1).await;
+    let tables = status
+        .unsupported
+        .iter()
+        .filter(|u| u.rule == "hits")
+        .map(|u| u.table.as_str());
+    assert_eq!(tables.collect::<Vec<_>>(), ["acl_ingress", "acl_egress"]);
+    let hits = bed
+        .client
+        .targets
+        .list_hits(v1::ListHitsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(hits.hits.is_empty());
+    assert_eq!(hits.unavailable.len(), 1, "{hits:?}");
+    assert!(hits.unavailable[0].why.contains("tor counts no hits"), "{hits:?}");
+    let asked = v1::ExplainRequest {
+        endpoint: "web1".to_string(),
+        direction: v1::Direction::Egress.into(),
+        protocol: "tcp".to_string(),
+        port: 25,
+        ..Default::default()
+    };
+    let answer = bed.client.policy.explain(asked).await.unwrap().into_inner();
+    let row = &answer.targets[0].rows[0];
+    assert_eq!(
+        (row.present, row.packets, row.bytes),
+        (true, None, None),
+        "{row:?}"
     );
     bed.agent.stop().await.unwrap();
 }

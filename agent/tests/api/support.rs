@@ -117,8 +117,8 @@ impl Fake {
                     table: "egress_policy".to_string(),
                     row: format!("{} {:?}", trace.endpoint, trace.packet.l4),
                     present: true,
-                    packets: 3,
-                    bytes: 180,
+                    packets: Some(3),
+                    bytes: Some(180),
                 };
                 drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(vec![row]) }));
             }

@@ -53,9 +53,10 @@ pub trait Backend: Send + Sync + 'static {
         Place::default()
     }
 
-    /// Whether all traffic of an endpoint here passes another of its targets, too, which is nearer to it: what is missing here is no gap.
-    fn is_outer(&self, _endpoint: &EndpointIntent) -> bool {
-        false
+    /// Targets nearer to an endpoint that all its traffic here passes, too, so that what is missing here is no gap; none where this is the
+    /// nearest.
+    fn nearer(&self, _endpoint: &EndpointIntent) -> BTreeSet<String> {
+        BTreeSet::new()
     }
 
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
@@ -186,10 +187,10 @@ pub struct EnforcingRow {
     pub row: String,
     /// Whether the target holds it.
     pub present: bool,
-    /// Packets that hit it.
-    pub packets: u64,
-    /// Bytes that hit it.
-    pub bytes: u64,
+    /// Packets that hit it; absent where its table does not count.
+    pub packets: Option<u64>,
+    /// Bytes that hit it; absent like the packets.
+    pub bytes: Option<u64>,
 }
 
 /// How often a rule decided.
@@ -240,6 +241,9 @@ pub enum QueryError {
          other targets; see `portcullis status`"
     )]
     Undecided(String),
+    /// No table that holds policies counts.
+    #[error("target {target} counts no hits: its P4 program has no direct counter at {}", tables.join(", "))]
+    NotCounted { target: String, tables: Vec<String> },
     /// The datapath did not answer in time.
     #[error("target {target} did not answer within {seconds} s; see its log")]
     Timeout { target: String, seconds: u64 },
@@ -285,7 +289,7 @@ trait DynBackend: Send + Sync {
     fn on_gap(&self) -> Option<OnGap>;
     fn gaps(&self, class: &Class) -> Option<Vec<Gap>>;
     fn place(&self, endpoint: &EndpointIntent) -> Place;
-    fn is_outer(&self, endpoint: &EndpointIntent) -> bool;
+    fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String>;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -315,8 +319,8 @@ impl<B: Backend> DynBackend for B {
         Backend::place(self, endpoint)
     }
 
-    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
-        Backend::is_outer(self, endpoint)
+    fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
+        Backend::nearer(self, endpoint)
     }
 }
 
@@ -393,9 +397,9 @@ impl TargetHandle {
         self.backend.place(endpoint)
     }
 
-    /// Whether all traffic of an endpoint here passes a nearer target, too; see [`Backend::is_outer`].
-    pub fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
-        self.backend.is_outer(endpoint)
+    /// Targets nearer to an endpoint that all its traffic here passes, too; see [`Backend::nearer`].
+    pub fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
+        self.backend.nearer(endpoint)
     }
 
     /// Sets what the datapath shall hold.

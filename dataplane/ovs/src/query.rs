@@ -151,8 +151,8 @@ pub(crate) fn enforcing(
                 row: text(&key.0, row.map_or(&[], |r| r.instructions.as_slice()))
                     + &row.map(lasting).unwrap_or_default(),
                 present,
-                packets: row.map_or(0, |r| r.packet_count),
-                bytes: row.map_or(0, |r| r.byte_count),
+                packets: Some(row.map_or(0, |r| r.packet_count)),
+                bytes: Some(row.map_or(0, |r| r.byte_count)),
             }
         })
         .collect()

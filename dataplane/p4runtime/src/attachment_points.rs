@@ -8,7 +8,7 @@ use portcullis_backend::{PortPolicy, Resolution};
 use portcullis_compiler::{EndpointIntent, Intent};
 use portcullis_policy::{Attachment, MacAddr, Name};
 
-use crate::behind::{Inner, is_behind};
+use crate::behind::{Inner, nearer};
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -151,7 +151,7 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
             }
         }
         found.resolution.realized += u64::from(realized);
-        if is_behind(endpoint, known, true) {
+        if !nearer(endpoint, known, true).is_empty() {
             found.policed_behind.insert(endpoint.name.clone());
         }
     }

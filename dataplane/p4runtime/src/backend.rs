@@ -9,7 +9,7 @@ use portcullis_compiler::model::Role;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, RowCache, enforced};
 
 use crate::attachment_points::resolve;
-use crate::behind::is_behind;
+use crate::behind;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
 use crate::driver::{Driver, port_max};
@@ -196,8 +196,8 @@ impl Backend for P4Backend {
         })
     }
 
-    fn is_outer(&self, endpoint: &EndpointIntent) -> bool {
-        is_behind(endpoint, &self.config.known(), false)
+    fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
+        behind::nearer(endpoint, &self.config.known(), false)
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {

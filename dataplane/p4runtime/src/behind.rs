@@ -63,9 +63,9 @@ impl Inner {
     }
 }
 
-/// Whether all that an endpoint sends and receives at this switch passes a target behind its port, to which it is attached as well; with
-/// `whole`, one that holds every policy whole.
-pub fn is_behind(endpoint: &EndpointIntent, known: &KnownPorts, whole: bool) -> bool {
+/// The targets behind this switch's ports that everything of an endpoint here passes, too: empty where some of it passes none. With
+/// `whole`, those that hold every policy whole.
+pub fn nearer(endpoint: &EndpointIntent, known: &KnownPorts, whole: bool) -> BTreeSet<String> {
     let here: Vec<&Attachment> = meant(endpoint, &known.target).collect();
     let behind = |attachment: &Attachment| {
         let inner = attachment.port.and_then(|port| known.behind.get(&port));
@@ -73,13 +73,19 @@ pub fn is_behind(endpoint: &EndpointIntent, known: &KnownPorts, whole: bool) -> 
     };
     let leads_to =
         |attachment: &&&Attachment, inner: &Inner| behind(attachment).any(|i| i.target == inner.target);
-    let covered = |attachment: &&Attachment| {
-        behind(attachment).any(|inner| {
+    let mut all = BTreeSet::new();
+    for attachment in &here {
+        let polices = |inner: &&Inner| {
             let outer = here.iter().filter(|other| leads_to(other, inner)).count();
             (inner.is_whole || !whole) && inner.polices(endpoint, attachment, outer)
-        })
-    };
-    !here.is_empty() && here.iter().all(covered)
+        };
+        let found: Vec<&Inner> = behind(attachment).filter(polices).collect();
+        if found.is_empty() {
+            return BTreeSet::new();
+        }
+        all.extend(found.into_iter().map(|inner| inner.target.clone()));
+    }
+    all
 }
 
 #[cfg(test)]
@@ -133,7 +139,7 @@ endpoints:
         let intent = Compiler::default().resolve(&document, 1).unwrap();
         let found = |whole| -> Vec<&str> {
             let endpoints = intent.endpoints.values();
-            let behind = endpoints.filter(|endpoint| is_behind(endpoint, &known, whole));
+            let behind = endpoints.filter(|endpoint| !nearer(endpoint, &known, whole).is_empty());
             let mut names: Vec<&str> = behind.map(|endpoint| endpoint.name.as_str()).collect();
             names.sort_unstable();
             names

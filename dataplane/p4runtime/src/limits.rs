@@ -162,6 +162,23 @@ pub(crate) fn not_ended(points: &AttachmentPoints, target: &str) -> Vec<Unsuppor
         .collect()
 }
 
+/// Tables of a program that is not ours whose hits nothing counts.
+pub(crate) fn not_counted(device: &Device, target: &str) -> Vec<Unsupported> {
+    let policies = device
+        .tables
+        .iter()
+        .filter(|table| table.stage == Role::Policy && !table.counted);
+    policies
+        .map(|table| Unsupported {
+            target: target.to_string(),
+            rule: "hits".to_string(),
+            table: table.name.clone(),
+            why: "the table has no direct counter: `hits` and `explain` show no counts of its rows"
+                .to_string(),
+        })
+        .collect()
+}
+
 /// What a program that is not ours does not do for endpoints: hold them to their sources.
 pub(crate) fn not_guarded(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
     let guarded = points.points.values().filter(|p| p.guarded());

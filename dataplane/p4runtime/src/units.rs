@@ -336,6 +336,7 @@ impl Units {
                 .unsupported
                 .extend(limits::not_tagged(points, &device.model, target));
             built.unsupported.extend(limits::not_read(device, target));
+            built.unsupported.extend(limits::not_counted(device, target));
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));
                 built.unsupported.extend(limits::not_apart(points, target));

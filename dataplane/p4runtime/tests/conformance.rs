@@ -406,6 +406,12 @@ async fn questions_are_answered_from_the_device() {
     assert_eq!(tables, ["attach", "egress_policy"]);
     assert!(rows.iter().all(|r| r.present), "{rows:#?}");
     assert!(rows[1].row.ends_with("-> sender.deny"), "{}", rows[1].row);
+    // Rows that lead to a class are not counted.
+    let counts: Vec<bool> = rows
+        .iter()
+        .map(|r| r.packets.is_some() && r.bytes.is_some())
+        .collect();
+    assert_eq!(counts, [false, true], "{rows:#?}");
     let hits = rig.target.hits().await.unwrap();
     assert!(
         hits.iter()

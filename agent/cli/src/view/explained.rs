@@ -16,10 +16,10 @@ pub struct EnforcingRowView {
     pub row: String,
     /// Whether the target holds it.
     pub present: bool,
-    /// Packets that hit it.
-    pub packets: u64,
-    /// Bytes that hit it.
-    pub bytes: u64,
+    /// Packets that hit it; absent where its table does not count.
+    pub packets: Option<u64>,
+    /// Bytes that hit it; absent like the packets.
+    pub bytes: Option<u64>,
 }
 
 /// What one target does about the packet.
@@ -29,6 +29,9 @@ pub struct TargetExplanationView {
     /// Why it shows no rows.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unavailable: String,
+    /// Targets nearer to the endpoint that its traffic here passes, too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nearer: Vec<String>,
     /// Its rows, in the order in which the packet meets them.
     pub rows: Vec<EnforcingRowView>,
 }
@@ -65,6 +68,7 @@ impl From<v1::ExplainResponse> for ExplainView {
         let target = |t: v1::TargetExplanation| TargetExplanationView {
             target: t.target,
             unavailable: t.unavailable,
+            nearer: t.nearer,
             rows: t.rows.into_iter().map(row).collect(),
         };
         ExplainView {
@@ -78,6 +82,11 @@ impl From<v1::ExplainResponse> for ExplainView {
             bypass: e.bypass.map(BypassView::from),
         }
     }
+}
+
+/// A number, or that there is none.
+fn count(count: Option<u64>) -> String {
+    count.map_or_else(|| "not counted".to_string(), |count| count.to_string())
 }
 
 impl View for ExplainView {
@@ -105,8 +114,8 @@ impl View for ExplainView {
                     target.target.clone(),
                     r.table.clone(),
                     if r.present { "yes" } else { "MISSING" }.to_string(),
-                    r.packets.to_string(),
-                    r.bytes.to_string(),
+                    count(r.packets),
+                    count(r.bytes),
                     r.row.clone(),
                 ]);
             }
@@ -115,6 +124,13 @@ impl View for ExplainView {
             text.push('\n');
         }
         text += &grid.text(width);
+        for target in self.targets.iter().filter(|t| !t.nearer.is_empty()) {
+            text += &format!(
+                "\n{}: its traffic here passes {}, too\n",
+                target.target,
+                target.nearer.join(" or ")
+            );
+        }
         for target in self.targets.iter().filter(|t| !t.unavailable.is_empty()) {
             text += &format!("\n{}: no rows: {}\n", target.target, target.unavailable);
         }

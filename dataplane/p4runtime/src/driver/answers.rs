@@ -96,12 +96,16 @@ impl Driver {
                     .map(|(key, does)| {
                         let row = seen.get(key);
                         let table = device.table(key.table());
+                        let is_counted = table.is_some_and(|t| t.counted);
+                        let count = |of: fn(&CounterData) -> i64| {
+                            is_counted.then(|| row.map_or(0, |(_, counter)| of(counter).max(0) as u64))
+                        };
                         EnforcingRow {
                             table: table.map_or_else(String::new, |t| t.name.clone()),
                             row: text(&device, key, Some(does)),
                             present: row.is_some_and(|(there, _)| there == does),
-                            packets: row.map_or(0, |(_, c)| c.packet_count.max(0) as u64),
-                            bytes: row.map_or(0, |(_, c)| c.byte_count.max(0) as u64),
+                            packets: count(|counter| counter.packet_count),
+                            bytes: count(|counter| counter.byte_count),
                         }
                     })
                     .collect()
@@ -135,6 +139,14 @@ impl Driver {
         let (Some(device), Some(mut client)) = (self.session.device().cloned(), self.client.clone()) else {
             return drop(answer.send(Err(self.state.not_ready())));
         };
+        let policies = || device.tables.iter().filter(|table| table.stage == Role::Policy);
+        if policies().all(|table| !table.counted) {
+            let not_counted = QueryError::NotCounted {
+                target: self.name().to_string(),
+                tables: policies().map(|table| table.name.clone()).collect(),
+            };
+            return drop(answer.send(Err(not_counted)));
+        }
         let known = self.built.as_ref().map(|built| query::Known {
             hits: built.hits.clone(),
             overlays: built.overlays.clone(),
