@@ -84,11 +84,6 @@ impl From<v1::ExplainResponse> for ExplainView {
     }
 }
 
-/// A number, or that there is none.
-fn count(count: Option<u64>) -> String {
-    count.map_or_else(|| "not counted".to_string(), |count| count.to_string())
-}
-
 impl View for ExplainView {
     fn text(&self, width: Option<u16>) -> String {
         let class = match self.class {
@@ -114,8 +109,9 @@ impl View for ExplainView {
                     target.target.clone(),
                     r.table.clone(),
                     if r.present { "yes" } else { "MISSING" }.to_string(),
-                    count(r.packets),
-                    count(r.bytes),
+                    r.packets
+                        .map_or_else(|| "not counted".to_string(), |count| count.to_string()),
+                    r.bytes.map_or_else(String::new, |count| count.to_string()),
                     r.row.clone(),
                 ]);
             }
