@@ -1,16 +1,14 @@
 //! An agent without a `[[target]]` beside a real Open vSwitch with DPDK: real processes, real packets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
-use portcullis_testbed::probe::TcpOutcome;
-use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions, need_root};
+use portcullis_testbed::{EndpointSpec, Sandbox, SandboxOptions, need_root};
 
-use crate::bed::{Agent, Bed, Kind};
+use crate::bed::{Agent, Bed, Kind, connects};
 use crate::support::Client;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -80,12 +78,6 @@ async fn until(
         assert!(Instant::now() < end, "not {what}: {target:#?}\n{}", log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-fn connects(from: &NetnsHost, port: u16) -> bool {
-    let to = SocketAddr::from(([192, 0, 2, 9], port));
-    let outcome = tokio::task::block_in_place(|| from.tcp_connect(to, Duration::from_millis(2500)));
-    matches!(outcome.unwrap(), TcpOutcome::Open(_))
 }
 
 fn in_sync(target: &v1::Target) -> bool {

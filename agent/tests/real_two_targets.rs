@@ -1,15 +1,14 @@
 //! One agent, a real OVS-DPDK bridge and a P4Runtime server: one policy on both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use crate::bed::connects;
 use crate::pair;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use pair::{Two, p4runtime, passes};
 use portcullis_testbed::p4::P4Server;
-use portcullis_testbed::probe::TcpOutcome;
-use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions, need_root};
+use portcullis_testbed::{EndpointSpec, Sandbox, SandboxOptions, need_root};
 
 const BOTH: &str = r#"
 version: portcullis/v1
@@ -22,12 +21,6 @@ endpoints:
     addresses: [192.0.2.1, "2001:db8::1"]
     source_guard: false
 "#;
-
-fn connects(from: &NetnsHost, port: u16) -> bool {
-    let to = SocketAddr::from(([192, 0, 2, 9], port));
-    let outcome = tokio::task::block_in_place(|| from.tcp_connect(to, Duration::from_millis(2500)));
-    matches!(outcome.unwrap(), TcpOutcome::Open(_))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_policy_holds_on_a_bridge_and_on_a_switch() {

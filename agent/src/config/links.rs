@@ -118,3 +118,80 @@ fn inner(target: &AnyTarget, bridges: usize) -> Inner {
         is_whole,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, ConfigError, P4Target, TargetsConfig, parse};
+
+    fn read(text: &str) -> std::result::Result<Config, ConfigError> {
+        parse(Path::new("agent.toml"), text)
+    }
+
+    #[test]
+    fn cables_lead_to_switches_and_not_in_a_circle() {
+        let two = |ovs: &str, tor: &str| {
+            format!(
+                "[[target]]\nname = \"host\"\nkind = \"ovs\"\n{ovs}\n[[target]]\nname = \"nic\"\nkind = \"p4runtime\"\naddress = \"a:1\"\n\
+                 program = \"device\"\n{tor}\n[[target]]\nname = \"tor\"\nkind = \"p4runtime\"\naddress = \"b:1\"\nuplinks = [9]\n"
+            )
+        };
+        let config = read(&two(
+            "links = [{to = \"nic\", port = 1}, {to = \"tor\", port = 2}]",
+            "links = [{to = \"tor\", port = 2}]",
+        ));
+        let TargetsConfig::Configured(targets) = config.unwrap().targets else {
+            panic!("no target")
+        };
+        let [_, AnyTarget::P4Runtime(nic), AnyTarget::P4Runtime(tor)] = targets.as_slice() else {
+            panic!("{targets:?}")
+        };
+        let behind = |target: &P4Target, port: u32| -> Vec<(String, bool, bool)> {
+            let list = target.behind.get(&port).into_iter().flatten();
+            {
+                let takes = |i: &Inner| i.takes == Takes::Interfaces { without_target: true };
+                list.map(|i| (i.target.clone(), takes(i), i.is_whole)).collect()
+            }
+        };
+        assert_eq!(behind(nic, 1), [("host".to_string(), true, true)]);
+        assert_eq!(
+            behind(tor, 2),
+            [
+                ("host".to_string(), true, true),
+                ("nic".to_string(), false, false)
+            ]
+        );
+        for (ovs, tor, words) in [
+            (
+                "links = [{to = \"x\", port = 1}]",
+                "",
+                "target[0].links[0].to: `x` is no target",
+            ),
+            (
+                "",
+                "links = [{to = \"host\", port = 1}]",
+                "`host` is no target of kind",
+            ),
+            ("", "links = [{to = \"nic\", port = 1}]", "leads back to `nic`"),
+            (
+                "links = [{to = \"tor\", port = 9}]",
+                "",
+                "target[0].links[0].port: is an uplink of `tor`",
+            ),
+            ("links = [{to = \"tor\"}]", "", "port"),
+        ] {
+            let problem = read(&two(ovs, tor)).unwrap_err().to_string();
+            assert!(problem.contains(words), "{problem}");
+        }
+        // A circle of several, of switches alone.
+        let circle = ["a", "b", "c"].iter().zip(["b", "c", "a"]).map(|(from, to)| {
+            format!(
+                "[[target]]\nname = \"{from}\"\nkind = \"p4runtime\"\naddress = \"{from}:1\"\nlinks = [{{to = \"{to}\", port = 1}}]\n"
+            )
+        });
+        let problem = read(&circle.collect::<String>()).unwrap_err().to_string();
+        assert!(problem.contains("leads back to `a`"), "{problem}");
+    }
+}

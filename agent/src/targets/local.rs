@@ -4,6 +4,7 @@
 //! Where there are several, none does until a person says which. Later arrivals are logged and nothing else.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) fn launch(discovery: &Discovery, records: &Arc<dyn Footprints>) -> Re
     let mut local = LocalTarget {
         discovery: discovery.clone(),
         records: Arc::clone(records),
-        were_several: matches!(kept, Kept::Several),
+        several: AtomicBool::new(matches!(kept, Kept::Several)),
         backend: OnceLock::new(),
     };
     let name = match kept {
@@ -64,8 +65,8 @@ pub(super) fn launch(discovery: &Discovery, records: &Arc<dyn Footprints>) -> Re
 struct LocalTarget {
     discovery: Discovery,
     records: Arc<dyn Footprints>,
-    /// Whether several datapaths were found at an earlier start.
-    were_several: bool,
+    /// Whether several datapaths were found, now or at an earlier start.
+    several: AtomicBool,
     /// Set when there is one to program, and never again.
     backend: OnceLock<Arc<dyn Backend>>,
 }
@@ -97,6 +98,11 @@ impl Settling {
 }
 
 impl LocalTarget {
+    /// Whether it is known what is programmed, or that nothing is.
+    fn is_decided(&self) -> bool {
+        self.backend.get().is_some() || self.several.load(Ordering::Relaxed)
+    }
+
     fn prepare(&self, target: &AnyTarget) -> Result<Arc<dyn Backend>, TargetError> {
         Ok(match prepare(target)? {
             PreparedTarget::Ovs(config) => {
@@ -146,11 +152,7 @@ async fn lookout(target: Arc<LocalTarget>, seen: watch::Sender<Seen>) {
         }
         known = titles;
         seen.send_replace(found);
-        let pause = match target.backend.get() {
-            None => SEARCH,
-            Some(_) => WATCH,
-        };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(if target.is_decided() { WATCH } else { SEARCH }).await;
     }
 }
 
@@ -163,7 +165,6 @@ impl LocalTarget {
     ) -> Option<Arc<dyn Backend>> {
         // Not the context's own: its backend has to see the newest intent as new.
         let mut intents = context.intents.clone();
-        let mut is_held = self.were_several;
         let mut settling = Settling::default();
         let mut detail = "looking for a datapath on this machine".to_string();
         loop {
@@ -180,9 +181,9 @@ impl LocalTarget {
                     changed.ok()?;
                     let found = seen.borrow_and_update().clone();
                     // Before the engine's first word this may be a second agent, which finds the socket or the database taken.
-                    let is_policy_known = intents.borrow().is_some();
-                    let decided = match is_policy_known {
-                        true => self.decide(&found, &mut is_held, &mut settling),
+                    let may_decide = intents.borrow().is_some() || self.is_decided();
+                    let decided = match may_decide {
+                        true => self.decide(&found, &mut settling),
                         false => Err(undecided(&found)),
                     };
                     match decided {
@@ -199,18 +200,13 @@ impl LocalTarget {
     }
 
     /// The backend of what is to be programmed, or in words why there is none.
-    fn decide(
-        &self,
-        found: &Seen,
-        is_held: &mut bool,
-        settling: &mut Settling,
-    ) -> Result<Arc<dyn Backend>, String> {
+    fn decide(&self, found: &Seen, settling: &mut Settling) -> Result<Arc<dyn Backend>, String> {
         let file = self.discovery.file.display();
         let held = format!(
             "several datapaths were found and none is programmed: add a [[target]] to the configuration, see `portcullis discover`; or \
              delete {file} and restart the agent to have it look again"
         );
-        if *is_held {
+        if self.is_decided() {
             return Err(held);
         }
         let decision = decide(&found.datapaths, &found.unread);
@@ -246,7 +242,7 @@ impl LocalTarget {
                 written.map_err(|error| {
                     format!("found {list}, and cannot write {file}: {}", with_causes(&error))
                 })?;
-                *is_held = true;
+                self.several.store(true, Ordering::Relaxed);
                 Err(held)
             }
             Decision::Program(one) => {
@@ -406,15 +402,11 @@ mod tests {
                 allow_interruption: false,
             },
             records: Arc::new(Unstored::default()),
-            were_several: false,
+            several: AtomicBool::new(false),
             backend: OnceLock::new(),
         };
-        let (mut is_held, mut settling) = (false, Settling::default());
-        let mut look = |cards: &[u32]| {
-            local
-                .decide(&seen(cards), &mut is_held, &mut settling)
-                .map(|_| ())
-        };
+        let mut settling = Settling::default();
+        let mut look = |cards: &[u32]| local.decide(&seen(cards), &mut settling).map(|_| ());
         // The second card, a server's, comes up and goes again; then the other one is alone.
         for cards in [
             &[9][..],

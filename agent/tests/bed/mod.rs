@@ -2,10 +2,13 @@
 //! and an agent for it. Each is a process of its own and may be killed without the others.
 #![allow(dead_code, reason = "test binaries use what they need of it")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use portcullis_testbed::device::Device;
+use portcullis_testbed::probe::TcpOutcome;
 use portcullis_testbed::{EndpointSpec, NetnsHost, Sandbox, SandboxOptions};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,4 +199,11 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Whether a host reaches a TCP port of the host behind the uplink, 192.0.2.9.
+pub fn connects(from: &NetnsHost, port: u16) -> bool {
+    let to = SocketAddr::from(([192, 0, 2, 9], port));
+    let outcome = tokio::task::block_in_place(|| from.tcp_connect(to, Duration::from_millis(2500)));
+    matches!(outcome.unwrap(), TcpOutcome::Open(_))
 }
