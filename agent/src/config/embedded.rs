@@ -52,6 +52,8 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     Ok(P4Target {
         accept: BTreeSet::new(),
         on_gap: OnGap::Refuse,
+        room: super::p4::room(path, &raw)?,
+        hardware: raw.hardware.is_some_and(Spanned::into_inner),
         address: format!("unix:{}", socket.display()),
         device_id: 1,
         role: String::new(),

@@ -20,6 +20,7 @@ use std::time::Duration;
 use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
 use portcullis_discovery::Places;
+use portcullis_p4runtime::Room;
 use portcullis_p4runtime::behind::Inner;
 
 pub use access::{
@@ -207,6 +208,10 @@ pub struct P4Target {
     pub accept: BTreeSet<PacketKind>,
     /// What becomes of a change that leaves an endpoint with a gap.
     pub on_gap: OnGap,
+    /// How much of its policy tables our rows may take.
+    pub room: Room,
+    /// Whether it forwards in hardware, as placement tells it.
+    pub hardware: bool,
     /// Whether a foreign program is replaced by ours.
     pub overwrite_pipeline: bool,
     /// Targets that are cabled to a port, nearer to the endpoints: their `links` name it.

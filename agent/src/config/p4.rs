@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::OnGap;
 use portcullis_compiler::model::PacketKind;
+use portcullis_p4runtime::Room;
 use toml::Spanned;
 
 use super::resolve::{Result, foreign, refuse, resync};
@@ -13,6 +14,7 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
     let at = |field: &str| format!("{path}.{field}");
     foreign(path, "ovs", &super::embedded::of_ovs(&raw))?;
     super::embedded::foreign_to_others(path, &raw)?;
+    let room = room(path, &raw)?;
     let Some(address) = raw.address else {
         return refuse(
             &raw.kind,
@@ -66,6 +68,8 @@ pub(super) fn target(path: &str, raw: raw::Target) -> Result<P4Target> {
         program,
         accept,
         on_gap,
+        room,
+        hardware: raw.hardware.is_none_or(Spanned::into_inner),
         overwrite_pipeline: raw.overwrite_pipeline.is_some_and(Spanned::into_inner),
         behind: BTreeMap::new(),
         uplinks,
@@ -129,6 +133,25 @@ fn accepted(path: &str, names: &[Spanned<String>], is_mapped: bool) -> Result<BT
         }
     }
     Ok(kinds)
+}
+
+/// How much of the policy tables may be used.
+pub(super) fn room(path: &str, raw: &raw::Target) -> Result<Room> {
+    let max_rows = raw.max_rows.as_ref().map(|rows| *rows.get_ref());
+    if let (Some(0), Some(at)) = (max_rows, &raw.max_rows) {
+        let problem = "is 0, so that no table could hold a row: 1 or more";
+        return refuse(at, format!("{path}.max_rows"), problem);
+    }
+    if let (Some(most), Some(reserve)) = (max_rows, &raw.reserve)
+        && *reserve.get_ref() >= most
+    {
+        let problem = format!("leaves nothing of the {most} rows of max_rows: write fewer");
+        return refuse(reserve, format!("{path}.reserve"), problem);
+    }
+    Ok(Room {
+        max_rows,
+        reserve: raw.reserve.as_ref().map(|rows| *rows.get_ref()),
+    })
 }
 
 /// What becomes of a change that leaves a gap: only programs that are not ours hold a part of a policy.

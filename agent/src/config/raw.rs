@@ -199,6 +199,9 @@ pub(super) struct Target {
     #[serde(default)]
     pub accept: Vec<Spanned<String>>,
     pub on_gap: Option<Spanned<String>>,
+    pub max_rows: Option<Spanned<u64>>,
+    pub reserve: Option<Spanned<u64>>,
+    pub hardware: Option<Spanned<bool>>,
     pub overwrite_pipeline: Option<Spanned<bool>>,
     #[serde(default)]
     pub servers: Vec<Spanned<u32>>,

@@ -306,6 +306,9 @@ fn only_p4runtime(path: &str, raw: &raw::Target) -> Result<()> {
         ("mapping", raw.mapping.as_ref().map(Spanned::span)),
         ("accept", raw.accept.first().map(Spanned::span)),
         ("on_gap", raw.on_gap.as_ref().map(Spanned::span)),
+        ("max_rows", raw.max_rows.as_ref().map(Spanned::span)),
+        ("reserve", raw.reserve.as_ref().map(Spanned::span)),
+        ("hardware", raw.hardware.as_ref().map(Spanned::span)),
         (
             "overwrite_pipeline",
             raw.overwrite_pipeline.as_ref().map(Spanned::span),

@@ -342,6 +342,11 @@ fn p4runtime_targets_are_checked() {
             "on_gap = \"ignore\"",
             "target[0].on_gap: `ignore` is neither \"refuse\" nor \"report\"",
         ),
+        ("max_rows = 0", "target[0].max_rows: is 0"),
+        (
+            "reserve = 8\nmax_rows = 8",
+            "target[0].reserve: leaves nothing of the 8 rows of max_rows",
+        ),
         ("uplinks = [\"eth0\"]", "target[0].uplinks[0]: is no port"),
         (
             "bridge = \"br0\"",

@@ -339,6 +339,10 @@ impl Backend for LocalTarget {
             .map_or_else(Place::default, |backend| backend.place(endpoint))
     }
 
+    fn is_hardware(&self) -> bool {
+        self.backend.get().is_some_and(|backend| backend.is_hardware())
+    }
+
     fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
         let backend = self.backend.get();
         backend.map_or_else(BTreeSet::new, |backend| backend.nearer(endpoint))

@@ -59,6 +59,11 @@ pub trait Backend: Send + Sync + 'static {
         BTreeSet::new()
     }
 
+    /// Whether it forwards in hardware, as placement tells it.
+    fn is_hardware(&self) -> bool {
+        false
+    }
+
     /// Runs until the context says stop: keeps the datapath at the newest intent and answers queries.
     async fn run(self: Arc<Self>, context: TargetContext);
 }
@@ -290,6 +295,7 @@ trait DynBackend: Send + Sync {
     fn gaps(&self, class: &Class) -> Option<Vec<Gap>>;
     fn place(&self, endpoint: &EndpointIntent) -> Place;
     fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String>;
+    fn is_hardware(&self) -> bool;
 }
 
 impl<B: Backend> DynBackend for B {
@@ -321,6 +327,10 @@ impl<B: Backend> DynBackend for B {
 
     fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
         Backend::nearer(self, endpoint)
+    }
+
+    fn is_hardware(&self) -> bool {
+        Backend::is_hardware(self)
     }
 }
 
@@ -400,6 +410,11 @@ impl TargetHandle {
     /// Targets nearer to an endpoint that all its traffic here passes, too; see [`Backend::nearer`].
     pub fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
         self.backend.nearer(endpoint)
+    }
+
+    /// Whether it forwards in hardware; see [`Backend::is_hardware`].
+    pub fn is_hardware(&self) -> bool {
+        self.backend.is_hardware()
     }
 
     /// Sets what the datapath shall hold.

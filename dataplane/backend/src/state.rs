@@ -2,10 +2,11 @@
 //!
 //! Pure: a time is an argument, since the session's start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_compiler::{Intent, Unsupported};
+use portcullis_compiler::{ClassId, Intent, Unsupported};
 use portcullis_policy::Name;
 
 use crate::delta::Key;
@@ -58,6 +59,8 @@ pub struct Lists {
     pub unsupported: Vec<Unsupported>,
     /// Ways in which packets pass without this agent's rows.
     pub exposures: Vec<Exposure>,
+    /// Rules that are left to nearer targets, by class.
+    pub left: BTreeMap<ClassId, BTreeSet<String>>,
 }
 
 impl Report {
@@ -276,6 +279,7 @@ impl TargetState {
         self.status.pending = lists.pending;
         self.status.unsupported = lists.unsupported;
         self.status.exposures = lists.exposures;
+        self.status.left = lists.left;
     }
 
     /// Shows the status as it is to be published, and does what waits for that.

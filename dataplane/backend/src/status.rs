@@ -1,8 +1,8 @@
 //! Status of a target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_compiler::Unsupported;
+use portcullis_compiler::{ClassId, Unsupported};
 use serde::Serialize;
 
 /// Where the session stands.
@@ -51,6 +51,8 @@ pub struct TableUse {
     pub rows: u64,
     /// Rows it can hold; unbounded when absent.
     pub size: Option<u64>,
+    /// Of these, rows that are kept free once rules were left to nearer targets.
+    pub reserve: u64,
 }
 
 /// An endpoint that is not realized on this target, and why.
@@ -102,6 +104,9 @@ pub struct TargetStatus {
     pub pending: Vec<Pending>,
     /// What this target cannot do.
     pub unsupported: Vec<Unsupported>,
+    /// Rules that are left to targets nearer to the endpoints, because tables have no room, by class.
+    #[serde(skip)]
+    pub left: BTreeMap<ClassId, BTreeSet<String>>,
     /// Rows of this agent in tables, or under tags, that it no longer uses; they are removed once the others are in force.
     pub left_over_rows: u64,
     /// Ways in which packets pass without this agent's rows, and what closes them.

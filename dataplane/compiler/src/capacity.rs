@@ -1,6 +1,7 @@
 //! What tables will hold, and the steps taken when that is too much, as values and as words.
 
 use crate::class::ClassId;
+use crate::compilation::Part;
 
 /// What one table will hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,14 +37,16 @@ pub enum Step {
         /// What it costs now.
         to: u64,
     },
-    /// A class is left to a target that is nearer to all its endpoints and holds every policy whole.
-    Moved {
-        /// Class that is left to the nearer target.
-        class: ClassId,
-        /// The table that was too full.
+    /// A part of the policies is left to targets that are nearer to all its endpoints and hold every policy whole.
+    Left {
+        /// The rule or default that is left.
+        part: Part,
+        /// The table that lacks most room for it.
         table: String,
-        /// What the class cost there.
-        cost: u64,
+        /// What it would take there beside what is held.
+        needs: u64,
+        /// What is free there beside the reserve.
+        free: u64,
     },
 }
 
@@ -60,9 +63,15 @@ impl std::fmt::Display for Step {
                 "{table} is too full: rows of equal verdict of class {class} were merged ({from} -> {to}); hits on them \
                  tell the verdict and not always the rule"
             ),
-            Step::Moved { class, table, cost } => write!(
+            Step::Left {
+                part,
+                table,
+                needs,
+                free,
+            } => write!(
                 f,
-                "{table} is too full: class {class} ({cost} of it) is left to the target behind its ports, which enforces it whole"
+                "{table} is too full: {part} needs {needs} and {free} are free beside the reserve; it is left to the targets behind the \
+                 ports, which enforce it whole"
             ),
         }
     }

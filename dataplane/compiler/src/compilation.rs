@@ -1,27 +1,28 @@
 //! Compilation of all classes for one target: rows per table, and the steps taken when a table is too small.
 //!
 //! The ladder, each step with its reason: rows of equal verdict are merged, class by class, where that saves most;
-//! then classes are left to a target nearer to all their endpoints that holds every policy whole; then the target is
-//! refused, with the numbers and with what would make it fit.
+//! then rules are left to a target nearer to all their endpoints that holds every policy whole (`placement.rs`); then the
+//! target is refused, with the numbers and with what would make it fit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portcullis_policy::{Decider, Direction, Entry, Policy, Tier};
+use portcullis_policy::{Decider, Direction};
 
 pub use crate::capacity::{Refusal, Saving, Step, TableUse};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
 use crate::class_rows::{ClassRows, Codes, PolicyRow, PortMatch, Unsupported};
-use crate::lower::{Attribution, Cache, Encoder, fixed_rows};
+use crate::lower::{Attribution, fixed_rows};
 use crate::model::{Field, Role, StageModel, TableModel, Weight};
 use crate::row::{Owner, Row, code_rows, policy_row, range_lines, remote_row, word_row};
 use crate::row_cache::{CompileError, RowCache};
 
+mod ladder;
+mod placement;
+pub use placement::{Left, Part};
+
 /// How rows name the server ports without an endpoint when they are compiled for no switch, which would have their numbers.
 pub const UNMANAGED_PORTS: &str = "each port without an endpoint";
-
-/// Rules that a refusal tries to do without.
-const TRIED: usize = 5;
 
 /// A class and its proved rows.
 #[derive(Debug, Clone)]
@@ -50,9 +51,39 @@ pub struct Compilation {
     pub unsupported: Vec<(ClassId, Unsupported)>,
     /// The steps of the ladder that were taken.
     pub steps: Vec<Step>,
+    /// What classes leave to nearer targets.
+    pub left: BTreeMap<ClassId, Left>,
     /// Why the whole is refused, if it is.
     pub refusals: Vec<Refusal>,
 }
+
+/// What a device has beside the rows of an intent.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'f> {
+    /// Names of server ports without an endpoint, where tables have no class.
+    pub unmanaged: &'f BTreeSet<String>,
+    /// How many rows of others each table holds, by its name.
+    pub taken: &'f BTreeMap<String, u64>,
+    /// What was left to nearer targets until now: it stays there until there is room beside the reserve.
+    pub left: &'f BTreeSet<Part>,
+    /// Whether tables have a size; otherwise they hold everything.
+    pub bounded: bool,
+}
+
+impl Default for Found<'_> {
+    fn default() -> Self {
+        Found {
+            unmanaged: &NO_PORTS,
+            taken: &NO_ROWS,
+            left: &NO_PARTS,
+            bounded: true,
+        }
+    }
+}
+
+static NO_PORTS: BTreeSet<String> = BTreeSet::new();
+static NO_ROWS: BTreeMap<String, u64> = BTreeMap::new();
+static NO_PARTS: BTreeSet<Part> = BTreeSet::new();
 
 /// A row with its class and rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,22 +108,26 @@ impl Compilation {
         unmanaged: &BTreeSet<String>,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
-        let taken = BTreeMap::new();
-        Self::beside(intent, programs, attribution, (unmanaged, &taken), elsewhere)
+        let found = Found {
+            unmanaged,
+            ..Found::default()
+        };
+        Self::beside(intent, programs, attribution, found, elsewhere)
     }
 
-    /// The same beside rows of others: how many of them each table holds, by its name.
+    /// The same on a device as it was found.
     pub fn beside(
         intent: &Intent,
         programs: &mut RowCache,
         attribution: Attribution,
-        (unmanaged, taken): (&BTreeSet<String>, &BTreeMap<String, u64>),
+        found: Found<'_>,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<Self, CompileError> {
         let mut model = programs.model().clone();
         for table in &mut model.tables {
-            let others = taken.get(&table.name).copied().unwrap_or(0);
-            table.size = table.size.map(|size| size.saturating_sub(others));
+            let others = found.taken.get(&table.name).copied().unwrap_or(0);
+            let size = table.size.filter(|_| found.bounded);
+            table.size = size.map(|size| size.saturating_sub(others));
         }
         programs.share_codes(intent.enforced().map(AsRef::as_ref));
         let mut wanted: BTreeSet<ClassId> = intent.enforced().map(|class| class.id).collect();
@@ -103,6 +138,7 @@ impl Compilation {
             codes: None,
             unsupported: Vec::new(),
             steps: Vec::new(),
+            left: BTreeMap::new(),
             refusals: Vec::new(),
         };
         // The classes that overlays stand on have lower numbers or higher ones.
@@ -128,8 +164,8 @@ impl Compilation {
             compilation.classes.insert(id, compiled);
         }
         compilation.codes = programs.codes().cloned();
-        compilation.place(intent, unmanaged);
-        compilation.fit(intent, programs, attribution, elsewhere)?;
+        compilation.place(intent, found.unmanaged);
+        compilation.fit(intent, programs, attribution, found.left, elsewhere)?;
         Ok(compilation)
     }
 
@@ -155,190 +191,6 @@ impl Compilation {
     fn by_port(&self, direction: Direction) -> bool {
         let table = self.model.table(Role::Policy, direction);
         table.is_some_and(|t| t.key(Field::Class).is_none())
-    }
-
-    /// Takes the steps of the ladder as far as needed.
-    fn fit(
-        &mut self,
-        intent: &Intent,
-        programs: &mut RowCache,
-        attribution: Attribution,
-        elsewhere: impl Fn(&EndpointIntent) -> bool,
-    ) -> Result<(), CompileError> {
-        let tables = self.model.tables.clone();
-        let mut taken = None;
-        // A step for one table can cost rows in another.
-        while taken.replace(self.steps.len()) != Some(self.steps.len()) {
-            for table in &tables {
-                if attribution == Attribution::Rule {
-                    self.merge(table, programs)?;
-                }
-                self.move_away(table, intent, &elsewhere);
-            }
-        }
-        for table in tables {
-            let used = self.table_use(&table);
-            if let Some(size) = used.size.filter(|size| used.cost > *size) {
-                let savings = self.savings(&table, &used);
-                self.refusals.push(Refusal {
-                    table: table.name.clone(),
-                    needed: used.cost,
-                    size,
-                    savings,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// First step: merge by verdict where it saves most.
-    fn merge(&mut self, table: &TableModel, programs: &mut RowCache) -> Result<(), CompileError> {
-        if self.table_use(table).excess() == 0 {
-            return Ok(());
-        }
-        let mut gains: Vec<(u64, u64, ClassId, Compiled)> = Vec::new();
-        for (id, compiled) in &self.classes {
-            let before = cost(table, compiled);
-            if before == 0 {
-                continue;
-            }
-            let merged = Compiled {
-                program: programs.get_as(&compiled.class, Attribution::Class)?,
-                ..compiled.clone()
-            };
-            let after = cost(table, &merged);
-            // Classes are merged and come apart again while packets meet them: their other stages must not change then.
-            if after < before && merged.program.leads_like(&compiled.program) {
-                gains.push((before, after, *id, merged));
-            }
-        }
-        gains.sort_by_key(|(before, after, id, _)| (std::cmp::Reverse(before - after), *id));
-        for (from, to, class, merged) in gains {
-            if self.table_use(table).excess() == 0 {
-                break;
-            }
-            self.classes.insert(class, merged);
-            self.steps.push(Step::Merged {
-                class,
-                table: table.name.clone(),
-                from,
-                to,
-            });
-        }
-        Ok(())
-    }
-
-    /// Second step: leave classes to the nearer target of all their endpoints.
-    fn move_away(
-        &mut self,
-        table: &TableModel,
-        intent: &Intent,
-        elsewhere: &impl Fn(&EndpointIntent) -> bool,
-    ) {
-        if self.table_use(table).excess() == 0 {
-            return;
-        }
-        let mut stays: BTreeSet<ClassId> = intent.unmanaged.into_iter().collect();
-        for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
-            stays.extend(endpoint.classes);
-            stays.extend(
-                endpoint
-                    .transitions
-                    .iter()
-                    .flat_map(|transition| transition.classes),
-            );
-        }
-        let overlays = self.classes.values().filter(|c| c.program.overlay);
-        stays.extend(overlays.filter_map(|c| Some(c.class.base.as_ref()?.id)));
-        let movable = self.classes.iter().filter(|(id, _)| !stays.contains(id));
-        let mut movable: Vec<(u64, ClassId)> = movable.map(|(id, c)| (cost(table, c), *id)).collect();
-        movable.sort_unstable_by_key(|(cost, id)| (std::cmp::Reverse(*cost), *id));
-        for (cost, class) in movable {
-            if cost == 0 || self.table_use(table).excess() == 0 {
-                break;
-            }
-            self.classes.remove(&class);
-            self.steps.push(Step::Moved {
-                class,
-                table: table.name.clone(),
-                cost,
-            });
-        }
-    }
-
-    /// What would make room: the rules with the most rows, compiled without them one after the other.
-    fn savings(&self, table: &TableModel, used: &TableUse) -> Vec<Saving> {
-        let mut by_rule: BTreeMap<&str, u64> = BTreeMap::new();
-        for compiled in self.classes.values() {
-            let policy = &compiled.class.policy;
-            for row in &compiled.program.policy {
-                if let Decider::Entry(index) = row.by
-                    && let Some(rule) = policy.entries.get(index as usize).and_then(rule_of)
-                    && cost(table, compiled) > 0
-                {
-                    *by_rule.entry(rule).or_default() += row_cost(table, row) * copies(table, compiled);
-                }
-            }
-        }
-        let mut ranked: Vec<(&str, u64)> = by_rule.into_iter().collect();
-        ranked.sort_by_key(|(rule, cost)| (std::cmp::Reverse(*cost), *rule));
-        let mut without: BTreeSet<&str> = BTreeSet::new();
-        let mut needed = used.cost;
-        let mut savings = Vec::new();
-        for (rule, _) in ranked.into_iter().take(TRIED) {
-            without.insert(rule);
-            let Some(now) = self.needed_without(table, used, &without) else {
-                without.remove(rule);
-                continue;
-            };
-            let fits = used.size.is_none_or(|size| now <= size);
-            savings.push(Saving {
-                rule: rule.to_string(),
-                saves: needed.saturating_sub(now),
-                fits,
-            });
-            needed = now;
-            if fits {
-                break;
-            }
-        }
-        savings
-    }
-
-    /// What the table would have to hold if these rules were not there.
-    fn needed_without(&self, table: &TableModel, used: &TableUse, without: &BTreeSet<&str>) -> Option<u64> {
-        let mut needed = used.cost;
-        let mut cache = Cache::default();
-        for compiled in self.classes.values() {
-            let policy = &compiled.class.policy;
-            let goes = |e: &Entry| rule_of(e).is_some_and(|rule| without.contains(rule));
-            if !policy.entries.iter().any(goes) {
-                continue;
-            }
-            let kept = policy.entries.iter().filter(|e| !goes(e));
-            let rest = Policy {
-                entries: kept.cloned().collect(),
-                ..policy.clone()
-            };
-            let attribution = if compiled.program.merged {
-                Attribution::Class
-            } else {
-                Attribution::Rule
-            };
-            let encoder = Encoder::new(&self.model, None);
-            let base = compiled.class.base.as_ref().filter(|_| compiled.program.overlay);
-            let overlay = base.and_then(|base| encoder.overlay(&rest, &base.policy, &mut cache));
-            let program = match overlay {
-                Some(overlay) => overlay,
-                None => encoder.lower(&rest, attribution, &mut cache).ok()?,
-            };
-            let trial = Compiled {
-                program: Arc::new(program),
-                ..compiled.clone()
-            };
-            needed = needed.saturating_sub(cost(table, compiled)) + cost(table, &trial);
-        }
-        Some(needed)
     }
 
     /// What a table will hold.
@@ -484,19 +336,6 @@ impl Compilation {
                 }
             }
         }
-    }
-}
-
-/// The written rule that an entry stands for: its own, or the one whose replies it lets pass.
-fn rule_of(entry: &Entry) -> Option<&str> {
-    match entry.tier {
-        Tier::Essential => None,
-        // ICMP errors are replies to everything.
-        Tier::Replies => entry
-            .origin
-            .strip_prefix("replies/")
-            .filter(|rule| rule.contains('/')),
-        _ => Some(&entry.origin),
     }
 }
 

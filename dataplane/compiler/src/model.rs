@@ -261,6 +261,9 @@ pub struct TableModel {
     /// Rows (or lines, by `weight`) it holds; absent when only memory bounds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Of these, as many are kept free when rules are left to nearer targets, for endpoints and unlocks that come.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserve: u64,
     /// What a row costs.
     #[serde(default)]
     pub weight: Weight,
@@ -279,6 +282,12 @@ pub struct TableModel {
     /// What the P4 program demands of its rows.
     #[serde(skip)]
     pub restrictions: Vec<Restriction>,
+}
+
+/// A reserve of nothing is not written.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl TableModel {

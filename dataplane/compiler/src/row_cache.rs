@@ -12,6 +12,9 @@ use crate::model::{PartialPoint, Role, StageModel};
 use crate::proof::partial::{self, Unproved};
 use crate::proof::{Counterexample, Prover};
 
+/// Rows that were only encoded and are remembered.
+const MOST_TRIED: usize = 1 << 14;
+
 /// Why an intent has no rows on a target. Nothing was changed.
 #[allow(missing_docs, reason = "each message names its fields")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +44,10 @@ pub struct RowCache {
     known: HashMap<(Fingerprint, Attribution), Arc<ClassRows>>,
     /// At a partial point: classes without rows, so that they are not tried again with every change.
     refused: HashMap<(Fingerprint, Attribution), Unsupported>,
+    /// Rows that were only encoded, to see how many they are.
+    tried: HashMap<(Fingerprint, Attribution), Result<Arc<ClassRows>, Unsupported>>,
+    /// Classes without the rules that are left to nearer targets, which are in no intent.
+    held: BTreeSet<Fingerprint>,
     /// What was proved since it was asked for last, for others to adopt.
     fresh: Vec<Proved>,
     /// Classes that use them.
@@ -99,6 +106,8 @@ impl RowCache {
             codes: None,
             known: HashMap::new(),
             refused: HashMap::new(),
+            tried: HashMap::new(),
+            held: BTreeSet::new(),
             fresh: Vec::new(),
             coded: BTreeSet::new(),
             gains: HashMap::new(),
@@ -147,35 +156,56 @@ impl RowCache {
         Ok(program)
     }
 
-    /// Encodes and proves a class.
-    fn make(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, CompileError> {
-        let overlay = self.overlay(class)?;
-        let codes = self
-            .codes
-            .as_ref()
-            .filter(|_| self.coded.contains(&class.fingerprint));
-        match overlay {
-            Some(overlay) => Ok(overlay),
-            None => {
-                let encoder = Encoder::new(&self.model, codes);
-                let program = encoder.lower(&class.policy, attribution, &mut self.cache)?;
-                self.proved(class, program)
-            }
+    /// The rows of a class, which nothing has proved: to see how many they are.
+    pub(crate) fn tried(
+        &mut self,
+        class: &Class,
+        attribution: Attribution,
+    ) -> Result<Arc<ClassRows>, CompileError> {
+        let key = (class.fingerprint, attribution);
+        if let Some(rows) = self.known.get(&key) {
+            return Ok(Arc::clone(rows));
         }
+        if self.tried.len() > MOST_TRIED {
+            self.tried.clear();
+        }
+        if !self.tried.contains_key(&key) {
+            let rows = self.encode(class, attribution).map(Arc::new);
+            self.tried.insert(key, rows);
+        }
+        let rows = self.tried.get(&key).cloned();
+        Ok(rows.transpose()?.unwrap_or_default())
     }
 
-    /// What a class adds to its base, proved with the rows of the base; `None` where it is written as a whole.
-    fn overlay(&mut self, class: &Class) -> Result<Option<ClassRows>, CompileError> {
-        let Some(base) = &class.base else {
-            return Ok(None);
-        };
-        let encoder = Encoder::new(&self.model, None);
-        let Some(overlay) = encoder.overlay(&class.policy, &base.policy, &mut self.cache) else {
-            return Ok(None);
-        };
-        let below = self.get(base)?;
-        self.proved(class, overlay.over(&below))?;
-        Ok(Some(overlay))
+    /// Keeps the rows of these classes, which are in no intent, until it is called again.
+    pub(crate) fn hold(&mut self, classes: BTreeSet<Fingerprint>) {
+        self.held = classes;
+    }
+
+    /// Encodes a class, over its base if it has one and the model has overlays.
+    fn encode(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, Unsupported> {
+        if let Some(base) = &class.base {
+            let encoder = Encoder::new(&self.model, None);
+            if let Some(overlay) = encoder.overlay(&class.policy, &base.policy, &mut self.cache) {
+                return Ok(overlay);
+            }
+        }
+        let is_coded = self.coded.contains(&class.fingerprint);
+        let codes = self.codes.as_ref().filter(|_| is_coded);
+        Encoder::new(&self.model, codes).lower(&class.policy, attribution, &mut self.cache)
+    }
+
+    /// Encodes and proves a class.
+    fn make(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, CompileError> {
+        let rows = self.encode(class, attribution)?;
+        match class.base.as_ref().filter(|_| rows.overlay) {
+            None => self.proved(class, rows),
+            Some(base) => {
+                let below = self.get(base)?;
+                self.proved(class, rows.over(&below))?;
+                Ok(rows)
+            }
+        }
     }
 
     /// The rows that decide about packets of a class, those of its base among them.
@@ -328,6 +358,7 @@ impl RowCache {
     pub fn keep(&mut self, intents: &[&Intent]) {
         let classes = intents.iter().map(|intent| intent.classes.len()).max();
         let many = classes.map_or(0, |classes| classes + classes / 8 + 64);
+        let many = many + self.held.len();
         if self.known.len().max(self.gains.len()).max(self.refused.len()) <= many {
             return;
         }
@@ -335,6 +366,7 @@ impl RowCache {
             .iter()
             .flat_map(|i| i.classes.values())
             .map(|c| c.fingerprint)
+            .chain(self.held.iter().copied())
             .collect();
         self.known
             .retain(|(fingerprint, _), _| used.contains(fingerprint));

@@ -15,6 +15,7 @@ mod layers;
 mod ortc;
 mod overlays;
 mod partial;
+mod placement;
 mod priorities;
 mod support;
 mod witness;

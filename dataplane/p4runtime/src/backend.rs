@@ -27,10 +27,14 @@ pub struct P4Backend {
     known: Mutex<Option<Arc<Known>>>,
 }
 
+/// The size of each policy table, and its reserve.
+pub(crate) type Bounds = BTreeMap<String, (Option<u64>, u64)>;
+
 /// What a device's description leads to.
 #[derive(Debug)]
 struct Known {
     proofs: Proofs,
+    bounds: Arc<Bounds>,
     encoder: Mutex<Encoder>,
 }
 
@@ -76,7 +80,10 @@ impl P4Backend {
     pub(crate) fn learn(&self, device: &Device) {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
+        self.config.room.bound(&mut model);
+        let policies = model.tables.iter().filter(|t| t.stage == Role::Policy);
         let known = Known {
+            bounds: Arc::new(policies.map(|t| (t.name.clone(), (t.size, t.reserve))).collect()),
             proofs: Proofs::from_model(model),
             encoder: Mutex::new(Encoder {
                 device: Arc::new(device.clone()),
@@ -92,6 +99,12 @@ impl P4Backend {
         if let Some(known) = self.known() {
             lock(&known.encoder).units.set_taken(taken);
         }
+    }
+
+    /// What the policy tables may hold, and how much of that is kept free, by table.
+    pub(crate) fn bounds(&self) -> Arc<Bounds> {
+        self.known()
+            .map_or_else(Arc::default, |known| Arc::clone(&known.bounds))
     }
 
     fn known(&self) -> Option<Arc<Known>> {
@@ -198,6 +211,10 @@ impl Backend for P4Backend {
 
     fn nearer(&self, endpoint: &EndpointIntent) -> BTreeSet<String> {
         behind::nearer(endpoint, &self.config.known(), false)
+    }
+
+    fn is_hardware(&self) -> bool {
+        self.config.hardware
     }
 
     async fn run(self: Arc<Self>, context: TargetContext) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use portcullis_backend::OnGap;
 use portcullis_backend::timers::RESYNC_INTERVAL;
+use portcullis_compiler::StageModel;
+use portcullis_compiler::model::Role;
 
 use crate::attachment_points::KnownPorts;
 use crate::behind::Inner;
@@ -44,6 +46,30 @@ pub struct Tls {
     pub domain: Option<String>,
 }
 
+/// How much of a device's policy tables our rows may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    /// Rows in each policy table, rows of others not counted; what the program declares when absent.
+    pub max_rows: Option<u64>,
+    /// Rows of each that are kept free once rules were left to nearer targets; a sixteenth of the table when absent.
+    pub reserve: Option<u64>,
+}
+
+impl Room {
+    /// A sixteenth of a table is kept free.
+    const RESERVE: u64 = 16;
+
+    /// Bounds the policy tables of a model.
+    pub(crate) fn bound(self, model: &mut StageModel) {
+        for table in model.tables.iter_mut().filter(|t| t.stage == Role::Policy) {
+            let bounds = table.size.into_iter().chain(self.max_rows);
+            table.size = bounds.min();
+            let reserve = self.reserve.or(table.size.map(|size| size / Self::RESERVE));
+            table.reserve = reserve.unwrap_or(0);
+        }
+    }
+}
+
 /// Configuration of one target that is a P4Runtime device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -61,6 +87,10 @@ pub struct Config {
     pub program: PipelineSource,
     /// What becomes of a change that a program which is not ours holds in part.
     pub on_gap: OnGap,
+    /// How much of its policy tables our rows may take.
+    pub room: Room,
+    /// Whether it forwards in hardware, as placement tells it.
+    pub hardware: bool,
     /// Whether a foreign program is replaced by ours.
     pub overwrite: bool,
     /// Ports that are no servers.
@@ -91,6 +121,8 @@ impl Config {
             election_id: 1,
             program: PipelineSource::Own(PortMatching::Range),
             on_gap: OnGap::Refuse,
+            room: Room::default(),
+            hardware: true,
             overwrite: false,
             uplinks: BTreeSet::new(),
             servers: BTreeSet::new(),

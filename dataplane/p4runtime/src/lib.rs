@@ -40,7 +40,7 @@ pub mod value;
 pub mod wire;
 
 pub use backend::P4Backend;
-pub use config::{Config, PipelineSource, PortMatching, Tls};
+pub use config::{Config, PipelineSource, PortMatching, Room, Tls};
 pub use describe::describe;
 pub use look::{NoServer, SeenDevice, Server, look};
 pub use mapping::Mapping;

@@ -1,13 +1,13 @@
 //! Desired rows of a device, in units that are added and removed together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_backend::{OutOfNumbers, Overlays};
-use portcullis_compiler::compilation::{Compilation, Refusal, Step};
+use portcullis_compiler::compilation::{Compilation, Found, Left, Part, Refusal, Step};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::{
     Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
@@ -17,7 +17,7 @@ use portcullis_policy::{Attachment, Decider, Direction, Name};
 
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints, meant};
 use crate::device::{Device, Inexpressible};
-use crate::entry::{Does, End, Row, RowKey};
+use crate::entry::{Does, End, Match, Place, Row, RowKey};
 use crate::limits;
 use crate::own;
 
@@ -104,10 +104,26 @@ pub struct Built {
     pub unsupported: Vec<Unsupported>,
     /// Steps taken because a table was too small.
     pub steps: Vec<Step>,
+    /// What classes leave to nearer targets.
+    pub left: BTreeMap<ClassId, Left>,
     /// What hits on rows of the policy stages tell.
     pub hits: Attributions,
     /// The classes that are written as overlays.
     pub overlays: Overlays,
+}
+
+impl Built {
+    /// An intent with the classes as the rows enforce them: without what they leave to nearer targets.
+    pub(crate) fn as_held(&self, intent: &Intent) -> Intent {
+        let mut held = intent.clone();
+        for (id, left) in &self.left {
+            match &left.held {
+                Some(class) => held.classes.insert(*id, Arc::clone(class)),
+                None => held.classes.remove(id),
+            };
+        }
+        held
+    }
 }
 
 /// What hits on rows tell.
@@ -138,6 +154,10 @@ pub struct Units {
     keeps_ends: bool,
     /// Rows of others in each table, by its name.
     taken: BTreeMap<String, u64>,
+    /// What was left to nearer targets by the last build.
+    left: BTreeSet<Part>,
+    /// Rows that an earlier run of the agent left, from which the next build finds what it left to nearer targets.
+    seen: Option<HashSet<Unranked>>,
     classes: HashMap<ClassId, Made>,
     points: HashMap<At, (AttachmentPoint, Overlays, Unit<RowKey, Does>)>,
 }
@@ -219,13 +239,18 @@ pub fn compile(
     points: &AttachmentPoints,
     target: &str,
     programs: &mut RowCache,
-    taken: &BTreeMap<String, u64>,
+    (taken, left): (&BTreeMap<String, u64>, &BTreeSet<Part>),
 ) -> Result<Compilation, BuildError> {
     let here = here(intent, points, target, !by_class(programs.model()));
     let elsewhere = |endpoint: &EndpointIntent| points.policed_behind.contains(&endpoint.name);
     let unmanaged = unmanaged_ports(points).into_keys().collect();
-    let compilation =
-        Compilation::beside(&here, programs, Attribution::Rule, (&unmanaged, taken), elsewhere)?;
+    let found = Found {
+        unmanaged: &unmanaged,
+        taken,
+        left,
+        bounded: true,
+    };
+    let compilation = Compilation::beside(&here, programs, Attribution::Rule, found, elsewhere)?;
     match compilation.refusals.first() {
         Some(refusal) => Err(BuildError::Full {
             refusal: Box::new(refusal.clone()),
@@ -233,6 +258,49 @@ pub fn compile(
         }),
         None => Ok(compilation),
     }
+}
+
+/// A row's table and match fields: its priority depends on the rows beside it.
+type Unranked = (u8, Vec<(u32, Match)>);
+
+fn unranked(key: &RowKey) -> Option<Unranked> {
+    match &key.0.place {
+        Place::Table { table, fields, .. } => Some((*table, fields.clone())),
+        Place::Group(_) => None,
+    }
+}
+
+/// What an earlier run left to nearer targets: the parts that take rows, of which none is there.
+fn recovered(
+    device: &Device,
+    intent: &Intent,
+    points: &AttachmentPoints,
+    target: &str,
+    programs: &mut RowCache,
+    seen: &HashSet<Unranked>,
+) -> Result<BTreeSet<Part>, BuildError> {
+    let here = here(intent, points, target, !by_class(programs.model()));
+    let unmanaged = unmanaged_ports(points).into_keys().collect();
+    let found = Found {
+        unmanaged: &unmanaged,
+        bounded: false,
+        ..Found::default()
+    };
+    let all = Compilation::beside(&here, programs, Attribution::Rule, found, |_| false)?;
+    let mut ports = named_ports(intent, target);
+    ports.extend(unmanaged_ports(points));
+    let mut held: BTreeMap<Part, bool> = BTreeMap::new();
+    for placed in all.rows() {
+        if let Some(part) = all.part(&placed) {
+            let row = device.lower(&placed.row, &|name: &str| ports.get(name).copied())?;
+            let is_there = unranked(&row.0).is_some_and(|row| seen.contains(&row));
+            *held.entry(part).or_default() |= is_there;
+        }
+    }
+    // Without any row of ours there was no plan.
+    let was_empty = held.values().all(|held| !held);
+    let left = held.into_iter().filter(|(_, held)| !held && !was_empty);
+    Ok(left.map(|(part, _)| part).collect())
 }
 
 impl Units {
@@ -249,6 +317,7 @@ impl Units {
     pub fn anew(&self, keeps_ends: bool) -> Self {
         Units {
             taken: self.taken.clone(),
+            left: self.left.clone(),
             ..Units::new(keeps_ends)
         }
     }
@@ -258,6 +327,16 @@ impl Units {
         let is_news = self.taken != *taken;
         self.taken.clone_from(taken);
         is_news
+    }
+
+    /// Takes rows that an earlier run of the agent left: the next build leaves to nearer targets what these do. Whether there
+    /// are any.
+    pub fn recover(&mut self, seen: &[Row]) -> bool {
+        if seen.is_empty() {
+            return false;
+        }
+        self.seen = Some(seen.iter().filter_map(|(key, _)| unranked(key)).collect());
+        true
     }
 
     /// Whether rows carry their ends.
@@ -274,7 +353,11 @@ impl Units {
         target: &str,
         programs: &mut RowCache,
     ) -> Result<Built, BuildError> {
-        let compilation = compile(intent, points, target, programs, &self.taken)?;
+        if let Some(seen) = self.seen.take() {
+            self.left = recovered(device, intent, points, target, programs, &seen)?;
+        }
+        let compilation = compile(intent, points, target, programs, (&self.taken, &self.left))?;
+        self.left = compilation.parts_left();
         let mut ports = named_ports(intent, target);
         ports.extend(unmanaged_ports(points));
         let port = |name: &str| ports.get(name).copied();
@@ -290,6 +373,7 @@ impl Units {
                 }
             },
             steps: compilation.steps.clone(),
+            left: compilation.left.clone(),
             hits: Attributions::default(),
             overlays: Overlays::default(),
         };
@@ -305,11 +389,8 @@ impl Units {
             for compiled in compilation.classes.values() {
                 overlays.note(&compiled.class, &compiled.program);
             }
-            for step in &compilation.steps {
-                if let Step::Moved { class, .. } = step {
-                    overlays.leave(*class);
-                }
-            }
+            let gone = compilation.left.iter().filter(|(_, left)| left.held.is_none());
+            gone.for_each(|(id, _)| overlays.leave(*id));
             for point in points.points.values() {
                 let overlays = overlays.of(point.all_classes());
                 built.desired.insert(

@@ -88,6 +88,7 @@ impl Driver {
             pending: self.ports.resolution.pending.clone(),
             unsupported: self.unsupported(),
             exposures: self.fail_mode_exposure().into_iter().collect(),
+            left: BTreeMap::new(),
         }
     }
 
@@ -162,6 +163,7 @@ fn tables(machine: &OvsMachine, pipeline: &Pipeline, limits: &BTreeMap<Table, u6
             number: Some(u32::from(pipeline.number(table))),
             rows: machine.rows_in(table as u8),
             size: limits.get(&table).copied(),
+            reserve: 0,
         })
         .collect()
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
 use portcullis_compiler::Intent;
-use portcullis_compiler::compilation::Step;
 
 use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
@@ -43,8 +42,7 @@ impl Driver {
         self.state.lists_changed();
         self.backend.set_taken(&taken);
         // Rows that are there fit, whatever stands beside them; for those that are left to other targets there may be room now.
-        let has_left = |built: &Built| built.steps.iter().any(|step| matches!(step, Step::Moved { .. }));
-        let has_left = self.built.as_ref().is_some_and(has_left);
+        let has_left = self.built.as_ref().is_some_and(|built| !built.left.is_empty());
         let matters = !self.session.machine.is_known() || self.state.is_behind || has_left;
         if self.units.set_taken(&taken) && matters {
             self.set_desired();
@@ -119,7 +117,9 @@ impl Driver {
         if first {
             let installed = self.session.machine.installed().iter();
             let seen: Vec<Row> = installed.map(|(k, d)| (k.clone(), d.clone())).collect();
-            if self.recover_numbers(&device, &built.desired, &seen) {
+            let renumbered = self.recover_numbers(&device, &built.desired, &seen);
+            let recovers = !self.points.policed_behind.is_empty() && self.units.recover(&seen);
+            if recovers || renumbered {
                 built = match self.build(&device, intent, points, false)? {
                     Ok(built) => built,
                     Err(error) => return Some(Err(error)),
@@ -159,7 +159,10 @@ impl Driver {
             built
         })?;
         self.points = points;
-        self.local = Some(local);
+        self.local = Some(match &built {
+            Ok(built) => built.as_held(&local),
+            Err(_) => local,
+        });
         Some(built)
     }
 

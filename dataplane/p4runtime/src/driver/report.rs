@@ -1,10 +1,11 @@
 //! Status and log of the target.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::{Lists, RefusedRow, Report, TableUse};
-use portcullis_compiler::Unsupported;
+use portcullis_compiler::{ClassId, Unsupported};
 
 use super::Driver;
 use crate::config::PipelineSource;
@@ -157,7 +158,18 @@ impl Driver {
             pending: self.points.resolution.pending.clone(),
             unsupported: self.unsupported(),
             exposures: Vec::new(),
+            left: self.left(),
         }
+    }
+
+    /// Rules that are left to nearer targets, by the ids that the agent has for classes.
+    fn left(&self) -> BTreeMap<ClassId, BTreeSet<String>> {
+        let left = self.built.iter().flat_map(|built| &built.left);
+        let by_class = left.filter_map(|(number, left)| {
+            let class = self.numbered.numbers().class(number.0)?;
+            Some((class, left.rules.clone()))
+        });
+        by_class.collect()
     }
 
     fn unsupported(&self) -> Vec<Unsupported> {
@@ -181,6 +193,8 @@ impl Driver {
             return Vec::new();
         };
         let rows = |number| self.session.machine.rows_in(number);
+        let bounds = self.backend.bounds();
+        let bound = |name: &str| bounds.get(name).copied();
         let mut tables: Vec<TableUse> = (0u8..)
             .zip(&device.tables)
             .filter(|(_, t)| device.is_own() || t.stage != portcullis_compiler::model::Role::Other)
@@ -188,7 +202,8 @@ impl Driver {
                 table: table.name.clone(),
                 number: Some(table.id),
                 rows: rows(number),
-                size: table.size,
+                size: bound(&table.name).map_or(table.size, |(size, _)| size),
+                reserve: bound(&table.name).map_or(0, |(_, reserve)| reserve),
             })
             .collect();
         if device.is_own() {
@@ -197,6 +212,7 @@ impl Driver {
                 number: None,
                 rows: rows(GROUPS),
                 size: None,
+                reserve: 0,
             });
         }
         tables
