@@ -154,6 +154,15 @@ pub struct Status {
     /// Generation that the targets must enforce; the newest if absent.
     #[arg(long, value_name = "N")]
     pub generation: Option<u64>,
+    /// Show which target holds which rule, and why the others do not.
+    #[arg(long, conflicts_with_all = ["generation", "wait"])]
+    pub placement: bool,
+    /// Of this endpoint alone, under its own names for rules.
+    #[arg(long, value_name = "NAME", requires = "placement")]
+    pub endpoint: Option<String>,
+    /// Write the placement as a picture (SVG) to this file, too.
+    #[arg(long, value_name = "FILE", requires = "placement")]
+    pub svg: Option<std::path::PathBuf>,
     #[command(flatten)]
     pub wait: Wait,
 }

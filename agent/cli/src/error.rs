@@ -87,6 +87,9 @@ pub enum Failure {
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    /// A picture cannot be written.
+    #[error("cannot write the picture to {}", path.display())]
+    Picture { path: PathBuf, source: io::Error },
     /// A document is wrong.
     #[error("{} is not a policy document", path.display())]
     Document { path: PathBuf, source: DocumentError },

@@ -332,6 +332,27 @@ async fn explain_and_hits_reach_the_agent() {
         ran.out
     );
     assert_eq!(agent.state().explains[0].remote, "203.0.113.1");
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("rack.svg");
+    let file = picture.to_str().expect("is text");
+    let ran = run(agent.socket(), &["status", "--placement", "--svg", file]).await;
+    assert!(
+        ran.exit == Exit::Done && ran.out.contains("uplink -- tor"),
+        "{}",
+        ran.out
+    );
+    let drawn = std::fs::read_to_string(&picture).expect("is written");
+    assert!(drawn.starts_with("<svg"), "{drawn}");
+    let ran = run(
+        agent.socket(),
+        &["status", "--placement", "--svg", "/nowhere/rack.svg"],
+    )
+    .await;
+    assert!(
+        ran.exit != Exit::Done && ran.err.contains("/nowhere/rack.svg"),
+        "{}",
+        ran.err
+    );
     let ran = run(agent.socket(), &["hits", "web1"]).await;
     assert!(
         ran.exit == Exit::Done && ran.out.contains("baseline/smtp"),

@@ -7,6 +7,7 @@ use portcullis_cli::view::change::{ApplyView, CommittedView, PlanView};
 use portcullis_cli::view::events::EventView;
 use portcullis_cli::view::explained::ExplainView;
 use portcullis_cli::view::hits::HitsView;
+use portcullis_cli::view::placement::PlacementView;
 use portcullis_cli::view::status::StatusView;
 use portcullis_cli::view::unlock::ClosingView;
 use portcullis_proto::v1;
@@ -220,6 +221,27 @@ fn hits() {
         ),
         "no hits\n"
     );
+}
+
+#[test]
+fn placement() {
+    let view = PlacementView::from(messages::placement());
+    insta::assert_snapshot!(both(&view));
+    let svg = view.svg();
+    let mut texts = 0;
+    let parsed: Vec<_> = svg::read(&svg).expect("is SVG").collect();
+    for event in &parsed {
+        match event {
+            svg::parser::Event::Text(text) => {
+                assert!(!text.contains('<'), "{text}");
+                texts += 1;
+            }
+            svg::parser::Event::Error(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    assert!(texts > 20, "{svg}");
+    assert!(svg.contains("profiles/web/a&lt;b&amp;c"), "{svg}");
 }
 
 #[test]

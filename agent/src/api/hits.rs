@@ -51,6 +51,15 @@ impl Asker {
         })
     }
 
+    pub(super) fn endpoint(&self) -> &Name {
+        &self.name
+    }
+
+    /// What it calls an entry of its class.
+    pub(super) fn name_of(&self, direction: Direction, decider: Decider) -> String {
+        self.own[direction].origin(decider)
+    }
+
     /// Whether a hit is about it.
     pub(super) fn concerns(&self, hit: &Hit) -> bool {
         match hit.class {

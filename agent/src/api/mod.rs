@@ -11,6 +11,7 @@ mod explain;
 mod hits;
 mod listen;
 mod page;
+mod placement;
 mod policy;
 mod resources;
 mod status;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::hits::{self, Asker};
 use super::status::ApiError;
-use super::{Api, caller, convert, watch};
+use super::{Api, caller, convert, placement, watch};
 use crate::access::ReadingReport;
 use crate::engine::StoreHealth;
 
@@ -42,6 +42,20 @@ fn access_out(report: ReadingReport) -> v1::AccessStatus {
     }
 }
 
+/// The use of each table.
+pub(super) fn tables_out(status: &TargetStatus) -> Vec<v1::TableUse> {
+    let tables = status.tables.iter();
+    tables
+        .map(|t| v1::TableUse {
+            table: t.table.clone(),
+            number: t.number.unwrap_or(0),
+            rows: t.rows,
+            size: t.size.unwrap_or(0),
+            reserve: t.reserve,
+        })
+        .collect()
+}
+
 pub(super) fn target_out(target: &TargetHandle, status: &TargetStatus) -> v1::Target {
     let [rows_added, rows_changed, rows_deleted] = status.writes;
     v1::Target {
@@ -52,16 +66,7 @@ pub(super) fn target_out(target: &TargetHandle, status: &TargetStatus) -> v1::Ta
         detail: status.detail.clone(),
         generation_wanted: status.wanted,
         generation_applied: status.applied,
-        tables: status
-            .tables
-            .iter()
-            .map(|t| v1::TableUse {
-                table: t.table.clone(),
-                number: t.number.unwrap_or(0),
-                rows: t.rows,
-                size: t.size.unwrap_or(0),
-            })
-            .collect(),
+        tables: tables_out(status),
         foreign_rows: status.foreign_rows,
         endpoints_realized: status.realized,
         pending: status
@@ -185,6 +190,19 @@ impl TargetService for Api {
             }
         }
         Ok(Response::new(response))
+    }
+
+    async fn get_placement(
+        &self,
+        request: Request<v1::GetPlacementRequest>,
+    ) -> Result<Response<v1::GetPlacementResponse>, Status> {
+        let base = self.engine().read(|state| state.base());
+        let asker = match request.into_inner().endpoint.as_str() {
+            "" => None,
+            text => Some(Asker::new(&base, convert::name("endpoint", text)?)?),
+        };
+        let placement = placement::placement(&base.intent, self.targets().handles(), asker.as_ref());
+        Ok(Response::new(placement))
     }
 
     async fn wait_realized(

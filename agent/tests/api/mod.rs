@@ -18,6 +18,7 @@ mod limits;
 mod oidc;
 mod pair;
 mod partial;
+mod placement;
 mod process;
 mod reading;
 mod refusals;

@@ -14,7 +14,7 @@ use super::pair::{p4runtime, passes};
 use super::support::*;
 
 /// A switch on which a vendor's program runs already.
-async fn vendor() -> P4Server {
+pub async fn vendor() -> P4Server {
     let server = P4Server::start().await.unwrap();
     let info = include_bytes!("../../../p4/compiled/vendor.p4info.txtpb");
     server.state().config = Some(p4::v1::ForwardingPipelineConfig {
@@ -24,13 +24,13 @@ async fn vendor() -> P4Server {
     server
 }
 
-fn tor(server: &P4Server, more: &str) -> String {
+pub fn tor(server: &P4Server, more: &str) -> String {
     let target = p4runtime("tor", server);
     format!("{target}program = \"device\"\nmapping = \"vendor\"\nservers = [1, 2]\n{more}")
 }
 
 /// Whether a TCP segment over IPv4 passes the switch of the vendor.
-fn passes_vendor(server: &P4Server, port: u128, to: u128) -> bool {
+pub fn passes_vendor(server: &P4Server, port: u128, to: u128) -> bool {
     let packet: Fields = [
         ("in_port", port),
         ("is_ip", 1),
@@ -52,15 +52,15 @@ fn document(attachments: &str, ports: &str) -> String {
     )
 }
 
-const ACCEPT: &str = "accept = [\"later-fragments\", \"ip-options\", \"extension-headers\"]\n";
+pub const ACCEPT: &str = "accept = [\"later-fragments\", \"ip-options\", \"extension-headers\"]\n";
 
-struct Bed {
-    agent: Agent,
-    client: Client,
+pub struct Bed {
+    pub agent: Agent,
+    pub client: Client,
 }
 
 impl Bed {
-    async fn start(folder: &Path, targets: &str) -> Bed {
+    pub async fn start(folder: &Path, targets: &str) -> Bed {
         let config = config(folder, targets);
         let launched = targets::start(&config.targets).await.unwrap();
         let agent = Agent::start(config, launched).await.unwrap();
@@ -68,7 +68,7 @@ impl Bed {
         Bed { agent, client }
     }
 
-    async fn status(&mut self, name: &str) -> v1::Target {
+    pub async fn status(&mut self, name: &str) -> v1::Target {
         let request = v1::ListTargetsRequest {};
         let list = self.client.targets.list_targets(request).await.unwrap();
         let mut targets = list.into_inner().targets.into_iter();
@@ -76,7 +76,7 @@ impl Bed {
     }
 
     /// Waits until a target holds a generation.
-    async fn holds(&mut self, name: &str, generation: u64) -> v1::Target {
+    pub async fn holds(&mut self, name: &str, generation: u64) -> v1::Target {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let status = self.status(name).await;

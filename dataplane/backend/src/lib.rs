@@ -43,6 +43,6 @@ pub use ports::{PortPolicy, Resolution};
 pub use proofs::Proofs;
 pub use run::{Answer, TargetDriver, end_unlocks, run};
 pub use state::{Lists, Report, TargetState};
-pub use status::{Exposure, Pending, SessionState, TableUse, TargetStatus};
+pub use status::{Exposure, LeftRules, Pending, SessionState, TableUse, TargetStatus};
 pub use time::Time;
 pub use windows::{Windows, cause};

@@ -2,18 +2,17 @@
 //!
 //! Pure: a time is an argument, since the session's start.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_compiler::{ClassId, Intent, Unsupported};
+use portcullis_compiler::{Intent, Unsupported};
 use portcullis_policy::Name;
 
 use crate::delta::Key;
 use crate::drift::{RefusedRow, log_drift, log_refused};
 use crate::handle::QueryError;
 use crate::machine::{Drift, Machine};
-use crate::status::{Exposure, Pending, SessionState, TableUse, TargetStatus};
+use crate::status::{Exposure, LeftRules, Pending, SessionState, TableUse, TargetStatus};
 use crate::timers::Timers;
 use crate::windows::{Windows, cause};
 
@@ -59,8 +58,8 @@ pub struct Lists {
     pub unsupported: Vec<Unsupported>,
     /// Ways in which packets pass without this agent's rows.
     pub exposures: Vec<Exposure>,
-    /// Rules that are left to nearer targets, by class.
-    pub left: BTreeMap<ClassId, BTreeSet<String>>,
+    /// Rules that are left to nearer targets.
+    pub left: LeftRules,
 }
 
 impl Report {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_compiler::{ClassId, Unsupported};
+use portcullis_policy::Name;
 use serde::Serialize;
 
 /// Where the session stands.
@@ -77,6 +78,23 @@ pub struct Exposure {
     pub open: bool,
 }
 
+/// Rules that a target leaves to those nearer to the endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeftRules {
+    /// By class, under the names that it has for them.
+    pub rules: BTreeMap<ClassId, BTreeSet<String>>,
+    /// The endpoints that have a nearer target: of others with these classes nothing is left.
+    pub endpoints: BTreeSet<Name>,
+}
+
+impl LeftRules {
+    /// Whether a rule of a class is left for an endpoint.
+    pub fn has(&self, endpoint: &Name, class: ClassId, rule: &str) -> bool {
+        let rules = self.rules.get(&class);
+        rules.is_some_and(|rules| rules.contains(rule)) && self.endpoints.contains(endpoint)
+    }
+}
+
 /// The state of one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct TargetStatus {
@@ -104,9 +122,9 @@ pub struct TargetStatus {
     pub pending: Vec<Pending>,
     /// What this target cannot do.
     pub unsupported: Vec<Unsupported>,
-    /// Rules that are left to targets nearer to the endpoints, because tables have no room, by class.
+    /// Rules that are left to targets nearer to the endpoints, because tables have no room.
     #[serde(skip)]
-    pub left: BTreeMap<ClassId, BTreeSet<String>>,
+    pub left: LeftRules,
     /// Rows of this agent in tables, or under tags, that it no longer uses; they are removed once the others are in force.
     pub left_over_rows: u64,
     /// Ways in which packets pass without this agent's rows, and what closes them.

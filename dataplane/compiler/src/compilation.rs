@@ -43,6 +43,8 @@ pub struct Compilation {
     pub model: StageModel,
     /// The classes with rows on this target.
     pub classes: BTreeMap<ClassId, Compiled>,
+    /// Where rows name ports: those of classes of which other ports have the whole policy, with less of it.
+    pub apart: BTreeMap<ClassId, Compiled>,
     /// The code stages they share.
     pub codes: Option<Arc<Codes>>,
     /// The rows that hold for every class.
@@ -135,6 +137,7 @@ impl Compilation {
             fixed: fixed_rows(&model),
             model,
             classes: BTreeMap::new(),
+            apart: BTreeMap::new(),
             codes: None,
             unsupported: Vec::new(),
             steps: Vec::new(),
@@ -193,10 +196,15 @@ impl Compilation {
         table.is_some_and(|t| t.key(Field::Class).is_none())
     }
 
+    /// Every class with its rows; twice where not all of its ports have the same.
+    pub fn compiled(&self) -> impl Iterator<Item = (&ClassId, &Compiled)> {
+        self.classes.iter().chain(&self.apart)
+    }
+
     /// What a table will hold.
     pub fn table_use(&self, table: &TableModel) -> TableUse {
         let here = |c: &&Compiled| table.serves(c.class.policy.direction);
-        let classes = || self.classes.values().filter(here);
+        let classes = || self.compiled().map(|(_, compiled)| compiled).filter(here);
         let (rows, cost) = match table.stage {
             Role::Policy => {
                 let (fixed, fixed_cost) = (self.fixed.len() as u64, cost_of(table, &self.fixed));
@@ -239,9 +247,8 @@ impl Compilation {
     /// How often the rows that hold for every class stand in a table.
     fn fixed_copies(&self, table: &TableModel) -> u64 {
         let here = || {
-            self.classes
-                .values()
-                .filter(|c| table.serves(c.class.policy.direction))
+            let all = self.compiled().map(|(_, compiled)| compiled);
+            all.filter(|c| table.serves(c.class.policy.direction))
         };
         if table.key(Field::Class).is_some() {
             return u64::from(here().next().is_some());
@@ -268,8 +275,7 @@ impl Compilation {
         };
         for table in &self.model.tables {
             let here = || {
-                self.classes
-                    .iter()
+                self.compiled()
                     .filter(|(_, c)| table.serves(c.class.policy.direction))
             };
             match table.stage {
@@ -303,8 +309,7 @@ impl Compilation {
 
     fn policy_rows(&self, table: &TableModel, placed: &mut Vec<Placed>) {
         let here: Vec<(&ClassId, &Compiled)> = self
-            .classes
-            .iter()
+            .compiled()
             .filter(|(_, c)| table.serves(c.class.policy.direction))
             .collect();
         let classes = table.key(Field::Class).is_some();

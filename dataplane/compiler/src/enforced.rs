@@ -30,8 +30,9 @@ pub struct Enforced {
 impl Compilation {
     /// What is enforced of each rule that denies something, where the policy stages are partial points.
     pub fn enforced(&self) -> Vec<Enforced> {
-        let classes = self.classes.iter();
-        let covered = classes.filter_map(|(id, c)| Some((*id, c, c.program.coverage.as_ref()?)));
+        let covered = self
+            .compiled()
+            .filter_map(|(id, c)| Some((*id, c, c.program.coverage.as_ref()?)));
         covered
             .flat_map(|(id, c, coverage)| of_class(id, &c.class.policy, &c.program, coverage))
             .collect()

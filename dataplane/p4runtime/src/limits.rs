@@ -225,7 +225,7 @@ pub(crate) fn not_shown(device: &Device, compilation: &Compilation, target: &str
         // What each rule misses is listed by rule.
         return Vec::new();
     }
-    let (view, classes) = (device.model.view, || compilation.classes.values());
+    let (view, classes) = (device.model.view, || compilation.compiled().map(|(_, c)| c));
     let unsupported = |rule: &str, why: &str| Unsupported {
         target: target.to_string(),
         rule: rule.to_string(),
@@ -292,7 +292,7 @@ pub(crate) fn in_part(compilation: &Compilation, target: &str) -> Vec<Unsupporte
             },
         )
         .collect();
-    let denies = compilation.classes.values().any(|c| c.class.policy.may_deny());
+    let denies = compilation.compiled().any(|(_, c)| c.class.policy.may_deny());
     if denies {
         list.push(Unsupported {
             target: target.to_string(),

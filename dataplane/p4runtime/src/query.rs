@@ -17,7 +17,7 @@ use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
 use crate::device::{Device, DeviceTable};
 use crate::entry::{Match, Place, Row, RowKey};
 use crate::own::contract::{ATTACH, contract};
-use crate::units::Attributions;
+use crate::units::{Attributions, Built};
 
 /// The rows of the classes' stages that decide about a packet of an endpoint, as they are desired.
 pub(crate) fn deciding(
@@ -25,7 +25,7 @@ pub(crate) fn deciding(
     intent: &Intent,
     trace: &Trace,
     points: &AttachmentPoints,
-    overlays: &Overlays,
+    built: Option<&Built>,
     programs: &mut RowCache,
 ) -> Result<Vec<Row>, CompileError> {
     let Some(point) = points.of(&trace.endpoint).next() else {
@@ -33,12 +33,13 @@ pub(crate) fn deciding(
     };
     let class = point.classes[trace.direction];
     // Nothing is denied to a class without rows, nor to one that another target enforces.
-    let Some(class) = intent.classes.get(&class) else {
+    let held = |class| match built {
+        Some(built) => built.held(class, &trace.endpoint, points),
+        None => Some(class),
+    };
+    let Some(class) = intent.classes.get(&class).and_then(held) else {
         return Ok(Vec::new());
     };
-    if overlays.lead(class.id).class == ClassId::OPEN {
-        return Ok(Vec::new());
-    }
     let own = programs.get(class)?;
     let program = programs.whole(class)?;
     // Rows of an overlay do not ask for the remote id; those of the class below do.
@@ -281,17 +282,27 @@ mod tests {
 
     use super::*;
     use crate::attachment_points::{KnownPorts, resolve};
+    use crate::behind::{Inner, Takes};
     use crate::program::OwnProgram;
+    use crate::units::Units;
 
     #[test]
     fn no_row_decides_where_another_target_does() {
         let device = OwnProgram::embedded().unwrap().device;
-        let document = "version: portcullis/v1\nendpoints:\n  e: {attachments: [{port: 1, target: tor}], rules: [{name: r, \
+        let document = "version: portcullis/v1\nendpoints:\n  e: {attachments: [{port: 1, target: tor}, {interface: v, target: host}], rules: [{name: r, \
                         action: deny, direction: egress, protocol: tcp, ports: [25]}]}\n";
         let document = Document::from_yaml(document).unwrap();
         let intent = Compiler::default().resolve(&document, 1).unwrap();
+        let host = Inner {
+            target: "host".to_string(),
+            takes: Takes::Interfaces {
+                without_target: false,
+            },
+            is_whole: true,
+        };
         let known = KnownPorts {
             target: "tor".to_string(),
+            behind: [(1, vec![host])].into(),
             ..KnownPorts::default()
         };
         let points = resolve(&intent, &known, 511);
@@ -310,13 +321,15 @@ mod tests {
                 },
             },
         };
-        let mut programs = RowCache::new(device.model.clone());
-        let mut rows = |overlays: &Overlays| {
-            deciding(&device, &intent, &trace, &points, overlays, &mut programs).unwrap()
-        };
-        assert_eq!(rows(&Overlays::default()).len(), 1);
-        let mut left = Overlays::default();
-        left.leave(intent.endpoints["e"].classes.egress);
-        assert_eq!(rows(&left), []);
+        for (size, rows) in [(1_000, 1), (1, 0)] {
+            let mut model = device.model.clone();
+            let policies = model.tables.iter_mut().filter(|t| t.stage == Role::Policy);
+            policies.for_each(|table| table.size = Some(size));
+            let mut programs = RowCache::new(model);
+            let built = Units::new(true).build(&device, &intent, &points, "tor", &mut programs);
+            let built = built.unwrap();
+            let decide = deciding(&device, &intent, &trace, &points, Some(&built), &mut programs);
+            assert_eq!(decide.unwrap().len(), rows, "{:?}", built.steps);
+        }
     }
 }

@@ -10,7 +10,7 @@ use portcullis_backend::{OutOfNumbers, Overlays};
 use portcullis_compiler::compilation::{Compilation, Found, Left, Part, Refusal, Step};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::{
-    Attribution, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
+    Attribution, Class, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
     Unsupported,
 };
 use portcullis_policy::{Attachment, Decider, Direction, Name};
@@ -113,16 +113,18 @@ pub struct Built {
 }
 
 impl Built {
-    /// An intent with the classes as the rows enforce them: without what they leave to nearer targets.
-    pub(crate) fn as_held(&self, intent: &Intent) -> Intent {
-        let mut held = intent.clone();
-        for (id, left) in &self.left {
-            match &left.held {
-                Some(class) => held.classes.insert(*id, Arc::clone(class)),
-                None => held.classes.remove(id),
-            };
+    /// A class as the rows enforce it for an endpoint: without what it leaves to nearer targets. `None` where nothing remains.
+    pub(crate) fn held<'i>(
+        &'i self,
+        class: &'i Arc<Class>,
+        endpoint: &Name,
+        points: &AttachmentPoints,
+    ) -> Option<&'i Arc<Class>> {
+        let is_behind = points.policed_behind.contains(endpoint);
+        match self.left.get(&class.id).filter(|_| is_behind) {
+            Some(left) => left.held.as_ref(),
+            None => Some(class),
         }
-        held
     }
 }
 

@@ -159,6 +159,9 @@ impl TargetService for Fake {
     async fn list_hits(&self, _: Request<ListHitsRequest>) -> Answer<ListHitsResponse> {
         Ok(Response::new(super::messages::hits()))
     }
+    async fn get_placement(&self, _: Request<GetPlacementRequest>) -> Answer<GetPlacementResponse> {
+        Ok(Response::new(super::messages::placement()))
+    }
     async fn wait_realized(&self, r: Request<WaitRealizedRequest>) -> Answer<WaitRealizedResponse> {
         let mut state = self.state();
         state.waits.push(r.into_inner());

@@ -224,12 +224,14 @@ pub fn target(name: &str, state: &str, applied: u64, wanted: u64) -> Target {
                 number: 0,
                 rows: 2,
                 size: 0,
+                reserve: 0,
             },
             TableUse {
                 table: "egress_policy".into(),
                 number: 3,
                 rows: 41,
                 size: 1000,
+                reserve: 0,
             },
         ],
         foreign_rows: 1,
@@ -293,6 +295,74 @@ pub fn hits() -> ListHitsResponse {
             hit("guard/web1", 0, &["web1"], 1, 0),
         ],
         unavailable: vec![],
+    }
+}
+
+/// Two servers behind a top-of-rack switch that is nearly full, and one that is attached to no target.
+pub fn placement() -> GetPlacementResponse {
+    let at = |target: &str, extent: &str, why: &str| RuleAtTarget {
+        target: target.into(),
+        extent: extent.into(),
+        why: why.into(),
+    };
+    let no_room = "the table has no room for it beside the reserve: nearer targets enforce it";
+    let part = "enforced in part: packets with IPv4 options pass, for example tcp to port 25";
+    let rule = |rule: &str, placement: &str, tor: RuleAtTarget| PlacedRule {
+        direction: Direction::Egress.into(),
+        rule: rule.into(),
+        placement: placement.into(),
+        endpoints: vec!["web1".into(), "web2".into()],
+        endpoint_count: 2,
+        at: vec![tor, at("host", "whole", "")],
+    };
+    let target = |name: &str, kind: &str, tables| PlacementTarget {
+        name: name.into(),
+        kind: kind.into(),
+        hardware: kind == "p4runtime",
+        state: "InSync".into(),
+        tables,
+        foreign_rows: 0,
+    };
+    let table = |table: &str, rows, size, reserve| TableUse {
+        table: table.into(),
+        number: 1,
+        rows,
+        size,
+        reserve,
+    };
+    let rack = PlacementPath {
+        targets: vec!["tor".into(), "host".into()],
+        endpoints: vec!["web1".into(), "web2".into()],
+        endpoint_count: 2,
+        rules: vec![
+            rule("baseline/smtp", "hardware", at("tor", "whole", "")),
+            rule("profiles/web/a<b&c", "partly", at("tor", "part", part)),
+            rule("profiles/web/games", "software", at("tor", "left", no_room)),
+            rule("default/egress", "software", at("tor", "left", no_room)),
+        ],
+    };
+    let nowhere = PlacementPath {
+        targets: Vec::new(),
+        endpoints: vec!["spare".into()],
+        endpoint_count: 1,
+        rules: vec![PlacedRule {
+            placement: "refused".into(),
+            endpoint_count: 1,
+            at: Vec::new(),
+            ..rule("baseline/smtp", "refused", at("tor", "none", ""))
+        }],
+    };
+    GetPlacementResponse {
+        generation: 7,
+        targets: vec![
+            target(
+                "tor",
+                "p4runtime",
+                vec![table("acl_ingress", 118, 128, 8), table("other", 3, 0, 0)],
+            ),
+            target("host", "ovs", vec![table("egress", 40, 0, 0)]),
+        ],
+        paths: vec![nowhere, rack],
     }
 }
 

@@ -72,8 +72,12 @@ impl Compilation {
         if self.table_use(table).excess() == 0 {
             return Ok(());
         }
-        let mut gains: Vec<(u64, u64, ClassId, Compiled)> = Vec::new();
-        for (id, compiled) in &self.classes {
+        let mut gains: Vec<(u64, u64, (bool, ClassId), Compiled)> = Vec::new();
+        let both = [(false, &self.classes), (true, &self.apart)];
+        let all = both
+            .into_iter()
+            .flat_map(|(apart, list)| list.iter().map(move |(id, c)| ((apart, *id), c)));
+        for (id, compiled) in all {
             let before = cost(table, compiled);
             if before == 0 {
                 continue;
@@ -85,15 +89,16 @@ impl Compilation {
             let after = cost(table, &merged);
             // Classes are merged and come apart again while packets meet them: their other stages must not change then.
             if after < before && merged.program.leads_like(&compiled.program) {
-                gains.push((before, after, *id, merged));
+                gains.push((before, after, id, merged));
             }
         }
         gains.sort_by_key(|(before, after, id, _)| (std::cmp::Reverse(before - after), *id));
-        for (from, to, class, merged) in gains {
+        for (from, to, (apart, class), merged) in gains {
             if self.table_use(table).excess() == 0 {
                 break;
             }
-            self.classes.insert(class, merged);
+            let list = if apart { &mut self.apart } else { &mut self.classes };
+            list.insert(class, merged);
             self.steps.push(Step::Merged {
                 class,
                 table: table.name.clone(),
@@ -107,7 +112,7 @@ impl Compilation {
     /// What would make room: the rules with the most rows, compiled without them one after the other.
     fn savings(&self, table: &TableModel, used: &TableUse) -> Vec<Saving> {
         let mut by_rule: BTreeMap<&str, u64> = BTreeMap::new();
-        for compiled in self.classes.values() {
+        for (_, compiled) in self.compiled() {
             let policy = &compiled.class.policy;
             for row in &compiled.program.policy {
                 if let Decider::Entry(index) = row.by
@@ -147,7 +152,7 @@ impl Compilation {
     fn needed_without(&self, table: &TableModel, used: &TableUse, without: &BTreeSet<&str>) -> Option<u64> {
         let mut needed = used.cost;
         let mut cache = Cache::default();
-        for compiled in self.classes.values() {
+        for (_, compiled) in self.compiled() {
             let policy = &compiled.class.policy;
             let goes = |e: &Entry| rule_of(e).is_some_and(|rule| without.contains(rule));
             if !policy.entries.iter().any(goes) {

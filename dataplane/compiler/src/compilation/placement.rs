@@ -50,6 +50,8 @@ pub struct Left {
     pub held: Option<Arc<Class>>,
     /// The rules that are left, the default among them, under their names.
     pub rules: BTreeSet<String>,
+    /// The ports that they are left of, where rows name ports: others may have the same class and its whole policy.
+    pub ports: BTreeSet<String>,
 }
 
 /// What is left, and what each part would need to be held beside the others: rows in the table that lacks them most.
@@ -126,17 +128,35 @@ impl<'c> Planner<'c> {
             tried: HashMap::new(),
         };
         planner.stays = planner.shared(compilation);
+        let behind = ports_behind(intent, elsewhere);
         for (id, compiled) in &compilation.classes {
-            let full = planner.smallest(&compiled.class, &compiled.program, programs)?;
-            let full = Compiled {
-                program: full,
+            let program = planner.smallest(&compiled.class, &compiled.program, programs)?;
+            let with_ports = |ports: BTreeSet<String>| Compiled {
+                program: Arc::clone(&program),
+                ports,
                 ..compiled.clone()
             };
-            if stay.contains(id) {
-                planner.add_costs(&full);
-            } else {
-                let parts = BTreeSet::new();
-                planner.movable.insert(*id, Movable { full, parts });
+            // Where rows name ports, some ports of a class can have fewer than others.
+            let (movable, stays) = match planner.by_class {
+                true if stay.contains(id) => (None, Some(compiled.ports.clone())),
+                true => (Some(compiled.ports.clone()), None),
+                false => {
+                    let (movable, stays) = compiled.ports.iter().cloned().partition(|p| behind.contains(p));
+                    (
+                        Some(movable).filter(|ports: &BTreeSet<_>| !ports.is_empty()),
+                        Some(stays),
+                    )
+                }
+            };
+            if let Some(ports) = stays {
+                planner.add_costs(&with_ports(ports));
+            }
+            if let Some(ports) = movable {
+                let movable = Movable {
+                    full: with_ports(ports),
+                    parts: BTreeSet::new(),
+                };
+                planner.movable.insert(*id, movable);
             }
         }
         planner.rank();
@@ -441,11 +461,19 @@ impl<'c> Planner<'c> {
                 class: Arc::clone(full),
                 held: held.as_ref().map(|held| Arc::clone(&held.class)),
                 rules: rules.collect(),
+                ports: movable.full.ports.clone(),
             };
             plan.classes.insert(id, (left, held));
         }
         Ok(())
     }
+}
+
+/// The ports of endpoints that another target enforces the policies of, too.
+fn ports_behind(intent: &Intent, elsewhere: &impl Fn(&EndpointIntent) -> bool) -> BTreeSet<String> {
+    let behind = intent.endpoints.values().filter(|e| elsewhere(e));
+    let attachments = behind.flat_map(|endpoint| &endpoint.attachments);
+    attachments.map(ToString::to_string).collect()
 }
 
 /// The classes of which nothing can be left: an endpoint of theirs has no nearer target, or they stand on such a class.
@@ -552,16 +580,21 @@ impl Compilation {
     ) -> Result<(), CompileError> {
         let mut held = BTreeSet::new();
         for (id, (left, compiled)) in plan.classes {
-            match compiled {
-                None => {
+            if let Some(whole) = self.classes.get_mut(&id) {
+                whole.ports.retain(|port| !left.ports.contains(port));
+                if whole.ports.is_empty() {
                     self.classes.remove(&id);
                 }
-                Some(compiled) => {
-                    let program = programs.get_as(&compiled.class, attribution)?;
-                    held.insert(compiled.class.fingerprint);
-                    held.extend(compiled.class.base.as_ref().map(|base| base.fingerprint));
-                    self.classes.insert(id, Compiled { program, ..compiled });
-                }
+            }
+            if let Some(compiled) = compiled {
+                let program = programs.get_as(&compiled.class, attribution)?;
+                held.insert(compiled.class.fingerprint);
+                held.extend(compiled.class.base.as_ref().map(|base| base.fingerprint));
+                let compiled = Compiled { program, ..compiled };
+                match self.classes.contains_key(&id) {
+                    true => self.apart.insert(id, compiled),
+                    false => self.classes.insert(id, compiled),
+                };
             }
             self.left.insert(id, left);
         }

@@ -221,7 +221,7 @@ pub fn ports(intent: &Intent, compilation: &Compilation) -> Vec<Case> {
         for (class, port) in endpoints.chain(others) {
             // Frames of an open class meet no policy table that knows classes.
             let open = class == ClassId::OPEN;
-            if (open && by_class) || (!open && !compilation.classes.contains_key(&class)) {
+            if (open && by_class) || (!open && compilation.compiled().all(|(id, _)| *id != class)) {
                 continue;
             }
             let policy = match intent.classes.get(&class) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_compiler::compilation::{Compilation, Compiled, Placed};
+use portcullis_compiler::compilation::{Compilation, Compiled, Left, Placed};
 use portcullis_compiler::model::{Field, Role, Weight};
 use portcullis_compiler::row::{FieldMatch, range_lines};
 use portcullis_compiler::{Attribution, ClassId, EndpointIntent, Intent, RowCache, StageModel};
@@ -112,15 +112,18 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
             for shown in ShownFields::new(&packet, &compilation.model) {
                 let told = pipeline.judge(case.policy.direction, case.class, &case.port, &shown);
                 let Some((action, rule)) = told else {
+                    let left = left_of(compilation, case.class, &case.port);
                     assert!(
-                        case.open,
+                        case.open || left.is_some_and(|left| left.held.is_none()),
                         "{} {}: nothing for {packet:?}",
-                        compilation.model.name, case.port
+                        compilation.model.name,
+                        case.port
                     );
                     continue;
                 };
                 assert_ne!(case.port, UPLINK, "{rule:?} decides {packet:?}");
-                let is_left = left_open(compilation, case.class, &case.policy, by);
+                let left = left_of(compilation, case.class, &case.port);
+                let is_left = left.is_some_and(|left| is_left(left, &case.policy, by));
                 assert!(
                     action == wanted || (is_left && action.passes()),
                     "{} {}: {packet:?} is {action} by {rule:?} and {wanted} by {}; left: {:?}",
@@ -130,8 +133,8 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
                     compilation.left.get(&case.class)
                 );
                 let merged = |id| {
-                    let compiled = compilation.classes.get(&id);
-                    compiled.is_some_and(|c: &Compiled| c.program.merged)
+                    let mut compiled = compilation.compiled();
+                    compiled.any(|(of, c): (&ClassId, &Compiled)| *of == id && c.program.merged)
                 };
                 let below = compilation
                     .classes
@@ -155,13 +158,18 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
     compared
 }
 
-/// Whether what decides is left to another target: a rule by its name, the verdict on fragments and unreadable headers with any.
-fn left_open(compilation: &Compilation, class: ClassId, policy: &Policy, by: Decider) -> bool {
+/// What a class leaves to another target at this port.
+fn left_of<'c>(compilation: &'c Compilation, class: ClassId, port: &str) -> Option<&'c Left> {
     let left = compilation.left.get(&class);
-    left.is_some_and(|left| match by {
+    left.filter(|left| left.ports.is_empty() || left.ports.contains(port))
+}
+
+/// Whether what decides is left: a rule by its name, the verdict on fragments and unreadable headers with any.
+fn is_left(left: &Left, policy: &Policy, by: Decider) -> bool {
+    match by {
         Decider::Entry(_) | Decider::Default => left.rules.contains(&policy.origin(by)),
         _ => !left.rules.is_empty(),
-    })
+    }
 }
 
 pub fn random_rule(random: &mut Random, name: usize) -> Value {

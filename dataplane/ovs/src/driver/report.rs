@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_backend::{Lists, Report, SessionState, TableUse, cause};
+use portcullis_backend::{LeftRules, Lists, Report, SessionState, TableUse, cause};
 use portcullis_compiler::Unsupported;
 use portcullis_ovsdb::Switch;
 use portcullis_policy::text::with_causes;
@@ -88,7 +88,7 @@ impl Driver {
             pending: self.ports.resolution.pending.clone(),
             unsupported: self.unsupported(),
             exposures: self.fail_mode_exposure().into_iter().collect(),
-            left: BTreeMap::new(),
+            left: LeftRules::default(),
         }
     }
 

@@ -71,11 +71,10 @@ impl Driver {
             return drop(answer.send(Err(self.state.not_here(&trace.endpoint))));
         }
         let built = self.built.as_ref();
-        let overlays = built.map(|built| built.overlays.clone()).unwrap_or_default();
         let mut rows: Vec<Row> = self.dispatch(trace);
         let decided = self
             .backend
-            .with_programs(|rows| query::deciding(&device, &intent, trace, &self.points, &overlays, rows));
+            .with_programs(|rows| query::deciding(&device, &intent, trace, &self.points, built, rows));
         match decided {
             Some(Ok(more)) if more.is_empty() && device.model.partial.is_some() => {
                 let undecided = QueryError::Undecided(self.name().to_string());

@@ -22,8 +22,11 @@ impl Driver {
         let Some(device) = self.session.device().filter(|_| !machine.is_known()).cloned() else {
             return;
         };
-        if self.last.is_some() && self.recover_numbers(&device, &machine.units().clone(), seen) {
-            self.set_desired();
+        if self.last.is_some() {
+            let renumbered = self.recover_numbers(&device, &machine.units().clone(), seen);
+            if self.recover_left(seen) || renumbered {
+                self.set_desired();
+            }
         }
     }
 
@@ -74,6 +77,11 @@ impl Driver {
         true
     }
 
+    /// What an earlier run left to nearer targets stays left. Whether rows are to be built again for that.
+    fn recover_left(&mut self, seen: &[Row]) -> bool {
+        !self.points.policed_behind.is_empty() && self.units.recover(seen)
+    }
+
     /// Builds the desired rows again from the newest intent and the ports of now.
     pub(super) fn set_desired(&mut self) {
         let Some(intent) = self.state.intent.clone() else {
@@ -118,8 +126,7 @@ impl Driver {
             let installed = self.session.machine.installed().iter();
             let seen: Vec<Row> = installed.map(|(k, d)| (k.clone(), d.clone())).collect();
             let renumbered = self.recover_numbers(&device, &built.desired, &seen);
-            let recovers = !self.points.policed_behind.is_empty() && self.units.recover(&seen);
-            if recovers || renumbered {
+            if self.recover_left(&seen) || renumbered {
                 built = match self.build(&device, intent, points, false)? {
                     Ok(built) => built,
                     Err(error) => return Some(Err(error)),
@@ -159,10 +166,7 @@ impl Driver {
             built
         })?;
         self.points = points;
-        self.local = Some(match &built {
-            Ok(built) => built.as_held(&local),
-            Err(_) => local,
-        });
+        self.local = Some(local);
         Some(built)
     }
 

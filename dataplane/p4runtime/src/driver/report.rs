@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Lists, RefusedRow, Report, TableUse};
+use portcullis_backend::{LeftRules, Lists, RefusedRow, Report, TableUse};
 use portcullis_compiler::{ClassId, Unsupported};
 
 use super::Driver;
@@ -163,13 +163,20 @@ impl Driver {
     }
 
     /// Rules that are left to nearer targets, by the ids that the agent has for classes.
-    fn left(&self) -> BTreeMap<ClassId, BTreeSet<String>> {
+    fn left(&self) -> LeftRules {
         let left = self.built.iter().flat_map(|built| &built.left);
         let by_class = left.filter_map(|(number, left)| {
             let class = self.numbered.numbers().class(number.0)?;
             Some((class, left.rules.clone()))
         });
-        by_class.collect()
+        let rules: BTreeMap<ClassId, BTreeSet<String>> = by_class.collect();
+        match rules.is_empty() {
+            true => LeftRules::default(),
+            false => LeftRules {
+                rules,
+                endpoints: self.points.policed_behind.clone(),
+            },
+        }
     }
 
     fn unsupported(&self) -> Vec<Unsupported> {
