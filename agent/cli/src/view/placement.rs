@@ -10,6 +10,9 @@ use crate::term::View;
 
 mod svg;
 
+/// Rules that are named with one reason.
+const NAMED: usize = 5;
+
 /// Where rules that deny something are enforced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlacementView {
@@ -220,7 +223,13 @@ impl PathView {
         }
         let mut grid = Grid::new(&["TARGET", "HOLDS", "RULES", "WHY"]);
         for (at, rules) in reasons {
-            let row = [&at.target, &at.extent, &rules.join(", "), &at.why];
+            let more = match rules.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let some: Vec<&str> = rules.into_iter().take(NAMED).collect();
+            let rules = format!("{}{more}", some.join(", "));
+            let row = [&at.target, &at.extent, &rules, &at.why];
             grid.row(row.map(Clone::clone));
         }
         grid.text(width)

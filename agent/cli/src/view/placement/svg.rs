@@ -8,11 +8,11 @@ use super::{PathView, PlacementTargetView, PlacementView};
 /// Pixels: the width of a box and of the gap between two, the height of a box and of a line.
 const BOX: usize = 250;
 const GAP: usize = 40;
-const HIGH: usize = 70;
+const HIGH: usize = 88;
 const LINE: usize = 20;
 const MARGIN: usize = 20;
 /// Room for the name of a rule at the left.
-const NAMES: usize = 320;
+const NAMES: usize = 280;
 /// Rules drawn for one path; the others are counted.
 const MOST: usize = 60;
 
@@ -67,8 +67,8 @@ fn drawn(
             .add(wire(x + BOX, x + BOX + GAP, y + HIGH / 2));
         if let Some(target) = target {
             document = document.add(text(x + 10, y + 38, &target.what(), "normal"));
-            if let Some(room) = target.room().first() {
-                document = document.add(text(x + 10, y + 56, room, "normal"));
+            for (line, room) in target.room().iter().take(2).enumerate() {
+                document = document.add(text(x + 10, y + 56 + line * 18, room, "normal"));
             }
         }
     }
