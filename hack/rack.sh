@@ -13,16 +13,6 @@ declare -A vlan=([web1]=10 [db1]=10 [mail1]=20) tor_port=([web1]=1 [mail1]=2)
 # Rows that the agent may take of each policy table at the top of the rack.
 room=40
 
-cable() { # NUMBER VLAN: from a port of the bridge to one of the switch at the top of the rack
-    local ns
-    ns=$(switch_namespace)
-    ip -n "$ns" link add "cable$1" type veth peer name "tor$1"
-    ip -n "$ns" link set "cable$1" up
-    ip -n "$ns" link set "tor$1" up
-    hack/sandbox ovs "$dir" ovs-vsctl --db="unix:$dir/db.sock" add-port br0 "up$1" "tag=$2" -- \
-        set interface "up$1" type=dpdk "options:dpdk-devargs=\"net_af_packet10$1,iface=cable$1\""
-}
-
 rack_stage() {
     local name
     chapter "A private Open vSwitch with DPDK, cabled to where the agent will start the switch at the top of the rack"
@@ -34,8 +24,9 @@ rack_stage() {
         hack/sandbox endpoint "$dir" "$name" --mac "${mac[$name]}" --addr "${ipv4[$name]}/24" --addr6 "${ipv6[$name]}/64" "${options[@]}" >/dev/null
         say "$name is a network namespace with ${ipv4[$name]} and ${ipv6[$name]}"
     done
-    cable 1 10
-    cable 2 20
+    local up1 up2
+    up1=$(hack/sandbox cable "$dir" up1 --tag 10)
+    up2=$(hack/sandbox cable "$dir" up2 --tag 20)
     serve internet --tcp 25 --tcp 443
     serve web1 --tcp 80 --tcp 445 --tcp 5001 --tcp 5079
     serve db1 --tcp 3306
@@ -52,7 +43,7 @@ path = "$dir/portcullis.db"
 name = "tor"
 kind = "embedded"
 address = "unix:$dir/switch.sock"
-ports = ["9=af_packet:$(veth internet)", "1=af_packet:tor1", "2=af_packet:tor2"]
+ports = ["9=af_packet:$(veth internet)", "1=af_packet:$up1", "2=af_packet:$up2"]
 uplinks = [9]
 max_rows = $room
 reserve = 4

@@ -11,6 +11,7 @@ mod bed;
 mod pair;
 mod real_bypass;
 mod real_discovery;
+mod real_rack;
 mod real_soak;
 mod real_two_targets;
 mod real_upgrade;

@@ -58,8 +58,13 @@ impl Device {
 
     /// Starts the embedded switch likewise, which is this program.
     pub fn embedded(sandbox: &Sandbox, program: &Path, ports: &[(u32, &str)]) -> Result<Self> {
+        Self::embedded_at(sandbox, program, &veths(sandbox, ports)?)
+    }
+
+    /// The same with these interfaces as its ports.
+    pub fn embedded_at(sandbox: &Sandbox, program: &Path, ports: &[(u32, String)]) -> Result<Self> {
         let mut command = vec![program.display().to_string()];
-        for (number, veth) in veths(sandbox, ports)? {
+        for (number, veth) in ports {
             command.extend(["--port".to_string(), format!("{number}=af_packet:{veth}")]);
         }
         command.extend(["--grpc", &listen(sandbox)].map(str::to_string));

@@ -219,6 +219,12 @@ impl Sandbox {
         Ok(NetnsHost::new(&spec, namespace.trim().to_owned()))
     }
 
+    /// Makes a cable from a port of the bridge to another switch, which uses the interface that is returned.
+    pub fn cable(&self, name: &str) -> Result<String> {
+        let interface = script("cable", &self.dir, &[name.to_owned()])?;
+        Ok(interface.trim().to_owned())
+    }
+
     /// Puts the endpoint's port (back) into the switch.
     pub fn plug(&self, name: &str) -> Result<()> {
         script("plug", &self.dir, &[name.to_owned()]).map(drop)
