@@ -20,6 +20,7 @@ use crate::config::{Config, Limits};
 use crate::engine::Engine;
 use crate::lifecycle::{Cause, Ended, Part, Parts, Signals, manager};
 use crate::metrics::{self, MetricsError};
+use crate::promotion;
 use crate::reading::Reading;
 use crate::store::{Entry, FootprintRecords, Store, StoreError};
 use crate::targets::{self, Launched, Targets};
@@ -177,6 +178,8 @@ impl Agent {
         let stopping = CancellationToken::new();
         let targets = Targets::new(handles.clone());
         let mut followers = follow(&engine, &targets, exporter.is_some());
+        let promote = promotion::promote(engine.clone(), targets.clone(), config.count_every);
+        followers.push(tokio::spawn(promote));
         followers.push(tokio::spawn(log_denials(denials, engine.clone())));
         followers.push(tokio::spawn(log_heads(engine.clone())));
         let checker = portcullis_checks::Checker::new(config.checks.clone());

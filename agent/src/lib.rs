@@ -19,6 +19,7 @@ pub mod grpc_status;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
+pub mod promotion;
 pub mod reading;
 pub mod store;
 pub mod targets;

@@ -71,7 +71,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
 ];
 
 /// The modules of the agent, the lowest first: each uses only those before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "clock",
     "grpc_status",
     "config",
@@ -84,6 +84,7 @@ const LAYERS: [&str; 16] = [
     "engine",
     "unlocks",
     "targets",
+    "promotion",
     "api",
     "reading",
     "daemon",

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_proto::v1;
 use portcullis_testbed::device::Device;
@@ -36,17 +36,16 @@ fn last(own: u16) -> u16 {
     4999 + 2 * own
 }
 
-async fn left(two: &mut Two) -> usize {
+async fn placed(two: &mut Two) -> v1::GetPlacementResponse {
     let request = v1::GetPlacementRequest {
         endpoint: "web1".to_string(),
     };
-    let placed = two
-        .client
-        .targets
-        .get_placement(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let answer = two.client.targets.get_placement(request).await;
+    answer.unwrap().into_inner()
+}
+
+async fn left(two: &mut Two) -> usize {
+    let placed = placed(two).await;
     let rules = placed.paths.iter().flat_map(|path| &path.rules);
     let tor = |rule: &&v1::PlacedRule| rule.at[0].target == "tor" && rule.at[0].extent == "left";
     rules.filter(tor).count()
@@ -93,7 +92,8 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
     let mut tor = Device::embedded_at(&sandbox, &program, &[(1, up), (9, out)]).unwrap();
     let _serving = [80, 445, last(1), last(40)].map(|port| server.tcp_echo(port).unwrap());
     let targets = format!(
-        "[[target]]\nname = \"tor\"\nkind = \"embedded\"\naddress = \"{}\"\nuplinks = [9]\nservers = [1]\nmax_rows = 40\nreserve = 4\n\
+        "[placement]\ncount_every = \"1s\"\n\
+         [[target]]\nname = \"tor\"\nkind = \"embedded\"\naddress = \"{}\"\nuplinks = [9]\nservers = [1]\nmax_rows = 40\nreserve = 4\n\
          [[target]]\nname = \"host\"\nkind = \"ovs\"\novsdb = \"unix:{}\"\nuplinks = [\"up\"]\nlinks = [{{to = \"tor\", port = 1}}]\n",
         tor.address(),
         sandbox.ovsdb_socket().display()
@@ -118,6 +118,23 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
                 "round {round}"
             );
             assert!(reaches(host, 80), "round {round}");
+        }
+        // Many packets to a port whose rule was left: it takes the place of others at the top.
+        if round == 0 {
+            let is_left = |placed: v1::GetPlacementResponse| {
+                let rules = placed.paths.iter().flat_map(|path| &path.rules);
+                let mut flooded = rules.filter(|rule| rule.rule == "endpoints/web1/closed39");
+                flooded.any(|rule| rule.at[0].extent == "left")
+            };
+            assert!(is_left(placed(&mut two).await));
+            let end = Instant::now() + Duration::from_secs(60);
+            while is_left(placed(&mut two).await) {
+                assert!(Instant::now() < end, "it is not promoted");
+                for _ in 0..5 {
+                    assert!(!reaches_within(&internet, last(39), Duration::from_millis(50)));
+                }
+            }
+            assert!(left(&mut two).await > 10 && !reaches(&internet, last(39)));
         }
         // While the switch at the top is away, rules go and come at the host alone.
         if round == 1 {
@@ -151,7 +168,10 @@ fn web(port: u16) -> SocketAddr {
 }
 
 fn reaches(host: &NetnsHost, port: u16) -> bool {
-    let patience = Duration::from_millis(1500);
+    reaches_within(host, port, Duration::from_millis(1500))
+}
+
+fn reaches_within(host: &NetnsHost, port: u16, patience: Duration) -> bool {
     let saw = tokio::task::block_in_place(|| host.tcp_connect(web(port), patience));
     saw.unwrap().is_open()
 }

@@ -77,6 +77,8 @@ pub struct Config {
     pub access: Option<AccessConfig>,
     /// How checks of unlocks are made.
     pub checks: portcullis_checks::CheckerConfig,
+    /// How often hits are counted while some target has no room for every rule.
+    pub count_every: Duration,
     pub store: PathBuf,
     pub audit: Audit,
     pub targets: TargetsConfig,

@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub api: Api,
     pub access: Option<Access>,
     pub checks: Checks,
+    pub placement: Placement,
     pub store: Store,
     pub audit: Audit,
     pub discovery: Discovery,
@@ -234,6 +235,12 @@ pub(super) struct DeviceTls {
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub domain: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Placement {
+    pub count_every: Option<Spanned<DurationText>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -17,6 +17,8 @@ use super::{
 
 /// The highest table that flows can be in (Open vSwitch keeps 254 for itself, 255 means all).
 const LAST_TABLE: u8 = 253;
+/// How often hits are counted for placement, unless the configuration says it.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// The file, beside the database, that keeps which datapath was found.
 const DISCOVERED: &str = "discovered.toml";
 /// Longest path of a Unix socket, in bytes (`sockaddr_un`, Linux).
@@ -56,6 +58,7 @@ pub(super) fn resolve(raw: raw::Raw, file: &Path) -> Result<Config> {
         api: api(raw.api, access.as_ref())?,
         access,
         checks: checks::checks(raw.checks)?,
+        count_every: count_every(raw.placement)?,
         store,
         audit: audit(raw.audit)?,
         targets: targets(raw.target, discovery)?,
@@ -292,6 +295,16 @@ pub(super) fn resync(path: &str, span: Option<Spanned<super::value::DurationText
             "is too short: 1s at least",
         ),
         other => Ok(other.map_or(default_target().resync_interval, |s| s.into_inner().0)),
+    }
+}
+
+/// How often hits are counted, for placement.
+fn count_every(raw: raw::Placement) -> Result<Duration> {
+    match raw.count_every {
+        Some(span) if span.get_ref().0 < Duration::from_secs(1) => {
+            refuse(&span, "placement.count_every", "is too short: 1s at least")
+        }
+        other => Ok(other.map_or(COUNT_EVERY, |span| span.into_inner().0)),
     }
 }
 

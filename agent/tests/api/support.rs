@@ -98,6 +98,7 @@ impl Fake {
         };
         let is_deaf = self.deaf.load(Ordering::Relaxed);
         match query {
+            Query::Demand(_) => {}
             Query::Plan(intent, answer) => {
                 let add = intent.endpoints.len() as u64;
                 let plan = Plan {

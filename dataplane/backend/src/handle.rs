@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use portcullis_compiler::compilation::Demand;
 use portcullis_compiler::model::PacketKind;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, Unsupported};
 use portcullis_policy::{Decider, Direction, IpPacket, Name, Policy};
@@ -272,6 +273,8 @@ pub enum Query {
     Explain(Trace, oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>),
     /// How often did each rule decide?
     Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
+    /// So many packets rules deny; nothing is answered.
+    Demand(Demand),
 }
 
 /// A running target: gives it intents and asks it. Clones share it.
@@ -474,6 +477,12 @@ impl TargetHandle {
     /// Which rows decide about this packet, asked back from the datapath?
     pub async fn explain(&self, trace: Trace) -> Result<Vec<EnforcingRow>, QueryError> {
         self.ask_datapath(|answer| Query::Explain(trace, answer)).await
+    }
+
+    /// Says how many packets rules deny, by the ids of classes in the intents: a target without room for all holds what denies most.
+    pub async fn demand(&self, demand: Demand) {
+        // A target that is gone holds nothing.
+        let _: Result<(), _> = self.queries.send(Query::Demand(demand)).await;
     }
 
     /// How often did each rule decide?

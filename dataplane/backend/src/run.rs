@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_compiler::Intent;
+use portcullis_compiler::compilation::Demand;
 use portcullis_policy::Name;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -77,6 +78,9 @@ pub trait TargetDriver: Send {
 
     /// How often did each rule decide?
     fn hits(&mut self, answer: Answer<Vec<Hit>>);
+
+    /// Rules deny so many packets: a target without room for all holds what denies most.
+    fn demand(&mut self, _demand: Demand) {}
 
     /// How the session stands.
     fn report(&mut self) -> Report;
@@ -164,6 +168,7 @@ fn ask<D: TargetDriver>(target: &mut D, question: Query) {
         Query::Plan(intent, answer) => drop(answer.send(target.plan(&intent))),
         Query::Explain(trace, answer) => target.explain(&trace, answer),
         Query::Hits(answer) => target.hits(answer),
+        Query::Demand(demand) => target.demand(demand),
     }
 }
 

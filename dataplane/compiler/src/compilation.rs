@@ -19,7 +19,7 @@ use crate::row_cache::{CompileError, RowCache};
 
 mod ladder;
 mod placement;
-pub use placement::{Left, Part};
+pub use placement::{Demand, Left, Part};
 
 /// How rows name the server ports without an endpoint when they are compiled for no switch, which would have their numbers.
 pub const UNMANAGED_PORTS: &str = "each port without an endpoint";
@@ -68,6 +68,8 @@ pub struct Found<'f> {
     pub taken: &'f BTreeMap<String, u64>,
     /// What was left to nearer targets until now: it stays there until there is room beside the reserve.
     pub left: &'f BTreeSet<Part>,
+    /// How many packets each part denies, where that is counted.
+    pub demand: &'f Demand,
     /// Whether tables have a size; otherwise they hold everything.
     pub bounded: bool,
 }
@@ -78,6 +80,7 @@ impl Default for Found<'_> {
             unmanaged: &NO_PORTS,
             taken: &NO_ROWS,
             left: &NO_PARTS,
+            demand: &NO_DEMAND,
             bounded: true,
         }
     }
@@ -86,6 +89,10 @@ impl Default for Found<'_> {
 static NO_PORTS: BTreeSet<String> = BTreeSet::new();
 static NO_ROWS: BTreeMap<String, u64> = BTreeMap::new();
 static NO_PARTS: BTreeSet<Part> = BTreeSet::new();
+static NO_DEMAND: Demand = Demand {
+    rules: BTreeMap::new(),
+    defaults: BTreeMap::new(),
+};
 
 /// A row with its class and rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +175,7 @@ impl Compilation {
         }
         compilation.codes = programs.codes().cloned();
         compilation.place(intent, found.unmanaged);
-        compilation.fit(intent, programs, attribution, found.left, elsewhere)?;
+        compilation.fit(intent, programs, attribution, found, elsewhere)?;
         Ok(compilation)
     }
 

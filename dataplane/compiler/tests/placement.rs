@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portcullis_compiler::compilation::{Compilation, Found, Part};
+use portcullis_compiler::compilation::{Compilation, Demand, Found, Part};
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{Attribution, Intent, RowCache, StageModel};
 use portcullis_policy::Direction;
@@ -183,4 +183,60 @@ fn what_others_take_is_no_room() {
     assert_eq!(names(&compile(0)), Vec::<String>::new());
     let beside = compile(10);
     assert!(!beside.left.is_empty() && used(&beside) <= all - 10);
+}
+
+#[test]
+fn what_denies_many_packets_is_held_in_the_place_of_what_denies_few() {
+    for name in MODELS {
+        let intent = servers(&[1; 12], "allow");
+        let all = used(&placed(&intent, &model(name, 10_000, 0), &BTreeSet::new()));
+        let model = model(name, all - 4, 0);
+        let first = placed(&intent, &model, &BTreeSet::new());
+        let left = first.parts_left();
+        let Some(Part::Rule(direction, busy)) = left.iter().next() else {
+            panic!("{name}: {:?}", first.steps);
+        };
+        let rule = |rule: &str, count: u64| ((*direction, rule.to_string()), count);
+        let counted = |rules: Vec<((Direction, String), u64)>| Demand {
+            rules: rules.into_iter().collect(),
+            ..Demand::default()
+        };
+        let parts = |demand: &Demand, left: &BTreeSet<Part>| {
+            let found = Found {
+                left,
+                demand,
+                ..Found::default()
+            };
+            let mut rows = RowCache::new(model.clone());
+            let compilation =
+                Compilation::beside(&intent, &mut rows, Attribution::Class, found, |_| true).unwrap();
+            check_tables(&compilation);
+            check_verdicts(&intent, &compilation, 100, &mut Random(9));
+            compilation.parts_left()
+        };
+        // Few packets move nothing, and many of every rule neither.
+        assert_eq!(parts(&counted(vec![rule(busy, 50)]), &left), left, "{name}");
+        let everywhere: Vec<_> = (0..12)
+            .map(|n| rule(&format!("endpoints/server{n}/own"), 6_000))
+            .collect();
+        let mut equal = everywhere.clone();
+        equal.extend(["baseline/mail", "baseline/games", "mandatory/zombies"].map(|name| rule(name, 6_000)));
+        equal.push(rule(busy, 6_000));
+        assert_eq!(parts(&counted(equal), &left), left, "{name}");
+        // Many of one that is left take it back, for others that nothing meets; that is stable, also when they are over.
+        let flood = counted(vec![rule(busy, 6_000)]);
+        let moved = parts(&flood, &left);
+        assert!(
+            !moved.contains(&Part::Rule(*direction, Arc::clone(busy))),
+            "{name}: {moved:?}"
+        );
+        assert!(!moved.is_empty(), "{name}");
+        assert_eq!(parts(&flood, &moved), moved, "{name}");
+        assert_eq!(parts(&Demand::default(), &moved), moved, "{name}");
+        // Mandatory rules never go for it.
+        assert!(
+            moved.iter().all(|part| !part.to_string().contains("mandatory")),
+            "{name}: {moved:?}"
+        );
+    }
 }

@@ -7,7 +7,7 @@ use imbl::{OrdMap, OrdSet};
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_backend::{OutOfNumbers, Overlays};
-use portcullis_compiler::compilation::{Compilation, Found, Left, Part, Refusal, Step};
+use portcullis_compiler::compilation::{Compilation, Demand, Found, Left, Part, Refusal, Step};
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::{
     Attribution, Class, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
@@ -158,6 +158,8 @@ pub struct Units {
     taken: BTreeMap<String, u64>,
     /// What was left to nearer targets by the last build.
     left: BTreeSet<Part>,
+    /// How many packets rules deny, under the device's class numbers.
+    demand: Demand,
     /// Rows that an earlier run of the agent left, from which the next build finds what it left to nearer targets.
     seen: Option<HashSet<Unranked>>,
     classes: HashMap<ClassId, Made>,
@@ -241,16 +243,14 @@ pub fn compile(
     points: &AttachmentPoints,
     target: &str,
     programs: &mut RowCache,
-    (taken, left): (&BTreeMap<String, u64>, &BTreeSet<Part>),
+    found: Found<'_>,
 ) -> Result<Compilation, BuildError> {
     let here = here(intent, points, target, !by_class(programs.model()));
     let elsewhere = |endpoint: &EndpointIntent| points.policed_behind.contains(&endpoint.name);
     let unmanaged = unmanaged_ports(points).into_keys().collect();
     let found = Found {
         unmanaged: &unmanaged,
-        taken,
-        left,
-        bounded: true,
+        ..found
     };
     let compilation = Compilation::beside(&here, programs, Attribution::Rule, found, elsewhere)?;
     match compilation.refusals.first() {
@@ -320,6 +320,7 @@ impl Units {
         Units {
             taken: self.taken.clone(),
             left: self.left.clone(),
+            demand: self.demand.clone(),
             ..Units::new(keeps_ends)
         }
     }
@@ -329,6 +330,11 @@ impl Units {
         let is_news = self.taken != *taken;
         self.taken.clone_from(taken);
         is_news
+    }
+
+    /// Sets how many packets rules deny.
+    pub fn set_demand(&mut self, demand: Demand) {
+        self.demand = demand;
     }
 
     /// Takes rows that an earlier run of the agent left: the next build leaves to nearer targets what these do. Whether there
@@ -358,7 +364,13 @@ impl Units {
         if let Some(seen) = self.seen.take() {
             self.left = recovered(device, intent, points, target, programs, &seen)?;
         }
-        let compilation = compile(intent, points, target, programs, (&self.taken, &self.left))?;
+        let found = Found {
+            taken: &self.taken,
+            left: &self.left,
+            demand: &self.demand,
+            ..Found::default()
+        };
+        let compilation = compile(intent, points, target, programs, found)?;
         self.left = compilation.parts_left();
         let mut ports = named_ports(intent, target);
         ports.extend(unmanaged_ports(points));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use portcullis_policy::{Decider, Entry, Policy, Tier};
 
-use super::placement::{Part, Planner};
-use super::{Compilation, Compiled, Refusal, Saving, Step, TableUse, copies, cost, row_cost};
+use super::placement::Planner;
+use super::{Compilation, Compiled, Found, Refusal, Saving, Step, TableUse, copies, cost, row_cost};
 use crate::class::{ClassId, EndpointIntent, Intent};
 use crate::lower::{Attribution, Cache, Encoder};
 use crate::model::TableModel;
@@ -16,21 +16,22 @@ use crate::row_cache::{CompileError, RowCache};
 const TRIED: usize = 5;
 
 impl Compilation {
-    /// Takes the steps of the ladder as far as needed. `before`: what was left to nearer targets until now.
+    /// Takes the steps of the ladder as far as needed.
     pub(super) fn fit(
         &mut self,
         intent: &Intent,
         programs: &mut RowCache,
         attribution: Attribution,
-        before: &BTreeSet<Part>,
+        found: Found<'_>,
         elsewhere: impl Fn(&EndpointIntent) -> bool,
     ) -> Result<(), CompileError> {
+        let before = found.left;
         if before.is_empty() {
             self.merge_all(attribution, programs)?;
         }
         let is_full = |table: &TableModel| self.table_use(table).excess() > 0;
         if !before.is_empty() || self.model.tables.iter().any(is_full) {
-            let planner = Planner::new(self, intent, programs, attribution, &elsewhere)?;
+            let planner = Planner::new(self, intent, programs, attribution, found.demand, &elsewhere)?;
             let plan = planner.plan(before, programs)?;
             self.steps.clear();
             self.leave(plan, attribution, programs)?;

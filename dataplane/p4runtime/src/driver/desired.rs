@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::Desired;
-use portcullis_compiler::Intent;
+use portcullis_compiler::compilation::Demand;
+use portcullis_compiler::{ClassId, Intent};
 
 use super::{Driver, port_max};
 use crate::attachment_points::{AttachmentPoints, resolve};
@@ -75,6 +76,23 @@ impl Driver {
             "class numbers were taken over from the device's rows"
         );
         true
+    }
+
+    /// Rules deny so many packets. Where some are left to nearer targets, those that deny many are held in the place of those that
+    /// deny few.
+    pub(super) fn set_demand(&mut self, demand: Demand) {
+        let number = |id: ClassId| self.numbered.numbers().number(id).map(ClassId);
+        let defaults = demand.defaults.into_iter();
+        let here = Demand {
+            defaults: defaults
+                .filter_map(|(id, count)| Some((number(id)?, count)))
+                .collect(),
+            rules: demand.rules,
+        };
+        self.units.set_demand(here);
+        if self.built.as_ref().is_some_and(|built| !built.left.is_empty()) {
+            self.set_desired();
+        }
     }
 
     /// What an earlier run left to nearer targets stays left. Whether rows are to be built again for that.

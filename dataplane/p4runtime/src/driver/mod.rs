@@ -18,6 +18,7 @@ use portcullis_backend::{
     end_unlocks,
 };
 use portcullis_compiler::Intent;
+use portcullis_compiler::compilation::Demand;
 use portcullis_policy::text::with_causes;
 use portcullis_policy::{Direction, Name};
 use portcullis_proto::p4::v1;
@@ -508,6 +509,10 @@ impl TargetDriver for Driver {
 
     fn explain(&mut self, trace: &Trace, answer: Answer<Vec<EnforcingRow>>) {
         self.ask_for_rows(trace, answer);
+    }
+
+    fn demand(&mut self, demand: Demand) {
+        self.set_demand(demand);
     }
 
     fn hits(&mut self, answer: Answer<Vec<Hit>>) {
