@@ -199,7 +199,6 @@ rack_unlock() {
 }
 
 the_rack() {
-    local watcher
     rack_stage
     rack_top
     rack_neighbour
@@ -209,6 +208,7 @@ the_rack() {
     rack_unlock
     rm -f "$dir/watching"
     wait "$watcher"
+    watcher=''
     chapter "Traffic meanwhile"
     say "$(wc -l <"$dir/rounds") rounds of an allowed and a denied connection through all of this; wrong verdicts:"
     indent <"$dir/wrong"

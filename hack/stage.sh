@@ -43,12 +43,16 @@ has_hits() { # RULE allow|deny: whether packets of it were counted, in any class
 
 # --- the stage -----------------------------------------------------------------------------------------------------
 
-dir='' agent='' resolver='' unlock=''
+dir='' agent='' resolver='' unlock='' watcher=''
 
 clean() {
     local status=$?
     trap - EXIT
     trap '' INT TERM HUP
+    if [[ -n $watcher ]]; then
+        rm -f "$dir/watching"
+        wait "$watcher" || true
+    fi
     if [[ -n $dir ]]; then
         if ((keep && status != 130 && status != 143)); then
             hack/sandbox keep "$dir" 8>&- && how_to_talk

@@ -89,15 +89,19 @@ pub(super) fn placement(
         let path = path(endpoint, &points);
         let (names, rules) = paths.entry(path.clone()).or_default();
         names.add(endpoint.name.as_str());
+        let nothing: Vec<Option<String>> = path
+            .iter()
+            .map(|(at, _)| Some(points.get(*at)?.handle.place(endpoint).nothing?.why))
+            .collect();
         for (direction, class) in [Direction::Egress, Direction::Ingress].map(|d| (d, endpoint.classes[d])) {
             let Some(class) = intent.classes.get(&class) else {
                 continue;
             };
             for by in denials(class) {
                 let rule = class.policy.origin(by);
-                let at = path.iter().filter_map(|(at, _)| {
+                let at = path.iter().zip(&nothing).filter_map(|((at, _), nothing)| {
                     let point = points.get_mut(*at)?;
-                    Some(extent(point, endpoint, class, &rule))
+                    Some(extent(point, endpoint, class, &rule, nothing.as_deref()))
                 });
                 let at = at.collect();
                 let name = asker.map_or_else(|| rule.clone(), |asker| asker.name_of(direction, by));
@@ -152,13 +156,19 @@ fn path(endpoint: &EndpointIntent, points: &[Point<'_>]) -> Path {
 }
 
 /// How much of a rule a target holds for an endpoint.
-fn extent(point: &mut Point<'_>, endpoint: &EndpointIntent, class: &Class, rule: &str) -> At {
+fn extent(
+    point: &mut Point<'_>,
+    endpoint: &EndpointIntent,
+    class: &Class,
+    rule: &str,
+    nothing: Option<&str>,
+) -> At {
     if point.status.left.has(&endpoint.name, class.id, rule) {
         let why = "the table has no room for it beside the reserve: nearer targets enforce it";
         return (Extent::Left, why.to_string());
     }
-    if let Some(nothing) = point.handle.place(endpoint).nothing {
-        return (Extent::None, nothing.why);
+    if let Some(nothing) = nothing {
+        return (Extent::None, nothing.to_string());
     }
     let handle = point.handle;
     let gaps = point.gaps.entry(class.id).or_insert_with(|| handle.gaps(class));

@@ -201,8 +201,12 @@ impl TargetService for Api {
             "" => None,
             text => Some(Asker::new(&base, convert::name("endpoint", text)?)?),
         };
-        let placement = placement::placement(&base.intent, self.targets().handles(), asker.as_ref());
-        Ok(Response::new(placement))
+        let targets = self.targets().clone();
+        // It may wait for a check of a change that is under way.
+        let placement = tokio::task::spawn_blocking(move || {
+            placement::placement(&base.intent, targets.handles(), asker.as_ref())
+        });
+        Ok(Response::new(placement.await.map_err(|_| ApiError::Lost)?))
     }
 
     async fn wait_realized(

@@ -211,3 +211,34 @@ async fn placement_says_what_no_target_holds_or_is_known_of() {
     assert_eq!(refused.code(), tonic::Code::NotFound, "{refused}");
     bed.agent.stop().await.unwrap();
 }
+
+/// Rows of neighbouring ports are merged where a table is nearly full: a start of the agent finds what they hold.
+#[tokio::test]
+async fn merged_rows_are_found_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, leaf) = (P4Server::start().await.unwrap(), P4Server::start().await.unwrap());
+    let link = "links = [{to = \"tor\", port = 1}]\n";
+    let room = "servers = [1]\nmax_rows = 14\nreserve = 2\n";
+    let targets = [
+        p4runtime("tor", &server),
+        room.to_string(),
+        p4runtime("leaf", &leaf),
+        link.to_string(),
+    ]
+    .concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let applied = bed.client.apply(&document(20, "")).await.unwrap();
+    for target in ["tor", "leaf"] {
+        bed.holds(target, applied.generation).await;
+    }
+    let placed = bed.rules().await;
+    let rows = bed.status("tor").await.tables;
+    bed.agent.stop().await.unwrap();
+    let updates = server.state().updates;
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    bed.holds("tor", applied.generation).await;
+    assert_eq!(bed.rules().await, placed);
+    assert_eq!(bed.status("tor").await.tables, rows);
+    assert_eq!(server.state().updates, updates);
+    bed.agent.stop().await.unwrap();
+}

@@ -41,12 +41,8 @@ pub enum Step {
     Left {
         /// The rule or default that is left.
         part: Part,
-        /// The table that lacks most room for it.
+        /// The policy table that it would have rows in.
         table: String,
-        /// What it would take there beside what is held.
-        needs: u64,
-        /// What is free there beside the reserve.
-        free: u64,
     },
 }
 
@@ -63,15 +59,9 @@ impl std::fmt::Display for Step {
                 "{table} is too full: rows of equal verdict of class {class} were merged ({from} -> {to}); hits on them \
                  tell the verdict and not always the rule"
             ),
-            Step::Left {
-                part,
-                table,
-                needs,
-                free,
-            } => write!(
+            Step::Left { part, table } => write!(
                 f,
-                "{table} is too full: {part} needs {needs} and {free} are free beside the reserve; it is left to the targets behind the \
-                 ports, which enforce it whole"
+                "{table} is too full: {part} is left to the targets behind the ports, which enforce it whole"
             ),
         }
     }

@@ -18,7 +18,7 @@ use crate::row::{Owner, Row, code_rows, policy_row, range_lines, remote_row, wor
 use crate::row_cache::{CompileError, RowCache};
 
 mod ladder;
-mod placement;
+pub(crate) mod placement;
 pub use placement::{Demand, Left, Part};
 
 /// How rows name the server ports without an endpoint when they are compiled for no switch, which would have their numbers.
@@ -103,7 +103,7 @@ pub struct Placed {
     pub class: Option<ClassId>,
     /// The rule that decides; `None` where no one rule does.
     pub rule: Option<String>,
-    /// What decides, in the policy of the class.
+    /// What decides, in the whole policy of the class.
     pub by: Option<Decider>,
 }
 
@@ -136,7 +136,13 @@ impl Compilation {
         for table in &mut model.tables {
             let others = found.taken.get(&table.name).copied().unwrap_or(0);
             let size = table.size.filter(|_| found.bounded);
-            table.size = size.map(|size| size.saturating_sub(others));
+            let beside = size.map(|size| size.saturating_sub(others));
+            table.size = beside
+                .into_iter()
+                .chain(table.most.filter(|_| found.bounded))
+                .min();
+            // Beside a reserve there has to be room for rows.
+            table.reserve = table.reserve.min(table.size.map_or(0, |size| size / 2));
         }
         programs.share_codes(intent.enforced().map(AsRef::as_ref));
         let mut wanted: BTreeSet<ClassId> = intent.enforced().map(|class| class.id).collect();
@@ -321,6 +327,18 @@ impl Compilation {
             .collect();
         let classes = table.key(Field::Class).is_some();
         let Some((_, any)) = here.first() else { return };
+        let mut places: BTreeMap<ClassId, Vec<Option<u32>>> = BTreeMap::new();
+        let mut whole = |by: Decider, class: Option<ClassId>, c: &Compiled| {
+            let left = class.and_then(|id| Some((id, self.left.get(&id)?)));
+            let is_held = |left: &Left| left.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &c.class));
+            match (by, left.filter(|(_, left)| is_held(left))) {
+                (Decider::Entry(index), Some((id, left))) => {
+                    let places = places.entry(id).or_insert_with(|| left.places());
+                    places.get(index as usize).copied().flatten().map(Decider::Entry)
+                }
+                (by, _) => Some(by),
+            }
+        };
         let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>| {
             let owner = class.filter(|_| classes);
             let owner = owner.map_or(Owner::Every, |class| Owner::new(class, &c.program));
@@ -328,7 +346,7 @@ impl Compilation {
                 row: policy_row(table, owner, port, row),
                 class,
                 rule: Some(c.class.policy.origin(row.by)),
-                by: Some(row.by),
+                by: whole(row.by, class, c),
             });
         };
         if classes {

@@ -261,6 +261,9 @@ pub struct TableModel {
     /// Rows (or lines, by `weight`) it holds; absent when only memory bounds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Of these, as many may be ours; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u64>,
     /// Of these, as many are kept free when rules are left to nearer targets, for endpoints and unlocks that come.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reserve: u64,

@@ -3,17 +3,28 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use portcullis_policy::{Direction, Entry};
+use portcullis_policy::{Direction, Entry, Policy};
 
 use crate::class::{Class, ClassId, Fingerprint, Intent};
 use crate::class_rows::{ClassRows, PolicyRow, Unsupported};
+use crate::compilation::Part;
+use crate::compilation::placement::Weakened;
 use crate::lower::{Attribution, Cache, Capabilities, Encoder, PortSets, SharedCodes, fixed_rows};
-use crate::model::{PartialPoint, Role, StageModel};
+use crate::model::{Field, PartialPoint, Role, StageModel};
 use crate::proof::partial::{self, Unproved};
 use crate::proof::{Counterexample, Prover};
 
-/// Rows that were only encoded and are remembered.
-const MOST_TRIED: usize = 1 << 14;
+/// A class, how its hits are attributed, and the parts that are left of it.
+type WeakKey = (Fingerprint, Attribution, Vec<Part>);
+
+/// Rows that were only encoded and are remembered for each class.
+const TRIED: usize = 4;
+
+/// Whether two policies in canonical form are the same but for names.
+fn means_the_same(a: &Policy, b: &Policy) -> bool {
+    let entry = |e: &Entry| (e.action, Arc::clone(&e.matcher));
+    a.default == b.default && a.entries.iter().map(entry).eq(b.entries.iter().map(entry))
+}
 
 /// Why an intent has no rows on a target. Nothing was changed.
 #[allow(missing_docs, reason = "each message names its fields")]
@@ -46,6 +57,8 @@ pub struct RowCache {
     refused: HashMap<(Fingerprint, Attribution), Unsupported>,
     /// Rows that were only encoded, to see how many they are.
     tried: HashMap<(Fingerprint, Attribution), Result<Arc<ClassRows>, Unsupported>>,
+    /// Classes without parts that are left to nearer targets, with rows that were only encoded.
+    weakened: HashMap<WeakKey, Weakened>,
     /// Classes without the rules that are left to nearer targets, which are in no intent.
     held: BTreeSet<Fingerprint>,
     /// What was proved since it was asked for last, for others to adopt.
@@ -107,6 +120,7 @@ impl RowCache {
             known: HashMap::new(),
             refused: HashMap::new(),
             tried: HashMap::new(),
+            weakened: HashMap::new(),
             held: BTreeSet::new(),
             fresh: Vec::new(),
             coded: BTreeSet::new(),
@@ -166,9 +180,6 @@ impl RowCache {
         if let Some(rows) = self.known.get(&key) {
             return Ok(Arc::clone(rows));
         }
-        if self.tried.len() > MOST_TRIED {
-            self.tried.clear();
-        }
         if !self.tried.contains_key(&key) {
             let rows = self.encode(class, attribution).map(Arc::new);
             self.tried.insert(key, rows);
@@ -177,14 +188,36 @@ impl RowCache {
         Ok(rows.transpose()?.unwrap_or_default())
     }
 
+    /// A class without some parts, if it was encoded.
+    pub(crate) fn weakened(&self, key: &WeakKey) -> Option<Weakened> {
+        self.weakened.get(key).cloned()
+    }
+
+    /// Remembers a class without some parts.
+    pub(crate) fn keep_weakened(&mut self, key: WeakKey, weakened: Weakened) {
+        self.weakened.insert(key, weakened);
+    }
+
     /// Keeps the rows of these classes, which are in no intent, until it is called again.
     pub(crate) fn hold(&mut self, classes: BTreeSet<Fingerprint>) {
         self.held = classes;
     }
 
-    /// Encodes a class, over its base if it has one and the model has overlays.
+    fn has_overlays(&self, direction: Direction) -> bool {
+        let table = self.model.table(Role::Policy, direction);
+        table.is_some_and(|table| table.key(Field::Overlay).is_some())
+    }
+
+    /// Encodes a class, over its base if it has one and the model has overlays. One without rules of its own left is an overlay
+    /// without rows.
     fn encode(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, Unsupported> {
         if let Some(base) = &class.base {
+            if means_the_same(&base.policy, &class.policy) && self.has_overlays(class.policy.direction) {
+                return Ok(ClassRows {
+                    overlay: true,
+                    ..ClassRows::default()
+                });
+            }
             let encoder = Encoder::new(&self.model, None);
             if let Some(overlay) = encoder.overlay(&class.policy, &base.policy, &mut self.cache) {
                 return Ok(overlay);
@@ -336,6 +369,8 @@ impl RowCache {
             let stale: BTreeSet<Fingerprint> = self.coded.union(&coded).copied().collect();
             self.known
                 .retain(|(fingerprint, _), _| !stale.contains(fingerprint));
+            self.tried.clear();
+            self.weakened.clear();
             self.codes = shared;
             self.coded = coded;
         }
@@ -359,6 +394,10 @@ impl RowCache {
         let classes = intents.iter().map(|intent| intent.classes.len()).max();
         let many = classes.map_or(0, |classes| classes + classes / 8 + 64);
         let many = many + self.held.len();
+        if self.tried.len().max(self.weakened.len()) > many.saturating_mul(TRIED) {
+            self.tried.clear();
+            self.weakened.clear();
+        }
         if self.known.len().max(self.gains.len()).max(self.refused.len()) <= many {
             return;
         }

@@ -83,7 +83,16 @@ impl P4Backend {
         self.config.room.bound(&mut model);
         let policies = model.tables.iter().filter(|t| t.stage == Role::Policy);
         let known = Known {
-            bounds: Arc::new(policies.map(|t| (t.name.clone(), (t.size, t.reserve))).collect()),
+            bounds: Arc::new(
+                policies
+                    .map(|t| {
+                        (
+                            t.name.clone(),
+                            (t.size.into_iter().chain(t.most).min(), t.reserve),
+                        )
+                    })
+                    .collect(),
+            ),
             proofs: Proofs::from_model(model),
             encoder: Mutex::new(Encoder {
                 device: Arc::new(device.clone()),

@@ -51,7 +51,7 @@ pub struct Tls {
 pub struct Room {
     /// Rows in each policy table, rows of others not counted; what the program declares when absent.
     pub max_rows: Option<u64>,
-    /// Rows of each that are kept free once rules were left to nearer targets; a sixteenth of the table when absent.
+    /// Rows of each that are kept free once rules were left to nearer targets, at most half of them; a sixteenth when absent.
     pub reserve: Option<u64>,
 }
 
@@ -62,10 +62,10 @@ impl Room {
     /// Bounds the policy tables of a model.
     pub(crate) fn bound(self, model: &mut StageModel) {
         for table in model.tables.iter_mut().filter(|t| t.stage == Role::Policy) {
-            let bounds = table.size.into_iter().chain(self.max_rows);
-            table.size = bounds.min();
-            let reserve = self.reserve.or(table.size.map(|size| size / Self::RESERVE));
-            table.reserve = reserve.unwrap_or(0);
+            table.most = self.max_rows;
+            let size = table.size.into_iter().chain(table.most).min();
+            let reserve = self.reserve.or(size.map(|size| size / Self::RESERVE));
+            table.reserve = reserve.unwrap_or(0).min(size.map_or(0, |size| size / 2));
         }
     }
 }

@@ -35,6 +35,23 @@ pub enum Match {
     Optional(u128),
 }
 
+impl Match {
+    /// Whether everything that the other matches is matched.
+    pub fn covers(&self, other: &Match) -> bool {
+        match (self, other) {
+            (
+                Match::Ternary { value, mask },
+                Match::Ternary {
+                    value: other,
+                    mask: narrow,
+                },
+            ) => mask & narrow == *mask && other & mask == *value,
+            (Match::Range { low, high }, Match::Range { low: from, high: to }) => low <= from && to <= high,
+            (one, other) => one == other,
+        }
+    }
+}
+
 /// Where a row is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_backend::{Gap, Place};
-use portcullis_compiler::compilation::{Compilation, Left, Part, Step};
+use portcullis_compiler::compilation::Compilation;
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
-use portcullis_policy::{Direction, Name};
+use portcullis_policy::{Decider, Direction, Name};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
 use crate::config::Config;
@@ -40,47 +40,30 @@ fn members<'i>(intent: &'i Intent, class: &Class) -> Vec<&'i str> {
 
 /// Rules that a table had no room for, by table.
 pub(crate) fn left(intent: &Intent, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
-    let mut tables: BTreeMap<&str, (Vec<String>, u64)> = BTreeMap::new();
-    for step in &compilation.steps {
-        if let Step::Left {
-            part, table, free, ..
-        } = step
-        {
-            let (rules, room) = tables.entry(table).or_default();
-            rules.push(part_name(intent, &compilation.left, part));
-            *room = *free;
+    let mut tables: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for left in compilation.left.values() {
+        let direction = left.class.policy.direction;
+        if let Some(table) = compilation.model.table(Role::Policy, direction) {
+            let default = left.class.policy.origin(Decider::Default);
+            let name = |rule: &String| match *rule == default {
+                true => format!("{rule} of {}", some_of(members(intent, &left.class))),
+                false => rule.clone(),
+            };
+            let rules = tables.entry(&table.name).or_default();
+            rules.extend(left.rules.iter().map(name));
         }
     }
-    let table = |(table, (rules, free)): (&str, (Vec<String>, u64))| Unsupported {
+    let table = |(table, rules): (&str, BTreeSet<String>)| {
+        Unsupported {
         target: target.to_string(),
         rule: some_of(rules.iter().map(String::as_str).collect()),
         table: table.to_string(),
-        why: format!(
-            "the table has no room for these rules ({free} rows are free beside the reserve): they are left to the targets behind the \
-             ports, and hold as far as these are in sync and have the endpoint realized"
-        ),
+        why: "the table has no room for these rules: they are left to the targets behind the ports, and hold as far as these are in \
+              sync and have the endpoint realized; `portcullis status --placement` shows each"
+            .to_string(),
+    }
     };
     tables.into_iter().map(table).collect()
-}
-
-/// A part of the policies as people know it.
-fn part_name(intent: &Intent, left: &BTreeMap<ClassId, Left>, part: &Part) -> String {
-    match part {
-        Part::Rule(_, name) => name.to_string(),
-        Part::Default(root) => {
-            let root_of = |left: &&Left| left.class.base.as_ref().map_or(left.class.id, |base| base.id);
-            let mut classes = left.values().filter(|left| root_of(left) == *root);
-            let class = classes.find(|left| left.class.id == *root).or(classes.next());
-            match class {
-                None => part.to_string(),
-                Some(left) => format!(
-                    "default/{} of {}",
-                    left.class.policy.direction,
-                    some_of(members(intent, &left.class))
-                ),
-            }
-        }
-    }
 }
 
 /// Policies that the tables cannot hold because of one of their rules: nothing of them is enforced.

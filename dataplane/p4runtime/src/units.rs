@@ -1,6 +1,6 @@
 //! Desired rows of a device, in units that are added and removed together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -146,8 +146,16 @@ impl Attributions {
     }
 }
 
-/// A class as it was built: by what, and how it was merged.
-type Made = (Fingerprint, bool, Unit<RowKey, Does>, Arc<Hits>);
+/// A class as it was built: by what, from which whole policy, how it was merged.
+type Made = (Source, Unit<RowKey, Does>, Arc<Hits>);
+
+type Source = (Fingerprint, Option<Fingerprint>, bool);
+
+fn source(compilation: &Compilation, id: &ClassId) -> Source {
+    let compiled = &compilation.classes[id];
+    let whole = compilation.left.get(id).map(|left| left.class.fingerprint);
+    (compiled.class.fingerprint, whole, compiled.program.merged)
+}
 
 /// Builds units, and takes over those whose input did not change.
 #[derive(Debug, Default)]
@@ -161,7 +169,7 @@ pub struct Units {
     /// How many packets rules deny, under the device's class numbers.
     demand: Demand,
     /// Rows that an earlier run of the agent left, from which the next build finds what it left to nearer targets.
-    seen: Option<HashSet<Unranked>>,
+    seen: Option<Seen>,
     classes: HashMap<ClassId, Made>,
     points: HashMap<At, (AttachmentPoint, Overlays, Unit<RowKey, Does>)>,
 }
@@ -262,14 +270,46 @@ pub fn compile(
     }
 }
 
-/// A row's table and match fields: its priority depends on the rows beside it.
-type Unranked = (u8, Vec<(u32, Match)>);
+/// Rows that an earlier run left, by table, without their priorities, which depend on the rows beside them.
+#[derive(Debug, Default)]
+struct Seen(HashMap<u8, Vec<(Vec<(u32, Match)>, Does)>>);
 
-fn unranked(key: &RowKey) -> Option<Unranked> {
-    match &key.0.place {
-        Place::Table { table, fields, .. } => Some((*table, fields.clone())),
-        Place::Group(_) => None,
+impl Seen {
+    fn new(rows: &[Row]) -> Self {
+        let mut seen = Seen::default();
+        for (key, does) in rows {
+            if let Place::Table { table, fields, .. } = &key.0.place {
+                seen.0
+                    .entry(*table)
+                    .or_default()
+                    .push((fields.clone(), does.clone()));
+            }
+        }
+        seen
     }
+
+    /// Whether a row does the same with every packet of this one: it, or one that rows were merged into.
+    fn has(&self, (key, does): &Row) -> bool {
+        let Place::Table { table, fields, .. } = &key.0.place else {
+            return false;
+        };
+        let same = |(wide, other): &&(Vec<(u32, Match)>, Does)| other == does && covers(wide, fields);
+        self.0
+            .get(table)
+            .is_some_and(|rows| rows.iter().any(|row| same(&row)))
+    }
+}
+
+/// Whether every packet that meets these fields meets the wide ones.
+fn covers(wide: &[(u32, Match)], fields: &[(u32, Match)]) -> bool {
+    let of = |id: u32| {
+        fields
+            .iter()
+            .find(|(other, _)| *other == id)
+            .map(|(_, field)| field)
+    };
+    wide.iter()
+        .all(|(id, wide)| of(*id).is_some_and(|field| wide.covers(field)))
 }
 
 /// What an earlier run left to nearer targets: the parts that take rows, of which none is there.
@@ -279,7 +319,7 @@ fn recovered(
     points: &AttachmentPoints,
     target: &str,
     programs: &mut RowCache,
-    seen: &HashSet<Unranked>,
+    seen: &Seen,
 ) -> Result<BTreeSet<Part>, BuildError> {
     let here = here(intent, points, target, !by_class(programs.model()));
     let unmanaged = unmanaged_ports(points).into_keys().collect();
@@ -295,8 +335,8 @@ fn recovered(
     for placed in all.rows() {
         if let Some(part) = all.part(&placed) {
             let row = device.lower(&placed.row, &|name: &str| ports.get(name).copied())?;
-            let is_there = unranked(&row.0).is_some_and(|row| seen.contains(&row));
-            *held.entry(part).or_default() |= is_there;
+            let known = held.entry(part).or_default();
+            *known = *known || seen.has(&row);
         }
     }
     // Without any row of ours there was no plan.
@@ -343,7 +383,7 @@ impl Units {
         if seen.is_empty() {
             return false;
         }
-        self.seen = Some(seen.iter().filter_map(|(key, _)| unranked(key)).collect());
+        self.seen = Some(Seen::new(seen));
         true
     }
 
@@ -471,10 +511,8 @@ impl Units {
         built: &mut Built,
     ) -> Result<(), BuildError> {
         let changed = |id: &ClassId, units: &Self| {
-            let compiled = &compilation.classes[id];
-            units.classes.get(id).is_none_or(|(fingerprint, merged, ..)| {
-                (*fingerprint, *merged) != (compiled.class.fingerprint, compiled.program.merged)
-            })
+            let made = units.classes.get(id);
+            made.is_none_or(|(from, ..)| *from != source(compilation, id))
         };
         self.classes.retain(|id, _| compilation.classes.contains_key(id));
         let stale: BTreeSet<ClassId> = compilation
@@ -502,12 +540,10 @@ impl Units {
         }
         for id in stale {
             let (rows, hits) = made.remove(&id).unwrap_or_default();
-            let compiled = &compilation.classes[&id];
-            let key = (compiled.class.fingerprint, compiled.program.merged);
-            self.classes
-                .insert(id, (key.0, key.1, Arc::new(rows), Arc::new(hits)));
+            let made = (source(compilation, &id), Arc::new(rows), Arc::new(hits));
+            self.classes.insert(id, made);
         }
-        for (id, (_, _, unit, hits)) in &self.classes {
+        for (id, (_, unit, hits)) in &self.classes {
             built.desired.insert(UnitId::Class(*id), Arc::clone(unit));
             built.hits.classes.insert(id.0, Arc::clone(hits));
         }

@@ -5,8 +5,9 @@ use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::OwnProgram;
 use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
 use portcullis_p4runtime::behind::{Inner, Takes};
+use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
-use portcullis_p4runtime::units::{BuildError, Units};
+use portcullis_p4runtime::units::{BuildError, Built, Units};
 use portcullis_policy::Document;
 
 /// `both` is at a host's switch, too, which is cabled to port 1; `here` is nowhere else.
@@ -104,4 +105,83 @@ fn a_class_that_its_other_target_enforces_is_open_and_not_closed() {
         );
         assert_ne!(led_to(2), 0);
     }
+}
+
+/// Where a packet of a port's class is decided: the class and the overlay that `attach` leads it to.
+fn lead(device: &Device, built: &Built, at: u128) -> (u128, u128) {
+    let (attach, table) = device.table_named("attach").unwrap();
+    let port = table.named("port").unwrap().id;
+    let rows = built.desired.values().flat_map(|unit| unit.iter());
+    let mut leads = rows.filter_map(|(key, does)| match &key.0.place {
+        Place::Table { table, fields, .. } if *table == attach => fields
+            .contains(&(port, Match::Exact(at)))
+            .then(|| does.parts().unwrap().1[0].1),
+        _ => None,
+    });
+    let lead = leads.next().unwrap();
+    (lead & 0xffff, lead >> 16)
+}
+
+#[test]
+fn what_an_endpoint_has_of_its_own_goes_and_what_all_have_stays() {
+    let document = r#"
+version: portcullis/v1
+mandatory: [{name: smb, action: deny, direction: egress, protocol: tcp, ports: [445]}]
+baseline: [{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}]
+endpoints:
+  web1:
+    attachments: [{port: 1, target: tor}, {interface: v1, target: host}]
+    source_guard: false
+    rules: [{name: own, action: deny, direction: egress, protocol: udp, ports: [1, 3, 5, 7, 9, 11, 13, 15]}]
+  mail1:
+    attachments: [{port: 1, vlan: 7, target: tor}, {interface: v2, target: host}]
+    source_guard: false
+"#;
+    let mut device = OwnProgram::embedded().unwrap().device;
+    let intent = Compiler::default()
+        .resolve(&Document::from_yaml(document).unwrap(), 1)
+        .unwrap();
+    let points = resolve(&intent, &known(Some(true)), 511);
+    let mut sizes = Vec::new();
+    for size in (1..40).rev() {
+        for table in device
+            .model
+            .tables
+            .iter_mut()
+            .filter(|t| t.name == "egress_policy")
+        {
+            table.size = Some(size);
+        }
+        let mut rows = RowCache::new(device.model.clone());
+        let built = Units::new(true)
+            .build(&device, &intent, &points, "tor", &mut rows)
+            .unwrap();
+        let (class, _) = lead(&device, &built, 1);
+        let left: Vec<String> = built.left.values().flat_map(|left| left.rules.clone()).collect();
+        let has = |rule: &str| left.iter().any(|left| left == rule);
+        if !left.is_empty() {
+            sizes.push(size);
+        }
+        // What is not left is enforced; what is left is listed.
+        assert_eq!(class == 0, has("mandatory/smb"), "{size}: {left:?}");
+        assert!(!has("mandatory/smb") || has("baseline/smtp"), "{size}: {left:?}");
+        assert!(
+            !has("baseline/smtp") || has("endpoints/web1/own"),
+            "{size}: {left:?}"
+        );
+        let listed: String = built.unsupported.iter().map(|u| u.rule.as_str()).collect();
+        assert!(
+            left.iter().all(|rule| listed.contains(rule.as_str())),
+            "{size}: {listed}"
+        );
+        // Hits are looked up in the whole policy of a class.
+        for (key, _) in built.desired.values().flat_map(|unit| unit.iter()) {
+            if let Some(hit) = built.hits.get(key)
+                && let (Some(class), Some(decider)) = (hit.class, hit.decider)
+            {
+                assert_eq!(intent.classes[&class].policy.origin(decider), hit.rule, "{size}");
+            }
+        }
+    }
+    assert!(sizes.len() > 8, "{sizes:?}");
 }

@@ -68,9 +68,17 @@ impl Compilation {
         Ok(())
     }
 
+    /// By how much a table is too full; where rules are left, its reserve is to be free, too.
+    fn excess(&self, table: &TableModel) -> u64 {
+        let used = self.table_use(table);
+        let reserve = if self.left.is_empty() { 0 } else { table.reserve };
+        let room = used.size.map(|size| size.saturating_sub(reserve));
+        room.map_or(0, |room| used.cost.saturating_sub(room))
+    }
+
     /// Merges the rows of classes by verdict where that saves most.
     fn merge(&mut self, table: &TableModel, programs: &mut RowCache) -> Result<(), CompileError> {
-        if self.table_use(table).excess() == 0 {
+        if self.excess(table) == 0 {
             return Ok(());
         }
         let mut gains: Vec<(u64, u64, (bool, ClassId), Compiled)> = Vec::new();
@@ -95,7 +103,7 @@ impl Compilation {
         }
         gains.sort_by_key(|(before, after, id, _)| (std::cmp::Reverse(before - after), *id));
         for (from, to, (apart, class), merged) in gains {
-            if self.table_use(table).excess() == 0 {
+            if self.excess(table) == 0 {
                 break;
             }
             let list = if apart { &mut self.apart } else { &mut self.classes };

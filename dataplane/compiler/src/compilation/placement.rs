@@ -33,6 +33,16 @@ pub enum Part {
     Default(ClassId),
 }
 
+impl Part {
+    /// The name that a policy has for it.
+    fn name(&self, policy: &Policy) -> String {
+        match self {
+            Part::Rule(_, name) => name.to_string(),
+            Part::Default(_) => policy.origin(Decider::Default),
+        }
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,20 +98,30 @@ pub struct Left {
     pub ports: BTreeSet<String>,
 }
 
-/// What is left, and what each part would need to be held beside the others: rows in the table that lacks them most.
+impl Left {
+    /// What decides in the whole policy, for each entry of the one that is held.
+    pub fn places(&self) -> Vec<Option<u32>> {
+        let identity = |entry: &Entry| {
+            let (matcher, origin) = (Arc::as_ptr(&entry.matcher), Arc::as_ptr(&entry.origin));
+            (matcher as usize, origin.cast::<u8>() as usize, entry.action)
+        };
+        let whole = (0u32..).zip(&self.class.policy.entries);
+        let whole: HashMap<_, u32> = whole.map(|(at, entry)| (identity(entry), at)).collect();
+        let held = self.held.iter().flat_map(|held| &held.policy.entries);
+        held.map(|entry| whole.get(&identity(entry)).copied()).collect()
+    }
+}
+
+/// What is left, and the classes without it.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    parts: BTreeMap<Part, Needs>,
+    /// The parts that are left, each with the table that has no room for it.
+    parts: BTreeMap<Part, String>,
     classes: BTreeMap<ClassId, (Left, Option<Compiled>)>,
 }
 
-/// What a part that is left would need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Needs {
-    table: String,
-    rows: u64,
-    free: u64,
-}
+/// Parts that are left and do not fit, after which no more are tried.
+const MISFITS: usize = 256;
 
 /// Costs, by the place of a table in the model.
 type Costs = Vec<u64>;
@@ -117,8 +137,29 @@ struct Movable {
     parts: BTreeSet<usize>,
 }
 
-/// A class without some parts: its rows, or nothing where they would deny nothing.
-type Weakened = Option<Compiled>;
+/// A class without some parts, and its rows; nothing where they would deny nothing.
+pub(crate) type Weakened = Option<(Arc<Class>, Arc<ClassRows>)>;
+
+/// What parts are left, what each class takes of the tables then, and all together.
+#[derive(Debug, Clone)]
+struct State {
+    left: BTreeSet<usize>,
+    classes: BTreeMap<ClassId, Costs>,
+    total: Costs,
+}
+
+/// What classes take when one part is left or taken back, and all together.
+type Shifted = (Vec<(ClassId, Costs)>, Costs);
+
+impl State {
+    fn shift(&mut self, part: usize, (classes, total): Shifted) {
+        if !self.left.remove(&part) {
+            self.left.insert(part);
+        }
+        self.classes.extend(classes);
+        self.total = total;
+    }
+}
 
 /// Plans what one target leaves.
 #[derive(Debug)]
@@ -132,9 +173,10 @@ pub(super) struct Planner<'c> {
     /// By rank: the first are held first.
     parts: Vec<Part>,
     demand: &'c Demand,
+    /// The classes that have a part, by rank.
+    holders: Vec<Vec<ClassId>>,
     /// What cannot be left.
     stays: Costs,
-    tried: HashMap<(ClassId, Vec<usize>), Weakened>,
 }
 
 impl<'c> Planner<'c> {
@@ -161,8 +203,8 @@ impl<'c> Planner<'c> {
             movable: BTreeMap::new(),
             parts: Vec::new(),
             demand,
+            holders: Vec::new(),
             stays: vec![0; tables.len()],
-            tried: HashMap::new(),
         };
         planner.stays = planner.shared(compilation);
         let behind = ports_behind(intent, elsewhere);
@@ -268,6 +310,14 @@ impl<'c> Planner<'c> {
             let all = parts_of(class).chain(base.into_iter().flat_map(|base| parts_of(base)));
             movable.parts = all.filter_map(|(part, _)| rank.get(&part).copied()).collect();
         }
+        self.holders = vec![Vec::new(); parts.len()];
+        for (id, movable) in &self.movable {
+            for at in &movable.parts {
+                if let Some(holders) = self.holders.get_mut(*at) {
+                    holders.push(*id);
+                }
+            }
+        }
         self.parts = parts.into_iter().map(|(part, _)| part).collect();
     }
 
@@ -300,35 +350,58 @@ impl<'c> Planner<'c> {
 
     /// What is left of a class without these parts.
     fn weakened(
-        &mut self,
+        &self,
         id: ClassId,
         left: &BTreeSet<usize>,
         programs: &mut RowCache,
-    ) -> Result<Weakened, CompileError> {
+    ) -> Result<Option<Compiled>, CompileError> {
         let Some(movable) = self.movable.get(&id) else {
             return Ok(None);
         };
-        let own: Vec<usize> = movable.parts.intersection(left).copied().collect();
+        let full = &movable.full;
+        let own = movable
+            .parts
+            .intersection(left)
+            .filter_map(|at| self.parts.get(*at));
+        let own: Vec<Part> = own.cloned().collect();
         if own.is_empty() {
-            return Ok(Some(movable.full.clone()));
+            return Ok(Some(full.clone()));
         }
-        let key = (id, own);
-        if let Some(known) = self.tried.get(&key) {
-            return Ok(known.clone());
-        }
-        let full = movable.full.clone();
+        let key = (full.class.fingerprint, self.attribution, own);
+        let weakened = match programs.weakened(&key) {
+            Some(known) => known,
+            None => {
+                let made = self.weaken(full, &key.2, left, programs)?;
+                programs.keep_weakened(key, made.clone());
+                made
+            }
+        };
+        Ok(weakened.map(|(class, program)| Compiled {
+            class,
+            program,
+            ports: full.ports.clone(),
+        }))
+    }
+
+    fn weaken(
+        &self,
+        full: &Compiled,
+        own: &[Part],
+        left: &BTreeSet<usize>,
+        programs: &mut RowCache,
+    ) -> Result<Weakened, CompileError> {
+        // Rows of an overlay are met together with those of the class below.
         let base = full.class.base.as_ref().filter(|_| full.program.overlay);
-        let has_base = match base {
-            Some(base) => self.weakened(base.id, left, programs)?.is_some(),
-            None => true,
-        };
-        let parts: BTreeSet<&Part> = key.1.iter().filter_map(|at| self.parts.get(*at)).collect();
-        let held = match without(&full.class, &parts).filter(|_| has_base) {
-            None => None,
-            Some(class) => self.encoded(class, &full, programs)?,
-        };
-        self.tried.insert(key, held.clone());
-        Ok(held)
+        if let Some(base) = base
+            && self.weakened(base.id, left, programs)?.is_none()
+        {
+            return Ok(None);
+        }
+        let parts: BTreeSet<&Part> = own.iter().collect();
+        match without(&full.class, &parts) {
+            None => Ok(None),
+            Some(class) => self.encoded(class, full, programs),
+        }
     }
 
     /// The rows of a class without some parts; nothing where packets would have to be led to them in another way than to the full
@@ -349,24 +422,57 @@ impl<'c> Planner<'c> {
             return Ok(None);
         }
         let program = self.smallest(&class, &rows, programs)?;
-        Ok(Some(Compiled {
-            class: Arc::new(class),
-            program,
-            ports: full.ports.clone(),
-        }))
+        Ok(Some((Arc::new(class), program)))
+    }
+
+    /// What a class takes without these parts.
+    fn taken(
+        &self,
+        id: ClassId,
+        left: &BTreeSet<usize>,
+        programs: &mut RowCache,
+    ) -> Result<Costs, CompileError> {
+        let held = self.weakened(id, left, programs)?;
+        Ok(held.map_or_else(|| vec![0; self.tables.len()], |held| self.costs(&held)))
     }
 
     /// What the tables hold without these parts.
-    fn total(&mut self, left: &BTreeSet<usize>, programs: &mut RowCache) -> Result<Costs, CompileError> {
-        let mut total = self.stays.clone();
-        let ids: Vec<ClassId> = self.movable.keys().copied().collect();
-        for id in ids {
-            if let Some(held) = self.weakened(id, left, programs)? {
-                let costs = self.costs(&held);
-                total.iter_mut().zip(costs).for_each(|(sum, cost)| *sum += cost);
-            }
+    fn state(&self, left: BTreeSet<usize>, programs: &mut RowCache) -> Result<State, CompileError> {
+        let mut state = State {
+            left,
+            classes: BTreeMap::new(),
+            total: self.stays.clone(),
+        };
+        for id in self.movable.keys() {
+            let costs = self.taken(*id, &state.left, programs)?;
+            state
+                .total
+                .iter_mut()
+                .zip(&costs)
+                .for_each(|(sum, cost)| *sum += cost);
+            state.classes.insert(*id, costs);
         }
-        Ok(total)
+        Ok(state)
+    }
+
+    /// What the tables would hold if one part were left that is not, or the other way round.
+    fn shifted(&self, state: &State, part: usize, programs: &mut RowCache) -> Result<Shifted, CompileError> {
+        let mut left = state.left.clone();
+        if !left.remove(&part) {
+            left.insert(part);
+        }
+        let mut total = state.total.clone();
+        let mut classes = Vec::new();
+        for id in self.holders.get(part).into_iter().flatten() {
+            let costs = self.taken(*id, &left, programs)?;
+            let before = state.classes.get(id);
+            for (at, (sum, cost)) in total.iter_mut().zip(&costs).enumerate() {
+                let before = before.and_then(|before| before.get(at)).copied().unwrap_or(0);
+                *sum = (*sum + cost).saturating_sub(before);
+            }
+            classes.push((*id, costs));
+        }
+        Ok((classes, total))
     }
 
     /// Whether every table has room for this.
@@ -376,26 +482,19 @@ impl<'c> Planner<'c> {
     }
 
     /// What to leave, when this was left until now.
-    pub(super) fn plan(
-        mut self,
-        before: &BTreeSet<Part>,
-        programs: &mut RowCache,
-    ) -> Result<Plan, CompileError> {
+    pub(super) fn plan(self, before: &BTreeSet<Part>, programs: &mut RowCache) -> Result<Plan, CompileError> {
         let all: BTreeSet<usize> = (0..self.parts.len()).collect();
         let is_left = |at: &usize| self.parts.get(*at).is_some_and(|part| before.contains(part));
-        let mut left: BTreeSet<usize> = all.iter().copied().filter(is_left).collect();
-        let now = self.total(&left, programs)?;
-        let least = self.total(&all, programs)?;
-        let limits = self.limits(&now, &least);
+        let mut state = self.state(all.iter().copied().filter(is_left).collect(), programs)?;
+        let least = self.state(all, programs)?.total;
+        let limits = self.limits(&state.total, &least);
         let sizes = self.tables.iter().map(|table| table.size).collect();
-        if !Self::fits(&now, &sizes) {
-            left = self.spill(&left, &limits, programs)?;
+        if !Self::fits(&state.total, &sizes) {
+            state = self.spill(&state.left, &limits, programs)?;
         }
-        let mut plan = Plan::default();
-        self.promote(&mut left, &limits, programs)?;
-        self.fill(&mut left, &limits, &mut plan, programs)?;
-        self.finish(&left, &mut plan, programs)?;
-        Ok(plan)
+        self.promote(&mut state, &limits, programs)?;
+        self.fill(&mut state, &limits, programs)?;
+        self.finish(&state.left, programs)
     }
 
     /// What each table may hold: less than its size by the reserve, but not less than it holds `now` if that is no more than its size,
@@ -417,11 +516,11 @@ impl<'c> Planner<'c> {
 
     /// Leaves the last parts in rank until the tables have room and their reserve is free.
     fn spill(
-        &mut self,
+        &self,
         before: &BTreeSet<usize>,
         limits: &Limits,
         programs: &mut RowCache,
-    ) -> Result<BTreeSet<usize>, CompileError> {
+    ) -> Result<State, CompileError> {
         let held: Vec<usize> = (0..self.parts.len()).filter(|at| !before.contains(at)).collect();
         let without_last = |count: usize| -> BTreeSet<usize> {
             let going = held.iter().rev().take(count);
@@ -431,116 +530,125 @@ impl<'c> Planner<'c> {
         let (mut too_few, mut enough) = (0, held.len());
         while too_few + 1 < enough {
             let middle = too_few.midpoint(enough);
-            let total = self.total(&without_last(middle), programs)?;
-            match Self::fits(&total, limits) {
+            let state = self.state(without_last(middle), programs)?;
+            match Self::fits(&state.total, limits) {
                 true => enough = middle,
                 false => too_few = middle,
             }
         }
-        Ok(without_last(enough))
+        self.state(without_last(enough), programs)
     }
 
     /// Holds what is left and denies many packets in the place of parts that deny few: those of the lowest rank, as many as it takes.
     fn promote(
-        &mut self,
-        left: &mut BTreeSet<usize>,
+        &self,
+        state: &mut State,
         limits: &Limits,
         programs: &mut RowCache,
     ) -> Result<(), CompileError> {
-        let demands: Vec<u64> = self.parts.iter().map(|part| self.demand.of(part)).collect();
-        let demand = |at: usize| demands.get(at).copied().unwrap_or(0);
-        let worth: Vec<usize> = left.iter().copied().filter(|at| demand(*at) >= WORTH).collect();
+        let demand = |at: usize| self.parts.get(at).map_or(0, |part| self.demand.of(part));
+        let worth: Vec<usize> = state
+            .left
+            .iter()
+            .copied()
+            .filter(|at| demand(*at) >= WORTH)
+            .collect();
         for at in worth.into_iter().take(PROMOTED) {
-            let mut trial = left.clone();
-            trial.remove(&at);
             let is_less = |other: &usize| *other > at && demand(*other).saturating_mul(TIMES) <= demand(at);
-            let held = (0..self.parts.len()).filter(|other| !left.contains(other));
             // The last is the one of the lowest rank.
+            let held = (0..self.parts.len()).filter(|other| !state.left.contains(other));
             let mut going: Vec<usize> = held.filter(is_less).collect();
-            let mut fits = Self::fits(&self.total(&trial, programs)?, limits);
-            while !fits && let Some(other) = going.pop() {
-                trial.insert(other);
-                fits = Self::fits(&self.total(&trial, programs)?, limits);
+            let mut trial = state.clone();
+            trial.shift(at, self.shifted(&trial, at, programs)?);
+            while !Self::fits(&trial.total, limits)
+                && let Some(other) = going.pop()
+            {
+                trial.shift(other, self.shifted(&trial, other, programs)?);
             }
-            if fits {
-                *left = trial;
+            if Self::fits(&trial.total, limits) {
+                *state = trial;
             }
         }
         Ok(())
     }
 
-    /// Takes back, in rank, the parts that fit beside the reserve, and notes what the others would need.
-    fn fill(
-        &mut self,
-        left: &mut BTreeSet<usize>,
-        limits: &Limits,
-        plan: &mut Plan,
-        programs: &mut RowCache,
-    ) -> Result<(), CompileError> {
-        let mut now = self.total(left, programs)?;
-        for at in left.clone() {
-            left.remove(&at);
-            let with = self.total(left, programs)?;
-            if Self::fits(&with, limits) {
-                now = with;
+    /// Takes back, in rank, the parts that fit beside the reserve.
+    fn fill(&self, state: &mut State, limits: &Limits, programs: &mut RowCache) -> Result<(), CompileError> {
+        let mut misfits = 0;
+        for at in state.left.clone() {
+            if misfits >= MISFITS {
+                break;
+            }
+            if self.is_full_for(at, &state.total, limits) {
                 continue;
             }
-            left.insert(at);
-            if let (Some(part), Some(needs)) = (self.parts.get(at), self.needs(&now, &with, limits)) {
-                plan.parts.insert(part.clone(), needs);
+            let with = self.shifted(state, at, programs)?;
+            match Self::fits(&with.1, limits) {
+                true => state.shift(at, with),
+                false => misfits += 1,
             }
         }
         Ok(())
     }
 
-    /// The table that lacks most room for what is added.
-    fn needs(&self, now: &Costs, with: &Costs, limits: &Limits) -> Option<Needs> {
-        let tables = self.tables.iter().zip(limits).zip(now.iter().zip(with));
-        let lacking = tables.filter_map(|((table, limit), (now, with))| {
-            let room = (*limit)?;
-            let lack = with.checked_sub(room).filter(|lack| *lack > 0)?;
-            let needs = Needs {
-                table: table.name.clone(),
-                rows: with.saturating_sub(*now),
-                free: room.saturating_sub(*now),
-            };
-            Some((lack, needs))
-        });
-        lacking.max_by_key(|(lack, _)| *lack).map(|(_, needs)| needs)
+    /// Whether the policy table that a part would have rows in has no room for one.
+    fn is_full_for(&self, part: usize, total: &Costs, limits: &Limits) -> bool {
+        let Some(direction) = self.parts.get(part).and_then(|part| self.direction(part)) else {
+            return false;
+        };
+        let mut tables = self.tables.iter().zip(total.iter().zip(limits));
+        tables.any(|(table, (cost, limit))| {
+            let is_its = table.stage == Role::Policy && table.serves(direction);
+            is_its && limit.is_some_and(|limit| *cost >= limit)
+        })
+    }
+
+    fn direction(&self, part: &Part) -> Option<Direction> {
+        match part {
+            Part::Rule(direction, _) => Some(*direction),
+            Part::Default(id) => {
+                let own = self.movable.get(id).map(|movable| &movable.full.class);
+                let above = || {
+                    self.movable
+                        .values()
+                        .map(|m| &m.full.class)
+                        .find(|class| root(class) == *id)
+                };
+                Some(own.or_else(above)?.policy.direction)
+            }
+        }
     }
 
     /// The classes without what they leave.
-    fn finish(
-        &mut self,
-        left: &BTreeSet<usize>,
-        plan: &mut Plan,
-        programs: &mut RowCache,
-    ) -> Result<(), CompileError> {
-        let ids: Vec<ClassId> = self.movable.keys().copied().collect();
-        for id in ids {
-            let held = self.weakened(id, left, programs)?;
-            let Some(movable) = self.movable.get(&id).filter(|m| !m.parts.is_disjoint(left)) else {
-                continue;
+    fn finish(&self, left: &BTreeSet<usize>, programs: &mut RowCache) -> Result<Plan, CompileError> {
+        let mut plan = Plan::default();
+        for part in left.iter().filter_map(|at| self.parts.get(*at)) {
+            let table = |direction| {
+                let policies = |t: &&TableModel| t.stage == Role::Policy && t.serves(direction);
+                self.tables.iter().find(policies)
             };
+            let table = self.direction(part).and_then(table);
+            plan.parts
+                .insert(part.clone(), table.map_or_else(String::new, |t| t.name.clone()));
+        }
+        for (id, movable) in self.movable.iter().filter(|(_, m)| !m.parts.is_disjoint(left)) {
+            let held = self.weakened(*id, left, programs)?;
             let full = &movable.full.class;
             let ours = |part: &Part| {
                 let place = movable.parts.iter().find(|at| self.parts.get(**at) == Some(part));
                 held.is_none() || place.is_some_and(|at| left.contains(at))
             };
             let parts = parts_of(full).filter(|(part, _)| ours(part));
-            let rules = parts.map(|(part, _)| match part {
-                Part::Rule(_, name) => name.to_string(),
-                Part::Default(_) => full.policy.origin(Decider::Default),
-            });
+            let rules = parts.map(|(part, _)| part.name(&full.policy));
             let left = Left {
                 class: Arc::clone(full),
                 held: held.as_ref().map(|held| Arc::clone(&held.class)),
                 rules: rules.collect(),
                 ports: movable.full.ports.clone(),
             };
-            plan.classes.insert(id, (left, held));
+            plan.classes.insert(*id, (left, held));
         }
-        Ok(())
+        Ok(plan)
     }
 }
 
@@ -635,7 +743,6 @@ fn without(class: &Class, left: &BTreeSet<&Part>) -> Option<Class> {
         })
     });
     let own = Fingerprint::from_policy(&policy);
-    let base = base.filter(|base| base.fingerprint != own);
     let fingerprint = base.as_ref().map_or(own, |base| own.over(base.fingerprint));
     Some(Class {
         id: class.id,
@@ -654,33 +761,41 @@ impl Compilation {
         programs: &mut RowCache,
     ) -> Result<(), CompileError> {
         let mut held = BTreeSet::new();
-        for (id, (left, compiled)) in plan.classes {
+        for (id, (mut left, compiled)) in plan.classes {
             if let Some(whole) = self.classes.get_mut(&id) {
                 whole.ports.retain(|port| !left.ports.contains(port));
                 if whole.ports.is_empty() {
                     self.classes.remove(&id);
                 }
             }
-            if let Some(compiled) = compiled {
+            let proved = compiled.map(|compiled| {
                 let program = programs.get_as(&compiled.class, attribution)?;
-                held.insert(compiled.class.fingerprint);
-                held.extend(compiled.class.base.as_ref().map(|base| base.fingerprint));
-                let compiled = Compiled { program, ..compiled };
-                match self.classes.contains_key(&id) {
-                    true => self.apart.insert(id, compiled),
-                    false => self.classes.insert(id, compiled),
-                };
+                Ok(Compiled { program, ..compiled })
+            });
+            match proved {
+                None => {}
+                Some(Ok(compiled)) => {
+                    held.insert(compiled.class.fingerprint);
+                    held.extend(compiled.class.base.as_ref().map(|base| base.fingerprint));
+                    match self.classes.contains_key(&id) {
+                        true => self.apart.insert(id, compiled),
+                        false => self.classes.insert(id, compiled),
+                    };
+                }
+                // It cannot be proved what a part of it denies: all of it is left.
+                Some(Err(CompileError::Unsupported(_))) => {
+                    let all = parts_of(&left.class).map(|(part, _)| part.name(&left.class.policy));
+                    left.rules = all.collect();
+                    left.held = None;
+                }
+                Some(Err(error)) => return Err(error),
             }
             self.left.insert(id, left);
         }
         programs.hold(held);
-        let steps = plan.parts.into_iter().map(|(part, needs)| Step::Left {
-            part,
-            table: needs.table,
-            needs: needs.rows,
-            free: needs.free,
-        });
-        self.steps.extend(steps);
+        let steps = plan.parts.into_iter();
+        self.steps
+            .extend(steps.map(|(part, table)| Step::Left { part, table }));
         Ok(())
     }
 

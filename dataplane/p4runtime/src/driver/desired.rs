@@ -151,8 +151,24 @@ impl Driver {
                 };
             }
         }
-        for step in &built.steps {
-            tracing::warn!(target = self.name(), %step, "a table is nearly full");
+        let before = self
+            .built
+            .as_ref()
+            .map_or(&[][..], |before| before.steps.as_slice());
+        let news: Vec<String> = built
+            .steps
+            .iter()
+            .filter(|step| !before.contains(step))
+            .map(ToString::to_string)
+            .collect();
+        if let Some(first) = news.first() {
+            let more = news.len() - 1;
+            tracing::warn!(
+                target = self.name(),
+                step = first,
+                more,
+                "a table is too full; status --placement shows all"
+            );
         }
         self.session.set_desired(intent.generation, built.desired.clone());
         self.built = Some(built);

@@ -473,6 +473,7 @@ impl<'a> Pipeline<'a> {
             stage: part.role,
             direction: part.direction,
             size: u64::try_from(table.size).ok().filter(|size| *size > 0),
+            most: None,
             reserve: 0,
             weight: part.weight,
             keys: keys.keys.into_iter().map(|(key, _)| key).collect(),
