@@ -103,7 +103,7 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
     let applied = two.client.apply(&document(1)).await.unwrap();
     two.realized(applied.generation).await;
     assert_eq!(left(&mut two).await, 0);
-    assert!(reaches(&internet, 80) && reaches(&internet, last(40)));
+    assert!(opens(&internet, 80) && opens(&internet, last(40)));
     assert!(!reaches(&internet, 445) && !reaches(&internet, last(1)));
     let going = Arc::new(AtomicBool::new(true));
     let watching = watch(Arc::clone(&internet), Arc::clone(&neighbour), Arc::clone(&going));
@@ -117,7 +117,7 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
                 !reaches(host, last(1)) && !reaches(host, last(40)),
                 "round {round}"
             );
-            assert!(reaches(host, 80), "round {round}");
+            assert!(opens(host, 80), "round {round}, from {}", host.name());
         }
         // Many packets to a port whose rule was left: it takes the place of others at the top.
         if round == 0 {
@@ -143,7 +143,7 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
             let fewer = two.client.apply(&document(1)).await.unwrap();
             two.until("host", "realized", |t| t.generation_applied == fewer.generation)
                 .await;
-            assert!(!reaches(&neighbour, last(1)) && reaches(&neighbour, last(40)));
+            assert!(!reaches(&neighbour, last(1)) && opens(&neighbour, last(40)));
             tor.start_again(&sandbox).unwrap();
             two.realized(fewer.generation).await;
         }
@@ -152,7 +152,7 @@ async fn rules_move_between_the_switches_and_nothing_opens() {
         two.realized(fewer.generation).await;
         assert_eq!(left(&mut two).await, 0, "round {round}");
         assert!(
-            !reaches(&internet, last(1)) && reaches(&internet, last(40)),
+            !reaches(&internet, last(1)) && opens(&internet, last(40)),
             "round {round}"
         );
     }
@@ -167,6 +167,12 @@ fn web(port: u16) -> SocketAddr {
     ([192, 0, 2, 1], port).into()
 }
 
+/// Whether a connection is made, also if the switches lose a segment or two while they change: the third is sent after 3 s.
+fn opens(host: &NetnsHost, port: u16) -> bool {
+    reaches_within(host, port, Duration::from_secs(5))
+}
+
+/// Whether one is made before the second segment could be lost, too.
 fn reaches(host: &NetnsHost, port: u16) -> bool {
     reaches_within(host, port, Duration::from_millis(1500))
 }

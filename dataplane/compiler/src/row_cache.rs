@@ -57,8 +57,9 @@ pub struct RowCache {
     refused: HashMap<(Fingerprint, Attribution), Unsupported>,
     /// Rows that were only encoded, to see how many they are.
     tried: HashMap<(Fingerprint, Attribution), Result<Arc<ClassRows>, Unsupported>>,
-    /// Classes without parts that are left to nearer targets, with rows that were only encoded.
-    weakened: HashMap<WeakKey, Weakened>,
+    /// Classes without parts that are left to nearer targets, with rows that were only encoded; and the whole class that each was made
+    /// of, whose id and names it has.
+    weakened: HashMap<WeakKey, (Arc<Class>, Weakened)>,
     /// Classes without the rules that are left to nearer targets, which are in no intent.
     held: BTreeSet<Fingerprint>,
     /// What was proved since it was asked for last, for others to adopt.
@@ -188,14 +189,16 @@ impl RowCache {
         Ok(rows.transpose()?.unwrap_or_default())
     }
 
-    /// A class without some parts, if it was encoded.
-    pub(crate) fn weakened(&self, key: &WeakKey) -> Option<Weakened> {
-        self.weakened.get(key).cloned()
+    /// A class without some parts, if it was made of this very class.
+    pub(crate) fn weakened(&self, key: &WeakKey, whole: &Arc<Class>) -> Option<Weakened> {
+        let (made_of, weakened) = self.weakened.get(key)?;
+        // Another class of the same meaning has another id, and other names.
+        Arc::ptr_eq(made_of, whole).then(|| weakened.clone())
     }
 
     /// Remembers a class without some parts.
-    pub(crate) fn keep_weakened(&mut self, key: WeakKey, weakened: Weakened) {
-        self.weakened.insert(key, weakened);
+    pub(crate) fn keep_weakened(&mut self, key: WeakKey, whole: &Arc<Class>, weakened: Weakened) {
+        self.weakened.insert(key, (Arc::clone(whole), weakened));
     }
 
     /// Keeps the rows of these classes, which are in no intent, until it is called again.

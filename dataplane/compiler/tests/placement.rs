@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_compiler::compilation::{Compilation, Demand, Found, Part};
 use portcullis_compiler::model::Role;
-use portcullis_compiler::{Attribution, Intent, RowCache, StageModel};
+use portcullis_compiler::{Attribution, Compiler, Intent, RowCache, StageModel};
 use portcullis_policy::Direction;
 use serde_json::{Value, json};
 
@@ -162,27 +162,34 @@ fn a_plan_is_what_it_was_until_a_table_overflows_or_has_room_beside_the_reserve(
 }
 
 #[test]
-fn what_others_take_is_no_room() {
+fn rows_of_others_take_room_of_the_table_and_not_of_what_is_ours() {
     let intent = servers(&[4, 4], "allow");
     let all = used(&placed(
         &intent,
         &model("acl-ternary", 10_000, 0),
         &BTreeSet::new(),
     ));
-    let model = model("acl-ternary", all, 0);
-    let table = model.table(Role::Policy, Direction::Egress).unwrap().name.clone();
-    let mut rows = RowCache::new(model);
-    let mut compile = |others: u64| {
-        let taken = [(table.clone(), others)].into();
+    let compile = |size: u64, most: Option<u64>, others: u64| {
+        let mut model = model("acl-ternary", size, 3 * size);
+        for table in model.tables.iter_mut().filter(|t| t.stage == Role::Policy) {
+            table.most = most;
+        }
+        let table = model.table(Role::Policy, Direction::Egress).unwrap().name.clone();
+        let taken = [(table, others)].into();
         let found = Found {
             taken: &taken,
             ..Found::default()
         };
+        let mut rows = RowCache::new(model);
         Compilation::beside(&intent, &mut rows, Attribution::Class, found, |_| true).unwrap()
     };
-    assert_eq!(names(&compile(0)), Vec::<String>::new());
-    let beside = compile(10);
-    assert!(!beside.left.is_empty() && used(&beside) <= all - 10);
+    assert_eq!(names(&compile(all, None, 0)), Vec::<String>::new());
+    assert_eq!(names(&compile(all + 500, Some(all), 500)), Vec::<String>::new());
+    for beside in [compile(all, None, 10), compile(2 * all, Some(all - 10), 0)] {
+        assert!(!beside.left.is_empty() && used(&beside) <= all - 10);
+        // However large the reserve, half of the room is for rows.
+        assert!(used(&beside) > 0, "{:?}", beside.steps);
+    }
 }
 
 #[test]
@@ -239,4 +246,55 @@ fn what_denies_many_packets_is_held_in_the_place_of_what_denies_few() {
             "{name}: {moved:?}"
         );
     }
+}
+
+/// Rows that were encoded for one class are used for another of the same meaning, under that one's id.
+#[test]
+fn a_class_that_comes_again_under_another_id_has_that_id() {
+    let mut compiler = Compiler::default();
+    let document = |own: &str| {
+        document_of(&json!({
+            "version": "portcullis/v1",
+            "unmanaged": "allow",
+            "baseline": [rule("mail", 10..14)],
+            "endpoints": {"a": {"attachments": [{"interface": "v"}], "rules": [rule(own, 30..34), rule("more", 40..44)]}},
+        }))
+    };
+    let mut model = model("p4-range", 10_000, 0);
+    let all = compiler.resolve(&document("own"), 1).unwrap();
+    let needed = used(&placed(&all, &model, &BTreeSet::new()));
+    for table in model.tables.iter_mut().filter(|t| t.stage == Role::Policy) {
+        table.size = Some(needed - 1);
+    }
+    let mut rows = RowCache::new(model);
+    let mut ids = BTreeSet::new();
+    for start in 0..3 {
+        // A compiler that has seen other classes before gives other ids.
+        let mut compiler = Compiler::default();
+        for n in 0..start {
+            compiler.resolve(&document(&format!("other{n}")), n + 1).unwrap();
+        }
+        for n in 0..start {
+            let none = json!({"version": "portcullis/v1", "endpoints": {"b": {"rules": [rule("b", 50 + n as u16..60)]}}});
+            compiler.resolve(&document_of(&none), 10 + n).unwrap();
+        }
+        let intent = compiler.resolve(&document("own"), 20).unwrap();
+        let found = Found::default();
+        let placed = Compilation::beside(&intent, &mut rows, Attribution::Class, found, |_| true).unwrap();
+        assert!(!placed.left.is_empty(), "{:?}", placed.steps);
+        for (id, compiled) in placed.compiled() {
+            assert_eq!(*id, compiled.class.id);
+            ids.insert(*id);
+            let whole = &intent.classes[id];
+            assert_eq!(
+                compiled.class.base.as_ref().map(|b| b.id),
+                whole.base.as_ref().map(|b| b.id)
+            );
+        }
+    }
+    assert!(ids.len() > 2, "the ids are always the same: {ids:?}");
+}
+
+fn document_of(value: &Value) -> portcullis_policy::Document {
+    document(value)
 }

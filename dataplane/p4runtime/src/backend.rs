@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use portcullis_backend::{Backend, Gap, OnGap, Place, Proofs, TargetContext, run};
 use portcullis_compiler::model::Role;
-use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, RowCache, enforced};
+use portcullis_compiler::{
+    Class, CompileError, EndpointIntent, Intent, RowCache, StageModel, TableModel, enforced,
+};
 
 use crate::attachment_points::resolve;
 use crate::behind;
@@ -81,18 +83,9 @@ impl P4Backend {
         let mut model = device.model.clone();
         model.name.clone_from(&self.config.name);
         self.config.room.bound(&mut model);
-        let policies = model.tables.iter().filter(|t| t.stage == Role::Policy);
+        let bounds = Arc::new(bounds(&model));
         let known = Known {
-            bounds: Arc::new(
-                policies
-                    .map(|t| {
-                        (
-                            t.name.clone(),
-                            (t.size.into_iter().chain(t.most).min(), t.reserve),
-                        )
-                    })
-                    .collect(),
-            ),
+            bounds,
             proofs: Proofs::from_model(model),
             encoder: Mutex::new(Encoder {
                 device: Arc::new(device.clone()),
@@ -126,6 +119,15 @@ impl P4Backend {
         let mut rows = known.proofs.of_session();
         Some(what(&mut rows))
     }
+}
+
+fn bounds(model: &StageModel) -> Bounds {
+    let policies = model.tables.iter().filter(|t| t.stage == Role::Policy);
+    let bound = |t: &TableModel| {
+        let size = t.size.into_iter().chain(t.most).min();
+        (t.name.clone(), (size, t.reserve))
+    };
+    policies.map(bound).collect()
 }
 
 /// A holder that panicked left whole entries behind: entries are only ever added whole.

@@ -38,6 +38,10 @@ fn members<'i>(intent: &'i Intent, class: &Class) -> Vec<&'i str> {
     names
 }
 
+/// Why a rule is left to nearer targets.
+const NO_ROOM: &str = "the table has no room for these rules: they are left to the targets behind the ports, and hold as far as \
+                       these are in sync and have the endpoint realized; `portcullis status --placement` shows each";
+
 /// Rules that a table had no room for, by table.
 pub(crate) fn left(intent: &Intent, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
     let mut tables: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -53,15 +57,11 @@ pub(crate) fn left(intent: &Intent, compilation: &Compilation, target: &str) -> 
             rules.extend(left.rules.iter().map(name));
         }
     }
-    let table = |(table, rules): (&str, BTreeSet<String>)| {
-        Unsupported {
+    let table = |(table, rules): (&str, BTreeSet<String>)| Unsupported {
         target: target.to_string(),
         rule: some_of(rules.iter().map(String::as_str).collect()),
         table: table.to_string(),
-        why: "the table has no room for these rules: they are left to the targets behind the ports, and hold as far as these are in \
-              sync and have the endpoint realized; `portcullis status --placement` shows each"
-            .to_string(),
-    }
+        why: NO_ROOM.to_string(),
     };
     tables.into_iter().map(table).collect()
 }

@@ -300,9 +300,11 @@ impl Units {
         is_news
     }
 
-    /// Sets how many packets rules deny.
-    pub fn set_demand(&mut self, demand: Demand) {
+    /// Sets how many packets rules deny; whether that is news.
+    pub fn set_demand(&mut self, demand: Demand) -> bool {
+        let is_news = self.demand != demand;
         self.demand = demand;
+        is_news
     }
 
     /// Takes rows that an earlier run of the agent left: the next build leaves to nearer targets what these do. Whether there

@@ -89,8 +89,7 @@ impl Driver {
                 .collect(),
             rules: demand.rules,
         };
-        self.units.set_demand(here);
-        if self.built.as_ref().is_some_and(|built| !built.left.is_empty()) {
+        if self.units.set_demand(here) && self.built.as_ref().is_some_and(|built| !built.left.is_empty()) {
             self.set_desired();
         }
     }

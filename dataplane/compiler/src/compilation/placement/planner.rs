@@ -289,11 +289,11 @@ impl<'c> Planner<'c> {
             return Ok(Some(full.clone()));
         }
         let key = (full.class.fingerprint, self.attribution, own);
-        let weakened = match programs.weakened(&key) {
+        let weakened = match programs.weakened(&key, &full.class) {
             Some(known) => known,
             None => {
                 let made = self.weaken(full, &key.2, left, programs)?;
-                programs.keep_weakened(key, made.clone());
+                programs.keep_weakened(key, &full.class, made.clone());
                 made
             }
         };
