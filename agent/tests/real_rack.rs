@@ -31,7 +31,7 @@ fn document(own: u16) -> String {
     )
 }
 
-/// The port of the last of so many rules, which is left to the host first.
+/// The port of the last rule of a document with this many: that rule is the first that is left to the host.
 fn last(own: u16) -> u16 {
     4999 + 2 * own
 }
@@ -51,7 +51,8 @@ async fn left(two: &mut Two) -> usize {
     rules.filter(tor).count()
 }
 
-/// Asks for a blocked port from outside and from a neighbour until it is told to end; how often the answer was not silence.
+/// Connects to a blocked port from outside and from a neighbour until `going` is false. Returns the number of rounds and the number of
+/// connections that were answered.
 fn watch(
     internet: Arc<NetnsHost>,
     neighbour: Arc<NetnsHost>,

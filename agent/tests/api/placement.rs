@@ -218,7 +218,7 @@ async fn merged_rows_are_found_again_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (server, leaf) = (P4Server::start().await.unwrap(), P4Server::start().await.unwrap());
     let link = "links = [{to = \"tor\", port = 1}]\n";
-    let room = "servers = [1]\nmax_rows = 14\nreserve = 2\n";
+    let room = "servers = [1]\nmax_rows = 8\nreserve = 2\n";
     let targets = [
         p4runtime("tor", &server),
         room.to_string(),
@@ -227,12 +227,16 @@ async fn merged_rows_are_found_again_after_a_restart() {
     ]
     .concat();
     let mut bed = Bed::start(folder.path(), &targets).await;
-    let applied = bed.client.apply(&document(20, "")).await.unwrap();
+    let applied = bed.client.apply(&document(10, "")).await.unwrap();
     for target in ["tor", "leaf"] {
         bed.holds(target, applied.generation).await;
     }
     let placed = bed.rules().await;
     let rows = bed.status("tor").await.tables;
+    // Nothing is left, and the rows reach into the reserve: what counted as left could not come back.
+    assert!(placed.values().all(|(_, tor)| tor == "whole"), "{placed:#?}");
+    let policy = rows.iter().find(|t| t.table == "egress_policy").unwrap();
+    assert!(policy.rows > policy.size - policy.reserve, "{policy:?}");
     bed.agent.stop().await.unwrap();
     let updates = server.state().updates;
     let mut bed = Bed::start(folder.path(), &targets).await;

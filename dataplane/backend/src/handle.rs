@@ -273,7 +273,7 @@ pub enum Query {
     Explain(Trace, oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>),
     /// How often did each rule decide?
     Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
-    /// So many packets rules deny; nothing is answered.
+    /// The packets that each rule denies in a minute. This has no answer.
     Demand(Demand),
 }
 
@@ -479,7 +479,8 @@ impl TargetHandle {
         self.ask_datapath(|answer| Query::Explain(trace, answer)).await
     }
 
-    /// Says how many packets rules deny, by the ids of classes in the intents: a target without room for all holds what denies most.
+    /// Sends the packets that each rule denies in a minute, by the class ids of the intents. A target without room for every rule holds
+    /// those that deny most.
     pub async fn demand(&self, demand: Demand) {
         // A target that is gone holds nothing.
         let _: Result<(), _> = self.queries.send(Query::Demand(demand)).await;

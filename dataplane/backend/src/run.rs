@@ -79,7 +79,7 @@ pub trait TargetDriver: Send {
     /// How often did each rule decide?
     fn hits(&mut self, answer: Answer<Vec<Hit>>);
 
-    /// Rules deny so many packets: a target without room for all holds what denies most.
+    /// Takes the packets that each rule denies in a minute. A target without room for every rule holds those that deny most.
     fn demand(&mut self, _demand: Demand) {}
 
     /// How the session stands.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use portcullis_policy::{Direction, Entry, Policy};
+use portcullis_policy::{Direction, Entry};
 
 use crate::class::{Class, ClassId, Fingerprint, Intent};
 use crate::class_rows::{ClassRows, PolicyRow, Unsupported};
 use crate::compilation::Part;
 use crate::compilation::placement::Weakened;
 use crate::lower::{Attribution, Cache, Capabilities, Encoder, PortSets, SharedCodes, fixed_rows};
-use crate::model::{Field, PartialPoint, Role, StageModel};
+use crate::model::{PartialPoint, Role, StageModel};
 use crate::proof::partial::{self, Unproved};
 use crate::proof::{Counterexample, Prover};
 
@@ -19,12 +19,6 @@ type WeakKey = (Fingerprint, Attribution, Vec<Part>);
 
 /// Rows that were only encoded and are remembered for each class.
 const TRIED: usize = 4;
-
-/// Whether two policies in canonical form are the same but for names.
-fn means_the_same(a: &Policy, b: &Policy) -> bool {
-    let entry = |e: &Entry| (e.action, Arc::clone(&e.matcher));
-    a.default == b.default && a.entries.iter().map(entry).eq(b.entries.iter().map(entry))
-}
 
 /// Why an intent has no rows on a target. Nothing was changed.
 #[allow(missing_docs, reason = "each message names its fields")]
@@ -206,21 +200,9 @@ impl RowCache {
         self.held = classes;
     }
 
-    fn has_overlays(&self, direction: Direction) -> bool {
-        let table = self.model.table(Role::Policy, direction);
-        table.is_some_and(|table| table.key(Field::Overlay).is_some())
-    }
-
-    /// Encodes a class, over its base if it has one and the model has overlays. One without rules of its own left is an overlay
-    /// without rows.
+    /// Encodes a class, over its base if it has one and the model has overlays: without rows if it means the same.
     fn encode(&mut self, class: &Class, attribution: Attribution) -> Result<ClassRows, Unsupported> {
         if let Some(base) = &class.base {
-            if means_the_same(&base.policy, &class.policy) && self.has_overlays(class.policy.direction) {
-                return Ok(ClassRows {
-                    overlay: true,
-                    ..ClassRows::default()
-                });
-            }
             let encoder = Encoder::new(&self.model, None);
             if let Some(overlay) = encoder.overlay(&class.policy, &base.policy, &mut self.cache) {
                 return Ok(overlay);

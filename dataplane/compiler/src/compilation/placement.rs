@@ -16,7 +16,7 @@ use portcullis_policy::{Decider, Direction, Entry, Policy, Tier, Verdict, canoni
 
 use super::{Compilation, Compiled, Placed};
 use crate::capacity::Step;
-use crate::class::{Class, ClassId, Fingerprint};
+use crate::class::{Class, ClassId, EndpointIntent, Fingerprint, Intent};
 use crate::lower::Attribution;
 use crate::row::RowAction;
 use crate::row_cache::{CompileError, RowCache};
@@ -121,6 +121,41 @@ fn part_of(class: &Class, by: Decider) -> Option<Part> {
         Decider::Default => Some(Part::Default(root(class))),
         _ => None,
     }
+}
+
+/// The ports of endpoints that another target enforces the policies of, too.
+fn ports_behind(intent: &Intent, elsewhere: &impl Fn(&EndpointIntent) -> bool) -> BTreeSet<String> {
+    let behind = intent.endpoints.values().filter(|e| elsewhere(e));
+    let attachments = behind.flat_map(|endpoint| &endpoint.attachments);
+    attachments.map(ToString::to_string).collect()
+}
+
+/// The classes of which nothing can be left: an endpoint of theirs has no nearer target, or they stand on such a class.
+fn staying(
+    compilation: &Compilation,
+    intent: &Intent,
+    elsewhere: &impl Fn(&EndpointIntent) -> bool,
+) -> BTreeSet<ClassId> {
+    let mut stay: BTreeSet<ClassId> = intent.unmanaged.into_iter().collect();
+    for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
+        let later = endpoint.transitions.iter().flat_map(|t| t.classes);
+        stay.extend(endpoint.classes.into_iter().chain(later));
+    }
+    let stands_on = |compiled: &Compiled| {
+        let base = compiled.class.base.as_ref().filter(|_| compiled.program.overlay);
+        base.map(|base| (compiled.class.id, base.id))
+    };
+    let pairs: Vec<(ClassId, ClassId)> = compilation.classes.values().filter_map(stands_on).collect();
+    let mut known = 0;
+    while known != stay.len() {
+        known = stay.len();
+        for (overlay, base) in &pairs {
+            if stay.contains(overlay) || stay.contains(base) {
+                stay.extend([*overlay, *base]);
+            }
+        }
+    }
+    stay
 }
 
 /// Whose default a class has: that of the class it stands on, as it is without unlocks and rules of the endpoint.

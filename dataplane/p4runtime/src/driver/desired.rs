@@ -78,8 +78,8 @@ impl Driver {
         true
     }
 
-    /// Rules deny so many packets. Where some are left to nearer targets, those that deny many are held in the place of those that
-    /// deny few.
+    /// Takes the packets that each rule denies in a minute, and plans anew where rules are left to nearer targets: those that deny many
+    /// take the place of those that deny few.
     pub(super) fn set_demand(&mut self, demand: Demand) {
         let number = |id: ClassId| self.numbered.numbers().number(id).map(ClassId);
         let defaults = demand.defaults.into_iter();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portcullis_policy::{Direction, Tier};
 
 use super::super::{Compilation, Compiled, cost, cost_of};
-use super::{Demand, Left, Part, TIMES, WORTH, part_of, parts_of, root, without};
+use super::{Demand, Left, Part, TIMES, WORTH, part_of, parts_of, ports_behind, root, staying, without};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
 use crate::class_rows::ClassRows;
 use crate::lower::Attribution;
@@ -221,7 +221,13 @@ impl<'c> Planner<'c> {
             let all = parts_of(class).chain(base.into_iter().flat_map(|base| parts_of(base)));
             movable.parts = all.filter_map(|(part, _)| rank.get(&part).copied()).collect();
         }
-        self.holders = vec![Vec::new(); parts.len()];
+        self.parts = parts.into_iter().map(|(part, _)| part).collect();
+        self.index(&rank);
+    }
+
+    /// Notes which classes have a part, and about how many rows it has in them.
+    fn index(&mut self, rank: &HashMap<Part, usize>) {
+        self.holders = vec![Vec::new(); self.parts.len()];
         for (id, movable) in &self.movable {
             for at in &movable.parts {
                 if let Some(holders) = self.holders.get_mut(*at) {
@@ -229,7 +235,7 @@ impl<'c> Planner<'c> {
                 }
             }
         }
-        self.rows = vec![0; parts.len()];
+        self.rows = vec![0; self.parts.len()];
         for movable in self.movable.values() {
             let (class, copies) = (&movable.full.class, movable.full.ports.len().max(1) as u64);
             for row in &movable.full.program.policy {
@@ -239,7 +245,6 @@ impl<'c> Planner<'c> {
                 }
             }
         }
-        self.parts = parts.into_iter().map(|(part, _)| part).collect();
     }
 
     fn add_costs(&mut self, compiled: &Compiled) {
@@ -584,39 +589,4 @@ impl<'c> Planner<'c> {
         }
         Ok(plan)
     }
-}
-
-/// The ports of endpoints that another target enforces the policies of, too.
-fn ports_behind(intent: &Intent, elsewhere: &impl Fn(&EndpointIntent) -> bool) -> BTreeSet<String> {
-    let behind = intent.endpoints.values().filter(|e| elsewhere(e));
-    let attachments = behind.flat_map(|endpoint| &endpoint.attachments);
-    attachments.map(ToString::to_string).collect()
-}
-
-/// The classes of which nothing can be left: an endpoint of theirs has no nearer target, or they stand on such a class.
-fn staying(
-    compilation: &Compilation,
-    intent: &Intent,
-    elsewhere: &impl Fn(&EndpointIntent) -> bool,
-) -> BTreeSet<ClassId> {
-    let mut stay: BTreeSet<ClassId> = intent.unmanaged.into_iter().collect();
-    for endpoint in intent.endpoints.values().filter(|e| !elsewhere(e)) {
-        let later = endpoint.transitions.iter().flat_map(|t| t.classes);
-        stay.extend(endpoint.classes.into_iter().chain(later));
-    }
-    let stands_on = |compiled: &Compiled| {
-        let base = compiled.class.base.as_ref().filter(|_| compiled.program.overlay);
-        base.map(|base| (compiled.class.id, base.id))
-    };
-    let pairs: Vec<(ClassId, ClassId)> = compilation.classes.values().filter_map(stands_on).collect();
-    let mut known = 0;
-    while known != stay.len() {
-        known = stay.len();
-        for (overlay, base) in &pairs {
-            if stay.contains(overlay) || stay.contains(base) {
-                stay.extend([*overlay, *base]);
-            }
-        }
-    }
-    stay
 }
