@@ -8,8 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
 use portcullis_compiler::model::PacketKind;
 use portcullis_policy::{
-    Declared, Direction, EndpointRole, Family, LinkLocal, MacAddr, Name, ParseError, PortRange, Protocol,
-    Span, StrictPrefix, Verdict, Vlan,
+    Declared, Direction, EndpointRole, Family, IdentifiedBy, LinkLocal, MacAddr, Name, ParseError, PortRange,
+    Protocol, Span, StrictPrefix, Verdict, Vlan,
 };
 
 /// Seconds that `--wait` waits when it is given none.
@@ -202,6 +202,10 @@ pub struct Provision {
     /// without a VLAN. Needs --target; may be repeated.
     #[arg(long, value_name = "PORT[:VLAN]", requires = "target")]
     pub port: Vec<PortArg>,
+    /// What tells the endpoint's packets from those of others at its ports: `port`, which is its alone, or `address`, where several
+    /// endpoints are behind one port and a nearer target guards their sources.
+    #[arg(long, value_name = "port|address", requires = "port")]
+    pub by: Option<IdentifiedBy>,
     /// Take every VLAN that the interfaces carry, as trunks.
     #[arg(long)]
     pub any_vlan: bool,

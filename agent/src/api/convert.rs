@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, LinkLocal, Name,
-    ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Verdict, Vlan, default_network,
+    Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, IdentifiedBy, LinkLocal,
+    Name, ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Verdict, Vlan,
+    default_network,
 };
 use portcullis_proto::v1;
 use portcullis_unlock::ledger::Bypass;
@@ -210,6 +211,20 @@ impl Fields {
         }
     }
 
+    fn by(&mut self, path: &str, by: i32) -> Option<IdentifiedBy> {
+        match v1::IdentifiedBy::try_from(by) {
+            Ok(v1::IdentifiedBy::Unspecified | v1::IdentifiedBy::Port) => Some(IdentifiedBy::Port),
+            Ok(v1::IdentifiedBy::Address) => Some(IdentifiedBy::Address),
+            Err(_) => {
+                let problem = format!(
+                    "{by} does not tell endpoints apart: write IDENTIFIED_BY_PORT or IDENTIFIED_BY_ADDRESS"
+                );
+                self.fail(path, problem);
+                None
+            }
+        }
+    }
+
     fn link_local(&mut self, path: &str, link_local: i32) -> Option<LinkLocal> {
         match v1::LinkLocal::try_from(link_local) {
             Ok(v1::LinkLocal::Unspecified | v1::LinkLocal::Any) => Some(LinkLocal::Any),
@@ -239,12 +254,14 @@ impl Fields {
         let macs = self.list(&format!("{path}.macs"), &attachment.macs);
         let set = |text: String| if text.is_empty() { None } else { Some(text) };
         let vlan = self.vlan(&format!("{path}.vlan"), attachment.vlan, attachment.any_vlan);
+        let by = self.by(&format!("{path}.by"), attachment.by);
         Some(Attachment {
             interface: set(attachment.interface),
             iface_id: set(attachment.iface_id),
             port: attachment.port,
             vlan: vlan?,
             target: set(attachment.target),
+            by: by?,
             macs: macs?,
         })
     }
@@ -498,6 +515,11 @@ pub(super) fn endpoint_out(
             Vlan::Untagged | Vlan::Any => None,
         },
         any_vlan: a.vlan == Vlan::Any,
+        by: match a.by {
+            IdentifiedBy::Port => v1::IdentifiedBy::Unspecified,
+            IdentifiedBy::Address => v1::IdentifiedBy::Address,
+        }
+        .into(),
         target: a.target.clone().unwrap_or_default(),
         macs: texts(&a.macs),
     };

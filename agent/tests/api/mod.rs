@@ -3,6 +3,7 @@
 
 mod access;
 mod approvals;
+mod by_address;
 mod bypass;
 mod certificates;
 mod closing;

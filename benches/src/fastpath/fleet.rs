@@ -6,7 +6,7 @@ use portcullis_backend::delta::Op;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_fastpath::{Action, Lead, RowId, Table, Tables};
 use portcullis_p4runtime::OwnProgram;
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, PortSpace, resolve};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, ReplicaPorts, Tag, Writer};
 use portcullis_policy::Document;
@@ -90,7 +90,7 @@ fn entries(own: &OwnProgram, document: &Document) -> Result<Vec<v1::TableEntry>>
         target: TARGET.to_string(),
         ..KnownPorts::default()
     };
-    let points = resolve(&intent, &known, PORT_MAX);
+    let points = resolve(&intent, &known, PortSpace::up_to(PORT_MAX));
     let mut programs = RowCache::new(own.device.model.clone());
     let built = Units::default().build(&own.device, &Arc::clone(&intent), &points, TARGET, &mut programs)?;
     let writer = Writer {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use portcullis_backend::delta::{Key, Op};
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{Compiler, Intent, RowCache};
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, PortSpace, resolve};
 use portcullis_p4runtime::entry::{Does, Row, RowKey};
 use portcullis_p4runtime::units::Units;
 use portcullis_p4runtime::wire::{self, Writer};
 use portcullis_p4runtime::{OwnProgram, PortMatching};
-use portcullis_policy::{Attachment, Document, Endpoint, Vlan};
+use portcullis_policy::{Attachment, Document, Endpoint, IdentifiedBy, Vlan};
 use portcullis_proto::p4::v1;
 use serde_json::{Value, json};
 use v1::entity::Entity;
@@ -36,6 +36,7 @@ fn place(n: u32) -> Attachment {
         port: Some(1 + n % PORTS),
         vlan: u16::try_from(100 + n / PORTS).map_or(Vlan::Any, Vlan::Id),
         target: Some(TARGET.to_string()),
+        by: IdentifiedBy::Port,
         macs: Vec::new(),
     }
 }
@@ -80,7 +81,7 @@ pub fn compiled(endpoints: u32) -> Result<Rows> {
         target: TARGET.to_string(),
         ..KnownPorts::default()
     };
-    let points = resolve(&intent, &known, PORT_MAX);
+    let points = resolve(&intent, &known, PortSpace::up_to(PORT_MAX));
     let mut programs = RowCache::new(own.device.model.clone());
     let built = Units::default().build(&own.device, &intent, &points, TARGET, &mut programs)?;
     let rows: Vec<&Row> = built.desired.values().flat_map(|unit| unit.iter()).collect();

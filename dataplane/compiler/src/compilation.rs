@@ -19,7 +19,9 @@ use crate::row_cache::{CompileError, RowCache};
 
 mod ladder;
 pub(crate) mod placement;
+mod site;
 pub use placement::{Demand, Left, Part};
+pub use site::Site;
 
 /// How rows name the server ports without an endpoint when they are compiled for no switch, which would have their numbers.
 pub const UNMANAGED_PORTS: &str = "each port without an endpoint";
@@ -31,9 +33,9 @@ pub struct Compiled {
     pub class: Arc<Class>,
     /// The rows that enforce its policy, as proved.
     pub program: Arc<ClassRows>,
-    /// Where a table has no class: names of the ports that get these rows. Every row names a port there, so that no row
-    /// meets what enters by an uplink.
-    pub ports: BTreeSet<String>,
+    /// Where a table has no class: the sites that get these rows. Every row names a port there, so that no row meets what
+    /// enters by an uplink.
+    pub sites: BTreeSet<Site>,
 }
 
 /// All classes of an intent on one stage model.
@@ -51,6 +53,8 @@ pub struct Compilation {
     pub fixed: Vec<PolicyRow>,
     /// What could not be expressed, by class.
     pub unsupported: Vec<(ClassId, Unsupported)>,
+    /// Endpoints whose packets the rows of a table cannot tell from those of others.
+    pub unplaced: Vec<Unsupported>,
     /// The steps of the ladder that were taken.
     pub steps: Vec<Step>,
     /// What classes leave to nearer targets.
@@ -153,6 +157,7 @@ impl Compilation {
             apart: BTreeMap::new(),
             codes: None,
             unsupported: Vec::new(),
+            unplaced: Vec::new(),
             steps: Vec::new(),
             left: BTreeMap::new(),
             refusals: Vec::new(),
@@ -166,7 +171,7 @@ impl Compilation {
                 Ok(program) => Compiled {
                     class: Arc::clone(class),
                     program,
-                    ports: BTreeSet::new(),
+                    sites: BTreeSet::new(),
                 },
                 Err(CompileError::Unsupported(unsupported)) => {
                     compilation.unsupported.push((id, unsupported));
@@ -183,24 +188,6 @@ impl Compilation {
         compilation.place(intent, found.unmanaged);
         compilation.fit(intent, programs, attribution, found, elsewhere)?;
         Ok(compilation)
-    }
-
-    /// Which ports each class stands for, where tables have no class.
-    fn place(&mut self, intent: &Intent, unmanaged: &BTreeSet<String>) {
-        for direction in Direction::BOTH {
-            if !self.by_port(direction) {
-                continue;
-            }
-            if let Some(compiled) = self.classes.get_mut(&intent.unmanaged[direction]) {
-                compiled.ports.extend(unmanaged.iter().cloned());
-            }
-            for endpoint in intent.endpoints.values() {
-                if let Some(compiled) = self.classes.get_mut(&endpoint.classes[direction]) {
-                    let names = endpoint.attachments.iter().map(ToString::to_string);
-                    compiled.ports.extend(names);
-                }
-            }
-        }
     }
 
     /// Whether a direction's policy stage matches ports instead of classes.
@@ -222,9 +209,8 @@ impl Compilation {
             Role::Policy => {
                 let (fixed, fixed_cost) = (self.fixed.len() as u64, cost_of(table, &self.fixed));
                 let times = self.fixed_copies(table);
-                let rows: u64 = classes()
-                    .map(|c| c.program.policy.len() as u64 * copies(table, c))
-                    .sum();
+                let count = |c: &Compiled| placed_cost(table, c, &c.program.policy, Weight::Row);
+                let rows: u64 = classes().map(count).sum();
                 let costs: u64 = classes().map(|c| cost(table, c)).sum();
                 (rows + fixed * times, costs + fixed_cost * times)
             }
@@ -257,7 +243,7 @@ impl Compilation {
             .collect()
     }
 
-    /// How often the rows that hold for every class stand in a table.
+    /// How often the rows that hold for every class stand in a table; tables of partial points have none.
     fn fixed_copies(&self, table: &TableModel) -> u64 {
         let here = || {
             let all = self.compiled().map(|(_, compiled)| compiled);
@@ -266,7 +252,7 @@ impl Compilation {
         if table.key(Field::Class).is_some() {
             return u64::from(here().next().is_some());
         }
-        here().map(|c| c.ports.len() as u64).sum()
+        here().map(|c| c.sites.len() as u64).sum()
     }
 
     fn code_rows(&self, table: &TableModel) -> Vec<Row> {
@@ -339,11 +325,14 @@ impl Compilation {
                 (by, _) => Some(by),
             }
         };
-        let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, port: Option<&str>| {
+        let mut put = |row: &PolicyRow, class: Option<ClassId>, c: &Compiled, site: Option<&Site>| {
             let owner = class.filter(|_| classes);
             let owner = owner.map_or(Owner::Every, |class| Owner::new(class, &c.program));
+            let Some(narrowed) = site.map_or(Some(*row), |site| site.narrow(row)) else {
+                return;
+            };
             placed.push(Placed {
-                row: policy_row(table, owner, port, row),
+                row: policy_row(table, owner, site.map(|site| site.port.as_str()), &narrowed),
                 class,
                 rule: Some(c.class.policy.origin(row.by)),
                 by: whole(row.by, class, c),
@@ -360,9 +349,9 @@ impl Compilation {
                     .iter()
                     .for_each(|row| put(row, Some(**id), c, None));
             } else {
-                for port in &c.ports {
+                for site in &c.sites {
                     let rows = self.fixed.iter().chain(&c.program.policy);
-                    rows.for_each(|row| put(row, Some(**id), c, Some(port)));
+                    rows.for_each(|row| put(row, Some(**id), c, Some(site)));
                 }
             }
         }
@@ -373,13 +362,12 @@ fn both(rows: u64) -> (u64, u64) {
     (rows, rows)
 }
 
-/// How often a class's rows stand in a policy table.
-fn copies(table: &TableModel, compiled: &Compiled) -> u64 {
+/// What rows of a class's policy cost in a table, each as often as it stands there.
+fn placed_cost(table: &TableModel, compiled: &Compiled, rows: &[PolicyRow], weight: Weight) -> u64 {
     if table.key(Field::Class).is_some() {
-        1
-    } else {
-        compiled.ports.len() as u64
+        return weigh(weight, rows);
     }
+    site::sum_at(&compiled.sites, rows, |row| row_cost(weight, row))
 }
 
 /// What a class costs in a table.
@@ -388,7 +376,7 @@ fn cost(table: &TableModel, compiled: &Compiled) -> u64 {
         return 0;
     }
     match table.stage {
-        Role::Policy => cost_of(table, &compiled.program.policy) * copies(table, compiled),
+        Role::Policy => placed_cost(table, compiled, &compiled.program.policy, table.weight),
         Role::Remote => compiled.program.remote.len() as u64,
         Role::Words => compiled.program.words.len() as u64,
         _ => 0,
@@ -396,19 +384,23 @@ fn cost(table: &TableModel, compiled: &Compiled) -> u64 {
 }
 
 fn cost_of(table: &TableModel, rows: &[PolicyRow]) -> u64 {
-    match table.weight {
+    weigh(table.weight, rows)
+}
+
+fn weigh(weight: Weight, rows: &[PolicyRow]) -> u64 {
+    match weight {
         // Not row by row: this is asked of every class several times per change.
         Weight::Row => rows.len() as u64,
-        Weight::RangeLines => rows.iter().map(|row| row_cost(table, row)).sum(),
+        Weight::RangeLines => rows.iter().map(|row| row_cost(weight, row)).sum(),
     }
 }
 
-fn row_cost(table: &TableModel, row: &PolicyRow) -> u64 {
+fn row_cost(weight: Weight, row: &PolicyRow) -> u64 {
     let lines = |port: PortMatch| match port {
         PortMatch::Range { low, high } => range_lines(low.into(), high.into(), 16),
         _ => 1,
     };
-    match table.weight {
+    match weight {
         Weight::Row => 1,
         Weight::RangeLines => lines(row.key.src) * lines(row.key.dst),
     }

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod by_address;
 mod capacity;
 mod equal;
 mod exhaustive;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use portcullis_backend::{PortPolicy, Resolution};
 use portcullis_compiler::{EndpointIntent, Intent};
-use portcullis_policy::{Attachment, MacAddr, Name};
+use portcullis_policy::{Attachment, IdentifiedBy, MacAddr, Name};
 
 use crate::behind::{Inner, nearer};
+
+mod by_address;
 
 /// The ports of a switch that the configuration names; a P4Runtime device cannot be asked for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +25,25 @@ pub struct KnownPorts {
     pub behind: BTreeMap<u32, Vec<Inner>>,
 }
 
+/// What a device can tell of the ports that attachments name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortSpace {
+    /// The highest port number.
+    pub max: u128,
+    /// Whether rows of the policy name the endpoint's addresses beside the port.
+    pub by_address: bool,
+}
+
+impl PortSpace {
+    /// Ports up to a number, each with one endpoint on a VLAN.
+    pub fn up_to(max: u128) -> Self {
+        PortSpace {
+            max,
+            by_address: false,
+        }
+    }
+}
+
 /// A port, and the VLAN of it that is meant: 0 for frames without a tag, any when absent.
 pub type At = (u32, Option<u16>);
 
@@ -34,6 +55,8 @@ const UNTAGGED: Option<u16> = Some(0);
 pub struct AttachmentPoint {
     /// Port and VLAN on it.
     pub at: At,
+    /// What tells its packets from those of others at the port.
+    pub by: IdentifiedBy,
     /// The policy of the server or uplink behind the port and VLAN.
     pub policy: PortPolicy,
     /// Whether the port is an uplink, which no policy holds for.
@@ -57,6 +80,7 @@ impl AttachmentPoint {
     fn new(at: At, policy: PortPolicy) -> Self {
         AttachmentPoint {
             at,
+            by: IdentifiedBy::Port,
             policy,
             uplink: false,
             network: None,
@@ -70,6 +94,10 @@ impl AttachmentPoint {
 pub struct AttachmentPoints {
     /// By port and VLAN.
     pub points: BTreeMap<At, AttachmentPoint>,
+    /// Endpoints whose addresses distinguish them from others at their port, by port, VLAN and name.
+    pub by_address: BTreeMap<(At, Name), AttachmentPoint>,
+    /// Ports with endpoints that are attached by address, also where these have to wait: no other rows hold there.
+    pub shared_ports: BTreeSet<u32>,
     /// Ports of servers where endpoints are on VLANs only. Where rows name whole ports, these have the policy of ports without
     /// an endpoint.
     pub tagged_servers: BTreeSet<u32>,
@@ -85,22 +113,29 @@ pub struct AttachmentPoints {
 impl AttachmentPoints {
     /// Where an endpoint is.
     pub fn of<'a>(&'a self, endpoint: &'a Name) -> impl Iterator<Item = &'a AttachmentPoint> {
-        self.points
-            .values()
-            .filter(move |p| p.endpoint.as_ref() == Some(endpoint))
+        self.all().filter(move |p| p.endpoint.as_ref() == Some(endpoint))
+    }
+
+    /// Every point, those that share a port included.
+    pub fn all(&self) -> impl Iterator<Item = &AttachmentPoint> {
+        self.points.values().chain(self.by_address.values())
+    }
+
+    /// Every policy, to be changed.
+    pub fn policies_mut(&mut self) -> impl Iterator<Item = &mut PortPolicy> {
+        let all = self.points.values_mut().chain(self.by_address.values_mut());
+        all.map(|point| &mut point.policy)
     }
 
     /// What is behind the ports at a moment since the Unix epoch: unlocks that have ended by then open nothing.
     pub fn at(mut self, wall: Duration) -> Self {
-        for point in self.points.values_mut() {
-            point.policy.move_to(wall);
-        }
+        self.policies_mut().for_each(|policy| policy.move_to(wall));
         self
     }
 
     /// What holds at the ports.
     pub fn policies(&self) -> impl Iterator<Item = &PortPolicy> {
-        self.points.values().map(|point| &point.policy)
+        self.all().map(|point| &point.policy)
     }
 
     /// Every port that has a point, once each.
@@ -117,8 +152,9 @@ pub fn meant<'a>(endpoint: &'a EndpointIntent, target: &'a str) -> impl Iterator
         .filter(move |a| a.target.as_deref() == Some(target))
 }
 
-/// Finds out who is where. `port_max`: the highest port number that the switch can have.
-pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> AttachmentPoints {
+/// Finds out who is where.
+pub fn resolve(intent: &Intent, known: &KnownPorts, space: PortSpace) -> AttachmentPoints {
+    let port_max = space.max;
     let mut found = AttachmentPoints {
         resolution: Resolution::new(&known.target),
         ..AttachmentPoints::default()
@@ -137,11 +173,20 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
         };
         found.points.insert(point.at, point);
     }
+    let mut sharing = Vec::new();
     for endpoint in intent.endpoints.values() {
         let attachments: Vec<&Attachment> = meant(endpoint, &known.target).collect();
         let mut realized = false;
         for attachment in attachments {
             match place(attachment, known, port_max) {
+                Ok(at) if attachment.by == IdentifiedBy::Address => {
+                    let point = AttachmentPoint {
+                        by: attachment.by,
+                        macs: Vec::new(),
+                        ..point(endpoint, attachment, at, intent)
+                    };
+                    sharing.push((endpoint.as_ref(), point));
+                }
                 Ok(at) => {
                     realized = true;
                     let point = point(endpoint, attachment, at, intent);
@@ -155,10 +200,14 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, port_max: u128) -> Attachmen
             found.policed_behind.insert(endpoint.name.clone());
         }
     }
-    let taken = found.ports();
+    by_address::resolve(&mut found, sharing, intent, known, space);
+    let mut taken = found.ports();
+    taken.extend(&found.shared_ports);
     let tagged = |port: &&u32| {
         let mut vlans = found.points.keys().filter(|at| at.0 == **port);
-        taken.contains(port) && vlans.all(|(_, vlan)| vlan.is_some_and(|vid| vid != 0))
+        taken.contains(port)
+            && !found.shared_ports.contains(port)
+            && vlans.all(|(_, vlan)| vlan.is_some_and(|vid| vid != 0))
     };
     found.tagged_servers = known.servers.iter().filter(tagged).copied().collect();
     let servers = known.servers.iter().filter(exists);
@@ -317,7 +366,7 @@ endpoints:
             servers: [1, 5].into(),
             ..KnownPorts::default()
         };
-        let found = resolve(&intent, &known, 511);
+        let found = resolve(&intent, &known, PortSpace::up_to(511));
         let at: Vec<At> = found.points.keys().copied().collect();
         assert_eq!(
             at,
@@ -368,7 +417,7 @@ endpoints:
             servers: [1, 2, 7, 8].into(),
             ..KnownPorts::default()
         };
-        resolve(&intent, &known, 511)
+        resolve(&intent, &known, PortSpace::up_to(511))
     }
 
     fn reasons(found: &AttachmentPoints) -> Vec<String> {

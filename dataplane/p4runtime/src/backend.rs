@@ -14,7 +14,7 @@ use crate::attachment_points::resolve;
 use crate::behind;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
-use crate::driver::{Driver, port_max};
+use crate::driver::{Driver, port_space};
 use crate::limits;
 use crate::numbered::{Keys, Numbered};
 use crate::program::{OwnProgram, ProgramError};
@@ -153,7 +153,7 @@ impl Backend for P4Backend {
             units,
             numbered,
         } = &mut *encoder;
-        let points = resolve(intent, &self.config.known(), port_max(device));
+        let points = resolve(intent, &self.config.known(), port_space(device));
         let target = &self.config.name;
         let keys = Keys::of_checks(device);
         let built = match numbered.translate(intent, points, keys, BTreeSet::new) {

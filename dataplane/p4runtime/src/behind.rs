@@ -36,16 +36,22 @@ pub enum Takes {
 impl Inner {
     /// The attachments of an endpoint that this target polices.
     fn attachments<'e>(&self, endpoint: &'e EndpointIntent) -> impl Iterator<Item = &'e Attachment> {
-        endpoint.attachments.iter().filter(|attachment| {
-            let is_named = attachment.target.as_ref() == Some(&self.target);
-            match (&self.takes, attachment.port) {
-                (Takes::Interfaces { without_target }, None) => {
-                    is_named || (attachment.target.is_none() && *without_target)
-                }
-                (Takes::Ports { uplinks }, Some(port)) => is_named && !uplinks.contains(&port),
-                _ => false,
+        endpoint
+            .attachments
+            .iter()
+            .filter(|attachment| self.has(attachment))
+    }
+
+    /// Whether an attachment is one of this target's.
+    pub(crate) fn has(&self, attachment: &Attachment) -> bool {
+        let is_named = attachment.target.as_ref() == Some(&self.target);
+        match (&self.takes, attachment.port) {
+            (Takes::Interfaces { without_target }, None) => {
+                is_named || (attachment.target.is_none() && *without_target)
             }
-        })
+            (Takes::Ports { uplinks }, Some(port)) => is_named && !uplinks.contains(&port),
+            _ => false,
+        }
     }
 
     /// Whether an attachment's MACs and VLAN are all attached here. `outer` is how many attachments of the endpoint lead here.

@@ -7,7 +7,7 @@ use portcullis_compiler::compilation::Compilation;
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
-use portcullis_policy::{Decider, Direction, Name};
+use portcullis_policy::{Decider, Direction, IdentifiedBy, Name};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
 use crate::config::Config;
@@ -145,12 +145,26 @@ pub(crate) fn not_apart(points: &AttachmentPoints, target: &str) -> Vec<Unsuppor
     list
 }
 
+/// What endpoints that are told apart by their addresses send and receive with others.
+pub(crate) fn not_by_address(points: &AttachmentPoints, target: &str) -> Option<Unsupported> {
+    let names: BTreeSet<&Name> = points.by_address.keys().map(|(_, name)| name).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let names = some_of(names.iter().map(|name| name.as_str()).collect());
+    Some(Unsupported {
+        target: target.to_string(),
+        rule: format!("packets of {names} without an address that they declare"),
+        table: "attach".to_string(),
+        why: "rows tell endpoints that share a port apart by the addresses that these declare: what has others, such as \
+              link-local addresses, and what is no IP pass here, and are left to the targets behind the port"
+            .to_string(),
+    })
+}
+
 /// Endpoints whose unlocks nobody ends while the agent is away.
 pub(crate) fn not_ended(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let unlocked = points
-        .points
-        .values()
-        .filter(|point| !point.transitions.is_empty());
+    let unlocked = points.policies().filter(|policy| !policy.transitions.is_empty());
     let names: BTreeSet<&Name> = unlocked.filter_map(|point| point.endpoint.as_ref()).collect();
     names
         .into_iter()
@@ -476,10 +490,10 @@ pub(crate) fn beside<'k>(
 /// What a program that is not ours does not hold back from server ports: tags on ports without a VLAN, and what only routers,
 /// DHCP servers and bridges send.
 pub(crate) fn not_held_back(points: &AttachmentPoints, target: &str) -> Vec<Unsupported> {
-    let servers: Vec<&AttachmentPoint> = points.points.values().filter(|p| !p.uplink).collect();
+    let servers: Vec<&AttachmentPoint> = points.all().filter(|p| !p.uplink).collect();
     let untagged: BTreeSet<u32> = servers
         .iter()
-        .filter(|p| p.endpoint.is_some() && p.at.1 == Some(0))
+        .filter(|p| p.by == IdentifiedBy::Port && p.endpoint.is_some() && p.at.1 == Some(0))
         .map(|p| p.at.0)
         .collect();
     let unsupported = |rule: &str, table: &str, why: String| Unsupported {

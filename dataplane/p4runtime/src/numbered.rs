@@ -87,7 +87,7 @@ impl Numbered {
         wanted.extend(&bases);
         let held = || held().union(&self.seen).copied().collect();
         self.numbers.give(&wanted, keys.limit, held)?;
-        for policy in points.points.values_mut().map(|point| &mut point.policy) {
+        for policy in points.policies_mut() {
             policy.classes = policy.classes.map(|id| self.here(id));
             for transition in &mut policy.transitions {
                 transition.classes = transition.classes.map(|id| self.here(id));
@@ -291,7 +291,7 @@ mod tests {
     use portcullis_policy::Document;
 
     use super::*;
-    use crate::attachment_points::{KnownPorts, resolve};
+    use crate::attachment_points::{KnownPorts, PortSpace, resolve};
     use crate::program::OwnProgram;
     use crate::units::Units;
 
@@ -318,7 +318,7 @@ endpoints:
             target: "tor".to_string(),
             ..KnownPorts::default()
         };
-        let points = resolve(&intent, &known, 511);
+        let points = resolve(&intent, &known, PortSpace::up_to(511));
         let keys = Keys::new(device);
         let (intent, points) = numbered.translate(&intent, points, keys, BTreeSet::new).unwrap();
         let mut programs = RowCache::new(device.model.clone());
@@ -385,7 +385,12 @@ endpoints:
             overlays: false,
         };
         let lack = numbered
-            .translate(&intent, resolve(&intent, &known, 511), one, BTreeSet::new)
+            .translate(
+                &intent,
+                resolve(&intent, &known, PortSpace::up_to(511)),
+                one,
+                BTreeSet::new,
+            )
             .unwrap_err();
         assert_eq!(
             (lack.wanted, lack.limit, lack.leaving),
@@ -406,7 +411,7 @@ endpoints:
         };
         for overlays in [false, true] {
             let keys = Keys { limit: 9, overlays };
-            let points = resolve(&intent, &known, 511);
+            let points = resolve(&intent, &known, PortSpace::up_to(511));
             let translated = Numbered::default().translate(&intent, points, keys, BTreeSet::new);
             let (here, points) = translated.unwrap();
             let own = points.policies().next().unwrap().classes.egress;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use portcullis_backend::delta::Key;
 use portcullis_backend::ports::members;
 use portcullis_backend::{Hit, Numbers, Overlays, Trace};
+use portcullis_compiler::class_rows::PolicyRow;
+use portcullis_compiler::compilation::Site;
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row::{self, Owner};
 use portcullis_compiler::{ClassId, ClassRows, CompileError, Intent, RowCache, StageModel};
-use portcullis_policy::{Decider, Direction, Fragment, Frame, IpPacket, Packet, Protocol};
+use portcullis_policy::{Decider, Direction, Fragment, Frame, IdentifiedBy, IpPacket, Packet, Protocol};
 use portcullis_proto::p4::v1::CounterData;
 
 use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
@@ -70,15 +72,26 @@ pub(crate) fn deciding(
             (false, false) => Some(Owner::Class(base)),
         };
         let with_class = table.key(Field::Class).is_some();
-        let (own, port_name) = if with_class {
-            (own.unwrap_or(Owner::Every), None)
-        } else {
-            (Owner::Every, Some(plug_name(point.at)))
-        };
-        let decides = row::policy_row(table, own, port_name.as_deref(), decides);
-        rows.extend(device.lower(&decides, &port));
+        if with_class {
+            let decides = row::policy_row(table, own.unwrap_or(Owner::Every), None, decides);
+            rows.extend(device.lower(&decides, &port));
+        } else if let Some((site, narrowed)) = narrowed(point, trace, decides) {
+            let decides = row::policy_row(table, Owner::Every, Some(&site.port), &narrowed);
+            rows.extend(device.lower(&decides, &port));
+        }
     }
     Ok(rows)
+}
+
+/// A row as it stands for the packets of an endpoint at its port; nothing where a packet has none of its addresses.
+fn narrowed(point: &AttachmentPoint, trace: &Trace, row: &PolicyRow) -> Option<(Site, PolicyRow)> {
+    let mut site = Site::whole(plug_name(point.at));
+    if point.by == IdentifiedBy::Address {
+        let mut own = point.addresses.iter().map(|prefix| prefix.0);
+        site.address = Some(own.find(|prefix| prefix.contains(&trace.packet.local))?);
+    }
+    let row = site.narrow(row)?;
+    Some((site, row))
 }
 
 /// Whether a partial point leaves a packet to other targets: no row denies it, or nothing says what its parser shows of it.
@@ -154,7 +167,7 @@ pub(crate) fn hits(
             add(guards.entry(denied).or_default());
         }
     }
-    let servers = points.points.values().filter(|point| !point.uplink);
+    let servers = points.all().filter(|point| !point.uplink);
     let mut members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
     known.overlays.join_members(&mut members);
     let above = known.overlays.above().into_iter().map(|(base, overlays)| {
@@ -281,7 +294,7 @@ mod tests {
     use portcullis_policy::{Document, Fragment, IpPacket, L4, Protocol};
 
     use super::*;
-    use crate::attachment_points::{KnownPorts, resolve};
+    use crate::attachment_points::{KnownPorts, PortSpace, resolve};
     use crate::behind::{Inner, Takes};
     use crate::program::OwnProgram;
     use crate::units::Units;
@@ -305,7 +318,7 @@ mod tests {
             behind: [(1, vec![host])].into(),
             ..KnownPorts::default()
         };
-        let points = resolve(&intent, &known, 511);
+        let points = resolve(&intent, &known, PortSpace::up_to(511));
         let trace = Trace {
             endpoint: "e".parse().unwrap(),
             direction: Direction::Egress,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
 use portcullis_backend::delta::Key;
 use portcullis_backend::machine::{Desired, Unit};
 use portcullis_backend::{OutOfNumbers, Overlays};
@@ -13,16 +12,19 @@ use portcullis_compiler::{
     Attribution, Class, ClassId, CompileError, EndpointIntent, Fingerprint, Intent, RowCache, StageModel,
     Unsupported,
 };
-use portcullis_policy::{Attachment, Decider, Direction, Name};
+use portcullis_policy::{Decider, Direction, Name};
 
-use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints, meant};
+use crate::attachment_points::{At, AttachmentPoint, AttachmentPoints};
 use crate::device::{Device, Inexpressible};
 use crate::entry::{Does, End, Row, RowKey};
 use crate::limits;
 use crate::own;
 
 mod recovered;
+mod scope;
 use recovered::{Seen, recovered};
+pub(crate) use scope::is_tagged;
+use scope::{here, named_ports, unmanaged_ports};
 
 /// A part of the rows that is compiled and replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,77 +179,6 @@ pub struct Units {
     points: HashMap<At, (AttachmentPoint, Overlays, Unit<RowKey, Does>)>,
 }
 
-/// What of an intent is about this target: its endpoints, their attachments here, the classes they use. Ports of servers
-/// without an endpoint have rows of their own; uplinks have none. Where rows name ports (`by_port`), a VLAN of one has none.
-fn here(intent: &Intent, points: &AttachmentPoints, target: &str, by_port: bool) -> Intent {
-    let unmanaged = points.points.values().any(|p| p.endpoint.is_none() && !p.uplink)
-        || (by_port && !points.tagged_servers.is_empty());
-    let named = points.points.values().filter(|p| !by_port || !is_tagged(p.at.1));
-    let named: HashMap<&Name, &AttachmentPoint> =
-        named.filter_map(|p| Some((p.endpoint.as_ref()?, p))).collect();
-    // An attachment that cannot be here, at an uplink say, has none.
-    let is_here = |name: &Name, at: At| {
-        let point = points.points.get(&at);
-        point.is_some_and(|point| point.endpoint.as_ref() == Some(name))
-    };
-    let has_rows = |name: &Name, a: &Attachment| {
-        let vlan = a.vlan.vid();
-        a.port
-            .is_some_and(|port| !by_port || (!is_tagged(vlan) && is_here(name, (port, vlan))))
-    };
-    let here = |(name, endpoint): (&Name, &Arc<EndpointIntent>)| {
-        let point = named.get(name)?;
-        let attachments = || meant(endpoint, target).filter(|a| has_rows(name, a));
-        let same = endpoint.classes == point.classes
-            && endpoint.transitions == point.transitions
-            && attachments().count() == endpoint.attachments.len();
-        let endpoint = match same {
-            true => Arc::clone(endpoint),
-            // Unlocks may have ended since the intent was made.
-            false => Arc::new(EndpointIntent {
-                classes: point.classes,
-                transitions: point.transitions.clone(),
-                attachments: attachments().cloned().collect(),
-                ..EndpointIntent::clone(endpoint)
-            }),
-        };
-        Some((name.clone(), endpoint))
-    };
-    let endpoints: OrdMap<Name, Arc<EndpointIntent>> = intent.endpoints.iter().filter_map(here).collect();
-    // Rows of the classes that unlocks fall to are there before they end: then there is room for them, and an end is a
-    // change of the rows that lead to a class. Where rows name ports, a class that no port has yet has no rows.
-    let of_servers = intent.unmanaged.into_iter().filter(|_| unmanaged);
-    let used: BTreeSet<ClassId> = points
-        .points
-        .values()
-        .flat_map(|p| p.all_classes().take(if by_port { 2 } else { usize::MAX }))
-        .chain(of_servers)
-        .collect();
-    let mut classes = OrdMap::new();
-    let mut bases_only = OrdSet::new();
-    for (id, class) in intent.classes.iter().filter(|(id, _)| used.contains(id)) {
-        classes.insert(*id, Arc::clone(class));
-        if let Some(base) = class.base.as_ref().filter(|base| !used.contains(&base.id)) {
-            classes.insert(base.id, Arc::clone(base));
-            bases_only.insert(base.id);
-        }
-    }
-    Intent {
-        generation: intent.generation,
-        classes,
-        bases_only,
-        endpoints,
-        unmanaged: if unmanaged {
-            intent.unmanaged
-        } else {
-            Default::default()
-        },
-        reserved: Arc::clone(&intent.reserved),
-        link_local: intent.link_local.clone(),
-        ..Intent::default()
-    }
-}
-
 /// Compiles what is about this target, and fits it into its tables.
 pub fn compile(
     intent: &Intent,
@@ -348,10 +279,11 @@ impl Units {
         let mut built = Built {
             desired: Desired::new(),
             unsupported: match compilation.unsupported.is_empty() && compilation.steps.is_empty() {
-                true => Vec::new(),
+                true => compilation.unplaced.clone(),
                 false => {
                     let here = here(intent, points, target, !by_class(programs.model()));
-                    let mut list = limits::not_held(&here, &compilation);
+                    let mut list = compilation.unplaced.clone();
+                    list.extend(limits::not_held(&here, &compilation));
                     list.extend(limits::left(&here, &compilation, target));
                     list
                 }
@@ -405,6 +337,7 @@ impl Units {
             if !by_class(&device.model) {
                 built.unsupported.extend(limits::not_by_vlan(points, target));
                 built.unsupported.extend(limits::not_apart(points, target));
+                built.unsupported.extend(limits::not_by_address(points, target));
             }
         }
         Ok(built)
@@ -547,33 +480,6 @@ fn shared(
     built.hits.shared = Arc::new(hits);
     built.desired.insert(UnitId::Shared, Arc::new(rows));
     Ok(())
-}
-
-/// The numbers of attachments, as rows without classes name them.
-fn named_ports(intent: &Intent, target: &str) -> BTreeMap<String, u32> {
-    let endpoints = intent.endpoints.values();
-    endpoints
-        .flat_map(|e| meant(e, target))
-        .filter_map(|a| Some((a.to_string(), a.port?)))
-        .collect()
-}
-
-/// The numbers of server ports without an endpoint, as rows without classes name them.
-fn unmanaged_ports(points: &AttachmentPoints) -> BTreeMap<String, u32> {
-    let alone = points
-        .points
-        .values()
-        .filter(|p| p.endpoint.is_none() && !p.uplink);
-    let ports = alone.map(|point| point.at.0);
-    ports
-        .chain(points.tagged_servers.iter().copied())
-        .map(|port| (format!("port {port} without an endpoint"), port))
-        .collect()
-}
-
-/// Whether a VLAN is one that frames name in a tag.
-pub(crate) fn is_tagged(vlan: Option<u16>) -> bool {
-    vlan.is_some_and(|vid| vid != 0)
 }
 
 /// Lets a row that leads a port to a class carry what the class becomes as unlocks end.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portcullis_compiler::model::Field;
 use portcullis_compiler::{Compiler, RowCache};
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, PortSpace, resolve};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
 use portcullis_p4runtime::units::{Built, Units};
@@ -56,7 +56,7 @@ pub(crate) fn rows_of(device: &Device, document: &Document) -> Built {
         servers: [1, 2, 3, 4, 700].into(),
         ..KnownPorts::default()
     };
-    let points = resolve(&intent, &known, 511);
+    let points = resolve(&intent, &known, PortSpace::up_to(511));
     let mut rows = RowCache::new(device.model.clone());
     Units::default()
         .build(device, &intent, &points, "tor", &mut rows)

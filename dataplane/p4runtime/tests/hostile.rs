@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use portcullis_backend::delta::{Key, Op};
 use portcullis_backend::machine::{Desired, Observed};
 use portcullis_compiler::{Compiler, RowCache};
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, PortSpace, resolve};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::Row;
 use portcullis_p4runtime::failure;
@@ -61,7 +61,7 @@ fn known(device: Device) -> Known {
         servers: [2].into(),
         ..KnownPorts::default()
     };
-    let points = resolve(&intent, &ports, 511);
+    let points = resolve(&intent, &ports, PortSpace::up_to(511));
     let mut programs = RowCache::new(device.model.clone());
     let built = Units::default()
         .build(&device, &intent, &points, "tor", &mut programs)
@@ -302,7 +302,7 @@ fn read_pipeline(bytes: &[u8]) -> Result<(), TestCaseError> {
                         target: "tor".to_string(),
                         ..KnownPorts::default()
                     },
-                    511,
+                    PortSpace::up_to(511),
                 );
                 let mut programs = RowCache::new(device.model.clone());
                 if let Err(error) = Units::default().build(&device, &intent, &points, "tor", &mut programs) {

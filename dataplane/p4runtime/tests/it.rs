@@ -8,6 +8,7 @@
 
 mod any_bytes;
 mod beside;
+mod by_address;
 mod by_port;
 mod conformance;
 mod drawn;

@@ -3,7 +3,7 @@
 use portcullis_compiler::compilation::Step;
 use portcullis_compiler::{Compiler, RowCache};
 use portcullis_p4runtime::OwnProgram;
-use portcullis_p4runtime::attachment_points::{KnownPorts, resolve};
+use portcullis_p4runtime::attachment_points::{KnownPorts, PortSpace, resolve};
 use portcullis_p4runtime::behind::{Inner, Takes};
 use portcullis_p4runtime::device::Device;
 use portcullis_p4runtime::entry::{Match, Place};
@@ -56,7 +56,7 @@ fn nothing_is_left_to_a_target_that_is_not_behind_the_port_or_may_hold_a_part() 
         .resolve(&Document::from_yaml(POLICY).unwrap(), 1)
         .unwrap();
     for host in [None, Some(false)] {
-        let points = resolve(&intent, &known(host), 511);
+        let points = resolve(&intent, &known(host), PortSpace::up_to(511));
         let mut rows = RowCache::new(device.model.clone());
         let built = Units::new(true).build(&device, &intent, &points, "tor", &mut rows);
         assert!(matches!(built, Err(BuildError::Full { .. })), "{host:?}");
@@ -69,7 +69,7 @@ fn a_class_that_its_other_target_enforces_is_open_and_not_closed() {
     let intent = Compiler::default()
         .resolve(&Document::from_yaml(POLICY).unwrap(), 1)
         .unwrap();
-    let points = resolve(&intent, &known(Some(true)), 511);
+    let points = resolve(&intent, &known(Some(true)), PortSpace::up_to(511));
     for (size, moved) in [(1000, 0), (8, 1)] {
         let tables = device.model.tables.iter_mut();
         tables
@@ -141,7 +141,7 @@ endpoints:
     let intent = Compiler::default()
         .resolve(&Document::from_yaml(document).unwrap(), 1)
         .unwrap();
-    let points = resolve(&intent, &known(Some(true)), 511);
+    let points = resolve(&intent, &known(Some(true)), PortSpace::up_to(511));
     let mut sizes = Vec::new();
     for size in (1..40).rev() {
         for table in device

@@ -112,6 +112,44 @@ impl<'de> Deserialize<'de> for Vlan {
     }
 }
 
+/// What tells an endpoint's packets from those of others at a port of a switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentifiedBy {
+    /// The port, and the VLAN on it: no other endpoint is there.
+    #[default]
+    Port,
+    /// Their addresses: other endpoints are behind the same port, and a nearer target guards the sources of all of them.
+    Address,
+}
+
+impl IdentifiedBy {
+    /// The word in documents, for example `address`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IdentifiedBy::Port => "port",
+            IdentifiedBy::Address => "address",
+        }
+    }
+
+    fn is_port(&self) -> bool {
+        *self == IdentifiedBy::Port
+    }
+}
+
+impl FromStr for IdentifiedBy {
+    type Err = ParseError;
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "port" => Ok(IdentifiedBy::Port),
+            "address" => Ok(IdentifiedBy::Address),
+            _ => Err(ParseError(format!(
+                "`{s}` does not tell endpoints apart: write port, or address where several are behind one port"
+            ))),
+        }
+    }
+}
+
 /// Where an endpoint plugs in: exactly one of `interface`, `iface_id` and `port`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +170,9 @@ pub struct Attachment {
     /// Name of a configured target; any target that has the interface when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// What tells its packets from those of others at the port; `address` goes with `port` only.
+    #[serde(default, skip_serializing_if = "IdentifiedBy::is_port")]
+    pub by: IdentifiedBy,
     /// MACs behind this attachment, when the endpoint has several attachments; all of the endpoint's when absent, which is
     /// empty here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -147,9 +188,13 @@ impl fmt::Display for Attachment {
             (None, None, None) => f.write_str("nothing")?,
         }
         match self.vlan {
-            Vlan::Untagged => Ok(()),
-            Vlan::Id(vid) => write!(f, ", VLAN {vid}"),
-            Vlan::Any => f.write_str(", any VLAN"),
+            Vlan::Untagged => {}
+            Vlan::Id(vid) => write!(f, ", VLAN {vid}")?,
+            Vlan::Any => f.write_str(", any VLAN")?,
+        }
+        match self.by {
+            IdentifiedBy::Port => Ok(()),
+            IdentifiedBy::Address => f.write_str(", by address"),
         }
     }
 }

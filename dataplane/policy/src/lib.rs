@@ -37,7 +37,7 @@ pub use direction::{Direction, PerDirection};
 pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};
 pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, unmanaged};
 pub use endpoint::{
-    Attachment, Declared, Endpoint, EndpointRole, LinkLocal, Reserved, Vlan, default_network,
+    Attachment, Declared, Endpoint, EndpointRole, IdentifiedBy, LinkLocal, Reserved, Vlan, default_network,
 };
 pub use findings::{Finding, FindingKind, findings, findings_of};
 pub use intervals::IntervalSet;

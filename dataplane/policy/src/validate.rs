@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::document::{Document, Rule, VERSION};
-use crate::endpoint::{Attachment, Declared, Endpoint, Vlan};
+use crate::endpoint::{Attachment, Declared, Endpoint, IdentifiedBy, Vlan};
 use crate::matcher::Matcher;
 use crate::types::{Name, Protocol, StrictPrefix};
 
@@ -168,6 +168,12 @@ impl Check {
                 "goes with port: an interface's VLANs are set in OVS; write any for an interface that is a trunk",
             );
         }
+        if attachment.by == IdentifiedBy::Address && attachment.port.is_none() {
+            self.fail(
+                format!("{path}.by"),
+                "goes with port: an interface has one endpoint",
+            );
+        }
         match (&attachment.interface, &attachment.iface_id) {
             (Some(name), None) if name.is_empty() || name.len() > 255 => {
                 self.fail(
@@ -217,6 +223,7 @@ impl Check {
                 }
             }
         }
+        self.by_address(path, endpoint);
         for (index, declared) in endpoint.shared.iter().enumerate() {
             let own = match declared {
                 Declared::Mac(mac) => endpoint.macs.contains(mac),
@@ -241,10 +248,30 @@ impl Check {
         self.rules(&format!("{path}.rules"), &endpoint.rules);
     }
 
+    /// What an endpoint needs that is told from others by its addresses.
+    fn by_address(&mut self, path: &str, endpoint: &Endpoint) {
+        let mut attachments = endpoint.attachments.iter().enumerate();
+        let Some((index, _)) = attachments.find(|(_, a)| a.by == IdentifiedBy::Address) else {
+            return;
+        };
+        let shares = |address: &&StrictPrefix| endpoint.shares(Declared::Address(**address));
+        let shared = endpoint.addresses.iter().find(shares);
+        let problem = if endpoint.addresses.is_empty() {
+            "needs addresses: nothing else tells the endpoint from others at the port".to_string()
+        } else if !endpoint.source_guard {
+            "needs source_guard: without it others could send with its addresses".to_string()
+        } else if let Some(shared) = shared {
+            format!("needs addresses that no other endpoint has, and {shared} is in `shared`")
+        } else {
+            return;
+        };
+        self.fail(format!("{path}.attachments[{index}].by"), problem);
+    }
+
     /// An attachment belongs to one endpoint, and so do a MAC and an address of a network.
     fn claims(&mut self, document: &Document) {
         type AttachmentKey<'a> = (Option<&'a str>, Option<&'a str>, Option<(u32, Vlan)>);
-        let mut attachments: BTreeMap<AttachmentKey<'_>, Vec<(Option<&str>, String)>> = BTreeMap::new();
+        let mut attachments: BTreeMap<AttachmentKey<'_>, Vec<Place<'_>>> = BTreeMap::new();
         for (name, endpoint) in &document.endpoints {
             for (index, attachment) in endpoint.attachments.iter().enumerate() {
                 let path = format!("endpoints.{name}.attachments[{index}]");
@@ -258,20 +285,46 @@ impl Check {
                 );
                 let claims = attachments.entry(plug).or_default();
                 // An attachment that names no target is found on every one.
-                let clash = claims
-                    .iter()
-                    .find(|(other, _)| other.is_none() || target.is_none() || *other == target);
-                if let Some((_, other)) = clash {
-                    self.fail(
-                        path.clone(),
-                        format!("{attachment} is claimed by {other} already"),
-                    );
+                let clash = claims.iter().find(|other| {
+                    let is_there = other.target.is_none() || target.is_none() || other.target == target;
+                    is_there && !(other.name != name && are_apart(other.attachment, attachment))
+                });
+                if let Some(other) = clash {
+                    self.fail(path.clone(), claimed(attachment, &other.path, other.name == name));
                 }
-                claims.push((target, path));
+                claims.push(Place {
+                    name,
+                    attachment,
+                    target,
+                    path,
+                });
             }
         }
         self.declared(document);
     }
+}
+
+/// An attachment and whose it is.
+struct Place<'a> {
+    name: &'a Name,
+    attachment: &'a Attachment,
+    target: Option<&'a str>,
+    path: String,
+}
+
+/// Whether the addresses of their endpoints tell two attachments of one place apart.
+fn are_apart(a: &Attachment, b: &Attachment) -> bool {
+    [a, b].iter().all(|a| a.by == IdentifiedBy::Address)
+}
+
+fn claimed(attachment: &Attachment, other: &str, is_own: bool) -> String {
+    let apart = match attachment.port {
+        Some(_) if !is_own => {
+            "; where several endpoints are behind one port, write `by: address` in the attachment of each"
+        }
+        _ => "",
+    };
+    format!("{attachment} is claimed by {other} already{apart}")
 }
 
 /// Whether two attachments are one place: an attachment that names no target is found on every one.
@@ -295,17 +348,19 @@ impl Check {
                 .position(|a| same_place(a, attachment));
             let elsewhere = || {
                 document.endpoints.iter().find_map(|(other, e)| {
-                    let at = e.attachments.iter().position(|a| same_place(a, attachment))?;
+                    let clashes = |a: &Attachment| same_place(a, attachment) && !are_apart(a, attachment);
+                    let at = e.attachments.iter().position(clashes)?;
                     (other != name).then(|| format!("endpoints.{other}.attachments[{at}]"))
                 })
             };
+            let is_own = within.is_some();
             let taken = within
                 .map(|at| format!("{path}.attachments[{at}]"))
                 .or_else(elsewhere);
             if let Some(taken) = taken {
                 self.fail(
                     format!("{path}.attachments[{index}]"),
-                    format!("{attachment} is claimed by {taken} already"),
+                    claimed(attachment, &taken, is_own),
                 );
             }
         }
@@ -383,104 +438,4 @@ impl Document {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::MacAddr;
-
-    const DOCUMENT: &str = r#"
-version: portcullis/v1
-profiles:
-  web: {rules: [{name: http, action: allow, direction: ingress, protocol: tcp, ports: [80]}]}
-endpoints:
-  a: {attachments: [{interface: a}], macs: ["02:00:00:00:00:01"], profiles: [web]}
-  b: {attachments: [{interface: b, target: one}, {iface_id: x}], macs: ["02:00:00:00:00:02"]}
-"#;
-
-    /// Changes `b` and compares what both checks say about it.
-    fn both(change: impl FnOnce(&mut Endpoint)) -> Vec<String> {
-        let mut document = Document::from_yaml(DOCUMENT).unwrap();
-        let name: Name = "b".parse().unwrap();
-        let mut endpoint = Endpoint::clone(&document.endpoints[&name]);
-        change(&mut endpoint);
-        document.endpoints.insert(name.clone(), endpoint.into());
-        let texts = |result: Result<(), DocumentError>| -> Vec<String> {
-            result
-                .err()
-                .map(|e| e.fields().iter().map(ToString::to_string).collect())
-                .unwrap_or_default()
-        };
-        let one = texts(document.validate_endpoint(&name));
-        assert_eq!(one, texts(document.validate()));
-        one
-    }
-
-    #[test]
-    fn one_endpoint_is_checked_as_the_whole_document_is() {
-        let mac = |text: &str| text.parse::<MacAddr>().unwrap();
-        assert!(both(|_| ()).is_empty());
-        assert_eq!(
-            both(|e| e.macs.push(mac("02:00:00:00:00:01"))),
-            ["endpoints.b.macs[1]: 02:00:00:00:00:01 is claimed by endpoints.a.macs[0] already"]
-        );
-        assert_eq!(both(|e| e.macs.push(mac("02:00:00:00:00:02"))).len(), 1);
-        assert_eq!(
-            both(|e| e.attachments[0].interface = Some("a".to_string())),
-            ["endpoints.b.attachments[0]: interface a is claimed by endpoints.a.attachments[0] already"]
-        );
-        assert_eq!(both(|e| e.attachments.push(e.attachments[1].clone())).len(), 1);
-        assert!(
-            both(|e| e.attachments.push(Attachment {
-                target: Some("two".to_string()),
-                ..e.attachments[0].clone()
-            }))
-            .is_empty()
-        );
-        assert_eq!(both(|e| e.profiles.push("none".parse().unwrap())).len(), 1);
-        let plug = |port, vlan, target: Option<&str>| Attachment {
-            interface: None,
-            iface_id: None,
-            port,
-            vlan,
-            target: target.map(str::to_string),
-            macs: Vec::new(),
-        };
-        assert!(both(|e| e.attachments.push(plug(Some(3), Vlan::Id(4094), Some("tor")))).is_empty());
-        for (wrong, why) in [
-            (
-                plug(Some(3), Vlan::Untagged, None),
-                "endpoints.b.attachments[2].target: is missing",
-            ),
-            (
-                plug(None, Vlan::Id(1), Some("tor")),
-                "endpoints.b.attachments[2].vlan: goes with port",
-            ),
-            (
-                plug(None, Vlan::Untagged, None),
-                "endpoints.b.attachments[2]: names nothing to attach to",
-            ),
-        ] {
-            let errors = both(|e| e.attachments.push(wrong));
-            assert!(errors.iter().any(|e| e.starts_with(why)), "{why}: {errors:?}");
-        }
-        let twice = both(|e| {
-            e.attachments.push(plug(Some(3), Vlan::Untagged, Some("tor")));
-            e.attachments.push(plug(Some(3), Vlan::Untagged, Some("tor")));
-        });
-        assert_eq!(
-            twice,
-            ["endpoints.b.attachments[3]: port 3 is claimed by endpoints.b.attachments[2] already"]
-        );
-        let apart = both(|e| {
-            for (port, vlan) in [
-                (3, Vlan::Untagged),
-                (4, Vlan::Untagged),
-                (3, Vlan::Id(7)),
-                (3, Vlan::Id(8)),
-                (3, Vlan::Any),
-            ] {
-                e.attachments.push(plug(Some(port), vlan, Some("tor")));
-            }
-        });
-        assert!(apart.is_empty(), "{apart:?}");
-    }
-}
+mod tests;

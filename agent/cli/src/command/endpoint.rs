@@ -1,6 +1,6 @@
 //! `endpoint`.
 
-use portcullis_policy::{EndpointRole, LinkLocal, Vlan};
+use portcullis_policy::{EndpointRole, IdentifiedBy, LinkLocal, Vlan};
 use portcullis_proto::v1;
 
 use crate::Exit;
@@ -77,6 +77,11 @@ pub fn endpoint(args: &Provision) -> v1::Endpoint {
             Vlan::Untagged | Vlan::Any => None,
         },
         any_vlan: plug.vlan == Vlan::Any,
+        by: match args.by.unwrap_or_default() {
+            IdentifiedBy::Port => v1::IdentifiedBy::Unspecified,
+            IdentifiedBy::Address => v1::IdentifiedBy::Address,
+        }
+        .into(),
         ..attachment("", "")
     });
     v1::Endpoint {

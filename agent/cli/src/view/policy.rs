@@ -325,6 +325,9 @@ pub struct AttachmentView {
     /// Name of a target.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
+    /// What tells its packets from those of others at the port, where that is not the port: `address`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub macs: Vec<String>,
 }
@@ -340,6 +343,9 @@ impl std::fmt::Display for AttachmentView {
             Some(VlanView::Id(vlan)) => write!(f, ", VLAN {vlan}")?,
             Some(VlanView::Any) => f.write_str(", any VLAN")?,
             None => {}
+        }
+        if let Some(by) = self.by {
+            write!(f, ", by {by}")?;
         }
         if self.target.is_empty() {
             Ok(())
@@ -390,6 +396,11 @@ impl From<v1::Endpoint> for EndpointView {
                 a.vlan.map(VlanView::Id)
             },
             target: a.target,
+            by: match v1::IdentifiedBy::try_from(a.by) {
+                Ok(v1::IdentifiedBy::Unspecified | v1::IdentifiedBy::Port) => None,
+                Ok(v1::IdentifiedBy::Address) => Some("address"),
+                Err(_) => Some("unknown"),
+            },
             macs: a.macs,
         };
         let role = |number: i32| match v1::EndpointRole::try_from(number) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_policy::{Decider, Entry, Policy, Tier};
 
 use super::placement::Planner;
-use super::{Compilation, Compiled, Found, Refusal, Saving, Step, TableUse, copies, cost, row_cost};
+use super::{Compilation, Compiled, Found, Refusal, Saving, Step, TableUse, cost, placed_cost};
 use crate::class::{ClassId, EndpointIntent, Intent};
 use crate::lower::{Attribution, Cache, Encoder};
 use crate::model::TableModel;
@@ -128,7 +128,8 @@ impl Compilation {
                     && let Some(rule) = policy.entries.get(index as usize).and_then(rule_of)
                     && cost(table, compiled) > 0
                 {
-                    *by_rule.entry(rule).or_default() += row_cost(table, row) * copies(table, compiled);
+                    let rows = std::slice::from_ref(row);
+                    *by_rule.entry(rule).or_default() += placed_cost(table, compiled, rows, table.weight);
                 }
             }
         }

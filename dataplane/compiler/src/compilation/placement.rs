@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use portcullis_policy::{Decider, Direction, Entry, Policy, Tier, Verdict, canonical};
 
-use super::{Compilation, Compiled, Placed};
+use super::{Compilation, Compiled, Placed, Site};
 use crate::capacity::Step;
 use crate::class::{Class, ClassId, EndpointIntent, Fingerprint, Intent};
 use crate::lower::Attribution;
@@ -93,8 +93,8 @@ pub struct Left {
     pub held: Option<Arc<Class>>,
     /// The rules that are left, the default among them, under their names.
     pub rules: BTreeSet<String>,
-    /// The ports that they are left of, where rows name ports: others may have the same class and its whole policy.
-    pub ports: BTreeSet<String>,
+    /// The sites that they are left of, where rows name ports: others may have the same class and its whole policy.
+    pub sites: BTreeSet<Site>,
 }
 
 impl Left {
@@ -123,11 +123,11 @@ fn part_of(class: &Class, by: Decider) -> Option<Part> {
     }
 }
 
-/// The ports of endpoints that another target enforces the policies of, too.
-fn ports_behind(intent: &Intent, elsewhere: &impl Fn(&EndpointIntent) -> bool) -> BTreeSet<String> {
+/// The sites of endpoints that another target enforces the policies of, too.
+fn sites_behind(intent: &Intent, elsewhere: &impl Fn(&EndpointIntent) -> bool) -> BTreeSet<Site> {
     let behind = intent.endpoints.values().filter(|e| elsewhere(e));
-    let attachments = behind.flat_map(|endpoint| &endpoint.attachments);
-    attachments.map(ToString::to_string).collect()
+    let sites = behind.flat_map(|endpoint| endpoint.attachments.iter().flat_map(|a| Site::at(a, endpoint)));
+    sites.collect()
 }
 
 /// The classes of which nothing can be left: an endpoint of theirs has no nearer target, or they stand on such a class.
@@ -234,8 +234,8 @@ impl Compilation {
         let mut held = BTreeSet::new();
         for (id, (mut left, compiled)) in plan.classes {
             if let Some(whole) = self.classes.get_mut(&id) {
-                whole.ports.retain(|port| !left.ports.contains(port));
-                if whole.ports.is_empty() {
+                whole.sites.retain(|site| !left.sites.contains(site));
+                if whole.sites.is_empty() {
                     self.classes.remove(&id);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_compiler::compilation::{Compilation, Compiled, Left, Placed};
+use portcullis_compiler::compilation::{Compilation, Compiled, Left, Placed, Site};
 use portcullis_compiler::model::{Field, Role, Weight};
 use portcullis_compiler::row::{FieldMatch, range_lines};
 use portcullis_compiler::{Attribution, ClassId, EndpointIntent, Intent, RowCache, StageModel};
@@ -161,7 +161,7 @@ pub fn check_verdicts(intent: &Intent, compilation: &Compilation, most: usize, r
 /// What a class leaves to another target at this port.
 fn left_of<'c>(compilation: &'c Compilation, class: ClassId, port: &str) -> Option<&'c Left> {
     let left = compilation.left.get(&class);
-    left.filter(|left| left.ports.is_empty() || left.ports.contains(port))
+    left.filter(|left| left.sites.is_empty() || left.sites.contains(&Site::whole(port)))
 }
 
 /// Whether what decides is left: a rule by its name, the verdict on fragments and unreadable headers with any.

@@ -9,7 +9,7 @@ use portcullis_compiler::model::Role;
 use portcullis_policy::Direction;
 use portcullis_proto::p4::v1::CounterData;
 
-use super::{Done, Driver, port_max};
+use super::{Done, Driver, port_space};
 use crate::attachment_points::resolve;
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::numbered::{Keys, held};
@@ -24,7 +24,7 @@ impl Driver {
         let Some(device) = self.session.device().cloned() else {
             return Err(not_ready);
         };
-        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        let points = resolve(intent, &self.backend.config().known(), port_space(&device)).at(moment);
         let target = self.name().to_string();
         let keeps_ends = self.units.keeps_ends();
         let held = || held(&device, self.session.machine.may_hold());

@@ -8,7 +8,7 @@ use portcullis_backend::machine::Desired;
 use portcullis_compiler::compilation::Demand;
 use portcullis_compiler::{ClassId, Intent};
 
-use super::{Driver, port_max};
+use super::{Driver, port_space};
 use crate::attachment_points::{AttachmentPoints, resolve};
 use crate::device::Device;
 use crate::entry::{Does, Row, RowKey};
@@ -129,7 +129,7 @@ impl Driver {
     fn set(&mut self, intent: &Arc<Intent>) -> Option<Result<(), BuildError>> {
         let device = self.session.device().cloned()?;
         let moment = self.time.now().wall;
-        let points = resolve(intent, &self.backend.config().known(), port_max(&device)).at(moment);
+        let points = resolve(intent, &self.backend.config().known(), port_space(&device)).at(moment);
         if self.session.machine.is_known() {
             self.numbered.rows_are_known();
         }

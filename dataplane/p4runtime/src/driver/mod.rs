@@ -24,7 +24,7 @@ use portcullis_policy::{Direction, Name};
 use portcullis_proto::p4::v1;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::attachment_points::AttachmentPoints;
+use crate::attachment_points::{AttachmentPoints, PortSpace};
 use crate::backend::P4Backend;
 use crate::client::{self, Client, ClientError, Stream};
 use crate::device::{Device, DeviceTable};
@@ -34,7 +34,7 @@ use crate::find::Found;
 use crate::numbered::Numbered;
 use crate::program::OwnProgram;
 use crate::session::{Effect, Event, Mastership, Push, Session, WriteFailure};
-use crate::units::{Built, Units};
+use crate::units::{Built, Units, by_class};
 use crate::value::ones;
 use crate::wire::{self, ReplicaPorts, Writer};
 
@@ -548,8 +548,8 @@ async fn next_message(
     }
 }
 
-/// The highest port number that a device can match.
-pub(crate) fn port_max(device: &Device) -> u128 {
+/// What a device can tell of the ports that attachments name.
+pub(crate) fn port_space(device: &Device) -> PortSpace {
     use portcullis_compiler::model::{Field, Role};
     let width = |t: &DeviceTable| {
         t.fields
@@ -561,5 +561,8 @@ pub(crate) fn port_max(device: &Device) -> u128 {
     let widths = stages
         .iter()
         .filter_map(|role| device.stage(*role, Direction::Egress).and_then(|(_, t)| width(t)));
-    ones(widths.min().filter(|w| *w > 0).unwrap_or(32))
+    PortSpace {
+        max: ones(widths.min().filter(|w| *w > 0).unwrap_or(32)),
+        by_address: device.model.partial.is_some() && !by_class(&device.model),
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use portcullis_policy::{Direction, Tier};
 
-use super::super::{Compilation, Compiled, cost, cost_of};
-use super::{Demand, Left, Part, TIMES, WORTH, part_of, parts_of, ports_behind, root, staying, without};
+use super::super::{Compilation, Compiled, Site, cost, cost_of};
+use super::{Demand, Left, Part, TIMES, WORTH, part_of, parts_of, root, sites_behind, staying, without};
 use crate::class::{Class, ClassId, EndpointIntent, Intent};
 use crate::class_rows::ClassRows;
 use crate::lower::Attribution;
@@ -117,33 +117,33 @@ impl<'c> Planner<'c> {
         planner.stays = planner.shared(compilation);
         let behind = match planner.by_class {
             true => BTreeSet::new(),
-            false => ports_behind(intent, elsewhere),
+            false => sites_behind(intent, elsewhere),
         };
         for (id, compiled) in &compilation.classes {
             let program = planner.smallest(&compiled.class, &compiled.program, programs)?;
-            let with_ports = |ports: BTreeSet<String>| Compiled {
+            let with_sites = |sites: BTreeSet<Site>| Compiled {
                 program: Arc::clone(&program),
-                ports,
+                sites,
                 ..compiled.clone()
             };
             // Where rows name ports, some ports of a class can have fewer than others.
             let (movable, stays) = match planner.by_class {
-                true if stay.contains(id) => (None, Some(compiled.ports.clone())),
-                true => (Some(compiled.ports.clone()), None),
+                true if stay.contains(id) => (None, Some(compiled.sites.clone())),
+                true => (Some(compiled.sites.clone()), None),
                 false => {
-                    let (movable, stays) = compiled.ports.iter().cloned().partition(|p| behind.contains(p));
+                    let (movable, stays) = compiled.sites.iter().cloned().partition(|p| behind.contains(p));
                     (
-                        Some(movable).filter(|ports: &BTreeSet<_>| !ports.is_empty()),
+                        Some(movable).filter(|sites: &BTreeSet<_>| !sites.is_empty()),
                         Some(stays),
                     )
                 }
             };
-            if let Some(ports) = stays {
-                planner.add_costs(&with_ports(ports));
+            if let Some(sites) = stays {
+                planner.add_costs(&with_sites(sites));
             }
-            if let Some(ports) = movable {
+            if let Some(sites) = movable {
                 let movable = Movable {
-                    full: with_ports(ports),
+                    full: with_sites(sites),
                     parts: BTreeSet::new(),
                 };
                 planner.movable.insert(*id, movable);
@@ -237,7 +237,7 @@ impl<'c> Planner<'c> {
         }
         self.rows = vec![0; self.parts.len()];
         for movable in self.movable.values() {
-            let (class, copies) = (&movable.full.class, movable.full.ports.len().max(1) as u64);
+            let (class, copies) = (&movable.full.class, movable.full.sites.len().max(1) as u64);
             for row in &movable.full.program.policy {
                 let part = part_of(class, row.by).filter(|_| row.action.denies());
                 if let Some(rows) = part.and_then(|part| self.rows.get_mut(*rank.get(&part)?)) {
@@ -265,7 +265,7 @@ impl<'c> Planner<'c> {
                     && table.serves(direction)
                     && table.key(Field::Class).is_none();
                 let repeated = if repeated {
-                    fixed * compiled.ports.len() as u64
+                    fixed * compiled.sites.len() as u64
                 } else {
                     0
                 };
@@ -305,7 +305,7 @@ impl<'c> Planner<'c> {
         Ok(weakened.map(|(class, program)| Compiled {
             class,
             program,
-            ports: full.ports.clone(),
+            sites: full.sites.clone(),
         }))
     }
 
@@ -583,7 +583,7 @@ impl<'c> Planner<'c> {
                 class: Arc::clone(full),
                 held: held.as_ref().map(|held| Arc::clone(&held.class)),
                 rules: rules.collect(),
-                ports: movable.full.ports.clone(),
+                sites: movable.full.sites.clone(),
             };
             plan.classes.insert(*id, (left, held));
         }

@@ -7,7 +7,7 @@ use portcullis_policy::Document;
 use portcullis_proto::p4::config::v1::Preamble;
 
 use super::{Priority, TABLES, contract};
-use crate::attachment_points::{KnownPorts, resolve};
+use crate::attachment_points::{KnownPorts, PortSpace, resolve};
 use crate::config::PortMatching;
 use crate::device::DeviceTable;
 use crate::entry::{Place, Row};
@@ -127,7 +127,7 @@ fn rows(program: &OwnProgram, document: &str) -> Vec<(u8, Row)> {
         servers: BTreeSet::from([21]),
         ..KnownPorts::default()
     };
-    let points = resolve(&intent, &known, 511);
+    let points = resolve(&intent, &known, PortSpace::up_to(511));
     assert_eq!(points.resolution.pending, [], "every endpoint is here");
     let mut cache = RowCache::new(program.device.model.clone());
     let built = Units::new(false).build(&program.device, &intent, &points, TARGET, &mut cache);
