@@ -3,7 +3,7 @@
 
 mod device;
 
-use device::vendor::corpus_over_a_vendors_switch;
+use device::vendor::{corpus_over_a_vendors_switch, servers_behind_one_port};
 use device::{PortMatching, Which, corpus_over};
 use portcullis_compiler::model::PacketKind;
 
@@ -53,6 +53,11 @@ vendor_tests! {
     a_vendors_switch_denies_what_it_says_closed: "closed", PacketKind::OBSCURE;
     a_vendors_switch_denies_what_it_says_shut: "shut", [PacketKind::LaterFragments, PacketKind::IpOptions];
     a_vendors_switch_denies_what_it_says_whole: "whole", [];
+}
+
+#[test]
+fn a_vendors_switch_knows_servers_behind_one_port_by_their_addresses() {
+    servers_behind_one_port("a_vendors_switch_knows_servers_behind_one_port_by_their_addresses");
 }
 
 #[test]

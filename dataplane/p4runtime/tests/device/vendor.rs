@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use portcullis_compiler::model::PacketKind;
 use portcullis_compiler::proof::{Coverage, Extent};
 use portcullis_compiler::{ClassId, RowCache};
+use portcullis_p4runtime::behind::{Inner, Takes};
 use portcullis_p4runtime::{Mapping, parse, pipelines};
 use portcullis_policy::{Decider, Direction, Policy};
 use portcullis_proto::p4::v1;
@@ -253,4 +255,112 @@ pub fn corpus_over_a_vendors_switch(test: &str, case: &str, accept: &[PacketKind
         .flat_map(|e| e.coverage.rules.values());
     let extents: BTreeSet<Extent> = rules.map(|rule| rule.extent()).collect();
     eprintln!("rules are enforced: {extents:?}");
+}
+
+/// The prefixes of an endpoint that rows of `vendor.p4` name: of IPv6 addresses its key has 64 bits.
+fn named_prefixes(intent: &Intent, host: Host) -> Vec<IpNet> {
+    let endpoint = intent.endpoints.get(host.name());
+    let prefixes = endpoint.into_iter().flat_map(|endpoint| &endpoint.addresses);
+    prefixes
+        .map(|prefix| prefix.0)
+        .filter(|net| net.addr().is_ipv4() || net.prefix_len() <= 64)
+        .collect()
+}
+
+/// Four servers behind one port, as behind a hypervisor's switch, each with the policy of its addresses.
+pub fn servers_behind_one_port(test: &str) {
+    if !need_bmv2(test) {
+        return;
+    }
+    let servers: Vec<Host> = Host::all().take(4).collect();
+    let case: Case = cases().into_iter().find(|c| c.name == "blocked").unwrap();
+    let yaml = servers.iter().fold(case.yaml.clone(), |text, host| {
+        let name = host.name();
+        let both = format!("{{interface: {name}, target: host}}, {{port: 1, target: tor, by: address}}");
+        text.replace(&format!("{{interface: {name}}}"), &both)
+    });
+    let yaml = yaml
+        .replace("source_guard: false", "source_guard: true")
+        .replace("addresses: []", "addresses: [192.0.2.4]")
+        .replace(
+            "version: portcullis/v1",
+            "version: portcullis/v1\nunmanaged: deny",
+        );
+    // Everything that one of them sends comes by the hypervisor's port.
+    let mut frames = corpus::with_services();
+    frames.retain(|frame| servers.contains(&frame.route.from));
+    for frame in &mut frames {
+        frame.route.from = servers[0];
+    }
+    let program = PipelineSource::Device(Some(mapping(&PacketKind::OBSCURE)));
+    let (mut rig, hosts) = Rig::start_with(Which::Bmv2, program, |config, device, runtime| {
+        config.servers = [1].into();
+        let inner = Inner {
+            target: "host".to_string(),
+            takes: Takes::Interfaces {
+                without_target: false,
+            },
+            is_whole: true,
+        };
+        config.behind = [(1, vec![inner])].into();
+        runtime.block_on(set_up(&device.address()));
+    });
+    silence(&hosts);
+    let intent = rig.apply(&yaml);
+    let device = portcullis_p4runtime::device::Device::new(
+        &parse(P4INFO).unwrap(),
+        "tor",
+        Some(&mapping(&PacketKind::OBSCURE)),
+    );
+    let mut rows = RowCache::new(device.unwrap().model);
+    let policies: Vec<(Vec<IpNet>, Option<Enforced>)> = servers
+        .iter()
+        .map(|host| {
+            let enforced = Enforced::new(&intent, &mut rows, *host, Direction::Egress);
+            (named_prefixes(&intent, *host), enforced)
+        })
+        .collect();
+    let accept: BTreeSet<PacketKind> = PacketKind::OBSCURE.into();
+    // One port takes what four do elsewhere.
+    let batch = Which::Bmv2.batch() / 4;
+    let (arrivals, _) = Wire::new(&hosts, None, &frames, batch).send(1);
+    let (mut passed, mut denied, mut wrong) = (0, BTreeSet::new(), Vec::new());
+    for (index, frame) in frames.iter().enumerate() {
+        let source = match packet(&frame.content, Direction::Egress).frame {
+            portcullis_policy::Frame::Ip(ip) => Some(ip.local),
+            _ => None,
+        };
+        let has = |nets: &[IpNet]| source.is_some_and(|source| nets.iter().any(|net| net.contains(&source)));
+        let whose = policies.iter().position(|(nets, _)| has(nets));
+        let enforced = whose.and_then(|at| policies[at].1.as_ref());
+        let must = enforced.map_or(Some(true), |policy| {
+            policy.must(frame, Direction::Egress, &accept)
+        });
+        for host in forwarded(frame) {
+            let arrived = arrivals.get(&index).is_some_and(|got| got.contains_key(&host));
+            match must {
+                None => continue,
+                Some(true) => passed += 1,
+                Some(false) => drop(denied.insert((whose, index))),
+            }
+            if must != Some(arrived) {
+                wrong.push(format!("{} at {}: {arrived}", frame.what, host.name()));
+            }
+        }
+    }
+    for line in wrong.iter().take(PRINTED) {
+        eprintln!("-- {line}");
+    }
+    let owners: BTreeSet<Option<usize>> = denied.iter().map(|(whose, _)| *whose).collect();
+    eprintln!(
+        "{passed} must arrive, {} frames of {} servers must not; {} differences",
+        denied.len(),
+        owners.len(),
+        wrong.len()
+    );
+    assert_eq!(wrong.len(), 0, "see above");
+    assert!(
+        passed > 500 && denied.len() > 20 && owners.len() > 1,
+        "{passed}, {denied:?}"
+    );
 }
