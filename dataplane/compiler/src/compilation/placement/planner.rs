@@ -383,6 +383,20 @@ impl<'c> Planner<'c> {
 
     /// What the tables would hold if one part were left that is not, or the other way round.
     fn shifted(&self, state: &State, part: usize, programs: &mut RowCache) -> Result<Shifted, CompileError> {
+        let unlimited = vec![None; self.tables.len()];
+        let shifted = self.shifted_within(state, part, &unlimited, programs)?;
+        Ok(shifted.unwrap_or_else(|| (Vec::new(), state.total.clone())))
+    }
+
+    /// The same, or nothing as soon as the classes looked at so far take more than there is: each has to be encoded with the part, and
+    /// a rule that all classes have may not fit after a few.
+    fn shifted_within(
+        &self,
+        state: &State,
+        part: usize,
+        limits: &Limits,
+        programs: &mut RowCache,
+    ) -> Result<Option<Shifted>, CompileError> {
         let mut left = state.left.clone();
         if !left.remove(&part) {
             left.insert(part);
@@ -397,8 +411,11 @@ impl<'c> Planner<'c> {
                 *sum = (*sum + cost).saturating_sub(before);
             }
             classes.push((*id, costs));
+            if !Self::fits(&total, limits) {
+                return Ok(None);
+            }
         }
-        Ok((classes, total))
+        Ok(Some((classes, total)))
     }
 
     /// Whether every table has room for this.
@@ -519,10 +536,9 @@ impl<'c> Planner<'c> {
             if self.is_full_for(at, &state.total, limits) {
                 continue;
             }
-            let with = self.shifted(state, at, programs)?;
-            match Self::fits(&with.1, limits) {
-                true => state.shift(at, with),
-                false => misfits += 1,
+            match self.shifted_within(state, at, limits, programs)? {
+                Some(with) => state.shift(at, with),
+                None => misfits += 1,
             }
         }
         Ok(())
