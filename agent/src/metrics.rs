@@ -65,6 +65,8 @@ const FOREIGN: &str = "portcullis_target_foreign_rows";
 const REALIZED: &str = "portcullis_target_endpoints_realized";
 const PENDING: &str = "portcullis_target_endpoints_pending";
 const UNSUPPORTED: &str = "portcullis_target_unsupported";
+const LEFT_RULES: &str = "portcullis_target_rules_left";
+const SIZES: &str = "portcullis_target_table_size";
 const WRITES: &str = "portcullis_target_row_writes_total";
 const DRIFT: &str = "portcullis_target_drift_repaired_total";
 const LEFT_OVER: &str = "portcullis_target_left_over_rows";
@@ -220,6 +222,18 @@ const METRICS: &[Metric] = &[
         "Endpoints that wait for something on the target.",
     ),
     metric(UNSUPPORTED, Sort::Gauge, "target", "What the target cannot do."),
+    metric(
+        LEFT_RULES,
+        Sort::Gauge,
+        "target",
+        "Rules that a table had no room for, so that nearer targets alone hold them, each name once.",
+    ),
+    metric(
+        SIZES,
+        Sort::Gauge,
+        "target, table",
+        "Rows that a table can hold, rows of other controllers included, where that is known.",
+    ),
     metric(
         WRITES,
         Sort::Counter,
@@ -523,12 +537,17 @@ fn observe_gauges(target: &str, status: &TargetStatus) {
     set(REALIZED, status.realized);
     set(PENDING, status.pending.len() as u64);
     set(UNSUPPORTED, status.unsupported.len() as u64);
+    set(LEFT_RULES, status.left.names().len() as u64);
     for state in STATES {
         let here = if status.state == state { 1.0 } else { 0.0 };
         gauge!(STATE, "target" => target.to_string(), "state" => state.to_string()).set(here);
     }
     for table in &status.tables {
-        gauge!(ROWS, "target" => target.to_string(), "table" => table.table.clone()).set(float(table.rows));
+        let labels = [("target", target.to_string()), ("table", table.table.clone())];
+        gauge!(ROWS, &labels).set(float(table.rows));
+        if let Some(size) = table.size {
+            gauge!(SIZES, &labels).set(float(size));
+        }
     }
 }
 

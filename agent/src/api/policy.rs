@@ -105,6 +105,8 @@ fn target_plan(target: &TargetHandle, plan: Result<Plan, String>, rows: bool) ->
         rows: if rows { plan.rows } else { Vec::new() },
         unavailable,
         warnings: plan.warnings,
+        leaves: plan.leaves,
+        holds_again: plan.holds_again,
     }
 }
 

@@ -36,6 +36,18 @@ impl Bed {
             .into_inner()
     }
 
+    /// The rules that `tor` would leave under a document, and those that it would hold again.
+    async fn planned(&mut self, document: &str) -> (Vec<String>, Vec<String>) {
+        let request = v1::PlanRequest {
+            document: document.to_string(),
+            ..Default::default()
+        };
+        let plan = self.client.policy.plan(request).await.unwrap().into_inner();
+        let tor = plan.targets.into_iter().find(|t| t.target == "tor").unwrap();
+        assert_eq!(tor.unavailable, "");
+        (tor.leaves, tor.holds_again)
+    }
+
     /// Placement and what `tor` holds, by rule of `web1`.
     async fn rules(&mut self) -> BTreeMap<String, (String, String)> {
         let placed = self.placed("web1").await;
@@ -82,6 +94,7 @@ async fn rules_spill_to_the_nearer_target_and_come_back() {
     );
     assert_eq!(open_at_tor(&server, 5), [0u128; 0]);
     // Thirty do not fit: some are left, each of them to `leaf`, and the mandatory one stays.
+    let (leaves, again) = bed.planned(&document(30, "")).await;
     let applied = bed.client.apply(&document(30, "")).await.unwrap();
     let status = bed.holds("tor", applied.generation).await;
     bed.holds("leaf", applied.generation).await;
@@ -95,6 +108,21 @@ async fn rules_spill_to_the_nearer_target_and_come_back() {
     assert!(held > 5 && left > 5, "{rules:#?}");
     let open = open_at_tor(&server, 30);
     assert_eq!(open.len(), left);
+    let mut names: Vec<String> = open
+        .iter()
+        .map(|port| format!("egress baseline/r{}", port - 7000))
+        .collect();
+    names.sort();
+    assert_eq!((leaves, again), (names.clone(), Vec::new()), "what the plan said");
+    assert_eq!(
+        bed.planned(&document(30, "")).await,
+        (Vec::new(), Vec::new()),
+        "nothing moves any more"
+    );
+    // With fewer rules those of them that are left come back; the others are no longer there.
+    names.retain(|name| (1..=8).any(|n| *name == format!("egress baseline/r{n}")));
+    assert!(!names.is_empty());
+    assert_eq!(bed.planned(&document(8, "")).await, (Vec::new(), names));
     for port in &open {
         assert_eq!(passes(&leaf, 7, *port), Some(false), "port {port}");
         let rule = &rules[&format!("baseline/r{}", port - 7000)];

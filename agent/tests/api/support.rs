@@ -109,7 +109,7 @@ impl Fake {
                         ..TablePlan::default()
                     }],
                     rows: vec!["+ attach in_port=1".to_string()],
-                    warnings: Vec::new(),
+                    ..Plan::default()
                 };
                 drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(plan) }));
             }

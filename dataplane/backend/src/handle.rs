@@ -154,6 +154,10 @@ pub struct Plan {
     pub rows: Vec<String>,
     /// Traffic that stops by what the target itself changes, whatever the policy says.
     pub warnings: Vec<String>,
+    /// Rules that a table would have no room for, so that nearer targets alone would hold them: `egress baseline/smtp`.
+    pub leaves: Vec<String>,
+    /// Rules that nearer targets alone hold now, and that it would hold, too.
+    pub holds_again: Vec<String>,
 }
 
 /// What an intent would change in one table.

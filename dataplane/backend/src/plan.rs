@@ -49,5 +49,7 @@ where
         tables: tables.into_values().collect(),
         rows,
         warnings: Vec::new(),
+        leaves: Vec::new(),
+        holds_again: Vec::new(),
     }
 }

@@ -88,6 +88,11 @@ pub struct LeftRules {
 }
 
 impl LeftRules {
+    /// The names of the rules, each once.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.rules.values().flatten().map(String::as_str).collect()
+    }
+
     /// Whether a rule of a class is left for an endpoint.
     pub fn has(&self, endpoint: &Name, class: ClassId, rule: &str) -> bool {
         let rules = self.rules.get(&class);

@@ -42,19 +42,40 @@ fn members<'i>(intent: &'i Intent, class: &Class) -> Vec<&'i str> {
 const NO_ROOM: &str = "the table has no room for these rules: they are left to the targets behind the ports, and hold as far as \
                        these are in sync and have the endpoint realized; `portcullis status --placement` shows each";
 
-/// Rules that a table had no room for, by table.
-pub(crate) fn left(intent: &Intent, compilation: &Compilation, target: &str) -> Vec<Unsupported> {
-    let mut tables: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+/// A rule that is left: its direction and name, and whose default it is if it is one.
+pub(crate) type LeftRule = (Direction, String, Option<ClassId>);
+
+/// The rules that a table had no room for, each with its name for people.
+pub(crate) fn left_rules(intent: &Intent, compilation: &Compilation) -> BTreeMap<LeftRule, String> {
+    let mut rules = BTreeMap::new();
     for left in compilation.left.values() {
         let direction = left.class.policy.direction;
-        if let Some(table) = compilation.model.table(Role::Policy, direction) {
-            let default = left.class.policy.origin(Decider::Default);
-            let name = |rule: &String| match *rule == default {
+        let default = left.class.policy.origin(Decider::Default);
+        for rule in &left.rules {
+            let is_default = *rule == default;
+            let name = match is_default {
                 true => format!("{rule} of {}", some_of(members(intent, &left.class))),
                 false => rule.clone(),
             };
-            let rules = tables.entry(&table.name).or_default();
-            rules.extend(left.rules.iter().map(name));
+            rules.insert(
+                (direction, rule.clone(), is_default.then_some(left.class.id)),
+                name,
+            );
+        }
+    }
+    rules
+}
+
+/// Rules that a table had no room for, by table.
+pub(crate) fn left(
+    rules: &BTreeMap<LeftRule, String>,
+    compilation: &Compilation,
+    target: &str,
+) -> Vec<Unsupported> {
+    let mut tables: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for ((direction, ..), name) in rules {
+        if let Some(table) = compilation.model.table(Role::Policy, *direction) {
+            tables.entry(&table.name).or_default().insert(name.clone());
         }
     }
     let table = |(table, rules): (&str, BTreeSet<String>)| Unsupported {

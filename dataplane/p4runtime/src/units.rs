@@ -111,6 +111,8 @@ pub struct Built {
     pub steps: Vec<Step>,
     /// What classes leave to nearer targets.
     pub left: BTreeMap<ClassId, Left>,
+    /// The same by rule, each with its name for people.
+    left_rules: BTreeMap<limits::LeftRule, String>,
     /// What hits on rows of the policy stages tell.
     pub hits: Attributions,
     /// The classes that are written as overlays.
@@ -118,6 +120,30 @@ pub struct Built {
 }
 
 impl Built {
+    /// Rules of an intent that are left to nearer targets by this and not by another, as plans name them.
+    pub(crate) fn leaves_more_than(&self, other: Option<&Built>, intent: &Intent) -> Vec<String> {
+        let is_there = |(direction, rule, whose): &limits::LeftRule| {
+            let of_direction = intent
+                .classes
+                .values()
+                .filter(|c| c.policy.direction == *direction);
+            of_direction.into_iter().any(|class| match whose {
+                Some(id) => class.id == *id && class.policy.default.denies(),
+                None => class
+                    .policy
+                    .entries
+                    .iter()
+                    .any(|e| e.action.denies() && *e.origin == **rule),
+            })
+        };
+        let is_new = |rule: &limits::LeftRule| other.is_none_or(|other| !other.left_rules.contains_key(rule));
+        let rules = self.left_rules.iter();
+        rules
+            .filter(|(rule, _)| is_new(rule) && is_there(rule))
+            .map(|((direction, ..), name)| format!("{direction} {name}"))
+            .collect()
+    }
+
     /// A class as the rows enforce it for an endpoint: without what it leaves to nearer targets. `None` where nothing remains.
     pub(crate) fn held<'i>(
         &'i self,
@@ -276,18 +302,18 @@ impl Units {
         let mut ports = named_ports(intent, target);
         ports.extend(unmanaged_ports(points));
         let port = |name: &str| ports.get(name).copied();
+        let mut unsupported = compilation.unplaced.clone();
+        let mut left_rules = BTreeMap::new();
+        if !(compilation.unsupported.is_empty() && compilation.steps.is_empty()) {
+            let here = here(intent, points, target, !by_class(programs.model()));
+            left_rules = limits::left_rules(&here, &compilation);
+            unsupported.extend(limits::not_held(&here, &compilation));
+            unsupported.extend(limits::left(&left_rules, &compilation, target));
+        }
         let mut built = Built {
             desired: Desired::new(),
-            unsupported: match compilation.unsupported.is_empty() && compilation.steps.is_empty() {
-                true => compilation.unplaced.clone(),
-                false => {
-                    let here = here(intent, points, target, !by_class(programs.model()));
-                    let mut list = compilation.unplaced.clone();
-                    list.extend(limits::not_held(&here, &compilation));
-                    list.extend(limits::left(&here, &compilation, target));
-                    list
-                }
-            },
+            unsupported,
+            left_rules,
             steps: compilation.steps.clone(),
             left: compilation.left.clone(),
             hits: Attributions::default(),

@@ -294,6 +294,12 @@ pub struct TargetPlanView {
     /// Traffic that stops by what the target itself changes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Rules that a table would have no room for, so that nearer targets alone would hold them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<String>,
+    /// Rules that nearer targets alone hold now, and that it would hold, too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holds_again: Vec<String>,
     pub tables: Vec<TablePlanView>,
     /// The rows, when they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -352,6 +358,8 @@ impl From<v1::PlanResponse> for PlanView {
             target: t.target,
             unavailable: t.unavailable,
             warnings: t.warnings,
+            leaves: t.leaves,
+            holds_again: t.holds_again,
             tables: t.tables.into_iter().map(TablePlanView::from).collect(),
             rows: t.rows,
         };
@@ -374,6 +382,27 @@ impl PlanView {
         let mut tables = self.targets.iter().flat_map(|t| &t.tables);
         !self.changes.is_empty() || tables.any(|t| t.add + t.change + t.delete > 0)
     }
+}
+
+/// Rules that a target would leave or take back, the first of them by name.
+fn moved(target: &str, rules: &[String], what: &str) -> String {
+    if rules.is_empty() {
+        return String::new();
+    }
+    let named: Vec<&str> = rules.iter().take(SHOWN).map(String::as_str).collect();
+    let more = match rules.len() - named.len() {
+        0 => String::new(),
+        more => format!(", and {more} more (-o json shows all)"),
+    };
+    let rules = if rules.len() == 1 {
+        "1 rule".to_string()
+    } else {
+        format!("{} rules", rules.len())
+    };
+    format!(
+        "\n{target}: {rules} would be {what}: {}{more}\n",
+        named.join(", ")
+    )
 }
 
 impl View for PlanView {
@@ -428,6 +457,15 @@ impl View for PlanView {
             }
             for warning in &target.warnings {
                 text += &format!("\n{}: warning: {warning}\n", target.target);
+            }
+            for (rules, what) in [
+                (
+                    &target.leaves,
+                    "left to nearer targets, because a table has no room",
+                ),
+                (&target.holds_again, "held here again"),
+            ] {
+                text += &moved(&target.target, rules, what);
             }
             if !target.rows.is_empty() {
                 text += &format!("\nrows on {}:\n", target.target);

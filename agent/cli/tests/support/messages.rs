@@ -133,6 +133,11 @@ pub fn plan() -> PlanResponse {
                 ],
                 unavailable: String::new(),
                 warnings: vec!["tagged frames of port web1 stop".into()],
+                leaves: vec![
+                    "egress baseline/smtp".into(),
+                    "ingress the default of web1".into(),
+                ],
+                holds_again: vec!["egress baseline/irc".into()],
             },
             TargetPlan {
                 target: "br1".into(),

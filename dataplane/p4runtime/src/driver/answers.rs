@@ -53,7 +53,10 @@ impl Driver {
         let plan = portcullis_backend::plan(machine, &built.desired, tables, |key, does| {
             text(&device, key, does)
         });
+        let now = self.built.as_ref();
         Ok(Plan {
+            leaves: built.leaves_more_than(now, &intent),
+            holds_again: now.map_or_else(Vec::new, |now| now.leaves_more_than(Some(&built), &intent)),
             warnings: query::lost_tags(&device, machine.installed().keys(), &points),
             ..plan
         })
