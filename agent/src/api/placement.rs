@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portcullis_backend::{Gap, TargetHandle, TargetStatus};
+use portcullis_backend::{Gap, Place, TargetHandle, TargetStatus};
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Intent};
 use portcullis_policy::{Decider, Direction};
 use portcullis_proto::v1;
@@ -24,6 +24,8 @@ enum Extent {
     Left,
     /// The target was never reached.
     Unknown,
+    /// The endpoint waits for something there.
+    Waiting,
 }
 
 impl Extent {
@@ -34,6 +36,7 @@ impl Extent {
             Extent::None => "none",
             Extent::Left => "left",
             Extent::Unknown => "unknown",
+            Extent::Waiting => "waiting",
         }
     }
 }
@@ -64,6 +67,8 @@ impl Names {
 struct Point<'t> {
     handle: &'t TargetHandle,
     status: std::sync::Arc<TargetStatus>,
+    /// Endpoints that wait for something, and for what.
+    pending: HashMap<String, String>,
     /// What each class lacks here; nothing where the target was never reached.
     gaps: HashMap<ClassId, Option<Vec<Gap>>>,
 }
@@ -77,10 +82,15 @@ pub(super) fn placement(
     handles: &[TargetHandle],
     asker: Option<&Asker>,
 ) -> v1::GetPlacementResponse {
-    let points = handles.iter().map(|handle| Point {
-        handle,
-        status: handle.status(),
-        gaps: HashMap::new(),
+    let points = handles.iter().map(|handle| {
+        let status = handle.status();
+        let pending = status.pending.iter().map(|p| (p.endpoint.clone(), p.why.clone()));
+        Point {
+            handle,
+            pending: pending.collect(),
+            status,
+            gaps: HashMap::new(),
+        }
     });
     let mut points: Vec<Point<'_>> = points.collect();
     let mut paths: BTreeMap<Path, (Names, BTreeMap<Rule, Names>)> = BTreeMap::new();
@@ -89,9 +99,14 @@ pub(super) fn placement(
         let path = path(endpoint, &points);
         let (names, rules) = paths.entry(path.clone()).or_default();
         names.add(endpoint.name.as_str());
-        let nothing: Vec<Option<String>> = path
+        let places: Vec<Place> = path
             .iter()
-            .map(|(at, _)| Some(points.get(*at)?.handle.place(endpoint).nothing?.why))
+            .map(|(at, _)| {
+                points
+                    .get(*at)
+                    .map(|point| point.handle.place(endpoint))
+                    .unwrap_or_default()
+            })
             .collect();
         for (direction, class) in [Direction::Egress, Direction::Ingress].map(|d| (d, endpoint.classes[d])) {
             let Some(class) = intent.classes.get(&class) else {
@@ -99,9 +114,9 @@ pub(super) fn placement(
             };
             for by in denials(class) {
                 let rule = class.policy.origin(by);
-                let at = path.iter().zip(&nothing).filter_map(|((at, _), nothing)| {
+                let at = path.iter().zip(&places).filter_map(|((at, _), place)| {
                     let point = points.get_mut(*at)?;
-                    Some(extent(point, endpoint, class, &rule, nothing.as_deref()))
+                    Some(extent(point, endpoint, class, &rule, place))
                 });
                 let at = at.collect();
                 let name = asker.map_or_else(|| rule.clone(), |asker| asker.name_of(direction, by));
@@ -156,26 +171,29 @@ fn path(endpoint: &EndpointIntent, points: &[Point<'_>]) -> Path {
 }
 
 /// How much of a rule a target holds for an endpoint.
-fn extent(
-    point: &mut Point<'_>,
-    endpoint: &EndpointIntent,
-    class: &Class,
-    rule: &str,
-    nothing: Option<&str>,
-) -> At {
+fn extent(point: &mut Point<'_>, endpoint: &EndpointIntent, class: &Class, rule: &str, place: &Place) -> At {
     if point.status.left.has(&endpoint.name, class.id, rule) {
         let why = "the table has no room for it beside the reserve: nearer targets enforce it";
         return (Extent::Left, why.to_string());
     }
-    if let Some(nothing) = nothing {
-        return (Extent::None, nothing.to_string());
+    if let Some(nothing) = &place.nothing {
+        return (Extent::None, nothing.why.clone());
+    }
+    if let Some(why) = point.pending.get(endpoint.name.as_str()) {
+        return (Extent::Waiting, why.clone());
+    }
+    let lack = place.lacks[class.policy.direction].as_ref();
+    if let Some(lack) = lack.filter(|lack| lack.is_all) {
+        return (Extent::None, lack.why.clone());
     }
     let handle = point.handle;
     let gaps = point.gaps.entry(class.id).or_insert_with(|| handle.gaps(class));
     match gaps {
         None => (Extent::Unknown, "the target was never reached".to_string()),
         Some(gaps) => match gaps.iter().find(|gap| gap.what.rule == rule) {
-            None => (Extent::Whole, String::new()),
+            None => lack.map_or((Extent::Whole, String::new()), |lack| {
+                (Extent::Part, lack.why.clone())
+            }),
             Some(gap) if gap.is_all => (Extent::None, gap.what.why.clone()),
             Some(gap) => (Extent::Part, gap.what.why.clone()),
         },
@@ -197,7 +215,7 @@ fn called(path: &Path, at: &[At], points: &[Point<'_>]) -> &'static str {
     if path.is_empty() || nearest(&[Extent::None, Extent::Left]) {
         return "refused";
     }
-    if nearest(&[Extent::Unknown]) {
+    if nearest(&[Extent::Unknown, Extent::Waiting]) {
         return "unknown";
     }
     let is_part = nearest(&[Extent::Part]) || hardware(&[Extent::Part]);

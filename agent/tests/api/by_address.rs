@@ -1,6 +1,8 @@
 //! Two servers behind one port of a vendor's switch, each at a port of its own of the switch in between: what tells them apart at the
 //! vendor's is their addresses.
 
+use std::collections::BTreeMap;
+
 use portcullis_proto::v1;
 use portcullis_testbed::p4::{Fields, P4Server};
 
@@ -13,6 +15,7 @@ fn document(rules: &str, more: &str) -> String {
 unmanaged: deny
 baseline:
   - {{name: smtp, action: deny, direction: egress, protocol: tcp, ports: [25]}}
+  - {{name: ssh, action: deny, direction: ingress, protocol: tcp, ports: [22]}}
 endpoints:
   vm1:
     attachments: [{{port: 1, target: tor, by: address}}, {{port: 7, target: leaf}}]
@@ -47,6 +50,24 @@ const VM1: [u8; 4] = [192, 0, 2, 11];
 const VM2: [u8; 4] = [192, 0, 2, 12];
 
 impl Bed {
+    /// For each rule of an endpoint: how much of it the vendor's switch holds, and why not more.
+    async fn held_at_tor(&mut self, endpoint: &str) -> BTreeMap<String, (String, String)> {
+        let endpoint = endpoint.to_string();
+        let request = v1::GetPlacementRequest { endpoint };
+        let placed = self
+            .client
+            .targets
+            .get_placement(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(placed.paths.len(), 1, "{placed:#?}");
+        let rules = placed.paths.into_iter().flat_map(|path| path.rules);
+        rules
+            .map(|r| (r.rule, (r.at[0].extent.clone(), r.at[0].why.clone())))
+            .collect()
+    }
+
     /// The rows at the vendor's switch that decide about what an endpoint sends to a TCP port, or why there are none.
     async fn at_tor(&mut self, endpoint: &str, port: u32) -> Result<Vec<String>, String> {
         let request = v1::ExplainRequest {
@@ -96,6 +117,14 @@ async fn two_servers_behind_one_port_have_a_policy_each() {
     assert!(rows.len() == 1 && rows[0].contains("src_ip"), "{rows:?}");
     let why = bed.at_tor("vm1", 6667).await.unwrap_err();
     assert!(why.contains("it is a partial point"), "{why}");
+    // The table for what servers receive has no key for their addresses.
+    let held = bed.held_at_tor("vm2").await;
+    assert_eq!(held["baseline/smtp"].0, "part");
+    let (extent, why) = &held["baseline/ssh"];
+    assert!(
+        extent == "none" && why.contains("cannot match IPv4 addresses of endpoints"),
+        "{held:?}"
+    );
     // One is opened, the other is not.
     let allow = "{name: mail, action: allow, direction: egress, protocol: tcp, ports: [25]}";
     let opened = bed.client.apply(&document(allow, "")).await.unwrap();
@@ -118,10 +147,36 @@ async fn two_servers_behind_one_port_have_a_policy_each() {
         "{why:?}"
     );
     assert_eq!((denied(VM1), denied(VM2)), ([false; 3], [false; 3]));
+    let held = bed.held_at_tor("vm2").await;
+    assert!(held.values().all(|(extent, _)| extent == "waiting"), "{held:?}");
+    assert!(
+        held["endpoints/vm2/irc"].1.contains("loose is behind it"),
+        "{held:?}"
+    );
     assert_eq!(
         [7, 8].map(|port| passes(&leaf, port, 25)),
         [Some(true), Some(false)],
         "the nearer switch holds all"
     );
+    bed.agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_target_behind_the_port_it_is_a_gap() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let leaf = P4Server::start().await.unwrap();
+    // The switch in between is not linked to the vendor's.
+    let targets = [tor(&server, ACCEPT), p4runtime("leaf", &leaf)].concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let open = "version: portcullis/v1\nendpoints:\n  vm1: {attachments: [{port: 1, target: tor}], source_guard: false}\n";
+    let opened = bed.client.apply(open).await.unwrap();
+    bed.holds("tor", opened.generation).await;
+    let refused = bed.client.apply(&document("", "")).await.unwrap_err();
+    for part in [
+        "cannot enforce egress baseline/smtp",
+        "no target behind port 1 holds its policy whole",
+    ] {
+        assert!(refused.message().contains(part), "{refused}");
+    }
     bed.agent.stop().await.unwrap();
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use portcullis_compiler::compilation::Demand;
 use portcullis_compiler::model::PacketKind;
 use portcullis_compiler::{Class, CompileError, EndpointIntent, Intent, Unsupported};
-use portcullis_policy::{Decider, Direction, IpPacket, Name, Policy};
+use portcullis_policy::{Decider, Direction, IpPacket, Name, PerDirection, Policy};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -87,6 +87,17 @@ pub struct Place {
     pub nothing: Option<Unsupported>,
     /// Why its tagged frames are not judged, on a port where it may send some.
     pub tagged: Option<Unsupported>,
+    /// Why no row is about some of its packets of a direction.
+    pub lacks: PerDirection<Option<Lack>>,
+}
+
+/// Packets of an endpoint that no row of a target can be about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lack {
+    /// Whether that is all of its packets of the direction.
+    pub is_all: bool,
+    /// Why, for people: what the table lacks.
+    pub why: String,
 }
 
 impl Gap {

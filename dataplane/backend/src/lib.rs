@@ -33,7 +33,7 @@ pub use clock::{Clock, Now};
 pub use drift::{REFUSED_AT_MOST, RefusedRow, log_ended};
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};
 pub use handle::{
-    Backend, EnforcingRow, Gap, Hit, OnGap, Place, Plan, Query, QueryError, TablePlan, TargetContext,
+    Backend, EnforcingRow, Gap, Hit, Lack, OnGap, Place, Plan, Query, QueryError, TablePlan, TargetContext,
     TargetHandle, Trace, launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};

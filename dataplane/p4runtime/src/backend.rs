@@ -9,8 +9,9 @@ use portcullis_compiler::model::Role;
 use portcullis_compiler::{
     Class, CompileError, EndpointIntent, Intent, RowCache, StageModel, TableModel, enforced,
 };
+use portcullis_policy::IdentifiedBy;
 
-use crate::attachment_points::resolve;
+use crate::attachment_points::{meant, resolve};
 use crate::behind;
 use crate::config::{Config, PipelineSource};
 use crate::device::Device;
@@ -213,8 +214,15 @@ impl Backend for P4Backend {
     }
 
     fn place(&self, endpoint: &EndpointIntent) -> Place {
-        let known = self.known().filter(|_| self.own.is_none());
-        known.map_or_else(Place::default, |known| {
+        if self.own.is_some() {
+            let mut here = meant(endpoint, &self.config.name);
+            let waits = here.any(|attachment| attachment.by == IdentifiedBy::Address);
+            return Place {
+                nothing: waits.then(|| limits::nothing_of(&self.config.name, limits::ONE_POLICY.to_string())),
+                ..Place::default()
+            };
+        }
+        self.known().map_or_else(Place::default, |known| {
             let place = |rows: &mut RowCache| limits::place(endpoint, &self.config, rows.model());
             known.proofs.check(place)
         })

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_backend::{Gap, Place};
-use portcullis_compiler::compilation::Compilation;
+use portcullis_backend::{Gap, Lack, Place};
+use portcullis_compiler::compilation::{Compilation, Site};
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
-use portcullis_policy::{Decider, Direction, IdentifiedBy, Name};
+use portcullis_policy::{Attachment, Decider, Direction, IdentifiedBy, Name, PerDirection};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
+use crate::behind::nearer;
 use crate::config::Config;
 use crate::device::Device;
 use crate::entry::{Place as RowPlace, RowKey};
@@ -356,12 +357,6 @@ pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Gap> {
 /// What of an endpoint's traffic the rows of another program than ours cannot be about: they name whole ports, and their parser may
 /// see no IP behind tags.
 pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageModel) -> Place {
-    let unsupported = |rule: &str, why: String| Unsupported {
-        target: config.name.clone(),
-        rule: rule.to_string(),
-        table: "attach".to_string(),
-        why,
-    };
     let mut place = Place::default();
     for attachment in meant(endpoint, &config.name) {
         let vlan = attachment.vlan.vid();
@@ -369,6 +364,15 @@ pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageMod
             None => "the attachment names no port of the switch".to_string(),
             Some(port) if config.uplinks.contains(&port) => {
                 format!("port {port} is an uplink, and no row is about one")
+            }
+            Some(port) if attachment.by == IdentifiedBy::Address => {
+                match by_address(endpoint, port, config, model) {
+                    Some(why) => why,
+                    None => {
+                        place.lacks = unnamed(endpoint, attachment, model);
+                        continue;
+                    }
+                }
             }
             Some(port) if is_tagged(vlan) && !by_class(model) => {
                 format!("it is on a VLAN of port {port}, and the rows of this P4 program name whole ports")
@@ -379,14 +383,66 @@ pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageMod
                     let why = format!(
                         "port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"
                     );
-                    place.tagged = Some(unsupported("every rule for tagged frames", why));
+                    place.tagged = Some(Unsupported {
+                        rule: "every rule for tagged frames".to_string(),
+                        ..nothing_of(&config.name, why)
+                    });
                 }
                 continue;
             }
         };
-        place.nothing = Some(unsupported("every rule", nothing));
+        place.nothing = Some(nothing_of(&config.name, nothing));
     }
     place
+}
+
+/// No rule is enforced for an endpoint, because of where it is attached.
+pub(crate) fn nothing_of(target: &str, why: String) -> Unsupported {
+    Unsupported {
+        target: target.to_string(),
+        rule: "every rule".to_string(),
+        table: "attach".to_string(),
+        why,
+    }
+}
+
+/// Why an endpoint that is attached by address has no rows at a port, whatever else is attached there.
+fn by_address(endpoint: &EndpointIntent, port: u32, config: &Config, model: &StageModel) -> Option<String> {
+    if by_class(model) {
+        return Some(ONE_POLICY.to_string());
+    }
+    if model.partial.is_none() {
+        return Some(
+            "it is attached by address, and the rows of this P4 program hold policies whole".to_string(),
+        );
+    }
+    let is_alone = nearer(endpoint, &config.known(), true).is_empty();
+    is_alone.then(|| format!("it is attached by address, and no target behind port {port} holds its policy whole and guards sources"))
+}
+
+/// Why our own program has no rows for an endpoint that is attached by address.
+pub(crate) const ONE_POLICY: &str =
+    "it is attached by address, and this switch leads each port and VLAN to one policy";
+
+/// The addresses of an endpoint that rows cannot name, by direction.
+fn unnamed(
+    endpoint: &EndpointIntent,
+    attachment: &Attachment,
+    model: &StageModel,
+) -> PerDirection<Option<Lack>> {
+    PerDirection::from_fn(|direction| {
+        let table = model.table(Role::Policy, direction)?;
+        let sites: Vec<Site> = Site::at(attachment, endpoint).collect();
+        let reasons: Vec<String> = sites
+            .iter()
+            .filter_map(|site| site.cannot_be_named(table))
+            .collect();
+        let why = reasons.first()?;
+        Some(Lack {
+            is_all: reasons.len() == sites.len(),
+            why: format!("it is attached by address, and {why}"),
+        })
+    })
 }
 
 /// Trunks whose tagged frames the rows of another program than ours do not judge.

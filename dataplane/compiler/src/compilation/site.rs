@@ -49,6 +49,11 @@ impl Site {
         whole.into_iter().chain(each)
     }
 
+    /// Why rows of a table cannot be about this site alone, if they cannot.
+    pub fn cannot_be_named(&self, table: &TableModel) -> Option<String> {
+        cannot_name(table, self.address?)
+    }
+
     /// A row as it stands here: nothing where no packet from here matches it.
     pub fn narrow(&self, row: &PolicyRow) -> Option<PolicyRow> {
         let Some(address) = self.address else {
