@@ -5,10 +5,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use portcullis_compiler::compilation::{Compilation, Step};
 use portcullis_compiler::model::{Field, PartialPoint, Role};
 use portcullis_compiler::{EndpointIntent, Intent, StageModel};
-use portcullis_policy::{Direction, Frame, Packet};
+use portcullis_policy::{Direction, Frame, Packet, StrictPrefix};
 use serde_json::{Value, json};
 
 use crate::witness::pipeline::Pipeline;
@@ -74,8 +75,12 @@ fn with_local(packet: &Packet, address: IpAddr) -> Option<Packet> {
     same_version.then_some(Packet { frame: Frame::Ip(ip) })
 }
 
-fn first(prefix: &str) -> IpAddr {
-    prefix.split('/').next().unwrap().parse().unwrap()
+/// The first address of a prefix and the last.
+fn ends(prefix: &str) -> [IpAddr; 2] {
+    match prefix.parse::<StrictPrefix>().unwrap().0 {
+        IpNet::V4(net) => [net.network().into(), net.broadcast().into()],
+        IpNet::V6(net) => [net.network().into(), net.broadcast().into()],
+    }
 }
 
 #[test]
@@ -90,21 +95,25 @@ fn rows_decide_for_each_as_at_a_port_of_its_own_and_for_nothing_else() {
         check_tables(&together);
         assert!(together.unplaced.is_empty(), "{:?}", together.unplaced);
         let [rows, own_rows] = [&together, &alone].map(Pipeline::from_compilation);
-        for (n, (name, endpoint)) in shared.endpoints.iter().enumerate() {
-            let class = endpoint.classes.egress;
+        let all = shared.endpoints.iter().enumerate();
+        let both = all.flat_map(|(n, (name, endpoint))| {
+            Direction::BOTH.map(|direction| (n, name, endpoint, direction))
+        });
+        for (n, name, endpoint, direction) in both {
+            let class = endpoint.classes[direction];
             let Some(known) = shared.classes.get(&class) else {
                 continue;
             };
-            let lonely = apart.endpoints[name].classes.egress;
+            let lonely = apart.endpoints[name].classes[direction];
             let says = |pipeline: &Pipeline, class, port: &str, packet: &Packet| {
                 let shown = ShownFields::new(packet, &together.model);
                 let told = shown
                     .iter()
-                    .map(|s| pipeline.judge(Direction::Egress, class, port, s).map(|t| t.0));
+                    .map(|s| pipeline.judge(direction, class, port, s).map(|t| t.0));
                 told.collect::<Vec<_>>()
             };
             for packet in grid(&[&known.policy], 200, &mut random) {
-                for address in ADDRESSES[n].iter().map(|a| first(a)) {
+                for address in ADDRESSES[n].iter().flat_map(|a| ends(a)) {
                     let Some(packet) = with_local(&packet, address) else {
                         continue;
                     };
@@ -173,6 +182,44 @@ fn what_a_table_cannot_name_is_listed_and_the_rest_stands() {
     assert_eq!(unplaced(whole).len(), 3);
 }
 
+/// Others may send with link-local addresses of their MACs and without an address, and declare neither.
+#[test]
+fn addresses_that_others_send_with_undeclared_have_no_rows() {
+    for (address, what) in [
+        ("fe80::/64", "link-local addresses"),
+        ("fe80::ff:fe00:2", "link-local addresses"),
+        ("fe80::/9", "link-local addresses"),
+        ("fe00::/7", "link-local addresses"),
+        ("::/0", "link-local addresses"),
+        ("::/8", "the unspecified address"),
+        ("0.0.0.0/0", "the unspecified address"),
+        ("fec0::/10", ""),
+        ("2001:db8::/32", ""),
+        ("169.254.0.0/16", ""),
+    ] {
+        let intent = intent(&document(&json!({
+            "version": "portcullis/v1",
+            "endpoints": {"e": {
+                "attachments": [{"port": 1, "target": "tor", "by": "address"}],
+                "addresses": [address],
+                "rules": [{"name": "r", "action": "deny", "direction": "egress", "protocol": "gre"}],
+            }},
+        })));
+        let compilation = compile(&intent, model(&[]), NOWHERE);
+        let why: Vec<&str> = compilation.unplaced.iter().map(|u| u.why.as_str()).collect();
+        let of_e = compilation
+            .rows()
+            .iter()
+            .any(|placed| placed.rule.as_deref() == Some("endpoints/e/r"));
+        assert_eq!(
+            (of_e, why.is_empty()),
+            (what.is_empty(), what.is_empty()),
+            "{address}: {why:?}"
+        );
+        assert!(why.iter().all(|why| why.contains(what)), "{address}: {why:?}");
+    }
+}
+
 /// What one endpoint behind the port leaves, the others may keep: rules go from all of its addresses at once.
 #[test]
 fn a_full_table_leaves_rules_of_shared_ports() {
@@ -190,6 +237,24 @@ fn a_full_table_leaves_rules_of_shared_ports() {
         let compilation = compile(&shared, small, behind);
         // Ports without an endpoint leave nothing, and may be too many for it.
         check_tables(&compilation);
+        let rows = Pipeline::from_compilation(&compilation);
+        for (n, endpoint) in shared.endpoints.values().enumerate() {
+            let Some(class) = shared.classes.get(&endpoint.classes.egress) else {
+                continue;
+            };
+            let address = ends(ADDRESSES[n][0])[0];
+            for packet in grid(&[&class.policy], 100, &mut random) {
+                let Some(packet) = with_local(&packet, address) else {
+                    continue;
+                };
+                let (wanted, _) = class.policy.judge(&packet, compilation.model.view);
+                for shown in ShownFields::new(&packet, &compilation.model) {
+                    let told = rows.judge(Direction::Egress, class.id, "port 7, by address", &shown);
+                    let is_denied = told.is_some_and(|(verdict, _)| verdict.denies());
+                    assert!(!is_denied || wanted.denies(), "{packet:?}");
+                }
+            }
+        }
         left += compilation
             .steps
             .iter()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis_compiler::EndpointIntent;
-use portcullis_policy::{Attachment, Vlan};
+use portcullis_policy::{Attachment, IdentifiedBy, Vlan};
 
 use crate::attachment_points::{KnownPorts, meant};
 
@@ -54,9 +54,17 @@ impl Inner {
         }
     }
 
+    /// Whether an attachment may be one of this target's: of several Open vSwitches any may have an interface that names none.
+    pub(crate) fn may_have(&self, attachment: &Attachment) -> bool {
+        let is_interface = matches!(self.takes, Takes::Interfaces { .. }) && attachment.port.is_none();
+        self.has(attachment) || (is_interface && attachment.target.is_none())
+    }
+
     /// Whether an attachment's MACs and VLAN are all attached here. `outer` is how many attachments of the endpoint lead here.
     fn polices(&self, endpoint: &EndpointIntent, attachment: &Attachment, outer: usize) -> bool {
-        let inner: Vec<&Attachment> = self.attachments(endpoint).collect();
+        // A target that holds policies whole leads a port to one of them: by address the endpoint waits there.
+        let waits = |inner: &&Attachment| self.is_whole && inner.by == IdentifiedBy::Address;
+        let inner: Vec<&Attachment> = self.attachments(endpoint).filter(|inner| !waits(inner)).collect();
         // No MACs stand for all that the endpoint declares.
         let all_macs = inner.iter().any(|inner| inner.macs.is_empty());
         let macs = match attachment.macs.as_slice() {

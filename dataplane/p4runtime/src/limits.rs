@@ -127,6 +127,8 @@ pub(crate) fn not_by_vlan(points: &AttachmentPoints, target: &str) -> Vec<Unsupp
                     p.at.0,
                     if points.tagged_servers.contains(&p.at.0) {
                         "the port has the policy of ports without an endpoint"
+                    } else if points.shared_ports.contains(&p.at.0) {
+                        "other endpoints of the port are attached by address: attach this one so, too"
                     } else if whole_ports(points).any(|other| other.at.0 == p.at.0) {
                         "the port has the policy of the endpoint that is attached to all of it"
                     } else {
@@ -167,19 +169,20 @@ pub(crate) fn not_apart(points: &AttachmentPoints, target: &str) -> Vec<Unsuppor
     list
 }
 
-/// What endpoints that are told apart by their addresses send and receive with others.
+/// What passes at ports whose endpoints are attached by address: what has no address of theirs.
 pub(crate) fn not_by_address(points: &AttachmentPoints, target: &str) -> Option<Unsupported> {
-    let names: BTreeSet<&Name> = points.by_address.keys().map(|(_, name)| name).collect();
-    if names.is_empty() {
+    if points.shared_ports.is_empty() {
         return None;
     }
-    let names = some_of(names.iter().map(|name| name.as_str()).collect());
+    let ports: Vec<String> = points.shared_ports.iter().map(ToString::to_string).collect();
+    let ports = ports.join(", ");
     Some(Unsupported {
         target: target.to_string(),
-        rule: format!("packets of {names} without an address that they declare"),
+        rule: format!("packets of port {ports} without an address that its endpoints declare"),
         table: "attach".to_string(),
-        why: "rows tell endpoints that share a port apart by the addresses that these declare: what has others, such as \
-              link-local addresses, and what is no IP pass here, and are left to the targets behind the port"
+        why: "its endpoints are attached by address, and rows name the addresses that they declare: what has others, such as link-local \
+              addresses, and what is no IP pass here, and are left to the targets behind the port; the policy of ports without an \
+              endpoint does not hold there"
             .to_string(),
     })
 }
@@ -358,6 +361,7 @@ pub(crate) fn gaps(rules: &[Enforced], table: &str, target: &str) -> Vec<Gap> {
 /// see no IP behind tags.
 pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageModel) -> Place {
     let mut place = Place::default();
+    let mut lacks: Vec<PerDirection<Option<Lack>>> = Vec::new();
     for attachment in meant(endpoint, &config.name) {
         let vlan = attachment.vlan.vid();
         let nothing = match attachment.port {
@@ -366,10 +370,13 @@ pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageMod
                 format!("port {port} is an uplink, and no row is about one")
             }
             Some(port) if attachment.by == IdentifiedBy::Address => {
-                match by_address(endpoint, port, config, model) {
+                match by_address(endpoint, port, vlan, config, model) {
                     Some(why) => why,
                     None => {
-                        place.lacks = unnamed(endpoint, attachment, model);
+                        lacks.push(unnamed(endpoint, attachment, model));
+                        if vlan.is_none() && model.opaque_ethertypes.contains(&TAG) {
+                            place.tagged = Some(behind_tags(&config.name, port));
+                        }
                         continue;
                     }
                 }
@@ -380,20 +387,41 @@ pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageMod
             Some(port) => {
                 let unseen = model.partial.is_some() && model.opaque_ethertypes.contains(&TAG);
                 if vlan.is_none() && unseen {
-                    let why = format!(
-                        "port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"
-                    );
-                    place.tagged = Some(Unsupported {
-                        rule: "every rule for tagged frames".to_string(),
-                        ..nothing_of(&config.name, why)
-                    });
+                    place.tagged = Some(behind_tags(&config.name, port));
                 }
                 continue;
             }
         };
         place.nothing = Some(nothing_of(&config.name, nothing));
     }
+    place.lacks = PerDirection::from_fn(|direction| {
+        let of_direction: Vec<Option<Lack>> = lacks.iter().map(|lack| lack[direction].clone()).collect();
+        together(&of_direction)
+    });
     place
+}
+
+/// Tagged frames of a trunk that no row judges.
+fn behind_tags(target: &str, port: u32) -> Unsupported {
+    let why = format!(
+        "port {port} is a trunk, and nothing says that the parser of this P4 program sees IP behind tags"
+    );
+    Unsupported {
+        rule: "every rule for tagged frames".to_string(),
+        ..nothing_of(target, why)
+    }
+}
+
+/// What attachments of an endpoint lack together.
+fn together(lacks: &[Option<Lack>]) -> Option<Lack> {
+    let first = lacks.iter().flatten().next()?;
+    let is_all = lacks
+        .iter()
+        .all(|lack| lack.as_ref().is_some_and(|lack| lack.is_all));
+    Some(Lack {
+        is_all,
+        why: first.why.clone(),
+    })
 }
 
 /// No rule is enforced for an endpoint, because of where it is attached.
@@ -407,7 +435,13 @@ pub(crate) fn nothing_of(target: &str, why: String) -> Unsupported {
 }
 
 /// Why an endpoint that is attached by address has no rows at a port, whatever else is attached there.
-fn by_address(endpoint: &EndpointIntent, port: u32, config: &Config, model: &StageModel) -> Option<String> {
+fn by_address(
+    endpoint: &EndpointIntent,
+    port: u32,
+    vlan: Option<u16>,
+    config: &Config,
+    model: &StageModel,
+) -> Option<String> {
     if by_class(model) {
         return Some(ONE_POLICY.to_string());
     }
@@ -415,6 +449,11 @@ fn by_address(endpoint: &EndpointIntent, port: u32, config: &Config, model: &Sta
         return Some(
             "it is attached by address, and the rows of this P4 program hold policies whole".to_string(),
         );
+    }
+    if is_tagged(vlan) && model.opaque_ethertypes.contains(&TAG) {
+        return Some(format!(
+            "it is on a VLAN of port {port}, and nothing says that the parser of this P4 program sees IP behind tags"
+        ));
     }
     let is_alone = nearer(endpoint, &config.known(), true).is_empty();
     is_alone.then(|| format!("it is attached by address, and no target behind port {port} holds its policy whole and guards sources"))
@@ -447,7 +486,10 @@ fn unnamed(
 
 /// Trunks whose tagged frames the rows of another program than ours do not judge.
 pub(crate) fn not_tagged(points: &AttachmentPoints, model: &StageModel, target: &str) -> Vec<Unsupported> {
-    let trunks = whole_ports(points).filter(|p| p.at.1.is_none() && model.opaque_ethertypes.contains(&TAG));
+    let tagged = points.by_address.values().filter(|p| is_tagged(p.at.1));
+    let trunks = whole_ports(points).chain(points.by_address.values());
+    let trunks = trunks.filter(|p| p.at.1.is_none()).chain(tagged);
+    let trunks = trunks.filter(|_| model.opaque_ethertypes.contains(&TAG));
     let what = match model.partial {
         Some(_) => "they pass here",
         None => "they are dropped where the policy denies anything",
@@ -460,9 +502,12 @@ pub(crate) fn not_tagged(points: &AttachmentPoints, model: &StageModel, target: 
                 rule: format!("every rule for tagged frames of {name}"),
                 table: "parser".to_string(),
                 why: format!(
-                    "port {} is a trunk, and nothing says that the parser of this P4 program sees IP behind VLAN tags: {what}; leave 0x8100 \
+                    "{}, and nothing says that the parser of this P4 program sees IP behind VLAN tags: {what}; leave 0x8100 \
                      out of opaque_ethertypes in [parser] of the mapping if it does",
-                    p.at.0
+                    match p.at.1 {
+                        None => format!("port {} is a trunk", p.at.0),
+                        Some(vlan) => format!("it is on VLAN {vlan} of port {}", p.at.0),
+                    }
                 ),
             })
         })

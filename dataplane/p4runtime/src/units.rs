@@ -120,20 +120,36 @@ pub struct Built {
 }
 
 impl Built {
-    /// Rules of an intent that are left to nearer targets by this and not by another, as plans name them.
-    pub(crate) fn leaves_more_than(&self, other: Option<&Built>, intent: &Intent) -> Vec<String> {
+    /// The classes that have rows, or leave all that they deny.
+    fn placed(&self) -> BTreeSet<ClassId> {
+        let hits = self.hits.classes.values().chain([&self.hits.shared]);
+        let held = hits.flat_map(|hits| hits.values().filter_map(|hit| hit.class));
+        held.chain(self.left.keys().copied()).collect()
+    }
+
+    /// Rules that are left to nearer targets by this and not by another, as plans name them: those that are there `after` the change.
+    pub(crate) fn leaves_more_than(
+        &self,
+        other: Option<&Built>,
+        after: &Built,
+        intent: &Intent,
+    ) -> Vec<String> {
+        let placed = after.placed();
+        let classes: Vec<&Arc<Class>> = intent
+            .classes
+            .values()
+            .filter(|c| placed.contains(&c.id))
+            .collect();
         let is_there = |(direction, rule, whose): &limits::LeftRule| {
-            let of_direction = intent
-                .classes
-                .values()
-                .filter(|c| c.policy.direction == *direction);
-            of_direction.into_iter().any(|class| match whose {
+            let mut here = classes
+                .iter()
+                .filter(|class| class.policy.direction == *direction);
+            here.any(|class| match whose {
                 Some(id) => class.id == *id && class.policy.default.denies(),
-                None => class
-                    .policy
-                    .entries
-                    .iter()
-                    .any(|e| e.action.denies() && *e.origin == **rule),
+                None => {
+                    let mut denials = class.policy.entries.iter().filter(|entry| entry.action.denies());
+                    denials.any(|entry| *entry.origin == **rule)
+                }
             })
         };
         let is_new = |rule: &limits::LeftRule| other.is_none_or(|other| !other.left_rules.contains_key(rule));

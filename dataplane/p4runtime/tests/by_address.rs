@@ -131,6 +131,11 @@ fn rows_name_the_port_and_each_address() {
         "nothing is denied there: {said:?}"
     );
     assert!(has("link-local addresses"), "{said:?}");
+    // The description does not say that the parser looks behind tags.
+    assert!(
+        has("every rule for tagged frames of b: it is on VLAN 7 of port 1"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -226,8 +231,48 @@ fn without_what_an_address_needs_the_endpoint_waits_with_the_reason() {
         assert_eq!(found.len(), count, "{why}: {found:?}");
         assert!(found.iter().any(|text| text.contains(why)), "{why}: {found:?}");
     }
+    // Of two Open vSwitches either may have an interface that names none.
+    let mut two = known();
+    two.behind.get_mut(&1).unwrap()[0].takes = Takes::Interfaces {
+        without_target: false,
+    };
+    let anywhere = more("loose: {attachments: [{interface: c}], source_guard: false}");
+    let intent = Compiler::default()
+        .resolve(&Document::from_yaml(&anywhere).unwrap(), 1)
+        .unwrap();
+    let found = resolve(&intent, &two, SPACE);
+    assert_eq!(
+        found.resolution.pending.len(),
+        2,
+        "{:?}",
+        found.resolution.pending
+    );
+    // Where the endpoint waits itself, nothing is policed.
+    let mut leaf = known();
+    leaf.behind.get_mut(&1).unwrap()[0].takes = Takes::Ports { uplinks: [9].into() };
+    for (by, waiting) in [("", 0), (", by: address", 2)] {
+        let ports = DOCUMENT
+            .replace(
+                "{interface: a, target: host}",
+                &format!("{{port: 5, target: host{by}}}"),
+            )
+            .replace(
+                "{interface: b, target: host}",
+                &format!("{{port: 6, target: host{by}}}"),
+            );
+        let intent = Compiler::default()
+            .resolve(&Document::from_yaml(&ports).unwrap(), 1)
+            .unwrap();
+        let found = resolve(&intent, &leaf, SPACE);
+        assert_eq!(
+            found.resolution.pending.len(),
+            waiting,
+            "{:?}",
+            found.resolution.pending
+        );
+    }
     // Our own program leads each port and VLAN to one policy.
-    let own = waits(&DOCUMENT.replace("servers", ""), PortSpace::up_to(511));
+    let own = waits(DOCUMENT, PortSpace::up_to(511));
     assert!(
         own.iter().all(|text| text.contains("on a VLAN of its own")) && own.len() == 2,
         "{own:?}"

@@ -242,7 +242,8 @@ fn filled(blank: CompiledView, compilation: &Compilation, intent: &Intent) -> Co
     let naive = compilation.classes.values().map(|c| c.program.naive).sum();
     let members: u64 = classes.iter().map(|c| c.endpoints).sum();
     let (steps, refused) = CompiledView::ladder(&compilation.steps, &compilation.refusals);
-    let unsupported = compilation.unsupported.iter();
+    let unsupported = compilation.unsupported.iter().map(|(class, u)| (*class, u));
+    let unplaced = compilation.unplaced.iter().map(|u| (ClassId::OPEN, u));
     CompiledView {
         stats: StatsView {
             rows: rows.len() as u64,
@@ -262,7 +263,8 @@ fn filled(blank: CompiledView, compilation: &Compilation, intent: &Intent) -> Co
         proof,
         enforced: compilation.enforced().iter().map(EnforcedView::new).collect(),
         unsupported: unsupported
-            .map(|(class, u)| UnsupportedClassView::new(*class, u))
+            .chain(unplaced)
+            .map(|(class, u)| UnsupportedClassView::new(class, u))
             .collect(),
         steps,
         refused,

@@ -5,6 +5,7 @@
 //! of the class's row that have the address, and no others: among them the same rows decide in the same order.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use portcullis_policy::{Attachment, Direction, Family, IdentifiedBy};
@@ -121,8 +122,33 @@ pub(super) fn sum_at(sites: &BTreeSet<Site>, rows: &[PolicyRow], cost: impl Fn(&
     sum
 }
 
+/// The first address of fe80::/10 (RFC 4291).
+const FIRST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+
+/// Why others behind the port may send with an address of this prefix, too, whatever guards their sources: link-local addresses of
+/// their MACs need no declaration, and nor does the unspecified address, which hosts send with before they have one.
+fn is_of_others(address: IpNet) -> Option<String> {
+    let link_local = match address {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.network().is_unicast_link_local() || net.contains(&FIRST_LINK_LOCAL),
+    };
+    let unspecified = match address {
+        IpNet::V4(net) => net.contains(&Ipv4Addr::UNSPECIFIED),
+        IpNet::V6(net) => net.contains(&Ipv6Addr::UNSPECIFIED),
+    };
+    let what = match (link_local, unspecified) {
+        (true, _) => "link-local addresses",
+        (_, true) => "the unspecified address",
+        (false, false) => return None,
+    };
+    Some(format!("others may send with {what}, which {address} has"))
+}
+
 /// Why rows of a table cannot name an address as the endpoint's own.
 fn cannot_name(table: &TableModel, address: IpNet) -> Option<String> {
+    if let Some(why) = is_of_others(address) {
+        return Some(why);
+    }
     let (field, what) = match address {
         IpNet::V4(_) => (Field::LocalIpv4, "IPv4"),
         IpNet::V6(_) => (Field::LocalIpv6, "IPv6"),

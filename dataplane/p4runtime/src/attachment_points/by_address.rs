@@ -71,11 +71,14 @@ pub(super) fn resolve(
         .map(|(port, behind)| (*port, behind.clashes()))
         .collect();
     let is_open = has_open_ports(intent);
+    let by_port = found.points.values().filter_map(|point| point.endpoint.clone());
+    let by_port: BTreeSet<Name> = by_port.collect();
     let mut realized: BTreeSet<&Name> = BTreeSet::new();
     for (endpoint, point) in sharing {
         let port = point.at.0;
         let name = &endpoint.name;
-        let whole = found.points.values().find(|p| p.at.0 == port);
+        let mut at_port = found.points.range((port, None)..=(port, Some(u16::MAX)));
+        let whole = at_port.next().map(|(_, point)| point);
         let unguarded = behind.get(&port).and_then(|behind| behind.unguarded);
         let clash = clashes.get(&port).and_then(|clashes| clashes.get(name));
         let why = if !found.policed_behind.contains(name) {
@@ -86,8 +89,12 @@ pub(super) fn resolve(
                 .endpoint
                 .as_ref()
                 .map_or("an uplink".to_string(), ToString::to_string);
+            let has_all = match whole.at.1 {
+                None | Some(0) => ", and all of the port has its policy",
+                Some(_) => "",
+            };
             Some(format!(
-                "{other} is attached to it by port: write `by: address` there, too"
+                "{other} is attached to it by port{has_all}: write `by: address` there, too"
             ))
         } else if is_open {
             Some(
@@ -108,7 +115,7 @@ pub(super) fn resolve(
                 .resolution
                 .waits(name, format!("port {port}, by address: {why}")),
             None => {
-                if found.of(name).next().is_none() {
+                if !by_port.contains(name) {
                     realized.insert(name);
                 }
                 found.by_address.insert((point.at, name.clone()), point);
@@ -147,7 +154,7 @@ fn all_behind<'i>(
         let candidates: Vec<&(&Inner, Vec<u32>)> = named.unwrap_or_else(|| inner.values().collect());
         let has = candidates
             .into_iter()
-            .filter(|(target, _)| target.has(attachment));
+            .filter(|(target, _)| target.may_have(attachment));
         has.flat_map(|(_, ports)| ports.iter().copied())
             .collect::<Vec<u32>>()
     };

@@ -55,8 +55,10 @@ impl Driver {
         });
         let now = self.built.as_ref();
         Ok(Plan {
-            leaves: built.leaves_more_than(now, &intent),
-            holds_again: now.map_or_else(Vec::new, |now| now.leaves_more_than(Some(&built), &intent)),
+            leaves: built.leaves_more_than(now, &built, &intent),
+            holds_again: now.map_or_else(Vec::new, |now| {
+                now.leaves_more_than(Some(&built), &built, &intent)
+            }),
             warnings: query::lost_tags(&device, machine.installed().keys(), &points),
             ..plan
         })
