@@ -274,3 +274,54 @@ async fn merged_rows_are_found_again_after_a_restart() {
     assert_eq!(server.state().updates, updates);
     bed.agent.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn at_the_edge_only_the_nearest_target_has_the_rules() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), vendor().await);
+    let leaf = P4Server::start().await.unwrap();
+    let link = "hardware = false\nlinks = [{to = \"tor\", port = 1}]\n";
+    let tor = tor(&server, ACCEPT).replace("servers = [1, 2]", "servers = [1]");
+    let targets = [tor, p4runtime("leaf", &leaf), link.to_string()].concat();
+    let mut bed = Bed::start(folder.path(), &targets).await;
+    let everywhere = document(5, "");
+    // By the document, by a profile, and by the endpoint itself, and back each time.
+    let with_profile = everywhere.replace(
+        "endpoints:\n  web1:\n",
+        "profiles: {near: {enforce: edge}}\nendpoints:\n  web1:\n    profiles: [near]\n",
+    );
+    for edge in [
+        everywhere.replace(
+            "version: portcullis/v1\n",
+            "version: portcullis/v1\nenforce: edge\n",
+        ),
+        with_profile,
+        document(5, "    enforce: edge\n"),
+    ] {
+        for (text, held) in [(&everywhere, "part"), (&edge, "none")] {
+            let applied = bed.client.apply(text).await.unwrap();
+            for target in ["tor", "leaf"] {
+                bed.holds(target, applied.generation).await;
+            }
+            let rules = bed.rules().await;
+            assert_eq!(rules["mandatory/smtp"].1, held, "{text}: {rules:#?}");
+            assert_eq!(passes_vendor(&server, 1, 25), held == "none", "{text}");
+            assert_eq!(passes(&leaf, 7, 25), Some(false), "{text}");
+        }
+        let placed = bed.placed("web1").await;
+        let rule = &placed.paths[0].rules[0];
+        assert_eq!(rule.at[0].why, "enforce is edge: leaf enforces it");
+        assert_eq!(rule.placement, "software");
+    }
+    let request = v1::GetRequest {
+        name: "web1".to_string(),
+    };
+    let shown = bed
+        .client
+        .endpoints
+        .get_endpoint(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(shown.enforce, i32::from(v1::Enforce::Edge));
+    bed.agent.stop().await.unwrap();
+}

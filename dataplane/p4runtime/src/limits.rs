@@ -7,7 +7,7 @@ use portcullis_compiler::compilation::{Compilation, Site};
 use portcullis_compiler::model::{PacketKind, Role};
 use portcullis_compiler::proof::Extent;
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Enforced, Intent, StageModel, Unsupported};
-use portcullis_policy::{Attachment, Decider, Direction, IdentifiedBy, Name, PerDirection};
+use portcullis_policy::{Attachment, Decider, Direction, Enforce, IdentifiedBy, Name, PerDirection};
 
 use crate::attachment_points::{AttachmentPoint, AttachmentPoints, meant};
 use crate::behind::nearer;
@@ -422,6 +422,16 @@ fn together(lacks: &[Option<Lack>]) -> Option<Lack> {
         is_all,
         why: first.why.clone(),
     })
+}
+
+/// Why an endpoint that is enforced at the edge has no rules here.
+pub(crate) fn at_the_edge(endpoint: &EndpointIntent, config: &Config) -> Option<String> {
+    let behind = match endpoint.enforce {
+        Enforce::Edge => nearer(endpoint, &config.known(), true),
+        Enforce::Everywhere => return None,
+    };
+    let names: Vec<&str> = behind.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| format!("enforce is edge: {} enforces it", names.join(", ")))
 }
 
 /// No rule is enforced for an endpoint, because of where it is attached.

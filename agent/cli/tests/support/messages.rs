@@ -40,6 +40,7 @@ pub fn baseline() -> Baseline {
             addresses: vec!["192.0.2.1".into()],
             dhcp: vec!["192.0.2.2".into(), "192.0.2.3".into()],
         }),
+        enforce: 2,
     }
 }
 
@@ -60,6 +61,7 @@ pub fn profile() -> Profile {
             admin,
         ],
         etag: "p1".into(),
+        enforce: 1,
     }
 }
 
