@@ -30,9 +30,10 @@ fn model(lacking: &[Field]) -> StageModel {
 
 /// Addresses of three endpoints; rules name some of them.
 const ADDRESSES: [&[&str]; 3] = [
-    &["192.0.2.1", "2001:db8::1"],
+    // Prefixes of one endpoint may lie in each other, and rules name what lies in both.
+    &["192.0.2.1", "192.0.2.0/31", "2001:db8::1"],
     &["192.0.2.2", "192.0.2.128/26"],
-    &["10.1.2.0/24", "2001:db8:0:1::/64"],
+    &["10.1.2.0/24", "10.1.2.3", "10.1.2.8/29", "2001:db8:0:1::/64"],
 ];
 
 const OF_NOBODY: [&str; 4] = ["192.0.2.3", "10.1.3.1", "2001:db8::2", "fe80::1"];

@@ -18,6 +18,7 @@ use crate::device::Device;
 use crate::driver::{Driver, port_space};
 use crate::limits;
 use crate::numbered::{Keys, Numbered};
+use crate::place;
 use crate::program::{OwnProgram, ProgramError};
 use crate::units::{BuildError, Units};
 
@@ -214,9 +215,9 @@ impl Backend for P4Backend {
     }
 
     fn place(&self, endpoint: &EndpointIntent) -> Place {
-        if let Some(why) = limits::at_the_edge(endpoint, &self.config) {
+        if let Some(why) = place::at_the_edge(endpoint, &self.config) {
             return Place {
-                nothing: Some(limits::nothing_of(&self.config.name, why)),
+                nothing: Some(place::nothing_of(&self.config.name, why)),
                 ..Place::default()
             };
         }
@@ -224,12 +225,12 @@ impl Backend for P4Backend {
             let mut here = meant(endpoint, &self.config.name);
             let waits = here.any(|attachment| attachment.by == IdentifiedBy::Address);
             return Place {
-                nothing: waits.then(|| limits::nothing_of(&self.config.name, limits::ONE_POLICY.to_string())),
+                nothing: waits.then(|| place::nothing_of(&self.config.name, place::ONE_POLICY.to_string())),
                 ..Place::default()
             };
         }
         self.known().map_or_else(Place::default, |known| {
-            let place = |rows: &mut RowCache| limits::place(endpoint, &self.config, rows.model());
+            let place = |rows: &mut RowCache| place::place(endpoint, &self.config, rows.model());
             known.proofs.check(place)
         })
     }

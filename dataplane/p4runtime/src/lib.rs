@@ -32,6 +32,7 @@ mod order;
 mod own;
 pub mod p4info;
 pub mod pipelines;
+mod place;
 mod program;
 mod query;
 pub mod session;

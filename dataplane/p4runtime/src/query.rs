@@ -11,7 +11,7 @@ use portcullis_compiler::compilation::Site;
 use portcullis_compiler::model::{Field, Role};
 use portcullis_compiler::proof::{deciding_row, remote_row};
 use portcullis_compiler::row::{self, Owner};
-use portcullis_compiler::{ClassId, ClassRows, CompileError, Intent, RowCache, StageModel};
+use portcullis_compiler::{ClassId, ClassRows, CompileError, Intent, RowCache, StageModel, TableModel};
 use portcullis_policy::{Decider, Direction, Fragment, Frame, IdentifiedBy, IpPacket, Packet, Protocol};
 use portcullis_proto::p4::v1::CounterData;
 
@@ -75,7 +75,7 @@ pub(crate) fn deciding(
         if with_class {
             let decides = row::policy_row(table, own.unwrap_or(Owner::Every), None, decides);
             rows.extend(device.lower(&decides, &port));
-        } else if let Some((site, narrowed)) = narrowed(point, trace, decides) {
+        } else if let Some((site, narrowed)) = narrowed(point, trace, decides, table) {
             let decides = row::policy_row(table, Owner::Every, Some(&site.port), &narrowed);
             rows.extend(device.lower(&decides, &port));
         }
@@ -84,12 +84,27 @@ pub(crate) fn deciding(
 }
 
 /// A row as it stands for the packets of an endpoint at its port; nothing where a packet has none of its addresses.
-fn narrowed(point: &AttachmentPoint, trace: &Trace, row: &PolicyRow) -> Option<(Site, PolicyRow)> {
-    let mut site = Site::whole(plug_name(point.at));
-    if point.by == IdentifiedBy::Address {
-        let mut own = point.addresses.iter().map(|prefix| prefix.0);
-        site.address = Some(own.find(|prefix| prefix.contains(&trace.packet.local))?);
-    }
+fn narrowed(
+    point: &AttachmentPoint,
+    trace: &Trace,
+    row: &PolicyRow,
+    table: &TableModel,
+) -> Option<(Site, PolicyRow)> {
+    let at = |address| Site {
+        address,
+        ..Site::whole(plug_name(point.at))
+    };
+    let site = match point.by {
+        IdentifiedBy::Port => at(None),
+        // Of prefixes that lie in each other the outermost has rows.
+        IdentifiedBy::Address => point
+            .addresses
+            .iter()
+            .filter(|prefix| prefix.0.contains(&trace.packet.local))
+            .map(|prefix| at(Some(prefix.0)))
+            .filter(|site| site.cannot_be_named(table).is_none())
+            .min_by_key(|site| site.address.map(|address| address.prefix_len()))?,
+    };
     let row = site.narrow(row)?;
     Some((site, row))
 }

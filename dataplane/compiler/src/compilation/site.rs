@@ -87,6 +87,23 @@ fn narrow_frame(frame: FrameMatch, family: Family) -> Option<FrameMatch> {
     }
 }
 
+/// The sites of an endpoint without those whose address lies in that of another at the port: rows would stand there twice.
+fn outermost(mut sites: Vec<Site>) -> Vec<Site> {
+    // At a port a prefix sorts before all that lie in it.
+    sites.sort_unstable();
+    let mut kept: Vec<Site> = Vec::with_capacity(sites.len());
+    for site in sites {
+        let lies_in = |outer: &Site| {
+            let both = outer.address.zip(site.address);
+            outer.port == site.port && both.is_some_and(|(outer, inner)| outer.contains(&inner))
+        };
+        if !kept.last().is_some_and(lies_in) {
+            kept.push(site);
+        }
+    }
+    kept
+}
+
 /// What all rows of a class cost at its sites.
 pub(super) fn sum_at(sites: &BTreeSet<Site>, rows: &[PolicyRow], cost: impl Fn(&PolicyRow) -> u64) -> u64 {
     let whole = sites.iter().filter(|site| site.address.is_none()).count() as u64;
@@ -191,6 +208,7 @@ impl Compilation {
                     }
                 }
                 refused.extend(reasons.into_iter().map(|why| (endpoint, why)));
+                let sites = outermost(sites);
                 if let Some(compiled) = self.classes.get_mut(&endpoint.classes[direction]) {
                     compiled.sites.extend(sites);
                 }
