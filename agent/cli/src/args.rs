@@ -8,8 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use portcullis_compiler::Attribution;
 use portcullis_compiler::model::PacketKind;
 use portcullis_policy::{
-    Declared, Direction, EndpointRole, Enforce, Family, IdentifiedBy, LinkLocal, MacAddr, Name, ParseError,
-    PortRange, Protocol, Span, StrictPrefix, Verdict, Vlan,
+    Declared, Direction, EndpointRole, Family, IdentifiedBy, LinkLocal, MacAddr, Name, ParseError, PortRange,
+    Protocol, Span, StrictPrefix, Verdict, Vlan,
 };
 
 /// Seconds that `--wait` waits when it is given none.
@@ -240,10 +240,6 @@ pub struct Provision {
     /// (`strict`); `any` when absent.
     #[arg(long, value_name = "WHICH")]
     pub link_local: Option<LinkLocal>,
-    /// Where its rules are: at every target on its way (`everywhere`), or at the nearest one alone (`edge`); what its profiles say when
-    /// absent.
-    #[arg(long, value_name = "WHERE")]
-    pub enforce: Option<Enforce>,
     #[command(flatten)]
     pub wait: Wait,
 }

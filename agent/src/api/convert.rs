@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use portcullis_policy::{
-    Attachment, Direction, Endpoint, EndpointRole, Enforce, Family, FieldError, IcmpMatch, IdentifiedBy,
-    LinkLocal, Name, ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Verdict, Vlan,
+    Attachment, Direction, Endpoint, EndpointRole, Family, FieldError, IcmpMatch, IdentifiedBy, LinkLocal,
+    Name, ParseError, PerDirection, Profile, Protocol, Reserved, Rule, Unmanaged, Verdict, Vlan,
     default_network,
 };
 use portcullis_proto::v1;
@@ -211,21 +211,6 @@ impl Fields {
         }
     }
 
-    fn enforce(&mut self, path: &str, enforce: i32) -> Option<Option<Enforce>> {
-        match v1::Enforce::try_from(enforce) {
-            Ok(v1::Enforce::Unspecified) => Some(None),
-            Ok(v1::Enforce::Everywhere) => Some(Some(Enforce::Everywhere)),
-            Ok(v1::Enforce::Edge) => Some(Some(Enforce::Edge)),
-            Err(_) => {
-                let problem = format!(
-                    "{enforce} does not say where rules are: write ENFORCE_EVERYWHERE or ENFORCE_EDGE"
-                );
-                self.fail(path, problem);
-                None
-            }
-        }
-    }
-
     fn by(&mut self, path: &str, by: i32) -> Option<IdentifiedBy> {
         match v1::IdentifiedBy::try_from(by) {
             Ok(v1::IdentifiedBy::Unspecified | v1::IdentifiedBy::Port) => Some(IdentifiedBy::Port),
@@ -314,7 +299,6 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
     let mandatory = fields.rules("baseline.mandatory", message.mandatory);
     let rules = fields.rules("baseline.rules", message.rules);
     let reserved = fields.reserved("baseline.reserved", &message.reserved.unwrap_or_default());
-    let enforce = fields.enforce("baseline.enforce", message.enforce);
     let whole = || {
         let defaults = PerDirection {
             egress: egress?,
@@ -323,7 +307,6 @@ pub(super) fn baseline(message: Option<v1::Baseline>) -> Result<(Baseline, Strin
         Some(Baseline {
             defaults,
             unmanaged: unmanaged?,
-            enforce: enforce?.unwrap_or_default(),
             reserved: reserved?,
             mandatory: mandatory?,
             rules: rules?,
@@ -342,7 +325,6 @@ pub(super) fn profile(message: Option<v1::Profile>) -> Result<(Name, Profile, St
     let egress = fields.maybe_action("profile.defaults.egress", set.egress);
     let ingress = fields.maybe_action("profile.defaults.ingress", set.ingress);
     let rules = fields.rules("profile.rules", message.rules);
-    let enforce = fields.enforce("profile.enforce", message.enforce);
     let whole = || {
         let profile = Profile {
             default: PerDirection {
@@ -350,7 +332,6 @@ pub(super) fn profile(message: Option<v1::Profile>) -> Result<(Name, Profile, St
                 ingress: ingress?,
             },
             rules: rules?,
-            enforce: enforce?,
         };
         Some((name?, profile))
     };
@@ -386,7 +367,6 @@ pub(super) fn endpoint(message: Option<v1::Endpoint>) -> Result<(Name, Endpoint,
         .map(|(i, role)| fields.role(&format!("endpoint.roles[{i}]"), *role))
         .collect();
     let link_local = fields.link_local("endpoint.link_local", message.link_local);
-    let enforce = fields.enforce("endpoint.enforce", message.enforce);
     let whole = || {
         let endpoint = Endpoint {
             attachments: attachments.into_iter().collect::<Option<_>>()?,
@@ -400,7 +380,6 @@ pub(super) fn endpoint(message: Option<v1::Endpoint>) -> Result<(Name, Endpoint,
             labels: message.labels.into_iter().collect(),
             source_guard: message.source_guard.unwrap_or(true),
             link_local: link_local?,
-            enforce: enforce?,
         };
         Some((name?, endpoint))
     };
@@ -478,15 +457,6 @@ fn rules_out(rules: &[Rule]) -> Vec<v1::Rule> {
     rules.iter().map(rule_out).collect()
 }
 
-fn enforce_out(enforce: Option<Enforce>) -> i32 {
-    let out = match enforce {
-        None => v1::Enforce::Unspecified,
-        Some(Enforce::Everywhere) => v1::Enforce::Everywhere,
-        Some(Enforce::Edge) => v1::Enforce::Edge,
-    };
-    out.into()
-}
-
 pub(super) fn baseline_out(baseline: &Baseline, etag: String) -> v1::Baseline {
     let unmanaged = match baseline.unmanaged {
         Unmanaged::Baseline => v1::Unmanaged::Baseline,
@@ -507,7 +477,6 @@ pub(super) fn baseline_out(baseline: &Baseline, etag: String) -> v1::Baseline {
             addresses: texts(&baseline.reserved.addresses),
             dhcp: texts(&baseline.reserved.dhcp),
         }),
-        enforce: enforce_out(Some(baseline.enforce)),
     }
 }
 
@@ -521,7 +490,6 @@ pub(super) fn profile_out(name: &Name, profile: &Arc<Profile>, etag: String) -> 
         }),
         rules: rules_out(&profile.rules),
         etag,
-        enforce: enforce_out(profile.enforce),
     }
 }
 
@@ -578,7 +546,6 @@ pub(super) fn endpoint_out(
         }
         .into(),
         bypass,
-        enforce: enforce_out(endpoint.enforce),
     }
 }
 

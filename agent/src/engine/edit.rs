@@ -6,8 +6,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use portcullis_policy::{
-    Defaults, Document, DocumentError, Endpoint, Enforce, Name, PerDirection, Profile, Reserved, Rule,
-    Unmanaged, Verdict,
+    Defaults, Document, DocumentError, Endpoint, Name, PerDirection, Profile, Reserved, Rule, Unmanaged,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,6 @@ pub struct Baseline {
     pub defaults: PerDirection<Verdict>,
     /// What holds for ports without an endpoint.
     pub unmanaged: Unmanaged,
-    /// Where rules are, for endpoints that say nothing else and whose profiles do not.
-    #[serde(default, skip_serializing_if = "Enforce::is_default")]
-    pub enforce: Enforce,
     /// What no endpoint may declare.
     #[serde(default, skip_serializing_if = "Reserved::is_empty")]
     pub reserved: Reserved,
@@ -41,7 +38,6 @@ impl Baseline {
         Baseline {
             defaults: document.defaults,
             unmanaged: document.unmanaged,
-            enforce: document.enforce,
             reserved: Reserved::clone(&document.reserved),
             mandatory: document.mandatory.to_vec(),
             rules: document.baseline.to_vec(),
@@ -52,7 +48,6 @@ impl Baseline {
     pub fn put(self, document: &mut Document) {
         document.defaults = self.defaults;
         document.unmanaged = self.unmanaged;
-        document.enforce = self.enforce;
         document.reserved = Arc::new(self.reserved);
         document.mandatory = Arc::new(self.mandatory);
         document.baseline = Arc::new(self.rules);
@@ -83,7 +78,6 @@ impl Baseline {
     fn same(a: &Document, b: &Document) -> bool {
         a.defaults == b.defaults
             && a.unmanaged == b.unmanaged
-            && a.enforce == b.enforce
             && a.reserved == b.reserved
             && a.mandatory == b.mandatory
             && a.baseline == b.baseline
@@ -298,9 +292,6 @@ pub fn merge(current: &Document, patch: Document, fields: &BTreeSet<String>) -> 
     }
     if fields.contains("unmanaged") {
         document.unmanaged = patch.unmanaged;
-    }
-    if fields.contains("enforce") {
-        document.enforce = patch.enforce;
     }
     if fields.contains("reserved") {
         document.reserved = patch.reserved;

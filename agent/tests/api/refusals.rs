@@ -159,17 +159,15 @@ async fn every_wrong_field_is_named() {
             ..full_rule()
         }],
         etag: "r9".to_string(),
-        enforce: 7,
     };
     let create = v1::CreateProfileRequest {
         profile: Some(profile.clone()),
     };
     let error = rig.client.profiles.create_profile(create).await.unwrap_err();
-    assert_eq!(fields(&error), ["profile.defaults.egress", "profile.enforce"]);
+    assert_eq!(fields(&error), ["profile.defaults.egress"]);
     let profile = v1::Profile {
         defaults: None,
         etag: String::new(),
-        enforce: 0,
         ..profile
     };
     let create = v1::CreateProfileRequest {

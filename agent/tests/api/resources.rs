@@ -57,7 +57,6 @@ async fn a_profile_lives_and_dies() {
         }),
         rules: vec![full_rule(), icmp_rule()],
         etag: String::new(),
-        enforce: v1::Enforce::Edge.into(),
     };
     let create = v1::CreateProfileRequest {
         profile: Some(profile.clone()),
@@ -368,7 +367,6 @@ async fn the_baseline_is_one_resource() {
             addresses: vec!["192.0.2.1".to_string(), "2001:db8::/64".to_string()],
             dhcp: vec!["192.0.2.2".to_string()],
         }),
-        enforce: v1::Enforce::Edge.into(),
     };
     let made = rig
         .client

@@ -194,7 +194,10 @@ fn addresses_that_others_send_with_undeclared_have_no_rows() {
         ("::/0", "link-local addresses"),
         ("::/8", "the unspecified address"),
         ("0.0.0.0/0", "the unspecified address"),
+        ("128.0.0.0/1", "multicast and broadcast addresses"),
+        ("192.0.0.0/2", "multicast and broadcast addresses"),
         ("fec0::/10", ""),
+        ("192.0.0.0/3", ""),
         ("2001:db8::/32", ""),
         ("169.254.0.0/16", ""),
     ] {

@@ -5,8 +5,8 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use portcullis_backend::{PortPolicy, Resolution};
-use portcullis_compiler::{ClassId, EndpointIntent, Intent};
-use portcullis_policy::{Attachment, Enforce, IdentifiedBy, MacAddr, Name, PerDirection};
+use portcullis_compiler::{EndpointIntent, Intent};
+use portcullis_policy::{Attachment, IdentifiedBy, MacAddr, Name};
 
 use crate::behind::{Inner, nearer};
 
@@ -177,29 +177,28 @@ pub fn resolve(intent: &Intent, known: &KnownPorts, space: PortSpace) -> Attachm
     for endpoint in intent.endpoints.values() {
         let attachments: Vec<&Attachment> = meant(endpoint, &known.target).collect();
         let mut realized = false;
-        if !nearer(endpoint, known, true).is_empty() {
-            found.policed_behind.insert(endpoint.name.clone());
-        }
-        let is_left = endpoint.enforce == Enforce::Edge && found.policed_behind.contains(&endpoint.name);
         for attachment in attachments {
             match place(attachment, known, port_max) {
                 Ok(at) if attachment.by == IdentifiedBy::Address => {
                     let point = AttachmentPoint {
                         by: attachment.by,
                         macs: Vec::new(),
-                        ..point(endpoint, attachment, at, intent, is_left)
+                        ..point(endpoint, attachment, at, intent)
                     };
                     sharing.push((endpoint.as_ref(), point));
                 }
                 Ok(at) => {
                     realized = true;
-                    let point = point(endpoint, attachment, at, intent, is_left);
+                    let point = point(endpoint, attachment, at, intent);
                     found.points.insert(at, point);
                 }
                 Err(why) => found.resolution.waits(&endpoint.name, why),
             }
         }
         found.resolution.realized += u64::from(realized);
+        if !nearer(endpoint, known, true).is_empty() {
+            found.policed_behind.insert(endpoint.name.clone());
+        }
     }
     by_address::resolve(&mut found, sharing, intent, known, space);
     let mut taken = found.ports();
@@ -239,19 +238,8 @@ fn place(attachment: &Attachment, known: &KnownPorts, port_max: u128) -> Result<
     Ok((port, attachment.vlan.vid()))
 }
 
-/// What is at an attachment. With `is_left` nearer targets alone enforce the endpoint's policy.
-fn point(
-    endpoint: &EndpointIntent,
-    attachment: &Attachment,
-    at: At,
-    intent: &Intent,
-    is_left: bool,
-) -> AttachmentPoint {
-    let mut policy = PortPolicy::from_endpoint(endpoint, &attachment.macs, intent);
-    if is_left {
-        policy.classes = PerDirection::from_fn(|_| ClassId::OPEN);
-        policy.transitions.clear();
-    }
+fn point(endpoint: &EndpointIntent, attachment: &Attachment, at: At, intent: &Intent) -> AttachmentPoint {
+    let policy = PortPolicy::from_endpoint(endpoint, &attachment.macs, intent);
     AttachmentPoint {
         network: Some(endpoint.network.clone()),
         macs: policy.guard_macs.clone(),
@@ -351,7 +339,7 @@ fn apart(found: &mut AttachmentPoints, mac: MacAddr, places: &[At]) -> Vec<At> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_compiler::Compiler;
+    use portcullis_compiler::{ClassId, Compiler};
     use portcullis_policy::{Document, EndpointRole};
 
     const DOCUMENT: &str = r#"

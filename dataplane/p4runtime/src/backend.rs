@@ -215,12 +215,6 @@ impl Backend for P4Backend {
     }
 
     fn place(&self, endpoint: &EndpointIntent) -> Place {
-        if let Some(why) = place::at_the_edge(endpoint, &self.config) {
-            return Place {
-                nothing: Some(place::nothing_of(&self.config.name, why)),
-                ..Place::default()
-            };
-        }
         if self.own.is_some() {
             let mut here = meant(endpoint, &self.config.name);
             let waits = here.any(|attachment| attachment.by == IdentifiedBy::Address);

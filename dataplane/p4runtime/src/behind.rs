@@ -62,9 +62,11 @@ impl Inner {
 
     /// Whether an attachment's MACs and VLAN are all attached here. `outer` is how many attachments of the endpoint lead here.
     fn polices(&self, endpoint: &EndpointIntent, attachment: &Attachment, outer: usize) -> bool {
+        let inner: Vec<&Attachment> = self.attachments(endpoint).collect();
         // A target that holds policies whole leads a port to one of them: by address the endpoint waits there.
-        let waits = |inner: &&Attachment| self.is_whole && inner.by == IdentifiedBy::Address;
-        let inner: Vec<&Attachment> = self.attachments(endpoint).filter(|inner| !waits(inner)).collect();
+        if self.is_whole && inner.iter().any(|inner| inner.by == IdentifiedBy::Address) {
+            return false;
+        }
         // No MACs stand for all that the endpoint declares.
         let all_macs = inner.iter().any(|inner| inner.macs.is_empty());
         let macs = match attachment.macs.as_slice() {

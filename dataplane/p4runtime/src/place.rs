@@ -4,7 +4,7 @@ use portcullis_backend::{Lack, Place};
 use portcullis_compiler::compilation::Site;
 use portcullis_compiler::model::Role;
 use portcullis_compiler::{EndpointIntent, StageModel, Unsupported};
-use portcullis_policy::{Attachment, Enforce, IdentifiedBy, PerDirection};
+use portcullis_policy::{Attachment, IdentifiedBy, PerDirection};
 
 use crate::attachment_points::meant;
 use crate::behind::nearer;
@@ -44,6 +44,7 @@ pub(crate) fn place(endpoint: &EndpointIntent, config: &Config, model: &StageMod
                 if vlan.is_none() && unseen {
                     place.tagged = Some(behind_tags(&config.name, port));
                 }
+                lacks.push(PerDirection::default());
                 continue;
             }
         };
@@ -77,16 +78,6 @@ fn together(lacks: &[Option<Lack>]) -> Option<Lack> {
         is_all,
         why: first.why.clone(),
     })
-}
-
-/// Why an endpoint that is enforced at the edge has no rules here.
-pub(crate) fn at_the_edge(endpoint: &EndpointIntent, config: &Config) -> Option<String> {
-    let behind = match endpoint.enforce {
-        Enforce::Edge => nearer(endpoint, &config.known(), true),
-        Enforce::Everywhere => return None,
-    };
-    let names: Vec<&str> = behind.iter().map(String::as_str).collect();
-    (!names.is_empty()).then(|| format!("enforce is edge: {} enforces it", names.join(", ")))
 }
 
 /// No rule is enforced for an endpoint, because of where it is attached.

@@ -147,8 +147,12 @@ impl Built {
             here.any(|class| match whose {
                 Some(id) => class.id == *id && class.policy.default.denies(),
                 None => {
+                    let leaves = self
+                        .left
+                        .get(&class.id)
+                        .is_some_and(|left| left.rules.contains(rule));
                     let mut denials = class.policy.entries.iter().filter(|entry| entry.action.denies());
-                    denials.any(|entry| *entry.origin == **rule)
+                    leaves && denials.any(|entry| *entry.origin == **rule)
                 }
             })
         };

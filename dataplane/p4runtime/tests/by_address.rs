@@ -271,6 +271,41 @@ fn without_what_an_address_needs_the_endpoint_waits_with_the_reason() {
             found.resolution.pending
         );
     }
+    // Also where another attachment of it is by port.
+    let mixed = DOCUMENT
+        .replace(
+            "{interface: a, target: host}",
+            "{port: 5, target: host}, {port: 7, target: host, by: address}",
+        )
+        .replace("{interface: b, target: host}", "{port: 6, target: host}");
+    let pending = |document: &str, known: &KnownPorts| -> Vec<String> {
+        let intent = Compiler::default()
+            .resolve(&Document::from_yaml(document).unwrap(), 1)
+            .unwrap();
+        let found = resolve(&intent, known, SPACE).resolution.pending;
+        found
+            .iter()
+            .map(|p| format!("{}: {}", p.endpoint, p.why))
+            .collect()
+    };
+    let waiting = pending(&mixed, &leaf);
+    assert!(
+        waiting.len() == 1 && waiting[0].starts_with("a: port 1, by address: no target"),
+        "{waiting:?}"
+    );
+    // A foreign program beside it guards nothing.
+    let mut beside = known();
+    beside.behind.get_mut(&1).unwrap().push(Inner {
+        target: "nic".to_string(),
+        takes: Takes::Ports { uplinks: [9].into() },
+        is_whole: false,
+    });
+    let on_nic = more("spoofs: {attachments: [{port: 3, target: nic}], addresses: [192.0.2.77]}");
+    let waiting = pending(&on_nic, &beside);
+    assert!(
+        waiting.len() == 2 && waiting[0].contains("spoofs is behind it, too"),
+        "{waiting:?}"
+    );
     // Our own program leads each port and VLAN to one policy.
     let own = waits(DOCUMENT, PortSpace::up_to(511));
     assert!(

@@ -185,34 +185,3 @@ endpoints:
     }
     assert!(sizes.len() > 8, "{sizes:?}");
 }
-
-/// The class of what the server at port 1 sends, on our own program with nothing behind the port or a target that holds all or a part.
-#[test]
-fn at_the_edge_the_nearest_target_alone_has_the_rules() {
-    let device = OwnProgram::embedded().unwrap().device;
-    for (host, enforce, has_rules) in [
-        (Some(true), "edge", false),
-        (Some(true), "everywhere", true),
-        (Some(false), "edge", true),
-        (None, "edge", true),
-    ] {
-        let document = POLICY.replace(
-            "version: portcullis/v1",
-            &format!("version: portcullis/v1\nenforce: {enforce}"),
-        );
-        let intent = Compiler::default()
-            .resolve(&Document::from_yaml(&document).unwrap(), 1)
-            .unwrap();
-        let points = resolve(&intent, &known(host), PortSpace::up_to(511));
-        let mut rows = RowCache::new(device.model.clone());
-        let built = Units::new(true)
-            .build(&device, &intent, &points, "tor", &mut rows)
-            .unwrap();
-        assert_eq!(
-            lead(&device, &built, 1) != (0, 0),
-            has_rules,
-            "{host:?} {enforce}"
-        );
-        assert_ne!(lead(&device, &built, 2), (0, 0), "nothing is behind port 2");
-    }
-}

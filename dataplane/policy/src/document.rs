@@ -1,18 +1,15 @@
 //! The policy document, as written in YAML and as stored.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use imbl::OrdMap;
-use serde::de::{self, Deserializer};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::direction::{Direction, PerDirection};
 use crate::endpoint::{Endpoint, Reserved};
 use crate::program::{Grant, Program};
-use crate::types::{Family, IcmpMatch, Name, ParseError, PortRange, Protocol, StrictPrefix, Verdict};
+use crate::types::{Family, IcmpMatch, Name, PortRange, Protocol, StrictPrefix, Verdict};
 use crate::validate::{DocumentError, FieldError};
 use crate::yaml;
 
@@ -72,68 +69,6 @@ pub enum Unmanaged {
     Deny,
 }
 
-/// At which of the targets on the way of an endpoint's packets its rules are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Enforce {
-    /// At the nearest target alone, where that holds every policy whole.
-    Edge,
-    /// At every target, as far as its tables can and have room.
-    #[default]
-    Everywhere,
-}
-
-impl Enforce {
-    /// The word in documents, for example `edge`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Enforce::Edge => "edge",
-            Enforce::Everywhere => "everywhere",
-        }
-    }
-
-    /// Whether it need not be written.
-    pub fn is_default(&self) -> bool {
-        *self == Enforce::default()
-    }
-}
-
-impl fmt::Display for Enforce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Enforce {
-    type Err = ParseError;
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        match s {
-            "edge" => Ok(Enforce::Edge),
-            "everywhere" => Ok(Enforce::Everywhere),
-            "offload-first" => Err(ParseError(
-                "`offload-first` is not supported: a switch that holds a rule is not on every way of the packets that the rule denies, \
-                 and the nearest target has to hold it, too; write everywhere or edge"
-                    .to_string(),
-            )),
-            _ => Err(ParseError(format!(
-                "`{s}` does not say where rules are: write everywhere, or edge for the nearest target alone"
-            ))),
-        }
-    }
-}
-
-impl Serialize for Enforce {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Enforce {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
 /// A match with a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -180,9 +115,6 @@ pub struct Profile {
     /// In their order: the first match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
-    /// Where the rules of its endpoints are; `everywhere` wins over other profiles. What the document says when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enforce: Option<Enforce>,
 }
 
 /// The whole policy. Cheap to clone whatever its size: copies share what neither of them changed.
@@ -197,9 +129,6 @@ pub struct Document {
     /// What holds for ports without an endpoint.
     #[serde(default)]
     pub unmanaged: Unmanaged,
-    /// Where rules are, for endpoints that say nothing else and whose profiles do not.
-    #[serde(default, skip_serializing_if = "Enforce::is_default")]
-    pub enforce: Enforce,
     /// What no endpoint may declare.
     #[serde(default, skip_serializing_if = "Reserved::is_empty")]
     pub reserved: Arc<Reserved>,
@@ -238,7 +167,6 @@ impl Default for Document {
             version: VERSION.to_string(),
             defaults: allow_both(),
             unmanaged: Unmanaged::default(),
-            enforce: Enforce::default(),
             reserved: Arc::default(),
             mandatory: Arc::default(),
             baseline: Arc::default(),
@@ -320,15 +248,6 @@ impl Document {
         Ok((document, fields))
     }
 
-    /// Where the rules of an endpoint are: what it says itself, or its profiles, or the document.
-    pub fn enforce_of(&self, endpoint: &Endpoint) -> Enforce {
-        let profiles = endpoint
-            .profiles
-            .iter()
-            .filter_map(|name| self.profiles.get(name)?.enforce);
-        endpoint.enforce.or(profiles.max()).unwrap_or(self.enforce)
-    }
-
     /// Whether it says nothing but its version: applying it would remove everything.
     pub fn is_empty(&self) -> bool {
         let bare = Document {
@@ -360,43 +279,5 @@ mod tests {
         }
         let error = Document::parse(&bomb).unwrap_err();
         assert!(matches!(error, DocumentError::Syntax(_)), "{error}");
-    }
-
-    #[test]
-    fn an_endpoint_says_where_its_rules_are_or_its_profiles_or_the_document() {
-        let enforced = |document: &str, profiles: &str, own: &str| {
-            let text = format!(
-                "version: {VERSION}\n{document}profiles: {{edge: {{enforce: edge}}, all: {{enforce: everywhere}}, none: {{}}}}\n\
-                 endpoints: {{e: {{profiles: [{profiles}]{own}}}}}\n"
-            );
-            let document = Document::from_yaml(&text).unwrap();
-            let endpoint = document.endpoints.values().next().unwrap();
-            document.enforce_of(endpoint)
-        };
-        let (edge, everywhere) = (Enforce::Edge, Enforce::Everywhere);
-        for (document, profiles, own, wanted) in [
-            ("", "", "", everywhere),
-            ("enforce: edge\n", "none", "", edge),
-            ("", "edge, none", "", edge),
-            ("enforce: edge\n", "all", "", everywhere),
-            ("", "edge, all", "", everywhere),
-            ("", "all", ", enforce: edge", edge),
-            ("enforce: edge\n", "edge", ", enforce: everywhere", everywhere),
-        ] {
-            assert_eq!(
-                enforced(document, profiles, own),
-                wanted,
-                "{document} {profiles} {own}"
-            );
-        }
-        for (wrong, why) in [
-            ("offload-first", "`offload-first` is not supported"),
-            ("hardware", "write everywhere, or edge"),
-        ] {
-            let error = Document::from_yaml(&format!("version: {VERSION}\nenforce: {wrong}\n"))
-                .unwrap_err()
-                .to_string();
-            assert!(error.starts_with("enforce: ") && error.contains(why), "{error}");
-        }
     }
 }

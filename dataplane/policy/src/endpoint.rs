@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::document::{Enforce, Rule};
+use crate::document::Rule;
 use crate::types::{MacAddr, Name, ParseError, StrictPrefix, decimal};
 
 /// The highest VLAN (IEEE 802.1Q; 4095 is reserved).
@@ -356,9 +356,6 @@ pub struct Endpoint {
     /// Which link-local addresses the source guard lets it use.
     #[serde(default, skip_serializing_if = "LinkLocal::is_default")]
     pub link_local: LinkLocal,
-    /// Where its rules are. What its profiles or the document say when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enforce: Option<Enforce>,
 }
 
 fn yes() -> bool {
@@ -379,7 +376,6 @@ impl Default for Endpoint {
             labels: BTreeMap::new(),
             source_guard: true,
             link_local: LinkLocal::default(),
-            enforce: None,
         }
     }
 }

@@ -34,7 +34,7 @@ mod yaml;
 
 pub use canonical::canonical;
 pub use direction::{Direction, PerDirection};
-pub use document::{Defaults, Document, Enforce, Profile, Rule, Unmanaged, VERSION};
+pub use document::{Defaults, Document, Profile, Rule, Unmanaged, VERSION};
 pub use effective::{Decider, Entry, Lists, Policy, Tier, effective, unmanaged};
 pub use endpoint::{
     Attachment, Declared, Endpoint, EndpointRole, IdentifiedBy, LinkLocal, Reserved, Vlan, default_network,

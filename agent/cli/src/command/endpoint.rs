@@ -1,6 +1,6 @@
 //! `endpoint`.
 
-use portcullis_policy::{EndpointRole, Enforce, IdentifiedBy, LinkLocal, Vlan};
+use portcullis_policy::{EndpointRole, IdentifiedBy, LinkLocal, Vlan};
 use portcullis_proto::v1;
 
 use crate::Exit;
@@ -103,12 +103,6 @@ pub fn endpoint(args: &Provision) -> v1::Endpoint {
         link_local: match args.link_local.unwrap_or_default() {
             LinkLocal::Any => v1::LinkLocal::Unspecified,
             LinkLocal::Strict => v1::LinkLocal::Strict,
-        }
-        .into(),
-        enforce: match args.enforce {
-            None => v1::Enforce::Unspecified,
-            Some(Enforce::Everywhere) => v1::Enforce::Everywhere,
-            Some(Enforce::Edge) => v1::Enforce::Edge,
         }
         .into(),
         ..v1::Endpoint::default()

@@ -192,8 +192,6 @@ pub struct BaselineView {
     pub defaults: DefaultsView,
     /// `baseline`, `allow` or `deny`.
     pub unmanaged: &'static str,
-    /// Where rules are: `everywhere` or `edge`.
-    pub enforce: &'static str,
     /// What no endpoint may declare.
     pub reserved: ReservedView,
     pub mandatory: Vec<RuleView>,
@@ -211,7 +209,6 @@ impl From<v1::Baseline> for BaselineView {
                 Ok(v1::Unmanaged::Deny) => "deny",
                 Ok(v1::Unmanaged::Baseline | v1::Unmanaged::Unspecified) | Err(_) => "baseline",
             },
-            enforce: enforce(baseline.enforce).unwrap_or("everywhere"),
             reserved: baseline.reserved.unwrap_or_default().into(),
             mandatory: rules(baseline.mandatory),
             rules: rules(baseline.rules),
@@ -225,7 +222,6 @@ impl View for BaselineView {
         let mut text = facts(&[
             ("defaults", self.defaults.to_string()),
             ("ports without an endpoint", self.unmanaged.to_string()),
-            ("enforce", self.enforce.to_string()),
             ("reserved macs", self.reserved.macs.join(", ")),
             ("reserved addresses", self.reserved.addresses.join(", ")),
             ("DHCP servers", self.reserved.dhcp.join(", ")),
@@ -248,23 +244,10 @@ pub struct ProfileView {
     pub name: String,
     /// Default verdicts that the profile sets.
     pub default: DefaultsView,
-    /// Where the rules of its endpoints are, if it says so: `everywhere` or `edge`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub enforce: Option<&'static str>,
     /// Its rules in their order.
     pub rules: Vec<RuleView>,
     /// Changes with every change.
     pub etag: String,
-}
-
-/// Where rules are, if anything says so.
-fn enforce(number: i32) -> Option<&'static str> {
-    match v1::Enforce::try_from(number) {
-        Ok(v1::Enforce::Unspecified) => None,
-        Ok(v1::Enforce::Everywhere) => Some("everywhere"),
-        Ok(v1::Enforce::Edge) => Some("edge"),
-        Err(_) => Some("unknown"),
-    }
 }
 
 impl From<v1::Profile> for ProfileView {
@@ -272,7 +255,6 @@ impl From<v1::Profile> for ProfileView {
         ProfileView {
             name: profile.name,
             default: profile.defaults.into(),
-            enforce: enforce(profile.enforce),
             rules: rules(profile.rules),
             etag: profile.etag,
         }
@@ -284,7 +266,6 @@ impl View for ProfileView {
         let mut text = facts(&[
             ("profile", self.name.clone()),
             ("default", self.default.to_string()),
-            ("enforce", self.enforce.unwrap_or_default().to_string()),
         ]);
         if !self.rules.is_empty() {
             text.push('\n');
@@ -396,9 +377,6 @@ pub struct EndpointView {
     pub source_guard: bool,
     /// Which link-local addresses the guard lets it use: `any` or `strict`.
     pub link_local: &'static str,
-    /// Where its rules are, if it says so: `everywhere` or `edge`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub enforce: Option<&'static str>,
     /// Changes with every change.
     pub etag: String,
     /// The bypass of its policy, while there is one.
@@ -446,7 +424,6 @@ impl From<v1::Endpoint> for EndpointView {
             rules: rules(endpoint.rules),
             labels: endpoint.labels.into_iter().collect(),
             source_guard: endpoint.source_guard.unwrap_or(true),
-            enforce: enforce(endpoint.enforce),
             link_local: match v1::LinkLocal::try_from(endpoint.link_local) {
                 Ok(v1::LinkLocal::Strict) => "strict",
                 Ok(v1::LinkLocal::Any | v1::LinkLocal::Unspecified) | Err(_) => "any",
@@ -497,7 +474,6 @@ impl View for EndpointView {
                 if self.source_guard { "on" } else { "off" }.to_string(),
             ),
             ("link-local addresses", unless("any", self.link_local)),
-            ("enforce", self.enforce.unwrap_or_default().to_string()),
             (
                 "bypass",
                 self.bypass.as_ref().map(BypassView::words).unwrap_or_default(),

@@ -40,7 +40,6 @@ pub fn baseline() -> Baseline {
             addresses: vec!["192.0.2.1".into()],
             dhcp: vec!["192.0.2.2".into(), "192.0.2.3".into()],
         }),
-        enforce: 2,
     }
 }
 
@@ -61,7 +60,6 @@ pub fn profile() -> Profile {
             admin,
         ],
         etag: "p1".into(),
-        enforce: 1,
     }
 }
 

@@ -82,6 +82,5 @@ pub(super) fn same_for_everybody(a: &Document, b: &Document) -> bool {
         && a.baseline == b.baseline
         && a.defaults == b.defaults
         && a.unmanaged == b.unmanaged
-        && a.enforce == b.enforce
         && a.reserved.dhcp == b.reserved.dhcp
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use portcullis_policy::{
-    Attachment, Declared, EndpointRole, Enforce, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name,
-    PerDirection, Policy, Reserved, StrictPrefix,
+    Attachment, Declared, EndpointRole, LinkLocal, MOST_EXCEPTIONS, MacAddr, MaskedV6, Name, PerDirection,
+    Policy, Reserved, StrictPrefix,
 };
 
 use crate::class_rows::Unsupported;
@@ -84,8 +84,6 @@ pub struct EndpointIntent {
     pub source_guard: bool,
     /// Which link-local addresses the source guard lets it use.
     pub link_local: LinkLocal,
-    /// Whether targets that are not the nearest enforce its policy, too.
-    pub enforce: Enforce,
     /// Classes of what it sends and of what it receives.
     pub classes: PerDirection<ClassId>,
     /// What its classes become by themselves as its unlocks end, if nobody changes anything: rising in time.

@@ -142,23 +142,32 @@ pub(super) fn sum_at(sites: &BTreeSet<Site>, rows: &[PolicyRow], cost: impl Fn(&
 /// The first address of fe80::/10 (RFC 4291).
 const FIRST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
-/// Why others behind the port may send with an address of this prefix, too, whatever guards their sources: link-local addresses of
-/// their MACs need no declaration, and nor does the unspecified address, which hosts send with before they have one.
+/// The first octet of IPv4 multicast addresses (RFC 5771); above them there is broadcast.
+const FIRST_GROUP: u8 = 224;
+
+/// Why others behind the port may send or receive with an address of this prefix, too, whatever guards their sources: link-local
+/// addresses of their MACs need no declaration, nor does the unspecified address, which hosts send with before they have one, and
+/// groups are everyone's.
 fn is_of_others(address: IpNet) -> Option<String> {
     let link_local = match address {
         IpNet::V4(_) => false,
         IpNet::V6(net) => net.network().is_unicast_link_local() || net.contains(&FIRST_LINK_LOCAL),
     };
+    let groups = match address {
+        IpNet::V4(net) => net.broadcast().octets()[0] >= FIRST_GROUP,
+        IpNet::V6(net) => net.broadcast().is_multicast(),
+    };
     let unspecified = match address {
         IpNet::V4(net) => net.contains(&Ipv4Addr::UNSPECIFIED),
         IpNet::V6(net) => net.contains(&Ipv6Addr::UNSPECIFIED),
     };
-    let what = match (link_local, unspecified) {
-        (true, _) => "link-local addresses",
-        (_, true) => "the unspecified address",
-        (false, false) => return None,
+    let what = match (link_local, unspecified, groups) {
+        (true, ..) => "link-local addresses",
+        (_, true, _) => "the unspecified address",
+        (.., true) => "multicast and broadcast addresses",
+        (false, false, false) => return None,
     };
-    Some(format!("others may send with {what}, which {address} has"))
+    Some(format!("others have {what}, which {address} holds, too"))
 }
 
 /// Why rows of a table cannot name an address as the endpoint's own.

@@ -103,7 +103,8 @@ pub(super) fn resolve(
             )
         } else if let Some(other) = unguarded {
             Some(format!(
-                "{other} is behind it, too, and may send with any address: give it addresses and source_guard: true"
+                "{other} is behind it, too, and may send with any address: give it addresses and source_guard: true, at a target that guards \
+                 sources"
             ))
         } else {
             clash.map(|other| {
@@ -146,6 +147,7 @@ fn all_behind<'i>(
             ports.push(*port);
         }
     }
+    // The ports that an attachment leads to, each with whether the target there guards sources.
     let ports_of = |attachment: &Attachment| {
         let named = attachment
             .target
@@ -155,15 +157,18 @@ fn all_behind<'i>(
         let has = candidates
             .into_iter()
             .filter(|(target, _)| target.may_have(attachment));
-        has.flat_map(|(_, ports)| ports.iter().copied())
-            .collect::<Vec<u32>>()
+        has.flat_map(|(target, ports)| ports.iter().map(|port| (*port, target.is_whole)))
+            .collect::<Vec<(u32, bool)>>()
     };
     let mut all: BTreeMap<u32, Behind<'i>> = BTreeMap::new();
     for endpoint in intent.endpoints.values() {
-        let reached: BTreeSet<u32> = endpoint.attachments.iter().flat_map(ports_of).collect();
-        for port in reached {
+        let mut reached: BTreeMap<u32, bool> = BTreeMap::new();
+        for (port, guards) in endpoint.attachments.iter().flat_map(ports_of) {
+            *reached.entry(port).or_default() |= guards;
+        }
+        for (port, guards) in reached {
             let behind = all.entry(port).or_default();
-            if !endpoint.source_guard || endpoint.addresses.is_empty() {
+            if !guards || !endpoint.source_guard || endpoint.addresses.is_empty() {
                 behind.unguarded.get_or_insert(&endpoint.name);
             }
             let addresses = endpoint.addresses.iter().map(|prefix| (prefix.0, &endpoint.name));

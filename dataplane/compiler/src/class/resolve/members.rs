@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_policy::{Endpoint, Enforce, Name, PerDirection};
+use portcullis_policy::{Endpoint, Name, PerDirection};
 
 use super::{OPEN, Round, class_of};
 use crate::class::affected::{Affected, Difference};
@@ -42,15 +42,9 @@ impl Round<'_> {
         } else {
             (was, had)
         };
-        let after = one.new.map(|endpoint| {
-            intent_of(
-                one.name,
-                endpoint,
-                self.document.enforce_of(endpoint),
-                is,
-                transitions,
-            )
-        });
+        let after = one
+            .new
+            .map(|endpoint| intent_of(one.name, endpoint, is, transitions));
         if before.map(AsRef::as_ref) == after.as_ref() {
             return;
         }
@@ -255,7 +249,6 @@ impl Round<'_> {
 fn intent_of(
     name: &Name,
     endpoint: &Endpoint,
-    enforce: Enforce,
     classes: PerDirection<ClassId>,
     transitions: Vec<ScheduledTransition>,
 ) -> EndpointIntent {
@@ -269,7 +262,6 @@ fn intent_of(
         roles: endpoint.roles.clone(),
         source_guard: endpoint.source_guard,
         link_local: endpoint.link_local,
-        enforce,
         classes,
         transitions,
     }
