@@ -184,7 +184,6 @@ fn without_what_an_address_needs_the_endpoint_waits_with_the_reason() {
         let pending = found.resolution.pending.iter();
         pending.map(|p| format!("{}: {}", p.endpoint, p.why)).collect()
     };
-    let more = |endpoint: &str| format!("{DOCUMENT}  {endpoint}\n");
     let cases: [(String, usize, &str); 7] = [
         (
             DOCUMENT.replace("unmanaged: deny", "unmanaged: baseline"),
@@ -202,24 +201,24 @@ fn without_what_an_address_needs_the_endpoint_waits_with_the_reason() {
             "a: port 1, by address: no target behind it holds the policy",
         ),
         (
-            more("loose: {attachments: [{interface: c}], source_guard: false}"),
+            with("loose: {attachments: [{interface: c}], source_guard: false}"),
             2,
             "loose is behind it, too, and may send with any address",
         ),
         (
-            more("bare: {attachments: [{interface: c}], macs: ['02:00:00:00:00:01']}"),
+            with("bare: {attachments: [{interface: c}], macs: ['02:00:00:00:00:01']}"),
             2,
             "bare is behind it, too",
         ),
         (
-            more(
+            with(
                 "twin: {attachments: [{interface: c, target: host}], addresses: [192.0.2.0/28], network: other}",
             ),
             2,
             "twin is behind it, too, and has the same address",
         ),
         (
-            more(
+            with(
                 "whole: {attachments: [{port: 1, vlan: 9, target: tor}, {interface: c, target: host}], addresses: [192.0.2.9]}",
             ),
             2,
@@ -231,85 +230,85 @@ fn without_what_an_address_needs_the_endpoint_waits_with_the_reason() {
         assert_eq!(found.len(), count, "{why}: {found:?}");
         assert!(found.iter().any(|text| text.contains(why)), "{why}: {found:?}");
     }
-    // Of two Open vSwitches either may have an interface that names none.
+    // Our own program leads each port and VLAN to one policy.
+    let own = waits(DOCUMENT, PortSpace::up_to(511));
+    assert!(
+        own.iter().all(|text| text.contains("on a VLAN of its own")) && own.len() == 2,
+        "{own:?}"
+    );
+}
+
+/// What waits under a document behind a vendor's switch with these targets behind its ports.
+fn pending(document: &str, known: &KnownPorts) -> Vec<String> {
+    let intent = Compiler::default()
+        .resolve(&Document::from_yaml(document).unwrap(), 1)
+        .unwrap();
+    let found = resolve(&intent, known, SPACE).resolution.pending;
+    found
+        .iter()
+        .map(|p| format!("{}: {}", p.endpoint, p.why))
+        .collect()
+}
+
+fn with(endpoint: &str) -> String {
+    format!("{DOCUMENT}  {endpoint}\n")
+}
+
+#[test]
+fn of_two_open_vswitches_either_may_have_an_interface_that_names_none() {
     let mut two = known();
     two.behind.get_mut(&1).unwrap()[0].takes = Takes::Interfaces {
         without_target: false,
     };
-    let anywhere = more("loose: {attachments: [{interface: c}], source_guard: false}");
-    let intent = Compiler::default()
-        .resolve(&Document::from_yaml(&anywhere).unwrap(), 1)
-        .unwrap();
-    let found = resolve(&intent, &two, SPACE);
-    assert_eq!(
-        found.resolution.pending.len(),
-        2,
-        "{:?}",
-        found.resolution.pending
+    let waiting = pending(
+        &with("loose: {attachments: [{interface: c}], source_guard: false}"),
+        &two,
     );
-    // Where the endpoint waits itself, nothing is policed.
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+}
+
+#[test]
+fn a_target_that_the_endpoint_itself_waits_at_does_not_police_it() {
     let mut leaf = known();
     leaf.behind.get_mut(&1).unwrap()[0].takes = Takes::Ports { uplinks: [9].into() };
-    for (by, waiting) in [("", 0), (", by: address", 2)] {
-        let ports = DOCUMENT
-            .replace(
-                "{interface: a, target: host}",
-                &format!("{{port: 5, target: host{by}}}"),
-            )
-            .replace(
-                "{interface: b, target: host}",
-                &format!("{{port: 6, target: host{by}}}"),
-            );
-        let intent = Compiler::default()
-            .resolve(&Document::from_yaml(&ports).unwrap(), 1)
-            .unwrap();
-        let found = resolve(&intent, &leaf, SPACE);
+    let attached = |a: &str| {
+        DOCUMENT
+            .replace("{interface: a, target: host}", a)
+            .replace("{interface: b, target: host}", "{port: 6, target: host}")
+    };
+    for (a, is_waiting) in [
+        ("{port: 5, target: host}", false),
+        ("{port: 5, target: host, by: address}", true),
+        (
+            "{port: 5, target: host}, {port: 7, target: host, by: address}",
+            true,
+        ),
+    ] {
+        let waiting = pending(&attached(a), &leaf);
+        let of_a = waiting
+            .iter()
+            .any(|why| why.starts_with("a: port 1, by address: no target"));
+        // What is attached by address there is behind port 1, too.
         assert_eq!(
-            found.resolution.pending.len(),
-            waiting,
-            "{:?}",
-            found.resolution.pending
+            (of_a, waiting.is_empty()),
+            (is_waiting, !is_waiting),
+            "{a}: {waiting:?}"
         );
     }
-    // Also where another attachment of it is by port.
-    let mixed = DOCUMENT
-        .replace(
-            "{interface: a, target: host}",
-            "{port: 5, target: host}, {port: 7, target: host, by: address}",
-        )
-        .replace("{interface: b, target: host}", "{port: 6, target: host}");
-    let pending = |document: &str, known: &KnownPorts| -> Vec<String> {
-        let intent = Compiler::default()
-            .resolve(&Document::from_yaml(document).unwrap(), 1)
-            .unwrap();
-        let found = resolve(&intent, known, SPACE).resolution.pending;
-        found
-            .iter()
-            .map(|p| format!("{}: {}", p.endpoint, p.why))
-            .collect()
-    };
-    let waiting = pending(&mixed, &leaf);
-    assert!(
-        waiting.len() == 1 && waiting[0].starts_with("a: port 1, by address: no target"),
-        "{waiting:?}"
-    );
-    // A foreign program beside it guards nothing.
+}
+
+#[test]
+fn a_foreign_program_behind_the_port_guards_nothing() {
     let mut beside = known();
     beside.behind.get_mut(&1).unwrap().push(Inner {
         target: "nic".to_string(),
         takes: Takes::Ports { uplinks: [9].into() },
         is_whole: false,
     });
-    let on_nic = more("spoofs: {attachments: [{port: 3, target: nic}], addresses: [192.0.2.77]}");
-    let waiting = pending(&on_nic, &beside);
+    let spoofs = with("spoofs: {attachments: [{port: 3, target: nic}], addresses: [192.0.2.77]}");
+    let waiting = pending(&spoofs, &beside);
     assert!(
         waiting.len() == 2 && waiting[0].contains("spoofs is behind it, too"),
         "{waiting:?}"
-    );
-    // Our own program leads each port and VLAN to one policy.
-    let own = waits(DOCUMENT, PortSpace::up_to(511));
-    assert!(
-        own.iter().all(|text| text.contains("on a VLAN of its own")) && own.len() == 2,
-        "{own:?}"
     );
 }

@@ -248,7 +248,7 @@ impl Check {
         self.rules(&format!("{path}.rules"), &endpoint.rules);
     }
 
-    /// What an endpoint needs that is told from others by its addresses.
+    /// An endpoint that is attached by address needs addresses that it alone sends with.
     fn by_address(&mut self, path: &str, endpoint: &Endpoint) {
         let mut attachments = endpoint.attachments.iter().enumerate();
         let Some((index, _)) = attachments.find(|(_, a)| a.by == IdentifiedBy::Address) else {

@@ -14,6 +14,9 @@ use crate::lower::Attribution;
 use crate::model::{Field, Role, TableModel};
 use crate::row_cache::{CompileError, RowCache};
 
+mod state;
+use state::{Costs, Limits, Shifted, State, fits};
+
 /// Rules that one plan moves for what they deny.
 const PROMOTED: usize = 16;
 
@@ -28,12 +31,6 @@ pub(crate) struct Plan {
 /// Parts that are left and do not fit, after which no more are tried.
 const MISFITS: usize = 256;
 
-/// Costs, by the place of a table in the model.
-type Costs = Vec<u64>;
-
-/// What each table may hold; nothing where only memory bounds it.
-type Limits = Vec<Option<u64>>;
-
 /// A class that can be left in part or as a whole.
 #[derive(Debug)]
 struct Movable {
@@ -44,27 +41,6 @@ struct Movable {
 
 /// A class without some parts, and its rows; nothing where they would deny nothing.
 pub(crate) type Weakened = Option<(Arc<Class>, Arc<ClassRows>)>;
-
-/// What parts are left, what each class takes of the tables then, and all together.
-#[derive(Debug, Clone)]
-struct State {
-    left: BTreeSet<usize>,
-    classes: BTreeMap<ClassId, Costs>,
-    total: Costs,
-}
-
-/// What classes take when one part is left or taken back, and all together.
-type Shifted = (Vec<(ClassId, Costs)>, Costs);
-
-impl State {
-    fn shift(&mut self, part: usize, (classes, total): Shifted) {
-        if !self.left.remove(&part) {
-            self.left.insert(part);
-        }
-        self.classes.extend(classes);
-        self.total = total;
-    }
-}
 
 /// Plans what one target leaves.
 #[derive(Debug)]
@@ -383,8 +359,7 @@ impl<'c> Planner<'c> {
 
     /// What the tables would hold if one part were left that is not, or the other way round.
     fn shifted(&self, state: &State, part: usize, programs: &mut RowCache) -> Result<Shifted, CompileError> {
-        let unlimited = vec![None; self.tables.len()];
-        let shifted = self.shifted_within(state, part, &unlimited, programs)?;
+        let shifted = self.shifted_within(state, part, &Limits::new(), programs)?;
         Ok(shifted.unwrap_or_else(|| (Vec::new(), state.total.clone())))
     }
 
@@ -411,17 +386,11 @@ impl<'c> Planner<'c> {
                 *sum = (*sum + cost).saturating_sub(before);
             }
             classes.push((*id, costs));
-            if !Self::fits(&total, limits) {
+            if !fits(&total, limits) {
                 return Ok(None);
             }
         }
         Ok(Some((classes, total)))
-    }
-
-    /// Whether every table has room for this.
-    fn fits(costs: &Costs, limits: &Limits) -> bool {
-        let mut both = costs.iter().zip(limits);
-        both.all(|(cost, limit)| limit.is_none_or(|limit| *cost <= limit))
     }
 
     /// What to leave, when this was left until now.
@@ -432,7 +401,7 @@ impl<'c> Planner<'c> {
         let least = self.state(all, programs)?.total;
         let limits = self.limits(&state.total, &least);
         let sizes = self.tables.iter().map(|table| table.size).collect();
-        if !Self::fits(&state.total, &sizes) {
+        if !fits(&state.total, &sizes) {
             state = self.spill(state, &limits, programs)?;
         }
         self.promote(&mut state, &limits, programs)?;
@@ -468,14 +437,14 @@ impl<'c> Planner<'c> {
         // About as many as have to go, by the rows that they have; what fits after all is taken back later.
         let mut total = now.total;
         let mut going = held.iter().rev().take_while(|at| {
-            let is_over = !Self::fits(&total, limits);
+            let is_over = !fits(&total, limits);
             self.subtract(**at, &mut total);
             is_over
         });
         let mut count = going.by_ref().count();
         loop {
             let state = self.state(without_last(count), programs)?;
-            if Self::fits(&state.total, limits) || count >= held.len() {
+            if fits(&state.total, limits) || count >= held.len() {
                 return Ok(state);
             }
             count = (count + (count / 4).max(1)).min(held.len());
@@ -514,12 +483,12 @@ impl<'c> Planner<'c> {
             let mut going: Vec<usize> = held.filter(is_less).collect();
             let mut trial = state.clone();
             trial.shift(at, self.shifted(&trial, at, programs)?);
-            while !Self::fits(&trial.total, limits)
+            while !fits(&trial.total, limits)
                 && let Some(other) = going.pop()
             {
                 trial.shift(other, self.shifted(&trial, other, programs)?);
             }
-            if Self::fits(&trial.total, limits) {
+            if fits(&trial.total, limits) {
                 *state = trial;
             }
         }
