@@ -552,3 +552,6 @@ fn carry_ends(device: &Device, point: &AttachmentPoint, overlays: &Overlays, (ke
         *does = Does::action(*id, std::mem::take(params), ends);
     }
 }
+
+#[cfg(test)]
+mod tests;
