@@ -116,6 +116,7 @@ const PURE: [(&str, &[&str]); 17] = [
             "driver",
             "io.rs",
             "no_flood.rs",
+            "unixctl.rs",
         ],
     ),
     (

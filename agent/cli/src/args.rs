@@ -174,6 +174,12 @@ pub struct Hits {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct Offload {
+    /// Only rules that hold for this endpoint.
+    pub endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct Watch {
     /// Begin after this generation, 0 for the oldest that the agent keeps; only new ones if absent.
     #[arg(long, value_name = "GENERATION")]

@@ -161,6 +161,8 @@ pub enum Command {
     Status(args::Status),
     /// Show the hits of each rule.
     Hits(args::Hits),
+    /// Show which flows of each rule a NIC carries out. The switch lists its whole flow cache for it.
+    Offload(args::Offload),
     /// Follow changes of the policy and of the targets, one line each, until interrupted.
     Watch(args::Watch),
     /// Add, change or remove one endpoint.
@@ -215,6 +217,7 @@ async fn dispatch(
         Command::Get(args) => command::get::run(&args, globals, term).await,
         Command::Explain(args) => command::explain::run(&args, globals, term).await,
         Command::Status(args) => command::status::run(&args, &Client::connect(globals).await?, term).await,
+        Command::Offload(args) => command::offload::run(&args, &Client::connect(globals).await?, term).await,
         Command::Hits(args) => command::hits::run(&args, &Client::connect(globals).await?, term).await,
         Command::Watch(args) => command::watch::run(&args, &Client::connect(globals).await?, term).await,
         Command::Endpoint(args) => {

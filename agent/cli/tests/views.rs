@@ -7,6 +7,7 @@ use portcullis_cli::view::change::{ApplyView, CommittedView, PlanView};
 use portcullis_cli::view::events::EventView;
 use portcullis_cli::view::explained::ExplainView;
 use portcullis_cli::view::hits::HitsView;
+use portcullis_cli::view::offload::OffloadView;
 use portcullis_cli::view::placement::PlacementView;
 use portcullis_cli::view::status::StatusView;
 use portcullis_cli::view::unlock::ClosingView;
@@ -221,6 +222,11 @@ fn hits() {
         ),
         "no hits\n"
     );
+}
+
+#[test]
+fn offload() {
+    insta::assert_snapshot!(both(&OffloadView::from(messages::offload())));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The bridges of an Open vSwitch.
 
+use portcullis_ovs::{Fitness, fitness};
 use portcullis_ovsdb::{Bridge, Interface, Switch};
 
 use crate::datapath::{Datapath, DatapathKind, PortSeen};
@@ -33,6 +34,9 @@ fn datapath(switch: &Switch, bridge: &Bridge, address: &str, host: &Host) -> Dat
         uplink: names.contains(&interface.name),
     });
     let unusable = unusable(switch, bridge);
+    let controlled = (bridge.controllers > 0).then(|| {
+        "an OpenFlow controller is configured for it (`ovs-vsctl get-controller`), whose rows may be in the same tables".to_string()
+    });
     let said = [("ovs", &switch.ovs_version), ("dpdk", &switch.dpdk_version)];
     // The database has `DPDK 22.11.1`.
     let plain = |version: &str| version.trim_start_matches("DPDK ").to_string();
@@ -52,25 +56,22 @@ fn datapath(switch: &Switch, bridge: &Bridge, address: &str, host: &Host) -> Dat
         section: unusable
             .is_none()
             .then(|| Section::ovs(address, &bridge.name, names)),
-        needs_target: unusable.or_else(|| identified.err()),
+        needs_target: unusable.or(controlled).or_else(|| identified.err()),
     }
 }
 
 /// Why Portcullis does not program a bridge.
 fn unusable(switch: &Switch, bridge: &Bridge) -> Option<String> {
-    if bridge.datapath_type != "netdev" {
-        let kind = match bridge.datapath_type.as_str() {
-            "" | "system" => "the kernel's datapath",
-            other => other,
-        };
-        return Some(format!(
-            "it runs on {kind}; bridges of the userspace datapath (datapath_type=netdev) are programmed"
-        ));
+    match fitness(switch, bridge) {
+        Fitness::Fit => None,
+        Fitness::NoDpdk => Some(
+            "Open vSwitch runs without DPDK: set other_config:dpdk-init=true and run ovs-vswitchd-dpdk"
+                .to_string(),
+        ),
+        Fitness::Datapath(kind) => Some(format!(
+            "its datapath_type is `{kind}`; `netdev` and `system` are programmed"
+        )),
     }
-    (switch.dpdk_initialized != Some(true)).then(|| {
-        "Open vSwitch runs without DPDK: set other_config:dpdk-init=true and run ovs-vswitchd-dpdk"
-            .to_string()
-    })
 }
 
 /// Column `type` of an interface, with the name that an empty one stands for.

@@ -59,6 +59,15 @@ fn bridge(name: &str, datapath_type: &str, interfaces: &[Listed]) -> (String, Br
     (name.to_string(), bridge)
 }
 
+/// The same with an OpenFlow controller.
+fn controlled((name, bridge): (String, Bridge)) -> (String, Bridge) {
+    let bridge = Bridge {
+        controllers: 1,
+        ..bridge
+    };
+    (name, bridge)
+}
+
 fn found(dpdk: bool, list: Vec<(String, Bridge)>) -> Vec<Datapath> {
     let switch = Switch {
         dpdk_initialized: Some(dpdk),
@@ -96,6 +105,22 @@ fn a_bridge_alone_with_one_card_is_programmed() {
 }
 
 #[test]
+fn a_bridge_of_the_kernel_needs_no_dpdk() {
+    for datapath_type in ["system", ""] {
+        let ports = [("ens3", "", &[][..]), ("tap1", "system", &[])];
+        let all = found(false, vec![bridge("br0", datapath_type, &ports)]);
+        let Decision::Program(one) = decide(&all, &[]) else {
+            panic!("{all:?}");
+        };
+        assert_eq!(
+            one.section.as_ref().unwrap().toml("local").unwrap(),
+            "[[target]]\nname = \"local\"\nkind = \"ovs\"\novsdb = \"unix:/run/openvswitch/db.sock\"\n\
+             bridge = \"br0\"\nuplinks = [\"ens3\"]\n"
+        );
+    }
+}
+
+#[test]
 fn what_is_not_clear_is_not_programmed() {
     for (dpdk, bridges, words) in [
         (
@@ -105,8 +130,13 @@ fn what_is_not_clear_is_not_programmed() {
         ),
         (
             true,
-            vec![bridge("br0", "system", &[("ens3", "", &[])])],
-            "the kernel's datapath",
+            vec![bridge("br0", "dummy", &[("ens3", "", &[])])],
+            "datapath_type is `dummy`",
+        ),
+        (
+            true,
+            vec![controlled(bridge("br0", "netdev", &[NIC]))],
+            "an OpenFlow controller is configured",
         ),
         (false, vec![bridge("br0", "netdev", &[NIC])], "runs without DPDK"),
         (
@@ -134,10 +164,7 @@ fn what_is_not_clear_is_not_programmed() {
 fn one_of_several_is_never_programmed_also_where_the_others_cannot_be() {
     let all = found(
         true,
-        vec![
-            bridge("br0", "netdev", &[NIC, VM]),
-            bridge("docker", "system", &[]),
-        ],
+        vec![bridge("br0", "netdev", &[NIC, VM]), bridge("lab", "dummy", &[])],
     );
     let Decision::Several(several) = decide(&all, &[]) else {
         panic!("{all:?}");
@@ -148,7 +175,7 @@ fn one_of_several_is_never_programmed_also_where_the_others_cannot_be() {
         written[0].as_ref().unwrap().contains("name = \"ovs\""),
         "{written:?}"
     );
-    assert_eq!(written[1], None, "a kernel bridge cannot be a target");
+    assert_eq!(written[1], None, "a dummy bridge cannot be a target");
     let two = found(
         true,
         vec![bridge("a", "netdev", &[NIC]), bridge("b", "netdev", &[VM])],

@@ -86,6 +86,7 @@ pub const METHODS: &[Method] = &[
     method("portcullis.v1.PolicyService/Explain", READ_OWN),
     method("portcullis.v1.TargetService/ListTargets", READ),
     method("portcullis.v1.TargetService/ListHits", READ),
+    method("portcullis.v1.TargetService/ListOffload", READ),
     method("portcullis.v1.TargetService/GetPlacement", READ),
     method("portcullis.v1.TargetService/WaitRealized", READ),
     method("portcullis.v1.TargetService/Watch", READ),

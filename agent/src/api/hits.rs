@@ -93,19 +93,36 @@ impl Asker {
 
 /// The hits of one target by rule: what one rule decided in several places of a policy is one hit.
 pub(super) fn by_rule(hits: Vec<Hit>) -> Vec<Hit> {
-    let mut list: Vec<Hit> = Vec::with_capacity(hits.len());
+    merged(
+        hits,
+        |hit| hit,
+        |sum, hit| {
+            sum.packets += hit.packets;
+            sum.bytes += hit.bytes;
+        },
+    )
+}
+
+/// The same of what bears a hit.
+pub(super) fn merged<T>(items: Vec<T>, hit: impl Fn(&T) -> &Hit, add: impl Fn(&mut T, T)) -> Vec<T> {
+    let mut list: Vec<T> = Vec::with_capacity(items.len());
     let mut places: HashMap<(Direction, Option<u32>, String, String), usize> = HashMap::new();
-    for hit in hits {
-        let key = (hit.direction, hit.class, hit.rule.clone(), hit.action.clone());
-        let known = places.get(&key).filter(|_| hit.decider.is_some());
+    for item in items {
+        let Hit {
+            direction,
+            class,
+            rule,
+            action,
+            decider,
+            ..
+        } = hit(&item);
+        let key = (*direction, *class, rule.clone(), action.clone());
+        let known = places.get(&key).filter(|_| decider.is_some());
         match known.and_then(|at| list.get_mut(*at)) {
-            Some(sum) => {
-                sum.packets += hit.packets;
-                sum.bytes += hit.bytes;
-            }
+            Some(sum) => add(sum, item),
             None => {
                 places.insert(key, list.len());
-                list.push(hit);
+                list.push(item);
             }
         }
     }

@@ -10,6 +10,7 @@ mod convert;
 mod explain;
 mod hits;
 mod listen;
+mod offload;
 mod page;
 mod placement;
 mod policy;

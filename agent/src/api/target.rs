@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::hits::{self, Asker};
 use super::status::ApiError;
-use super::{Api, caller, convert, placement, watch};
+use super::{Api, caller, convert, offload, placement, watch};
 use crate::access::ReadingReport;
 use crate::engine::StoreHealth;
 
@@ -189,6 +189,21 @@ impl TargetService for Api {
                 Err(why) => response.unavailable.push(v1::Unavailable { target, why }),
             }
         }
+        Ok(Response::new(response))
+    }
+
+    async fn list_offload(
+        &self,
+        request: Request<v1::ListOffloadRequest>,
+    ) -> Result<Response<v1::ListOffloadResponse>, Status> {
+        let asker = match request.into_inner().endpoint.as_str() {
+            "" => None,
+            text => {
+                let name = convert::name("endpoint", text)?;
+                Some(Asker::new(&self.engine().read(|state| state.base()), name)?)
+            }
+        };
+        let response = offload::list(self.targets().handles(), asker.as_ref()).await?;
         Ok(Response::new(response))
     }
 

@@ -304,6 +304,7 @@ fn refuse(query: Query) {
         Query::Plan(_, answer) => drop(answer.send(Err(why()))),
         Query::Explain(_, answer) => drop(answer.send(Err(why()))),
         Query::Hits(answer) => drop(answer.send(Err(why()))),
+        Query::Offload(answer) => drop(answer.send(Err(why()))),
         Query::Demand(_) => {}
     }
 }

@@ -10,10 +10,12 @@ use portcullis::config::{self, Config};
 use portcullis::daemon::{Agent, AgentError};
 use portcullis::targets::Launched;
 use portcullis_backend::{
-    Backend, EnforcingRow, Hit, Plan, Query, QueryError, SessionState, TablePlan, TargetContext,
-    TargetStatus, launch,
+    Backend, Carried, EnforcingRow, Hit, Offload, Plan, Query, QueryError, RuleOffload, SessionState,
+    TablePlan, TargetContext, TargetStatus, launch,
 };
-use portcullis_compiler::{Class, CompileError, Counterexample, Intent, RowCache, StageModel, Unsupported};
+use portcullis_compiler::{
+    Class, CompileError, Counterexample, EndpointIntent, Intent, RowCache, StageModel, Unsupported,
+};
 use portcullis_policy::{Frame, Packet, Verdict};
 use portcullis_proto::v1;
 use portcullis_proto::v1::baseline_service_client::BaselineServiceClient;
@@ -124,25 +126,49 @@ impl Fake {
                 drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(vec![row]) }));
             }
             Query::Hits(answer) => {
-                let intent = self.newest();
-                let hits = intent
-                    .endpoints
-                    .values()
-                    .filter(|e| e.classes.ingress.0 != 0)
-                    .map(|e| Hit {
-                        direction: portcullis_policy::Direction::Ingress,
-                        rule: "default/ingress".to_string(),
-                        decider: None,
-                        class: Some(e.classes.ingress.0),
-                        endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
-                        overlays: Arc::default(),
-                        action: "deny".to_string(),
-                        packets: 5,
-                        bytes: 300,
-                    });
-                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(hits.collect()) }));
+                let hits = self.hits();
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(hits) }));
+            }
+            Query::Offload(answer) => {
+                let flows = Carried {
+                    hardware: 2,
+                    software: 1,
+                    ..Carried::default()
+                };
+                let rule = |rule| RuleOffload {
+                    rule,
+                    flows,
+                    packets: flows,
+                };
+                let offload = Offload {
+                    is_on: true,
+                    rules: self.hits().into_iter().map(rule).collect(),
+                    flows,
+                    unknown: [("another bridge".to_string(), 4)].into(),
+                };
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(offload) }));
             }
         }
+    }
+}
+
+impl Fake {
+    /// A hit of the default of each endpoint that denies what it receives.
+    fn hits(&self) -> Vec<Hit> {
+        let intent = self.newest();
+        let denying = intent.endpoints.values().filter(|e| e.classes.ingress.0 != 0);
+        let hit = |e: &Arc<EndpointIntent>| Hit {
+            direction: portcullis_policy::Direction::Ingress,
+            rule: "default/ingress".to_string(),
+            decider: None,
+            class: Some(e.classes.ingress.0),
+            endpoints: (0..20).map(|i| format!("{}-{i}", e.name)).collect(),
+            overlays: Arc::default(),
+            action: "deny".to_string(),
+            packets: 5,
+            bytes: 300,
+        };
+        denying.map(hit).collect()
     }
 }
 

@@ -118,6 +118,54 @@ async fn a_stopping_agent_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn offload_is_listed_for_all_or_one() {
+    let mut rig = Rig::with_document().await;
+    rig.client.targets.wait_realized(wait(0, 0)).await.unwrap();
+    let ask = |endpoint: &str| v1::ListOffloadRequest {
+        endpoint: endpoint.to_string(),
+    };
+    let all = rig.client.targets.list_offload(ask("")).await.unwrap();
+    let all = all.into_inner();
+    let flows = Some(v1::Carried {
+        hardware: 2,
+        software: 1,
+        ..v1::Carried::default()
+    });
+    let [rule] = all.rules.as_slice() else {
+        panic!("{all:?}")
+    };
+    assert_eq!(
+        (rule.target.as_str(), rule.rule.as_str()),
+        ("fake", "default/ingress")
+    );
+    assert_eq!(
+        (rule.flows, rule.packets, rule.endpoint_count),
+        (flows, flows, 20)
+    );
+    let [target] = all.targets.as_slice() else {
+        panic!("{all:?}")
+    };
+    assert_eq!((target.is_on, target.flows), (true, flows));
+    assert_eq!(target.unknown[0].flows, 4);
+    for (endpoint, rules) in [("web1", 1), ("mail1", 0)] {
+        let one = rig.client.targets.list_offload(ask(endpoint)).await.unwrap();
+        assert_eq!(one.into_inner().rules.len(), rules, "{endpoint}");
+    }
+    let none = rig.client.targets.list_offload(ask("none")).await.unwrap_err();
+    assert_eq!(none.code(), Code::NotFound);
+    rig.fake.deaf.store(true, Ordering::Relaxed);
+    let deaf = rig
+        .client
+        .targets
+        .list_offload(ask(""))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(deaf.rules.is_empty() && deaf.targets.is_empty(), "{deaf:?}");
+    assert!(deaf.unavailable[0].why.contains("Disconnected"), "{deaf:?}");
+}
+
+#[tokio::test]
 async fn hits_are_told_for_all_or_one() {
     let mut rig = Rig::with_document().await;
     rig.client.targets.wait_realized(wait(0, 0)).await.unwrap();

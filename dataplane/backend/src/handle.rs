@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::offload::Offload;
 use crate::status::TargetStatus;
 use crate::timers::ANSWERS_WITHIN;
 
@@ -262,6 +263,14 @@ pub enum QueryError {
          other targets; see `portcullis status`"
     )]
     Undecided(String),
+    /// The target has no flow cache.
+    #[error(
+        "target {0} caches no flows: its tables are the datapath, and `status --placement` says where each rule is"
+    )]
+    NotCached(String),
+    /// The daemon that has the cache cannot be asked.
+    #[error("target {target} cannot list the flows that its datapath has cached: {why}")]
+    Cache { target: String, why: String },
     /// No table that holds policies counts.
     #[error("target {target} counts no hits: its P4 program has no direct counter at {}", tables.join(", "))]
     NotCounted { target: String, tables: Vec<String> },
@@ -288,6 +297,8 @@ pub enum Query {
     Explain(Trace, oneshot::Sender<Result<Vec<EnforcingRow>, QueryError>>),
     /// How often did each rule decide?
     Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
+    /// Which cached flows are carried out in hardware?
+    Offload(oneshot::Sender<Result<Offload, QueryError>>),
     /// The packets that each rule denies in a minute. This has no answer.
     Demand(Demand),
 }
@@ -504,5 +515,10 @@ impl TargetHandle {
     /// How often did each rule decide?
     pub async fn hits(&self) -> Result<Vec<Hit>, QueryError> {
         self.ask_datapath(Query::Hits).await
+    }
+
+    /// Which of the flows that the datapath has cached are carried out in hardware?
+    pub async fn offload(&self) -> Result<Offload, QueryError> {
+        self.ask_datapath(Query::Offload).await
     }
 }

@@ -17,6 +17,7 @@ mod footprint;
 mod handle;
 pub mod machine;
 mod numbers;
+mod offload;
 mod overlays;
 mod plan;
 pub mod ports;
@@ -37,6 +38,7 @@ pub use handle::{
     TargetHandle, Trace, launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};
+pub use offload::{Carried, Offload, RuleOffload};
 pub use overlays::{Lead, Overlays};
 pub use plan::plan;
 pub use ports::{PortPolicy, Resolution};

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::handle::{EnforcingRow, Hit, Plan, Query, QueryError, TargetContext, Trace};
+use crate::offload::Offload;
 use crate::state::{Lists, Report, TargetState};
 use crate::status::TargetStatus;
 use crate::time::Time;
@@ -78,6 +79,12 @@ pub trait TargetDriver: Send {
 
     /// How often did each rule decide?
     fn hits(&mut self, answer: Answer<Vec<Hit>>);
+
+    /// Which of the flows that the datapath has cached are carried out in hardware? A target whose tables are the datapath caches none.
+    fn offload(&mut self, answer: Answer<Offload>) {
+        let name = self.state().name.clone();
+        drop(answer.send(Err(QueryError::NotCached(name))));
+    }
 
     /// Takes the packets that each rule denies in a minute. A target without room for every rule holds those that deny most.
     fn demand(&mut self, _demand: Demand) {}
@@ -165,9 +172,11 @@ fn ask<D: TargetDriver>(target: &mut D, question: Query) {
         Query::Plan(_, answer) if !ready => drop(answer.send(Err(not_ready))),
         Query::Explain(_, answer) if !ready => drop(answer.send(Err(not_ready))),
         Query::Hits(answer) if !ready => drop(answer.send(Err(not_ready))),
+        Query::Offload(answer) if !ready => drop(answer.send(Err(not_ready))),
         Query::Plan(intent, answer) => drop(answer.send(target.plan(&intent))),
         Query::Explain(trace, answer) => target.explain(&trace, answer),
         Query::Hits(answer) => target.hits(answer),
+        Query::Offload(answer) => target.offload(answer),
         Query::Demand(demand) => target.demand(demand),
     }
 }

@@ -12,18 +12,19 @@
 //! that a revalidator holds at that moment: their purge leaves them out (`revalidator_sweep__`, ofproto-dpif-upcall.c), and the
 //! pass under way may still update a wrong one. So another pass and another purge follow.
 //!
+//! The kernel's datapath finds flows by their id, so nothing is purged there.
+//!
 //! Only an answer counts. Where no daemon can be asked, or it does not answer, it is *unknown* whether cached flows
 //! follow a change: status says `confirmed`, never `applied`, and why. The question is asked again until it is answered.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_ovsdb::Framer;
+use portcullis_ovsdb::Datapath;
 use tokio::sync::mpsc;
 
-use crate::io::Link;
+use crate::unixctl::{Daemon, Where};
 
 /// The longest a pass may take; OVS aims at 500 ms between passes (`max-revalidator`).
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -61,23 +62,24 @@ pub(crate) enum Progress {
     Unknown(String),
 }
 
-/// Where the daemon can be asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Where {
-    /// The folder of its control socket.
-    pub(crate) folder: Option<PathBuf>,
-    /// The socket itself, where the configuration names it.
-    pub(crate) socket: Option<PathBuf>,
+/// What the task is asked.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    number: u64,
+    /// Whether the bridge is one of the userspace datapath, which some releases have a fault in.
+    userspace: bool,
 }
 
 /// What the datapath's caches are known to follow.
 pub(crate) struct Caches {
-    ask: mpsc::UnboundedSender<u64>,
+    ask: mpsc::UnboundedSender<Request>,
     pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
     /// Rows written when the last request was made; none: what was written before is not known.
     writes: Option<[u64; 3]>,
     /// Number of the last request.
     asked: u64,
+    /// Whether the bridge is one of the userspace datapath.
+    userspace: bool,
     /// Requests without an answer, and the newest generation whose rows were confirmed before each.
     open: VecDeque<(u64, u64)>,
     /// The newest generation they follow.
@@ -95,9 +97,19 @@ impl Caches {
             progress,
             writes: None,
             asked: 0,
+            userspace: true,
             open: VecDeque::new(),
             follow: 0,
             problem: None,
+        }
+    }
+
+    /// Which datapath the bridge is on.
+    pub(crate) fn set_datapath(&mut self, datapath: &Datapath) {
+        let userspace = *datapath != Datapath::Kernel;
+        if self.userspace != userspace {
+            self.userspace = userspace;
+            self.ask_again();
         }
     }
 
@@ -115,7 +127,11 @@ impl Caches {
             self.writes = Some(writes);
             self.asked += 1;
             self.open.push_back((self.asked, generation));
-            if self.ask.send(self.asked).is_err() {
+            let request = Request {
+                number: self.asked,
+                userspace: self.userspace,
+            };
+            if self.ask.send(request).is_err() {
                 self.problem =
                     Some("the task that asks ovs-vswitchd has ended; see the agent's log".to_string());
             }
@@ -155,44 +171,6 @@ impl Caches {
     }
 }
 
-/// What to do where no control socket answers.
-const REMEDY: &str = "set `control_socket` of this target to the socket that `ovs-appctl -t SOCKET version` reaches \
-                      ovs-vswitchd by, and let the agent's user open it";
-
-/// The control sockets in a folder: those with the usual name `ovs-vswitchd.PID.ctl` first, then the others, for a
-/// daemon may have been started with another name.
-fn sockets(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        if name.ends_with(".ctl") {
-            found.push((!name.starts_with("ovs-vswitchd"), path));
-        }
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-impl Where {
-    /// The sockets to try, in this order, and where they were looked for.
-    fn candidates(&self) -> io::Result<(Vec<PathBuf>, String)> {
-        let missing = |text: String| io::Error::new(io::ErrorKind::NotFound, text);
-        match (&self.socket, &self.folder) {
-            (Some(socket), _) => Ok((vec![socket.clone()], socket.display().to_string())),
-            (None, Some(folder)) => {
-                let place = folder.display().to_string();
-                let found = sockets(folder)
-                    .map_err(|error| missing(format!("{place} cannot be listed ({error}): {REMEDY}")))?;
-                Ok((found, place))
-            }
-            (None, None) => Err(missing(format!(
-                "OVSDB is reached over TCP, and nothing says where ovs-vswitchd's control socket is: {REMEDY}"
-            ))),
-        }
-    }
-}
-
 /// Whether a release has the fault described above. What cannot be read is taken for one that has it.
 fn is_faulty(version: &str) -> bool {
     let mut numbers = version
@@ -207,81 +185,34 @@ fn is_faulty(version: &str) -> bool {
     }
 }
 
-/// One daemon's control connection.
-struct Control {
-    link: Link,
-    framer: Framer,
-    id: u64,
-    purges: bool,
+/// A daemon that is asked about its cached flows.
+struct Asked {
+    daemon: Daemon,
+    /// Whether the last request was about the userspace datapath; none before the first.
+    userspace: Option<bool>,
 }
 
-impl Control {
-    /// Connects to the daemon that answers and has revalidators; a dead one's socket, or that of another daemon, may lie
-    /// beside it.
-    async fn connect(place: &Where, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
-        let (candidates, looked_at) = place.candidates()?;
-        let mut last = "there is none".to_string();
-        for path in candidates {
-            match Self::open(&path, progress).await {
-                Ok(control) => return Ok(control),
-                Err(error) => last = format!("{}: {error}", path.display()),
-            }
+impl Asked {
+    /// Whether cached flows are purged after a change to a bridge, which is reported when it is known.
+    fn purges(&mut self, userspace: bool, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<bool> {
+        let purges = userspace && is_faulty(&self.daemon.version);
+        if self.userspace != Some(userspace) {
+            self.userspace = Some(userspace);
+            let version = self.daemon.version.clone();
+            let daemon = Progress::Daemon { version, purges };
+            progress.send(daemon).map_err(|_| stopping())?;
         }
-        Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("no control socket of ovs-vswitchd at {looked_at} ({last}): {REMEDY}"),
-        ))
-    }
-
-    async fn open(path: &Path, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<Self> {
-        let mut control = Control {
-            link: Link::connect(&format!("unix:{}", path.display())).await?,
-            framer: Framer::default(),
-            id: 0,
-            purges: true,
-        };
-        control.greet(progress).await?;
-        Ok(control)
-    }
-
-    /// Asks whether it has revalidators, which ovsdb-server has not, and which release it is: `ovs-vswitchd (Open
-    /// vSwitch) 3.1.0`, and lines about its libraries.
-    async fn greet(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
-        self.ask("list-commands");
-        if !self.answer().await?.contains(WAIT) {
-            return Err(io::Error::other("this daemon has no revalidators"));
-        }
-        self.ask("version");
-        let said = self.answer().await?;
-        let version = said
-            .lines()
-            .next()
-            .and_then(|l| l.split(' ').next_back())
-            .unwrap_or("")
-            .to_string();
-        self.purges = is_faulty(&version);
-        progress
-            .send(Progress::Daemon {
-                version,
-                purges: self.purges,
-            })
-            .map_err(|_| stopping())
-    }
-
-    fn ask(&mut self, method: &str) {
-        self.id += 1;
-        let message = format!(r#"{{"method":"{method}","params":[],"id":{}}}"#, self.id);
-        self.link.write(message.into_bytes());
+        Ok(purges)
     }
 
     /// Waits for one pass to end, nudging until it does: a nudge that the switch handled before it knew of the
     /// waiting is lost.
     async fn wait(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
-        self.ask(WAIT);
+        self.daemon.ask(WAIT, &[]);
         let mut pause = FIRST_NUDGE;
         loop {
             tokio::select! {
-                answered = self.answer() => return answered.map(drop),
+                answered = self.daemon.answer() => return answered.map(drop),
                 () = tokio::time::sleep(pause) => {
                     progress.send(Progress::Nudge).map_err(|_| stopping())?;
                     pause = NEXT_NUDGE;
@@ -291,39 +222,19 @@ impl Control {
     }
 
     /// Two passes, each with a purge behind it where the release needs one.
-    async fn settle(&mut self, progress: &mpsc::UnboundedSender<Progress>) -> io::Result<()> {
+    async fn settle(
+        &mut self,
+        userspace: bool,
+        progress: &mpsc::UnboundedSender<Progress>,
+    ) -> io::Result<()> {
+        let purges = self.purges(userspace, progress)?;
         for _ in 0..2 {
             self.wait(progress).await?;
-            if self.purges {
-                self.ask(PURGE);
-                self.answer().await?;
+            if purges {
+                self.daemon.call(PURGE, &[]).await?;
             }
         }
         Ok(())
-    }
-
-    /// The answer: JSON-RPC 1.0 without framing, as OVSDB's. May be cancelled without losing anything.
-    async fn answer(&mut self) -> io::Result<String> {
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-        loop {
-            if let Some(answer) = self.framer.next_value().map_err(|e| invalid(e.to_string()))? {
-                let is_mine = answer.get("id").and_then(serde_json::Value::as_u64) == Some(self.id);
-                let said = || {
-                    answer
-                        .get("result")
-                        .and_then(serde_json::Value::as_str)
-                        .unwrap_or("")
-                        .to_string()
-                };
-                return match answer.get("error") {
-                    _ if !is_mine => Err(invalid("an answer to something else".to_string())),
-                    None | Some(serde_json::Value::Null) => Ok(said()),
-                    Some(error) => Err(invalid(format!("ovs-vswitchd refused: {error}"))),
-                };
-            }
-            let bytes = self.link.read().await?.to_vec();
-            self.framer.push(&bytes);
-        }
     }
 }
 
@@ -334,18 +245,18 @@ fn stopping() -> io::Error {
 /// Asks until there is an answer for each request; only the newest of those that queued up counts.
 async fn follow(
     place: Where,
-    mut requests: mpsc::UnboundedReceiver<u64>,
+    mut requests: mpsc::UnboundedReceiver<Request>,
     progress: mpsc::UnboundedSender<Progress>,
 ) {
-    let mut control: Option<Control> = None;
+    let mut asked: Option<Asked> = None;
     while let Some(mut request) = requests.recv().await {
         let mut pause = FIRST_RETRY;
         let sent = loop {
             while let Ok(newer) = requests.try_recv() {
                 request = newer;
             }
-            match settle(&place, &mut control, &progress).await {
-                Ok(()) => break progress.send(Progress::Done(request)),
+            match settle(&place, &mut asked, request.userspace, &progress).await {
+                Ok(()) => break progress.send(Progress::Done(request.number)),
                 Err(error) => {
                     let sent = progress.send(Progress::Unknown(error.to_string()));
                     if sent.is_err() {
@@ -365,20 +276,24 @@ async fn follow(
 /// Settles once, over the connection there is or a new one.
 async fn settle(
     place: &Where,
-    control: &mut Option<Control>,
+    asked: &mut Option<Asked>,
+    userspace: bool,
     progress: &mpsc::UnboundedSender<Progress>,
 ) -> io::Result<()> {
     let attempt = async {
         // The connection may be one to a daemon that has been restarted since.
-        if let Some(mut known) = control.take()
-            && known.settle(progress).await.is_ok()
+        if let Some(mut known) = asked.take()
+            && known.settle(userspace, progress).await.is_ok()
         {
-            *control = Some(known);
+            *asked = Some(known);
             return Ok(());
         }
-        let mut fresh = Control::connect(place, progress).await?;
-        fresh.settle(progress).await?;
-        *control = Some(fresh);
+        let mut fresh = Asked {
+            daemon: Daemon::connect(place, WAIT).await?,
+            userspace: None,
+        };
+        fresh.settle(userspace, progress).await?;
+        *asked = Some(fresh);
         Ok(())
     };
     let late = || {
@@ -398,6 +313,8 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_ovsdb::Framer;
+    use std::path::Path;
 
     /// A daemon's control socket in memory: answers what it was made to, and `revalidator/wait` only when it may.
     async fn daemon(listener: tokio::net::UnixListener, commands: &'static str) {
@@ -522,9 +439,10 @@ mod tests {
     /// The pass that ends first may have begun before the change.
     #[tokio::test]
     async fn cached_flows_follow_when_a_second_pass_has_ended() {
-        for (version, asks) in [
-            ("3.3.0", &[WAIT, WAIT][..]),
-            ("3.1.2", &[WAIT, PURGE, WAIT, PURGE]),
+        for (version, datapath, asks) in [
+            ("3.3.0", Datapath::Userspace, &[WAIT, WAIT][..]),
+            ("3.1.2", Datapath::Userspace, &[WAIT, PURGE, WAIT, PURGE]),
+            ("3.1.2", Datapath::Kernel, &[WAIT, WAIT]),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("ovs-vswitchd.1.ctl");
@@ -533,6 +451,7 @@ mod tests {
                 folder: None,
                 socket: Some(socket),
             });
+            caches.set_datapath(&datapath);
             assert!(!caches.reached(1, [1, 0, 0]));
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut framer = Framer::default();

@@ -31,7 +31,7 @@ pub struct Config {
     pub name: String,
     /// The OVSDB server: `unix:PATH` or `tcp:HOST:PORT`.
     pub ovsdb: String,
-    /// The bridge; the only one with the userspace datapath when absent.
+    /// The bridge; when absent the only one of the userspace datapath. One of the kernel's datapath has to be named.
     pub bridge: Option<String>,
     /// Patterns (`*` stands for anything) of interfaces that are not servers.
     pub uplinks: Vec<String>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ovsdb::{Bridge, Session, SessionConfig, Switch};
+use portcullis_ovsdb::{Bridge, Datapath, Session, SessionConfig, Switch};
 
 use crate::config::Config;
 use crate::io::Link;
@@ -24,7 +24,7 @@ pub enum NotFound {
     /// It does not behave.
     #[error("the OVSDB server at {address} cannot be used: {why}")]
     Unusable { address: String, why: String },
-    /// Open vSwitch without DPDK.
+    /// A bridge of the userspace datapath without DPDK.
     #[error(
         "Open vSwitch at {address} runs without DPDK: set other_config:dpdk-init=true and run ovs-vswitchd-dpdk"
     )]
@@ -36,37 +36,71 @@ pub enum NotFound {
 
 /// The bridge that a configuration means.
 pub(crate) fn choose<'a>(switch: &'a Switch, config: &Config) -> Result<&'a Bridge, NotFound> {
-    if switch.dpdk_initialized != Some(true) {
-        return Err(NotFound::NoDpdk {
-            address: config.ovsdb.clone(),
-        });
-    }
-    let names: Vec<&str> = switch
-        .bridges
-        .values()
-        .filter(|b| b.datapath_type == "netdev")
-        .map(|b| b.name.as_str())
-        .collect();
-    let chosen = match (&config.bridge, names.as_slice()) {
-        (Some(name), _) => match switch.bridges.get(name) {
-            Some(bridge) if bridge.datapath_type == "netdev" => return Ok(bridge),
-            Some(bridge) => format!(
-                "bridge {name} has datapath_type `{}`: only the userspace datapath `netdev` is programmed",
-                bridge.datapath_type
-            ),
-            None => format!("there is no bridge {name}; there are: {}", list(&names)),
-        },
-        (None, [one]) => match switch.bridges.get(*one) {
-            Some(bridge) => return Ok(bridge),
-            None => "the bridge has just gone".to_string(),
-        },
-        (None, []) => "there is no bridge with datapath_type=netdev".to_string(),
-        (None, several) => format!(
-            "there are several netdev bridges: set `bridge` to one of {}",
-            list(several)
-        ),
+    let bridge = match &config.bridge {
+        Some(name) => switch.bridges.get(name).ok_or_else(|| {
+            let names: Vec<&str> = switch.bridges.keys().map(String::as_str).collect();
+            NotFound::Bridge(format!("there is no bridge {name}; there are: {}", list(&names)))
+        })?,
+        None => only_one(switch)?,
     };
-    Err(NotFound::Bridge(chosen))
+    match fitness(switch, bridge) {
+        Fitness::Fit => Ok(bridge),
+        Fitness::NoDpdk => Err(NotFound::NoDpdk {
+            address: config.ovsdb.clone(),
+        }),
+        Fitness::Datapath(kind) => Err(NotFound::Bridge(format!(
+            "bridge {} has datapath_type `{kind}`: `netdev` and `system` are programmed",
+            bridge.name
+        ))),
+    }
+}
+
+/// The bridge that is meant where the configuration names none. Bridges of the kernel's datapath have to be named: a host has
+/// several, and one of them often carries its own connection.
+fn only_one(switch: &Switch) -> Result<&Bridge, NotFound> {
+    let of = |datapath: Datapath| -> Vec<&Bridge> {
+        let bridges = switch.bridges.values();
+        bridges.filter(|b| b.datapath() == datapath).collect()
+    };
+    let names = |bridges: &[&Bridge]| list(&bridges.iter().map(|b| b.name.as_str()).collect::<Vec<_>>());
+    match of(Datapath::Userspace).as_slice() {
+        [one] => Ok(one),
+        [] => {
+            let kernel = of(Datapath::Kernel);
+            let mut why = "there is no bridge with datapath_type=netdev".to_string();
+            if !kernel.is_empty() {
+                why += &format!(
+                    "; to program one of the kernel's datapath, set `bridge` to its name: {}",
+                    names(&kernel)
+                );
+            }
+            Err(NotFound::Bridge(why))
+        }
+        several => Err(NotFound::Bridge(format!(
+            "there are several netdev bridges: set `bridge` to one of {}",
+            names(several)
+        ))),
+    }
+}
+
+/// Whether Portcullis can program a bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fitness {
+    /// Its datapath is one that is programmed, and runs.
+    Fit,
+    /// Not while Open vSwitch runs without DPDK, which the userspace datapath is used with.
+    NoDpdk,
+    /// Not on this datapath, such as `dummy`.
+    Datapath(String),
+}
+
+/// Whether Portcullis can program a bridge.
+pub fn fitness(switch: &Switch, bridge: &Bridge) -> Fitness {
+    match bridge.datapath() {
+        Datapath::Userspace if switch.dpdk_initialized != Some(true) => Fitness::NoDpdk,
+        Datapath::Userspace | Datapath::Kernel => Fitness::Fit,
+        Datapath::Other(kind) => Fitness::Datapath(kind),
+    }
 }
 
 fn list(names: &[&str]) -> String {

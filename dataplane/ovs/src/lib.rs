@@ -5,7 +5,7 @@
 //! intent ──▶ programs (proved rows) ────┴─▶ units (tables/*.rs) ──▶ machine ──▶ session ──▶ OpenFlow bundles
 //! ```
 //!
-//! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes. I/O: `driver`, `no_flood`, `discover`.
+//! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes, `offload`. I/O: `driver`, `no_flood`, `discover`.
 
 mod backend;
 mod caches;
@@ -17,14 +17,16 @@ mod flow;
 mod io;
 mod no_flood;
 mod observe;
+mod offload;
 pub mod ports;
 mod query;
 pub mod regs;
 pub mod session;
 pub mod tables;
 pub mod units;
+mod unixctl;
 
 pub use backend::OvsBackend;
 pub use config::{Config, FailMode, FinalAction};
-pub use discover::{NotFound, look};
+pub use discover::{Fitness, NotFound, fitness, look};
 pub use flow::{Flow, FlowBody, FlowIdentity, FlowKey, SharedIdentity, Writer, text};

@@ -160,18 +160,30 @@ pub(crate) fn enforcing(
 
 /// What to ask the switch to count hits.
 pub(crate) fn hit_requests(pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
-    Table::all()
-        .filter(|table| table.contract().is_counted)
-        .map(|table| FlowStatsRequest {
-            table_id: pipeline.number(table),
-            ..FlowStatsRequest::default()
-        })
-        .collect()
+    let counted: Vec<Table> = Table::all().filter(|table| table.contract().is_counted).collect();
+    table_requests(&counted, pipeline)
+}
+
+/// What to ask the switch to see every row of these tables.
+pub(crate) fn table_requests(tables: &[Table], pipeline: &Pipeline) -> Vec<FlowStatsRequest> {
+    let request = |table: &Table| FlowStatsRequest {
+        table_id: pipeline.number(*table),
+        ..FlowStatsRequest::default()
+    };
+    tables.iter().map(request).collect()
 }
 
 /// A verdict, by the rule and for the class it was about. Two rules of a class can have one name here and two among
 /// other members of the class, so that what decided counts too.
 type Decided = (Direction, Option<ClassId>, String, Option<Decider>, Verdict);
+
+/// What was counted at a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counted<const N: usize> {
+    /// Whether the row drops.
+    pub(crate) drops: bool,
+    pub(crate) counts: [u64; N],
+}
 
 /// How often each rule decided.
 pub(crate) fn hits(
@@ -181,15 +193,38 @@ pub(crate) fn hits(
     programs: &mut RowCache,
     pipeline: &Pipeline,
 ) -> Result<Vec<Hit>, CompileError> {
+    let counted = seen.iter().map(|(key, row)| {
+        let counted = Counted {
+            drops: row.instructions.is_empty(),
+            counts: [row.packet_count, row.byte_count],
+        };
+        (key.clone(), counted)
+    });
+    let rules = by_rule(&counted.collect(), intent, ports, programs, pipeline)?;
+    let hit = |(hit, [packets, bytes]): (Hit, [u64; 2])| Hit {
+        packets,
+        bytes,
+        ..hit
+    };
+    Ok(rules.into_iter().map(hit).collect())
+}
+
+/// What was counted at the rows of each rule. The hits themselves have no packets and bytes.
+pub(crate) fn by_rule<const N: usize>(
+    seen: &HashMap<FlowKey, Counted<N>>,
+    intent: &Intent,
+    ports: &Ports,
+    programs: &mut RowCache,
+    pipeline: &Pipeline,
+) -> Result<Vec<(Hit, [u64; N])>, CompileError> {
     let writer = Writer {
         generation: intent.generation,
     };
-    let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
-    let mut add = |place: Decided, row: Option<&FlowStats>| {
-        let sum = sums.entry(place).or_default();
-        if let Some(row) = row {
-            sum.0 += row.packet_count;
-            sum.1 += row.byte_count;
+    let mut sums: BTreeMap<Decided, [u64; N]> = BTreeMap::new();
+    let mut add = |place: Decided, row: Option<&Counted<N>>| {
+        let sum = sums.entry(place).or_insert([0; N]);
+        for (sum, count) in sum.iter_mut().zip(row.map_or([0; N], |row| row.counts)) {
+            *sum += count;
         }
     };
     let ports_of_servers = ports.ports.values();
@@ -243,10 +278,7 @@ pub(crate) fn hits(
             drops.next().map(|(_, row)| row),
         );
     }
-    for (key, row) in seen
-        .iter()
-        .filter(|(k, r)| k.0.table == Table::Guard && r.instructions.is_empty())
-    {
+    for (key, row) in seen.iter().filter(|(k, r)| k.0.table == Table::Guard && r.drops) {
         let number = key.0.matching.get(Field::InPort).map(|oxm| oxm.value as u32);
         let endpoint = number
             .and_then(|n| ports.ports.get(&n))
@@ -265,11 +297,11 @@ pub(crate) fn hits(
         }
     }
     let mut list = Vec::with_capacity(sums.len());
-    for ((direction, class, rule, decider, action), (packets, bytes)) in sums {
+    for ((direction, class, rule, decider, action), counts) in sums {
         let endpoints = class.and_then(|c| members.get(&c)).cloned().unwrap_or_default();
         let overlays = class.and_then(|c| above.get(&c)).cloned().unwrap_or_default();
         let (class, action) = (class.map(|c| c.0), action.to_string());
-        list.push(Hit {
+        let hit = Hit {
             direction,
             rule,
             decider,
@@ -277,9 +309,10 @@ pub(crate) fn hits(
             endpoints,
             overlays,
             action,
-            packets,
-            bytes,
-        });
+            packets: 0,
+            bytes: 0,
+        };
+        list.push((hit, counts));
     }
     Ok(list)
 }

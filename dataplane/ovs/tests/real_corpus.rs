@@ -18,6 +18,7 @@ use corpus::{HOSTS, Host};
 use portcullis_compiler::StageModel;
 use portcullis_testbed::{SandboxOptions, need_root};
 use rig::Rig;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Frames sent at a time. A packet ring of the switch holds 512.
@@ -60,6 +61,7 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
         for difference in outcome.differences.iter().take(PRINTED) {
             eprintln!("-- {difference}");
         }
+        attributed(&rig);
         if outcome.differences.is_empty() {
             for host in Host::all() {
                 counted(&rig, host, before[host.0] + outcome.guarded[host.0]);
@@ -71,6 +73,15 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
         total, 0,
         "frames went another way than the policy says; see above"
     );
+}
+
+/// Each flow that the datapath has cached is known to come from rows that do the same.
+fn attributed(rig: &Rig) {
+    let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+    eprintln!("   {} cached flows", offload.flows.total());
+    assert!(offload.flows.total() > 0);
+    let doubtful: BTreeMap<_, _> = offload.unknown.iter().collect();
+    assert_eq!(doubtful, BTreeMap::new());
 }
 
 fn guard_hits(rig: &Rig, host: Host) -> u64 {

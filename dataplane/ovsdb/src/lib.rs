@@ -32,6 +32,8 @@ pub use layout::SchemaError;
 pub use message::{MessageError, RemoteError};
 pub use session::{Event, Session, SessionConfig, Stage};
 pub use session_error::SessionError;
-pub use switch::{Bridge, FlowTable, Interface, LinkState, Located, Mirror, Port, Switch, VlanMode};
+pub use switch::{
+    Bridge, Datapath, FlowTable, Interface, LinkState, Located, Mirror, Port, Switch, VlanMode,
+};
 pub use tables::UpdateError;
 pub use uuid::{Uuid, UuidError};

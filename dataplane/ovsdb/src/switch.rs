@@ -32,6 +32,17 @@ pub struct Switch {
     pub bridges: BTreeMap<String, Bridge>,
 }
 
+/// Which part of Open vSwitch forwards a bridge's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// `netdev`: ovs-vswitchd itself, in userspace.
+    Userspace,
+    /// `system`, the default: the kernel's module `openvswitch`.
+    Kernel,
+    /// Another one, such as `dummy`.
+    Other(String),
+}
+
 /// A bridge and its ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bridge {
@@ -62,6 +73,17 @@ pub struct Bridge {
     pub mirrors: Vec<Mirror>,
     /// Ports by name, the local port among them; shared with earlier and later views in which they are the same.
     pub ports: BTreeMap<String, Arc<Port>>,
+}
+
+impl Bridge {
+    /// Which part of Open vSwitch `datapath_type` names.
+    pub fn datapath(&self) -> Datapath {
+        match self.datapath_type.as_str() {
+            "netdev" => Datapath::Userspace,
+            "" | "system" => Datapath::Kernel,
+            other => Datapath::Other(other.to_owned()),
+        }
+    }
 }
 
 /// A mirror: copies of frames, sent beside the flow tables.

@@ -32,4 +32,4 @@ pub use error::{Result, TestbedError};
 pub use etherparse;
 pub use netns::{EndpointSpec, NetnsHost};
 pub use root::{missing_for_real_switch, need_root};
-pub use sandbox::{Sandbox, SandboxOptions};
+pub use sandbox::{KERNEL_DATAPATH, Sandbox, SandboxOptions};

@@ -12,11 +12,17 @@ use std::{fs, process, thread};
 /// Ports added by one transaction, which is one argument of a command: the kernel allows 128 KiB.
 const PORTS_AT_ONCE: usize = 400;
 
+/// With this variable in the environment, sandboxes are on the kernel's datapath.
+pub const KERNEL_DATAPATH: &str = "PORTCULLIS_KERNEL_DATAPATH";
+
 /// What kind of switch to start.
 #[derive(Debug, Clone)]
 pub struct SandboxOptions {
     /// DPDK ports: endpoints with real packets. Takes 256 MiB of hugepages while it runs.
     pub dpdk: bool,
+    /// The kernel's datapath instead: endpoints with real packets, where the kernel has the module `openvswitch`. The default where
+    /// the environment has [`KERNEL_DATAPATH`], so that tests of DPDK run over it unchanged.
+    pub kernel: bool,
     /// Ports of `type=dummy`: thousands of them, without packets.
     pub dummy: bool,
     /// `other_config:vlan-limit`: VLAN tags the switch looks behind.
@@ -31,8 +37,10 @@ pub struct SandboxOptions {
 
 impl Default for SandboxOptions {
     fn default() -> Self {
+        let kernel = std::env::var_os(KERNEL_DATAPATH).is_some();
         Self {
-            dpdk: true,
+            dpdk: !kernel,
+            kernel,
             dummy: false,
             vlan_limit: None,
             bridge: "br0".to_owned(),
@@ -69,7 +77,9 @@ impl Sandbox {
         let mut arguments = vec!["--bridge".to_owned(), options.bridge.clone()];
         arguments.extend(["--pmd-sleep".to_owned(), options.pmd_sleep.to_string()]);
         arguments.extend(["--owner".to_owned(), process::id().to_string()]);
-        if options.dpdk {
+        if options.kernel {
+            arguments.push("--kernel".to_owned());
+        } else if options.dpdk {
             arguments.push("--dpdk".to_owned());
         }
         if options.dummy {

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod explain;
 pub mod get;
 pub mod hits;
+pub mod offload;
 pub mod plan;
 pub mod status;
 pub mod unlock;

@@ -42,6 +42,15 @@ pub struct UnavailableView {
     pub why: String,
 }
 
+impl From<v1::Unavailable> for UnavailableView {
+    fn from(unavailable: v1::Unavailable) -> Self {
+        UnavailableView {
+            target: unavailable.target,
+            why: unavailable.why,
+        }
+    }
+}
+
 impl From<v1::ListHitsResponse> for HitsView {
     fn from(answer: v1::ListHitsResponse) -> Self {
         let hit = |h: v1::Hit| HitView {
@@ -55,13 +64,13 @@ impl From<v1::ListHitsResponse> for HitsView {
             packets: h.packets,
             bytes: h.bytes,
         };
-        let unavailable = |u: v1::Unavailable| UnavailableView {
-            target: u.target,
-            why: u.why,
-        };
         HitsView {
             hits: answer.hits.into_iter().map(hit).collect(),
-            unavailable: answer.unavailable.into_iter().map(unavailable).collect(),
+            unavailable: answer
+                .unavailable
+                .into_iter()
+                .map(UnavailableView::from)
+                .collect(),
         }
     }
 }

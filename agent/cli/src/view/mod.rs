@@ -10,6 +10,7 @@ pub mod enforced;
 pub mod events;
 pub mod explained;
 pub mod hits;
+pub mod offload;
 pub mod placement;
 pub mod policy;
 pub mod status;

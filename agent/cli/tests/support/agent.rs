@@ -159,6 +159,9 @@ impl TargetService for Fake {
     async fn list_hits(&self, _: Request<ListHitsRequest>) -> Answer<ListHitsResponse> {
         Ok(Response::new(super::messages::hits()))
     }
+    async fn list_offload(&self, _: Request<ListOffloadRequest>) -> Answer<ListOffloadResponse> {
+        Ok(Response::new(super::messages::offload()))
+    }
     async fn get_placement(&self, _: Request<GetPlacementRequest>) -> Answer<GetPlacementResponse> {
         Ok(Response::new(super::messages::placement()))
     }

@@ -303,6 +303,63 @@ pub fn hits() -> ListHitsResponse {
     }
 }
 
+/// A bridge that offloads, one that does not, and a device without a cache.
+pub fn offload() -> ListOffloadResponse {
+    let carried = |[hardware, partly, tc, software]: [u64; 4]| {
+        Some(Carried {
+            hardware,
+            partly,
+            tc,
+            software,
+        })
+    };
+    let rule = |target: &str, rule: &str, action: &str, flows: [u64; 4]| RuleOffload {
+        target: target.into(),
+        direction: Direction::Egress.into(),
+        rule: rule.into(),
+        class: 3,
+        endpoints: vec!["web1".into()],
+        endpoint_count: 1,
+        action: action.into(),
+        flows: carried(flows),
+        packets: carried(flows.map(|n| n * 100)),
+    };
+    let target = |target: &str, is_on: bool, flows: [u64; 4], unknown: &[(&str, u64)]| TargetOffload {
+        target: target.into(),
+        is_on,
+        flows: carried(flows),
+        unknown: unknown
+            .iter()
+            .map(|(why, flows)| UnknownFlows {
+                why: (*why).into(),
+                flows: *flows,
+            })
+            .collect(),
+    };
+    ListOffloadResponse {
+        targets: vec![
+            target(
+                "br0",
+                true,
+                [7, 1, 2, 1],
+                &[("a later pass of packets that were recirculated", 4)],
+            ),
+            target("br1", false, [0, 0, 0, 9], &[]),
+        ],
+        rules: vec![
+            rule("br0", "baseline/smtp", "deny", [4, 0, 0, 0]),
+            rule("br0", "profiles/web/http", "allow", [3, 1, 0, 1]),
+            rule("br0", "default/egress", "allow", [0, 0, 2, 0]),
+            rule("br0", "baseline/netbios", "deny", [0; 4]),
+            rule("br1", "baseline/smtp", "deny", [0, 0, 0, 9]),
+        ],
+        unavailable: vec![Unavailable {
+            target: "tor1".into(),
+            why: "target tor1 caches no flows".into(),
+        }],
+    }
+}
+
 /// Two servers behind a top-of-rack switch that is nearly full, and one that is attached to no target.
 pub fn placement() -> GetPlacementResponse {
     let at = |target: &str, extent: &str, why: &str| RuleAtTarget {

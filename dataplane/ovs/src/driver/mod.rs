@@ -7,17 +7,18 @@ use std::time::Duration;
 use portcullis_backend::ports;
 use portcullis_backend::timers::Attempts;
 use portcullis_backend::{
-    Answer, EnforcingRow, Hit, Lists, Now, Plan, QueryError, Report, TargetDriver, TargetState, Time, Trace,
-    log_ended,
+    Answer, EnforcingRow, Hit, Lists, Now, Offload, Plan, QueryError, Report, TargetDriver, TargetState,
+    Time, Trace, log_ended,
 };
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
 use portcullis_ovsdb::{Session as Database, SessionConfig, Switch};
 use portcullis_policy::Name;
 use portcullis_policy::text::with_causes;
+use tokio::sync::mpsc;
 
 use crate::backend::OvsBackend;
-use crate::caches::{Caches, Progress, Where};
+use crate::caches::{Caches, Progress};
 use crate::discover::choose;
 use crate::flow::{FlowKey, text};
 use crate::io::{Link, read_some};
@@ -25,6 +26,7 @@ use crate::ports::{Attachments, Ports};
 use crate::session::{Event, Session, SessionError};
 use crate::tables::{Pipeline, Table};
 use crate::units::Units;
+use crate::unixctl::Where;
 use crate::{no_flood, regs};
 
 mod answers;
@@ -33,7 +35,7 @@ mod fail_mode;
 mod footprint;
 mod report;
 
-use answers::Asked;
+use answers::{Asked, Dump};
 
 /// How often a switch that is not there is looked for.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -60,6 +62,10 @@ pub(crate) struct Driver {
     asked: HashMap<u64, (Duration, Asked)>,
     question: u64,
     caches: Caches,
+    /// Where the daemon can be asked.
+    place: Where,
+    /// What it said about its cached flows.
+    dumps: (mpsc::UnboundedSender<Dump>, mpsc::UnboundedReceiver<Dump>),
     mode: fail_mode::Mode,
     footprint: footprint::Recorded,
 }
@@ -100,6 +106,10 @@ impl Driver {
             last: config.final_action,
             opaque: &crate::tables::OPAQUE,
         };
+        let place = Where {
+            folder: config.run_dir(),
+            socket: config.control_socket.clone(),
+        };
         Driver {
             time: Time::new(),
             state: TargetState::new(&config.name, config.resync_interval),
@@ -121,10 +131,9 @@ impl Driver {
             floods: Floods::default(),
             limits: BTreeMap::new(),
             asked: HashMap::new(),
-            caches: Caches::start(Where {
-                folder: config.run_dir(),
-                socket: config.control_socket.clone(),
-            }),
+            caches: Caches::start(place.clone()),
+            place,
+            dumps: mpsc::unbounded_channel(),
             mode: fail_mode::Mode::default(),
             footprint: footprint::Recorded::default(),
             question: 0,
@@ -221,6 +230,7 @@ impl Driver {
         match choose(&switch, self.backend.config()) {
             Ok(bridge) => {
                 self.fail_mode_database(&switch, bridge);
+                self.caches.set_datapath(&bridge.datapath());
                 if self.bridge.as_ref() != Some(&bridge.name) {
                     tracing::info!(target = self.name(), bridge = bridge.name, "found the bridge");
                     self.bridge = Some(bridge.name.clone());
@@ -230,7 +240,7 @@ impl Driver {
                     self.links.switch_attempts.due_at(self.time.uptime());
                     self.connect_switch().await;
                 }
-                self.versions(&switch);
+                self.versions(&switch, bridge);
             }
             Err(why) => {
                 self.state.status.detail = why.to_string();
@@ -375,6 +385,8 @@ pub(crate) enum Happened {
     Database(Result<bool, String>),
     /// The caches follow, or something about them is known.
     Caches(Progress),
+    /// The daemon listed its cached flows.
+    Dumped(Dump),
     /// The switch is looked for again.
     SwitchDue,
 }
@@ -422,6 +434,7 @@ impl TargetDriver for Driver {
                 })
             }
             Some(progress) = self.caches.progress.recv() => Happened::Caches(progress),
+            Some(dump) = self.dumps.1.recv() => Happened::Dumped(dump),
             () = tokio::time::sleep_until(due), if awaits_switch => Happened::SwitchDue,
         }
     }
@@ -434,6 +447,7 @@ impl TargetDriver for Driver {
             Happened::Database(Ok(false)) => {}
             Happened::Database(Err(why)) => self.database_lost(&why),
             Happened::Caches(progress) => self.caches_progress(progress),
+            Happened::Dumped(dump) => self.dumped(dump),
             Happened::SwitchDue => self.connect_switch().await,
         }
     }
@@ -505,6 +519,10 @@ impl TargetDriver for Driver {
 
     fn hits(&mut self, answer: Answer<Vec<Hit>>) {
         self.ask_for_hits(answer);
+    }
+
+    fn offload(&mut self, answer: Answer<Offload>) {
+        self.ask_for_offload(answer);
     }
 
     fn report(&mut self) -> Report {

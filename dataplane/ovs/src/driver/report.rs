@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use portcullis_backend::{LeftRules, Lists, Report, SessionState, TableUse, cause};
 use portcullis_compiler::Unsupported;
-use portcullis_ovsdb::Switch;
+use portcullis_ovsdb::{Bridge, Datapath, Switch};
 use portcullis_policy::text::with_causes;
 
 use super::Driver;
@@ -144,7 +144,16 @@ impl Driver {
         }
     }
 
-    pub(super) fn versions(&mut self, switch: &Switch) {
+    pub(super) fn versions(&mut self, switch: &Switch, bridge: &Bridge) {
+        let datapath = match bridge.datapath() {
+            Datapath::Userspace => "userspace (netdev)".to_string(),
+            Datapath::Kernel => "kernel (system)".to_string(),
+            Datapath::Other(kind) => kind,
+        };
+        self.state
+            .status
+            .versions
+            .insert("datapath".to_string(), datapath);
         for (name, value) in [
             ("ovs_version", &switch.ovs_version),
             ("dpdk_version", &switch.dpdk_version),

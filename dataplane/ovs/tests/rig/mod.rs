@@ -43,12 +43,15 @@ impl Rig {
         hosts: &[(&str, u8)],
         tune: impl FnOnce(&mut Config),
     ) -> (Rig, Vec<NetnsHost>) {
+        // Bridges of the kernel's datapath have to be named.
+        let bridge = options.kernel.then(|| options.bridge.clone());
         let sandbox = Sandbox::start(options).unwrap();
         let hosts = hosts
             .iter()
             .map(|(name, n)| sandbox.add_endpoint(EndpointSpec::numbered(name, *n)).unwrap())
             .collect();
         let mut config = Config::new("ovs", &format!("unix:{}", sandbox.ovsdb_socket().display()));
+        config.bridge = bridge;
         config.uplinks = vec!["internet".to_string()];
         config.resync_interval = Duration::from_millis(1500);
         tune(&mut config);
