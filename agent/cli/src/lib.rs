@@ -163,6 +163,9 @@ pub enum Command {
     Hits(args::Hits),
     /// Show which flows of each rule a NIC carries out. The switch lists its whole flow cache for it.
     Offload(args::Offload),
+    /// Show what the settings and the state of each target cost policy traffic, and the command that changes it. The exit status is 1
+    /// if something costs safety.
+    Doctor,
     /// Follow changes of the policy and of the targets, one line each, until interrupted.
     Watch(args::Watch),
     /// Add, change or remove one endpoint.
@@ -218,6 +221,7 @@ async fn dispatch(
         Command::Explain(args) => command::explain::run(&args, globals, term).await,
         Command::Status(args) => command::status::run(&args, &Client::connect(globals).await?, term).await,
         Command::Offload(args) => command::offload::run(&args, &Client::connect(globals).await?, term).await,
+        Command::Doctor => command::doctor::run(&Client::connect(globals).await?, term).await,
         Command::Hits(args) => command::hits::run(&args, &Client::connect(globals).await?, term).await,
         Command::Watch(args) => command::watch::run(&args, &Client::connect(globals).await?, term).await,
         Command::Endpoint(args) => {

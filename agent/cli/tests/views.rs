@@ -4,6 +4,7 @@ use portcullis_cli::Output;
 use portcullis_cli::term::{Term, View};
 use portcullis_cli::view::bypass::{BypassChangeView, BypassView, BypassesView};
 use portcullis_cli::view::change::{ApplyView, CommittedView, PlanView};
+use portcullis_cli::view::checks::ChecksView;
 use portcullis_cli::view::events::EventView;
 use portcullis_cli::view::explained::ExplainView;
 use portcullis_cli::view::hits::HitsView;
@@ -227,6 +228,15 @@ fn hits() {
 #[test]
 fn offload() {
     insta::assert_snapshot!(both(&OffloadView::from(messages::offload())));
+}
+
+#[test]
+fn checks() {
+    let mut view = ChecksView::from(messages::checks());
+    insta::assert_snapshot!(both(&view));
+    assert!(view.costs_safety());
+    view.checks.remove(1);
+    assert!(!view.costs_safety());
 }
 
 #[test]

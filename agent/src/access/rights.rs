@@ -87,6 +87,7 @@ pub const METHODS: &[Method] = &[
     method("portcullis.v1.TargetService/ListTargets", READ),
     method("portcullis.v1.TargetService/ListHits", READ),
     method("portcullis.v1.TargetService/ListOffload", READ),
+    method("portcullis.v1.TargetService/ListTargetChecks", READ),
     method("portcullis.v1.TargetService/GetPlacement", READ),
     method("portcullis.v1.TargetService/WaitRealized", READ),
     method("portcullis.v1.TargetService/Watch", READ),

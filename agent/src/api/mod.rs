@@ -6,6 +6,7 @@ mod audit;
 mod budget;
 mod bypass;
 mod calls;
+mod checkup;
 mod convert;
 mod explain;
 mod hits;

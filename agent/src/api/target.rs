@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::hits::{self, Asker};
 use super::status::ApiError;
-use super::{Api, caller, convert, offload, placement, watch};
+use super::{Api, caller, checkup, convert, offload, placement, watch};
 use crate::access::ReadingReport;
 use crate::engine::StoreHealth;
 
@@ -205,6 +205,13 @@ impl TargetService for Api {
         };
         let response = offload::list(self.targets().handles(), asker.as_ref()).await?;
         Ok(Response::new(response))
+    }
+
+    async fn list_target_checks(
+        &self,
+        _: Request<v1::ListTargetChecksRequest>,
+    ) -> Result<Response<v1::ListTargetChecksResponse>, Status> {
+        Ok(Response::new(checkup::list(self.targets().handles()).await?))
     }
 
     async fn get_placement(

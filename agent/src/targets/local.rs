@@ -305,6 +305,7 @@ fn refuse(query: Query) {
         Query::Explain(_, answer) => drop(answer.send(Err(why()))),
         Query::Hits(answer) => drop(answer.send(Err(why()))),
         Query::Offload(answer) => drop(answer.send(Err(why()))),
+        Query::Checkup(answer) => drop(answer.send(Err(why()))),
         Query::Demand(_) => {}
     }
 }

@@ -10,8 +10,8 @@ use portcullis::config::{self, Config};
 use portcullis::daemon::{Agent, AgentError};
 use portcullis::targets::Launched;
 use portcullis_backend::{
-    Backend, Carried, EnforcingRow, Hit, Offload, Plan, Query, QueryError, RuleOffload, SessionState,
-    TablePlan, TargetContext, TargetStatus, launch,
+    Backend, Carried, Check, Cost, EnforcingRow, Hit, Offload, Plan, Query, QueryError, RuleOffload,
+    SessionState, TablePlan, TargetContext, TargetStatus, launch,
 };
 use portcullis_compiler::{
     Class, CompileError, Counterexample, EndpointIntent, Intent, RowCache, StageModel, Unsupported,
@@ -128,6 +128,11 @@ impl Fake {
             Query::Hits(answer) => {
                 let hits = self.hits();
                 drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(hits) }));
+            }
+            Query::Checkup(answer) => {
+                let remedy = "ovs-vsctl set Open_vSwitch . other_config:hw-offload=true";
+                let check = Check::costs("offload", Cost::Speed, "off", remedy);
+                drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(vec![check]) }));
             }
             Query::Offload(answer) => {
                 let flows = Carried {

@@ -166,6 +166,44 @@ async fn offload_is_listed_for_all_or_one() {
 }
 
 #[tokio::test]
+async fn checks_are_of_the_status_and_of_the_settings() {
+    let mut rig = Rig::with_document().await;
+    rig.client.targets.wait_realized(wait(0, 0)).await.unwrap();
+    let mut listed = async || {
+        let checks = rig
+            .client
+            .targets
+            .list_target_checks(v1::ListTargetChecksRequest {})
+            .await;
+        let checks = checks.unwrap().into_inner().checks;
+        assert!(checks.iter().all(|check| check.target == "fake"), "{checks:?}");
+        checks
+    };
+    let result = |checks: &[v1::TargetCheck], name: &str| {
+        checks
+            .iter()
+            .find(|c| c.name == name)
+            .map(v1::TargetCheck::result)
+    };
+    let checks = listed().await;
+    assert_eq!(
+        result(&checks, "session"),
+        Some(v1::TargetCheckResult::Fine),
+        "{checks:?}"
+    );
+    let offload = checks.iter().find(|c| c.name == "offload").unwrap();
+    assert_eq!(offload.result(), v1::TargetCheckResult::CostsSpeed);
+    assert!(offload.remedy.contains("hw-offload=true"), "{offload:?}");
+    rig.fake.deaf.store(true, Ordering::Relaxed);
+    let checks = listed().await;
+    assert_eq!(
+        result(&checks, "settings"),
+        Some(v1::TargetCheckResult::Unknown),
+        "{checks:?}"
+    );
+}
+
+#[tokio::test]
 async fn hits_are_told_for_all_or_one() {
     let mut rig = Rig::with_document().await;
     rig.client.targets.wait_realized(wait(0, 0)).await.unwrap();

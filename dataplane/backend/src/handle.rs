@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::checkup::Check;
 use crate::offload::Offload;
 use crate::status::TargetStatus;
 use crate::timers::ANSWERS_WITHIN;
@@ -299,6 +300,8 @@ pub enum Query {
     Hits(oneshot::Sender<Result<Vec<Hit>, QueryError>>),
     /// Which cached flows are carried out in hardware?
     Offload(oneshot::Sender<Result<Offload, QueryError>>),
+    /// What do the settings of the switch cost policy traffic?
+    Checkup(oneshot::Sender<Result<Vec<Check>, QueryError>>),
     /// The packets that each rule denies in a minute. This has no answer.
     Demand(Demand),
 }
@@ -520,5 +523,10 @@ impl TargetHandle {
     /// Which of the flows that the datapath has cached are carried out in hardware?
     pub async fn offload(&self) -> Result<Offload, QueryError> {
         self.ask_datapath(Query::Offload).await
+    }
+
+    /// What do the settings of the switch cost policy traffic?
+    pub async fn checkup(&self) -> Result<Vec<Check>, QueryError> {
+        self.ask_datapath(Query::Checkup).await
     }
 }

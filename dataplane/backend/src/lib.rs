@@ -10,6 +10,7 @@
 //! The conformance suite that every backend's session passes is in `portcullis-testbed`.
 
 mod backoff;
+mod checkup;
 mod clock;
 pub mod delta;
 mod drift;
@@ -30,6 +31,7 @@ pub mod timers;
 mod windows;
 
 pub use backoff::Backoff;
+pub use checkup::{Check, Cost, Outcome};
 pub use clock::{Clock, Now};
 pub use drift::{REFUSED_AT_MOST, RefusedRow, log_ended};
 pub use footprint::{Footprint, FootprintError, Footprints, Unstored};

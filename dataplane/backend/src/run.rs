@@ -10,6 +10,7 @@ use portcullis_policy::Name;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::checkup::Check;
 use crate::handle::{EnforcingRow, Hit, Plan, Query, QueryError, TargetContext, Trace};
 use crate::offload::Offload;
 use crate::state::{Lists, Report, TargetState};
@@ -84,6 +85,12 @@ pub trait TargetDriver: Send {
     fn offload(&mut self, answer: Answer<Offload>) {
         let name = self.state().name.clone();
         drop(answer.send(Err(QueryError::NotCached(name))));
+    }
+
+    /// What do the settings of the switch cost policy traffic? It is asked also while there is no session. Kinds of target whose
+    /// settings are the agent's own have none.
+    fn checkup(&mut self, answer: Answer<Vec<Check>>) {
+        drop(answer.send(Ok(Vec::new())));
     }
 
     /// Takes the packets that each rule denies in a minute. A target without room for every rule holds those that deny most.
@@ -177,6 +184,7 @@ fn ask<D: TargetDriver>(target: &mut D, question: Query) {
         Query::Explain(trace, answer) => target.explain(&trace, answer),
         Query::Hits(answer) => target.hits(answer),
         Query::Offload(answer) => target.offload(answer),
+        Query::Checkup(answer) => target.checkup(answer),
         Query::Demand(demand) => target.demand(demand),
     }
 }

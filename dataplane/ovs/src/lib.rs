@@ -5,12 +5,13 @@
 //! intent ──▶ programs (proved rows) ────┴─▶ units (tables/*.rs) ──▶ machine ──▶ session ──▶ OpenFlow bundles
 //! ```
 //!
-//! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes, `offload`. I/O: `driver`, `no_flood`, `discover`.
+//! Pure: [`ports`], [`units`], [`tables`], [`expiry`], [`session`] and what it observes, `offload`, `doctor`. I/O: `driver`, `no_flood`, `discover`.
 
 mod backend;
 mod caches;
 mod config;
 mod discover;
+mod doctor;
 mod driver;
 pub mod expiry;
 mod flow;

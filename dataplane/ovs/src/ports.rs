@@ -19,7 +19,7 @@ use std::time::Duration;
 use portcullis_backend::{PortPolicy, Resolution};
 use portcullis_compiler::{EndpointIntent, Intent};
 use portcullis_openflow::port::widen;
-use portcullis_ovsdb::{Bridge, Interface, LinkState, Port, Switch};
+use portcullis_ovsdb::{Bridge, Datapath, Interface, LinkState, Port, Switch};
 use portcullis_policy::{Attachment, Direction, MacAddr, Name, Vlan};
 
 use crate::config::{Config, FinalAction};
@@ -237,6 +237,7 @@ pub fn resolve(
     claims::settle(&mut round.found, intent);
     round.pending();
     round.double_tags();
+    round.cut_short(bridge);
     round.found.forwarding = round.forwarding(bridge);
     round.link_local();
     for (rule, why) in bypass::found(bridge, &round.found) {
@@ -334,6 +335,7 @@ impl Round<'_> {
             exit,
             link_control: bridge.forward_bpdu(),
             learned: self.config.learned_macs,
+            two_parsers: bridge.datapath() == Datapath::Kernel,
         }
     }
 
@@ -537,6 +539,19 @@ impl Round<'_> {
             }
         }
         self.found.resolution.pending.sort_unstable();
+    }
+
+    fn cut_short(&mut self, bridge: &Bridge) {
+        if bridge.datapath() == Datapath::Kernel {
+            self.unsupported(
+                "packets whose headers are cut short, or whose lengths are wrong".to_string(),
+                "datapath",
+                "the kernel's datapath does not go by the lengths in IP headers: such a packet may pass, for its receiver to discard, and \
+                 what ovs-vswitchd decides about one holds for well-formed packets with the same header until the cached flow ends, 10 s \
+                 after its last packet. So one of them may drop others like it, and one of ICMP may let denied types of ICMP pass"
+                    .to_string(),
+            );
+        }
     }
 
     fn double_tags(&mut self) {

@@ -268,7 +268,7 @@ pub(crate) fn by_rule<const N: usize>(
             );
         }
     }
-    for (matching, name) in control::names() {
+    for (matching, name) in control::names(ports.forwarding) {
         let mut drops = seen
             .iter()
             .filter(|(k, _)| k.0.table == Table::Guard && k.0.matching == matching);

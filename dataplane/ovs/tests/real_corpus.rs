@@ -10,7 +10,7 @@
 use crate::corpus;
 use crate::rig;
 
-use corpus::craft::Frame;
+use corpus::craft::{Content, Frame};
 use corpus::documents::{self, Case};
 use corpus::expect::{Forwarding, World};
 use corpus::run::{Wire, silence};
@@ -26,16 +26,49 @@ const BATCH: usize = 192;
 /// Differences printed in full per document; all are counted.
 const PRINTED: usize = 40;
 
+/// The same on the kernel's datapath: frames of unknown flows wait for ovs-vswitchd, which is slow on an emulated machine.
+const BATCH_FOR_KERNEL: usize = 48;
+
+/// Frames that are another matter on the kernel's datapath (docs/open-vswitch.md): it does not go by the lengths in IP headers, and takes
+/// no flow with the EtherType of a tag and no tag (net/openvswitch/flow_netlink.c), as LLC/SNAP frames with that type have.
+fn is_ill_formed(frame: &Frame) -> bool {
+    let what = &frame.what;
+    let kinds = [
+        "are padding",
+        "cut off",
+        "total length",
+        "payload length",
+        "that is too long",
+        "bytes of",
+        "SNAP with a VLAN tag",
+        // These show no ports to ovs-vswitchd, either, and are dropped from servers.
+        "options go on in the next one",
+        "data offset",
+        "0>0",
+        "v6=true icmp type 0",
+    ];
+    frame.content == Content::BrokenIp || kinds.iter().any(|kind| what.contains(kind))
+}
+
 /// Sends `frames` under each of `cases` over a switch that parses `vlan_limit` tags.
-fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
+fn run(vlan_limit: Option<u8>, mut cases: Vec<Case>, mut frames: Vec<Frame>) {
     let options = SandboxOptions {
         vlan_limit,
         ..SandboxOptions::default()
     };
+    let kernel = options.kernel;
+    let batch = match kernel {
+        true => BATCH_FOR_KERNEL,
+        false => BATCH,
+    };
+    if options.kernel {
+        frames.retain(|frame| !is_ill_formed(frame));
+        of_each(&mut cases, &mut frames);
+    }
     let (mut rig, hosts) = Rig::start(options, &HOSTS, |_| {});
     silence(&hosts);
     let mut total = 0;
-    for (seed, case) in (1u64..).zip(cases) {
+    for (seed, case) in (1u64..).zip(&cases) {
         rig.apply(&case.yaml);
         // The rows are there; caches made before them are gone after a round of the revalidators.
         rig.sandbox.appctl(["revalidator/wait"]).unwrap();
@@ -44,7 +77,7 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
             World::new(case.document(), StageModel::ovs().view, limit).forwarded_by(Forwarding::Normal);
         let before: Vec<u64> = Host::all().map(|h| guard_hits(&rig, h)).collect();
         let begin = Instant::now();
-        let outcome = Wire::new(&hosts, Some(&rig.sandbox), frames, BATCH).compare(&world, seed);
+        let outcome = Wire::new(&hosts, Some(&rig.sandbox), &frames, batch).compare(&world, seed);
         eprintln!(
             "{} (VLAN limit {limit}): {} frames, {} to arrive, {} not, {} by the guard; {} differences; {:.1?}",
             case.name,
@@ -61,7 +94,10 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
         for difference in outcome.differences.iter().take(PRINTED) {
             eprintln!("-- {difference}");
         }
-        attributed(&rig);
+        // An emulated machine takes longer for it than flows stay in the cache.
+        if !kernel {
+            attributed(&rig);
+        }
         if outcome.differences.is_empty() {
             for host in Host::all() {
                 counted(&rig, host, before[host.0] + outcome.guarded[host.0]);
@@ -77,7 +113,15 @@ fn run(vlan_limit: Option<u8>, cases: &[Case], frames: &[Frame]) {
 
 /// Each flow that the datapath has cached is known to come from rows that do the same.
 fn attributed(rig: &Rig) {
-    let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+    let end = Instant::now() + rig::PATIENCE;
+    let offload = loop {
+        // Not while the rows are being read back.
+        match rig.runtime.block_on(rig.target.offload()) {
+            Ok(offload) => break offload,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     eprintln!("   {} cached flows", offload.flows.total());
     assert!(offload.flows.total() > 0);
     let doubtful: BTreeMap<_, _> = offload.unknown.iter().collect();
@@ -118,6 +162,19 @@ fn all() -> Vec<Case> {
     cases
 }
 
+/// In an emulated machine a part of the documents and of the frames, unless tests may take long.
+fn of_each(cases: &mut Vec<Case>, frames: &mut Vec<Frame>) {
+    if std::env::var_os("PORTCULLIS_SOAK").is_none() {
+        cases.retain(|case| ["guarded", "shut", "trunks"].contains(&case.name));
+        assert_eq!(cases.len(), 3);
+        let mut count = 0;
+        frames.retain(|_| {
+            count += 1;
+            count % 5 == 0
+        });
+    }
+}
+
 #[test]
 fn every_frame_goes_where_the_policy_says() {
     if !need_root("every_frame_goes_where_the_policy_says") {
@@ -125,7 +182,7 @@ fn every_frame_goes_where_the_policy_says() {
     }
     let frames = corpus::corpus();
     assert!(frames.len() >= 2000, "{} frames", frames.len());
-    run(Some(2), &all(), &frames);
+    run(Some(2), all(), frames);
 }
 
 #[test]
@@ -135,5 +192,5 @@ fn two_tags_are_opaque_to_a_switch_that_parses_one() {
     }
     let mut frames = corpus::corpus();
     frames.retain(|f| !f.tags.is_empty());
-    run(None, &all(), &frames);
+    run(None, all(), frames);
 }

@@ -14,6 +14,8 @@ mod real_corpus;
 mod real_expiry;
 mod real_forward;
 mod real_full;
+mod real_kernel;
+mod real_offload;
 mod real_readback;
 mod real_replug;
 mod real_rules;

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod bypass;
 pub mod compile;
 pub mod docs;
+pub mod doctor;
 pub mod endpoint;
 pub mod explain;
 pub mod get;

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod bypass;
 pub mod change;
+pub mod checks;
 pub mod compiled;
 pub mod enforced;
 pub mod events;

@@ -162,6 +162,12 @@ impl TargetService for Fake {
     async fn list_offload(&self, _: Request<ListOffloadRequest>) -> Answer<ListOffloadResponse> {
         Ok(Response::new(super::messages::offload()))
     }
+    async fn list_target_checks(
+        &self,
+        _: Request<ListTargetChecksRequest>,
+    ) -> Answer<ListTargetChecksResponse> {
+        Ok(Response::new(super::messages::checks()))
+    }
     async fn get_placement(&self, _: Request<GetPlacementRequest>) -> Answer<GetPlacementResponse> {
         Ok(Response::new(super::messages::placement()))
     }

@@ -360,6 +360,35 @@ pub fn offload() -> ListOffloadResponse {
     }
 }
 
+/// One check of each result.
+pub fn checks() -> ListTargetChecksResponse {
+    let check = |name: &str, result: TargetCheckResult, what: &str, remedy: &str| TargetCheck {
+        target: "br0".into(),
+        name: name.into(),
+        result: result.into(),
+        what: what.into(),
+        remedy: remedy.into(),
+    };
+    ListTargetChecksResponse {
+        checks: vec![
+            check("session", TargetCheckResult::Fine, "InSync, generation 7", ""),
+            check(
+                "fail mode",
+                TargetCheckResult::CostsSafety,
+                "standalone: the bridge passes every packet",
+                "set `fail_mode = \"secure\"` in the [[target]] section",
+            ),
+            check(
+                "offload",
+                TargetCheckResult::CostsSpeed,
+                "off: software forwards every packet",
+                "ovs-vsctl set Open_vSwitch . other_config:hw-offload=true",
+            ),
+            check("flow limit", TargetCheckResult::Unknown, "no control socket", ""),
+        ],
+    }
+}
+
 /// Two servers behind a top-of-rack switch that is nearly full, and one that is attached to no target.
 pub fn placement() -> GetPlacementResponse {
     let at = |target: &str, extent: &str, why: &str| RuleAtTarget {

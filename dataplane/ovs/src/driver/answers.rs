@@ -5,13 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use portcullis_backend::timers::ANSWERS_WITHIN;
-use portcullis_backend::{Answer, EnforcingRow, Hit, Offload, Plan, QueryError, SessionState, Trace};
+use portcullis_backend::{Answer, Check, EnforcingRow, Hit, Offload, Plan, QueryError, SessionState, Trace};
 use portcullis_compiler::Intent;
 use portcullis_openflow::FlowStats;
 use portcullis_ovsdb::Datapath;
 use portcullis_policy::text::with_causes;
 
 use super::Driver;
+use crate::doctor::{self, Said};
 use crate::flow::FlowKey;
 use crate::offload::Cached;
 use crate::ports::{Attachments, SwitchPort, resolve};
@@ -35,6 +36,7 @@ pub(crate) struct Dump {
 }
 
 const DUMP_FLOWS: &str = "dpctl/dump-flows";
+const SHOW_UPCALLS: &str = "upcall/show";
 
 impl Driver {
     pub(super) fn ask_for_hits(&mut self, answer: Answer<Vec<Hit>>) {
@@ -57,6 +59,31 @@ impl Driver {
             let flows = ask.await;
             // The target's task is gone when nothing receives it, and its questions with it.
             let _gone = dumps.send(Dump { flows, answer });
+        });
+    }
+
+    pub(super) fn look_at_settings(&self, answer: Answer<Vec<Check>>) {
+        let switch = self.database.snapshot();
+        let found = switch.and_then(|switch| {
+            let bridge = switch.bridges.get(self.bridge.as_ref()?)?.clone();
+            Some((switch, bridge))
+        });
+        let Some((switch, bridge)) = found else {
+            return drop(answer.send(Err(self.state.not_ready())));
+        };
+        let place = self.place.clone();
+        tokio::spawn(async move {
+            let ask = async {
+                let mut daemon = Daemon::connect(&place, SHOW_UPCALLS).await?;
+                io::Result::Ok(Said {
+                    upcalls: daemon.call(SHOW_UPCALLS, &[]).await?,
+                    version: daemon.version,
+                })
+            };
+            let said = ask.await.map_err(|error| error.to_string());
+            let checks = doctor::checks(&switch, &bridge, said.as_ref().map_err(String::as_str));
+            // The caller that asked may be gone.
+            let _gone = answer.send(Ok(checks));
         });
     }
 

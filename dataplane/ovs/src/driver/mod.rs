@@ -7,8 +7,8 @@ use std::time::Duration;
 use portcullis_backend::ports;
 use portcullis_backend::timers::Attempts;
 use portcullis_backend::{
-    Answer, EnforcingRow, Hit, Lists, Now, Offload, Plan, QueryError, Report, TargetDriver, TargetState,
-    Time, Trace, log_ended,
+    Answer, Check, EnforcingRow, Hit, Lists, Now, Offload, Plan, QueryError, Report, TargetDriver,
+    TargetState, Time, Trace, log_ended,
 };
 use portcullis_compiler::Intent;
 use portcullis_openflow::{Action, Instruction};
@@ -523,6 +523,10 @@ impl TargetDriver for Driver {
 
     fn offload(&mut self, answer: Answer<Offload>) {
         self.ask_for_offload(answer);
+    }
+
+    fn checkup(&mut self, answer: Answer<Vec<Check>>) {
+        self.look_at_settings(answer);
     }
 
     fn report(&mut self) -> Report {

@@ -10,12 +10,18 @@
 //! client's port alone would let through what goes to relays. Clients send from 68 to 67, and from 546 to 547, which is
 //! neither.
 
+//!
+//! On the kernel's datapath rows drop headers that are cut short, too, also where nothing is denied. There two parsers meet: ovs-vswitchd
+//! looks the packet up by its own, which goes by the lengths that IP says, and the kernel caches the result under what its parser found,
+//! which goes by the frame. A header that is cut short shows as zeros in the first, and as a header made of padding in the second:
+//! without these rows a server could have an answer cached that is for packets which it may not send.
+
 use portcullis_openflow::{Field, Match};
 use portcullis_policy::Protocol;
 
 use super::attach::TAGGED;
 use super::guard::CONTROL;
-use super::{TAG_TYPES, Table, forward};
+use super::{Forwarding, TAG_TYPES, Table, forward};
 use crate::flow::{Flow, Writer};
 use crate::regs;
 
@@ -46,7 +52,43 @@ fn udp(ether_type: u128, field: Field, port: u16) -> Match {
         .exact(field, u128::from(port))
 }
 
-fn drops() -> Vec<ControlDrop> {
+/// A bit of `ip_frag`: a fragment that is not the first, which has no ports.
+const LATER: u128 = 2;
+
+/// Headers that show as zeros, for they are cut short: of IP, and of what is in it.
+fn cut_short() -> Vec<Match> {
+    let ip = |kind| Match::new().exact(Field::EthType, kind);
+    let mut list = vec![
+        ip(IPV4)
+            .exact(Field::IpProto, 0u128)
+            .exact(Field::Ipv4Src, 0u128)
+            .exact(Field::Ipv4Dst, 0u128),
+        ip(IPV6)
+            .exact(Field::IpProto, 0u128)
+            .exact(Field::Ipv6Src, 0u128)
+            .exact(Field::Ipv6Dst, 0u128),
+    ];
+    let inside = |kind, protocol: u8| {
+        ip(kind)
+            .exact(Field::IpProto, u128::from(protocol))
+            .masked(Field::IpFrag, 0u128, LATER)
+    };
+    for (protocol, source, destination) in [
+        (Protocol::TCP, Field::TcpSrc, Field::TcpDst),
+        (Protocol::UDP, Field::UdpSrc, Field::UdpDst),
+        (Protocol::SCTP, Field::SctpSrc, Field::SctpDst),
+    ] {
+        for kind in [IPV4, IPV6] {
+            let ports = inside(kind, protocol).exact(source, 0u128);
+            list.push(ports.exact(destination, 0u128));
+        }
+    }
+    // Type 0 of ICMPv6 is reserved (RFC 4443, 2.1). That of ICMP is the echo reply, which a header that is cut short looks like.
+    list.push(inside(IPV6, Protocol::ICMPV6).exact(Field::Icmpv6Type, 0u128));
+    list
+}
+
+fn drops(forwarding: Forwarding) -> Vec<ControlDrop> {
     let v4 = |kind| icmp(IPV4, Protocol::ICMP, Field::Icmpv4Type, kind);
     let v6 = |kind| icmp(IPV6, Protocol::ICMPV6, Field::Icmpv6Type, kind);
     let igmp_query = Match::new()
@@ -88,6 +130,13 @@ fn drops() -> Vec<ControlDrop> {
             .exact(Field::EthType, u128::from(kind));
         list.push(("vlan-tag", Some(regs::TAGS), hidden));
     }
+    if forwarding.two_parsers {
+        list.extend(
+            cut_short()
+                .into_iter()
+                .map(|matching| ("header-cut-short", None, matching)),
+        );
+    }
     let named = |(name, unless, matching)| ControlDrop {
         name,
         unless,
@@ -103,15 +152,15 @@ fn matching(drop: ControlDrop) -> Match {
     }
 }
 
-/// The rows; they never change.
-pub fn rows(writer: &Writer) -> Vec<Flow> {
+/// The rows, whatever the policy.
+pub fn rows(forwarding: Forwarding, writer: &Writer) -> Vec<Flow> {
     let row = |drop| writer.drop(Table::Guard, CONTROL, matching(drop));
-    drops().into_iter().map(row).collect()
+    drops(forwarding).into_iter().map(row).collect()
 }
 
 /// The names of the rows, by what they match.
-pub(crate) fn names() -> impl Iterator<Item = (Match, &'static str)> {
-    drops().into_iter().map(|drop| {
+pub(crate) fn names(forwarding: Forwarding) -> impl Iterator<Item = (Match, &'static str)> {
+    drops(forwarding).into_iter().map(|drop| {
         let name = drop.name;
         (matching(drop), name)
     })

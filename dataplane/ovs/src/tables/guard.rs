@@ -31,9 +31,15 @@ pub const TABLE: Contract = Contract {
         Field::Ipv4Src,
         Field::Ipv4Dst,
         Field::Ipv6Src,
+        Field::Ipv6Dst,
         Field::IpProto,
+        Field::IpFrag,
+        Field::TcpSrc,
+        Field::TcpDst,
         Field::UdpSrc,
         Field::UdpDst,
+        Field::SctpSrc,
+        Field::SctpDst,
         Field::Icmpv4Type,
         Field::Icmpv6Type,
         Field::Icmpv6Code,
@@ -72,7 +78,8 @@ pub const TABLE: Contract = Contract {
 pub(super) const CONTROL: Priority = Priority::new(
     "control",
     60,
-    "what only routers, DHCP servers, bridges and trunks send: dropped from other servers",
+    "what only routers, DHCP servers, bridges and trunks send: dropped from other servers; on the kernel's datapath headers that are cut \
+     short, too",
 );
 const ND_HIDDEN: Priority = Priority::new(
     "nd-hidden",

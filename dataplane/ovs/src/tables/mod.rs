@@ -127,6 +127,8 @@ pub struct Forwarding {
     pub link_control: bool,
     /// MACs that the switch learns at one server port.
     pub learned: u32,
+    /// Whether another parser than that of the rows finds cached flows: the kernel's.
+    pub two_parsers: bool,
 }
 
 /// What rows need to know of the whole: numbers, tag, the end of the pipeline.
@@ -167,7 +169,7 @@ impl Pipeline {
 /// Rows that are there whatever the policy: the frame of every table.
 pub fn frame(forwarding: Forwarding, pipeline: &Pipeline, writer: &Writer) -> Vec<Flow> {
     let mut rows = vec![attach::unknown(writer)];
-    rows.extend(control::rows(writer));
+    rows.extend(control::rows(forwarding, writer));
     rows.extend(forward::rows(forwarding, pipeline, writer));
     rows.extend(deliver::frame(forwarding.exit, pipeline, writer));
     rows.extend(output::frame(writer));
