@@ -43,6 +43,12 @@ fn datapath(switch: &Switch, bridge: &Bridge, address: &str, host: &Host) -> Dat
     let versions = said
         .into_iter()
         .filter_map(|(name, version)| Some((name.to_string(), plain(version.as_deref()?))));
+    let controlled = controlled.or_else(|| {
+        let key = switch.external_ids.keys().find(|key| key.starts_with("ovn-"))?;
+        Some(format!(
+            "OVN programs bridges of this Open vSwitch (external_ids:{key})"
+        ))
+    });
     Datapath {
         kind: DatapathKind::Ovs,
         name: bridge.name.clone(),

@@ -121,6 +121,20 @@ fn a_bridge_of_the_kernel_needs_no_dpdk() {
 }
 
 #[test]
+fn what_ovn_programs_is_not_programmed() {
+    let switch = Switch {
+        bridges: [bridge("br0", "system", &[("ens3", "", &[])])].into(),
+        external_ids: [("ovn-remote".to_string(), "tcp:192.0.2.1:6642".to_string())].into(),
+        ..Switch::default()
+    };
+    let all = bridges(&switch, AT, &host());
+    let Decision::Unclear(_, why) = decide(&all, &[]) else {
+        panic!("{all:?}");
+    };
+    assert!(why.contains("OVN"), "{why}");
+}
+
+#[test]
 fn what_is_not_clear_is_not_programmed() {
     for (dpdk, bridges, words) in [
         (

@@ -22,16 +22,18 @@ pub struct Carried {
 impl Carried {
     /// How many there are, whatever carries them out.
     pub fn total(self) -> u64 {
-        self.hardware + self.partly + self.tc + self.software
+        [self.partly, self.tc, self.software]
+            .into_iter()
+            .fold(self.hardware, u64::saturating_add)
     }
 }
 
 impl std::ops::AddAssign for Carried {
     fn add_assign(&mut self, other: Self) {
-        self.hardware += other.hardware;
-        self.partly += other.partly;
-        self.tc += other.tc;
-        self.software += other.software;
+        self.hardware = self.hardware.saturating_add(other.hardware);
+        self.partly = self.partly.saturating_add(other.partly);
+        self.tc = self.tc.saturating_add(other.tc);
+        self.software = self.software.saturating_add(other.software);
     }
 }
 

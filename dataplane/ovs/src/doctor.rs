@@ -10,6 +10,9 @@ const EXACT_MATCH_ENTRIES: u64 = 8192;
 /// A flow table that is fuller than this, in percent, is about to be full.
 const NEARLY_FULL: u64 = 90;
 
+/// Flows that are cached at most, where `other_config:flow-limit` is not set (ovs-vswitchd.conf.db(5)).
+const FLOW_LIMIT: u64 = 200_000;
+
 /// What the daemon itself said, or why it could not be asked.
 pub(crate) type Daemon<'a> = Result<&'a Said, &'a str>;
 
@@ -30,7 +33,7 @@ pub(crate) fn checks(switch: &Switch, bridge: &Bridge, daemon: Daemon<'_>) -> Ve
         Ok(said) => {
             list.extend(releases(&said.version, &datapath));
             let flows = Flows::read(&said.upcalls, &datapath);
-            list.push(flow_limit(flows));
+            list.push(flow_limit(switch, flows));
             if datapath == Datapath::Userspace {
                 list.push(exact_match_cache(switch, flows));
             }
@@ -115,6 +118,7 @@ struct Fault {
     userspace_only: bool,
     /// The Debian 12 package that has the fix under an older number.
     debian: Option<&'static str>,
+    cost: Cost,
 }
 
 /// Two faults of the masks of cached flows were fixed in the same releases.
@@ -134,12 +138,15 @@ const FAULTS: &[Fault] = &[
         fixed: MASKS_FIXED,
         userspace_only: false,
         debian: Some("3.1.0-2"),
+        cost: Cost::Safety,
     },
     Fault {
-        what: "CVE-2023-5366: neighbour advertisements can pass rows about their target address",
+        what: "cached flows may lack the mask of ports (\"missing masks on a final stage with ports trie\"): packets to other ports then have \
+               the same verdict",
         fixed: MASKS_FIXED,
         userspace_only: false,
         debian: Some("3.1.0-2+deb12u1"),
+        cost: Cost::Safety,
     },
     Fault {
         what: "a change may update the wrong one of two overlapping cached flows; the agent purges all of them after each change, which \
@@ -147,6 +154,7 @@ const FAULTS: &[Fault] = &[
         fixed: &[[2, 17, 8], [3, 0, 5], [3, 1, 3]],
         userspace_only: true,
         debian: None,
+        cost: Cost::Speed,
     },
 ];
 
@@ -192,16 +200,16 @@ fn releases(version: &str, datapath: &Datapath) -> Vec<Check> {
             continue;
         }
         let Some(fixed) = fault.fix(release) else { continue };
-        let debian = fault.debian.map_or_else(
-            || "a package of your distribution may have the fix under the older number".to_string(),
-            |package| format!("Debian 12 has the fix in {package}, other distributions may have it under the older number, too"),
-        );
-        list.push(Check::costs(
-            NAME,
-            Cost::Safety,
-            format!("{version}: {}", fault.what),
-            format!("upgrade to {fixed}; {debian}"),
-        ));
+        let what = format!("{version}: {}", fault.what);
+        list.push(match fault.debian {
+            // The agent works round it in any release that has the number.
+            None => Check::costs(NAME, fault.cost, what, format!("upgrade to {fixed}")),
+            // A package may have the fix under the older number, which is all that the daemon says.
+            Some(package) => Check::unknown(
+                NAME,
+                format!("{what}. Fixed in {fixed}, in Debian 12 in package version {package}; other packages may have the fix, too"),
+            ),
+        });
     }
     if list.is_empty() {
         list.push(Check::fine(
@@ -240,23 +248,33 @@ impl Flows {
     }
 }
 
-fn flow_limit(flows: Option<Flows>) -> Check {
+fn flow_limit(switch: &Switch, flows: Option<Flows>) -> Check {
     const NAME: &str = "flow limit";
-    match flows {
-        None => Check::unknown(NAME, "`upcall/show` of ovs-vswitchd has no line of flows"),
-        Some(Flows { current, limit }) if current * 100 >= limit * NEARLY_FULL => Check::costs(
+    let Some(Flows { current, limit }) = flows else {
+        return Check::unknown(NAME, "`upcall/show` of ovs-vswitchd has no line of flows");
+    };
+    let ceiling = setting(switch, "flow-limit")
+        .and_then(|limit| limit.parse().ok())
+        .unwrap_or(FLOW_LIMIT);
+    let is_full = current.saturating_mul(100) >= limit.saturating_mul(NEARLY_FULL);
+    let full =
+        format!("{current} of {limit} flows are cached: packets of further flows are looked up one by one");
+    match is_full {
+        true if limit >= ceiling => {
+            let more = ceiling.saturating_mul(2).to_string();
+            Check::costs(NAME, Cost::Speed, full, set("flow-limit", &more))
+        }
+        // It begins with 10,000 and goes up and down with the time that checking all flows takes.
+        true => Check::costs(
             NAME,
             Cost::Speed,
-            format!(
-                "{current} of {limit} flows are cached: packets of further flows are looked up one by one"
-            ),
-            format!(
-                "{}; where ovs-vswitchd lowered the limit by itself because checking the flows takes too long, {}",
-                set("flow-limit", &limit.saturating_mul(2).to_string()),
-                set("n-revalidator-threads", "N")
-            ),
+            format!("{full}; ovs-vswitchd sets this limit by itself, up to {ceiling}"),
+            format!("where it stays low: {}", set("n-revalidator-threads", "N")),
         ),
-        Some(Flows { current, limit }) => Check::fine(NAME, format!("{current} of {limit} flows are cached")),
+        false => Check::fine(
+            NAME,
+            format!("{current} of {limit} flows are cached; at most {ceiling}"),
+        ),
     }
 }
 
@@ -353,7 +371,13 @@ mod tests {
             };
             assert!(found == cost && what.contains(words), "{name}: {what}");
         }
-        assert_eq!(costs(&checks["release"]).len(), 3, "{checks:#?}");
+        let [(Cost::Speed, purges)] = costs(&checks["release"])[..] else {
+            panic!("{checks:#?}")
+        };
+        assert!(purges.contains("purges"), "{purges}");
+        // Whether the package has the others is not known.
+        let unknown = |o: &&Outcome| matches!(o, Outcome::Unknown(why) if why.contains("Debian 12"));
+        assert_eq!(checks["release"].iter().filter(unknown).count(), 2, "{checks:#?}");
         let set = [
             ("hw-offload", "true"),
             ("smc-enable", "true"),
@@ -381,6 +405,27 @@ mod tests {
         assert_eq!(costs(&checks["flow limit"]), []);
         // The fault of the userspace datapath is none here.
         assert_eq!(costs(&checks["release"]), []);
+    }
+
+    #[test]
+    fn a_full_cache_is_raised_only_where_the_setting_is_what_bounds_it() {
+        let remedy = |current, limit, set: Option<&str>| {
+            let mut switch = Switch::default();
+            if let Some(set) = set {
+                switch
+                    .other_config
+                    .insert("flow-limit".to_string(), set.to_string());
+            }
+            match flow_limit(&switch, Some(Flows { current, limit })).outcome {
+                Outcome::Costs { remedy, .. } => remedy,
+                outcome => format!("{outcome:?}"),
+            }
+        };
+        assert!(remedy(9500, 10_000, None).contains("n-revalidator-threads"));
+        assert!(remedy(199_000, 200_000, None).contains("flow-limit=400000"));
+        assert!(remedy(9500, 10_000, Some("10000")).contains("flow-limit=20000"));
+        assert!(remedy(100, 10_000, None).starts_with("Fine"));
+        assert!(remedy(u64::MAX, u64::MAX, None).contains("flow-limit"));
     }
 
     #[test]

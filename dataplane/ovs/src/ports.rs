@@ -548,7 +548,7 @@ impl Round<'_> {
                 "datapath",
                 "the kernel's datapath does not go by the lengths in IP headers: such a packet may pass, for its receiver to discard, and \
                  what ovs-vswitchd decides about one holds for well-formed packets with the same header until the cached flow ends, 10 s \
-                 after its last packet. So one of them may drop others like it, and one of ICMP may let denied types of ICMP pass"
+                 after its last packet. So one of them may drop others like it, and one of ICMP may let denied types of ICMP pass, or another MAC in neighbour discovery for the sender's own address"
                     .to_string(),
             );
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use portcullis_ovsdb::Framer;
+use portcullis_ovsdb::{Framer, ProtocolError};
 
 use crate::io::Link;
 
@@ -54,6 +54,9 @@ impl Where {
     }
 }
 
+/// The longest answer: some 400,000 cached flows, twice as many as Open vSwitch caches unless it is set to.
+const LONGEST: usize = 256 << 20;
+
 /// A connection to one daemon.
 pub(crate) struct Daemon {
     link: Link,
@@ -85,7 +88,7 @@ impl Daemon {
     async fn open(path: &Path, command: &str) -> io::Result<Self> {
         let mut daemon = Daemon {
             link: Link::connect(&format!("unix:{}", path.display())).await?,
-            framer: Framer::default(),
+            framer: Framer::new(LONGEST),
             id: 0,
             version: String::new(),
             commands: String::new(),
@@ -126,18 +129,22 @@ impl Daemon {
     pub(crate) async fn answer(&mut self) -> io::Result<String> {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         loop {
-            if let Some(answer) = self.framer.next_value().map_err(|e| invalid(e.to_string()))? {
+            let next = self.framer.next_value().map_err(|error| match error {
+                ProtocolError::TooLong { .. } => invalid(format!(
+                    "its answer is longer than {} MiB: it has too many cached flows to list",
+                    LONGEST >> 20
+                )),
+                error => invalid(format!("its answer is no JSON-RPC: {error}")),
+            })?;
+            if let Some(mut answer) = next {
                 let is_mine = answer.get("id").and_then(serde_json::Value::as_u64) == Some(self.id);
-                let said = || {
-                    answer
-                        .get("result")
-                        .and_then(serde_json::Value::as_str)
-                        .unwrap_or("")
-                        .to_string()
+                let said = match answer.get_mut("result").map(serde_json::Value::take) {
+                    Some(serde_json::Value::String(text)) => text,
+                    _ => String::new(),
                 };
                 return match answer.get("error") {
                     _ if !is_mine => Err(invalid("an answer to something else".to_string())),
-                    None | Some(serde_json::Value::Null) => Ok(said()),
+                    None | Some(serde_json::Value::Null) => Ok(said),
                     Some(error) => Err(invalid(format!("ovs-vswitchd refused: {error}"))),
                 };
             }

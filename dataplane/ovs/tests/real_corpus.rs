@@ -39,15 +39,16 @@ fn is_ill_formed(frame: &Frame) -> bool {
         "total length",
         "payload length",
         "that is too long",
-        "bytes of",
         "SNAP with a VLAN tag",
         // These show no ports to ovs-vswitchd, either, and are dropped from servers.
         "options go on in the next one",
-        "data offset",
         "0>0",
         "v6=true icmp type 0",
     ];
-    frame.content == Content::BrokenIp || kinds.iter().any(|kind| what.contains(kind))
+    let is_kind = kinds.iter().any(|kind| what.contains(kind));
+    let is_short = what.contains("bytes of") && !what.contains("bytes of options");
+    let is_offset = what.contains("data offset") && !what.contains("that is there");
+    frame.content == Content::BrokenIp || is_kind || is_short || is_offset
 }
 
 /// Sends `frames` under each of `cases` over a switch that parses `vlan_limit` tags.

@@ -8,11 +8,17 @@ use portcullis_testbed::{KERNEL_DATAPATH, need_root};
 const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/guest");
 
 /// Part of the corpus and one story of unlocks; all of these when tests may take long (`hack/test --long`).
-const SHORT: &[&str] = &["real_corpus::every_frame", "real_offload::", "real_story::"];
+const SHORT: &[&str] = &[
+    "real_corpus::every_frame",
+    "real_cut_short::",
+    "real_offload::",
+    "real_story::",
+];
 const LONG: &[&str] = &[
     "real_change::",
     "real_closed::",
     "real_corpus::",
+    "real_cut_short::",
     "real_expiry::",
     "real_forward::",
     "real_offload::",
@@ -35,15 +41,24 @@ fn the_policy_holds_through_the_kernel() {
         Some(_) => (LONG, "2400"),
         None => (SHORT, "600"),
     };
-    let status = Command::new(GUEST)
+    let output = Command::new(GUEST)
         .args(["--modules", "openvswitch", "--timeout", seconds])
         .args(["--env", KERNEL_DATAPATH, "--env", "PORTCULLIS_SOAK", "--"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--test-threads", "1"])
+        .args(["--test-threads", "1", "--color", "never"])
         .args(filters)
         .env(KERNEL_DATAPATH, "1")
         .stdin(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .unwrap();
-    assert!(status.success(), "in the guest: {status}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "in the guest: {}", output.status);
+    for filter in filters {
+        assert!(
+            said.contains(&format!("test {filter}")),
+            "no test is called {filter}"
+        );
+    }
 }

@@ -11,6 +11,7 @@ mod real_bridge;
 mod real_change;
 mod real_closed;
 mod real_corpus;
+mod real_cut_short;
 mod real_expiry;
 mod real_forward;
 mod real_full;

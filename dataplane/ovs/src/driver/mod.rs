@@ -30,12 +30,13 @@ use crate::unixctl::Where;
 use crate::{no_flood, regs};
 
 mod answers;
+mod daemon;
 mod desired;
 mod fail_mode;
 mod footprint;
 mod report;
 
-use answers::{Asked, Dump};
+use answers::Asked;
 
 /// How often a switch that is not there is looked for.
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -65,10 +66,15 @@ pub(crate) struct Driver {
     /// Where the daemon can be asked.
     place: Where,
     /// What it said about its cached flows.
-    dumps: (mpsc::UnboundedSender<Dump>, mpsc::UnboundedReceiver<Dump>),
+    dumps: (mpsc::UnboundedSender<Flows>, mpsc::UnboundedReceiver<Flows>),
+    /// Those who wait for it.
+    await_dump: Vec<Answer<Offload>>,
     mode: fail_mode::Mode,
     footprint: footprint::Recorded,
 }
+
+/// The daemon's list of cached flows.
+type Flows = std::io::Result<String>;
 
 /// What ports are resolved from.
 struct Source {
@@ -134,6 +140,7 @@ impl Driver {
             caches: Caches::start(place.clone()),
             place,
             dumps: mpsc::unbounded_channel(),
+            await_dump: Vec::new(),
             mode: fail_mode::Mode::default(),
             footprint: footprint::Recorded::default(),
             question: 0,
@@ -386,7 +393,7 @@ pub(crate) enum Happened {
     /// The caches follow, or something about them is known.
     Caches(Progress),
     /// The daemon listed its cached flows.
-    Dumped(Dump),
+    Dumped(Flows),
     /// The switch is looked for again.
     SwitchDue,
 }

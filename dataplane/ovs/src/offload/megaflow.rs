@@ -137,6 +137,7 @@ impl Megaflow {
                     self.header.add_tag(tci);
                 }
             }
+            "encap" if inside.matches("encap(").count() > DEEPEST => return Err(unread()),
             "encap" => {
                 for piece in split(inside) {
                     let (name, inside) = nested(piece).ok_or_else(unread)?;
@@ -200,6 +201,9 @@ fn keys(attribute: &str) -> &'static [(&'static str, Field, Read)] {
         _ => &[],
     }
 }
+
+/// How deep `encap(` may be nested: a frame has two tags that the kernel looks behind.
+const DEEPEST: usize = 4;
 
 /// Splits at commas outside parentheses.
 fn split(text: &str) -> impl Iterator<Item = &str> {
@@ -434,6 +438,15 @@ mod tests {
         );
         let odd = "recirc_id(0),in_port(p),tcp(src=x), packets:0, bytes:0, used:never, actions:drop";
         assert_eq!(parse(odd, 2), Some(Err(Unread::Part("tcp(src=x)".to_string()))));
+    }
+
+    #[test]
+    fn nesting_has_a_bound() {
+        let deep = 100_000;
+        let (open, close) = ("encap(".repeat(deep), ")".repeat(deep));
+        let line =
+            format!("recirc_id(0),in_port(p),{open}{close}, packets:0, bytes:0, used:never, actions:drop");
+        assert!(matches!(parse(&line, 2), Some(Err(Unread::Part(_)))));
     }
 
     proptest::proptest! {

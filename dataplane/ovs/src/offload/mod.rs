@@ -85,7 +85,8 @@ impl Cached {
             .split(',')
             .filter_map(|name| by_name.get(name.trim()));
         let sends = sends.map(|port| port.number).collect();
-        if let Some(why) = doubt(&walk, from.number, &sends, ports) {
+        let drops = flow.actions == "drop";
+        if let Some(why) = doubt(&walk, from.number, drops, &sends, ports) {
             return self.unknown(why);
         }
         let flows = list(carried(flow.carrier, 1));
@@ -96,7 +97,7 @@ impl Cached {
                 counts: [0; COUNTS],
             });
             for (sum, count) in counted.counts.iter_mut().zip(flows.into_iter().chain(packets)) {
-                *sum += count;
+                *sum = sum.saturating_add(count);
             }
         }
     }
@@ -116,7 +117,9 @@ impl Cached {
             let [in_hardware, in_part, in_tc, in_software] = packets;
             RuleOffload {
                 rule: Hit {
-                    packets: packets.iter().sum(),
+                    packets: packets
+                        .iter()
+                        .fold(0, |sum: u64, count| sum.saturating_add(*count)),
                     ..hit
                 },
                 flows: Carried {
@@ -157,7 +160,7 @@ fn list(carried: Carried) -> [u64; 4] {
 }
 
 /// Why the rows that a packet meets here may not be those that the flow was made from, which sends it by the ports `sends`.
-fn doubt(walk: &Walk, from: u32, sends: &BTreeSet<u32>, ports: &Ports) -> Option<&'static str> {
+fn doubt(walk: &Walk, from: u32, drops: bool, sends: &BTreeSet<u32>, ports: &Ports) -> Option<&'static str> {
     // The switch sends nothing back by the port that it came from.
     let outputs: BTreeSet<u32> = walk
         .outputs
@@ -172,10 +175,17 @@ fn doubt(walk: &Walk, from: u32, sends: &BTreeSet<u32>, ports: &Ports) -> Option
             .get(number)
             .is_some_and(|port| port.policed().is_some())
     };
+    let is_elsewhere = match outputs.iter().all(is_managed) {
+        true => outputs != *sends || outputs.is_empty() != drops,
+        false => !sends.is_subset(&outputs),
+    };
     if !walk.whole {
         Some("they go on in tables of others, or by the bridge's own forwarding (NORMAL)")
-    } else if outputs.iter().all(is_managed) && outputs != *sends {
-        Some("their rows do something else now: rows changed since they were cached, or a port is down")
+    } else if is_elsewhere {
+        Some(
+            "their rows do something else: rows changed since they were cached, a port is down, a mirror copies them, or they come from a \
+             packet whose headers were cut short",
+        )
     } else {
         None
     }

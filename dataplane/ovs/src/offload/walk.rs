@@ -9,6 +9,8 @@ use crate::tables::Pipeline;
 
 /// Look-ups of one packet, beyond which Open vSwitch gives up as well (`MAX_RESUBMITS`, ofproto-dpif-xlate.c).
 const MAX_LOOKUPS: usize = 4096;
+/// Look-ups inside look-ups, likewise (`MAX_DEPTH`).
+const MAX_DEPTH: usize = 64;
 /// Bit of `vlan_vid` that says that there is a tag.
 const TAG_PRESENT: u128 = 0x1000;
 
@@ -149,14 +151,14 @@ impl<'a> Tables<'a> {
             outputs: Vec::new(),
             whole: true,
         };
-        self.look_up(self.first, &mut header, &mut walk);
+        self.look_up(self.first, &mut header, &mut walk, 0);
         walk
     }
 
-    fn look_up(&self, first: u8, header: &mut Header, walk: &mut Walk) {
+    fn look_up(&self, first: u8, header: &mut Header, walk: &mut Walk, depth: usize) {
         let mut next = Some(first);
         while let Some(number) = next.take() {
-            if walk.rows.len() >= MAX_LOOKUPS {
+            if walk.rows.len() >= MAX_LOOKUPS || depth > MAX_DEPTH {
                 walk.whole = false;
                 return;
             }
@@ -169,7 +171,7 @@ impl<'a> Tables<'a> {
             walk.rows.push((row.key.clone(), row.instructions.is_empty()));
             for instruction in row.instructions {
                 match instruction {
-                    Instruction::ApplyActions(actions) => self.apply(actions, header, walk),
+                    Instruction::ApplyActions(actions) => self.apply(actions, header, walk, depth),
                     Instruction::GotoTable(number) => next = Some(*number),
                     _ => walk.whole = false,
                 }
@@ -177,18 +179,19 @@ impl<'a> Tables<'a> {
         }
     }
 
-    fn apply(&self, actions: &[Action], header: &mut Header, walk: &mut Walk) {
+    fn apply(&self, actions: &[Action], header: &mut Header, walk: &mut Walk, depth: usize) {
         for action in actions {
             match action {
                 Action::SetField(oxm) => {
                     header.write(oxm.field, oxm.value, oxm.mask.unwrap_or(oxm.field.full_mask()));
                 }
+                _ if !walk.whole => return,
                 Action::Move { src, dst, n_bits } => header.copy(*src, *dst, *n_bits),
                 Action::PushVlan(_) => header.tags.insert(0, 0),
                 Action::PopVlan if header.tags.is_empty() => {}
                 Action::PopVlan => drop(header.tags.remove(0)),
-                Action::Resubmit { table, .. } => self.look_up(*table, header, walk),
-                Action::Clone(actions) => self.apply(actions, &mut header.clone(), walk),
+                Action::Resubmit { table, .. } => self.look_up(*table, header, walk, depth + 1),
+                Action::Clone(actions) => self.apply(actions, &mut header.clone(), walk, depth),
                 Action::Learn(_) => {}
                 Action::Output { port, .. } if *port < port::MAX || *port == port::LOCAL => {
                     walk.outputs.push(*port);

@@ -31,7 +31,6 @@ pub const TABLE: Contract = Contract {
         Field::Ipv4Src,
         Field::Ipv4Dst,
         Field::Ipv6Src,
-        Field::Ipv6Dst,
         Field::IpProto,
         Field::IpFrag,
         Field::TcpSrc,
