@@ -27,7 +27,7 @@ const BATCH: usize = 192;
 const PRINTED: usize = 40;
 
 /// The same on the kernel's datapath: frames of unknown flows wait for ovs-vswitchd, which is slow on an emulated machine.
-const BATCH_FOR_KERNEL: usize = 48;
+const BATCH_FOR_KERNEL: usize = 16;
 
 /// Frames that are another matter on the kernel's datapath (docs/open-vswitch.md): it does not go by the lengths in IP headers, and takes
 /// no flow with the EtherType of a tag and no tag (net/openvswitch/flow_netlink.c), as LLC/SNAP frames with that type have.
@@ -49,6 +49,11 @@ fn is_ill_formed(frame: &Frame) -> bool {
     let is_short = what.contains("bytes of") && !what.contains("bytes of options");
     let is_offset = what.contains("data offset") && !what.contains("that is there");
     frame.content == Content::BrokenIp || is_kind || is_short || is_offset
+}
+
+/// Whether a difference is that a frame arrived nowhere, where it was expected.
+fn is_lost(difference: &str) -> bool {
+    difference.contains("arrived at []")
 }
 
 /// Sends `frames` under each of `cases` over a switch that parses `vlan_limit` tags.
@@ -78,7 +83,17 @@ fn run(vlan_limit: Option<u8>, mut cases: Vec<Case>, mut frames: Vec<Frame>) {
             World::new(case.document(), StageModel::ovs().view, limit).forwarded_by(Forwarding::Normal);
         let before: Vec<u64> = Host::all().map(|h| guard_hits(&rig, h)).collect();
         let begin = Instant::now();
-        let outcome = Wire::new(&hosts, Some(&rig.sandbox), &frames, batch).compare(&world, seed);
+        let mut wire = Wire::new(&hosts, Some(&rig.sandbox), &frames, batch);
+        let mut outcome = wire.compare(&world, seed);
+        if kernel && outcome.differences.iter().all(|d| is_lost(d)) && !outcome.differences.is_empty() {
+            // The kernel drops a frame of an unknown flow when ovs-vswitchd does not take it in time. Not the same one twice.
+            let again = wire.compare(&world, seed + 100).differences;
+            let is_again = |lost: &String| again.iter().any(|d| d.lines().next() == lost.lines().next());
+            outcome.differences.retain(is_again);
+            outcome
+                .differences
+                .extend(again.into_iter().filter(|d| !is_lost(d)));
+        }
         eprintln!(
             "{} (VLAN limit {limit}): {} frames, {} to arrive, {} not, {} by the guard; {} differences; {:.1?}",
             case.name,
@@ -99,7 +114,8 @@ fn run(vlan_limit: Option<u8>, mut cases: Vec<Case>, mut frames: Vec<Frame>) {
         if !kernel {
             attributed(&rig);
         }
-        if outcome.differences.is_empty() {
+        // Nor is it counted then.
+        if outcome.differences.is_empty() && !kernel {
             for host in Host::all() {
                 counted(&rig, host, before[host.0] + outcome.guarded[host.0]);
             }

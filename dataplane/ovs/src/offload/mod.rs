@@ -20,13 +20,15 @@ use crate::ports::{Ports, SwitchPort};
 use crate::query::{Counted, by_rule};
 use crate::tables::Pipeline;
 
-use megaflow::{Carrier, Megaflow, parse};
+use megaflow::{Carrier, Megaflow, Unread, parse};
 use walk::{Tables, Walk};
 
 /// Flows, then packets, each in the order of [`Carried`].
 const COUNTS: usize = 8;
 /// Ports of other bridges are not this target's.
 const ELSEWHERE: &str = "they enter by a port that is not of this bridge: another bridge's, or a tunnel's";
+
+const UNREADABLE: &str = "this agent cannot read all that they match";
 
 /// The cached flows of one bridge and the rows that they come from.
 pub(crate) struct Cached {
@@ -57,7 +59,9 @@ impl Cached {
         for flow in dump.lines().filter_map(|line| parse(line, tags)) {
             match flow {
                 Ok(flow) => cached.add(flow, &tables, ports, &by_name),
-                Err(why) => cached.unknown(&why.to_string()),
+                Err(why @ Unread::Recirculated) => cached.unknown(&why.to_string()),
+                // Not the text itself: each flow may have another one.
+                Err(Unread::Part(_)) => cached.unknown(UNREADABLE),
             }
         }
         cached
