@@ -70,7 +70,10 @@ fn read(line: &str, tags: usize) -> Result<Megaflow, Unread> {
         actions: actions.trim().to_string(),
     };
     let (mut offloaded, mut layer) = ("", "");
-    for piece in split(matched) {
+    // Apart, for Open vSwitch prints a key of MPLS with a bracket too many.
+    let counts = matched.find(", packets:").unwrap_or(matched.len());
+    let (matched, counts) = matched.split_at(counts);
+    for piece in split(matched).chain(split(counts)) {
         if let Some((name, inside)) = nested(piece) {
             flow.attribute(name, inside, tags)?;
         } else if let Some((name, value)) = piece.split_once(':') {
@@ -438,6 +441,14 @@ mod tests {
         );
         let odd = "recirc_id(0),in_port(p),tcp(src=x), packets:0, bytes:0, used:never, actions:drop";
         assert_eq!(parse(odd, 2), Some(Err(Unread::Part("tcp(src=x)".to_string()))));
+    }
+
+    #[test]
+    fn a_bracket_that_is_not_closed_ends_with_the_match() {
+        let flow = flow(
+            "recirc_id(0),in_port(p),eth_type(0x8847),mpls((bad key length 0), packets:3, bytes:9, used:never, dp:tc, actions:drop",
+        );
+        assert_eq!((flow.packets, flow.carrier), (3, Carrier::TrafficControl));
     }
 
     #[test]
