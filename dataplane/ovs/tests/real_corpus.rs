@@ -114,7 +114,7 @@ fn run(vlan_limit: Option<u8>, mut cases: Vec<Case>, mut frames: Vec<Frame>) {
         if !kernel {
             attributed(&rig);
         }
-        // Nor is it counted then.
+        // What was sent twice, or dropped by the kernel, is counted otherwise.
         if outcome.differences.is_empty() && !kernel {
             for host in Host::all() {
                 counted(&rig, host, before[host.0] + outcome.guarded[host.0]);

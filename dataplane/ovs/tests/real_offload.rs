@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis_backend::{Carried, Offload};
+use portcullis_backend::{Carried, Offload, Outcome};
 use portcullis_testbed::{NetnsHost, SandboxOptions, need_root};
 
 use crate::rig::{PATIENCE, Rig, connects, v4};
@@ -68,6 +68,19 @@ fn cached_flows_are_known_by_rule() {
         let flows = of_rule(&offload, rule);
         assert_eq!(flows.software, flows.total(), "{rule}: {flows:?}");
     }
+    let checks = rig.runtime.block_on(rig.target.checkup()).unwrap();
+    let how = |name: &str| {
+        checks
+            .iter()
+            .find(|check| check.name == name)
+            .map(|check| &check.outcome)
+    };
+    assert!(
+        matches!(how("flow limit"), Some(Outcome::Fine(text)) if text.contains("flows are cached")),
+        "{checks:#?}"
+    );
+    assert!(matches!(how("fail mode"), Some(Outcome::Fine(_))), "{checks:#?}");
+    assert_eq!(how("polling cores").is_some(), !kernel, "{checks:#?}");
     if !kernel {
         return;
     }
