@@ -98,6 +98,22 @@ fn what_cannot_be_held_is_not_called_open_or_proved() {
 }
 
 #[test]
+fn an_overlay_is_proved_with_the_class_that_it_stands_on() {
+    let ports: Vec<String> = (1..40).map(|n| (n * 100).to_string()).collect();
+    let view = compiled(&format!(
+        "version: portcullis/v1\n\
+         baseline: [{{name: many, action: deny, direction: egress, protocol: tcp, ports: [{}]}}]\n\
+         endpoints:\n\
+         \x20 web1: {{attachments: [{{target: s, port: 1}}]}}\n\
+         \x20 web2: {{attachments: [{{target: s, port: 2}}], rules: [{{name: own, direction: egress, protocol: tcp, ports: [100], action: allow}}]}}\n",
+        ports.join(", ")
+    ));
+    let text = view.text(None);
+    assert!(text.contains("overlay=2"), "an overlay is cheaper here: {text}");
+    assert_eq!(view.proof, ProofView::Equal);
+}
+
+#[test]
 fn a_counterexample_is_shown() {
     let example = Counterexample {
         packet: Packet { frame: Frame::Arp },

@@ -201,6 +201,15 @@ impl Compilation {
         self.classes.iter().chain(&self.apart)
     }
 
+    /// All rows that decide about packets of a class: those of an overlay, and those of the class that it stands on.
+    pub fn rows_that_decide(&self, compiled: &Compiled) -> Arc<ClassRows> {
+        let base = compiled.class.base.as_ref().filter(|_| compiled.program.overlay);
+        match base.and_then(|base| self.classes.get(&base.id)) {
+            Some(base) => Arc::new(compiled.program.over(&base.program)),
+            None => Arc::clone(&compiled.program),
+        }
+    }
+
     /// What a table will hold.
     pub fn table_use(&self, table: &TableModel) -> TableUse {
         let here = |c: &&Compiled| table.serves(c.class.policy.direction);

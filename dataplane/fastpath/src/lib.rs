@@ -32,7 +32,7 @@ pub use ports::Port;
 pub use roles::Role;
 pub use row::{Action, ActionKind, Cond, Decision, Lead, NO_SLOT, Row, RowId};
 pub use table::{Key, Table};
-pub use tables::{Snapshot, TableError, Tables};
+pub use tables::{EgressRows, Snapshot, TableError, Tables};
 
 /// A port of the switch: the P4 program has 9 bits for it.
 pub const PORTS: usize = 512;

@@ -19,6 +19,8 @@ use crate::row::{Action, Decision, Lead, Row, RowId};
 use crate::table::{Key, Table};
 use pairs::Pairs;
 use policies::Classes;
+use publish::OpenRows;
+pub use senders::EgressRows;
 
 /// Why a row cannot be kept. The keys of a table are what the P4 program says, so a P4Runtime server has refused most of
 /// this before.
@@ -477,6 +479,7 @@ impl Tables {
 mod pairs;
 mod policies;
 mod publish;
+mod senders;
 #[cfg(test)]
 mod tests;
 

@@ -290,7 +290,8 @@ fn accepted(model: &StageModel) -> Vec<String> {
 fn proof(compilation: &Compilation) -> ProofView {
     if let Some(point) = &compilation.model.partial {
         let differs = compilation.classes.iter().find_map(|(id, c)| {
-            match partial::prove(&c.class.policy, &c.program, &compilation.model, point) {
+            let program = compilation.rows_that_decide(c);
+            match partial::prove(&c.class.policy, &program, &compilation.model, point) {
                 Err(partial::Unproved::Differs(example)) => Some(CounterexampleView::new(id.0, &example)),
                 // What is too large was refused before.
                 Ok(_) | Err(partial::Unproved::TooLarge) => None,
@@ -301,7 +302,7 @@ fn proof(compilation: &Compilation) -> ProofView {
     let differs = compilation.classes.iter().find_map(|(id, c)| {
         let example = prove(
             &c.class.policy,
-            &c.program,
+            &compilation.rows_that_decide(c),
             &compilation.fixed,
             &compilation.model,
         )

@@ -171,12 +171,12 @@ fn drop_empty(map: &mut BTreeMap<u16, BTreeSet<RowId>>, number: u16) {
 }
 
 /// Rows that ask for no class and no overlay, for some bits, or for both: value and mask of each.
-struct OpenRows(Vec<(RowId, PerKey, PerKey)>);
+pub(super) struct OpenRows(Vec<(RowId, PerKey, PerKey)>);
 
 type PerKey = (u128, u128);
 
 impl OpenRows {
-    fn new(rows: &HashMap<RowId, (Table, Row)>, ids: &BTreeSet<RowId>) -> Self {
+    pub(super) fn new(rows: &HashMap<RowId, (Table, Row)>, ids: &BTreeSet<RowId>) -> Self {
         let asked = ids.iter().filter_map(|id| {
             let (table, row) = rows.get(id)?;
             let bits = |key| row.masked(*table, key, 16);
@@ -186,7 +186,7 @@ impl OpenRows {
     }
 
     /// Those that packets of a class with an overlay meet.
-    fn met(&self, lead: Lead) -> Vec<RowId> {
+    pub(super) fn met(&self, lead: Lead) -> Vec<RowId> {
         let is_met = |number: u16, (value, mask): PerKey| u128::from(number) & mask == value;
         let met = self
             .0
