@@ -12,7 +12,7 @@ const NO_CLANG: &str = "libclang, which makes the bindings to libdpdk, was not f
     Elsewhere: let LIBCLANG_PATH name the folder of libclang.so";
 
 /// What of DPDK is bound.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 13] = [
     "pc_.*",
     "fopencookie",
     "rte_(openlog_stream|log_cur_msg_loglevel)",
@@ -24,10 +24,12 @@ const FUNCTIONS: [&str; 12] = [
     "rte_eth_dev_(info_get|configure|start|stop|close|is_valid_port|socket_id|get_name_by_port|set_mtu|get_mtu)",
     "rte_eth_((rx|tx)_queue_setup|find_next|promiscuous_(enable|disable|get)|macaddr_get|stats_(get|reset)|xstats_get(_names)?|dev_adjust_nb_rx_tx_desc)",
     "rte_flow_(validate|create|destroy|query|flush)",
+    "rte_eth_dev_callback_(register|unregister)",
     "rte_ring_free",
 ];
-const TYPES: [&str; 3] = [
+const TYPES: [&str; 4] = [
     "pc_.*",
+    "rte_eth_event_type",
     "rte_flow_(attr|item|action|error|query_count|action_(queue|mark|jump|count)|error_type|item_type|action_type)",
     "cookie_io_functions_t",
 ];

@@ -1,12 +1,13 @@
 //! DPDK's log as `tracing` events (target `dpdk`). The lines logged during one call can be attached to that call's error.
 
 use portcullis_dpdk_sys as sys;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 thread_local! {
     static HEARD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From which severity on DPDK logs.
@@ -66,6 +67,14 @@ pub(crate) fn listening<T>(call: impl FnOnce() -> T) -> (T, Vec<String>) {
     (result, heard)
 }
 
+/// The same for a call that may fail as a matter of course: what DPDK logs is for debugging, and for the error.
+pub(crate) fn quietly<T>(call: impl FnOnce() -> T) -> (T, Vec<String>) {
+    let before = IS_QUIET.replace(true);
+    let result = listening(call);
+    IS_QUIET.set(before);
+    result
+}
+
 /// The C library calls this with each line.
 unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: usize) -> sys::__ssize_t {
     // SAFETY: the C library gives a buffer of that many bytes, which is ours for the length of this call.
@@ -75,7 +84,11 @@ unsafe extern "C" fn write(_cookie: *mut c_void, text: *const c_char, length: us
     let text = String::from_utf8_lossy(bytes);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         keep(line);
-        emit(level, line);
+        if IS_QUIET.try_with(Cell::get).unwrap_or(false) {
+            tracing::debug!(target: "dpdk", "{line}");
+        } else {
+            emit(level, line);
+        }
     }
     // More than a long would be no buffer at all.
     sys::__ssize_t::try_from(length).unwrap_or(-1)

@@ -56,9 +56,9 @@ fn rules_are_made_and_removed_one_by_one() {
     let Some(Running { port, rx, tx }) = taker("rules_are_made_and_removed_one_by_one") else {
         return;
     };
-    port.validate_flow(&rule()).unwrap();
-    let first = port.create_flow(&rule()).unwrap();
-    let second = port.create_flow(&rule()).unwrap();
+    port.flows().validate(&rule()).unwrap();
+    let first = port.flows().create(&rule()).unwrap();
+    let second = port.flows().create(&rule()).unwrap();
     first.destroy().unwrap();
     // A rule keeps its port started, from any thread.
     let port = port.stop(rx, tx).unwrap_err().port;
@@ -71,14 +71,14 @@ fn a_flushed_rule_is_not_removed_a_second_time() {
     let Some(Running { port, .. }) = taker("a_flushed_rule_is_not_removed_a_second_time") else {
         return;
     };
-    let old: Vec<_> = (0..10).map(|_| port.create_flow(&rule()).unwrap()).collect();
-    port.flush_flows().unwrap();
+    let old: Vec<_> = (0..10).map(|_| port.flows().create(&rule()).unwrap()).collect();
+    port.flows().flush().unwrap();
     for flow in &old {
         let error = flow.query().unwrap_err();
         assert_eq!(error.kind, FlowErrorKind::Handle, "{error:?}");
     }
     // These get the memory of the old ones, and stay when the old ones are dropped.
-    let new: Vec<_> = (0..10).map(|_| port.create_flow(&rule()).unwrap()).collect();
+    let new: Vec<_> = (0..10).map(|_| port.flows().create(&rule()).unwrap()).collect();
     drop(old);
     for flow in new {
         // There is no device that counts.

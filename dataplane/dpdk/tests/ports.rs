@@ -279,9 +279,9 @@ fn a_device_without_rules_says_so() {
     for driver in ["net_null", "net_ring"] {
         let running = running(&unique(driver), &pool);
         let errors = [
-            running.port.validate_flow(&rule).unwrap_err(),
-            running.port.create_flow(&rule).unwrap_err(),
-            running.port.flush_flows().unwrap_err(),
+            running.port.flows().validate(&rule).unwrap_err(),
+            running.port.flows().create(&rule).unwrap_err(),
+            running.port.flows().flush().unwrap_err(),
         ];
         for error in errors {
             assert_eq!(error.kind, FlowErrorKind::Unspecified, "{error:?}");

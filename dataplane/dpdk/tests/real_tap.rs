@@ -56,10 +56,11 @@ fn a_driver_says_what_of_a_rule_it_objects_to() {
         protocol: Masked::exact(17),
         ..Ipv4::default()
     });
-    tap.validate_flow(&rule(ip, Action::Drop)).unwrap();
+    tap.flows().validate(&rule(ip, Action::Drop)).unwrap();
 
     let header = tap
-        .validate_flow(&rule(Item::Sctp(Ports::default()), Action::Drop))
+        .flows()
+        .validate(&rule(Item::Sctp(Ports::default()), Action::Drop))
         .unwrap_err();
     assert_eq!(header.kind, FlowErrorKind::Item, "{header:?}");
     assert_eq!(
@@ -70,7 +71,7 @@ fn a_driver_says_what_of_a_rule_it_objects_to() {
         }),
         "{header:?}"
     );
-    let action = tap.validate_flow(&rule(ip, Action::Jump(1))).unwrap_err();
+    let action = tap.flows().validate(&rule(ip, Action::Jump(1))).unwrap_err();
     assert_eq!(action.kind, FlowErrorKind::Action, "{action:?}");
     assert_eq!(
         action.cause,
@@ -87,12 +88,12 @@ fn a_driver_says_what_of_a_rule_it_objects_to() {
     );
 
     // Whether it can be made is up to the kernel, which needs the classifier `flower`.
-    match tap.create_flow(&rule(ip, Action::Drop)) {
+    match tap.flows().create(&rule(ip, Action::Drop)) {
         Ok(flow) => flow.destroy().unwrap(),
         Err(error) => {
             let said = error.message.as_deref().unwrap_or_default();
             assert!(said.contains("flower"), "{error:?}");
         }
     }
-    tap.flush_flows().unwrap();
+    tap.flows().flush().unwrap();
 }

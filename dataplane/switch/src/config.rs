@@ -1,6 +1,9 @@
 //! Configuration of the switch: a TOML file and the command line, which takes precedence.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use portcullis_nic::{Drivers, FactsError, Kind, ParserFacts};
 
 use serde::Deserialize;
 
@@ -21,6 +24,43 @@ struct Raw {
     memory_mb: Option<u32>,
     mbufs: Option<u32>,
     mtu: Option<u16>,
+    #[serde(default)]
+    offload: RawOffload,
+}
+
+/// Rules on NICs, as they are written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOffload {
+    when: Option<OffloadWhen>,
+    accept: Option<BTreeSet<Kind>>,
+    rules: Option<usize>,
+    #[serde(default)]
+    parsers: BTreeMap<String, ParserFacts>,
+}
+
+/// Whether rules that drop are put on the NICs of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadWhen {
+    /// On those that take them, and of whose parser enough is stated.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// What is configured of rules on NICs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffloadConfig {
+    /// Whether there are any.
+    pub on: bool,
+    /// Frames that a NIC may drop beyond the policy.
+    pub accept: BTreeSet<Kind>,
+    /// Rules that each port may have at most; absent: as many as it takes.
+    pub rules: Option<usize>,
+    /// What is known of drivers.
+    pub drivers: Drivers,
 }
 
 /// Settings of the command line; a setting that is absent is taken from the file or is the default.
@@ -37,6 +77,9 @@ pub struct Overrides {
     pub memory_mb: Option<u32>,
     pub mbufs: Option<u32>,
     pub mtu: Option<u16>,
+    pub offload: Option<OffloadWhen>,
+    pub offload_accept: Vec<Kind>,
+    pub offload_rules: Option<usize>,
 }
 
 /// Whether a worker passes frames of a port with one receive queue on to all workers, by flow (software RSS).
@@ -84,6 +127,8 @@ pub struct Config {
     pub mbufs: u32,
     /// MTU of every port in bytes; absent leaves each port's own.
     pub mtu: Option<u16>,
+    /// Rules on the NICs of ports.
+    pub offload: OffloadConfig,
 }
 
 /// Where the P4Runtime server listens unless `grpc` is set.
@@ -103,6 +148,8 @@ pub enum ConfigError {
     },
     #[error(transparent)]
     Port(#[from] PortError),
+    #[error(transparent)]
+    Drivers(#[from] FactsError),
     /// A setting with a value that cannot be used.
     #[error("{field}: {why}")]
     Field { field: &'static str, why: String },
@@ -182,6 +229,7 @@ fn resolve(raw: Raw, over: Overrides) -> Result<Config, ConfigError> {
     if mtu.is_some_and(|mtu| !(576..=9000).contains(&mtu)) {
         return field("mtu", "576 to 9,000 bytes");
     }
+    let offload = offload(raw.offload, over.offload, over.offload_accept, over.offload_rules)?;
     Ok(Config {
         ports,
         listen: listen(over.grpc.or(raw.grpc).as_deref().unwrap_or(DEFAULT_GRPC))?,
@@ -193,6 +241,28 @@ fn resolve(raw: Raw, over: Overrides) -> Result<Config, ConfigError> {
         memory_mb,
         mbufs,
         mtu,
+        offload,
+    })
+}
+
+fn offload(
+    raw: RawOffload,
+    when: Option<OffloadWhen>,
+    accept: Vec<Kind>,
+    rules: Option<usize>,
+) -> Result<OffloadConfig, ConfigError> {
+    let mut drivers = Drivers::built_in()?;
+    for (driver, facts) in raw.parsers {
+        drivers.state(driver, facts);
+    }
+    Ok(OffloadConfig {
+        on: when.or(raw.when).unwrap_or_default() == OffloadWhen::Auto,
+        accept: match accept.is_empty() {
+            true => raw.accept.unwrap_or_default(),
+            false => accept.into_iter().collect(),
+        },
+        rules: rules.or(raw.rules),
+        drivers,
     })
 }
 
@@ -265,6 +335,14 @@ mod tests {
             ("ports = ['1=null']\nmbufs = 1", "mbufs: 1 packet buffers"),
             ("ports = ['1=null']\nmemory_mb = 8", "memory_mb"),
             ("ports = ['1=null']\nmtu = 100", "mtu: 576"),
+            (
+                "ports = ['1=null']\n[offload]\naccept = ['fragments']",
+                "unknown variant `fragments`",
+            ),
+            (
+                "ports = ['1=null']\n[offload.parsers.mlx5_pci]\nfragments = 'never'",
+                "unknown field `fragments`",
+            ),
         ] {
             let error = read(toml).unwrap_err();
             assert!(error.contains(words), "{toml}: {error}");

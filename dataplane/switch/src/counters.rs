@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_fastpath::{DropReason, PORTS, Tally};
+use portcullis_nic::Offloads;
 
 /// Number of row counters of a switch.
 pub const SLOTS: usize = (1 << 20) + (1 << 17);
@@ -145,15 +146,35 @@ impl Tally for Book<'_> {
 #[derive(Debug, Clone, Default)]
 pub struct Sums {
     workers: Vec<Arc<Counters>>,
+    nics: Option<Arc<dyn Offloads>>,
 }
 
 impl Sums {
     pub fn new(workers: Vec<Arc<Counters>>) -> Sums {
-        Sums { workers }
+        Sums { workers, nics: None }
     }
 
-    /// Hits of one row: the sum over all workers.
+    /// Adds what NICs drop.
+    #[must_use]
+    pub fn with_nics(self, nics: Option<Arc<dyn Offloads>>) -> Sums {
+        Sums { nics, ..self }
+    }
+
+    /// Hits of one row: the sum over all workers, and what NICs have dropped and counted in its place.
     pub fn row(&self, slot: u32) -> Count {
+        let workers = self.row_of_workers(slot);
+        let nics = self
+            .nics
+            .as_ref()
+            .map_or_else(Default::default, |nics| nics.count(slot));
+        Count {
+            packets: workers.packets.wrapping_add(nics.packets),
+            bytes: workers.bytes.wrapping_add(nics.bytes),
+        }
+    }
+
+    /// Hits of one row in the workers alone.
+    pub fn row_of_workers(&self, slot: u32) -> Count {
         self.workers.iter().fold(Count::default(), |sum, worker| {
             let count = worker.row(slot);
             Count {

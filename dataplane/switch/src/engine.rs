@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_fastpath::Tables;
+use portcullis_nic::Offloads;
 use portcullis_proto::p4::v1;
 use tokio::sync::Mutex;
 use tonic::Code;
@@ -11,6 +12,7 @@ use tonic::Code;
 use crate::counters::Sums;
 use crate::entry::{Refusal, refuse};
 use crate::hub::Hub;
+use crate::nic::Wake;
 use crate::program::Program;
 use crate::store::{Moment, Store};
 
@@ -42,6 +44,7 @@ pub struct Engine {
     state: Mutex<State>,
     hub: Arc<Hub>,
     sums: Sums,
+    nics: Option<(Arc<dyn Offloads>, Wake)>,
     begun: Instant,
 }
 
@@ -72,8 +75,23 @@ impl Engine {
             }),
             hub,
             sums,
+            nics: None,
             begun: Instant::now(),
         }
+    }
+
+    /// Keeps the rules of NICs to what the tables say.
+    #[must_use]
+    pub fn with_nics(self, nics: Arc<dyn Offloads>, wake: Wake) -> Engine {
+        Engine {
+            nics: Some((nics, wake)),
+            ..self
+        }
+    }
+
+    /// What NICs hold, if there are some that could.
+    pub fn nics(&self) -> Option<&Arc<dyn Offloads>> {
+        self.nics.as_ref().map(|(nics, _)| nics)
     }
 
     fn now(&self) -> Moment {
@@ -138,7 +156,24 @@ impl Engine {
         drop(self.state.lock().await);
     }
 
+    /// A NIC drops nothing that the new tables allow: rules that would go first, and others come when every worker has the tables.
     async fn publish(&self, store: &mut Store) -> Result<(), Refusal> {
+        let Some((nics, wake)) = &self.nics else {
+            return self.publish_tables(store).await;
+        };
+        let changed = store.changed_senders(nics.ports());
+        for (port, senders) in store.senders(&changed) {
+            nics.before(port, senders);
+        }
+        self.publish_tables(store).await?;
+        nics.after(&changed);
+        if !changed.is_empty() {
+            wake.now();
+        }
+        Ok(())
+    }
+
+    async fn publish_tables(&self, store: &mut Store) -> Result<(), Refusal> {
         let snapshot = store.publish();
         let generation = snapshot.generation();
         self.hub.publish(snapshot);

@@ -16,6 +16,7 @@ pub mod counters;
 pub mod engine;
 pub mod entry;
 pub mod hub;
+pub mod nic;
 pub mod ports;
 pub mod program;
 pub mod report;

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use portcullis_nic::Kind;
 use portcullis_policy::text::with_causes;
-use portcullis_switch::config::{self, DEFAULT_GRPC, Overrides, Spread};
+use portcullis_switch::config::{self, DEFAULT_GRPC, OffloadWhen, Overrides, Spread};
 use portcullis_switch::{serve, top};
 
 const EXIT_CODES: &str = "\
@@ -78,6 +79,16 @@ struct Run {
     /// MTU of every port [default: what it has].
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
+    /// Put rules that drop what is denied on the NICs of ports that take them [default: auto].
+    #[arg(long, value_name = "WHEN", value_enum)]
+    offload: Option<OffloadWhen>,
+    /// Kinds of frames that a NIC may drop although the policy lets them pass: later-fragments, ip-options, extension-headers,
+    /// encapsulation.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    offload_accept: Vec<Kind>,
+    /// Rules that the NIC of each port may have at most [default: as many as it takes].
+    #[arg(long, value_name = "COUNT")]
+    offload_rules: Option<usize>,
     /// Serve Prometheus metrics at http://ADDRESS:PORT/metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -123,6 +134,9 @@ fn main() -> ExitCode {
         memory_mb: run.memory_mb,
         mbufs: run.mbufs,
         mtu: run.mtu,
+        offload: run.offload,
+        offload_accept: run.offload_accept,
+        offload_rules: run.offload_rules,
     };
     let config = match config::load(run.config.as_deref(), over) {
         Ok(config) => config,

@@ -13,6 +13,7 @@ use crate::counters::{Counters, Sums};
 use crate::distributor::{self, FlowDistributor, Queue, Source};
 use crate::engine::Engine;
 use crate::hub::Hub;
+use crate::nic::{self, Keeper};
 use crate::ports::PortSpec;
 use crate::worker::{Out, OutPort, Worker};
 
@@ -63,6 +64,9 @@ pub enum SwitchError {
     /// The rings between workers, by which frames of one queue are spread.
     #[error("cannot set up the flow distributor")]
     Ring(#[from] dpdk::RingError),
+    /// The thread that puts rules on NICs.
+    #[error("cannot start the thread that puts rules on NICs")]
+    Keeper(#[source] std::io::Error),
     /// The thread of a worker.
     #[error("cannot start a worker")]
     Worker(#[from] dpdk::WorkerError),
@@ -151,6 +155,8 @@ pub struct Switch {
     pub ports: Arc<Vec<LivePort>>,
     /// Packet buffers of all ports.
     pub pool: Mempool,
+    /// Goes before the ports, whose rules it keeps.
+    keeper: Option<Keeper>,
     workers: Vec<dpdk::Worker<()>>,
     stop: Arc<AtomicBool>,
     // DPDK goes last.
@@ -227,9 +233,18 @@ impl Switch {
             let core = config.cores.get(seat).copied();
             workers.push(eal.spawn_worker(&format!("worker{seat}"), core, move || worker.run())?);
         }
-        let engine = Arc::new(Engine::new(tables, hub, Sums::new(counters)));
+        let nics = nic::open(&config.offload, &ports);
+        let sums = Sums::new(counters).with_nics(nics.clone());
+        let mut engine = Engine::new(tables, hub, sums.clone());
+        let mut keeper = None;
+        if let Some(nics) = nics {
+            let started = Keeper::start(Arc::clone(&nics), sums).map_err(SwitchError::Keeper)?;
+            engine = engine.with_nics(nics, started.wake());
+            keeper = Some(started);
+        }
         Ok(Switch {
-            engine,
+            engine: Arc::new(engine),
+            keeper,
             ports: Arc::new(ports),
             pool,
             workers,
@@ -260,6 +275,7 @@ impl Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
+        drop(self.keeper.take());
         for panic in self.stop() {
             tracing::error!(%panic, "a worker had ended before it should");
         }

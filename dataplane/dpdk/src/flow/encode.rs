@@ -2,6 +2,7 @@
 
 use super::action::Argument;
 use super::error::FlowCause;
+use super::item::Header;
 use super::{Direction, Rule};
 use portcullis_dpdk_sys as sys;
 use std::ffi::c_void;
@@ -17,7 +18,7 @@ pub(super) struct Encoded {
     pub(super) actions: Vec<sys::rte_flow_action>,
     item_names: Vec<&'static str>,
     action_names: Vec<&'static str>,
-    _headers: Vec<(Aligned, Aligned)>,
+    _headers: Vec<Bytes>,
     _arguments: Vec<Option<Argument>>,
 }
 
@@ -40,13 +41,30 @@ impl Aligned {
     }
 }
 
+/// A header of an item: values, bits that count, and ends of ranges if there are some.
+#[derive(Debug)]
+struct Bytes {
+    value: Aligned,
+    mask: Aligned,
+    last: Option<Aligned>,
+}
+
+impl Bytes {
+    fn new(header: &Header) -> Self {
+        Self {
+            value: Aligned::new(&header.value),
+            mask: Aligned::new(&header.mask),
+            last: header.has_range.then(|| Aligned::new(&header.last)),
+        }
+    }
+}
+
 impl Encoded {
     pub(super) fn new(rule: &Rule) -> Self {
-        let headers: Vec<(Aligned, Aligned)> = rule
+        let headers: Vec<Bytes> = rule
             .pattern
             .iter()
-            .map(|item| item.bytes())
-            .map(|(value, mask)| (Aligned::new(&value), Aligned::new(&mask)))
+            .map(|item| Bytes::new(&item.header()))
             .collect();
         let arguments: Vec<Option<Argument>> = rule.actions.iter().map(|action| action.argument()).collect();
         let items = rule
@@ -88,7 +106,8 @@ impl Encoded {
             return Some(FlowCause::Attributes);
         }
         let item = self.items.iter().position(|item| {
-            [ptr::from_ref(item).cast(), item.spec, item.mask].contains(&pointer) && !pointer.is_null()
+            [ptr::from_ref(item).cast(), item.spec, item.last, item.mask].contains(&pointer)
+                && !pointer.is_null()
         });
         if let Some(index) = item {
             let name = self.item_names.get(index).copied().unwrap_or("end");
@@ -104,17 +123,22 @@ impl Encoded {
     }
 }
 
-fn nothing() -> (Aligned, Aligned) {
-    (Aligned::new(&[]), Aligned::new(&[]))
+fn nothing() -> Bytes {
+    Bytes {
+        value: Aligned::new(&[]),
+        mask: Aligned::new(&[]),
+        last: None,
+    }
 }
 
 /// Without a bit that counts there is no value either: drivers take that as any packet with this header.
-fn encode_item(kind: sys::rte_flow_item_type, (value, mask): &(Aligned, Aligned)) -> sys::rte_flow_item {
+fn encode_item(kind: sys::rte_flow_item_type, header: &Bytes) -> sys::rte_flow_item {
+    let Bytes { value, mask, last } = header;
     let any = mask.0.iter().all(|word| *word == 0);
     sys::rte_flow_item {
         type_: kind,
         spec: if any { ptr::null() } else { value.pointer() },
-        last: ptr::null(),
+        last: last.as_ref().map_or(ptr::null(), Aligned::pointer),
         mask: if any { ptr::null() } else { mask.pointer() },
     }
 }

@@ -12,6 +12,8 @@ pub struct Masked<T> {
     pub value: T,
     /// The bits that count.
     pub mask: T,
+    /// The end of a range that begins with `value`, if it is one. Few devices take ranges.
+    pub last: Option<T>,
 }
 
 /// A field of a header.
@@ -90,7 +92,20 @@ impl<T: Field> Masked<T> {
     /// Matches this value alone.
     #[must_use]
     pub fn exact(value: T) -> Self {
-        Self { value, mask: T::ALL }
+        Self {
+            value,
+            mask: T::ALL,
+            last: None,
+        }
+    }
+
+    /// Matches values from `low` to `high`, both included.
+    #[must_use]
+    pub fn range(low: T, high: T) -> Self {
+        Self {
+            last: Some(high),
+            ..Self::exact(low)
+        }
     }
 }
 
@@ -101,6 +116,7 @@ impl<T: Address> Masked<T> {
         Self {
             value,
             mask: T::ones(length),
+            last: None,
         }
     }
 }
@@ -110,6 +126,7 @@ impl<T: Field> Default for Masked<T> {
         Self {
             value: T::NONE,
             mask: T::NONE,
+            last: None,
         }
     }
 }
@@ -188,10 +205,13 @@ pub enum Item {
     Sctp(Ports),
 }
 
-/// A header twice: values, and the bits that count.
-struct Header {
-    value: Vec<u8>,
-    mask: Vec<u8>,
+/// A header three times: values, the bits that count, and the ends of ranges if there are some.
+pub(super) struct Header {
+    pub(super) value: Vec<u8>,
+    pub(super) mask: Vec<u8>,
+    /// A field without a range has its value here as well.
+    pub(super) last: Vec<u8>,
+    pub(super) has_range: bool,
 }
 
 impl Header {
@@ -199,6 +219,8 @@ impl Header {
         Self {
             value: vec![0; size as usize],
             mask: vec![0; size as usize],
+            last: vec![0; size as usize],
+            has_range: false,
         }
     }
 
@@ -206,6 +228,8 @@ impl Header {
     fn with<T: Field>(mut self, offset: usize, field: Masked<T>) -> Self {
         field.value.put(&mut self.value[offset..]);
         field.mask.put(&mut self.mask[offset..]);
+        field.last.unwrap_or(field.value).put(&mut self.last[offset..]);
+        self.has_range |= field.last.is_some();
         self
     }
 }
@@ -237,9 +261,9 @@ impl Item {
         }
     }
 
-    /// DPDK's items for it, value and mask; both begin with the header as it is on the wire (shim.c asserts that).
-    pub(super) fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
-        let header = match self {
+    /// DPDK's items for it; each begins with the header as it is on the wire (shim.c asserts that).
+    pub(super) fn header(&self) -> Header {
+        match self {
             Self::Eth(eth) => Header::new(sys::PC_FLOW_ITEM_ETH_SIZE)
                 .with(0, eth.dst)
                 .with(6, eth.src)
@@ -267,24 +291,23 @@ impl Item {
             Self::Sctp(ports) => Header::new(sys::PC_FLOW_ITEM_SCTP_SIZE)
                 .with(0, ports.src)
                 .with(2, ports.dst),
-        };
-        (header.value, header.mask)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Eth, Ipv4, Ipv6, Item, MacAddress, Masked, Ports, Tcp, Vlan};
+    use super::{Eth, Header, Ipv4, Ipv6, Item, MacAddress, Masked, Ports, Tcp, Vlan};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn headers_are_as_on_the_wire() {
-        let (value, mask) = Item::Eth(Eth {
+        let Header { value, mask, .. } = Item::Eth(Eth {
             dst: Masked::exact(MacAddress([1, 2, 3, 4, 5, 6])),
             ether_type: Masked::exact(0x0800),
             ..Eth::default()
         })
-        .bytes();
+        .header();
         assert_eq!(value[..14], [1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0, 8, 0]);
         assert_eq!(
             mask[..14],
@@ -292,16 +315,16 @@ mod tests {
         );
         assert!(value[14..].iter().chain(&mask[14..]).all(|byte| *byte == 0));
 
-        let (value, mask) = Item::Ipv4(Ipv4 {
+        let Header { value, mask, .. } = Item::Ipv4(Ipv4 {
             src: Masked::prefix(Ipv4Addr::new(192, 0, 2, 1), 24),
             protocol: Masked::exact(6),
             fragment: Masked {
-                value: 0,
                 mask: 0x3fff,
+                ..Masked::default()
             },
             ..Ipv4::default()
         })
-        .bytes();
+        .header();
         assert_eq!(
             value,
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 192, 0, 2, 1, 0, 0, 0, 0]
@@ -313,17 +336,31 @@ mod tests {
             ]
         );
 
-        let (value, mask) = Item::Tcp(Tcp {
+        let Header { value, mask, .. } = Item::Tcp(Tcp {
             dst: Masked::exact(443),
             flags: Masked {
                 value: 0x02,
                 mask: 0x12,
+                last: None,
             },
             ..Tcp::default()
         })
-        .bytes();
+        .header();
         assert_eq!((value[2..4].to_vec(), value[13]), (vec![1, 187], 0x02));
         assert_eq!((mask[2..4].to_vec(), mask[13]), (vec![255, 255], 0x12));
+    }
+
+    #[test]
+    fn a_range_ends_in_a_header_of_its_own() {
+        let ports = Ports {
+            src: Masked::exact(7),
+            dst: Masked::range(20, 30),
+        };
+        let header = Item::Udp(ports).header();
+        assert!(header.has_range && !Item::Udp(Ports::default()).header().has_range);
+        assert_eq!(header.value[..4], [0, 7, 0, 20]);
+        assert_eq!(header.last[..4], [0, 7, 0, 30]);
+        assert_eq!(header.mask[..4], [255; 4]);
     }
 
     #[test]
@@ -337,7 +374,11 @@ mod tests {
             Item::Udp(Ports::default()),
             Item::Sctp(Ports::default()),
         ] {
-            assert!(item.bytes().1.iter().all(|byte| *byte == 0), "{}", item.name());
+            assert!(
+                item.header().mask.iter().all(|byte| *byte == 0),
+                "{}",
+                item.name()
+            );
         }
     }
 

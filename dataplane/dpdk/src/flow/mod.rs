@@ -1,24 +1,26 @@
 //! Typed `rte_flow`: rules that a device applies in hardware.
 //!
 //! ```text
-//! Rule { attributes, pattern, actions } ─encode─▶ what rte_flow takes ─┬▶ Port::validate_flow
-//!                                                                     ├▶ Port::create_flow ─▶ FlowRule (query, destroy)
+//! Rule { attributes, pattern, actions } ─encode─▶ what rte_flow takes ─┬▶ Flows::validate
+//!                                                                     ├▶ Flows::create ─▶ FlowRule (query, destroy)
 //!                                                                     └▶ FlowError: what, where in the rule, and why
 //! ```
 //!
-//! What a device supports differs much; [`Port::validate_flow`](crate::Port::validate_flow) asks it. Most virtual devices
+//! What a device supports differs much; [`Flows::validate`] asks it. Most virtual devices
 //! support nothing.
 
 mod action;
 mod encode;
 mod error;
 mod item;
+mod resets;
 mod rule;
 
 pub use action::Action;
 pub use error::{FlowCause, FlowError, FlowErrorKind};
 pub use item::{Address, Eth, Field, Ipv4, Ipv6, Item, Masked, Ports, Tcp, Vlan};
-pub use rule::{FlowCount, FlowRule};
+pub use resets::Resets;
+pub use rule::{FlowCount, FlowRule, Flows};
 
 /// Which packets a rule sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

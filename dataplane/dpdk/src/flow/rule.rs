@@ -2,10 +2,11 @@
 
 use super::encode::Encoded;
 use super::error::{self, FlowError, FlowErrorKind};
-use super::{Action, Rule};
+use super::{Action, Resets, Rule};
 use crate::device::Core;
 use crate::eal::lock;
 use crate::errno::Errno;
+use crate::log;
 use crate::port::{Port, Run, Started};
 use portcullis_dpdk_sys as sys;
 use std::ffi::c_void;
@@ -37,13 +38,35 @@ pub struct FlowCount {
     pub bytes: Option<u64>,
 }
 
+/// The rules of a started port.
+#[derive(Debug, Clone)]
+pub struct Flows {
+    run: Arc<Run>,
+}
+
 impl Port<Started> {
+    /// Its rules, for a thread of their own. They keep the port started.
+    #[must_use]
+    pub fn flows(&self) -> Flows {
+        Flows {
+            run: Arc::clone(self.run()),
+        }
+    }
+}
+
+impl Flows {
+    /// Begins to count how often the port resets.
+    #[must_use]
+    pub fn resets(&self) -> Resets {
+        Resets::new(Arc::clone(&self.run))
+    }
+
     /// Asks the device whether it would take `rule`, and leaves it at that.
     ///
     /// # Errors
     /// What it objects to.
-    pub fn validate_flow(&self, rule: &Rule) -> Result<(), FlowError> {
-        let core = &self.run().core;
+    pub fn validate(&self, rule: &Rule) -> Result<(), FlowError> {
+        let core = &self.run.core;
         let encoded = Encoded::new(rule);
         let mut raw = error::room();
         let _flows = lock(&core.flushed);
@@ -73,44 +96,49 @@ impl Port<Started> {
     ///
     /// # Errors
     /// What it objects to.
-    pub fn create_flow(&self, rule: &Rule) -> Result<FlowRule, FlowError> {
-        let core = &self.run().core;
+    pub fn create(&self, rule: &Rule) -> Result<FlowRule, FlowError> {
+        let core = &self.run.core;
         let encoded = Encoded::new(rule);
         let mut raw = error::room();
         let flushed = lock(&core.flushed);
-        // SAFETY: the port is started; the lists end, and live as long as the call, with what they point at.
-        let handle = unsafe {
-            sys::rte_flow_create(
-                core.port,
-                ptr::from_ref(encoded.attributes.as_ref()),
-                encoded.items.as_ptr(),
-                encoded.actions.as_ptr(),
-                &raw mut raw,
-            )
-        };
+        let ((handle, errno), said) = log::quietly(|| {
+            // SAFETY: the port is started; the lists end, and live as long as the call, with what they point at.
+            let handle = unsafe {
+                sys::rte_flow_create(
+                    core.port,
+                    ptr::from_ref(encoded.attributes.as_ref()),
+                    encoded.items.as_ptr(),
+                    encoded.actions.as_ptr(),
+                    &raw mut raw,
+                )
+            };
+            (handle, Errno::last())
+        });
         let Some(handle) = NonNull::new(handle) else {
-            let status = -Errno::last().number();
-            return Err(error::explain(
+            let mut error = error::explain(
                 &core.info.name,
                 "does not take the rule",
-                status,
+                -errno.number(),
                 &raw,
                 Some(&encoded),
-            ));
+            );
+            let words = error.message.into_iter().chain(said);
+            error.message = words.reduce(|all, more| format!("{all} / {more}"));
+            return Err(error);
         };
         Ok(FlowRule {
             handle: Some(handle),
             made: *flushed,
-            run: Arc::clone(self.run()),
+            run: Arc::clone(&self.run),
         })
     }
 
-    /// Removes all rules of the port. Those that [`Port::create_flow`] gave are empty then.
+    /// Removes all rules of the port. Those that [`Flows::create`] gave are empty then.
     ///
     /// # Errors
     /// When the device does not; some rules may be gone, and none is known any longer.
-    pub fn flush_flows(&self) -> Result<(), FlowError> {
-        let core = &self.run().core;
+    pub fn flush(&self) -> Result<(), FlowError> {
+        let core = &self.run.core;
         let mut raw = error::room();
         let mut flushed = lock(&core.flushed);
         *flushed += 1;

@@ -66,7 +66,13 @@ impl Tables {
                 || dirty.classes[direction].contains(&lead.class)
                 || (lead.overlay != 0 && dirty.overlays[direction].contains(&lead.overlay))
         };
-        let is_moved = |port: u16| dirty.points.range((port, None)..=(port, Some(u16::MAX))).next().is_some();
+        let is_moved = |port: u16| {
+            dirty
+                .points
+                .range((port, None)..=(port, Some(u16::MAX)))
+                .next()
+                .is_some()
+        };
         let changed =
             |port: &u16| is_moved(*port) || self.senders(*port).iter().any(|(_, lead)| is_stale(*lead));
         ports.iter().copied().filter(changed).collect()

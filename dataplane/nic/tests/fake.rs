@@ -1,0 +1,126 @@
+//! A NIC with faults.
+
+use std::collections::BTreeMap;
+
+use portcullis_nic::{Capabilities, FlowApi, FlowCount, Refusal, Rule};
+
+/// A NIC of certain capabilities that misbehaves as it is set.
+#[derive(Debug, Clone, Default)]
+pub struct FakeNic {
+    pub takes: Capabilities,
+    /// Rules that it has room for.
+    pub room: usize,
+    /// What is really on it, with what each rule has counted.
+    pub rules: BTreeMap<u64, (Rule, u64)>,
+    next: u64,
+    /// Creations left until one fails.
+    pub fails_after: Option<u32>,
+    /// It says yes to every question.
+    pub validate_lies: bool,
+    /// It removes nothing.
+    pub keeps_rules: bool,
+    /// It does not flush either.
+    pub keeps_all: bool,
+    /// It no longer says what rules counted.
+    pub is_mute: bool,
+    pub resets: u64,
+}
+
+fn refusal(why: &str, is_for_now: bool) -> Refusal {
+    Refusal {
+        why: why.to_owned(),
+        is_for_now,
+    }
+}
+
+impl FakeNic {
+    pub fn new(takes: Capabilities, room: usize) -> Self {
+        FakeNic {
+            takes,
+            room,
+            ..FakeNic::default()
+        }
+    }
+
+    /// A frame comes in that a rule drops.
+    pub fn drops(&mut self, rule: &Rule, packets: u64) {
+        let there = self.rules.values_mut().find(|(there, _)| there == rule);
+        there.unwrap_or_else(|| panic!("{rule} is not on the NIC")).1 += packets;
+    }
+
+    /// The port resets: its rules are gone.
+    pub fn reset(&mut self) {
+        self.rules.clear();
+        self.resets += 1;
+    }
+
+    fn lack(&self, rule: &Rule, count: bool) -> Result<(), Refusal> {
+        match self.takes.lack(rule) {
+            Some(what) => Err(refusal(what, false)),
+            None if count && !self.takes.count => Err(refusal("count", false)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FlowApi for FakeNic {
+    type Handle = u64;
+
+    fn validate(&mut self, rule: &Rule, count: bool) -> Result<(), Refusal> {
+        if self.validate_lies {
+            Ok(())
+        } else {
+            self.lack(rule, count)
+        }
+    }
+
+    fn create(&mut self, rule: &Rule, count: bool) -> Result<u64, Refusal> {
+        self.lack(rule, count)?;
+        if let Some(left) = &mut self.fails_after {
+            if *left == 0 {
+                self.fails_after = None;
+                return Err(refusal("a fault", false));
+            }
+            *left -= 1;
+        }
+        if self.rules.len() >= self.room {
+            return Err(refusal("no space left on device", true));
+        }
+        self.next += 1;
+        self.rules.insert(self.next, (rule.clone(), 0));
+        Ok(self.next)
+    }
+
+    fn query(&mut self, handle: &u64) -> Result<FlowCount, Refusal> {
+        let (_, packets) = self
+            .rules
+            .get(handle)
+            .ok_or_else(|| refusal("no such rule", false))?;
+        Ok(FlowCount {
+            packets: (!self.is_mute).then_some(*packets),
+            bytes: None,
+        })
+    }
+
+    fn destroy(&mut self, handle: u64) -> Result<(), Refusal> {
+        if self.keeps_rules {
+            return Err(refusal("device or resource busy", true));
+        }
+        self.rules
+            .remove(&handle)
+            .map(drop)
+            .ok_or_else(|| refusal("no such rule", false))
+    }
+
+    fn flush(&mut self) -> Result<(), Refusal> {
+        if self.keeps_all {
+            return Err(refusal("device or resource busy", true));
+        }
+        self.rules.clear();
+        Ok(())
+    }
+
+    fn resets(&self) -> u64 {
+        self.resets
+    }
+}
