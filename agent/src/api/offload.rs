@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_backend::{Carried, Hit, Offload, QueryError, RuleOffload, TargetHandle};
+use portcullis_backend::{Carried, Hit, Nic, Offload, QueryError, RuleOffload, TargetHandle, Unit};
 use portcullis_proto::v1;
 
 use super::convert;
@@ -42,10 +42,12 @@ fn unavailable(target: String, error: &QueryError) -> v1::Unavailable {
 
 fn add(response: &mut v1::ListOffloadResponse, target: &str, offload: Offload, asker: Option<&Asker>) {
     let Offload {
+        unit,
         is_on,
         mut rules,
         flows,
         unknown,
+        nics,
     } = offload;
     if let Some(asker) = asker {
         rules.retain(|rule| asker.concerns(&rule.rule));
@@ -60,6 +62,8 @@ fn add(response: &mut v1::ListOffloadResponse, target: &str, offload: Offload, a
             sum.rule.packets += rule.rule.packets;
             sum.flows += rule.flows;
             sum.packets += rule.packets;
+            sum.why.extend(rule.why);
+            sum.is_counted &= rule.is_counted;
         },
     );
     response
@@ -70,7 +74,46 @@ fn add(response: &mut v1::ListOffloadResponse, target: &str, offload: Offload, a
         is_on,
         flows: Some(carried_out(flows)),
         unknown: unknown_out(unknown),
+        unit: match unit {
+            Unit::CachedFlows => v1::OffloadUnit::CachedFlows,
+            Unit::Ports => v1::OffloadUnit::Ports,
+        }
+        .into(),
+        // A question about one endpoint is about its rules alone.
+        nics: match asker {
+            None => nics.into_iter().map(nic_out).collect(),
+            Some(_) => Vec::new(),
+        },
     });
+}
+
+fn nic_out(nic: Nic) -> v1::NicOffload {
+    let Nic {
+        port,
+        driver,
+        off,
+        takes,
+        installed,
+        wanted,
+        is_full,
+        fault,
+        moves,
+    } = nic;
+    v1::NicOffload {
+        port,
+        driver,
+        off,
+        takes,
+        installed,
+        wanted,
+        is_full,
+        fault,
+        created: moves.created,
+        destroyed: moves.destroyed,
+        refused: moves.refused,
+        replaced: moves.replaced,
+        resets: moves.resets,
+    }
 }
 
 fn unknown_out(unknown: BTreeMap<String, u64>) -> Vec<v1::UnknownFlows> {
@@ -96,7 +139,13 @@ fn carried_out(carried: Carried) -> v1::Carried {
 }
 
 fn rule_out(target: &str, rule: RuleOffload) -> v1::RuleOffload {
-    let RuleOffload { rule, flows, packets } = rule;
+    let RuleOffload {
+        rule,
+        flows,
+        packets,
+        why,
+        is_counted,
+    } = rule;
     let Hit {
         direction,
         class,
@@ -115,5 +164,7 @@ fn rule_out(target: &str, rule: RuleOffload) -> v1::RuleOffload {
         action,
         flows: Some(carried_out(flows)),
         packets: Some(carried_out(packets)),
+        why: why.into_iter().collect(),
+        is_counted,
     }
 }

@@ -144,12 +144,15 @@ impl Fake {
                     rule,
                     flows,
                     packets: flows,
+                    why: ["the NIC has no room".to_string()].into(),
+                    is_counted: true,
                 };
                 let offload = Offload {
                     is_on: true,
                     rules: self.hits().into_iter().map(rule).collect(),
                     flows,
                     unknown: [("another bridge".to_string(), 4)].into(),
+                    ..Offload::default()
                 };
                 drop(answer.send(if is_deaf { Err(deaf()) } else { Ok(offload) }));
             }

@@ -266,7 +266,7 @@ pub enum QueryError {
     Undecided(String),
     /// The target has no flow cache.
     #[error(
-        "target {0} caches no flows: its tables are the datapath, and `status --placement` says where each rule is"
+        "target {0} caches no flows and has no NICs that could be seen: its tables are the datapath, and `status --placement` says where each rule is"
     )]
     NotCached(String),
     /// The daemon that has the cache cannot be asked.

@@ -40,7 +40,7 @@ pub use handle::{
     TargetHandle, Trace, launch,
 };
 pub use numbers::{Numbers, OutOfNumbers};
-pub use offload::{Carried, Offload, RuleOffload};
+pub use offload::{Carried, Nic, NicMoves, Offload, RuleOffload, Unit};
 pub use overlays::{Lead, Overlays};
 pub use plan::plan;
 pub use ports::{PortPolicy, Resolution};

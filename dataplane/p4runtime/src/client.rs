@@ -6,6 +6,8 @@ use std::time::Duration;
 use portcullis_backend::delta::Op;
 use portcullis_backend::machine::Observed;
 use portcullis_proto::p4::v1;
+use portcullis_proto::switch::switch_service_client::SwitchServiceClient;
+use portcullis_proto::switch::{ListOffloadRequest, ListOffloadResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -95,6 +97,8 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     rpc: P4RuntimeClient<Channel>,
+    /// The service that the embedded switch has beside P4Runtime.
+    beside: SwitchServiceClient<Channel>,
     config: Arc<Config>,
     /// Version of P4Runtime that the server speaks.
     pub version: String,
@@ -154,7 +158,9 @@ async fn channel(config: &Config) -> Result<Channel, ClientError> {
 
 /// Connects, and opens the stream.
 pub async fn connect(config: Arc<Config>) -> Result<(Client, Stream), ClientError> {
-    let mut rpc = P4RuntimeClient::new(channel(&config).await?).max_decoding_message_size(LARGEST);
+    let channel = channel(&config).await?;
+    let beside = SwitchServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST);
+    let mut rpc = P4RuntimeClient::new(channel).max_decoding_message_size(LARGEST);
     // Servers before P4Runtime 1.1 do not have it.
     let (version, keeps_ends) = match timed(rpc.capabilities(v1::CapabilitiesRequest::default())).await {
         Ok(answer) => {
@@ -177,6 +183,7 @@ pub async fn connect(config: Arc<Config>) -> Result<(Client, Stream), ClientErro
         .into_inner();
     let client = Client {
         rpc,
+        beside,
         config,
         version,
         keeps_ends,
@@ -397,6 +404,15 @@ impl Client {
             _ => None,
         };
         Ok(seen.into_iter().filter_map(row).collect())
+    }
+
+    /// What NICs of an embedded switch hold; nothing if it is another switch.
+    pub async fn offload(&mut self) -> Result<Option<ListOffloadResponse>, ClientError> {
+        match timed(self.beside.list_offload(ListOffloadRequest::default())).await {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            Err(status) => Err(failed("ListOffload")(status)),
+        }
     }
 
     /// How replicas name ports on this server.

@@ -28,6 +28,7 @@ mod look;
 pub mod mapping;
 pub mod model;
 mod numbered;
+mod offload;
 mod order;
 mod own;
 pub mod p4info;

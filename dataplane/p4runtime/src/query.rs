@@ -145,8 +145,68 @@ pub(crate) struct Known {
     pub overlays: Overlays,
 }
 
+impl Known {
+    /// The rule that a row enforces, and for which class.
+    pub(crate) fn decided(&self, key: &RowKey) -> Option<Decided> {
+        let hit = self.hits.get(key)?;
+        Some((
+            hit.direction,
+            hit.class,
+            hit.rule.clone(),
+            hit.decider,
+            hit.action.clone(),
+        ))
+    }
+}
+
+/// What the agent calls classes, and who is in them.
+pub(crate) struct Names<'a> {
+    members: BTreeMap<ClassId, Vec<String>>,
+    above: BTreeMap<ClassId, Arc<BTreeSet<u32>>>,
+    numbers: &'a Numbers,
+}
+
+impl<'a> Names<'a> {
+    pub(crate) fn new(known: &Known, points: &AttachmentPoints, numbers: &'a Numbers) -> Self {
+        let servers = points.all().filter(|point| !point.uplink);
+        let mut members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
+        known.overlays.join_members(&mut members);
+        let above = known.overlays.above().into_iter().map(|(base, overlays)| {
+            let ids = overlays.iter().filter_map(|number| numbers.class(*number));
+            (base, Arc::new(ids.map(|class| class.0).collect()))
+        });
+        Names {
+            members,
+            above: above.collect(),
+            numbers,
+        }
+    }
+
+    /// A hit of a rule. The agent knows a class by its id.
+    pub(crate) fn hit(&self, decided: Decided, packets: u64, bytes: u64) -> Hit {
+        let (direction, class, rule, decider, action) = decided;
+        Hit {
+            direction,
+            rule,
+            decider,
+            class: class
+                .and_then(|class| self.numbers.class(class.0))
+                .map(|class| class.0),
+            endpoints: class
+                .and_then(|c| self.members.get(&c).cloned())
+                .unwrap_or_default(),
+            overlays: class
+                .and_then(|c| self.above.get(&c).cloned())
+                .unwrap_or_default(),
+            action,
+            packets,
+            bytes,
+        }
+    }
+}
+
 /// A verdict, by the rule and for the class it was about.
-type Decided = (Direction, Option<ClassId>, String, Option<Decider>, String);
+pub(crate) type Decided = (Direction, Option<ClassId>, String, Option<Decider>, String);
 
 /// How often each rule decided: counters of rows, summed by rule.
 pub(crate) fn hits(
@@ -156,8 +216,6 @@ pub(crate) fn hits(
     points: &AttachmentPoints,
     numbers: &Numbers,
 ) -> Vec<Hit> {
-    // The agent knows a class by its id.
-    let id_of = |number: ClassId| numbers.class(number.0).map(|class| class.0);
     let mut sums: BTreeMap<Decided, (u64, u64)> = BTreeMap::new();
     let mut guards: BTreeMap<(&str, String), (u64, u64)> = BTreeMap::new();
     for ((key, does), counter) in seen {
@@ -169,40 +227,16 @@ pub(crate) fn hits(
             sum.0 += count.0;
             sum.1 += count.1;
         };
-        if let Some(hit) = known.hits.get(&key) {
-            let decided = (
-                hit.direction,
-                hit.class,
-                hit.rule.clone(),
-                hit.decider,
-                hit.action.clone(),
-            );
+        if let Some(decided) = known.decided(&key) {
             add(sums.entry(decided).or_default());
         } else if let Some(denied) = denied(device, &key, &does, points) {
             add(guards.entry(denied).or_default());
         }
     }
-    let servers = points.all().filter(|point| !point.uplink);
-    let mut members = members(servers.map(|point| (&point.policy, format!("({})", plug_name(point.at)))));
-    known.overlays.join_members(&mut members);
-    let above = known.overlays.above().into_iter().map(|(base, overlays)| {
-        let ids = overlays.iter().filter_map(|number| id_of(ClassId(*number)));
-        (base, Arc::new(ids.collect()))
-    });
-    let above: BTreeMap<ClassId, Arc<BTreeSet<u32>>> = above.collect();
-    let rules = sums.into_iter().map(
-        |((direction, class, rule, decider, action), (packets, bytes))| Hit {
-            direction,
-            rule,
-            decider,
-            class: class.and_then(id_of),
-            endpoints: class.and_then(|c| members.get(&c).cloned()).unwrap_or_default(),
-            overlays: class.and_then(|c| above.get(&c).cloned()).unwrap_or_default(),
-            action,
-            packets,
-            bytes,
-        },
-    );
+    let names = Names::new(known, points, numbers);
+    let rules = sums
+        .into_iter()
+        .map(|(decided, (packets, bytes))| names.hit(decided, packets, bytes));
     let guards = guards.into_iter().map(|((what, name), (packets, bytes))| Hit {
         direction: Direction::Egress,
         rule: format!("{what}/{name}"),

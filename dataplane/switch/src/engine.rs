@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_fastpath::Tables;
-use portcullis_nic::Offloads;
+use portcullis_nic::{Offloads, RowReport};
 use portcullis_proto::p4::v1;
+use portcullis_proto::switch::OffloadedRow;
 use tokio::sync::Mutex;
 use tonic::Code;
 
@@ -219,6 +220,16 @@ impl Engine {
             }
         }
         Ok((found, refused))
+    }
+
+    /// Rows by what NICs hold of them. One that was deleted meanwhile is left out.
+    pub async fn offloaded(&self, rows: Vec<RowReport>) -> Vec<OffloadedRow> {
+        let state = self.state.lock().await;
+        state
+            .store
+            .as_ref()
+            .map(|store| store.offloaded(rows))
+            .unwrap_or_default()
     }
 
     /// The program that runs, as it was set.

@@ -3,11 +3,10 @@
 //! A deleted entry's row stays in the tables to the end of the request: what has to be taken back is as it was, with its
 //! counter and its place among rows of the same priority.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use portcullis_fastpath::{Lead, RowId, Snapshot, Table, TableError, Tables};
-use portcullis_nic::{Policy, Senders};
+use portcullis_fastpath::{RowId, Snapshot, Table, TableError, Tables};
 use portcullis_proto::p4::v1;
 use tonic::Code;
 use v1::entity::Entity;
@@ -19,6 +18,7 @@ use crate::entry::{Conds, Refusal, conds, priority, refuse, row, table};
 use crate::program::{Program, TableShape};
 
 mod ends;
+mod nics;
 mod read;
 mod slots;
 
@@ -191,25 +191,6 @@ impl Store {
     /// Builds the snapshot for the workers.
     pub fn publish(&mut self) -> Arc<Snapshot> {
         self.tables.publish()
-    }
-
-    /// Those of `ports` about whose frames the next snapshot may decide otherwise.
-    pub fn changed_senders(&self, ports: &BTreeSet<u16>) -> BTreeSet<u16> {
-        self.tables.changed_senders(ports)
-    }
-
-    /// Who sends by each of `ports`, and by which policy.
-    pub fn senders(&self, ports: &BTreeSet<u16>) -> Vec<(u16, Senders)> {
-        let mut policies: BTreeMap<Lead, Option<Arc<Policy>>> = BTreeMap::new();
-        let mut policy = |lead: Lead| {
-            let made = || (lead.class != 0).then(|| Arc::new(Policy::new(&self.tables.egress_rows(lead))));
-            policies.entry(lead).or_insert_with(made).clone()
-        };
-        let mut of = |port: u16| {
-            let leads = self.tables.senders(port).into_iter();
-            Senders(leads.map(|(vlan, lead)| (vlan, policy(lead))).collect())
-        };
-        ports.iter().map(|port| (*port, of(*port))).collect()
     }
 
     /// Every worker has the last snapshot: counters of removed rows may be used again.

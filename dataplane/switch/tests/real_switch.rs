@@ -3,6 +3,7 @@
 
 #[path = "../../p4runtime/tests/device/mod.rs"]
 mod device;
+mod nic;
 
 use device::{PortMatching, Which, corpus_over};
 

@@ -42,6 +42,8 @@ pub struct Device {
     socket: PathBuf,
     command: Vec<String>,
     log: PathBuf,
+    /// Interfaces of endpoints, and the TAP interfaces of the switch that they are wired to.
+    wires: Vec<(String, String)>,
 }
 
 impl Device {
@@ -71,6 +73,80 @@ impl Device {
         Self::start(sandbox, command, "switch.log")
     }
 
+    /// The same with a TAP interface at each port, wired to the endpoint's interface. So the device of the port is one of DPDK, whose
+    /// rules become filters of the kernel's classifier. `arguments` are for the switch.
+    pub fn embedded_on_taps(
+        sandbox: &Sandbox,
+        program: &Path,
+        ports: &[(u32, &str)],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let namespace = sandbox.namespace()?;
+        // The kernel would send router solicitations by its side of a TAP interface, as if an endpoint had.
+        let sysctl = ["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"];
+        crate::sandbox::run(
+            Command::new("ip")
+                .args(["netns", "exec", &namespace])
+                .args(sysctl),
+        )?;
+        let veths = veths(sandbox, ports)?;
+        let mut command = vec![program.display().to_string()];
+        for (number, _) in &veths {
+            command.extend(["--port".to_string(), format!("{number}=tap:{}", tap(*number))]);
+        }
+        command.extend(["--grpc", &listen(sandbox)].map(str::to_string));
+        command.extend(arguments.iter().map(ToString::to_string));
+        let mut device = Self::start(sandbox, command, "switch.log")?;
+        device.wires = veths
+            .into_iter()
+            .map(|(number, veth)| (veth, tap(number)))
+            .collect();
+        device.wire(sandbox)?;
+        Ok(device)
+    }
+
+    fn wire(&self, sandbox: &Sandbox) -> Result<()> {
+        let namespace = sandbox.namespace()?;
+        let tc = |arguments: &str| {
+            let mut command = Command::new("tc");
+            crate::sandbox::run(command.args(["-n", &namespace]).args(arguments.split(' ')))
+        };
+        let redirect = |from: &str, to: &str| {
+            let action = "matchall action mirred egress redirect dev";
+            tc(&format!("filter add dev {from} parent ffff: {action} {to}"))
+        };
+        let end = Instant::now() + PATIENCE;
+        for (veth, tap) in &self.wires {
+            // The switch listens before it has ports; the driver makes the interface, and puts an ingress qdisc on it.
+            while let Err(error) = redirect(tap, veth) {
+                if Instant::now() > end {
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            // That of a switch that is gone.
+            let _none = tc(&format!("qdisc del dev {veth} ingress"));
+            tc(&format!("qdisc add dev {veth} ingress"))?;
+            redirect(veth, tap)?;
+        }
+        Ok(())
+    }
+
+    /// Packets that the kernel's classifier has dropped by rules of the port with this number, and how many rules there are.
+    pub fn dropped_by_rules(&self, sandbox: &Sandbox, number: u32) -> Result<(usize, u64)> {
+        let namespace = sandbox.namespace()?;
+        let mut command = Command::new("tc");
+        let show = ["-s", "filter", "show", "dev", &tap(number), "parent", "1:"];
+        let text = crate::sandbox::run(command.args(["-n", &namespace]).args(show))?;
+        let rules = text.matches("action drop").count();
+        let packets = text.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let is_count = words.next() == Some("Sent");
+            is_count.then(|| words.nth(2)?.parse::<u64>().ok())?
+        });
+        Ok((rules, packets.sum()))
+    }
+
     fn start(sandbox: &Sandbox, program: Vec<String>, log: &str) -> Result<Self> {
         let mut command = ["ip", "netns", "exec", &sandbox.namespace()?]
             .map(str::to_string)
@@ -82,6 +158,7 @@ impl Device {
             socket: sandbox.dir().join(SOCKET),
             command,
             log,
+            wires: Vec::new(),
         };
         device.listening()?;
         Ok(device)
@@ -113,6 +190,7 @@ impl Device {
             socket,
             command,
             log,
+            wires: Vec::new(),
         };
         device.listening()?;
         Ok(device)
@@ -153,7 +231,8 @@ impl Device {
     /// Starts it anew after it was killed: without a program, with empty tables.
     pub fn start_again(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.child = in_sandbox(sandbox.dir(), &self.command, &self.log)?;
-        self.listening()
+        self.listening()?;
+        self.wire(sandbox)
     }
 
     fn listening(&mut self) -> Result<()> {
@@ -185,6 +264,11 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The TAP interface of a port.
+fn tap(number: u32) -> String {
+    format!("pctap{number}")
 }
 
 fn listen(sandbox: &Sandbox) -> String {

@@ -1,4 +1,4 @@
-//! View of offload: which cached flows of each rule are carried out in hardware.
+//! View of offload: what of each rule is carried out in hardware.
 
 use portcullis_proto::v1;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use super::policy::direction;
 use crate::table::Grid;
 use crate::term::View;
 
-/// How many flows, or packets of them, by what carries them out.
+/// How many flows, rules at ports, or packets of them, by what carries them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct CarriedView {
     /// The NIC, in whole.
@@ -27,7 +27,7 @@ impl CarriedView {
     }
 }
 
-/// The cached flows of one rule for one class on one target.
+/// One rule for one class on one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleOffloadView {
     pub target: String,
@@ -47,6 +47,32 @@ pub struct RuleOffloadView {
     pub flows: CarriedView,
     /// Packets that met those flows since they were cached.
     pub packets: CarriedView,
+    /// Why not all of it is in hardware, as far as that is known.
+    pub why: Vec<String>,
+    /// Whether hits of the rule include every packet that hardware drops of it.
+    pub is_counted: bool,
+}
+
+/// How the NIC of a port of an embedded switch stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NicView {
+    pub port: u32,
+    pub driver: String,
+    /// Why nothing is offloaded; empty where rules can be.
+    pub off: String,
+    /// What rules the NIC takes, in words.
+    pub takes: String,
+    pub installed: u64,
+    pub wanted: u64,
+    pub is_full: bool,
+    /// What is wrong; empty where nothing is.
+    pub fault: String,
+    /// Since the switch started.
+    pub created: u64,
+    pub destroyed: u64,
+    pub refused: u64,
+    pub replaced: u64,
+    pub resets: u64,
 }
 
 /// Flows of a target whose rules are not known.
@@ -61,8 +87,12 @@ pub struct TargetOffloadView {
     pub target: String,
     /// Whether the switch is set to offload.
     pub is_on: bool,
+    /// What flows are: `cached flows`, or `ports` where a rule denies something.
+    pub unit: &'static str,
     pub flows: CarriedView,
     pub unknown: Vec<UnknownFlowsView>,
+    /// NICs of an embedded switch.
+    pub nics: Vec<NicView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,7 +100,7 @@ pub struct OffloadView {
     pub targets: Vec<TargetOffloadView>,
     /// In the agent's order.
     pub rules: Vec<RuleOffloadView>,
-    /// Targets that have no flow cache, or could not be asked.
+    /// Targets that neither cache flows nor have NICs of their own, or could not be asked.
     pub unavailable: Vec<UnavailableView>,
 }
 
@@ -93,6 +123,54 @@ fn offloaded(flows: CarriedView) -> &'static str {
     }
 }
 
+impl From<v1::NicOffload> for NicView {
+    fn from(nic: v1::NicOffload) -> Self {
+        NicView {
+            port: nic.port,
+            driver: nic.driver,
+            off: nic.off,
+            takes: nic.takes,
+            installed: nic.installed,
+            wanted: nic.wanted,
+            is_full: nic.is_full,
+            fault: nic.fault,
+            created: nic.created,
+            destroyed: nic.destroyed,
+            refused: nic.refused,
+            replaced: nic.replaced,
+            resets: nic.resets,
+        }
+    }
+}
+
+impl NicView {
+    fn text(&self, target: &str) -> String {
+        let NicView {
+            port,
+            driver,
+            installed,
+            wanted,
+            ..
+        } = self;
+        let head = format!("{target}: NIC of port {port} ({driver})");
+        if !self.fault.is_empty() {
+            return format!("{head}: FAULT: {}\n", self.fault);
+        }
+        if !self.off.is_empty() {
+            return format!("{head}: nothing is offloaded: {}\n", self.off);
+        }
+        let full = if self.is_full {
+            ", and has no room for more"
+        } else {
+            ""
+        };
+        format!(
+            "{head}: has {installed} of {wanted} rules{full}; it takes {}\n",
+            self.takes
+        )
+    }
+}
+
 impl From<v1::ListOffloadResponse> for OffloadView {
     fn from(answer: v1::ListOffloadResponse) -> Self {
         let unknown = |u: v1::UnknownFlows| UnknownFlowsView {
@@ -100,10 +178,15 @@ impl From<v1::ListOffloadResponse> for OffloadView {
             flows: u.flows,
         };
         let target = |t: v1::TargetOffload| TargetOffloadView {
+            unit: match t.unit() {
+                v1::OffloadUnit::Ports => "ports",
+                _ => "cached flows",
+            },
             target: t.target,
             is_on: t.is_on,
             flows: carried(t.flows),
             unknown: t.unknown.into_iter().map(unknown).collect(),
+            nics: t.nics.into_iter().map(NicView::from).collect(),
         };
         let rule = |r: v1::RuleOffload| RuleOffloadView {
             target: r.target,
@@ -116,6 +199,8 @@ impl From<v1::ListOffloadResponse> for OffloadView {
             offloaded: offloaded(carried(r.flows)),
             flows: carried(r.flows),
             packets: carried(r.packets),
+            why: r.why,
+            is_counted: r.is_counted,
         };
         OffloadView {
             targets: answer.targets.into_iter().map(target).collect(),
@@ -129,6 +214,16 @@ impl From<v1::ListOffloadResponse> for OffloadView {
     }
 }
 
+impl RuleOffloadView {
+    /// Why not all of it is in hardware, and what its hits lack.
+    fn why(&self) -> String {
+        let uncounted = "hits lack what the NIC drops".to_string();
+        let lack = (!self.is_counted).then_some(uncounted);
+        let all: Vec<String> = self.why.iter().cloned().chain(lack).collect();
+        all.join("; ")
+    }
+}
+
 impl TargetOffloadView {
     /// What there is beside the rules.
     fn text(&self) -> String {
@@ -138,6 +233,15 @@ impl TargetOffloadView {
             tc,
             software,
         } = self.flows;
+        if self.unit == "ports" {
+            let head = format!(
+                "{}: of {} rules at ports, {hardware} are in hardware, {partly} partly, {software} in the switch alone\n",
+                self.target,
+                self.flows.total(),
+            );
+            let nics = self.nics.iter().map(|nic| nic.text(&self.target));
+            return head + &nics.collect::<String>();
+        }
         let mut text = format!(
             "{}: {} cached flows: {hardware} in hardware, {partly} partly, {tc} in tc, {software} in the switch\n",
             self.target,
@@ -172,6 +276,7 @@ impl View for OffloadView {
             "#PACKETS",
             "#OF THEM IN HARDWARE",
             "#CLASS",
+            "WHY NOT",
         ];
         let mut grid = Grid::new(&columns);
         for rule in &self.rules {
@@ -194,6 +299,7 @@ impl View for OffloadView {
                     0 => String::new(),
                     class => class.to_string(),
                 },
+                rule.why(),
             ]);
         }
         let mut text = grid.text(width);

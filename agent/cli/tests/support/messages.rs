@@ -323,6 +323,8 @@ pub fn offload() -> ListOffloadResponse {
         action: action.into(),
         flows: carried(flows),
         packets: carried(flows.map(|n| n * 100)),
+        why: Vec::new(),
+        is_counted: true,
     };
     let target = |target: &str, is_on: bool, flows: [u64; 4], unknown: &[(&str, u64)]| TargetOffload {
         target: target.into(),
@@ -335,6 +337,35 @@ pub fn offload() -> ListOffloadResponse {
                 flows: *flows,
             })
             .collect(),
+        unit: OffloadUnit::CachedFlows.into(),
+        nics: Vec::new(),
+    };
+    let nic = |port: u32, off: &str, installed: u64| NicOffload {
+        port,
+        driver: "net_tap".into(),
+        off: off.into(),
+        takes: "drop, IPv4, TCP, destination ports (exact)".into(),
+        installed,
+        wanted: 3,
+        is_full: installed > 0,
+        ..NicOffload::default()
+    };
+    let embedded = TargetOffload {
+        unit: OffloadUnit::Ports.into(),
+        nics: vec![
+            nic(1, "", 2),
+            nic(2, "the driver net_tap takes no rule that drops", 0),
+            NicOffload {
+                fault: "rules cannot be removed from the NIC, which may drop what is allowed: busy".into(),
+                ..nic(3, "", 2)
+            },
+        ],
+        ..target("switch", true, [1, 1, 0, 1], &[])
+    };
+    let in_part = |why: &str| RuleOffload {
+        why: vec![why.into()],
+        is_counted: false,
+        ..rule("switch", "baseline/amp", "deny", [1, 1, 0, 1])
     };
     ListOffloadResponse {
         targets: vec![
@@ -345,6 +376,7 @@ pub fn offload() -> ListOffloadResponse {
                 &[("a later pass of packets that were recirculated", 4)],
             ),
             target("br1", false, [0, 0, 0, 9], &[]),
+            embedded,
         ],
         rules: vec![
             rule("br0", "baseline/smtp", "deny", [4, 0, 0, 0]),
@@ -352,6 +384,7 @@ pub fn offload() -> ListOffloadResponse {
             rule("br0", "default/egress", "allow", [0, 0, 2, 0]),
             rule("br0", "baseline/netbios", "deny", [0; 4]),
             rule("br1", "baseline/smtp", "deny", [0, 0, 0, 9]),
+            in_part("the NIC has no room, and other rules have more hits"),
         ],
         unavailable: vec![Unavailable {
             target: "tor1".into(),

@@ -138,6 +138,8 @@ impl Cached {
                     tc: in_tc,
                     software: in_software,
                 },
+                why: BTreeSet::new(),
+                is_counted: true,
             }
         };
         Ok(Offload {

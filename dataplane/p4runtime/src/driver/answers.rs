@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Answer, EnforcingRow, Hit, Plan, QueryError, Trace};
+use portcullis_backend::{Answer, EnforcingRow, Hit, Offload, Plan, QueryError, Trace};
 use portcullis_compiler::Intent;
 use portcullis_compiler::model::Role;
 use portcullis_policy::Direction;
@@ -11,11 +11,12 @@ use portcullis_proto::p4::v1::CounterData;
 
 use super::{Done, Driver, port_space};
 use crate::attachment_points::resolve;
+use crate::client::ClientError;
 use crate::entry::{Does, GROUPS, Row, RowKey};
 use crate::numbered::{Keys, held};
-use crate::query;
 use crate::units::{BuildError, UnitId};
 use crate::wire::text;
+use crate::{offload, query};
 
 impl Driver {
     pub(super) fn planned(&mut self, intent: &Intent) -> Result<Plan, QueryError> {
@@ -151,11 +152,7 @@ impl Driver {
             };
             return drop(answer.send(Err(not_counted)));
         }
-        let known = self.built.as_ref().map(|built| query::Known {
-            hits: built.hits.clone(),
-            overlays: built.overlays.clone(),
-        });
-        let known = known.unwrap_or_default();
+        let known = self.known();
         let (points, numbers) = (self.points.clone(), self.numbered.numbers().clone());
         let (target, state) = (self.name().to_string(), self.session.state());
         self.job(async move {
@@ -173,6 +170,52 @@ impl Driver {
             drop(answer.send(hits));
             Done::Answered
         });
+    }
+
+    /// What NICs of an embedded switch hold. Other switches do not say, and cache no flows.
+    pub(super) fn ask_for_offload(&mut self, answer: Answer<Offload>) {
+        let (Some(device), Some(mut client)) = (self.session.device().cloned(), self.client.clone()) else {
+            return drop(answer.send(Err(self.state.not_ready())));
+        };
+        let known = self.known();
+        let (points, numbers) = (self.points.clone(), self.numbered.numbers().clone());
+        let (target, state) = (self.name().to_string(), self.session.state());
+        self.job(async move {
+            let said = async {
+                let Some(said) = client.offload().await? else {
+                    return Ok(None);
+                };
+                Ok(Some((said, client.counted(&device, None).await?)))
+            };
+            let offload: Result<_, ClientError> = said.await;
+            drop(answer.send(match offload {
+                Ok(Some((said, counted))) => {
+                    let packets = |counter: &CounterData| counter.packet_count.max(0) as u64;
+                    let counted = counted
+                        .into_iter()
+                        .map(|((key, _), counter)| (key, packets(&counter)));
+                    let counted = counted.collect();
+                    Ok(offload::offload(
+                        &device, said, &counted, &known, &points, &numbers,
+                    ))
+                }
+                Ok(None) => Err(QueryError::NotCached(target)),
+                Err(error) => {
+                    let why = portcullis_policy::text::with_causes(&error);
+                    tracing::warn!(target, why, "what its NICs hold cannot be read");
+                    Err(QueryError::NotReady { target, state })
+                }
+            }));
+            Done::Answered
+        });
+    }
+
+    fn known(&self) -> query::Known {
+        let known = self.built.as_ref().map(|built| query::Known {
+            hits: built.hits.clone(),
+            overlays: built.overlays.clone(),
+        });
+        known.unwrap_or_default()
     }
 }
 

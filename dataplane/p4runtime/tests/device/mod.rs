@@ -34,6 +34,8 @@ pub enum Which {
     Bmv2,
     /// The embedded switch: this program.
     Embedded(&'static str),
+    /// The same on TAP interfaces, with rules in the kernel's classifier; only in a guest that has one.
+    Offloading(&'static str),
 }
 
 impl Which {
@@ -41,7 +43,20 @@ impl Which {
     fn is_here(self, test: &str) -> bool {
         match self {
             Which::Bmv2 => need_bmv2(test),
-            Which::Embedded(_) => need_root(test),
+            Which::Embedded(_) | Which::Offloading(_) => need_root(test),
+        }
+    }
+
+    /// Whether a NIC drops frames that are neither counted by the guard nor by a row.
+    fn drops_unseen(self) -> bool {
+        matches!(self, Which::Offloading(_))
+    }
+
+    /// Every how many frames of the corpus are sent: a guest is emulated.
+    fn stride(self) -> usize {
+        match self {
+            Which::Offloading(_) if std::env::var_os("PORTCULLIS_SOAK").is_none() => 5,
+            _ => 1,
         }
     }
 
@@ -50,6 +65,7 @@ impl Which {
         match self {
             Which::Bmv2 => 48,
             Which::Embedded(_) => 200,
+            Which::Offloading(_) => 16,
         }
     }
 }
@@ -91,6 +107,10 @@ impl Rig {
         let device = match which {
             Which::Bmv2 => Device::bmv2(&sandbox, &ports),
             Which::Embedded(program) => Device::embedded(&sandbox, Path::new(program), &ports),
+            Which::Offloading(program) => {
+                let arguments = ["--offload-accept", "encapsulation"];
+                Device::embedded_on_taps(&sandbox, Path::new(program), &ports, &arguments)
+            }
         };
         let device = device.unwrap();
         let mut config = Config::new("tor", &device.address(), 1);
@@ -172,6 +192,28 @@ impl Rig {
         of_rule.map(|h| h.packets).sum()
     }
 
+    /// Waits until a port has that many rules.
+    fn has_rules(&self, port: u32, wanted: usize) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (rules, _) = self.dropped_by_rules(port);
+            if rules == wanted {
+                return;
+            }
+            let offload = self.runtime.block_on(self.target.offload());
+            assert!(
+                Instant::now() < end,
+                "{rules} rules, and not {wanted}: {offload:#?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Rules at a port in the kernel's classifier, and packets that they dropped.
+    fn dropped_by_rules(&self, port: u32) -> (usize, u64) {
+        self.device.dropped_by_rules(&self.sandbox, port).unwrap()
+    }
+
     fn guard_hits(&self, host: Host) -> u64 {
         self.hits(&format!("guard/{}", host.name()))
     }
@@ -232,8 +274,13 @@ pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching)
         return;
     }
     let case: Case = cases().into_iter().find(|c| c.name == case).unwrap();
-    let frames = corpus::with_services();
+    let mut frames = corpus::with_services();
     assert!(frames.len() >= 2000, "{} frames", frames.len());
+    let mut at = 0..;
+    frames.retain(|_| {
+        at.next()
+            .is_some_and(|at: usize| at.is_multiple_of(which.stride()))
+    });
     let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(matching));
     silence(&hosts);
     let yaml = on_the_switch(&case);
@@ -263,12 +310,23 @@ pub fn corpus_over(which: Which, test: &str, case: &str, matching: PortMatching)
     );
     assert!(rig.hits("roles/") > 0, "what routers send is counted");
     for host in Host::all().filter(|h| *h != STRAY && *h != INTERNET) {
-        assert_eq!(
-            rig.guard_hits(host),
-            outcome.guarded[host.0],
-            "counted by the guard of {}",
+        let (counted, refused) = (rig.guard_hits(host), outcome.guarded[host.0]);
+        let is_right = counted == refused || (which.drops_unseen() && counted < refused);
+        assert!(
+            is_right,
+            "{counted} counted by the guard of {}: {refused}",
             host.name()
         );
+    }
+    if which.drops_unseen() {
+        let dropped = [1, 2, 3, 4, 5].map(|port| rig.dropped_by_rules(port));
+        eprintln!("rules and packets that they dropped, by port: {dropped:?}");
+        let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+        for rule in &offload.rules {
+            eprintln!("{}: {:?} {:?}", rule.rule.rule, rule.flows, rule.why);
+        }
+        let packets: u64 = dropped.iter().map(|(_, packets)| packets).sum();
+        assert!(packets > 100, "{dropped:?}");
     }
 }
 
@@ -323,7 +381,7 @@ pub fn a_story_with_restarts(which: Which) {
         .iter()
         .find(|h| h.rule == "baseline/b" && h.action == "deny")
         .unwrap();
-    assert!(denied.packets > 0, "{hits:#?}");
+    assert!(denied.packets > 0 || which.drops_unseen(), "{hits:#?}");
 }
 
 /// Datagrams that the kernel sends in fragments arrive, and are answered in fragments.
@@ -408,9 +466,10 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
     let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
     let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
     rig.apply(&document("25"));
+    let changes = if which.stride() > 1 { 60 } else { 1000 };
     let to = (internet, std::net::IpAddr::from([192, 0, 2, 9]));
     let outcome = two_streams(web, to, [8888, 9999], || {
-        for change in 0..1000u32 {
+        for change in 0..changes {
             let ports = match change % 3 {
                 0 => "25, 465".to_string(),
                 1 => format!("25, {}", 10_000 + change),
@@ -420,9 +479,48 @@ pub fn a_thousand_changes_under_traffic(which: Which) {
         }
     })
     .unwrap();
-    eprintln!("1,000 changes: {outcome:?}");
+    eprintln!("{changes} changes: {outcome:?}");
     assert!(outcome.sent > 1000, "{outcome:?}");
     assert_eq!((outcome.arrived, outcome.leaked), (outcome.sent, 0));
+}
+
+/// A blocked port is blocked in the classifier; an opening takes the rule away, a closing brings it back; a full table spills.
+pub fn rules_follow_the_policy(which: Which) {
+    if !which.is_here("rules_follow_the_policy") {
+        return;
+    }
+    let (mut rig, hosts) = Rig::start(which, PipelineSource::Own(PortMatching::Range));
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    let _serving = (internet.tcp_echo(25).unwrap(), internet.tcp_echo(80).unwrap());
+    rig.apply(&document("25"));
+    rig.has_rules(1, 4);
+    assert!(!connects(web, 25) && connects(web, 80));
+    let (_, dropped) = rig.dropped_by_rules(1);
+    assert!(dropped > 0, "the classifier drops it");
+    let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+    let smtp = offload
+        .rules
+        .iter()
+        .find(|rule| rule.rule.rule == "baseline/b")
+        .unwrap();
+    assert_eq!(smtp.flows.hardware, smtp.flows.total(), "{offload:#?}");
+    assert!(smtp.flows.hardware > 0 && !smtp.is_counted, "{offload:#?}");
+    // Opened, and closed again.
+    rig.apply(&document("465"));
+    assert!(connects(web, 25));
+    rig.apply(&document("25"));
+    rig.has_rules(1, 4);
+    assert!(!connects(web, 25));
+    // The switch is killed: nothing of it stays.
+    rig.device.kill();
+    assert!(
+        rig.device.dropped_by_rules(&rig.sandbox, 1).is_err(),
+        "its interfaces are gone"
+    );
+    rig.device.start_again(&rig.sandbox).unwrap();
+    rig.realized();
+    rig.has_rules(1, 4);
+    assert!(!connects(web, 25) && connects(web, 80));
 }
 
 /// The documents of the corpus: a test for each.

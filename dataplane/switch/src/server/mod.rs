@@ -1,7 +1,7 @@
 //! The P4Runtime server: what [`Engine`] does, as calls of version 1.6.0; and beside it the list of ports.
 
+mod beside;
 mod calls;
-mod port_list;
 pub mod roles;
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::entry::{Refusal, refuse};
 use roles::{Notice, Roles, StreamId};
 
-pub use port_list::PortList;
+pub use beside::Beside;
 
 /// Messages that may wait for a controller which does not read; with more it is disconnected.
 const WAITING: usize = 256;

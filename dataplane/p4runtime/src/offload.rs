@@ -1,0 +1,133 @@
+//! What NICs of an embedded switch hold of each rule.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use portcullis_backend::{Carried, Nic, NicMoves, Numbers, Offload, RuleOffload, Unit};
+use portcullis_proto::p4::v1;
+use portcullis_proto::switch::{self, ListOffloadResponse, OffloadedRow};
+use prost::Message;
+
+use crate::attachment_points::AttachmentPoints;
+use crate::device::Device;
+use crate::entry::RowKey;
+use crate::query::{Decided, Known, Names};
+use crate::wire::{self, Seen, Tag};
+
+/// What a rule's rows sum up to.
+#[derive(Debug, Default)]
+struct Sum {
+    /// Of each port, whether some of it is in hardware, and whether some of it is not.
+    at: BTreeMap<u32, (bool, bool)>,
+    /// Packets that NICs dropped.
+    in_hardware: u64,
+    /// Packets that the rows counted in all.
+    counted: u64,
+    why: BTreeSet<String>,
+    is_uncounted: bool,
+}
+
+/// What the switch says, by rule. `counted` are the rows with the packets that each counted, in software and hardware.
+pub(crate) fn offload(
+    device: &Device,
+    said: ListOffloadResponse,
+    counted: &HashMap<RowKey, u64>,
+    known: &Known,
+    points: &AttachmentPoints,
+    numbers: &Numbers,
+) -> Offload {
+    let mut sums: BTreeMap<Decided, Sum> = BTreeMap::new();
+    let mut seen: HashMap<RowKey, Decided> = HashMap::new();
+    for row in &said.rows {
+        let Some(key) = key_of(device, row) else { continue };
+        let Some(decided) = seen.get(&key).cloned().or_else(|| known.decided(&key)) else {
+            continue;
+        };
+        let sum = sums.entry(decided.clone()).or_default();
+        sum.add(row);
+        if seen.insert(key.clone(), decided).is_none() {
+            sum.counted = sum
+                .counted
+                .saturating_add(counted.get(&key).copied().unwrap_or(0));
+        }
+    }
+    let names = Names::new(known, points, numbers);
+    let rules: Vec<RuleOffload> = sums
+        .into_iter()
+        .map(|(decided, sum)| sum.of_rule(&names, decided))
+        .collect();
+    let mut flows = Carried::default();
+    for rule in &rules {
+        flows += rule.flows;
+    }
+    Offload {
+        unit: Unit::Ports,
+        is_on: said.nics.iter().any(|nic| nic.off.is_empty()),
+        rules,
+        flows,
+        unknown: BTreeMap::new(),
+        nics: said.nics.into_iter().map(nic).collect(),
+    }
+}
+
+impl Sum {
+    fn add(&mut self, row: &OffloadedRow) {
+        let is_whole = row.why.is_empty() && row.installed == row.rules && row.rules > 0;
+        let (some, lack) = self.at.entry(row.port).or_default();
+        *some |= row.installed > 0;
+        *lack |= !is_whole;
+        self.in_hardware = self.in_hardware.saturating_add(row.packets);
+        self.why.extend(row.why.iter().cloned());
+        self.is_uncounted |= !row.is_counted;
+    }
+
+    fn of_rule(self, names: &Names<'_>, decided: Decided) -> RuleOffload {
+        let mut flows = Carried::default();
+        for at in self.at.values() {
+            match at {
+                (true, false) => flows.hardware += 1,
+                (true, true) => flows.partly += 1,
+                (false, _) => flows.software += 1,
+            }
+        }
+        RuleOffload {
+            rule: names.hit(decided, self.counted, 0),
+            flows,
+            packets: Carried {
+                hardware: self.in_hardware,
+                software: self.counted.saturating_sub(self.in_hardware),
+                ..Carried::default()
+            },
+            why: self.why,
+            is_counted: !self.is_uncounted,
+        }
+    }
+}
+
+/// The row that the switch speaks of. Whose it is says what is known of hits.
+fn key_of(device: &Device, row: &OffloadedRow) -> Option<RowKey> {
+    let entry = v1::TableEntry::decode(row.entry.as_slice()).ok()?;
+    match wire::seen_entry(device, &entry, Tag(0)) {
+        Seen::Ours((key, _)) | Seen::Foreign(key) => Some(key),
+        Seen::Nothing => None,
+    }
+}
+
+fn nic(nic: switch::Nic) -> Nic {
+    Nic {
+        port: nic.port,
+        driver: nic.driver,
+        off: nic.off,
+        takes: nic.takes,
+        installed: nic.installed,
+        wanted: nic.wanted,
+        is_full: nic.is_full,
+        fault: nic.fault,
+        moves: NicMoves {
+            created: nic.created,
+            destroyed: nic.destroyed,
+            refused: nic.refusals,
+            replaced: nic.replaced,
+            resets: nic.resets,
+        },
+    }
+}
