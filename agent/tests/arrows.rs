@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Crate, and what of ours it may import.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("dataplane/policy", &[]),
     ("dataplane/compiler", &["policy"]),
     ("dataplane/backend", &["policy", "compiler"]),
@@ -19,9 +19,10 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("dataplane/dpdk-sys", &[]),
     ("dataplane/dpdk", &["dpdk-sys"]),
     ("dataplane/fastpath", &["policy"]),
+    ("dataplane/nic", &["policy", "fastpath"]),
     (
         "dataplane/switch",
-        &["policy", "dpdk", "fastpath", "p4runtime", "proto"],
+        &["policy", "dpdk", "fastpath", "nic", "p4runtime", "proto"],
     ),
     ("dataplane/testbed", &["policy", "compiler", "backend", "proto"]),
     ("proto", &[]),
@@ -35,6 +36,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "checks",
             "cli",
             "discovery",
+            "nic",
             "ovs",
             "p4runtime",
             "proto",
@@ -92,7 +94,7 @@ const LAYERS: [&str; 17] = [
 ];
 
 /// Files that decide without I/O: whole crates, or parts of them; and the files of a part that do the I/O.
-const PURE: [(&str, &[&str]); 17] = [
+const PURE: [(&str, &[&str]); 18] = [
     ("agent/audit/src", &[]),
     ("agent/discovery/src", &["look.rs"]),
     ("agent/unlock/src", &[]),
@@ -104,6 +106,7 @@ const PURE: [(&str, &[&str]); 17] = [
     ("dataplane/policy/src", &[]),
     ("dataplane/compiler/src", &[]),
     ("dataplane/fastpath/src", &[]),
+    ("dataplane/nic/src", &[]),
     ("dataplane/openflow/src", &[]),
     ("dataplane/ovsdb/src", &[]),
     ("dataplane/backend/src", &["handle.rs", "run.rs", "time.rs"]),
@@ -128,6 +131,7 @@ const PURE: [(&str, &[&str]); 17] = [
         &[
             "config.rs",
             "counters.rs",
+            "nic.rs",
             "engine.rs",
             "hub.rs",
             "main.rs",

@@ -120,6 +120,9 @@ fn arguments(raw: &raw::Target, socket: &std::path::Path) -> Vec<String> {
     if let Some(metrics) = &raw.switch_metrics {
         arguments.extend(["--metrics".to_string(), metrics.get_ref().to_string()]);
     }
+    if let Some(offload) = &raw.offload {
+        arguments.extend(offload.get_ref().arguments());
+    }
     arguments
 }
 
@@ -166,6 +169,7 @@ pub(super) fn foreign_to_others(path: &str, raw: &raw::Target) -> Result<()> {
         ("buffers", raw.buffers.as_ref().map(Spanned::span)),
         ("switch_metrics", raw.switch_metrics.as_ref().map(Spanned::span)),
         ("outlives_agent", raw.outlives_agent.as_ref().map(Spanned::span)),
+        ("offload", raw.offload.as_ref().map(Spanned::span)),
     ];
     foreign(path, "embedded", &settings)
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
+use portcullis_nic::OffloadSettings;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -219,6 +220,7 @@ pub(super) struct Target {
     pub buffers: Option<Spanned<u32>>,
     pub switch_metrics: Option<Spanned<SocketAddr>>,
     pub outlives_agent: Option<Spanned<bool>>,
+    pub offload: Option<Spanned<OffloadSettings>>,
 }
 
 #[derive(Debug, Deserialize)]

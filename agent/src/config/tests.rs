@@ -393,12 +393,14 @@ fn embedded_targets_are_checked() {
     );
     assert_eq!(bare.address, "unix:/run/portcullis-switch/p4runtime.sock");
     let switch = one(
-        "ports = [\"1=null\", \"2=tap:vm0\", \"9=ring\"]\nuplinks = [9]\ncores = [0, 1]\nbusy = true\naddress = \"unix:/x\"",
+        "ports = [\"1=null\", \"2=tap:vm0\", \"9=ring\"]\nuplinks = [9]\ncores = [0, 1]\nbusy = true\naddress = \"unix:/x\"\n\
+         offload = { accept = [\"encapsulation\"], rules = 64 }",
     );
     assert_eq!((switch.uplinks, switch.servers), (vec![9], vec![1, 2]));
     let embedded = switch.embedded.unwrap();
     assert!(embedded.outlives_agent);
-    let arguments = "--grpc unix:/x --port 1=null --port 2=tap:vm0 --port 9=ring --cores 0,1 --busy";
+    let arguments = "--grpc unix:/x --port 1=null --port 2=tap:vm0 --port 9=ring --cores 0,1 --busy \
+                     --offload-accept encapsulation --offload-rules 64";
     assert_eq!(embedded.arguments.join(" "), arguments);
     for (bad, why) in [
         ("ports = [\"eth0\"]", "target[0].ports[0]: `eth0` is no port"),
@@ -421,6 +423,10 @@ fn embedded_targets_are_checked() {
         (
             "bridge = \"br0\"",
             "target[0].bridge: is a setting of kind = \"ovs\"",
+        ),
+        (
+            "offload = { accept = [\"everything\"] }",
+            "unknown variant `everything`",
         ),
     ] {
         let error = refused(&target(bad));

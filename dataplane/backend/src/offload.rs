@@ -100,7 +100,7 @@ pub struct NicMoves {
 /// What of a target is carried out in hardware.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offload {
-    /// What `flows` count.
+    /// Whether `flows` are flows of a cache, or rules at ports.
     pub unit: Unit,
     /// Whether the switch is set to offload.
     pub is_on: bool,

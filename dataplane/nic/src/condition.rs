@@ -30,7 +30,7 @@ impl Bits {
 /// How the packets of a row and of a set meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meeting {
-    /// Not at all.
+    /// No packet is in both.
     Apart,
     /// The row may match some packets of the set.
     Partly,
@@ -39,7 +39,7 @@ pub enum Meeting {
 }
 
 impl Meeting {
-    /// Both at once.
+    /// How they meet if two fields have to meet.
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Meeting::Apart, _) | (_, Meeting::Apart) => Meeting::Apart,
@@ -75,13 +75,13 @@ pub struct Condition {
     icmp: [Bits; 2],
     src: [Bits; 2],
     dst: [Bits; 2],
-    /// `None` where they cannot be written as intervals.
+    /// Source ports; `None` where they cannot be written as intervals.
     pub src_ports: Option<Ports>,
-    /// The same.
+    /// Destination ports; `None` where they cannot be written as intervals.
     pub dst_ports: Option<Ports>,
-    /// What happens.
+    /// What happens to packets that match.
     pub verdict: Verdict,
-    /// The row's counter.
+    /// Where the switch counts packets that match.
     pub slot: u32,
 }
 

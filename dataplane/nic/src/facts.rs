@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Level;
 
 /// What a rule that asks for ports matches of fragments behind the first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaterFragments {
     /// Nothing.
@@ -22,7 +22,7 @@ pub enum LaterFragments {
 }
 
 /// Whether the parser goes on behind something in the way it should.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Follows {
     /// What is behind it is found where it is, or not at all.
@@ -33,7 +33,7 @@ pub enum Follows {
 }
 
 /// Whether a rule without a VLAN matches frames with tags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tags {
     /// Frames without a tag alone.
@@ -46,7 +46,7 @@ pub enum Tags {
 }
 
 /// Whether the parser looks for IP behind headers that are not the switch's business, such as batman-adv, HSR or PPPoE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encapsulation {
     /// Never.
@@ -59,7 +59,7 @@ pub enum Encapsulation {
 }
 
 /// What is stated of a NIC's parser. What is not stated is unknown, and a rule has to be right for every possible answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ParserFacts {
     /// Fragments behind the first one.
@@ -75,7 +75,7 @@ pub struct ParserFacts {
 }
 
 /// Frames that a rule may drop although the policy lets them pass. The names are those of `accept` elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Fragments behind the first one, by payload that reads as ports.

@@ -22,6 +22,7 @@ mod offload;
 mod probe;
 mod report;
 mod rule;
+mod settings;
 
 pub use api::{FlowApi, FlowCount, Refusal};
 pub use capabilities::{Capabilities, Level, PortMatching};
@@ -34,3 +35,4 @@ pub use offload::{Count, Moves, Offload, Settings, Step};
 pub use probe::{Probed, probe};
 pub use report::{PortReport, RowReport};
 pub use rule::{Address, Family, PortMatch, Rule};
+pub use settings::{OffloadSettings, StatedParser, When};

@@ -14,10 +14,10 @@ pub trait Offloads: Send + Sync + fmt::Debug {
     /// Ports whose NICs take rules.
     fn ports(&self) -> &BTreeSet<u16>;
 
-    /// See [`Offload::before`].
+    /// Takes away the rules of a port that would be wrong for new senders: [`Offload::before`].
     fn before(&self, port: u16, senders: Senders);
 
-    /// See [`Offload::after`].
+    /// Lets rules be created for the senders that were given last: [`Offload::after`].
     fn after(&self, ports: &BTreeSet<u16>);
 
     /// What NICs have dropped and counted for a row.
@@ -42,7 +42,7 @@ pub struct Nics<A: FlowApi> {
 }
 
 impl<A: FlowApi> Nics<A> {
-    /// NICs by port.
+    /// The NICs by the numbers of their ports.
     pub fn new(ports: impl IntoIterator<Item = (u16, Offload<A>)>) -> Self {
         let all: BTreeMap<u16, Offload<A>> = ports.into_iter().collect();
         let on = all.iter().filter(|(_, offload)| offload.is_on());

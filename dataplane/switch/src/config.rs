@@ -1,9 +1,9 @@
 //! Configuration of the switch: a TOML file and the command line, which takes precedence.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use portcullis_nic::{Drivers, FactsError, Kind, ParserFacts};
+use portcullis_nic::{Drivers, FactsError, Kind, OffloadSettings, When};
 
 use serde::Deserialize;
 
@@ -25,29 +25,7 @@ struct Raw {
     mbufs: Option<u32>,
     mtu: Option<u16>,
     #[serde(default)]
-    offload: RawOffload,
-}
-
-/// Rules on NICs, as they are written.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOffload {
-    when: Option<OffloadWhen>,
-    accept: Option<BTreeSet<Kind>>,
-    rules: Option<usize>,
-    #[serde(default)]
-    parsers: BTreeMap<String, ParserFacts>,
-}
-
-/// Whether rules that drop are put on the NICs of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OffloadWhen {
-    /// On those that take them, and of whose parser enough is stated.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
+    offload: OffloadSettings,
 }
 
 /// What is configured of rules on NICs.
@@ -77,9 +55,7 @@ pub struct Overrides {
     pub memory_mb: Option<u32>,
     pub mbufs: Option<u32>,
     pub mtu: Option<u16>,
-    pub offload: Option<OffloadWhen>,
-    pub offload_accept: Vec<Kind>,
-    pub offload_rules: Option<usize>,
+    pub offload: OffloadSettings,
 }
 
 /// Whether a worker passes frames of a port with one receive queue on to all workers, by flow (software RSS).
@@ -229,7 +205,7 @@ fn resolve(raw: Raw, over: Overrides) -> Result<Config, ConfigError> {
     if mtu.is_some_and(|mtu| !(576..=9000).contains(&mtu)) {
         return field("mtu", "576 to 9,000 bytes");
     }
-    let offload = offload(raw.offload, over.offload, over.offload_accept, over.offload_rules)?;
+    let offload = offload(raw.offload.overridden(over.offload))?;
     Ok(Config {
         ports,
         listen: listen(over.grpc.or(raw.grpc).as_deref().unwrap_or(DEFAULT_GRPC))?,
@@ -245,23 +221,15 @@ fn resolve(raw: Raw, over: Overrides) -> Result<Config, ConfigError> {
     })
 }
 
-fn offload(
-    raw: RawOffload,
-    when: Option<OffloadWhen>,
-    accept: Vec<Kind>,
-    rules: Option<usize>,
-) -> Result<OffloadConfig, ConfigError> {
+fn offload(settings: OffloadSettings) -> Result<OffloadConfig, ConfigError> {
     let mut drivers = Drivers::built_in()?;
-    for (driver, facts) in raw.parsers {
+    for (driver, facts) in settings.parsers {
         drivers.state(driver, facts);
     }
     Ok(OffloadConfig {
-        on: when.or(raw.when).unwrap_or_default() == OffloadWhen::Auto,
-        accept: match accept.is_empty() {
-            true => raw.accept.unwrap_or_default(),
-            false => accept.into_iter().collect(),
-        },
-        rules: rules.or(raw.rules),
+        on: settings.when.unwrap_or_default() == When::Auto,
+        accept: settings.accept.unwrap_or_default(),
+        rules: settings.rules,
         drivers,
     })
 }

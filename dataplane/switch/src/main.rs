@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use portcullis_nic::Kind;
+use portcullis_nic::{Kind, OffloadSettings, StatedParser, When};
 use portcullis_policy::text::with_causes;
-use portcullis_switch::config::{self, DEFAULT_GRPC, OffloadWhen, Overrides, Spread};
+use portcullis_switch::config::{self, DEFAULT_GRPC, Overrides, Spread};
 use portcullis_switch::{serve, top};
 
 const EXIT_CODES: &str = "\
@@ -80,8 +80,8 @@ struct Run {
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
     /// Put rules that drop what is denied on the NICs of ports that take them [default: auto].
-    #[arg(long, value_name = "WHEN", value_enum)]
-    offload: Option<OffloadWhen>,
+    #[arg(long, value_name = "auto|off")]
+    offload: Option<When>,
     /// Kinds of frames that a NIC may drop although the policy lets them pass: later-fragments, ip-options, extension-headers,
     /// encapsulation.
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -89,6 +89,9 @@ struct Run {
     /// Rules that the NIC of each port may have at most [default: as many as it takes].
     #[arg(long, value_name = "COUNT")]
     offload_rules: Option<usize>,
+    /// What the parser of a driver does, in TOML: mlx5_pci={tags="matched",later_fragments="never"}; may be repeated.
+    #[arg(long, value_name = "DRIVER={FACT=\"VALUE\",...}")]
+    offload_parser: Vec<StatedParser>,
     /// Serve Prometheus metrics at http://ADDRESS:PORT/metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -134,9 +137,16 @@ fn main() -> ExitCode {
         memory_mb: run.memory_mb,
         mbufs: run.mbufs,
         mtu: run.mtu,
-        offload: run.offload,
-        offload_accept: run.offload_accept,
-        offload_rules: run.offload_rules,
+        offload: OffloadSettings {
+            when: run.offload,
+            accept: (!run.offload_accept.is_empty()).then(|| run.offload_accept.into_iter().collect()),
+            rules: run.offload_rules,
+            parsers: run
+                .offload_parser
+                .into_iter()
+                .map(|StatedParser(driver, facts)| (driver, facts))
+                .collect(),
+        },
     };
     let config = match config::load(run.config.as_deref(), over) {
         Ok(config) => config,

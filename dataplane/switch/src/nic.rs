@@ -174,7 +174,7 @@ pub struct Keeper {
     wake: SyncSender<()>,
 }
 
-/// Wakes the thread.
+/// Wakes the thread that puts rules on NICs, from any other thread.
 #[derive(Debug, Clone)]
 pub struct Wake(SyncSender<()>);
 
@@ -204,7 +204,7 @@ impl Keeper {
         })
     }
 
-    /// What wakes it.
+    /// A handle by which others wake the thread.
     pub fn wake(&self) -> Wake {
         Wake(self.wake.clone())
     }

@@ -1,5 +1,5 @@
-//! What becomes of frames of one port before any other is looked at: where it leads by VLAN, and the rows of those policies. For
-//! whoever holds a part of them elsewhere, such as in the port's NIC.
+//! What becomes of frames of one port before any other is looked at: where it leads by VLAN, and the rows of those policies. A
+//! part of them can be held elsewhere, such as in the port's NIC.
 
 use std::collections::BTreeSet;
 
