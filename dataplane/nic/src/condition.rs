@@ -252,7 +252,7 @@ impl Condition {
 pub enum Unreadable {
     /// It denies them all.
     Denied,
-    /// It denies some.
+    /// It denies some of them, and says nothing of the others.
     DeniedInPart,
     /// It lets some pass.
     Allowed,
@@ -265,11 +265,11 @@ pub enum NotSaid {
     Family,
     /// Frames that cannot be read.
     Unreadable,
-    /// Fragments alone.
+    /// Fragments behind the first one, and no whole packets.
     Later,
-    /// Types of ICMP.
+    /// Types or codes of ICMP or ICMPv6.
     Icmp,
-    /// Flags of TCP.
+    /// Flags of TCP, such as those of an answer.
     Flags,
     /// A protocol that a rule cannot name.
     Protocol,

@@ -16,7 +16,7 @@ use crate::lower::{Bounds, Lowered, Senders, is_still_denied};
 use crate::probe::{Probed, probe};
 use crate::rule::Rule;
 
-/// Packets and bytes.
+/// What rules dropped in the place of a row of the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
     /// Packets.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portcullis_backend::{Carried, Nic, NicMoves, Numbers, Offload, RuleOffload, Unit};
+use portcullis_backend::{Carried, EnforcingRow, Nic, NicMoves, Numbers, Offload, RuleOffload, Unit};
 use portcullis_proto::p4::v1;
 use portcullis_proto::switch::{self, ListOffloadResponse, OffloadedRow};
 use prost::Message;
@@ -101,6 +101,36 @@ impl Sum {
             is_counted: !self.is_uncounted,
         }
     }
+}
+
+/// What the NICs of some ports hold of rows, as steps of a packet's way. A NIC that holds nothing of them is no step.
+pub(crate) fn of_rows(
+    device: &Device,
+    said: &ListOffloadResponse,
+    keys: &[RowKey],
+    ports: &BTreeSet<u32>,
+) -> Vec<EnforcingRow> {
+    let here = said
+        .rows
+        .iter()
+        .filter(|row| ports.contains(&row.port) && row.installed > 0);
+    let of_keys = here.filter(|row| key_of(device, row).is_some_and(|key| keys.contains(&key)));
+    let step = |row: &OffloadedRow| EnforcingRow {
+        table: format!("NIC of port {}", row.port),
+        row: match row.why.is_empty() {
+            true => format!("{} of {} rules drop it", row.installed, row.rules),
+            false => format!(
+                "{} of {} rules drop a part of it: {}",
+                row.installed,
+                row.rules,
+                row.why.join("; ")
+            ),
+        },
+        present: row.installed == row.rules,
+        packets: row.is_counted.then_some(row.packets),
+        bytes: None,
+    };
+    of_keys.map(step).collect()
 }
 
 /// The row that the switch speaks of. Whose it is says what is known of hits.

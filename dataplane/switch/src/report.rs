@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use portcullis_fastpath::DropReason;
+use portcullis_nic::PortReport;
 
 use crate::counters::PortCount;
 use crate::engine::Engine;
@@ -44,6 +45,67 @@ fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
         .map(|(key, value)| format!("{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")))
         .collect();
     let _written = writeln!(text, "{name}{{{}}} {value}", labels.join(","));
+}
+
+/// Rules on the NICs of ports.
+fn nics(text: &mut String, engine: &Engine) {
+    let Some(nics) = engine.nics() else { return };
+    let (ports, _) = nics.report();
+    type Of = fn(&PortReport) -> u64;
+    let families: [(&str, &str, &str, Of); 8] = [
+        ("rules", "gauge", "Rules on the NIC of a port.", |n| {
+            n.installed as u64
+        }),
+        (
+            "rules_wanted",
+            "gauge",
+            "Rules that would be on the NIC if it took them all.",
+            |n| n.wanted as u64,
+        ),
+        (
+            "fault",
+            "gauge",
+            "1 if the NIC may drop what is allowed, since rules cannot be removed.",
+            |n| u64::from(!n.fault.is_empty()),
+        ),
+        (
+            "rules_created_total",
+            "counter",
+            "Rules created on the NIC.",
+            |n| n.moves.created,
+        ),
+        (
+            "rules_destroyed_total",
+            "counter",
+            "Rules destroyed on the NIC.",
+            |n| n.moves.destroyed,
+        ),
+        (
+            "rules_refused_total",
+            "counter",
+            "Rules that the NIC refused.",
+            |n| n.moves.refused,
+        ),
+        (
+            "rules_replaced_total",
+            "counter",
+            "Rules destroyed for others with more hits.",
+            |n| n.moves.replaced,
+        ),
+        (
+            "resets_total",
+            "counter",
+            "Times that the port lost its rules.",
+            |n| n.moves.resets,
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        let name = format!("portcullis_switch_nic_{name}");
+        family(text, &name, kind, help);
+        for nic in &ports {
+            sample(text, &name, &[("port", &nic.port.to_string())], value(nic));
+        }
+    }
 }
 
 /// Metrics, in the text format of Prometheus.
@@ -121,6 +183,7 @@ pub async fn metrics(engine: &Engine, ports: &[PortLine], buffers: (u32, u32)) -
             sample(&mut text, name, &labels, value);
         }
     }
+    nics(&mut text, engine);
     let uses = engine.uses().await;
     for (name, help, which) in [
         ("portcullis_switch_table_rows", "Rows of a table.", 0),

@@ -1,6 +1,6 @@
 //! Answers to `plan`, `explain` and `hits`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use portcullis_backend::delta::Key;
 use portcullis_backend::{Answer, EnforcingRow, Hit, Offload, Plan, QueryError, Trace};
@@ -92,28 +92,31 @@ impl Driver {
         }
         let target = self.name().to_string();
         let state = self.session.state();
+        let ports: BTreeSet<u32> = self.points.of(&trace.endpoint).map(|point| point.at.0).collect();
         self.job(async move {
             let keys: Vec<RowKey> = rows.iter().map(|(key, _)| key.clone()).collect();
+            // A NIC drops packets before they meet these rows. Without an answer it is as if there were none.
+            let said = client.offload().await.ok().flatten().unwrap_or_default();
+            let nics = offload::of_rows(&device, &said, &keys, &ports);
             let seen = client.counted(&device, Some(&keys)).await.map(|seen| {
                 let seen: HashMap<RowKey, (Does, CounterData)> =
                     seen.into_iter().map(|((k, d), c)| (k, (d, c))).collect();
-                rows.iter()
-                    .map(|(key, does)| {
-                        let row = seen.get(key);
-                        let table = device.table(key.table());
-                        let is_counted = table.is_some_and(|t| t.counted);
-                        let count = |of: fn(&CounterData) -> i64| {
-                            is_counted.then(|| row.map_or(0, |(_, counter)| of(counter).max(0) as u64))
-                        };
-                        EnforcingRow {
-                            table: table.map_or_else(String::new, |t| t.name.clone()),
-                            row: text(&device, key, Some(does)),
-                            present: row.is_some_and(|(there, _)| there == does),
-                            packets: count(|counter| counter.packet_count),
-                            bytes: count(|counter| counter.byte_count),
-                        }
-                    })
-                    .collect()
+                let rows = rows.iter().map(|(key, does)| {
+                    let row = seen.get(key);
+                    let table = device.table(key.table());
+                    let is_counted = table.is_some_and(|t| t.counted);
+                    let count = |of: fn(&CounterData) -> i64| {
+                        is_counted.then(|| row.map_or(0, |(_, counter)| of(counter).max(0) as u64))
+                    };
+                    EnforcingRow {
+                        table: table.map_or_else(String::new, |t| t.name.clone()),
+                        row: text(&device, key, Some(does)),
+                        present: row.is_some_and(|(there, _)| there == does),
+                        packets: count(|counter| counter.packet_count),
+                        bytes: count(|counter| counter.byte_count),
+                    }
+                });
+                nics.into_iter().chain(rows).collect()
             });
             let rows = seen.map_err(|_| QueryError::NotReady { target, state });
             Done::Explained(Box::new((answer, rows)))

@@ -38,6 +38,9 @@ pub enum Which {
     Offloading(&'static str),
 }
 
+/// How the switch is started on TAP interfaces.
+const OFFLOAD: &[&str] = &["--offload-accept", "encapsulation"];
+
 impl Which {
     /// Whether it can be had here.
     fn is_here(self, test: &str) -> bool {
@@ -86,10 +89,29 @@ impl Rig {
         Self::start_with(which, program, |_, _, _| {})
     }
 
+    /// The same with other arguments for a switch on TAP interfaces.
+    fn start_offloading(which: Which, arguments: &'static [&'static str]) -> (Rig, Vec<NetnsHost>) {
+        Self::start_as(
+            which,
+            PipelineSource::Own(PortMatching::Range),
+            arguments,
+            |_, _, _| {},
+        )
+    }
+
     /// The same with something done to the configuration and the device before the agent meets it.
     fn start_with(
         which: Which,
         program: PipelineSource,
+        before: impl FnOnce(&mut Config, &Device, &Runtime),
+    ) -> (Rig, Vec<NetnsHost>) {
+        Self::start_as(which, program, OFFLOAD, before)
+    }
+
+    fn start_as(
+        which: Which,
+        program: PipelineSource,
+        arguments: &[&str],
         before: impl FnOnce(&mut Config, &Device, &Runtime),
     ) -> (Rig, Vec<NetnsHost>) {
         let sandbox = Sandbox::start(SandboxOptions::default()).unwrap();
@@ -108,8 +130,7 @@ impl Rig {
             Which::Bmv2 => Device::bmv2(&sandbox, &ports),
             Which::Embedded(program) => Device::embedded(&sandbox, Path::new(program), &ports),
             Which::Offloading(program) => {
-                let arguments = ["--offload-accept", "encapsulation"];
-                Device::embedded_on_taps(&sandbox, Path::new(program), &ports, &arguments)
+                Device::embedded_on_taps(&sandbox, Path::new(program), &ports, arguments)
             }
         };
         let device = device.unwrap();
@@ -521,6 +542,110 @@ pub fn rules_follow_the_policy(which: Which) {
     rig.realized();
     rig.has_rules(1, 4);
     assert!(!connects(web, 25) && connects(web, 80));
+}
+
+/// A port that may have few rules has the first ones; the switch denies the rest. An opening makes room.
+pub fn a_full_table_spills(which: Which) {
+    if !which.is_here("a_full_table_spills") {
+        return;
+    }
+    let few = &["--offload-accept", "encapsulation", "--offload-rules", "2"];
+    let (mut rig, hosts) = Rig::start_offloading(which, few);
+    let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+    let _serving = [25, 80, 465, 587].map(|port| internet.tcp_echo(port).unwrap());
+    rig.apply(&document("25, 465, 587"));
+    rig.has_rules(1, 2);
+    let closed = |rig: &Rig| {
+        for port in [25, 465, 587] {
+            assert!(!connects(web, port), "{port}: {:?}", rig.dropped_by_rules(1));
+        }
+    };
+    closed(&rig);
+    assert!(connects(web, 80));
+    let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+    let nic = offload.nics.iter().find(|nic| nic.port == 1).unwrap();
+    assert!(nic.is_full && nic.installed == 2 && nic.wanted == 8, "{nic:#?}");
+    let of_rule = offload
+        .rules
+        .iter()
+        .find(|rule| rule.rule.rule == "baseline/b")
+        .unwrap();
+    assert!(
+        of_rule.why.iter().any(|why| why.contains("no room")),
+        "{of_rule:#?}"
+    );
+    rig.apply(&document("465"));
+    rig.has_rules(1, 2);
+    assert!(connects(web, 25) && connects(web, 587) && !connects(web, 465));
+}
+
+/// The classifier looks behind headers that the switch does not open: why such rules have to be accepted. Without that there are none.
+pub fn what_a_classifier_opens(which: Which) {
+    if !which.is_here("what_a_classifier_opens") {
+        return;
+    }
+    let smtp = [
+        &[
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 9,
+        ][..],
+        &[
+            0x9c, 0x40, 0, 25, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
+        ],
+    ]
+    .concat();
+    let ethernet = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
+    // batman-adv (unicast), and HSR (IEC 62439-3): an Ethernet frame behind the one, an EtherType behind the other.
+    let batman = [
+        &ethernet[..],
+        &[0x43, 5, 0x40, 15, 64, 0, 2, 0, 0, 0, 0, 9],
+        &ethernet,
+        &[8, 0],
+        &smtp,
+    ]
+    .concat();
+    let hsr = [&ethernet[..], &[0x89, 0x2f, 0, 46, 0, 1, 8, 0], &smtp].concat();
+    let plain = [&ethernet[..], &[8, 0], &smtp].concat();
+    let arrive = |hosts: &[NetnsHost], frame: &[u8]| {
+        let (web, internet) = (&hosts[0], &hosts[INTERNET.0]);
+        let capture = internet.capture().unwrap();
+        web.send_frame(frame).unwrap();
+        capture
+            .until(Duration::from_millis(700), |seen| seen == frame)
+            .unwrap()
+            .is_some()
+    };
+    {
+        let (mut rig, hosts) = Rig::start_offloading(which, &[]);
+        rig.apply(&document("25"));
+        let offload = rig.runtime.block_on(rig.target.offload()).unwrap();
+        let of_rule = offload
+            .rules
+            .iter()
+            .find(|rule| rule.rule.rule == "baseline/b")
+            .unwrap();
+        assert!(
+            of_rule.why.iter().any(|why| why.contains("encapsulation")),
+            "{of_rule:#?}"
+        );
+        assert_eq!(rig.dropped_by_rules(1).0, 0, "nothing was accepted");
+        for frame in [&batman, &hsr] {
+            assert!(arrive(&hosts, frame), "the policy lets it pass: {frame:02x?}");
+        }
+        assert!(!arrive(&hosts, &plain));
+    }
+    let (mut rig, hosts) = Rig::start_offloading(which, OFFLOAD);
+    rig.apply(&document("25"));
+    rig.has_rules(1, 4);
+    let opened: Vec<bool> = [&batman, &hsr].map(|frame| !arrive(&hosts, frame)).to_vec();
+    eprintln!(
+        "dropped behind a header that the switch does not open: batman-adv {}, HSR {}",
+        opened[0], opened[1]
+    );
+    assert!(
+        opened.contains(&true),
+        "what is stated of this classifier is no longer so"
+    );
+    assert!(!arrive(&hosts, &plain));
 }
 
 /// The documents of the corpus: a test for each.

@@ -58,7 +58,7 @@ fn in_a_guest() {
     }
     assert!(output.status.success(), "in the guest: {}", output.status);
     assert!(
-        said.contains("test result: ok. 4 passed"),
+        said.contains("test result: ok. 6 passed"),
         "every test of the guest"
     );
 }
@@ -94,6 +94,18 @@ fn a_story_with_restarts() {
 #[ignore = "runs in a guest: in_a_guest"]
 fn a_thousand_changes_under_traffic() {
     device::a_thousand_changes_under_traffic(OFFLOADING);
+}
+
+#[test]
+#[ignore = "runs in a guest: in_a_guest"]
+fn a_full_table_spills() {
+    device::a_full_table_spills(OFFLOADING);
+}
+
+#[test]
+#[ignore = "runs in a guest: in_a_guest"]
+fn what_a_classifier_opens() {
+    device::what_a_classifier_opens(OFFLOADING);
 }
 
 #[test]
