@@ -19,8 +19,19 @@ pub struct FlowCount {
 pub struct Refusal {
     /// The driver's words, with what it objects to.
     pub why: String,
-    /// Whether it may take the same rule later: there is no room, or the port is not ready.
-    pub is_for_now: bool,
+    /// Whether it may take the same rule later.
+    pub until: Until,
+}
+
+/// How long a refusal stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The NIC does not take such a rule.
+    Always,
+    /// There is no room for it beside the others.
+    ThereIsRoom,
+    /// The port is busy, or not ready.
+    Later,
 }
 
 /// The rules of one port's NIC. Rules are about received frames, and their one action is "drop".
@@ -46,7 +57,7 @@ pub trait FlowApi {
     /// If it does not count, or is no longer there.
     fn query(&mut self, handle: &Self::Handle) -> Result<FlowCount, Refusal>;
 
-    /// Removes a rule. After an error it may still be there.
+    /// Removes a rule. After an error it may still be there, and so may one that was created before a flush that failed.
     ///
     /// # Errors
     /// What the NIC says.

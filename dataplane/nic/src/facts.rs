@@ -66,7 +66,8 @@ pub struct ParserFacts {
     pub later_fragments: LaterFragments,
     /// Options of IPv4.
     pub ip_options: Follows,
-    /// Extension headers of IPv6.
+    /// Extension headers of IPv6: hop-by-hop, routing, destination options, fragment and AH. What is behind any other header, or behind
+    /// AH in IPv4, is never found if this is `followed`.
     pub extension_headers: Follows,
     /// VLAN tags.
     pub tags: Tags,
@@ -82,7 +83,7 @@ pub enum Kind {
     LaterFragments,
     /// IPv4 packets with options, by options that read as ports.
     IpOptions,
-    /// IPv6 packets with extension headers, by bytes of those that read as ports.
+    /// IPv6 packets with extension headers, by bytes of those that read as ports, and packets with AH, by what is behind it.
     ExtensionHeaders,
     /// Frames that carry IP behind a header which the switch does not open.
     Encapsulation,

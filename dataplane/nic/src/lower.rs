@@ -1,6 +1,6 @@
 //! Policy rows of a port's senders to rules for its NIC.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::condition::{Condition, NotSaid, Ports};
 use crate::facts::{Encapsulation, Follows, Kind, LaterFragments, ParserFacts, Tags};
 use crate::rule::{Address, Family, PortMatch, Rule};
 
-/// Rules that one row may become.
+/// Rules that one row may become, for both IP versions and all its prefixes together.
 pub const MOST_RULES: usize = 64;
 
 /// The egress policy of a class and overlay.
@@ -129,6 +129,7 @@ pub struct Bounds<'a> {
 #[must_use]
 pub fn lower(senders: &Senders, capabilities: &Capabilities, bounds: Bounds<'_>) -> Lowered {
     let mut lowered = Lowered::default();
+    let mut memo = Memo::default();
     let mut seen: Vec<*const Policy> = Vec::new();
     for (vlan, policy) in &senders.0 {
         let Some(policy) = policy else { continue };
@@ -155,8 +156,12 @@ pub fn lower(senders: &Senders, capabilities: &Capabilities, bounds: Bounds<'_>)
                 &mut rules,
                 &mut state.why,
             );
+            if rules.len() > MOST_RULES {
+                state.why.insert(Why::TooMany(rules.len()));
+                continue;
+            }
             for rule in rules {
-                match sound(&rule, senders, bounds) {
+                match sound(&rule, senders, bounds, &mut memo) {
                     Ok(slots) => {
                         state.rules.insert(rule.clone());
                         lowered.rules.insert(rule, slots);
@@ -171,8 +176,28 @@ pub fn lower(senders: &Senders, capabilities: &Capabilities, bounds: Bounds<'_>)
 
 /// Whether the switch still drops all that a rule matches, and the counters of the rows that it takes packets from.
 #[must_use]
-pub fn is_still_denied(rule: &Rule, senders: &Senders, bounds: Bounds<'_>) -> Option<BTreeSet<u32>> {
-    sound(rule, senders, bounds).ok()
+pub fn is_still_denied(
+    rule: &Rule,
+    senders: &Senders,
+    bounds: Bounds<'_>,
+    memo: &mut Memo,
+) -> Option<BTreeSet<u32>> {
+    sound(rule, senders, bounds, memo).ok()
+}
+
+/// What policies were found to do with rules. Ports of one class have the same policy, which is asked once. It is for policies that all
+/// live as long as it does.
+#[derive(Debug, Default)]
+pub struct Memo(HashMap<(Rule, *const Policy), Result<BTreeSet<u32>, Why>>);
+
+impl Memo {
+    fn ask(&mut self, rule: &Rule, policy: &Arc<Policy>, bounds: Bounds<'_>) -> Result<BTreeSet<u32>, Why> {
+        let key = (rule.clone(), Arc::as_ptr(policy));
+        self.0
+            .entry(key)
+            .or_insert_with(|| of_policy(rule, policy, bounds))
+            .clone()
+    }
 }
 
 /// Rules for one row, before they are checked.
@@ -345,24 +370,35 @@ fn masked(low: u16, high: u16) -> Vec<PortMatch> {
 }
 
 /// The counters of the rows that deny all that a rule matches, under every answer that the NIC's parser may give.
-fn sound(rule: &Rule, senders: &Senders, bounds: Bounds<'_>) -> Result<BTreeSet<u32>, Why> {
-    let facts = bounds.facts;
-    let headers = Headers::from_rule(rule);
+fn sound(rule: &Rule, senders: &Senders, bounds: Bounds<'_>, memo: &mut Memo) -> Result<BTreeSet<u32>, Why> {
     let mut slots = BTreeSet::new();
+    let mut last: Option<*const Policy> = None;
     for (vlan, policy) in &senders.0 {
-        if facts.tags == Tags::NotMatched && vlan.is_some_and(|vlan| vlan != 0) {
+        if bounds.facts.tags == Tags::NotMatched && vlan.is_some_and(|vlan| vlan != 0) {
             continue;
         }
         let policy = policy.as_ref().ok_or(Why::OtherVlan)?;
-        if !policy.denies_what_is_unreadable {
-            return Err(Why::Unreadable);
+        // VLANs of one trunk mostly have one policy.
+        if last.replace(Arc::as_ptr(policy)) != Some(Arc::as_ptr(policy)) {
+            slots.extend(memo.ask(rule, policy, bounds)?);
         }
-        slots.extend(policy.judge.denies(&headers).ok_or(Why::OtherVlan)?);
-        for kind in overreach(rule, facts) {
-            let is_denied = kind == Kind::LaterFragments && policy.judge.denies(&fragments(rule)).is_some();
-            if !is_denied && !bounds.accept.contains(&kind) {
-                return Err(Why::DropsMore(kind));
-            }
+    }
+    Ok(slots)
+}
+
+/// The counters of the rows of one policy that deny all that a rule may match.
+fn of_policy(rule: &Rule, policy: &Policy, bounds: Bounds<'_>) -> Result<BTreeSet<u32>, Why> {
+    if !policy.denies_what_is_unreadable {
+        return Err(Why::Unreadable);
+    }
+    let slots = policy
+        .judge
+        .denies(&Headers::from_rule(rule))
+        .ok_or(Why::OtherVlan)?;
+    for kind in overreach(rule, bounds.facts) {
+        let is_denied = kind == Kind::LaterFragments && policy.judge.denies(&fragments(rule)).is_some();
+        if !is_denied && !bounds.accept.contains(&kind) {
+            return Err(Why::DropsMore(kind));
         }
     }
     Ok(slots)
@@ -380,7 +416,7 @@ fn overreach(rule: &Rule, facts: ParserFacts) -> Vec<Kind> {
         ),
         (ports && is_v4 && unknown(facts.ip_options), Kind::IpOptions),
         (
-            rule.protocol.is_some() && !is_v4 && unknown(facts.extension_headers),
+            rule.protocol.is_some() && unknown(facts.extension_headers),
             Kind::ExtensionHeaders,
         ),
         (facts.encapsulation != Encapsulation::Closed, Kind::Encapsulation),

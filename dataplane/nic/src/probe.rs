@@ -1,6 +1,6 @@
 //! Asks a NIC with canary rules what it takes.
 
-use crate::api::{FlowApi, Refusal};
+use crate::api::{FlowApi, Refusal, Until};
 use crate::capabilities::Capabilities;
 use crate::rule::{Address, Family, PortMatch, Rule};
 
@@ -13,6 +13,19 @@ pub struct Probed {
     pub refused: Vec<String>,
     /// What it said it would take, and then did not.
     pub untrue: Vec<String>,
+    /// Whether some refusal was one for now, so that it is worth asking again.
+    pub is_for_now: bool,
+    /// Why a canary could not be removed: it may drop packets.
+    pub stuck: Option<String>,
+}
+
+/// Whether the switch forwards already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// Not yet: canaries may match any packet for a moment.
+    None,
+    /// It does: canaries match packets to documentation addresses alone, which no network carries.
+    Flows,
 }
 
 /// TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): no packet on a network has these addresses.
@@ -22,9 +35,10 @@ const DISCARD: u16 = 9;
 
 /// Puts canary rules on the NIC, one at a time, and takes them away again. What [`FlowApi::validate`] says is compared and not relied
 /// on: drivers say yes to rules that they do not take.
-pub fn probe(api: &mut impl FlowApi) -> Probed {
+pub fn probe(api: &mut impl FlowApi, traffic: Traffic) -> Probed {
     let mut canary = Canary {
         api,
+        traffic,
         probed: Probed::default(),
     };
     canary.families();
@@ -83,6 +97,7 @@ impl Capabilities {
 
 struct Canary<'a, A> {
     api: &'a mut A,
+    traffic: Traffic,
     probed: Probed,
 }
 
@@ -176,18 +191,22 @@ impl<A: FlowApi> Canary<'_, A> {
         }
     }
 
-    /// Whether the NIC takes a rule, to nowhere or, if it does not match addresses beside this, to anywhere.
+    /// Whether the NIC takes a rule, to nowhere or, if it does not match addresses beside ports, to anywhere.
     fn takes(&mut self, name: &str, rule: &Rule, count: bool) -> bool {
+        if self.probed.stuck.is_some() {
+            return false;
+        }
         let anywhere = Rule {
             dst: Address::default(),
             ..rule.clone()
         };
-        let asks_for_more = anywhere.has_ports() || count;
+        let may_be_wider = anywhere.has_ports() && self.traffic == Traffic::None;
         match self.try_one(rule, count) {
             Ok(()) => true,
-            Err(_) if asks_for_more && self.try_one(&anywhere, count).is_ok() => true,
+            Err(_) if may_be_wider && self.try_one(&anywhere, count).is_ok() => true,
             Err(Refused { why, was_promised }) => {
-                let text = format!("{name}: {why}");
+                let text = format!("{name}: {}", why.why);
+                self.probed.is_for_now |= why.until != Until::Always;
                 if was_promised {
                     self.probed.untrue.push(text.clone());
                 }
@@ -202,7 +221,7 @@ impl<A: FlowApi> Canary<'_, A> {
         let made = self.made_and_removed(rule, count);
         made.map_err(|why| Refused {
             was_promised: promised.is_ok(),
-            why: why.why,
+            why,
         })
     }
 
@@ -214,19 +233,24 @@ impl<A: FlowApi> Canary<'_, A> {
                 Some(_) => Ok(()),
                 None => Err(Refusal {
                     why: "it says nothing of packets".to_owned(),
-                    is_for_now: false,
+                    until: Until::Always,
                 }),
             }),
             false => Ok(()),
         };
-        if self.api.destroy(handle).is_err() {
-            self.api.flush()?;
+        if self.api.destroy(handle).is_err()
+            && let Err(refusal) = self.api.flush()
+        {
+            self.probed.stuck = Some(format!(
+                "a canary rule ({rule}) cannot be removed: {}",
+                refusal.why
+            ));
         }
         counted
     }
 }
 
 struct Refused {
-    why: String,
+    why: Refusal,
     was_promised: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::FlowApi;
+use crate::api::{FlowApi, Until};
 use crate::facts::Kind;
 use crate::offload::{Moves, Offload};
 
@@ -66,11 +66,15 @@ impl<A: FlowApi> Offload<A> {
             untrue: self.probed.untrue.clone(),
             installed,
             wanted,
-            is_full: installed < wanted
-                && (self.full_at.is_some() || self.settings.most.is_some_and(|most| installed >= most)),
+            is_full: installed < wanted && self.is_full_now(),
             moves: self.moves,
             fault: self.stuck.clone().unwrap_or_default(),
         }
+    }
+
+    fn is_full_now(&self) -> bool {
+        let installed = self.installed().count();
+        self.full_at.is_some() || self.settings.most.is_some_and(|most| installed >= most)
     }
 
     fn why_off(&self) -> String {
@@ -90,30 +94,30 @@ impl<A: FlowApi> Offload<A> {
 
     /// How each row that denies stands.
     pub fn rows(&self, port: u16) -> Vec<RowReport> {
+        // What is known of rows is about older tables while a change is on its way.
+        if !self.is_current() {
+            return Vec::new();
+        }
         let off = self.why_off();
-        let uncounted: BTreeSet<u32> = self
-            .installed()
-            .filter(|(_, _, is_counted)| !is_counted)
-            .flat_map(|(_, slots, _)| slots.iter().copied())
-            .collect();
         let here: BTreeSet<&crate::rule::Rule> = self.installed().map(|(rule, ..)| rule).collect();
         let row = |(slot, state): (&u32, &crate::lower::RowState)| {
             let installed = state.rules.iter().filter(|rule| here.contains(rule)).count();
             let refused = state.rules.iter().find_map(|rule| self.refused.get(rule));
             let mut why: Vec<String> = state.why.iter().map(ToString::to_string).collect();
-            why.extend(refused.map(|refused| match refused.is_for_now {
-                true => format!(
-                    "the NIC has no room ({}), and other rules have more hits",
-                    refused.why
-                ),
-                false => format!("the NIC refused a rule: {}", refused.why),
-            }));
             if !off.is_empty() {
                 why = vec![off.clone()];
             } else if let Some(stuck) = &self.stuck {
                 why.insert(0, stuck.clone());
-            } else if refused.is_none() && installed < state.rules.len() {
-                why.push("the NIC has no room, and other rules have more hits".to_owned());
+            } else if let Some(refused) = refused {
+                why.push(match refused.until {
+                    Until::ThereIsRoom => format!("the NIC has no room: {}", refused.why),
+                    Until::Always | Until::Later => format!("the NIC refused a rule: {}", refused.why),
+                });
+            } else if installed < state.rules.len() {
+                why.push(match self.is_full_now() {
+                    true => "the NIC has no room, and other rules have more hits or came first".to_owned(),
+                    false => "not on the NIC yet".to_owned(),
+                });
             }
             RowReport {
                 port,
@@ -121,7 +125,7 @@ impl<A: FlowApi> Offload<A> {
                 rules: state.rules.len(),
                 installed,
                 why,
-                is_counted: !uncounted.contains(slot),
+                is_counted: self.is_counted(*slot),
                 packets: self.count(*slot).packets,
             }
         };

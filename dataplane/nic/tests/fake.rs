@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_nic::{Capabilities, FlowApi, FlowCount, Refusal, Rule};
+use portcullis_nic::{Capabilities, FlowApi, FlowCount, PortMatch, Refusal, Rule, Until};
 
 /// A NIC of certain capabilities that misbehaves as it is set.
 #[derive(Debug, Clone, Default)]
@@ -23,13 +23,25 @@ pub struct FakeNic {
     pub keeps_all: bool,
     /// It no longer says what rules counted.
     pub is_mute: bool,
+    /// It cannot be asked what rules counted.
+    pub is_unread: bool,
+    /// It has no room for rules about this destination port.
+    pub refuses: Option<u16>,
+    /// Flushes left until none works.
+    pub keeps_all_after: Option<u32>,
+    /// It is not ready for rules.
+    pub is_busy: bool,
+    /// It counts only rules without an address.
+    pub counts_all_or_nothing: bool,
+    /// Rules that were created, canaries included.
+    pub created: Vec<Rule>,
     pub resets: u64,
 }
 
-fn refusal(why: &str, is_for_now: bool) -> Refusal {
+fn refusal(why: &str, until: Until) -> Refusal {
     Refusal {
         why: why.to_owned(),
-        is_for_now,
+        until,
     }
 }
 
@@ -56,8 +68,8 @@ impl FakeNic {
 
     fn lack(&self, rule: &Rule, count: bool) -> Result<(), Refusal> {
         match self.takes.lack(rule) {
-            Some(what) => Err(refusal(what, false)),
-            None if count && !self.takes.count => Err(refusal("count", false)),
+            Some(what) => Err(refusal(what, Until::Always)),
+            None if count && !self.takes.count => Err(refusal("count", Until::Always)),
             None => Ok(()),
         }
     }
@@ -76,26 +88,37 @@ impl FlowApi for FakeNic {
 
     fn create(&mut self, rule: &Rule, count: bool) -> Result<u64, Refusal> {
         self.lack(rule, count)?;
+        if self.is_busy {
+            return Err(refusal("device or resource busy", Until::Later));
+        }
+        if count && self.counts_all_or_nothing && !rule.dst.is_any() {
+            return Err(refusal("count with an address", Until::Always));
+        }
         if let Some(left) = &mut self.fails_after {
             if *left == 0 {
                 self.fails_after = None;
-                return Err(refusal("a fault", false));
+                return Err(refusal("a fault", Until::Always));
             }
             *left -= 1;
         }
-        if self.rules.len() >= self.room {
-            return Err(refusal("no space left on device", true));
+        let refused = self.refuses.map(PortMatch::Exact);
+        if self.rules.len() >= self.room || refused == Some(rule.dst_port) {
+            return Err(refusal("no space left on device", Until::ThereIsRoom));
         }
         self.next += 1;
+        self.created.push(rule.clone());
         self.rules.insert(self.next, (rule.clone(), 0));
         Ok(self.next)
     }
 
     fn query(&mut self, handle: &u64) -> Result<FlowCount, Refusal> {
+        if self.is_unread {
+            return Err(refusal("not now", Until::Later));
+        }
         let (_, packets) = self
             .rules
             .get(handle)
-            .ok_or_else(|| refusal("no such rule", false))?;
+            .ok_or_else(|| refusal("no such rule", Until::Always))?;
         Ok(FlowCount {
             packets: (!self.is_mute).then_some(*packets),
             bytes: None,
@@ -104,17 +127,21 @@ impl FlowApi for FakeNic {
 
     fn destroy(&mut self, handle: u64) -> Result<(), Refusal> {
         if self.keeps_rules {
-            return Err(refusal("device or resource busy", true));
+            return Err(refusal("device or resource busy", Until::Later));
         }
         self.rules
             .remove(&handle)
             .map(drop)
-            .ok_or_else(|| refusal("no such rule", false))
+            .ok_or_else(|| refusal("no such rule", Until::Always))
     }
 
     fn flush(&mut self) -> Result<(), Refusal> {
+        if let Some(left) = &mut self.keeps_all_after {
+            self.keeps_all |= *left == 0;
+            *left = left.saturating_sub(1);
+        }
         if self.keeps_all {
-            return Err(refusal("device or resource busy", true));
+            return Err(refusal("device or resource busy", Until::Later));
         }
         self.rules.clear();
         Ok(())

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use portcullis_fastpath::{Action, Cond, Key, Lead, NO_SLOT, RowId, Table, Tables};
 use portcullis_nic::{
-    Bounds, Capabilities, Encapsulation, Follows, LaterFragments, Level, Nics, Offload, Offloads,
+    Bounds, Capabilities, Encapsulation, Follows, LaterFragments, Level, Memo, Nics, Offload, Offloads,
     ParserFacts, PortMatch, Settings, Step, Tags, is_still_denied, lower,
 };
 
@@ -79,7 +80,7 @@ impl Port {
 
     /// A change goes out: rules first, then the tables, then rules.
     fn publish(&mut self, offload: &mut Offload<FakeNic>) {
-        offload.before(Arc::new(senders(&self.tables)));
+        offload.before(Arc::new(senders(&self.tables)), &mut Memo::default());
         self.holds(offload);
         self.tables.publish();
         offload.after();
@@ -90,7 +91,7 @@ impl Port {
         if let Some((epoch, senders)) = offload.to_lower() {
             let capabilities = offload.capabilities();
             let lowered = lower(&senders, &capabilities, bounds());
-            offload.lowered(epoch, lowered);
+            offload.lowered(epoch, Arc::new(lowered));
         }
         let mut steps = 0;
         while offload.step() == Step::More {
@@ -106,7 +107,7 @@ impl Port {
         let senders = senders(&self.tables);
         for (rule, _) in offload.api().rules.values() {
             assert!(
-                is_stuck || is_still_denied(rule, &senders, bounds()).is_some(),
+                is_stuck || is_still_denied(rule, &senders, bounds(), &mut Memo::default()).is_some(),
                 "{rule} drops what is allowed"
             );
         }
@@ -138,8 +139,25 @@ fn settings(most: Option<usize>) -> Settings {
     }
 }
 
+fn made(nic: FakeNic) -> Offload<FakeNic> {
+    Offload::new("net_fake".to_owned(), nic, settings(None), Arc::default())
+}
+
+/// One look at the NIC, as the thread that fills it does.
+fn look(offload: &mut Offload<FakeNic>, denied: &dyn Fn(u32) -> u64) {
+    offload.look();
+    let mut last = None;
+    loop {
+        last = offload.read_some(last.as_ref(), 2);
+        if last.is_none() {
+            break;
+        }
+    }
+    offload.warm(denied);
+}
+
 fn offload(takes: Capabilities, room: usize) -> Offload<FakeNic> {
-    Offload::new("net_fake".to_owned(), FakeNic::new(takes, room), settings(None))
+    made(FakeNic::new(takes, room))
 }
 
 fn ports_of(offload: &Offload<FakeNic>) -> BTreeSet<u16> {
@@ -160,7 +178,7 @@ fn an_opening_takes_the_rule_away_before_and_a_closing_brings_it_after() {
     port.publish(&mut offload);
     assert_eq!(ports_of(&offload), BTreeSet::from([25, 445]));
     port.allow(25);
-    offload.before(Arc::new(senders(&port.tables)));
+    offload.before(Arc::new(senders(&port.tables)), &mut Memo::default());
     assert_eq!(
         ports_of(&offload),
         BTreeSet::from([445]),
@@ -169,7 +187,7 @@ fn an_opening_takes_the_rule_away_before_and_a_closing_brings_it_after() {
     assert_eq!(offload.step(), Step::Stale, "nothing is created on the way");
     port.publish(&mut offload);
     port.deny(25);
-    offload.before(Arc::new(senders(&port.tables)));
+    offload.before(Arc::new(senders(&port.tables)), &mut Memo::default());
     assert_eq!(ports_of(&offload), BTreeSet::from([445]), "not yet");
     offload.after();
     port.fill(&mut offload);
@@ -180,13 +198,13 @@ fn an_opening_takes_the_rule_away_before_and_a_closing_brings_it_after() {
 fn rules_that_were_lowered_for_older_tables_are_not_created() {
     let mut offload = offload(Level::Drop.capabilities(), 100);
     let mut port = Port::new(&[25]);
-    offload.before(Arc::new(senders(&port.tables)));
+    offload.before(Arc::new(senders(&port.tables)), &mut Memo::default());
     offload.after();
     let (epoch, old) = offload.to_lower().unwrap();
     let lowered = lower(&old, &offload.capabilities(), bounds());
     port.allow(25);
-    offload.before(Arc::new(senders(&port.tables)));
-    offload.lowered(epoch, lowered);
+    offload.before(Arc::new(senders(&port.tables)), &mut Memo::default());
+    offload.lowered(epoch, Arc::new(lowered));
     assert_eq!(offload.step(), Step::Stale);
     offload.after();
     assert_eq!(offload.step(), Step::Stale);
@@ -214,7 +232,7 @@ fn a_driver_that_says_yes_is_not_believed() {
     takes.count = false;
     let mut nic = FakeNic::new(takes, 100);
     nic.validate_lies = true;
-    let offload = Offload::new("net_fake".to_owned(), nic, settings(None));
+    let offload = made(nic);
     assert_eq!(offload.capabilities(), takes);
     let report = offload.report(0);
     assert!(
@@ -234,7 +252,7 @@ fn a_driver_that_says_yes_is_not_believed() {
 fn a_canary_that_cannot_be_removed_is_flushed() {
     let mut nic = FakeNic::new(Level::Drop.capabilities(), 100);
     nic.keeps_rules = true;
-    let mut offload = Offload::new("net_fake".to_owned(), nic, settings(None));
+    let mut offload = made(nic);
     assert!(offload.is_on() && offload.api().rules.is_empty());
 }
 
@@ -263,7 +281,7 @@ fn a_full_nic_holds_what_is_hit_most_and_says_so() {
     let mut denied = 0;
     for _ in 0..3 {
         denied += 1_000;
-        offload.look(&|slot| if slot == 445 { denied } else { 0 });
+        look(&mut offload, &|slot| if slot == 445 { denied } else { 0 });
         port.fill(&mut offload);
     }
     assert!(ports_of(&offload).contains(&445), "{:?}", ports_of(&offload));
@@ -271,9 +289,9 @@ fn a_full_nic_holds_what_is_hit_most_and_says_so() {
     // Little more is no reason to move.
     let rule = offload.installed().next().unwrap().0.clone();
     offload.api().drops(&rule, 1_000);
-    offload.look(&|slot| if slot == 139 { 1_050 } else { 0 });
+    look(&mut offload, &|slot| if slot == 139 { 1_050 } else { 0 });
     offload.api().drops(&rule, 1_000);
-    offload.look(&|slot| if slot == 139 { 2_150 } else { 0 });
+    look(&mut offload, &|slot| if slot == 139 { 2_150 } else { 0 });
     port.fill(&mut offload);
     assert_eq!(offload.report(0).moves.replaced, 1);
 }
@@ -300,11 +318,11 @@ fn hits_are_those_of_the_nic_and_of_the_switch() {
     port.publish(&mut offload);
     let rule = offload.installed().next().unwrap().0.clone();
     offload.api().drops(&rule, 7);
-    offload.look(&|_| 0);
+    look(&mut offload, &|_| 0);
     assert_eq!(offload.count(25).packets, 7);
     // The counter begins anew.
     offload.api().rules.values_mut().for_each(|(_, count)| *count = 3);
-    offload.look(&|_| 0);
+    look(&mut offload, &|_| 0);
     assert_eq!(offload.count(25).packets, 10);
     // What it counted until it was removed is kept.
     offload.api().drops(&rule, 5);
@@ -322,7 +340,7 @@ fn a_nic_that_stops_counting_is_not_said_to_count() {
         |offload: &Offload<FakeNic>| offload.rows(0).iter().find(|r| r.slot == 25).unwrap().is_counted;
     assert!(counted(&offload));
     offload.api().is_mute = true;
-    offload.look(&|_| 0);
+    look(&mut offload, &|_| 0);
     assert!(!counted(&offload));
     assert_eq!(offload.installed().count(), 1, "it goes on dropping");
 }
@@ -334,7 +352,7 @@ fn a_port_that_resets_is_asked_again_and_gets_its_rules_back() {
     port.publish(&mut offload);
     offload.api().reset();
     offload.api().takes.count = false;
-    offload.look(&|_| 0);
+    look(&mut offload, &|_| 0);
     assert_eq!(
         offload.installed().count(),
         0,
@@ -351,7 +369,7 @@ fn rules_that_are_lost_without_a_word_are_missed() {
     let mut port = Port::new(&[25, 445]);
     port.publish(&mut offload);
     offload.api().rules.clear();
-    offload.look(&|_| 0);
+    look(&mut offload, &|_| 0);
     port.fill(&mut offload);
     assert_eq!(offload.api().rules.len(), 2);
 }
@@ -382,6 +400,130 @@ fn a_rule_that_cannot_be_removed_is_flushed_or_named() {
 }
 
 #[test]
+fn canaries_match_no_packet_of_a_port_that_forwards() {
+    let mut takes = Level::DropAndCount.capabilities();
+    takes.hosts = false;
+    let mut nic = FakeNic::new(takes, 100);
+    nic.counts_all_or_nothing = true;
+    let mut offload = made(nic);
+    let mut port = Port::new(&[25]);
+    port.publish(&mut offload);
+    offload.api().created.clear();
+    offload.api().reset();
+    look(&mut offload, &|_| 0);
+    let canaries = offload.api().created.clone();
+    assert!(canaries.iter().all(|rule| !rule.dst.is_any()), "{canaries:?}");
+    // Nor does a canary for counting match every packet before that.
+    let mut nic = FakeNic::new(Level::DropAndCount.capabilities(), 100);
+    nic.counts_all_or_nothing = true;
+    let mut offload = made(nic);
+    let created = &offload.api().created;
+    assert!(
+        created.iter().all(|rule| rule.has_ports() || !rule.dst.is_any()),
+        "{created:?}"
+    );
+}
+
+#[test]
+fn a_canary_that_stays_is_named() {
+    let mut nic = FakeNic::new(Level::Drop.capabilities(), 100);
+    let mut offload = made(nic.clone());
+    nic = offload.api().clone();
+    nic.keeps_rules = true;
+    *offload.api() = nic;
+    offload.api().reset();
+    offload.api().keeps_all_after = Some(1);
+    look(&mut offload, &|_| 0);
+    let fault = offload.report(0).fault;
+    assert!(fault.contains("canary"), "{fault}");
+}
+
+#[test]
+fn a_nic_that_cannot_be_read_keeps_its_rules() {
+    let mut offload = offload(Level::DropAndCount.capabilities(), 100);
+    let mut port = Port::new(&[25, 445, 139]);
+    port.publish(&mut offload);
+    offload.api().is_unread = true;
+    for _ in 0..20 {
+        look(&mut offload, &|_| 0);
+        port.fill(&mut offload);
+    }
+    let report = offload.report(0);
+    assert_eq!(
+        (report.installed, report.moves.created, report.moves.resets),
+        (3, 6, 0),
+        "{report:#?}"
+    );
+    assert!(
+        offload
+            .rows(0)
+            .iter()
+            .filter(|row| row.rules > 0)
+            .all(|row| !row.is_counted)
+    );
+}
+
+#[test]
+fn a_port_that_is_busy_gets_its_rules_later() {
+    let mut offload = offload(Level::Drop.capabilities(), 100);
+    let mut port = Port::new(&[25, 445]);
+    offload.api().is_busy = true;
+    port.publish(&mut offload);
+    assert_eq!(offload.installed().count(), 0);
+    let rows = offload.rows(0);
+    assert!(
+        rows.iter()
+            .all(|row| !row.why.iter().any(|why| why.contains("no room"))),
+        "{rows:#?}"
+    );
+    offload.api().is_busy = false;
+    look(&mut offload, &|_| 0);
+    port.fill(&mut offload);
+    assert_eq!(offload.installed().count(), 2);
+}
+
+#[test]
+fn a_nic_that_is_not_ready_is_asked_again() {
+    let mut nic = FakeNic::new(Level::Drop.capabilities(), 100);
+    nic.is_busy = true;
+    let mut offload = made(nic);
+    assert!(!offload.is_on() && offload.may_be_on());
+    let mut port = Port::new(&[25]);
+    port.publish(&mut offload);
+    for _ in 0..10 {
+        look(&mut offload, &|_| 0);
+    }
+    offload.api().is_busy = false;
+    for _ in 0..20 {
+        look(&mut offload, &|_| 0);
+        port.fill(&mut offload);
+    }
+    assert_eq!(offload.installed().count(), 1);
+    // One that takes no rules at all is not.
+    assert!(!made(FakeNic::new(Capabilities::default(), 100)).may_be_on());
+}
+
+#[test]
+fn a_replacement_that_the_nic_refuses_is_undone() {
+    let mut offload = offload(Level::DropAndCount.capabilities(), 2);
+    let mut port = Port::new(&[25, 445, 139]);
+    port.publish(&mut offload);
+    let before = ports_of(&offload);
+    // Rules for the third port take more room than there is.
+    offload.api().refuses = Some(445);
+    let mut denied = 0;
+    for _ in 0..30 {
+        denied += 1_000;
+        look(&mut offload, &|slot| if slot == 445 { denied } else { 0 });
+        port.fill(&mut offload);
+    }
+    assert_eq!(
+        (ports_of(&offload), offload.report(0).moves.replaced),
+        (before, 0)
+    );
+}
+
+#[test]
 fn changes_and_faults_by_chance() {
     let mut created = 0;
     for seed in 0..400 {
@@ -409,7 +551,7 @@ fn changes_and_faults_by_chance() {
             }
             if dice.one_in(3) {
                 let denied = dice.below(10_000);
-                offload.look(&|slot| denied * u64::from(slot % 7));
+                look(&mut offload, &|slot| denied * u64::from(slot % 7));
             }
             port.publish(&mut offload);
         }
@@ -419,7 +561,7 @@ fn changes_and_faults_by_chance() {
         (nic.keeps_all, nic.keeps_rules, nic.fails_after, nic.room) = (false, false, None, 100);
         nic.reset();
         for _ in 0..3 {
-            offload.look(&|_| 0);
+            look(&mut offload, &|_| 0);
             port.fill(&mut offload);
         }
         let wanted = offload.report(0).wanted;
@@ -440,15 +582,17 @@ fn the_nics_of_a_switch() {
         "net_other".to_owned(),
         FakeNic::new(Level::Drop.capabilities(), 100),
         Settings::default(),
+        Arc::default(),
     );
-    let nics = Nics::new([(0, on), (3, off)]);
+    let nics = Nics::new([(0, on), (3, off)], Arc::default());
     assert_eq!(nics.ports(), &BTreeSet::from([0]));
     let port = Port::new(&[25]);
-    nics.before(0, senders(&port.tables));
-    nics.fill();
+    let stop = AtomicBool::new(false);
+    assert_eq!(nics.before(vec![(0, senders(&port.tables))]), [""; 0]);
+    nics.fill(&stop);
     assert_eq!(nics.report().0[0].installed, 0, "not before the tables");
     nics.after(&BTreeSet::from([0]));
-    nics.fill();
+    nics.fill(&stop);
     let (ports, rows) = nics.report();
     assert_eq!((ports[0].installed, rows.len()), (1, 2));
     assert!(ports[1].off.contains("[offload.parsers.net_other]"), "{ports:#?}");

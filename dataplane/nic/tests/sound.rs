@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use portcullis_fastpath::{Action, Cond, DropReason, Fields, Key, Lead, NO_SLOT, Row, Table, Tables, Tally};
 use portcullis_nic::{
-    Bounds, Capabilities, Encapsulation, Family, Follows, Kind, LaterFragments, Level, Lowered, ParserFacts,
-    Policy, PortMatching, Senders, Tags, Why, is_still_denied, lower,
+    Bounds, Capabilities, Encapsulation, Family, Follows, Kind, LaterFragments, Level, Lowered, Memo,
+    ParserFacts, Policy, PortMatching, Senders, Tags, Why, is_still_denied, lower,
 };
 
 use crate::drawn::{self, Dice};
@@ -257,7 +257,7 @@ fn a_rule_matches_only_what_the_switch_drops() {
         for (rule, slots) in &lowered.rules {
             assert_eq!(capabilities.lack(rule), None, "seed {seed}: {rule}");
             assert_eq!(
-                is_still_denied(rule, &senders, bounds).as_ref(),
+                is_still_denied(rule, &senders, bounds, &mut Memo::default()).as_ref(),
                 Some(slots),
                 "seed {seed}: {rule}"
             );

@@ -1,5 +1,6 @@
 //! Applies changes to pipeline, tables and groups, and publishes them to the workers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,9 @@ struct State {
     saved: Option<Saved>,
 }
 
+/// Ports whose NICs wait for new tables. A publication that fails, or whose caller hangs up, leaves them to the next.
+type Waiting = std::sync::Mutex<BTreeSet<u16>>;
+
 /// A program saved for a commit, and what was written since.
 #[derive(Debug)]
 struct Saved {
@@ -45,7 +49,7 @@ pub struct Engine {
     state: Mutex<State>,
     hub: Arc<Hub>,
     sums: Sums,
-    nics: Option<(Arc<dyn Offloads>, Wake)>,
+    nics: Option<(Arc<dyn Offloads>, Wake, Waiting)>,
     begun: Instant,
 }
 
@@ -85,14 +89,14 @@ impl Engine {
     #[must_use]
     pub fn with_nics(self, nics: Arc<dyn Offloads>, wake: Wake) -> Engine {
         Engine {
-            nics: Some((nics, wake)),
+            nics: Some((nics, wake, Waiting::default())),
             ..self
         }
     }
 
     /// What NICs hold, if there are some that could.
     pub fn nics(&self) -> Option<&Arc<dyn Offloads>> {
-        self.nics.as_ref().map(|(nics, _)| nics)
+        self.nics.as_ref().map(|(nics, ..)| nics)
     }
 
     fn now(&self) -> Moment {
@@ -159,14 +163,16 @@ impl Engine {
 
     /// A NIC drops nothing that the new tables allow: rules that would go first, and others come when every worker has the tables.
     async fn publish(&self, store: &mut Store) -> Result<(), Refusal> {
-        let Some((nics, wake)) = &self.nics else {
+        let Some((nics, wake, waiting)) = &self.nics else {
             return self.publish_tables(store).await;
         };
         let changed = store.changed_senders(nics.ports());
-        for (port, senders) in store.senders(&changed) {
-            nics.before(port, senders);
+        lock(waiting).extend(&changed);
+        for fault in nics.before(store.senders(&changed)) {
+            tracing::error!(fault, "a NIC may drop what is allowed");
         }
         self.publish_tables(store).await?;
+        let changed = std::mem::take(&mut *lock(waiting));
         nics.after(&changed);
         if !changed.is_empty() {
             wake.now();
@@ -336,6 +342,10 @@ impl Engine {
             None => no_program(),
         }
     }
+}
+
+fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, BTreeSet<u16>> {
+    waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn no_program<T>() -> Result<T, Refusal> {

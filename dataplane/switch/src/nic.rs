@@ -11,7 +11,8 @@ use portcullis_dpdk::flow::{
     Resets, Tcp,
 };
 use portcullis_nic::{
-    Address, Family, FlowApi, FlowCount, Nics, Offload, Offloads, PortMatch, Refusal, Rule, Settings,
+    Address, Counts, Family, FlowApi, FlowCount, Nics, Offload, Offloads, PortMatch, Refusal, Rule, Settings,
+    Until,
 };
 use portcullis_policy::text::with_causes;
 
@@ -62,11 +63,15 @@ impl FlowApi for PortFlows {
 }
 
 fn refusal(error: FlowError) -> Refusal {
-    let is_for_now = error.kind == FlowErrorKind::State
-        || [libc::ENOSPC, libc::ENOMEM, libc::EBUSY, libc::EAGAIN].contains(&error.errno.number().abs());
+    let until = match error.errno.number().abs() {
+        libc::ENOSPC | libc::ENOMEM => Until::ThereIsRoom,
+        libc::EBUSY | libc::EAGAIN => Until::Later,
+        _ if error.kind == FlowErrorKind::State => Until::Later,
+        _ => Until::Always,
+    };
     Refusal {
         why: with_causes(&error),
-        is_for_now,
+        until,
     }
 }
 
@@ -137,7 +142,7 @@ pub fn open(config: &OffloadConfig, ports: &[LivePort]) -> Option<Arc<dyn Offloa
     if !config.on {
         return None;
     }
-    let mut found = Vec::new();
+    let (mut found, counts) = (Vec::new(), Arc::new(Counts::default()));
     for live in ports {
         let Live::Device(port) = &live.device else {
             continue;
@@ -153,7 +158,7 @@ pub fn open(config: &OffloadConfig, ports: &[LivePort]) -> Option<Arc<dyn Offloa
             resets: flows.resets(),
             flows,
         };
-        let offload = Offload::new(driver, api, settings);
+        let offload = Offload::new(driver, api, settings, Arc::clone(&counts));
         let report = offload.report(live.number);
         tracing::info!(
             port = live.text,
@@ -163,7 +168,7 @@ pub fn open(config: &OffloadConfig, ports: &[LivePort]) -> Option<Arc<dyn Offloa
         );
         found.push((live.number, offload));
     }
-    Some(Arc::new(Nics::new(found)))
+    Some(Arc::new(Nics::new(found, counts)))
 }
 
 /// The thread that puts rules on NICs. Dropping it ends the thread; the rules stay.
@@ -204,6 +209,11 @@ impl Keeper {
         })
     }
 
+    /// Whether the thread has exited, which it does not by itself.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// A handle by which others wake the thread.
     pub fn wake(&self) -> Wake {
         Wake(self.wake.clone())
@@ -228,9 +238,9 @@ fn keep(nics: &dyn Offloads, sums: &Sums, woken: &Receiver<()>, stop: &AtomicBoo
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if Instant::now() >= next {
-            nics.look(&|slot| sums.row_of_workers(slot).packets);
+            nics.look(&|slot| sums.row_of_workers(slot).packets, stop);
             next = Instant::now() + LOOK;
         }
-        nics.fill();
+        nics.fill(stop);
     }
 }

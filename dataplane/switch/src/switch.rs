@@ -258,9 +258,10 @@ impl Switch {
         self.eal.version()
     }
 
-    /// Whether a worker has exited, which none does by itself.
+    /// Whether a worker, or the thread that puts rules on NICs, has exited, which none does by itself.
     pub fn has_lost_a_worker(&self) -> bool {
         self.workers.iter().any(dpdk::Worker::is_finished)
+            || self.keeper.as_ref().is_some_and(Keeper::has_ended)
     }
 
     /// Stops the workers. Returns those that panicked.
