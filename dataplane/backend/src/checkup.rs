@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cost {
-    /// Packets may pass that the policy denies.
+    /// Packets may pass that the policy denies, or be dropped that it allows.
     Safety,
     /// Packets take longer than they need to.
     Speed,

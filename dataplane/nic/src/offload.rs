@@ -19,7 +19,7 @@ use crate::rule::Rule;
 /// What rules dropped in the place of a row of the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// Packets.
+    /// Packets that the NIC dropped and counted.
     pub packets: u64,
     /// Bytes, as the NIC counts them; 0 where it does not.
     pub bytes: u64,
@@ -69,7 +69,7 @@ struct Installed<H> {
     last: FlowCount,
 }
 
-/// What [`Offload::step`] did.
+/// Whether [`Offload::step`] is worth calling again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// There may be more to do.
@@ -128,7 +128,7 @@ pub(crate) struct Refused {
 /// How often rules came and went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Moves {
-    /// Rules created.
+    /// Rules that the NIC took, those that came again included.
     pub created: u64,
     /// Rules destroyed, because the policy changed or for a rule with more hits.
     pub destroyed: u64,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portcullis_backend::{Carried, EnforcingRow, Nic, NicMoves, Numbers, Offload, RuleOffload, Unit};
+use portcullis_backend::{
+    Carried, Check, Cost, EnforcingRow, Nic, NicMoves, Numbers, Offload, RuleOffload, Unit,
+};
 use portcullis_proto::p4::v1;
 use portcullis_proto::switch::{self, ListOffloadResponse, OffloadedRow};
 use prost::Message;
@@ -133,6 +135,39 @@ pub(crate) fn of_rows(
     of_keys.map(step).collect()
 }
 
+/// What NICs cost policy traffic.
+pub(crate) fn checks(said: &ListOffloadResponse) -> Vec<Check> {
+    const NAME: &str = "rules on NICs";
+    let check = |nic: &switch::Nic| {
+        let head = format!("port {} ({})", nic.port, nic.driver);
+        let held = format!("{} of {} rules", nic.installed, nic.wanted);
+        if !nic.fault.is_empty() {
+            let remedy = "restart the switch; if that does not help, `when = \"off\"` in [offload]";
+            return Check::costs(NAME, Cost::Safety, format!("{head}: {}", nic.fault), remedy);
+        }
+        match (nic.off.is_empty(), nic.is_full) {
+            (true, false) => Check::fine(NAME, format!("{head}: {held}")),
+            (true, true) => Check::costs(
+                NAME,
+                Cost::Speed,
+                format!("{head}: has room for {held}, and the switch drops the rest"),
+                "raise `rules` in [offload] if it is set; else the NIC takes no more",
+            ),
+            // What a driver cannot do, no setting changes.
+            (false, _) if nic.takes.starts_with("no rule") => {
+                Check::fine(NAME, format!("{head}: {}", nic.off))
+            }
+            (false, _) => Check::costs(
+                NAME,
+                Cost::Speed,
+                format!("{head}: nothing is offloaded"),
+                format!("state what its parser does in [offload.parsers.{}]", nic.driver),
+            ),
+        }
+    };
+    said.nics.iter().map(check).collect()
+}
+
 /// The row that the switch speaks of. Whose it is says what is known of hits.
 fn key_of(device: &Device, row: &OffloadedRow) -> Option<RowKey> {
     let entry = v1::TableEntry::decode(row.entry.as_slice()).ok()?;
@@ -159,5 +194,95 @@ fn nic(nic: switch::Nic) -> Nic {
             replaced: nic.replaced,
             resets: nic.resets,
         },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod tests {
+    use portcullis_backend::Outcome;
+
+    use super::*;
+
+    fn nic(port: u32) -> switch::Nic {
+        switch::Nic {
+            port,
+            driver: "net_tap".to_string(),
+            takes: "drop, IPv4".to_string(),
+            installed: 2,
+            wanted: 2,
+            ..switch::Nic::default()
+        }
+    }
+
+    #[test]
+    fn checks_say_what_a_nic_costs() {
+        let said = ListOffloadResponse {
+            nics: vec![
+                nic(1),
+                switch::Nic {
+                    is_full: true,
+                    wanted: 9,
+                    ..nic(2)
+                },
+                switch::Nic {
+                    off: "nothing is stated".to_string(),
+                    ..nic(3)
+                },
+                switch::Nic {
+                    off: "it takes no rule".to_string(),
+                    takes: "no rule that drops".to_string(),
+                    ..nic(4)
+                },
+                switch::Nic {
+                    fault: "rules cannot be removed".to_string(),
+                    ..nic(5)
+                },
+            ],
+            rows: Vec::new(),
+        };
+        let costs = |check: &Check| match &check.outcome {
+            Outcome::Costs { cost, .. } => Some(*cost),
+            _ => None,
+        };
+        let costs: Vec<Option<Cost>> = checks(&said).iter().map(costs).collect();
+        assert_eq!(
+            costs,
+            [
+                None,
+                Some(Cost::Speed),
+                Some(Cost::Speed),
+                None,
+                Some(Cost::Safety)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rule_counts_once_for_each_port() {
+        let row = |port, rules, installed, why: &[&str]| OffloadedRow {
+            port,
+            entry: Vec::new(),
+            rules,
+            installed,
+            why: why.iter().map(ToString::to_string).collect(),
+            is_counted: port != 3,
+            packets: 5,
+        };
+        let mut sum = Sum::default();
+        // Two rows of one rule at port 1; a part of it at port 2; nothing at port 3.
+        for row in [
+            row(1, 1, 1, &[]),
+            row(1, 2, 2, &[]),
+            row(2, 1, 1, &[]),
+            row(2, 2, 1, &["no room"]),
+            row(3, 1, 0, &["no room"]),
+        ] {
+            sum.add(&row);
+        }
+        assert_eq!(sum.at[&1], (true, false));
+        assert_eq!(sum.at[&2], (true, true));
+        assert_eq!(sum.at[&3], (false, true));
+        assert!(sum.is_uncounted && sum.in_hardware == 25 && sum.why.len() == 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use portcullis_backend::delta::Key;
-use portcullis_backend::{Answer, EnforcingRow, Hit, Offload, Plan, QueryError, Trace};
+use portcullis_backend::{Answer, Check, EnforcingRow, Hit, Offload, Plan, QueryError, Trace};
 use portcullis_compiler::Intent;
 use portcullis_compiler::model::Role;
 use portcullis_policy::Direction;
@@ -209,6 +209,24 @@ impl Driver {
                     Err(QueryError::NotReady { target, state })
                 }
             }));
+            Done::Answered
+        });
+    }
+
+    /// What the NICs of an embedded switch cost. Other switches have no settings that the agent could look at.
+    pub(super) fn look_at_nics(&mut self, answer: Answer<Vec<Check>>) {
+        let Some(mut client) = self.client.clone() else {
+            return drop(answer.send(Ok(Vec::new())));
+        };
+        self.job(async move {
+            let checks = match client.offload().await {
+                Ok(said) => offload::checks(&said.unwrap_or_default()),
+                Err(error) => {
+                    let why = portcullis_policy::text::with_causes(&error);
+                    vec![Check::unknown("rules on NICs", why)]
+                }
+            };
+            drop(answer.send(Ok(checks)));
             Done::Answered
         });
     }

@@ -14,8 +14,8 @@ use portcullis_backend::machine::Observed;
 use portcullis_backend::ports;
 use portcullis_backend::timers::Attempts;
 use portcullis_backend::{
-    Answer, EnforcingRow, Hit, Lists, Offload, Plan, QueryError, Report, TargetDriver, TargetState, Time,
-    Trace, end_unlocks,
+    Answer, Check, EnforcingRow, Hit, Lists, Offload, Plan, QueryError, Report, TargetDriver, TargetState,
+    Time, Trace, end_unlocks,
 };
 use portcullis_compiler::Intent;
 use portcullis_compiler::compilation::Demand;
@@ -517,6 +517,10 @@ impl TargetDriver for Driver {
 
     fn hits(&mut self, answer: Answer<Vec<Hit>>) {
         self.ask_for_hits(answer);
+    }
+
+    fn checkup(&mut self, answer: Answer<Vec<Check>>) {
+        self.look_at_nics(answer);
     }
 
     fn offload(&mut self, answer: Answer<Offload>) {

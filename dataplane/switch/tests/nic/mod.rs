@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use portcullis_testbed::{KERNEL_DATAPATH, need_root};
 
-use crate::device::{self, PortMatching, Which, corpus_over};
+use crate::device::{self, PortMatching, Which, corpus_over, offloading};
 
 const OFFLOADING: Which = Which::Offloading(env!("CARGO_BIN_EXE_portcullis-switch"));
 const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/guest");
@@ -99,17 +99,17 @@ fn a_thousand_changes_under_traffic() {
 #[test]
 #[ignore = "runs in a guest: in_a_guest"]
 fn a_full_table_spills() {
-    device::a_full_table_spills(OFFLOADING);
+    offloading::a_full_table_spills(OFFLOADING);
 }
 
 #[test]
 #[ignore = "runs in a guest: in_a_guest"]
 fn what_a_classifier_opens() {
-    device::what_a_classifier_opens(OFFLOADING);
+    offloading::what_a_classifier_opens(OFFLOADING);
 }
 
 #[test]
 #[ignore = "runs in a guest: in_a_guest"]
 fn rules_follow_the_policy() {
-    device::rules_follow_the_policy(OFFLOADING);
+    offloading::rules_follow_the_policy(OFFLOADING);
 }
