@@ -12,7 +12,7 @@ use crate::capabilities::Level;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaterFragments {
-    /// Nothing.
+    /// It matches none of them.
     Never,
     /// Fragments have ports 0.
     ZeroPorts,
@@ -40,7 +40,7 @@ pub enum Tags {
     NotMatched,
     /// Frames of any VLAN.
     Matched,
-    /// Either.
+    /// It may match tagged frames, or not.
     #[default]
     Unknown,
 }
