@@ -49,9 +49,9 @@ pub enum Tags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encapsulation {
-    /// Never.
+    /// It never looks there.
     Closed,
-    /// Behind some.
+    /// It looks behind some of these.
     Opened,
     /// Perhaps.
     #[default]
