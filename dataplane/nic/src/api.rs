@@ -7,9 +7,9 @@ use crate::rule::Rule;
 /// Packets and bytes that a rule has dropped since it was created. A NIC may lack either, and may lose what it counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FlowCount {
-    /// Packets.
+    /// Packets that it dropped.
     pub packets: Option<u64>,
-    /// Bytes.
+    /// Bytes of these packets.
     pub bytes: Option<u64>,
 }
 

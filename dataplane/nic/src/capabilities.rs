@@ -5,7 +5,7 @@ use crate::rule::{Address, Family, PortMatch, Rule};
 /// How a field of ports can be matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortMatching {
-    /// One port.
+    /// One port and no other.
     pub exact: bool,
     /// The upper bits of a port.
     pub masked: bool,
@@ -15,14 +15,13 @@ pub struct PortMatching {
 
 /// What rules a port's NIC takes, as its answers to canary rules have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "the names are those of the headers and fields")]
 pub struct Capabilities {
     /// Rules can drop. Without it nothing is offloaded.
     pub drop: bool,
     /// Rules that drop can count.
     pub count: bool,
-    /// IPv4 packets.
     pub ipv4: bool,
-    /// IPv6 packets.
     pub ipv6: bool,
     /// TCP over each of them.
     pub tcp: bool,
@@ -30,13 +29,11 @@ pub struct Capabilities {
     pub udp: bool,
     /// SCTP over each of them.
     pub sctp: bool,
-    /// Source ports.
     pub src_port: PortMatching,
-    /// Destination ports.
     pub dst_port: PortMatching,
     /// Whole source and destination addresses.
     pub hosts: bool,
-    /// Prefixes of them.
+    /// Prefixes of source and destination addresses.
     pub prefixes: bool,
 }
 
@@ -52,7 +49,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// All levels.
+    /// Every level, from the one that can do most.
     pub const ALL: [Level; 3] = [Level::DropAndCount, Level::Drop, Level::QueueOnly];
 
     /// Its name in `drivers.toml`.

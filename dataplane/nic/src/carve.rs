@@ -8,19 +8,15 @@ use crate::condition::{Condition, Meeting, Ports, Remotes, Unreadable};
 use crate::rule::{Address, Family, PortMatch, Rule};
 
 /// A set of IP packets, by the fields that the switch reads.
+#[allow(missing_docs, reason = "the names are those of the headers' fields")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Headers {
-    /// IP version.
     pub family: Family,
-    /// Protocol, or any.
+    /// As in the last header of IP; absent: any.
     pub protocol: Option<u8>,
-    /// Source address.
     pub src: Address,
-    /// Destination address.
     pub dst: Address,
-    /// Source ports.
     pub src_ports: Ports,
-    /// Destination ports.
     pub dst_ports: Ports,
     /// Fragments behind the first one alone, none of them, or both.
     pub later: Option<bool>,
@@ -79,7 +75,7 @@ pub struct Judge {
 /// Packets that are all denied, and the counters of the rows that deny them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// The packets.
+    /// What is left of the packets that were asked about.
     pub headers: Headers,
     /// Counters of the rows; [`portcullis_fastpath::NO_SLOT`] where no row matches.
     pub slots: BTreeSet<u32>,

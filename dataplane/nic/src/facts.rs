@@ -53,7 +53,7 @@ pub enum Encapsulation {
     Closed,
     /// It looks behind some of these.
     Opened,
-    /// Perhaps.
+    /// It may look behind some, or not.
     #[default]
     Unknown,
 }
@@ -64,12 +64,12 @@ pub enum Encapsulation {
 pub struct ParserFacts {
     /// Fragments behind the first one.
     pub later_fragments: LaterFragments,
-    /// Options of IPv4.
+    /// What it does with ports behind options of IPv4.
     pub ip_options: Follows,
     /// Extension headers of IPv6: hop-by-hop, routing, destination options, fragment and AH. What is behind any other header, or behind
     /// AH in IPv4, is never found if this is `followed`.
     pub extension_headers: Follows,
-    /// VLAN tags.
+    /// Whether rules, which name no VLAN, match tagged frames.
     pub tags: Tags,
     /// IP behind other headers.
     pub encapsulation: Encapsulation,
@@ -90,7 +90,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds.
+    /// Every kind, in the order of docs.
     pub const ALL: [Kind; 4] = [
         Kind::LaterFragments,
         Kind::IpOptions,

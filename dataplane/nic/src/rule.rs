@@ -12,7 +12,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both versions, in the order in which rules are made.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// EtherType of its packets.
@@ -66,36 +66,34 @@ impl Address {
 /// How a rule matches a port of TCP, UDP or SCTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortMatch {
-    /// Any port.
+    /// Every port, and packets without ports.
     Any,
-    /// This one.
+    /// This port and no other.
     Exact(u16),
     /// Ports that agree with `value` where `mask` has ones, which are the upper bits.
     Masked {
         /// No bits outside the mask.
         value: u16,
-        /// Bits that count.
+        /// Ones where bits count.
         mask: u16,
     },
     /// From one port to another, both included.
     Range {
-        /// The lowest.
+        /// The lowest of them.
         low: u16,
-        /// The highest.
+        /// The highest of them.
         high: u16,
     },
 }
 
 /// Frames that a NIC is to drop, whoever sent them to its port.
+#[allow(missing_docs, reason = "the names are those of the headers' fields")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
-    /// IP version.
     pub family: Family,
     /// Protocol of the packet: 6 (TCP), 17 (UDP), 132 (SCTP), or any.
     pub protocol: Option<u8>,
-    /// Source address.
     pub src: Address,
-    /// Destination address.
     pub dst: Address,
     /// Source port; [`PortMatch::Any`] without a protocol.
     pub src_port: PortMatch,

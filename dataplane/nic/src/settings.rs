@@ -14,7 +14,7 @@ pub enum When {
     /// On those that take them, and of whose parser enough is stated.
     #[default]
     Auto,
-    /// Never.
+    /// On none, whatever they take.
     Off,
 }
 

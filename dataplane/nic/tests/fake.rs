@@ -17,7 +17,7 @@ pub struct FakeNic {
     pub fails_after: Option<u32>,
     /// It says yes to every question.
     pub validate_lies: bool,
-    /// It removes nothing.
+    /// It removes no single rule, and says so.
     pub keeps_rules: bool,
     /// It does not flush either.
     pub keeps_all: bool,
