@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portcullis_backend::{Gap, Place, TargetHandle, TargetStatus};
+use portcullis_backend::{Carried, Gap, Place, TargetHandle, TargetStatus};
 use portcullis_compiler::{Class, ClassId, EndpointIntent, Intent};
 use portcullis_policy::{Decider, Direction};
 use portcullis_proto::v1;
@@ -41,8 +41,64 @@ impl Extent {
     }
 }
 
-/// A rule at one target of a path, with the reason where it is not whole.
-type At = (Extent, String);
+/// A rule at one target of a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct At {
+    extent: Extent,
+    /// Why it is not whole.
+    why: String,
+    nic: Option<OnNic>,
+}
+
+/// How much of a rule the NICs of an embedded switch hold, beside the switch itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum OnNic {
+    /// All of it, at each port of its class.
+    Whole,
+    /// A part of it, or at some ports.
+    Part,
+    /// They hold nothing of it at any port.
+    None,
+}
+
+impl OnNic {
+    fn new(ports: Carried) -> Self {
+        match (ports.hardware, ports.partly) {
+            (hardware, _) if hardware == ports.total() => OnNic::Whole,
+            (0, 0) => OnNic::None,
+            _ => OnNic::Part,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            OnNic::Whole => "hardware",
+            OnNic::Part => "partly",
+            OnNic::None => "software",
+        }
+    }
+}
+
+/// Rules that NICs could hold, by direction, class and name.
+pub(super) type NicRules = HashMap<(Direction, u32, String), OnNic>;
+
+/// What the NICs of each embedded switch hold. A target that does not answer has none.
+pub(super) async fn on_nics(targets: &[TargetHandle]) -> HashMap<String, NicRules> {
+    let mut found = HashMap::new();
+    // A bridge of Open vSwitch has cached flows, which say nothing of where a rule is.
+    for target in targets.iter().filter(|target| target.kind() == "p4runtime") {
+        let Ok(offload) = target.offload().await else {
+            continue;
+        };
+        let rules = offload.rules.into_iter().filter(|rule| rule.flows.total() > 0);
+        let rules = rules.map(|rule| {
+            let key = (rule.rule.direction, rule.rule.class.unwrap_or(0), rule.rule.rule);
+            (key, OnNic::new(rule.flows))
+        });
+        found.insert(target.name().to_string(), rules.collect());
+    }
+    found
+}
 
 /// A rule on a path, and where it is: endpoints for which these are equal are listed together.
 type Rule = (Direction, String, Vec<At>);
@@ -71,6 +127,8 @@ struct Point<'t> {
     pending: HashMap<String, String>,
     /// What each class lacks here; nothing where the target was never reached.
     gaps: HashMap<ClassId, Option<Vec<Gap>>>,
+    /// What its NICs hold, if it is an embedded switch.
+    nics: Option<&'t NicRules>,
 }
 
 /// The targets that endpoints are on, the outermost first, and for each whether none is nearer.
@@ -80,6 +138,7 @@ type Path = Vec<(usize, bool)>;
 pub(super) fn placement(
     intent: &Intent,
     handles: &[TargetHandle],
+    nics: &HashMap<String, NicRules>,
     asker: Option<&Asker>,
 ) -> v1::GetPlacementResponse {
     let points = handles.iter().map(|handle| {
@@ -90,6 +149,7 @@ pub(super) fn placement(
             pending: pending.collect(),
             status,
             gaps: HashMap::new(),
+            nics: nics.get(handle.name()),
         }
     });
     let mut points: Vec<Point<'_>> = points.collect();
@@ -116,7 +176,9 @@ pub(super) fn placement(
                 let rule = class.policy.origin(by);
                 let at = path.iter().zip(&places).filter_map(|((at, _), place)| {
                     let point = points.get_mut(*at)?;
-                    Some(extent(point, endpoint, class, &rule, place))
+                    let (extent, why) = extent(point, endpoint, class, &rule, place);
+                    let nic = point.nics.and_then(|nics| on_nic(nics, class, &rule));
+                    Some(At { extent, why, nic })
                 });
                 let at = at.collect();
                 let name = asker.map_or_else(|| rule.clone(), |asker| asker.name_of(direction, by));
@@ -170,8 +232,22 @@ fn path(endpoint: &EndpointIntent, points: &[Point<'_>]) -> Path {
     path.into_iter().map(|(at, nearer)| (at, nearer == 0)).collect()
 }
 
-/// How much of a rule a target holds for an endpoint.
-fn extent(point: &mut Point<'_>, endpoint: &EndpointIntent, class: &Class, rule: &str, place: &Place) -> At {
+/// How much of a rule NICs hold. What an overlay leaves open, the class below decides.
+fn on_nic(nics: &NicRules, class: &Class, rule: &str) -> Option<OnNic> {
+    let of = |class: ClassId, direction| nics.get(&(direction, class.0, rule.to_string())).copied();
+    let direction = class.policy.direction;
+    let base = || class.base.as_ref().and_then(|base| of(base.id, direction));
+    of(class.id, direction).or_else(base)
+}
+
+/// How much of a rule a target holds for an endpoint, with the reason where it is not whole.
+fn extent(
+    point: &mut Point<'_>,
+    endpoint: &EndpointIntent,
+    class: &Class,
+    rule: &str,
+    place: &Place,
+) -> (Extent, String) {
     if point.status.left.has(&endpoint.name, class.id, rule) {
         let why = "the table has no room for it beside the reserve: nearer targets enforce it";
         return (Extent::Left, why.to_string());
@@ -203,23 +279,23 @@ fn extent(point: &mut Point<'_>, endpoint: &EndpointIntent, class: &Class, rule:
 /// What a rule's placement is called, from how much of it each target of a path holds.
 fn called(path: &Path, at: &[At], points: &[Point<'_>]) -> &'static str {
     let both = || path.iter().zip(at);
-    let hardware = |extents: &[Extent]| {
-        both().any(|((target, _), (extent, _))| {
+    let hardware = |extents: &[Extent], nic: OnNic| {
+        both().any(|((target, _), at)| {
             let point = points.get(*target);
-            extents.contains(extent) && point.is_some_and(|point| point.handle.is_hardware())
+            let is_hardware = point.is_some_and(|point| point.handle.is_hardware());
+            (extents.contains(&at.extent) && is_hardware) || at.nic == Some(nic)
         })
     };
-    let nearest = |extents: &[Extent]| {
-        both().any(|((_, is_nearest), (extent, _))| *is_nearest && extents.contains(extent))
-    };
+    let nearest =
+        |extents: &[Extent]| both().any(|((_, is_nearest), at)| *is_nearest && extents.contains(&at.extent));
     if path.is_empty() || nearest(&[Extent::None, Extent::Left]) {
         return "refused";
     }
     if nearest(&[Extent::Unknown, Extent::Waiting]) {
         return "unknown";
     }
-    let is_part = nearest(&[Extent::Part]) || hardware(&[Extent::Part]);
-    match (hardware(&[Extent::Whole]), is_part) {
+    let is_part = nearest(&[Extent::Part]) || hardware(&[Extent::Part], OnNic::Part);
+    match (hardware(&[Extent::Whole], OnNic::Whole), is_part) {
         (true, _) => "hardware",
         (false, true) => "partly",
         (false, false) => "software",
@@ -258,10 +334,11 @@ fn path_out(
         at: path
             .iter()
             .zip(at)
-            .map(|((target, _), (extent, why))| v1::RuleAtTarget {
+            .map(|((target, _), at)| v1::RuleAtTarget {
                 target: name(target),
-                extent: extent.text().to_string(),
-                why: why.clone(),
+                extent: at.extent.text().to_string(),
+                why: at.why.clone(),
+                nic: at.nic.map_or("", OnNic::text).to_string(),
             })
             .collect(),
     };
@@ -270,5 +347,24 @@ fn path_out(
         endpoints: names.some.clone(),
         endpoint_count: names.count,
         rules: rules.iter().map(rule).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_on_nics_if_all_its_ports_have_it() {
+        let ports = |hardware, partly, software| Carried {
+            hardware,
+            partly,
+            software,
+            ..Carried::default()
+        };
+        assert_eq!(OnNic::new(ports(3, 0, 0)), OnNic::Whole);
+        assert_eq!(OnNic::new(ports(2, 0, 1)), OnNic::Part);
+        assert_eq!(OnNic::new(ports(0, 1, 0)), OnNic::Part);
+        assert_eq!(OnNic::new(ports(0, 0, 2)), OnNic::None);
     }
 }

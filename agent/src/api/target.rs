@@ -224,9 +224,10 @@ impl TargetService for Api {
             text => Some(Asker::new(&base, convert::name("endpoint", text)?)?),
         };
         let targets = self.targets().clone();
+        let nics = placement::on_nics(targets.handles()).await;
         // It may wait for a check of a change that is under way.
         let placement = tokio::task::spawn_blocking(move || {
-            placement::placement(&base.intent, targets.handles(), asker.as_ref())
+            placement::placement(&base.intent, targets.handles(), &nics, asker.as_ref())
         });
         Ok(Response::new(placement.await.map_err(|_| ApiError::Lost)?))
     }

@@ -79,11 +79,34 @@ pub struct Condition {
     pub src_ports: Option<Ports>,
     /// Destination ports; `None` where they cannot be written as intervals.
     pub dst_ports: Option<Ports>,
+    /// Whether it asks for a field that is not known here.
+    asks_for_more: bool,
     /// What happens to packets that match.
     pub verdict: Verdict,
     /// Where the switch counts packets that match.
     pub slot: u32,
 }
+
+/// The fields that are looked at here, beside those by which a row is one of the class. A row that asks for another is taken to meet some
+/// packets of every set.
+const KNOWN: [Key; 16] = [
+    Key::Class,
+    Key::Overlay,
+    Key::EtherType,
+    Key::Unreadable,
+    Key::Protocol,
+    Key::Later,
+    Key::TcpFlags,
+    Key::RemoteId,
+    Key::SrcIpv4,
+    Key::SrcIpv6,
+    Key::DstIpv4,
+    Key::DstIpv6,
+    Key::SrcPort,
+    Key::DstPort,
+    Key::IcmpType,
+    Key::IcmpCode,
+];
 
 /// Most intervals of ports that a mask is written as.
 const INTERVALS: usize = 64;
@@ -112,6 +135,10 @@ impl Condition {
             dst: [bits(Key::DstIpv4), bits(Key::DstIpv6)],
             src_ports: ports(row.cond(Table::EgressPolicy, Key::SrcPort)),
             dst_ports: ports(row.cond(Table::EgressPolicy, Key::DstPort)),
+            asks_for_more: row.conds.iter().any(|(at, _)| {
+                let key = Table::EgressPolicy.keys().get(usize::from(*at));
+                !key.is_some_and(|key| KNOWN.contains(key))
+            }),
             verdict: match row.action {
                 Action::Allow => Verdict::Allow,
                 _ => Verdict::Deny,
@@ -144,7 +171,12 @@ impl Condition {
             Some(17 | 132) => Meeting::known(self.flags.hold(0)),
             _ => Meeting::unknown(self.flags),
         };
+        let others = match self.asks_for_more {
+            true => Meeting::Partly,
+            false => Meeting::Whole,
+        };
         [
+            others,
             unreadable,
             later,
             icmp,
@@ -167,6 +199,7 @@ impl Condition {
         let others = others.iter().chain(&self.icmp).chain(addresses);
         let is_any = |ports: &Option<Ports>| ports.as_ref().is_some_and(Ports::is_all);
         let is_whole = others.into_iter().all(|bits| bits.is_any())
+            && !self.asks_for_more
             && is_any(&self.src_ports)
             && is_any(&self.dst_ports);
         Some(match (self.verdict.denies(), is_whole) {
@@ -181,6 +214,9 @@ impl Condition {
     pub fn headers(&self, family: Family) -> Result<Headers, NotSaid> {
         if !self.ether_type.hold(family.ether_type().into()) {
             return Err(NotSaid::Family);
+        }
+        if self.asks_for_more {
+            return Err(NotSaid::Other);
         }
         if self.unreadable.mask != 0 && self.unreadable.value != 0 {
             return Err(NotSaid::Unreadable);
@@ -275,6 +311,8 @@ pub enum NotSaid {
     Protocol,
     /// A mask of ports that is no prefix.
     PortMask,
+    /// A field that is not known to this part of the program.
+    Other,
 }
 
 fn ports(cond: Option<Cond>) -> Option<Ports> {

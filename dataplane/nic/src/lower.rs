@@ -75,6 +75,7 @@ impl fmt::Display for Why {
                     "it asks for a protocol other than TCP, UDP and SCTP, or for some bits of one"
                 }
                 NotSaid::PortMask => "it asks for a mask of ports that is no prefix",
+                NotSaid::Other => "it asks for a field that no rule of a NIC has",
             }),
             Why::Lacks(what) => write!(f, "the NIC does not match {what}"),
             Why::TooMany(rules) => write!(

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portcullis_fastpath::{Action, Cond, DropReason, Fields, Key, Lead, NO_SLOT, Row, Table, Tables, Tally};
+use portcullis_fastpath::{
+    Action, Cond, DropReason, EgressRows, Fields, Key, Lead, NO_SLOT, Row, Table, Tables, Tally,
+};
 use portcullis_nic::{
     Bounds, Capabilities, Encapsulation, Family, Follows, Kind, LaterFragments, Level, Lowered, Memo,
     ParserFacts, Policy, PortMatching, Senders, Tags, Why, is_still_denied, lower,
@@ -414,5 +416,64 @@ fn vlans_that_a_nic_does_not_tell_apart_have_to_agree() {
     assert!(
         untagged.rows[&2].why.contains(&Why::Lacks("VLANs")),
         "{untagged:#?}"
+    );
+}
+
+/// Rows that ask for a field which is not known here are neither turned into rules nor passed over.
+#[test]
+fn a_row_with_an_unknown_field_stays_with_the_switch() {
+    let unknown = |priority, action, slot| Row {
+        conds: [(99, Cond::exact(1_u8))].into(),
+        priority,
+        action,
+        slot,
+    };
+    let whole = |value: u16| Cond::Mask {
+        value: value.into(),
+        mask: 0xffff,
+    };
+    let smtp = |priority| {
+        let conds = [
+            (Key::EtherType, whole(0x0800)),
+            (Key::Protocol, Cond::Mask { value: 6, mask: 0xff }),
+            (Key::DstPort, Cond::exact(25_u16)),
+        ];
+        row(Table::EgressPolicy, &conds, priority, Action::Deny, 1)
+    };
+    let unreadable = [(Key::Unreadable, Cond::Mask { value: 1, mask: 1 })];
+    let fixed = row(Table::EgressPolicy, &unreadable, 100, Action::Deny, 0);
+    let all = row(Table::EgressPolicy, &[], 1, Action::Allow, 3);
+    let lowered = |rows: Vec<Row>| {
+        let rows = EgressRows {
+            policy: rows,
+            remotes: Vec::new(),
+        };
+        let senders = Senders(vec![(None, Some(Arc::new(Policy::new(&rows))))]);
+        let accept = Kind::ALL.into_iter().collect();
+        let bounds = Bounds {
+            facts: ParserFacts::default(),
+            accept: &accept,
+        };
+        lower(&senders, &Level::Drop.capabilities(), bounds)
+    };
+    assert_eq!(lowered(vec![fixed.clone(), smtp(10), all.clone()]).rules.len(), 1);
+    let below = lowered(vec![
+        fixed.clone(),
+        unknown(20, Action::Allow, 2),
+        smtp(10),
+        all.clone(),
+    ]);
+    assert!(
+        below.rules.is_empty() && below.rows[&1].why.contains(&Why::AllowedAbove),
+        "{below:#?}"
+    );
+    let denied = lowered(vec![fixed, unknown(20, Action::Deny, 2), all]);
+    assert!(denied.rules.is_empty(), "{denied:#?}");
+    assert!(
+        denied.rows[&2]
+            .why
+            .iter()
+            .any(|why| matches!(why, Why::NotSaid(_))),
+        "{denied:#?}"
     );
 }

@@ -173,7 +173,7 @@ pub fn open(config: &OffloadConfig, ports: &[LivePort]) -> Option<Arc<dyn Offloa
 
 /// The thread that puts rules on NICs. Dropping it ends the thread; the rules stay.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct NicThread {
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     wake: SyncSender<()>,
@@ -191,18 +191,18 @@ impl Wake {
     }
 }
 
-impl Keeper {
+impl NicThread {
     /// Starts the thread.
     ///
     /// # Errors
     /// If the operating system has no thread.
-    pub fn start(nics: Arc<dyn Offloads>, sums: Sums) -> std::io::Result<Keeper> {
+    pub fn start(nics: Arc<dyn Offloads>, sums: Sums) -> std::io::Result<NicThread> {
         let (wake, woken) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let run = move || keep(&*nics, &sums, &woken, &stopped);
         let thread = std::thread::Builder::new().name("nics".to_string()).spawn(run)?;
-        Ok(Keeper {
+        Ok(NicThread {
             thread: Some(thread),
             stop,
             wake,
@@ -220,7 +220,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for NicThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         Wake(self.wake.clone()).now();

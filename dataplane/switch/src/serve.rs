@@ -21,7 +21,7 @@ use tonic::transport::Server;
 use crate::config::{Config, Listen};
 use crate::engine::Engine;
 use crate::report;
-use crate::server::{Beside, Service};
+use crate::server::{Service, SwitchInfo};
 use crate::switch::{Switch, SwitchError};
 
 /// How often it is looked whether workers still run.
@@ -104,7 +104,7 @@ async fn serve(config: &Config, bound: Bound, metrics: Option<TcpListener>) -> R
     let mut server = tokio::spawn(p4runtime(
         bound,
         service,
-        Beside::server(&config.ports, Arc::clone(&switch.engine)),
+        SwitchInfo::server(&config.ports, Arc::clone(&switch.engine)),
         stopped.clone(),
     ));
     let mut ending = tokio::spawn(end_rows(Arc::clone(&switch.engine)));
@@ -179,13 +179,13 @@ async fn end_rows(engine: Arc<Engine>) {
 async fn p4runtime(
     bound: Bound,
     service: Arc<Service>,
-    beside: SwitchServiceServer<Beside>,
+    info: SwitchServiceServer<SwitchInfo>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     let router = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .add_service(service.server())
-        .add_service(beside);
+        .add_service(info);
     let end = async move {
         // The sender goes only with the whole program.
         let _gone = stopped.wait_for(|stop| *stop).await;

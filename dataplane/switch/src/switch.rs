@@ -13,7 +13,7 @@ use crate::counters::{Counters, Sums};
 use crate::distributor::{self, FlowDistributor, Queue, Source};
 use crate::engine::Engine;
 use crate::hub::Hub;
-use crate::nic::{self, Keeper};
+use crate::nic::{self, NicThread};
 use crate::ports::PortSpec;
 use crate::worker::{Out, OutPort, Worker};
 
@@ -66,7 +66,7 @@ pub enum SwitchError {
     Ring(#[from] dpdk::RingError),
     /// The thread that puts rules on NICs.
     #[error("cannot start the thread that puts rules on NICs")]
-    Keeper(#[source] std::io::Error),
+    NicThread(#[source] std::io::Error),
     /// The thread of a worker.
     #[error("cannot start a worker")]
     Worker(#[from] dpdk::WorkerError),
@@ -156,7 +156,7 @@ pub struct Switch {
     /// Packet buffers of all ports.
     pub pool: Mempool,
     /// Goes before the ports, whose rules it keeps.
-    keeper: Option<Keeper>,
+    nic_thread: Option<NicThread>,
     workers: Vec<dpdk::Worker<()>>,
     stop: Arc<AtomicBool>,
     // DPDK goes last.
@@ -236,15 +236,15 @@ impl Switch {
         let nics = nic::open(&config.offload, &ports);
         let sums = Sums::new(counters).with_nics(nics.clone());
         let mut engine = Engine::new(tables, hub, sums.clone());
-        let mut keeper = None;
+        let mut nic_thread = None;
         if let Some(nics) = nics {
-            let started = Keeper::start(Arc::clone(&nics), sums).map_err(SwitchError::Keeper)?;
+            let started = NicThread::start(Arc::clone(&nics), sums).map_err(SwitchError::NicThread)?;
             engine = engine.with_nics(nics, started.wake());
-            keeper = Some(started);
+            nic_thread = Some(started);
         }
         Ok(Switch {
             engine: Arc::new(engine),
-            keeper,
+            nic_thread,
             ports: Arc::new(ports),
             pool,
             workers,
@@ -261,7 +261,7 @@ impl Switch {
     /// Whether a worker, or the thread that puts rules on NICs, has exited, which none does by itself.
     pub fn has_lost_a_worker(&self) -> bool {
         self.workers.iter().any(dpdk::Worker::is_finished)
-            || self.keeper.as_ref().is_some_and(Keeper::has_ended)
+            || self.nic_thread.as_ref().is_some_and(NicThread::has_ended)
     }
 
     /// Stops the workers. Returns those that panicked.
@@ -276,7 +276,7 @@ impl Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        drop(self.keeper.take());
+        drop(self.nic_thread.take());
         for panic in self.stop() {
             tracing::error!(%panic, "a worker had ended before it should");
         }

@@ -80,6 +80,9 @@ pub struct RuleAtTargetView {
     /// Why it is not whole.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
+    /// `hardware`, `partly` or `software`: what NICs of an embedded switch hold of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nic: String,
 }
 
 impl From<v1::GetPlacementResponse> for PlacementView {
@@ -102,6 +105,7 @@ impl From<v1::GetPlacementResponse> for PlacementView {
             target: at.target,
             extent: at.extent,
             why: at.why,
+            nic: at.nic,
         };
         let rule = |r: v1::PlacedRule| PlacedRuleView {
             direction: direction(r.direction),
@@ -121,6 +125,16 @@ impl From<v1::GetPlacementResponse> for PlacementView {
             generation: answer.generation,
             targets: answer.targets.into_iter().map(target).collect(),
             paths: answer.paths.into_iter().map(path).collect(),
+        }
+    }
+}
+
+impl RuleAtTargetView {
+    /// `whole`, or `whole, NIC partly`.
+    fn words(&self) -> String {
+        match self.nic.as_str() {
+            "" => self.extent.clone(),
+            nic => format!("{}, NIC {nic}", self.extent),
         }
     }
 }
@@ -203,7 +217,7 @@ impl PathView {
                 rule.endpoint_count.to_string(),
                 rule.placement.clone(),
             ];
-            let at = rule.at.iter().map(|at| at.extent.clone());
+            let at = rule.at.iter().map(RuleAtTargetView::words);
             grid.row(own.into_iter().chain(at));
         }
         grid.text(width)

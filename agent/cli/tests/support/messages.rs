@@ -428,6 +428,7 @@ pub fn placement() -> GetPlacementResponse {
         target: target.into(),
         extent: extent.into(),
         why: why.into(),
+        nic: String::new(),
     };
     let no_room = "the table has no room for it beside the reserve: nearer targets enforce it";
     let part = "enforced in part: packets with IPv4 options pass, for example tcp to port 25";
@@ -454,12 +455,17 @@ pub fn placement() -> GetPlacementResponse {
         size,
         reserve,
     };
+    let on_nic = RuleAtTarget {
+        nic: "partly".into(),
+        ..at("tor", "whole", "")
+    };
     let rack = PlacementPath {
         targets: vec!["tor".into(), "host".into()],
         endpoints: vec!["web1".into(), "web2".into()],
         endpoint_count: 2,
         rules: vec![
             rule("baseline/smtp", "hardware", at("tor", "whole", "")),
+            rule("baseline/amp", "partly", on_nic),
             rule("profiles/web/a<b&c", "partly", at("tor", "part", part)),
             rule("profiles/web/games", "software", at("tor", "left", no_room)),
             rule("default/egress", "software", at("tor", "left", no_room)),

@@ -1,8 +1,8 @@
 //! The P4Runtime server: what [`Engine`] does, as calls of version 1.6.0; and beside it the list of ports.
 
-mod beside;
 mod calls;
 pub mod roles;
+mod switch_info;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::entry::{Refusal, refuse};
 use roles::{Notice, Roles, StreamId};
 
-pub use beside::Beside;
+pub use switch_info::SwitchInfo;
 
 /// Messages that may wait for a controller which does not read; with more it is disconnected.
 const WAITING: usize = 256;

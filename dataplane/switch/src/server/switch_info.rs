@@ -14,16 +14,16 @@ use crate::ports::PortSpec;
 
 /// What the switch says of itself.
 #[derive(Debug, Clone)]
-pub struct Beside {
+pub struct SwitchInfo {
     /// The ports as they were configured; they do not change while the switch runs.
     ports: Vec<Port>,
     engine: Arc<Engine>,
 }
 
-impl Beside {
+impl SwitchInfo {
     /// The service as tonic takes it.
-    pub fn server(ports: &[PortSpec], engine: Arc<Engine>) -> SwitchServiceServer<Beside> {
-        SwitchServiceServer::new(Beside {
+    pub fn server(ports: &[PortSpec], engine: Arc<Engine>) -> SwitchServiceServer<SwitchInfo> {
+        SwitchServiceServer::new(SwitchInfo {
             ports: ports.iter().map(port).collect(),
             engine,
         })
@@ -73,7 +73,7 @@ fn nic(report: PortReport) -> Nic {
 }
 
 #[tonic::async_trait]
-impl SwitchService for Beside {
+impl SwitchService for SwitchInfo {
     async fn list_ports(&self, _: Request<ListPortsRequest>) -> Result<Response<ListPortsResponse>, Status> {
         Ok(Response::new(ListPortsResponse {
             ports: self.ports.clone(),
