@@ -19,7 +19,6 @@ use crate::row::{Action, Decision, Lead, Row, RowId};
 use crate::table::{Key, Table};
 use pairs::Pairs;
 use policies::Classes;
-use publish::OpenRows;
 pub use senders::EgressRows;
 
 /// Why a row cannot be kept. The keys of a table are what the P4 program says, so a P4Runtime server has refused most of

@@ -1,6 +1,6 @@
 //! What is stated of a NIC's parser, and what a rule may drop beyond the policy because of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -107,13 +107,6 @@ impl Kind {
             Kind::ExtensionHeaders => "extension-headers",
             Kind::Encapsulation => "encapsulation",
         }
-    }
-
-    /// A set of kinds, by name.
-    #[must_use]
-    pub fn names(kinds: &BTreeSet<Kind>) -> String {
-        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-        names.join(", ")
     }
 }
 

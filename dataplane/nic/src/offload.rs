@@ -87,7 +87,7 @@ pub struct Offload<A: FlowApi> {
     api: A,
     pub(crate) settings: Settings,
     pub(crate) probed: Probed,
-    /// Which senders it is about: one more with each change.
+    /// Number of the present senders: each change brings one more.
     epoch: u64,
     senders: Arc<Senders>,
     is_published: bool,
@@ -252,14 +252,14 @@ impl<A: FlowApi> Offload<A> {
         self.is_published = true;
     }
 
-    /// Who sends, and the number of changes until now; `None` while a change is on its way, or if the rules are known already.
+    /// The senders whose rules are not known yet, and their epoch for [`Offload::lowered`]; `None` while a change is on its way.
     #[must_use]
     pub fn to_lower(&self) -> Option<(u64, Arc<Senders>)> {
         let is_known = self.lowered_epoch == self.epoch;
         (self.is_on() && self.is_published && !is_known).then(|| (self.epoch, Arc::clone(&self.senders)))
     }
 
-    /// Takes the rules for the senders after so many changes.
+    /// Takes the rules that were lowered for the senders of an epoch. They are dropped if there are newer senders.
     pub fn lowered(&mut self, epoch: u64, lowered: Arc<Lowered>) {
         if epoch != self.epoch {
             return;
@@ -506,7 +506,8 @@ impl<A: FlowApi> Offload<A> {
         self.refused.clear();
         self.full_at = None;
         if self.stuck.is_none() {
-            self.probed = probe(&mut self.api, Traffic::Flows);
+            let before = std::mem::take(&mut self.probed.without_address);
+            self.probed = probe(&mut self.api, Traffic::Flows(before));
             self.stuck.clone_from(&self.probed.stuck);
         }
         self.ask_again_later();

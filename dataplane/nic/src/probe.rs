@@ -1,5 +1,7 @@
 //! Asks a NIC with canary rules what it takes.
 
+use std::collections::BTreeSet;
+
 use crate::api::{FlowApi, Refusal, Until};
 use crate::capabilities::Capabilities;
 use crate::rule::{Address, Family, PortMatch, Rule};
@@ -13,6 +15,8 @@ pub struct Probed {
     pub refused: Vec<String>,
     /// What it said it would take, and then did not.
     pub untrue: Vec<String>,
+    /// What it takes only in rules without an address, by the name of the canary.
+    pub without_address: BTreeSet<String>,
     /// Whether some refusal was one for now, so that it is worth asking again.
     pub is_for_now: bool,
     /// Why a canary could not be removed: it may drop packets.
@@ -20,12 +24,13 @@ pub struct Probed {
 }
 
 /// Whether the switch forwards already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Traffic {
     /// Not yet: canaries may match any packet for a moment.
     None,
-    /// It does: canaries match packets to documentation addresses alone, which no network carries.
-    Flows,
+    /// It does: canaries match packets to documentation addresses alone, which no network carries. What the NIC took only without an
+    /// address when there was no traffic ([`Probed::without_address`]) is not asked again: the rules themselves will tell.
+    Flows(BTreeSet<String>),
 }
 
 /// TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): no packet on a network has these addresses.
@@ -200,10 +205,12 @@ impl<A: FlowApi> Canary<'_, A> {
             dst: Address::default(),
             ..rule.clone()
         };
-        let may_be_wider = anywhere.has_ports() && self.traffic == Traffic::None;
         match self.try_one(rule, count) {
             Ok(()) => true,
-            Err(_) if may_be_wider && self.try_one(&anywhere, count).is_ok() => true,
+            Err(_) if anywhere.has_ports() && self.takes_anywhere(name, &anywhere, count) => {
+                self.probed.without_address.insert(name.to_owned());
+                true
+            }
             Err(Refused { why, was_promised }) => {
                 let text = format!("{name}: {}", why.why);
                 self.probed.is_for_now |= why.until != Until::Always;
@@ -213,6 +220,14 @@ impl<A: FlowApi> Canary<'_, A> {
                 self.probed.refused.push(text);
                 false
             }
+        }
+    }
+
+    /// Whether the NIC takes a canary without an address, as far as that can be asked.
+    fn takes_anywhere(&mut self, name: &str, anywhere: &Rule, count: bool) -> bool {
+        match &self.traffic {
+            Traffic::None => self.try_one(anywhere, count).is_ok(),
+            Traffic::Flows(before) => before.contains(name),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::api::{FlowApi, Until};
-use crate::facts::Kind;
 use crate::offload::{Moves, Offload};
 
 /// How a port's NIC stands.
@@ -130,10 +129,5 @@ impl<A: FlowApi> Offload<A> {
             }
         };
         self.lowered.rows.iter().map(row).collect()
-    }
-
-    /// Frames that the NIC may drop beyond the policy, because that was accepted.
-    pub fn accepted(&self) -> String {
-        Kind::names(&self.settings.accept)
     }
 }

@@ -86,7 +86,7 @@ pub enum PortMatch {
     },
 }
 
-/// Frames that a NIC is to drop, whoever sent them to its port.
+/// Which of the frames that a port receives its NIC drops.
 #[allow(missing_docs, reason = "the names are those of the headers' fields")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {

@@ -31,8 +31,12 @@ pub struct FakeNic {
     pub keeps_all_after: Option<u32>,
     /// It is not ready for rules.
     pub is_busy: bool,
+    /// It takes no address beside ports.
+    pub ports_or_addresses: bool,
     /// It counts only rules without an address.
     pub counts_all_or_nothing: bool,
+    /// Questions whether it would take a rule.
+    pub asked: u32,
     /// Rules that were created, canaries included.
     pub created: Vec<Rule>,
     pub resets: u64,
@@ -79,6 +83,7 @@ impl FlowApi for FakeNic {
     type Handle = u64;
 
     fn validate(&mut self, rule: &Rule, count: bool) -> Result<(), Refusal> {
+        self.asked += 1;
         if self.validate_lies {
             Ok(())
         } else {
@@ -90,6 +95,9 @@ impl FlowApi for FakeNic {
         self.lack(rule, count)?;
         if self.is_busy {
             return Err(refusal("device or resource busy", Until::Later));
+        }
+        if self.ports_or_addresses && rule.has_ports() && !rule.dst.is_any() {
+            return Err(refusal("an address beside ports", Until::Always));
         }
         if count && self.counts_all_or_nothing && !rule.dst.is_any() {
             return Err(refusal("count with an address", Until::Always));

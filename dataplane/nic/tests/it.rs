@@ -14,5 +14,6 @@ mod faults;
 #[allow(dead_code, reason = "`drawn` reads fields by it")]
 mod oracle;
 mod parser;
+mod probing;
 mod sound;
 mod words;

@@ -443,12 +443,14 @@ fn a_row_with_an_unknown_field_stays_with_the_switch() {
     let unreadable = [(Key::Unreadable, Cond::Mask { value: 1, mask: 1 })];
     let fixed = row(Table::EgressPolicy, &unreadable, 100, Action::Deny, 0);
     let all = row(Table::EgressPolicy, &[], 1, Action::Allow, 3);
-    let lowered = |rows: Vec<Row>| {
+    let policy = |rows: &[Row]| {
         let rows = EgressRows {
-            policy: rows,
+            policy: rows.to_vec(),
             remotes: Vec::new(),
         };
-        let senders = Senders(vec![(None, Some(Arc::new(Policy::new(&rows))))]);
+        Some(Arc::new(Policy::new(&rows)))
+    };
+    let lowered_for = |senders: Senders| {
         let accept = Kind::ALL.into_iter().collect();
         let bounds = Bounds {
             facts: ParserFacts::default(),
@@ -456,6 +458,7 @@ fn a_row_with_an_unknown_field_stays_with_the_switch() {
         };
         lower(&senders, &Level::Drop.capabilities(), bounds)
     };
+    let lowered = |rows: Vec<Row>| lowered_for(Senders(vec![(None, policy(&rows))]));
     assert_eq!(lowered(vec![fixed.clone(), smtp(10), all.clone()]).rules.len(), 1);
     let below = lowered(vec![
         fixed.clone(),
@@ -467,7 +470,7 @@ fn a_row_with_an_unknown_field_stays_with_the_switch() {
         below.rules.is_empty() && below.rows[&1].why.contains(&Why::AllowedAbove),
         "{below:#?}"
     );
-    let denied = lowered(vec![fixed, unknown(20, Action::Deny, 2), all]);
+    let denied = lowered(vec![fixed.clone(), unknown(20, Action::Deny, 2), all.clone()]);
     assert!(denied.rules.is_empty(), "{denied:#?}");
     assert!(
         denied.rows[&2]
@@ -475,5 +478,13 @@ fn a_row_with_an_unknown_field_stays_with_the_switch() {
             .iter()
             .any(|why| matches!(why, Why::NotSaid(_))),
         "{denied:#?}"
+    );
+    // Another VLAN denies some of it, by a field that is not known.
+    let plain = policy(&[fixed.clone(), smtp(10), all.clone()]);
+    let other = policy(&[fixed, unknown(20, Action::Deny, 2), all]);
+    let both = lowered_for(Senders(vec![(None, plain), (Some(1), other)]));
+    assert!(
+        both.rules.is_empty() && both.rows[&1].why.contains(&Why::OtherVlan),
+        "{both:#?}"
     );
 }

@@ -11,8 +11,8 @@ use portcullis_dpdk::flow::{
     Resets, Tcp,
 };
 use portcullis_nic::{
-    Address, Counts, Family, FlowApi, FlowCount, Nics, Offload, Offloads, PortMatch, Refusal, Rule, Settings,
-    Until,
+    Address, Counts, Family, FlowApi, FlowCount, Level, Nics, Offload, Offloads, PortMatch, Refusal, Rule,
+    Settings, Until,
 };
 use portcullis_policy::text::with_causes;
 
@@ -164,6 +164,10 @@ pub fn open(config: &OffloadConfig, ports: &[LivePort]) -> Option<Arc<dyn Offloa
             port = live.text,
             takes = report.takes,
             off = report.off,
+            matrix = config
+                .drivers
+                .level(&report.driver)
+                .map_or("not listed", Level::name),
             "the NIC of a port was asked what rules it takes"
         );
         found.push((live.number, offload));

@@ -12,6 +12,7 @@ mod clients;
 mod conformance;
 mod forwarding;
 mod leaks;
+mod order;
 mod rig;
 mod server;
 mod spread;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use portcullis_policy::Direction;
 
-use super::{OpenRows, Tables};
+use super::Tables;
+use super::publish::OpenRows;
 use crate::row::{Lead, Row, RowId};
 
 /// Rows that decide about what a sender of one class and overlay sends.
